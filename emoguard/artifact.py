@@ -1,0 +1,222 @@
+"""The probe file: one safetensors file with one JSON metadata entry, read as if it were hostile."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from emoguard.calibration import QUANTILES, Calibration
+from emoguard.errors import EmoGuardError
+from emoguard.identity import ModelIdentity, Witness
+from emoguard.probe import Probe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FORMAT = "emoguard-probe-1"
+MAX_FILE_BYTES = 256 * 2**20
+MAX_HEADER_BYTES = 4 * 2**20
+
+
+def save(path: str | Path, probe: Probe, calibrations: Iterable[Calibration] = ()) -> None:
+    """Write a probe and its calibrations. The file appears whole or not at all."""
+    tensors: dict[str, NDArray[Any]] = {
+        "read": probe.read,
+        "steer": probe.steer,
+        "centre": probe.centre,
+        "weights": probe.weights,
+        "witness.token_ids": probe.witness.token_ids,
+        # Nearest-of-three needs no more than half precision, and it is most of the file.
+        "witness.residuals": probe.witness.residuals.astype(np.float16),
+    }
+    described = []
+    for index, calibration in enumerate(calibrations):
+        for name in ("location", "scale", "means", "norms"):
+            tensors[f"calibration.{index}.{name}"] = getattr(calibration, name)
+        described.append(
+            {
+                "identity": dataclasses.asdict(calibration.identity),
+                "responses": calibration.responses,
+                "tokens": calibration.tokens,
+                "context": dict(calibration.context),
+            }
+        )
+    meta = {
+        "format": FORMAT,
+        "name": probe.name,
+        "labels": probe.labels,
+        "axes": probe.axes,
+        "layers": probe.layers,
+        "architecture": probe.architecture,
+        "model_layers": probe.model_layers,
+        "recipe": dict(probe.recipe),
+        "card": dict(probe.card),
+        "calibrations": described,
+    }
+    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    blob = save_tensors(whole, {"emoguard": json.dumps(meta, sort_keys=True)})
+    part = Path(f"{path}.part{os.getpid()}")
+    try:
+        part.write_bytes(blob)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> tuple[Probe, list[Calibration]]:
+    """Read a probe file.
+
+    Raises:
+        EmoGuardError: for anything that is not a sound probe file; nothing else is raised.
+
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            blob = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise EmoGuardError(f"probe file {path} cannot be read: {error.strerror}") from error
+    try:
+        return loads(blob)
+    except EmoGuardError as error:
+        raise EmoGuardError(f"probe file {path}: {error}") from error
+
+
+def loads(blob: bytes) -> tuple[Probe, list[Calibration]]:
+    """Read a probe file's bytes; see `load`."""
+    meta = _metadata(blob)
+    try:
+        tensors = load_tensors(blob)
+    except (SafetensorError, ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
+        raise EmoGuardError(f"its tensors cannot be read ({error}): copy it again") from error
+    try:
+        probe = _probe(meta, tensors, hashlib.sha256(blob).hexdigest()[:8])
+        found = [_calibration(i, m, tensors) for i, m in enumerate(meta["calibrations"])]
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise EmoGuardError(
+            f"its description is not one of a probe ({type(error).__name__}: {error}): "
+            "make it with emoguard fit"
+        ) from error
+    for calibration in found:
+        _check_calibration(calibration, probe)
+    return probe, found
+
+
+def _metadata(blob: bytes) -> dict[str, Any]:
+    """Return the JSON entry after checking every size, before any tensor is touched."""
+    if len(blob) > MAX_FILE_BYTES:
+        raise EmoGuardError(f"it is larger than {MAX_FILE_BYTES >> 20} MiB: no probe is")
+    if len(blob) < 8:
+        raise EmoGuardError("it is too short for a safetensors file: copy it again")
+    (size,) = struct.unpack("<Q", blob[:8])
+    if size > min(MAX_HEADER_BYTES, len(blob) - 8):
+        raise EmoGuardError(
+            f"its header says {size} bytes, at most {MAX_HEADER_BYTES} and no more than the file "
+            "are allowed: it is cut off or no probe file"
+        )
+    try:
+        header = json.loads(blob[8 : 8 + size])
+        meta = json.loads(header["__metadata__"]["emoguard"])
+        if not isinstance(meta, dict) or meta["format"] != FORMAT:
+            raise EmoGuardError(f"wanted format {FORMAT}, got {str(meta)[:60]}: update emoguard")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise EmoGuardError(
+            f"it holds no EmoGuard description ({type(error).__name__}): make it with emoguard fit"
+        ) from error
+    return meta
+
+
+def _probe(meta: Mapping[str, Any], tensors: Mapping[str, Any], digest: str) -> Probe:
+    witness = Witness(
+        _array(tensors, "witness.token_ids", np.int64, 1),
+        _array(tensors, "witness.residuals", np.float16, 4).astype(np.float32),
+    )
+    return Probe(
+        name=f"{_text(meta['name']).split('@')[0]}@{digest}",
+        labels=_texts(meta["labels"]),
+        layers=tuple(_count(n) for n in meta["layers"]),
+        read=_array(tensors, "read", np.float32, 3),
+        steer=_array(tensors, "steer", np.float32, 3),
+        centre=_array(tensors, "centre", np.float32, 2),
+        weights=_array(tensors, "weights", np.float32, 1),
+        witness=witness,
+        architecture=_text(meta["architecture"]),
+        model_layers=_count(meta["model_layers"]),
+        axes=_texts(meta["axes"]),
+        recipe=dict(meta["recipe"]),
+        card=dict(meta["card"]),
+    )
+
+
+def _calibration(index: int, meta: Mapping[str, Any], tensors: Mapping[str, Any]) -> Calibration:
+    identity = dict(meta["identity"])
+    identity["adapters"] = _texts(identity["adapters"])
+    for name in ("name", "architecture", "quantisation", "weights", "template"):
+        _text(identity[name])
+    arrays = {
+        name: _array(tensors, f"calibration.{index}.{name}", np.float32, rank)
+        for name, rank in (("location", 1), ("scale", 1), ("means", 2), ("norms", 1))
+    }
+    return Calibration(
+        identity=ModelIdentity(**identity),
+        responses=_count(meta["responses"]),
+        tokens=_count(meta["tokens"]),
+        context={_text(k): _text(v) for k, v in meta["context"].items()},
+        **arrays,
+    )
+
+
+def _check_calibration(calibration: Calibration, probe: Probe) -> None:
+    k = len(probe.labels)
+    for name, wanted in (
+        ("location", (k,)),
+        ("scale", (k,)),
+        ("means", (QUANTILES, k)),
+        ("norms", (len(probe.layers),)),
+    ):
+        array = getattr(calibration, name)
+        if array.shape != wanted or not np.all(np.isfinite(array)):
+            raise EmoGuardError(
+                f"calibration {name} must be finite of shape {wanted}, got {array.shape}: "
+                "calibrate again"
+            )
+    if not np.all(calibration.scale > 0) or np.any(np.diff(calibration.means, axis=0) < 0):
+        raise EmoGuardError("calibration scales must be positive and quantiles increasing")
+
+
+def _array(tensors: Mapping[str, Any], name: str, dtype: Any, rank: int) -> NDArray[Any]:
+    array = tensors[name]
+    if array.dtype != dtype or array.ndim != rank:
+        raise EmoGuardError(
+            f"{name} must be {np.dtype(dtype).name} with {rank} dimensions, "
+            f"got {array.dtype} with {array.ndim}"
+        )
+    return np.asarray(array)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > 1000:
+        raise TypeError(f"wanted a short text, got {value!r:.40}")
+    return value
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or len(values) > 1000:
+        raise TypeError(f"wanted a list of texts, got {values!r:.40}")
+    return tuple(_text(value) for value in values)
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+        raise TypeError(f"wanted a count, got {value!r:.40}")
+    return value

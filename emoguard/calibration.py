@@ -1,0 +1,83 @@
+"""What is ordinary for one model file: the scale that turns projections into z and ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emoguard.errors import EmoGuardError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from emoguard.identity import ModelIdentity
+
+QUANTILES = 101
+"""Response means are kept as this many evenly spaced quantiles: ranks resolve one percent."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Projections of one model's own neutral responses, summarised.
+
+    `location` and `scale`, shape (labels,), are mean and standard deviation of the projection over
+    response tokens: z = (projection - location) / scale. `means`, shape (101, labels), are the
+    quantiles 0, .01 … 1 of the *response mean* of z. `norms`, shape (layers,), are the reference
+    norms: the median length of a response token's residual at each probed layer. `context` says in
+    words under which conditions the responses were made (template, system prompt, sampling).
+    """
+
+    identity: ModelIdentity
+    location: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    means: NDArray[np.float32]
+    norms: NDArray[np.float32]
+    responses: int
+    tokens: int
+    context: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def measure(
+        cls,
+        identity: ModelIdentity,
+        projections: list[NDArray[np.float32]],
+        norms: NDArray[np.float32],
+        context: Mapping[str, str],
+    ) -> Calibration:
+        """Summarise raw projections, one array (tokens, labels) per neutral response."""
+        if len(projections) < 8:
+            raise EmoGuardError(
+                f"a calibration needs at least 8 neutral responses, got {len(projections)}: "
+                "give more prompts"
+            )
+        rows = np.concatenate(projections).astype(np.float64)
+        location, scale = rows.mean(axis=0), rows.std(axis=0)
+        if not np.all(scale > 0):
+            raise EmoGuardError(
+                "the projections of the neutral responses do not vary at all: "
+                "the probe does not read this model"
+            )
+        means = np.array(
+            [(p.astype(np.float64).mean(axis=0) - location) / scale for p in projections]
+        )
+        grid = np.quantile(means, np.linspace(0, 1, QUANTILES), axis=0)
+        return cls(
+            identity,
+            location.astype(np.float32),
+            scale.astype(np.float32),
+            grid.astype(np.float32),
+            norms.astype(np.float32),
+            len(projections),
+            len(rows),
+            dict(context),
+        )
+
+    def rank(self, means: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return the place of response means (labels,) among neutral ones, in [0, 1]."""
+        levels = np.linspace(0, 1, QUANTILES)
+        return np.array(
+            [np.interp(m, column, levels) for m, column in zip(means, self.means.T, strict=True)]
+        )

@@ -1,0 +1,1 @@
+"""Makes probes: corpora, extraction, directions, calibration."""

@@ -1,0 +1,177 @@
+"""The guard: probe, calibrations, policy and sinks put together; turns a reading into a report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from emoguard.delivery import Delivery
+from emoguard.phases import REASONING
+from emoguard.policy import Policy
+from emoguard.records import PHASES, LabelScore, Report, TokenScore
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from emoguard.calibration import Calibration
+    from emoguard.identity import ModelIdentity
+    from emoguard.probe import Probe, Readout
+    from emoguard.protocols import Sink
+    from emoguard.records import Alert, Phase, Reading, Request, Status
+
+
+class Guard:
+    """What to read, what is ordinary, and who is told.
+
+    One guard may watch several models. `report` is a pure function of its arguments; only `publish`
+    talks to the sinks. `alerts` holds the last alerts the monitors returned.
+    """
+
+    def __init__(
+        self,
+        probe: Probe,
+        calibrations: Iterable[Calibration] = (),
+        policy: Policy | None = None,
+        sinks: Sequence[Sink] = (),
+    ) -> None:
+        self.probe = probe
+        self.policy = policy or Policy()
+        self.labels = self.policy.labels or probe.labels
+        self.alerts: deque[Alert] = deque(maxlen=self.policy.keep_reports)
+        self._columns = probe.indices(self.labels)
+        self._calibrations = {c.identity.digest: c for c in calibrations}
+        self._delivery = Delivery(sinks, self.alerts)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, policy: Policy | None = None, sinks: Sequence[Sink] = ()
+    ) -> Self:
+        """Make a guard from a probe file.
+
+        Raises:
+            EmoGuardError: for a file that is no sound probe file, or a policy it cannot serve.
+
+        """
+        from emoguard import artifact  # noqa: PLC0415  (safetensors is loaded with the first file)
+
+        probe, calibrations = artifact.load(path)
+        return cls(probe, calibrations, policy, sinks)
+
+    def calibration(self, identity: ModelIdentity) -> Calibration | None:
+        """Return the calibration made on exactly this model file, None when there is none."""
+        return self._calibrations.get(identity.digest)
+
+    def readout(self, identity: ModelIdentity) -> Readout:
+        """Return what the hooks multiply with on this model: z where calibrated, else raw."""
+        return self.probe.fold(self.calibration(identity), self.labels)
+
+    def report(self, reading: Reading, request: Request, faults: Sequence[str] = ()) -> Report:
+        """Summarise one reading. Pure: same arguments, same report (but for its time stamp)."""
+        fresh = np.isfinite(reading.rows).all(axis=1)
+        status = self._status(reading, bool(fresh.all()))
+        counted = fresh & (reading.phases != REASONING)
+        scored = status in ("scored", "uncalibrated", "cancelled")
+        rows = reading.rows[counted] if scored else reading.rows[:0]
+        return Report(
+            id=request.id,
+            conversation=request.conversation,
+            status=status,
+            model=reading.identity.name,
+            backend=reading.backend,
+            probe=self.probe.name,
+            identity=reading.identity.digest,
+            finish=reading.finish,
+            completion_tokens=len(reading.token_ids),
+            tokens_scored=int(fresh.sum()),
+            scores=self._scores(rows, self.calibration(reading.identity)),
+            short=len(rows) < self.policy.window,
+            phases=_phase_counts(reading.phases),
+            tokens=_token_scores(reading) if request.scores == "tokens" else (),
+            overhead_seconds=reading.seconds,
+            detail=reading.fault or reading.skipped,
+            faults=tuple(faults) + (("reading",) if reading.fault else ()),
+        )
+
+    def publish(self, report: Report) -> Report:
+        """Hand a report to the sinks; return it with the sinks that failed since the last one."""
+        report = dataclasses.replace(report, faults=report.faults + self._delivery.faults())
+        self._delivery.send(report)
+        return report
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Wait until the sinks have seen every report; False when they need longer."""
+        return self._delivery.flush(timeout)
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Flush and end the sinks' threads. A guard may be used again afterwards."""
+        self._delivery.close(timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _status(self, reading: Reading, all_fresh: bool) -> Status:
+        if reading.skipped:
+            return "skipped"
+        if reading.fault:
+            return "error"
+        if not all_fresh or len(reading.rows) != len(reading.token_ids):
+            return "incomplete"
+        if reading.finish == "cancelled":
+            return "cancelled"
+        return "scored" if self.calibration(reading.identity) else "uncalibrated"
+
+    def _scores(
+        self, rows: NDArray[np.float32], calibration: Calibration | None
+    ) -> dict[str, LabelScore]:
+        if not len(rows):
+            return {}
+        means = rows.mean(axis=0, dtype=np.float64)
+        peaks = _rolling_peak(rows, self.policy.window)
+        ranks: Sequence[float | None] = [None] * len(means)
+        if calibration is not None:
+            every = np.zeros(len(self.probe.labels))
+            every[self._columns] = means
+            ranks = [float(calibration.rank(every)[column]) for column in self._columns]
+        return {
+            label: LabelScore(float(mean), peak, rank)
+            for label, mean, peak, rank in zip(self.labels, means, peaks, ranks, strict=True)
+        }
+
+
+def _rolling_peak(rows: NDArray[np.float32], window: int) -> Sequence[float | None]:
+    """Return per label the maximum of the rolling mean, None for fewer rows than the window."""
+    if len(rows) < window:
+        return [None] * rows.shape[1]
+    sums = np.vstack([np.zeros(rows.shape[1]), rows.cumsum(axis=0, dtype=np.float64)])
+    return [float(p) for p in ((sums[window:] - sums[:-window]) / window).max(axis=0)]
+
+
+def _phase_counts(phases: NDArray[np.uint8]) -> dict[Phase, int]:
+    counts = np.bincount(phases, minlength=len(PHASES))
+    return {phase: int(count) for phase, count in zip(PHASES, counts, strict=True)}
+
+
+def _token_scores(reading: Reading) -> tuple[TokenScore, ...]:
+    return tuple(
+        TokenScore(
+            int(token),
+            PHASES[phase],
+            tuple(float(value) if np.isfinite(value) else None for value in row),
+        )
+        for token, phase, row in zip(reading.token_ids, reading.phases, reading.rows, strict=True)
+    )

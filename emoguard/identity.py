@@ -1,0 +1,116 @@
+"""Which model is this, and does the hook sit in the right place?
+
+Two questions, two answers. `ModelIdentity` says which file: a calibration belongs to one of them.
+The `Witness` says whether the hooked point is the layer the probe was fitted on; it holds for every
+quantisation of the same weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emoguard.errors import EmoGuardError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from emoguard.protocols import Residuals
+
+WITNESS_TEXT = (
+    "The ferry leaves at nine from the north pier; gulls wait on the railing, maps cost two."
+)
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """One model file as one runtime holds it.
+
+    `weights` is a SHA-256 over the first 64 KiB of a few named tensors, `template` one over the
+    chat template (empty without one), `adapters` the active LoRA adapters.
+    """
+
+    name: str
+    architecture: str
+    layers: int
+    hidden: int
+    quantisation: str
+    weights: str
+    template: str = ""
+    adapters: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that differ when anything but the name differs."""
+        fields = dataclasses.asdict(self)
+        fields.pop("name")
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Witness:
+    """A fixed text and what the fitted model's residuals looked like on it.
+
+    `token_ids` has shape (tokens,), BOS first where the model uses one. `residuals` holds, for each
+    probed layer N, the centred residuals of N-1, N and N+1 without the first token: float32 of
+    shape (layers, 3, tokens - 1, hidden), each of unit Frobenius norm; a layer the model does not
+    have is all zero.
+    """
+
+    token_ids: NDArray[np.int64]
+    residuals: NDArray[np.float32]
+
+    @classmethod
+    def record(cls, door: Residuals, layers: Sequence[int]) -> Witness:
+        """Run the fixed text through `door` and keep what its neighbourhood of layers holds."""
+        token_ids = door.tokenize(WITNESS_TEXT)
+        around = [range(n - 1, n + 2) for n in layers]
+        # The last block is never read, so it is no candidate either.
+        wanted = sorted({n for three in around for n in three if 0 <= n < door.identity.layers - 1})
+        found = dict(zip(wanted, _centred(door.residuals(token_ids, wanted)), strict=True))
+        empty = np.zeros((len(token_ids) - 1, door.identity.hidden), np.float32)
+        stacked = np.array([[found.get(n, empty) for n in three] for three in around], np.float32)
+        return cls(np.asarray(token_ids, np.int64), stacked)
+
+    def offsets(self, door: Residuals, layers: Sequence[int]) -> list[int]:
+        """Return per probed layer which stored neighbour is nearest: -1, 0 (right) or +1.
+
+        Nearest is decided among neighbours and never by a threshold: quantisation moves a residual
+        further from its original than neighbouring layers lie apart in some models.
+        """
+        found = _centred(door.residuals(self.token_ids.tolist(), layers))
+        cosines = np.einsum("nkth,nth->nk", self.residuals, found)
+        return [int(best) - 1 for best in cosines.argmax(axis=1)]
+
+    def check(self, door: Residuals, layers: Sequence[int]) -> None:
+        """Refuse when any hooked layer looks like another layer than the one it should be.
+
+        Raises:
+            EmoGuardError: naming the layers and where they seem to be.
+
+        """
+        wrong = [
+            f"layer {layer} reads like layer {layer + offset}"
+            for layer, offset in zip(layers, self.offsets(door, layers), strict=True)
+            if offset
+        ]
+        if wrong:
+            raise EmoGuardError(
+                f"the hook on {door.identity.name} does not sit where the probe was fitted: "
+                f"{', '.join(wrong)}; the probe was made for another model or another layer "
+                "numbering: run emoguard fit on this model"
+            )
+
+
+def _centred(residuals: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Drop the first token (BOS is an attention sink), centre over tokens, scale to unit norm."""
+    body = residuals[:, 1:].astype(np.float64)
+    body -= body.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(body, axis=(1, 2), keepdims=True)
+    return (body / np.where(norms > 0, norms, 1.0)).astype(np.float32)

@@ -1,0 +1,74 @@
+"""What an operator decides, written in YAML and frozen when read."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from emoguard.errors import EmoGuardError
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How EmoGuard behaves around one model.
+
+    `labels`: which labels to read and report (empty: all of the probe). `window`: tokens in the
+    rolling mean behind a label's peak. `on_unsupported`: what to do with generation modes that have
+    no one-row-per-token reading (beam search, assisted decoding): `refuse` raises before anything
+    is generated, `skip` generates and reports `skipped`. `keep_reports`: how many reports a watch
+    and how many alerts a guard remembers.
+    """
+
+    # Read by pydantic when a policy file is validated; the core itself does not import pydantic.
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    version: Literal[1] = 1
+    labels: tuple[str, ...] = ()
+    window: int = 16
+    on_unsupported: Literal["refuse", "skip"] = "refuse"
+    keep_reports: int = 256
+
+    def __post_init__(self) -> None:
+        for key in ("window", "keep_reports"):
+            if getattr(self, key) < 1:
+                raise EmoGuardError(f"{key} must be at least 1, got {getattr(self, key)}")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Policy:
+        """Read a YAML file.
+
+        Raises:
+            EmoGuardError: naming the key that is unknown or wrong, and the nearest known one.
+
+        """
+        import yaml  # noqa: PLC0415  (only a policy file needs it)
+
+        try:
+            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+            raise EmoGuardError(f"policy {path} cannot be read: {error}") from error
+        return cls.parse({} if data is None else data, str(path))
+
+    @classmethod
+    def parse(cls, data: Any, source: str = "policy") -> Policy:
+        """Check plain data against this class and return the policy it describes."""
+        from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415
+
+        if not isinstance(data, dict):
+            raise EmoGuardError(f"{source}: a policy is a mapping of keys, got {data!r:.60}")
+        try:
+            return TypeAdapter(cls).validate_python(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise EmoGuardError(f"{source}: {key}: {first['msg']}{cls._hint(key)}") from error
+
+    @classmethod
+    def _hint(cls, key: str) -> str:
+        known = [f.name for f in fields(cls)]
+        near = difflib.get_close_matches(key, known, n=1)
+        if key.split(".", maxsplit=1)[0] in known:
+            return ""
+        return f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}"

@@ -1,0 +1,83 @@
+"""The seams: what a runtime plug-in, a watch and a sink must offer. Nothing here does anything."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from emoguard.guard import Guard
+    from emoguard.identity import ModelIdentity
+    from emoguard.records import Alert, Reading, Report
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Takes finished reports: a monitor returns alerts, an exporter returns none."""
+
+    def report(self, report: Report) -> Sequence[Alert]:
+        """Take one finished report. May raise or block: generation never notices."""
+        ...
+
+
+@runtime_checkable
+class Residuals(Protocol):
+    """The offline door into a runtime: residuals of a given text, outside any generation.
+
+    It runs through the same point of the model as the live hook, so that what a probe was fitted on
+    is what it reads.
+    """
+
+    identity: ModelIdentity
+    """Which file this is."""
+
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """Return token ids; `special` adds BOS as the model's own tokenizer would."""
+        ...
+
+    def residuals(self, token_ids: Sequence[int], layers: Sequence[int]) -> NDArray[np.float32]:
+        """Return the outputs of decoder blocks `layers`, float32 (layers, tokens, hidden)."""
+        ...
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """The handle that `attach` returns. Leaving its `with` block detaches."""
+
+    guard: Guard
+    reports: deque[Report]
+    """The last reports, newest last, at most `Policy.keep_reports`."""
+
+    def live(self) -> Reading | None:
+        """Return what the newest open response has read so far, None when none is open."""
+        ...
+
+    def detach(self) -> None:
+        """Take every hook away again; the model then behaves bit-identically. Idempotent."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Plugin(Protocol):
+    """What the entry-point group `emoguard.plugins` names: a module that joins one runtime."""
+
+    def open_residuals(self, model: Any, **options: Any) -> Residuals:
+        """Return the offline door into `model`."""
+        ...
+
+    def attach(self, model: Any, guard: Guard, **options: Any) -> Watch:
+        """Join `guard` to `model`; atomic: on an error nothing is left behind."""
+        ...

@@ -1,0 +1,129 @@
+"""Finds the plug-in for a model object and the shipped probe that fits it."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections import deque
+from importlib.metadata import entry_points
+from importlib.resources import as_file, files
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from emoguard.errors import EmoGuardError
+from emoguard.guard import Guard
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from emoguard.protocols import Plugin, Residuals, Watch
+    from emoguard.records import Reading, Report
+
+log = logging.getLogger("emoguard")
+
+GROUP = "emoguard.plugins"
+EXTRAS = {"transformers": "transformers", "llama_cpp": "llamacpp"}
+
+
+def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
+    """Watch `model` with `guard`; works on a Transformers model and on a `llama_cpp.Llama`.
+
+    Without a guard a probe shipped with EmoGuard is used, if one fits. Options go to the plug-in:
+    `tokenizer` for Transformers, `backend` ("auto", "native", "callback") for llama.cpp.
+    `EMOGUARD_DISABLE=1` in the environment makes this a no-op that says so.
+
+    Raises:
+        EmoGuardError: an object that is no supported model, a probe that does not fit, a second
+            attach on one model. Nothing is left behind.
+
+    """
+    if os.environ.get("EMOGUARD_DISABLE") == "1":
+        return _Disabled(guard)
+    plugin, inner = find(model)
+    if guard is None:
+        guard = shipped(plugin.open_residuals(inner, **options))
+    return plugin.attach(inner, guard, **options)
+
+
+def find(model: Any) -> tuple[Plugin, Any]:
+    """Return the plug-in for `model` and the object it wants, wrappers taken off."""
+    inner = unwrap(model)
+    names = {cls.__module__.partition(".")[0] for cls in type(inner).__mro__}
+    known = {point.name: point for point in entry_points(group=GROUP)}
+    for name in names & known.keys():
+        try:
+            return cast("Plugin", importlib.import_module(known[name].value)), inner
+        except ModuleNotFoundError as error:
+            raise EmoGuardError(
+                f"watching a {name} model needs {error.name}: "
+                f"pip install 'emoguard[{EXTRAS.get(name, 'all')}]'"
+            ) from error
+    raise EmoGuardError(
+        f"wanted a model of {' or '.join(sorted(known))}, got {type(model).__qualname__} from "
+        f"{type(model).__module__}: pass the object whose generate you call"
+    )
+
+
+def unwrap(model: Any) -> Any:
+    """Take off `torch.compile` (`_orig_mod`) and PEFT (`get_base_model`) wrappers."""
+    while True:
+        inner = (
+            vars(model).get("_modules", {}).get("_orig_mod") if hasattr(model, "__dict__") else None
+        )
+        if inner is None and type(model).__module__.startswith("peft."):
+            inner = model.get_base_model()
+        if inner is None or inner is model:
+            return model
+        model = inner
+
+
+def shipped(door: Residuals) -> Guard:
+    """Return a guard with the shipped probe that fits the model behind `door`.
+
+    A probe fits when sizes agree and the witness finds every layer where it was fitted.
+    """
+    folder = files("emoguard") / "probes"
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".safetensors"))
+    for name in names:
+        with as_file(folder / name) as path:
+            guard = Guard.load(path)
+        probe, identity = guard.probe, door.identity
+        if (probe.hidden, probe.model_layers) != (identity.hidden, identity.layers):
+            continue
+        try:
+            probe.witness.check(door, probe.layers)
+        except EmoGuardError:
+            continue
+        return guard
+    raise EmoGuardError(
+        f"no shipped probe fits {door.identity.name} ({door.identity.architecture}, "
+        f"{door.identity.layers} layers of width {door.identity.hidden}); shipped: "
+        f"{', '.join(names) or 'none'}. Make one with emoguard fit and pass "
+        "Guard.load('yours.safetensors')"
+    )
+
+
+class _Disabled:
+    """The watch that watches nothing, for `EMOGUARD_DISABLE=1`."""
+
+    def __init__(self, guard: Guard | None) -> None:
+        log.warning("EMOGUARD_DISABLE=1: EmoGuard is not attached")
+        self.guard = cast("Guard", guard)
+        self.reports: deque[Report] = deque(maxlen=1)
+
+    def live(self) -> Reading | None:
+        return None
+
+    def detach(self) -> None:
+        """Do nothing: nothing was attached."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()

@@ -1,0 +1,80 @@
+"""The run-time state of one generated sequence, and how a request reaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emoguard.phases import mark
+from emoguard.records import Finish, Reading, Request
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from emoguard.guard import Guard
+    from emoguard.identity import ModelIdentity
+    from emoguard.records import Report
+
+REQUEST: ContextVar[Request | None] = ContextVar("emoguard_request", default=None)
+"""The request of the call in progress, for servers whose calls take no `emoguard=`."""
+
+
+@dataclass
+class Session:
+    """One sequence from its first generated token to its report.
+
+    Together with the sinks the only mutable thing in EmoGuard. `rows` holds one float32 array
+    (labels,) per generated token.
+    """
+
+    request: Request
+    identity: ModelIdentity
+    backend: str
+    prompt_ids: Sequence[int]
+    thinking: tuple[int, int] | None = None
+    rows: list[NDArray[np.float32]] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    fault: str | None = None
+    skipped: str | None = None
+
+    def commit(self, token_id: int, row: NDArray[np.float32]) -> None:
+        """Keep the reading that `token_id` was chosen from."""
+        self.rows.append(row)
+        self.token_ids.append(token_id)
+
+    def fail(self, error: BaseException) -> None:
+        """Remember the first thing that broke; reading stops, generation goes on."""
+        self.fault = self.fault or f"{type(error).__name__}: {error}"
+
+    def reading(self, finish: Finish, labels: int) -> Reading:
+        """Return what was read so far; `labels` is the row width for an empty reading."""
+        rows = np.array(self.rows, np.float32).reshape(len(self.rows), labels)
+        return Reading(
+            identity=self.identity,
+            backend=self.backend,
+            rows=rows,
+            token_ids=np.array(self.token_ids, np.int64),
+            phases=mark(self.prompt_ids, self.token_ids, self.thinking),
+            finish=finish,
+            seconds=self.seconds,
+            fault=self.fault,
+            skipped=self.skipped,
+        )
+
+    def close(self, guard: Guard, finish: Finish) -> Report:
+        """Make the report and hand it to the sinks."""
+        reading = self.reading(finish, len(guard.labels))
+        return guard.publish(guard.report(reading, self.request))
+
+
+def take_request(kwargs: dict[str, Any]) -> Request:
+    """Take `emoguard=` out of a call's keyword arguments, else the context's, else a fresh one."""
+    given = kwargs.pop("emoguard", None)
+    if given is not None and not isinstance(given, Request):
+        raise TypeError(f"emoguard= takes an emoguard.Request, got {type(given).__name__}")
+    return given or REQUEST.get() or Request()

@@ -1,0 +1,301 @@
+"""Public fakes, and the checks that every plug-in and every sink must pass.
+
+A plug-in's tests give a `Harness` and call `check_plugin`; a sink's tests call `check_sink`. The
+checks raise `AssertionError` with what differed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from emoguard.calibration import QUANTILES, Calibration
+from emoguard.errors import EmoGuardError
+from emoguard.guard import Guard
+from emoguard.identity import ModelIdentity, Witness
+from emoguard.probe import Probe
+from emoguard.records import Alert, Reading, Report, Request
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from emoguard.protocols import Residuals, Sink, Watch
+
+FAKE_IDENTITY = ModelIdentity("fake", "fake", 6, 32, "F32", "0" * 64)
+
+
+class FakeResiduals:
+    """A deterministic stand-in for a model: residuals are a function of token and layer only."""
+
+    def __init__(self, identity: ModelIdentity = FAKE_IDENTITY, noise: float = 0.0) -> None:
+        self.identity = identity
+        self.noise = noise
+
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """Return one token per word, 1 as BOS."""
+        return [1] * special + [2 + sum(map(ord, word)) % 500 for word in text.split()]
+
+    def residuals(self, token_ids: Sequence[int], layers: Sequence[int]) -> NDArray[np.float32]:
+        """Return (layers, tokens, hidden), normal with layer-dependent scale."""
+        out = np.empty((len(layers), len(token_ids), self.identity.hidden), np.float32)
+        for n, layer in enumerate(layers):
+            for t, token in enumerate(token_ids):
+                seeded = np.random.default_rng([layer, token, t])
+                own = seeded.normal(size=self.identity.hidden) * (1 + layer)
+                extra = seeded.normal(size=self.identity.hidden) * self.noise
+                out[n, t] = own + extra
+        return out
+
+
+def make_probe(
+    door: Residuals,
+    labels: Sequence[str] = ("happy", "sad"),
+    layers: Sequence[int] = (1, 2),
+    seed: int = 0,
+) -> Probe:
+    """Return a probe of random unit directions that fits the model behind `door`."""
+    rng = np.random.default_rng(seed)
+    hidden = door.identity.hidden
+    directions = rng.normal(size=(2, len(layers), len(labels), hidden))
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    read, steer = directions.astype(np.float32)
+    return Probe(
+        name="random",
+        labels=tuple(labels),
+        layers=tuple(layers),
+        read=read,
+        steer=steer,
+        centre=rng.normal(size=(len(layers), hidden)).astype(np.float32),
+        weights=np.full(len(layers), 1 / len(layers), np.float32),
+        witness=Witness.record(door, layers),
+        architecture=door.identity.architecture,
+        model_layers=door.identity.layers,
+    )
+
+
+def make_calibration(probe: Probe, identity: ModelIdentity) -> Calibration:
+    """Return a made-up calibration of the right shapes (location 0.5, scale 2)."""
+    k = len(probe.labels)
+    grid = np.linspace(-3, 3, QUANTILES, dtype=np.float32)[:, None].repeat(k, axis=1)
+    return Calibration(
+        identity,
+        np.full(k, 0.5, np.float32),
+        np.full(k, 2.0, np.float32),
+        grid,
+        np.ones(len(probe.layers), np.float32),
+        responses=100,
+        tokens=6400,
+    )
+
+
+def make_reading(tokens: int = 40, labels: int = 2, seed: int = 0, **changes: Any) -> Reading:
+    """Return a reading of normal rows on the fake model, fields changed as given."""
+    rng = np.random.default_rng(seed)
+    fields: dict[str, Any] = {
+        "identity": FAKE_IDENTITY,
+        "backend": "fake",
+        "rows": rng.normal(size=(tokens, labels)).astype(np.float32),
+        "token_ids": np.arange(tokens, dtype=np.int64),
+        "phases": np.array([0] * min(tokens, 1) + [2] * (tokens - 1), np.uint8),
+        "finish": "stop",
+    }
+    return Reading(**(fields | changes))
+
+
+def make_report(**changes: Any) -> Report:
+    """Return a scored report over two labels of the fake model."""
+    door = FakeResiduals()
+    probe = make_probe(door)
+    guard = Guard(probe, [make_calibration(probe, door.identity)])
+    return guard.report(make_reading(**changes), Request())
+
+
+class ListSink:
+    """Keeps every report; returns one alert per report when asked to."""
+
+    def __init__(self, *, alerting: bool = False) -> None:
+        self.reports: list[Report] = []
+        self.alerting = alerting
+
+    def report(self, report: Report) -> Sequence[Alert]:
+        """Keep the report."""
+        self.reports.append(report)
+        if not self.alerting:
+            return ()
+        return [Alert("list", "happy", "info", "a report came", report.id)]
+
+
+class FailingSink:
+    """Raises on every report."""
+
+    def report(self, report: Report) -> Sequence[Alert]:
+        """Raise."""
+        raise RuntimeError(f"cannot take {report.id}")
+
+
+class BlockedSink:
+    """Blocks on every report until `release` is set."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+
+    def report(self, report: Report) -> Sequence[Alert]:
+        """Wait."""
+        self.release.wait()
+        return ()
+
+
+class Harness(Protocol):
+    """What a plug-in's tests provide so that the checks can drive its runtime."""
+
+    model: Any
+    prompts: Sequence[Sequence[int]]
+    """At least two prompts as token ids."""
+
+    def open_residuals(self) -> Residuals:
+        """Return the offline door."""
+        ...
+
+    def attach(self, guard: Guard) -> Watch:
+        """Attach to `model`."""
+        ...
+
+    def generate(
+        self, prompt: Sequence[int], tokens: int, request: Request | None = None
+    ) -> list[int]:
+        """Generate `tokens` tokens greedily without stopping at EOS, through the public API."""
+        ...
+
+    def logits(self, prompt: Sequence[int]) -> NDArray[np.float32]:
+        """Return the logits after `prompt`, through the public API."""
+        ...
+
+    def traces(self) -> Any:
+        """Return whatever attach may change (hooks, attributes, parameters), for comparison."""
+        ...
+
+    def break_hook(self, watch: Watch) -> None:
+        """Make the live hook of `watch` raise from now on."""
+        ...
+
+
+def check_plugin(harness: Harness, layers: Sequence[int] = (1, 2)) -> None:
+    """Run every check below on a fresh probe; raises AssertionError with what differed."""
+    door = harness.open_residuals()
+    probe = make_probe(door, ("happy", "sad", "calm"), layers)
+    for check in (
+        check_generation_is_untouched,
+        check_law,
+        check_rows_equal_the_offline_reading,
+        check_second_attach_is_refused,
+        check_wrong_layer_is_refused,
+        check_faults_stay_inside,
+    ):
+        check(harness, probe)
+
+
+def check_generation_is_untouched(harness: Harness, probe: Probe) -> None:
+    """Ids and logits are bit-identical with, and after, a watch; nothing is left behind."""
+    prompt = harness.prompts[0]
+    clean, ids, logits = harness.traces(), harness.generate(prompt, 8), harness.logits(prompt)
+    watch = harness.attach(Guard(probe))
+    assert harness.generate(prompt, 8) == ids, "ids differ under a watch"
+    assert np.array_equal(harness.logits(prompt), logits), "logits differ under a watch"
+    watch.detach()
+    watch.detach()
+    assert harness.traces() == clean, "detach left something behind"
+    assert harness.generate(prompt, 8) == ids, "ids differ after detach"
+    assert np.array_equal(harness.logits(prompt), logits), "logits differ after detach"
+
+
+def check_law(harness: Harness, probe: Probe) -> None:
+    """Every generated token has one fresh row; the request's id and detail reach the report."""
+    with harness.attach(Guard(probe)) as watch:
+        for prompt in harness.prompts:
+            request = Request(scores="tokens")
+            ids = harness.generate(prompt, 7, request)
+            report = watch.reports[-1]
+            assert report.id == request.id, "the request did not reach the report"
+            assert report.status == "uncalibrated", f"status {report.status}: {report.detail}"
+            assert report.tokens_scored == report.completion_tokens == len(ids) == 7, report
+            assert [token.id for token in report.tokens] == ids, "rows belong to other tokens"
+            assert watch.live() is None, "a session stayed open"
+
+
+def check_rows_equal_the_offline_reading(harness: Harness, probe: Probe) -> None:
+    """The t-th row is the projection of the residual that the t-th token was chosen from."""
+    prompt = list(harness.prompts[0])
+    with harness.attach(Guard(probe)) as watch:
+        ids = harness.generate(prompt, 6, Request(scores="tokens"))
+        live = np.array([token.z for token in watch.reports[-1].tokens])
+    residuals = harness.open_residuals().residuals(prompt + ids[:-1], probe.layers)
+    offline = probe.project(residuals)[len(prompt) - 1 :]
+    spread = np.abs(offline).max()
+    assert np.allclose(live, offline, atol=0.02 * spread), f"live {live} offline {offline}"
+
+
+def check_second_attach_is_refused(harness: Harness, probe: Probe) -> None:
+    """One watch per model; after detaching, attaching works again."""
+    with harness.attach(Guard(probe)):
+        _refused(lambda: harness.attach(Guard(probe)), "second attach")
+    harness.attach(Guard(probe)).detach()
+
+
+def check_wrong_layer_is_refused(harness: Harness, probe: Probe) -> None:
+    """A probe whose witness was taken one layer off is refused and leaves nothing behind."""
+    clean = harness.traces()
+    door = harness.open_residuals()
+    shifted = tuple(layer - 1 for layer in probe.layers)
+    wrong = make_probe(door, probe.labels, shifted)
+    fields = {name: getattr(probe, name) for name in probe.__dataclass_fields__}
+    _refused(
+        lambda: harness.attach(Guard(Probe(**(fields | {"witness": wrong.witness})))),
+        "witness of another layer",
+    )
+    assert harness.traces() == clean, "a refused attach left something behind"
+
+
+def check_faults_stay_inside(harness: Harness, probe: Probe) -> None:
+    """A hook or sink that raises leaves ids unchanged and is counted."""
+    prompt = harness.prompts[0]
+    ids = harness.generate(prompt, 6)
+    with Guard(probe, sinks=[FailingSink()]) as guard, harness.attach(guard) as watch:
+        assert harness.generate(prompt, 6) == ids, "a failing sink changed the ids"
+        guard.flush()
+        harness.break_hook(watch)
+        assert harness.generate(prompt, 6) == ids, "a failing hook changed the ids"
+        report = watch.reports[-1]
+        assert report.status == "error", f"wanted status error, got {report.status}"
+        assert report.detail, "the fault is not in the report"
+        assert set(report.faults) == {"reading", "sink:FailingSink"}, report.faults
+    assert harness.generate(prompt, 6) == ids, "ids differ after a fault and detach"
+
+
+def check_sink(make: Callable[[], Sink]) -> None:
+    """Check that a sink takes every kind of report and answers with alerts that name it."""
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"tokens": 0},
+        {"tokens": 3},
+        {"fault": "RuntimeError: broken"},
+        {"skipped": "beam search"},
+        {"finish": "cancelled"},
+        {"rows": np.full((4, 2), np.nan, np.float32), "tokens": 4},
+    ]
+    sink = make()
+    for kind in kinds:
+        report = make_report(**kind)
+        for alert in sink.report(report):
+            assert isinstance(alert, Alert), f"wanted alerts, got {alert!r}"
+            assert alert.report_id == report.id, "an alert names another report"
+
+
+def _refused(action: Callable[[], Any], what: str) -> None:
+    try:
+        action()
+    except EmoGuardError:
+        return
+    raise AssertionError(f"{what} was not refused with an EmoGuardError")

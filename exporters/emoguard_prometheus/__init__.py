@@ -1,0 +1,1 @@
+"""Exports reports as Prometheus metrics."""

@@ -1,0 +1,1 @@
+"""Joins EmoGuard to `llama_cpp.Llama` models."""

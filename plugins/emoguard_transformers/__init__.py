@@ -1,0 +1,1 @@
+"""Joins EmoGuard to Hugging Face Transformers models."""

