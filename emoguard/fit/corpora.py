@@ -1,0 +1,93 @@
+"""Texts to fit on: JSON lines with `emotion`, `topic` and `text`; neutral ones have no emotion."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from emoguard.errors import EmoGuardError
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text of a corpus; `label` is empty for a neutral text."""
+
+    label: str
+    topic: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label of a probe: which words of a corpus mean it, and its sign on the valence axis."""
+
+    name: str
+    words: tuple[str, ...]
+    valence: int
+
+
+def default_labels() -> list[Label]:
+    """Return the twelve labels of the shipped probes, as `labels.json` describes them."""
+    data = json.loads((files("emoguard.fit") / "labels.json").read_text(encoding="utf-8"))
+    return [Label(name, tuple(d["words"]), d["valence"]) for name, d in data.items()]
+
+
+def read(path: str | Path, labels: Sequence[Label] = ()) -> list[Text]:
+    """Read a corpus. With `labels`, keep the texts whose emotion is one of their words.
+
+    Raises:
+        EmoGuardError: naming the file and line that is not as described above.
+
+    """
+    meaning = {word: label.name for label in labels for word in label.words}
+    texts = []
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EmoGuardError(f"corpus {path} cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            emotion, text = record.get("emotion", ""), record["text"]
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise EmoGuardError(
+                f"{path}:{number}: wanted a JSON object with emotion, topic and text, "
+                f"got {line[:40]!r}"
+            ) from error
+        if not labels or emotion in meaning:
+            texts.append(Text(meaning.get(emotion, emotion), str(record.get("topic", "")), text))
+    if not texts:
+        words = ", ".join(sorted(meaning))
+        raise EmoGuardError(f"corpus {path} holds no text with an emotion among: {words}")
+    return texts
+
+
+def balanced(texts: Sequence[Text], most: int, seed: int = 0) -> list[Text]:
+    """Return at most `most` texts per label, spread evenly over topics, in a fixed order."""
+    cells: dict[str, dict[str, list[Text]]] = defaultdict(lambda: defaultdict(list))
+    for text in texts:
+        cells[text.label][text.topic].append(text)
+    chosen = []
+    for label in sorted(cells):
+        rng = random.Random(f"{seed}:{label}")  # noqa: S311  (a choice of texts, not a secret)
+        columns = [rng.sample(cell, len(cell)) for _, cell in sorted(cells[label].items())]
+        rounds = max(map(len, columns))
+        spread = [c[n] for n in range(rounds) for c in columns if n < len(c)]
+        chosen.extend(spread[:most])
+    return chosen
+
+
+def prompts(neutral: Sequence[Text]) -> list[str]:
+    """Return prompts from neutral texts: what a person says in a dialogue, else the text itself."""
+    found: list[str] = []
+    for text in neutral:
+        turns = [line for line in text.text.splitlines() if line.startswith("Person:")]
+        found.extend(turn.removeprefix("Person:").strip() for turn in turns)
+        if not turns:
+            found.append(text.text)
+    return found

@@ -1,0 +1,72 @@
+"""From pooled residuals to directions, one layer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NEUTRAL_VARIANCE = 0.5
+"""Share of the variance of neutral texts whose components are taken out of every direction."""
+
+
+def neutral_components(
+    neutral: NDArray[np.floating], share: float = NEUTRAL_VARIANCE
+) -> NDArray[np.float64]:
+    """Return the leading principal components of neutral residuals, float64 (components, hidden).
+
+    `neutral` has shape (texts, hidden). As many components are kept as explain `share` of the
+    variance: what varies between neutral texts (subject, style, length) is no emotion.
+    """
+    centred = neutral.astype(np.float64) - neutral.mean(axis=0, dtype=np.float64)
+    _, singular, components = np.linalg.svd(centred, full_matrices=False)
+    explained = np.cumsum(singular**2) / np.sum(singular**2)
+    return np.asarray(components[: int(np.searchsorted(explained, share)) + 1])
+
+
+def mean_differences(
+    pooled: NDArray[np.floating],
+    labels: NDArray[np.str_],
+    names: Sequence[str],
+    components: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return one unit direction per name, float64 (names, hidden); a name without texts gives 0.
+
+    The direction of a label is the mean of its texts minus the grand mean of all labels, with the
+    neutral `components` projected out. `pooled` has shape (texts, hidden), `labels` (texts,).
+    """
+    hidden = pooled.shape[1]
+    means = np.zeros((len(names), hidden))
+    present = np.array([bool(np.any(labels == name)) for name in names])
+    for index, name in enumerate(names):
+        if present[index]:
+            means[index] = pooled[labels == name].mean(axis=0, dtype=np.float64)
+    differences = means - means[present].mean(axis=0)
+    differences[~present] = 0
+    differences -= (differences @ components.T) @ components
+    return unit(differences)
+
+
+def valence(directions: NDArray[np.float64], signs: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the unit axis from the mean negative to the mean positive direction, (hidden,)."""
+    axis = directions[signs > 0].mean(axis=0) - directions[signs < 0].mean(axis=0)
+    return unit(axis)
+
+
+def unit(directions: NDArray[Any]) -> NDArray[np.float64]:
+    """Scale the last axis to length 1; zeros stay zero."""
+    lengths = np.linalg.norm(directions, axis=-1, keepdims=True)
+    return np.asarray(directions / np.where(lengths > 0, lengths, 1.0), np.float64)
+
+
+def auroc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
+    """Return the area under the ROC curve: the chance that a positive outranks a negative."""
+    order = np.argsort(scores, kind="stable")
+    ranks = np.empty(len(scores))
+    ranks[order] = np.arange(1, len(scores) + 1)
+    n, m = int(positive.sum()), int((~positive).sum())
+    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
