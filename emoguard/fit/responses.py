@@ -3,81 +3,101 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from emoguard.calibration import Calibration
-from emoguard.errors import EmoGuardError
-from emoguard.guard import Guard
-from emoguard.probe import Probe
-from emoguard.records import Request
-from emoguard.registry import attach, find
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from emoguard.probe import Probe
     from emoguard.protocols import Residuals
 
-NORM_RESPONSES = 32
-"""Responses re-read for the reference norms."""
+SHORTEST = 8
+"""Answers of fewer tokens say nothing about a response mean and are left out."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One generated answer as token ids: what the model was given and what it said."""
+
+    prompt_ids: list[int]
+    token_ids: list[int]
 
 
 def calibrate(
-    model: Any,
+    door: Residuals,
     probe: Probe,
-    prompts: Sequence[str],
+    answers: Sequence[Answer],
     *,
-    tokenizer: Any = None,
-    tokens: int = 64,
-    temperature: float = 0.7,
+    context: dict[str, str] | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Calibration:
-    """Let the model answer `prompts` and summarise the raw projections of its answers.
+    """Read `answers` through `door` and summarise the probe's projections on them.
 
-    The answers are read by the same live hook that will watch the model. Models without a chat
-    template continue the first half of each prompt instead.
+    Rows are those of live generation: the t-th token's row is the residual it was chosen from. The
+    same answers may be read by several runtimes or quantisations of one model, which makes their z
+    comparable.
 
     Raises:
-        EmoGuardError: fewer than 8 usable answers (an answer of under 8 tokens is left out).
+        EmoGuardError: fewer than 8 answers of at least 8 tokens.
 
     """
-    options = {} if tokenizer is None else {"tokenizer": tokenizer}
-    answer = _llamacpp_answers if tokenizer is None else _transformers_answers
-    door = find(model)[0].open_residuals(model, **options)
-    projections, answers = [], []
-    with Guard(probe) as guard, attach(model, guard, **options) as watch:
-        for number, text in enumerate(answer(model, tokenizer, prompts, tokens, temperature)):
-            report = watch.reports[-1]
-            if report.status != "uncalibrated":
-                raise EmoGuardError(f"calibration stopped: {report.status}: {report.detail}")
-            if report.tokens_scored >= 8:
-                projections.append(np.array([t.z for t in report.tokens], np.float32))
-                answers.append(text)
-            progress(number + 1)
-    context = {
-        "prompts": f"{len(prompts)} neutral",
-        "tokens": str(tokens),
-        "temperature": str(temperature),
-        "system": "",
-    }
-    norms = reference_norms(door, probe, answers[:NORM_RESPONSES])
-    return Calibration.measure(door.identity, projections, norms, context)
+    projections, lengths = [], []
+    for number, answer in enumerate(answers):
+        if len(answer.token_ids) >= SHORTEST:
+            ids = answer.prompt_ids + answer.token_ids[:-1]
+            residuals = door.residuals(ids, probe.layers)[:, len(answer.prompt_ids) - 1 :]
+            projections.append(probe.project(residuals))
+            lengths.append(np.linalg.norm(residuals, axis=2))
+        progress(number + 1)
+    norms = np.median(np.concatenate(lengths or [np.zeros((1, 1))], axis=1), axis=1)
+    return Calibration.measure(door.identity, projections, norms, context or {})
 
 
-def reference_norms(door: Residuals, probe: Probe, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Return the median residual length at each probed layer, (layers,); first 4 tokens left out.
+def llamacpp_answers(
+    model: Any, prompts: Sequence[str], *, tokens: int = 64, temperature: float = 0.7
+) -> Iterator[Answer]:
+    """Let a `llama_cpp.Llama` answer each prompt, with its own chat template if it has one.
 
-    The first tokens are left out because the norm of the very first is far from typical.
+    The n-th answer is sampled with seed n.
     """
-    lengths = [
-        np.linalg.norm(door.residuals(door.tokenize(text), probe.layers)[:, 4:], axis=2)
-        for text in texts
-        if len(door.tokenize(text)) > 5
-    ]
-    if not lengths:
-        raise EmoGuardError("reference norms need at least one answer of more than 5 tokens")
-    return np.median(np.concatenate(lengths, axis=1), axis=1).astype(np.float32)
+    for seed, prompt in enumerate(prompts):
+        prompt_ids = _llamacpp_prompt(model, prompt)
+        model.set_seed(seed)
+        generated = model.generate(prompt_ids, temp=temperature)
+        token_ids = []
+        for token in islice(generated, tokens):
+            if model._model.token_is_eog(token):  # noqa: SLF001  (Llama itself offers no such test)
+                break
+            token_ids.append(int(token))
+        yield Answer(prompt_ids, token_ids)
+
+
+def transformers_answers(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    tokens: int = 64,
+    temperature: float = 0.7,
+) -> Iterator[Answer]:
+    """Let a Transformers model answer each prompt; as `llamacpp_answers`."""
+    import torch  # noqa: PLC0415  (only for a Transformers model)
+
+    for seed, prompt in enumerate(prompts):
+        inputs = _transformers_prompt(tokenizer, prompt).to(model.device)
+        torch.manual_seed(seed)
+        out = model.generate(
+            **inputs, max_new_tokens=tokens, do_sample=temperature > 0, temperature=temperature
+        )
+        prompt_ids = inputs["input_ids"][0].tolist()
+        token_ids = out[0, len(prompt_ids) :].tolist()
+        if token_ids and token_ids[-1] in np.atleast_1d(model.generation_config.eos_token_id):
+            token_ids.pop()
+        yield Answer(prompt_ids, token_ids)
 
 
 def first_half(text: str) -> str:
@@ -86,44 +106,21 @@ def first_half(text: str) -> str:
     return " ".join(words[: max(4, len(words) // 2)])
 
 
-def _llamacpp_answers(
-    model: Any, _: None, prompts: Sequence[str], tokens: int, temperature: float
-) -> Iterator[str]:
-    chat = "tokenizer.chat_template" in model.metadata
-    for seed, prompt in enumerate(prompts):
-        how = {
-            "max_tokens": tokens,
-            "temperature": temperature,
-            "seed": seed,
-            "emoguard": Request(scores="tokens"),
-        }
-        if chat:
-            reply = model.create_chat_completion([{"role": "user", "content": prompt}], **how)
-            yield reply["choices"][0]["message"]["content"]
-        else:
-            yield model.create_completion(first_half(prompt), **how)["choices"][0]["text"]
+def _llamacpp_prompt(model: Any, prompt: str) -> list[int]:
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter  # noqa: PLC0415
+
+    template = model.metadata.get("tokenizer.chat_template")
+    if template is None:
+        return list(model.tokenize(first_half(prompt).encode()))
+    formatter = Jinja2ChatFormatter(template, eos_token="", bos_token="", stop_token_ids=[])
+    text = formatter(messages=[{"role": "user", "content": prompt}]).prompt
+    return list(model.tokenize(text.encode(), special=True))
 
 
-def _transformers_answers(
-    model: Any, tokenizer: Any, prompts: Sequence[str], tokens: int, temperature: float
-) -> Iterator[str]:
-    import torch  # noqa: PLC0415  (only for a Transformers model)
-
-    for seed, prompt in enumerate(prompts):
-        text = first_half(prompt)
-        if tokenizer.chat_template:
-            turns = [{"role": "user", "content": prompt}]
-            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        # A chat template writes its own BOS.
-        inputs = tokenizer(
-            text, return_tensors="pt", add_special_tokens=not tokenizer.chat_template
-        ).to(model.device)
-        torch.manual_seed(seed)
-        out = model.generate(
-            **inputs,
-            max_new_tokens=tokens,
-            do_sample=temperature > 0,
-            temperature=temperature,
-            emoguard=Request(scores="tokens"),
-        )
-        yield tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+def _transformers_prompt(tokenizer: Any, prompt: str) -> Any:
+    if not tokenizer.chat_template:
+        return tokenizer(first_half(prompt), return_tensors="pt")
+    turns = [{"role": "user", "content": prompt}]
+    return tokenizer.apply_chat_template(
+        turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
