@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from emoguard.fit import directions as d
+
+RNG = np.random.default_rng(0)
+
+
+def test_a_direction_is_the_unit_mean_difference_without_neutral_components():
+    names = ["a", "b", "c"]
+    labels = np.array(["a", "b", "c"] * 20)
+    pooled = RNG.normal(size=(60, 16)) + 3
+    neutral = RNG.normal(size=(40, 16)) * np.array([9, 5] + [1] * 14)
+    components = d.neutral_components(neutral)
+    found = d.mean_differences(pooled, labels, names, components)
+    assert np.allclose(np.linalg.norm(found, axis=1), 1)
+    assert np.allclose(found @ components.T, 0, atol=1e-12)
+    grand = np.mean([pooled[labels == n].mean(axis=0) for n in names], axis=0)
+    wanted = pooled[labels == "b"].mean(axis=0) - grand
+    wanted -= components.T @ (components @ wanted)
+    assert np.allclose(found[1], wanted / np.linalg.norm(wanted))
+
+
+def test_neutral_components_explain_the_share_and_no_more_than_needed():
+    neutral = RNG.normal(size=(200, 8)) * np.array([8, 6, 4, 1, 1, 1, 1, 1])
+    components = d.neutral_components(neutral, 0.5)
+    centred = neutral - neutral.mean(axis=0)
+    total = (centred**2).sum()
+    explained = ((centred @ components.T) ** 2).sum() / total
+    without_last = ((centred @ components[:-1].T) ** 2).sum() / total
+    assert explained >= 0.5 > without_last
+    assert np.allclose(components @ components.T, np.eye(len(components)))
+
+
+def test_a_name_without_texts_gets_no_direction_and_moves_no_other():
+    labels = np.array(["a", "b"] * 10)
+    pooled = RNG.normal(size=(20, 8))
+    none = np.zeros((0, 8))
+    three = d.mean_differences(pooled, labels, ["a", "b", "z"], none)
+    assert np.all(three[2] == 0)
+    assert np.allclose(three[:2], d.mean_differences(pooled, labels, ["a", "b"], none))
+
+
+def test_valence_points_from_negative_to_positive():
+    directions = np.eye(4)[:3]
+    axis = d.valence(directions, np.array([1.0, -1.0, -1.0]))
+    assert axis[0] > 0 > axis[1]
+    assert np.isclose(np.linalg.norm(axis), 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auroc_is_the_chance_that_a_positive_outranks_a_negative(seed):
+    rng = np.random.default_rng(seed)
+    scores, positive = rng.normal(size=30), rng.random(30) < 0.4
+    pairs = [p > n for p in scores[positive] for n in scores[~positive]]
+    assert np.isclose(d.auroc(scores, positive), np.mean(pairs))

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from emoguard import EmoGuardError
+from emoguard.fit.responses import Answer, calibrate, first_half
+from emoguard.testing import FakeResiduals, make_probe
+
+DOOR = FakeResiduals()
+PROBE = make_probe(DOOR)
+
+
+def answers(count, tokens=12):
+    rng = np.random.default_rng(1)
+    return [
+        Answer([1, *rng.integers(2, 500, 5).tolist()], rng.integers(2, 500, tokens).tolist())
+        for _ in range(count)
+    ]
+
+
+def test_calibration_summarises_the_rows_the_tokens_were_chosen_from():
+    given = answers(10)
+    calibration = calibrate(DOOR, PROBE, given)
+    rows = np.concatenate(
+        [
+            PROBE.project(DOOR.residuals(a.prompt_ids + a.token_ids, PROBE.layers))[5:-1]
+            for a in given
+        ]
+    )
+    assert calibration.tokens == len(rows) == 120
+    assert np.allclose(calibration.location, rows.mean(axis=0), atol=1e-5)
+    assert np.allclose(calibration.scale, rows.std(axis=0), atol=1e-5)
+    assert calibration.identity == DOOR.identity
+
+
+def test_reference_norms_are_medians_over_answer_tokens():
+    given = answers(10)
+    rows = np.concatenate(
+        [DOOR.residuals(a.prompt_ids + a.token_ids, PROBE.layers)[:, 5:-1] for a in given],
+        axis=1,
+    )
+    wanted = np.median(np.linalg.norm(rows, axis=2), axis=1)
+    assert np.allclose(calibrate(DOOR, PROBE, given).norms, wanted)
+
+
+def test_short_answers_are_left_out_and_too_few_are_refused():
+    mixed = answers(9) + answers(5, tokens=3)
+    assert calibrate(DOOR, PROBE, mixed).responses == 9
+    with pytest.raises(EmoGuardError, match="at least 8"):
+        calibrate(DOOR, PROBE, answers(7))
+    with pytest.raises(EmoGuardError, match="at least 8"):
+        calibrate(DOOR, PROBE, [])
+
+
+def test_first_half_keeps_at_least_four_words():
+    assert first_half("a b c d e f g h i j") == "a b c d e"
+    assert first_half("a b c d e") == "a b c d"
