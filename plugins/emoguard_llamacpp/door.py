@@ -1,0 +1,102 @@
+"""The offline door: residuals of a given text, in a context of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emoguard.errors import EmoGuardError
+from emoguard_llamacpp import ctypes_llama, support
+from emoguard_llamacpp.identity import identify
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CHUNK = 512
+"""Tokens per forward pass."""
+
+
+class Door:
+    """Residuals of texts run through `llm`'s weights, beside whatever `llm` itself is doing.
+
+    Each call makes a small context (a few milliseconds) with the model's own context settings and
+    frees it again: `llm`'s cache, its state and a watch on it are not touched.
+    """
+
+    def __init__(self, llm: Any, backend: str = "auto") -> None:
+        support.check_model(llm)
+        self.identity = identify(llm)
+        self.path = support.choose(self.identity.architecture, backend)
+        self._llm = llm
+
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """Return token ids; `special` adds BOS where the model uses one.
+
+        Special tokens written in the text are recognised, as Transformers does.
+        """
+        bos = special and self._llm._model.add_bos_token()  # noqa: SLF001
+        return list(self._llm.tokenize(text.encode(), add_bos=bos, special=True))
+
+    def residuals(self, token_ids: Sequence[int], layers: Sequence[int]) -> NDArray[np.float32]:
+        """Return the outputs of decoder blocks `layers`, float32 (layers, tokens, hidden)."""
+        support.check_layers(layers, self.identity.layers)
+        if not token_ids:
+            raise EmoGuardError("an empty text has no residuals: give at least one token")
+        out = np.empty((len(layers), len(token_ids), self.identity.hidden), np.float32)
+        read = self._native if self.path == "native" else self._callback
+        read([int(t) for t in token_ids], layers, out)
+        return out
+
+    def _native(self, tokens: list[int], layers: Sequence[int], out: NDArray[np.float32]) -> None:
+        with ctypes_llama.own_context(self._llm, len(tokens), CHUNK) as context:
+            for layer in layers:
+                ctypes_llama.keep_layer_input(context, layer + 1, on=True)
+            for start, chunk in _chunks(tokens):
+                ctypes_llama.decode(context, chunk)
+                for n, layer in enumerate(layers):
+                    out[n, start : start + len(chunk)] = ctypes_llama.layer_input(
+                        context, layer + 1, len(chunk), self.identity.hidden
+                    )
+
+    def _callback(self, tokens: list[int], layers: Sequence[int], out: NDArray[np.float32]) -> None:
+        tap = _Tap(layers, self.identity.hidden)
+        with ctypes_llama.own_context(self._llm, len(tokens), CHUNK, tap.see) as context:
+            for _start, chunk in _chunks(tokens):
+                ctypes_llama.decode(context, chunk)
+        if tap.fault is not None:
+            raise tap.fault
+        for n, layer in enumerate(layers):
+            rows = tap.rows[b"l_out-%d" % layer]
+            if sum(map(len, rows)) != len(tokens):
+                raise EmoGuardError(
+                    f"{self.identity.architecture} does not name the output of block {layer} "
+                    f"(l_out-{layer}) for every token: this architecture cannot be read"
+                )
+            out[n] = np.concatenate(rows)
+
+
+class _Tap:
+    """Keeps every row of the wanted blocks' outputs; never raises into the graph."""
+
+    def __init__(self, layers: Sequence[int], hidden: int) -> None:
+        self.rows: dict[bytes, list[NDArray[np.float32]]] = {b"l_out-%d" % n: [] for n in layers}
+        self.fault: Exception | None = None
+        self._hidden = hidden
+
+    def see(self, tensor: int, ask: bool) -> bool:
+        try:
+            rows = self.rows.get(ctypes_llama.tensor_name(tensor))
+            if ask:
+                return rows is not None
+            if rows is not None:
+                rows.append(ctypes_llama.tensor_rows(tensor, self._hidden))
+        except Exception as error:  # noqa: BLE001  (an exception in here would break off the graph)
+            self.fault = self.fault or error
+        return True
+
+
+def _chunks(tokens: list[int]) -> Iterator[tuple[int, list[int]]]:
+    for start in range(0, len(tokens), CHUNK):
+        yield start, tokens[start : start + CHUNK]
