@@ -143,7 +143,6 @@ def layer_input(context: Any, layer: int, rows: int, hidden: int) -> NDArray[np.
 
 def make_callback(function: Callback) -> Any:
     """Return `function(tensor address, ask)` as a `cb_eval`; keep the result alive."""
-
     return bindings.ggml_backend_sched_eval_callback(lambda tensor, ask, _: function(tensor, ask))
 
 
