@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 NEUTRAL_VARIANCE = 0.5
 """Share of the variance of neutral texts whose components are taken out of every direction."""
 
+SHRINKAGE = 0.3
+"""Weight of the identity in the covariance that reading directions are whitened with."""
+
 
 def neutral_components(
     neutral: NDArray[np.floating], share: float = NEUTRAL_VARIANCE

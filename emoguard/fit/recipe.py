@@ -1,4 +1,7 @@
-"""The recipe, corpora in, probe out: differences of means, layers chosen on held-out topics."""
+"""The recipe, corpora in, probe out: differences of means, layers chosen on held-out topics.
+
+Steer directions are the plain differences; read directions are the same, whitened.
+"""
 
 from __future__ import annotations
 
@@ -98,13 +101,13 @@ def fit(
         [_held_out_auroc(pools, n, names, components[n]) for n in range(len(candidates))]
     )
     best = sorted(np.argsort(scores.mean(axis=1))[::-1][: keep if not layers else None].tolist())
-    steer, centre, weights = _assemble(pools, best, labels, components)
+    read, steer, centre, weights = _assemble(pools, best, labels, components)
     chosen = tuple(candidates[n] for n in best)
     return Probe(
         name=name,
         labels=(*names, VALENCE),
         layers=chosen,
-        read=steer,
+        read=read,
         steer=steer,
         centre=centre,
         weights=weights,
@@ -113,7 +116,9 @@ def fit(
         model_layers=door.identity.layers,
         axes=(VALENCE,),
         recipe={
-            "method": "mean difference, neutral components removed",
+            "steer": "mean difference, neutral components removed",
+            "read": "the same, whitened by the covariance within labels",
+            "shrinkage": d.SHRINKAGE,
             "neutral_variance": d.NEUTRAL_VARIANCE,
             "skip": skip,
             "texts": [len(corpus) for corpus in corpora],
@@ -166,7 +171,8 @@ def _held_out_auroc(
     pools: Sequence[Pooled], layer: int, names: Sequence[str], components: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return per label the AUROC on held-out topics, averaged over corpora, (names,)."""
-    fitted = _combined([p.part(layer, held_out=False) for p in pools], names, components)
+    parts = [p.part(layer, held_out=False) for p in pools]
+    fitted = d.whiten(_combined(parts, names, components), d.within_covariance(parts))
     found: list[list[float]] = [[] for _ in names]
     for p in pools:
         residuals, labels = p.part(layer, held_out=True)
@@ -182,25 +188,22 @@ def _assemble(
     best: Sequence[int],
     labels: Sequence[Label],
     components: Sequence[NDArray[np.float64]],
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Fit on everything; return directions (layers, labels + 1, hidden), centres and weights."""
+) -> tuple[NDArray[np.float32], ...]:
+    """Fit on everything: read and steer (layers, labels + 1, hidden), centre, weights."""
     names = [label.name for label in labels]
     signs = np.array([label.valence for label in labels], float)
-    steer, centre, weights = [], [], []
+    found: tuple[list[Any], ...] = ([], [], [], [])
     for n in best:
-        fitted = _combined([(p.residuals[:, n], p.labels) for p in pools], names, components[n])
-        axis = d.valence(fitted, signs)
-        steer.append(np.vstack([fitted, axis]))
-        mean = np.mean([p.residuals[:, n].mean(axis=0) for p in pools], axis=0)
-        centre.append(mean)
+        parts = [(p.residuals[:, n], p.labels) for p in pools]
+        steer = _combined(parts, names, components[n])
+        steer = np.vstack([steer, d.valence(steer, signs)])
+        read = d.whiten(steer, d.within_covariance(parts))
+        centre = np.mean([residuals.mean(axis=0) for residuals, _ in parts], axis=0)
         # Residuals grow with depth: each layer counts by the spread of its own projections.
-        spread = np.concatenate([(p.residuals[:, n] - mean) @ fitted.T for p in pools]).std()
-        weights.append(1.0 / (spread * len(best)))
-    return (
-        np.array(steer, np.float32),
-        np.array(centre, np.float32),
-        np.array(weights, np.float32),
-    )
+        spread = np.concatenate([(residuals - centre) @ read.T for residuals, _ in parts]).std()
+        for kept, value in zip(found, (read, steer, centre, 1 / (spread * len(best))), strict=True):
+            kept.append(value)
+    return tuple(np.array(kept, np.float32) for kept in found)
 
 
 def _card(

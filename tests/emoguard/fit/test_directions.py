@@ -54,3 +54,21 @@ def test_auroc_is_the_chance_that_a_positive_outranks_a_negative(seed):
     scores, positive = rng.normal(size=30), rng.random(30) < 0.4
     pairs = [p > n for p in scores[positive] for n in scores[~positive]]
     assert np.isclose(d.auroc(scores, positive), np.mean(pairs))
+
+
+def test_whitening_is_the_discriminant_of_the_pooled_covariance():
+    shape = np.diag([9.0, 1.0, 1.0, 0.25])
+    x = RNG.normal(size=(4000, 4)) @ np.sqrt(shape)
+    y = np.array(["a", "b"] * 2000)
+    covariance = d.within_covariance([(x, y)], shrinkage=0.0)
+    assert np.allclose(covariance, shape, atol=0.6)
+    found = d.whiten(np.array([[1.0, 1.0, 0.0, 0.0]]), shape)
+    wanted = np.array([1 / 9, 1.0, 0.0, 0.0])
+    assert np.allclose(found[0], wanted / np.linalg.norm(wanted))
+
+
+def test_full_shrinkage_leaves_directions_as_they_are():
+    x, y = RNG.normal(size=(30, 8)), np.array(["a", "b", "c"] * 10)
+    directions = d.unit(RNG.normal(size=(3, 8)))
+    covariance = d.within_covariance([(x, y)], shrinkage=1.0)
+    assert np.allclose(d.whiten(directions, covariance), directions)
