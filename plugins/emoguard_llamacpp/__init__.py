@@ -4,12 +4,42 @@ from __future__ import annotations
 
 from typing import Any
 
-from emoguard.protocols import Residuals
+from emoguard.errors import EmoGuardError
+from emoguard.guard import Guard
+from emoguard.protocols import Residuals, Watch
+from emoguard_llamacpp import support
 from emoguard_llamacpp.door import Door
+from emoguard_llamacpp.identity import identify
+from emoguard_llamacpp.reader import READERS
+from emoguard_llamacpp.watch import MARK, LlamaWatch
 
-__all__ = ["open_residuals"]
+__all__ = ["attach", "open_residuals"]
 
 
 def open_residuals(model: Any, backend: str = "auto") -> Residuals:
     """Return the offline door into a `llama_cpp.Llama`; `backend` is auto, native or callback."""
     return Door(model, backend)
+
+
+def attach(model: Any, guard: Guard, backend: str = "auto") -> Watch:
+    """Watch a `llama_cpp.Llama`. What it holds in its prompt cache is dropped.
+
+    `backend` is the read path: `native` (no visible cost, for architectures on the shipped list),
+    `callback` (any architecture with one residual stream), `auto` (native where it is safe).
+
+    Raises:
+        EmoGuardError: the model cannot be watched, the probe does not fit it, or it is watched
+            already. The model is then as after `reset()`.
+
+    """
+    support.check_model(model)
+    if MARK in vars(model):
+        raise EmoGuardError("this Llama is watched already: detach() the first watch before")
+    identity = identify(model)
+    guard.probe.check_fits(identity)
+    path = support.choose(identity.architecture, backend)
+    support.check_witness(guard.probe, model)
+    layers = guard.probe.layers
+    watch = LlamaWatch(model, guard, identity, READERS[path](model, layers, identity.hidden))
+    watch.attach()
+    return watch

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def check_layout() -> None:
         _bind(ctypes.c_size_t, (), "ggml_tensor_overhead")(),
     )
     wanted = (15, 60, 64, name_at, ctypes.sizeof(Tensor) + GGML_OBJECT_BYTES)
-    if found != wanted:
+    if found != wanted or Tensor.name.offset % 8:
         raise EmoGuardError(
             f"llama-cpp-python {llama_cpp.__version__} lays tensors out in an unknown way: "
             "reading through the callback is not possible with this version; install a version "
@@ -141,9 +142,45 @@ def layer_input(context: Any, layer: int, rows: int, hidden: int) -> NDArray[np.
     return out
 
 
+def row_copier(
+    context: Any, layers: Sequence[int], into: NDArray[np.float32]
+) -> Callable[[int], None]:
+    """Return a function that copies one row of the last decode, layer by layer, to `into`.
+
+    `into` is float32 (layers, hidden); the function takes the number of the row in the last batch.
+    """
+    get, move, width = _layer_input()[1], ctypes.memmove, into[0].nbytes
+    places = [(layer + 1, into[n].ctypes.data) for n, layer in enumerate(layers)]
+
+    def copy(row: int) -> None:
+        for block, place in places:
+            move(place, get(context, block) + row * width, width)
+
+    return copy
+
+
 def make_callback(function: Callback) -> Any:
-    """Return `function(tensor address, ask)` as a `cb_eval`; keep the result alive."""
-    return bindings.ggml_backend_sched_eval_callback(lambda tensor, ask, _: function(tensor, ask))
+    """Return `function(tensor address, ask)` as a `cb_eval`; keep the result alive.
+
+    llama.cpp calls it for every node of every graph, so the third argument (user data) is not even
+    converted: with the C calling conventions of all supported platforms a callee may ignore it.
+    """
+    short = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool)(function)
+    # The cast object keeps the first one alive.
+    return ctypes.cast(short, bindings.ggml_backend_sched_eval_callback)
+
+
+MEMORY = (ctypes.c_uint64 * 2**50).from_address(0)
+"""All of memory in words of 8 bytes: the cheapest way from an address to eight bytes of a name.
+
+Reading them through `string_at` costs three times the whole callback.
+"""
+NAME_WORD = Tensor.name.offset // 8
+
+
+def name_head(name: bytes) -> int:
+    """Return the first eight bytes of a tensor's name as `MEMORY` shows them."""
+    return int.from_bytes(name[:8].ljust(8, b"\0"), sys.byteorder)
 
 
 def tensor_name(address: int) -> bytes:
@@ -157,22 +194,29 @@ def _tensor_get() -> Any:
     return _bind(None, arguments, "ggml_backend_tensor_get")
 
 
-def tensor_rows(address: int, hidden: int, *, last: bool = False) -> NDArray[np.float32]:
-    """Return the rows of the float32 tensor at `address`, wherever it lives, (rows, hidden).
-
-    `last` copies the last row only.
-    """
-    tensor = Tensor.from_address(address)
-    rows = tensor.ne[1]
-    if tensor.type != FLOAT32 or tensor.ne[0] != hidden or tensor.nb[1] != 4 * hidden:
-        raise EmoGuardError(
-            f"{tensor.name.decode(errors='replace')} must be float32 of width {hidden}, got type "
-            f"{tensor.type} of width {tensor.ne[0]}: this architecture cannot be read"
-        )
-    first = rows - 1 if last else 0
-    out = np.empty((rows - first, hidden), np.float32)
-    _tensor_get()(address, out.ctypes.data, first * 4 * hidden, out.nbytes)
+def tensor_rows(address: int, hidden: int) -> NDArray[np.float32]:
+    """Return the rows of the tensor at `address`, wherever it lives: float32 (rows, hidden)."""
+    out = np.empty((_check_rows(address, hidden), hidden), np.float32)
+    _tensor_get()(address, out.ctypes.data, 0, out.nbytes)
     return out
+
+
+def copy_last_row(address: int, hidden: int, into: int) -> None:
+    """Copy the last row of the tensor at `address` to the memory at `into`."""
+    last = _check_rows(address, hidden) - 1
+    _tensor_get()(address, into, last * 4 * hidden, 4 * hidden)
+
+
+def _check_rows(address: int, hidden: int) -> int:
+    """Return how many rows a residual holds; refuse what is none."""
+    tensor = Tensor.from_address(address)
+    shape = tensor.ne
+    if (tensor.type, shape[0], shape[2], tensor.nb[1]) != (FLOAT32, hidden, 1, 4 * hidden):
+        raise EmoGuardError(
+            f"{tensor.name.decode(errors='replace')} must be float32 of shape (tokens, {hidden}), "
+            f"got type {tensor.type} of shape {tuple(shape)[::-1]}: this model cannot be read"
+        )
+    return int(shape[1])
 
 
 @dataclass(frozen=True)
@@ -240,16 +284,68 @@ def own_context(
     if callback is not None:
         check_layout()
         params.cb_eval = make_callback(callback)
-    context = bindings.llama_init_from_model(llm.model, params)
-    if context is None:
-        raise EmoGuardError(
-            f"llama.cpp could not make a context for {tokens} tokens: out of memory"
-        )
+    context = _new_context(llm, params)
     try:
-        apply_lora(llm, context)
         yield context
     finally:
         bindings.llama_free(context)
+
+
+def swap_context(llm: Any, callback: Any = None, *, keep_state: bool = False) -> None:
+    """Give `llm` a new context with its own parameters, LoRA and threads, and free the old one.
+
+    `callback` becomes the new context's `cb_eval`. `keep_state` carries the KV cache over bit by
+    bit; without it the cache starts empty. On an error `llm` keeps its old context.
+    """
+    holder = llm._ctx  # noqa: SLF001
+    params = copy_params(holder.params)
+    if callback is not None:
+        params.cb_eval = callback
+    old = holder.ctx
+    new = _new_context(llm, params)
+    bindings.llama_set_n_threads(
+        new, bindings.llama_n_threads(old), bindings.llama_n_threads_batch(old)
+    )
+    if keep_state:
+        _copy_state(old, new)
+    holder.ctx, holder.memory = new, bindings.llama_get_memory(new)
+    bindings.llama_free(old)
+    if not keep_state:
+        llm.reset()
+
+
+def _new_context(llm: Any, params: Any) -> Any:
+    context = bindings.llama_init_from_model(llm.model, params)
+    if context is None:
+        raise EmoGuardError(
+            f"llama.cpp could not make a second context of {params.n_ctx} tokens: free some memory "
+            "or load the Llama with a smaller n_ctx"
+        )
+    try:
+        apply_lora(llm, context)
+    except EmoGuardError:
+        bindings.llama_free(context)
+        raise
+    return context
+
+
+def _copy_state(old: Any, new: Any) -> None:
+    size = bindings.llama_state_get_size(old)
+    state = (ctypes.c_uint8 * size)()
+    written = bindings.llama_state_get_data(old, state, size)
+    if bindings.llama_state_set_data(new, state, written) != written:
+        raise EmoGuardError("llama.cpp could not carry its state over to another context")
+
+
+def last_logits(llm: Any, context: Any) -> NDArray[np.float32]:
+    """Return a copy of the logits after the last decoded token, float32 (vocabulary,)."""
+    pointer = bindings.llama_get_logits_ith(context, -1)
+    return np.ctypeslib.as_array(pointer, shape=(llm.n_vocab(),)).copy()
+
+
+def is_end(llm: Any, token: int) -> bool:
+    """Return whether `token` ends a generation."""
+    return bool(bindings.llama_vocab_is_eog(llm._model.vocab, token))  # noqa: SLF001
 
 
 def copy_params(params: Any) -> Any:

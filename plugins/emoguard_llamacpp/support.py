@@ -10,6 +10,7 @@ from typing import Any, Literal
 import llama_cpp
 
 from emoguard.errors import EmoGuardError
+from emoguard.probe import Probe
 from emoguard_llamacpp import ctypes_llama
 
 Path = Literal["native", "callback"]
@@ -86,3 +87,18 @@ def check_layers(layers: Any, blocks: int) -> None:
     wrong = [layer for layer in layers if not 0 <= layer < blocks - 1]
     if wrong:
         raise EmoGuardError(f"layers must lie in [0, {blocks - 2}], got {wrong}")
+
+
+def check_witness(probe: Probe, llm: Any) -> None:
+    """Refuse a probe whose witness text this model cannot run at all."""
+    tokens = probe.witness.token_ids
+    if tokens.min() < 0 or tokens.max() >= llm.n_vocab():
+        raise EmoGuardError(
+            f"probe {probe.name} was made with a larger vocabulary than the {llm.n_vocab()} tokens "
+            "of this model: run emoguard fit on it"
+        )
+    if len(tokens) >= llm.n_ctx():
+        raise EmoGuardError(
+            f"checking the probe takes {len(tokens)} tokens, this Llama holds {llm.n_ctx()}: "
+            "load it with a larger n_ctx"
+        )

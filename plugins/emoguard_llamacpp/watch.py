@@ -1,0 +1,372 @@
+"""Watches a `llama_cpp.Llama`: wraps `generate` on the instance, one session per generation."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from emoguard.errors import EmoGuardError
+from emoguard.phases import THINKING_MARKS
+from emoguard.records import Finish, Reading, Report, Request
+from emoguard.session import REQUEST, Session, take_request
+from emoguard_llamacpp import ctypes_llama
+from emoguard_llamacpp.reader import Reader
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from emoguard.guard import Guard
+    from emoguard.identity import ModelIdentity
+
+log = logging.getLogger("emoguard")
+
+MARK = "_emoguard_watch"
+"""Instance attribute that says a Llama is watched."""
+
+
+@dataclass
+class Call:
+    """One completion call: it knows the request before its generation starts and the finish after.
+
+    `session` is the session its generation opened.
+    """
+
+    request: Request
+    session: Session | None = None
+
+
+class Scores:
+    """Turns the rows of a reader into z: one matrix product over all layers of one token."""
+
+    def __init__(self, guard: Guard, identity: ModelIdentity) -> None:
+        readout = guard.readout(identity)
+        self._matrix = np.ascontiguousarray(readout.matrix.transpose(1, 0, 2)).reshape(
+            len(readout.labels), -1
+        )
+        self._centre = readout.centre.ravel().copy()
+        self._shift = readout.shift.sum(axis=0)
+        self._centred = np.empty_like(self._centre)
+        self.missing = np.full(len(readout.labels), np.nan, np.float32)
+
+    def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return z (labels,) of rows (layers, hidden)."""
+        np.subtract(rows.ravel(), self._centre, out=self._centred)
+        z: NDArray[np.float32] = self._matrix @ self._centred
+        z += self._shift
+        return z
+
+
+class LlamaWatch:
+    """The handle `attach` returns for a `llama_cpp.Llama`."""
+
+    def __init__(self, llm: Any, guard: Guard, identity: ModelIdentity, reader: Reader) -> None:
+        self.guard = guard
+        self.reports: deque[Report] = deque(maxlen=guard.policy.keep_reports)
+        self.reader = reader
+        self._llm = llm
+        self.identity = identity
+        self._scores = Scores(guard, identity)
+        self._thinking = find_thinking_marks(llm)
+        self._last = self._scores.missing
+        self._session: Session | None = None
+        self._call: Call | None = None
+        self._request: Request | None = None
+        self._undo = ExitStack()
+        self._attached = False
+        self._logged = False
+
+    def attach(self) -> None:
+        """Start reading, check the witness, wrap the model; on an error nothing stays."""
+        witness = self.guard.probe.witness
+        try:
+            with ExitStack() as undo:
+                self.reader.start(witness.token_ids.tolist())
+                undo.callback(self._stop_reading)
+                witness.check(self, self.guard.probe.layers)
+                undo.enter_context(self._instance_attribute(MARK, self))
+                for name, wrapper in self._wrappers():
+                    undo.enter_context(self._wrapped(name, wrapper))
+                self._undo = undo.pop_all()
+        finally:
+            self._forget()
+        self._attached = True
+
+    def _wrappers(self) -> tuple[tuple[str, Callable[..., Any]], ...]:
+        return (
+            ("eval", self._eval),
+            ("generate", self._generate),
+            ("_create_completion", self._follow_completion),
+            ("create_completion", self._carry_request),
+            ("create_chat_completion", self._carry_request),
+        )
+
+    def detach(self) -> None:
+        """Take everything away again; an open session is closed as cancelled. Idempotent."""
+        if not self._attached:
+            return
+        self._attached = False
+        try:
+            self._undo.close()
+        finally:
+            self._close(self._session, "cancelled")
+
+    def live(self) -> Reading | None:
+        """Return what the open session has read so far, None when none is open."""
+        session = self._session
+        if session is None:
+            return None
+        tokens = len(session.token_ids)
+        snapshot = replace(
+            session, rows=session.rows[:tokens], token_ids=session.token_ids[:tokens]
+        )
+        return snapshot.reading("unknown", len(self.guard.labels))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    # The witness check runs through the live context: the watch itself is the door it uses.
+
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """Return token ids of `text`, with BOS where the model uses one."""
+        bos = special and self._llm._model.add_bos_token()  # noqa: SLF001
+        return list(self._llm.tokenize(text.encode(), add_bos=bos, special=True))
+
+    def residuals(self, token_ids: Sequence[int], layers: Sequence[int]) -> NDArray[np.float32]:
+        """Return what the reader sees on `token_ids`, float32 (layers, tokens, hidden)."""
+        self._llm.reset()
+        batch = self._llm.n_batch
+        chunks = [token_ids[i : i + batch] for i in range(0, len(token_ids), batch)]
+        return np.concatenate([self.reader.capture(chunk) for chunk in chunks], axis=1)
+
+    def _forget(self) -> None:
+        """Leave the model as after `reset`, with an empty cache and nothing pending."""
+        self._llm.reset()
+        self._llm._ctx.kv_cache_clear()  # noqa: SLF001
+        self.reader.before()
+
+    def _stop_reading(self) -> None:
+        if self._llm.ctx is None:  # the model was closed first: its context is gone
+            return
+        # A generation in progress needs its cache: it goes on, unread.
+        self.reader.stop(keep_state=self._session is not None)
+
+    @contextmanager
+    def _instance_attribute(self, name: str, value: Any) -> Iterator[None]:
+        """Set an instance attribute; afterwards put back what was there, if ours is still there."""
+        attributes = vars(self._llm)
+        before = attributes.get(name, self)
+        attributes[name] = value
+        try:
+            yield
+        finally:
+            if attributes.get(name) is value:
+                del attributes[name]
+                if before is not self:
+                    attributes[name] = before
+
+    def _wrapped(self, name: str, wrapper: Callable[..., Any]) -> Any:
+        original = getattr(self._llm, name)
+
+        @functools.wraps(original)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            # Somebody may still hold this function after a detach.
+            function = functools.partial(wrapper, original) if self._attached else original
+            return function(*args, **kwargs)
+
+        return self._instance_attribute(name, wrapped)
+
+    def _eval(self, original: Callable[..., Any], tokens: Sequence[int]) -> None:
+        if not len(tokens):
+            original(tokens)
+            return
+        self._last = self._scores.missing
+        self._guarded(self.reader.before)
+        original(tokens)
+        self._guarded(self.reader.after, len(tokens))
+
+    def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        call = self._call
+        request = call.request if call else take_request(kwargs)
+        prompt = [int(token) for token in (args[0] if args else kwargs["tokens"])]
+        if not prompt and (kwargs.get("reset", True) or not self._llm.n_tokens):
+            raise EmoGuardError("the prompt is empty: give the model at least one token to go on")
+        session = Session(
+            request, self.identity, f"llama_cpp:{self.reader.name}", prompt, self._thinking
+        )
+        return self._tokens(original(*args, **kwargs), session, call)
+
+    def _tokens(
+        self, inner: Generator[int, Any, None], session: Session, call: Call | None
+    ) -> Generator[int, Any, None]:
+        """Yield the tokens of `inner`, one committed row per token; close the session at the end.
+
+        Tokens that a completion call throws away (the end mark) are not committed.
+        """
+        self._open(session, call)
+        finish: Finish = "error"
+        sent = None
+        try:
+            while True:
+                token = inner.send(sent)
+                ends = ctypes_llama.is_end(self._llm, token)
+                if not (ends and call):
+                    self._commit(session, token)
+                finish = "stop" if ends else "unknown"
+                sent = yield token
+                if sent is not None:
+                    session.skipped = "tokens were sent into generate"
+                finish = "error"
+        except StopIteration:
+            finish = "stop"
+        except GeneratorExit:
+            # A caller of generate has no other way to end it: whether it was cut off is unknown.
+            finish = "stop" if finish == "stop" else "unknown"
+            raise
+        except Exception as error:
+            session.fail(error)
+            raise
+        except BaseException:
+            finish = "cancelled"
+            raise
+        finally:
+            inner.close()
+            if call is None or finish in ("error", "cancelled"):
+                self._close(session, finish)
+
+    def _open(self, session: Session, call: Call | None) -> None:
+        self._close(self._session, "cancelled")
+        if self._llm.draft_model is not None:
+            session.skipped = "a draft model was set after attach"
+        if call:
+            call.session = session
+        self._session = session
+
+    def _commit(self, session: Session, token: int) -> None:
+        """Keep the row `token` was chosen from; without a decode since the last one it is NaN.
+
+        The first token of a prompt that is still in the cache is chosen without any decode: its row
+        is the last one read.
+        """
+        if session is not self._session:
+            return
+        start = time.perf_counter()
+        try:
+            if session.fault:
+                self._last = self._scores.missing
+            elif self.reader.take():
+                self._last = self._scores(self.reader.rows)
+            elif session.rows:
+                self._last = self._scores.missing
+            session.commit(token, self._last)
+        except Exception as error:  # noqa: BLE001  (the response goes on, whatever breaks here)
+            self._fail(error)
+            tokens = len(session.token_ids)
+            session.rows[tokens:] = [self._scores.missing]
+            session.token_ids.append(token)
+        session.seconds += time.perf_counter() - start
+
+    def _close(self, session: Session | None, finish: Finish) -> None:
+        """Report an open session; one that was closed before stays closed."""
+        if session is None or session is not self._session:
+            return
+        try:
+            report = session.close(self.guard, finish)
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
+            session.rows = [self._scores.missing] * len(session.token_ids)
+            report = session.close(self.guard, finish)
+        finally:
+            self._session = None
+        self.reports.append(report)
+
+    def _guarded(self, action: Callable[..., None], *args: Any) -> None:
+        try:
+            action(*args)
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if self._session is not None:
+            self._session.fail(error)
+        if not self._logged:
+            self._logged = True
+            log.error("reading failed, the response goes on (logged once): %r", error)
+
+    def _follow_completion(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        call = Call(self._request or REQUEST.get() or Request())
+        return self._follow(original(*args, **kwargs), call)
+
+    def _follow(self, chunks: Generator[Any, None, None], call: Call) -> Iterator[Any]:
+        """Yield what a completion yields; its session is reported before the last chunk is out."""
+        try:
+            while True:
+                outer, self._call = self._call, call
+                try:
+                    chunk = next(chunks)
+                finally:
+                    self._call = outer
+                finish = chunk["choices"][0]["finish_reason"]
+                if finish is not None:
+                    self._close(call.session, finish)
+                yield chunk
+        except StopIteration:
+            return
+        except Exception as error:
+            if call.session is not None:
+                call.session.fail(error)
+                self._close(call.session, "error")
+            raise
+        finally:
+            chunks.close()
+            self._close(call.session, "cancelled")
+
+    def _carry_request(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Take `emoguard=` off a call and hold it for the generations the call starts."""
+        if "emoguard" not in kwargs and self._request is not None:
+            return original(*args, **kwargs)
+        request = take_request(kwargs)
+        result = self._holding(request, lambda: original(*args, **kwargs))
+        return self._lazily(result, request) if isinstance(result, Generator) else result
+
+    def _lazily(self, chunks: Generator[Any, None, None], request: Request) -> Iterator[Any]:
+        end = object()
+        try:
+            while (chunk := self._holding(request, lambda: next(chunks, end))) is not end:
+                yield chunk
+        finally:
+            chunks.close()
+
+    def _holding(self, request: Request, action: Callable[[], Any]) -> Any:
+        outer, self._request = self._request, request
+        try:
+            return action()
+        finally:
+            self._request = outer
+
+
+def find_thinking_marks(llm: Any) -> tuple[int, int] | None:
+    """Return the ids of the marks around reasoning, None where the vocabulary has none."""
+    for pair in THINKING_MARKS:
+        opening, closing = (
+            llm.tokenize(mark.encode(), add_bos=False, special=True) for mark in pair
+        )
+        if len(opening) == len(closing) == 1:
+            return int(opening[0]), int(closing[0])
+    return None
