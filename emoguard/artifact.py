@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import struct
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from emoguard.calibration import QUANTILES, Calibration
+from emoguard.calibration import Calibration
 from emoguard.errors import EmoGuardError
 from emoguard.identity import ModelIdentity, Witness
 from emoguard.probe import Probe
@@ -25,12 +27,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = "emoguard-probe-1"
-MAX_FILE_BYTES = 256 * 2**20
+MAX_FILE_BYTES = 128 * 2**20
 MAX_HEADER_BYTES = 4 * 2**20
 
 
 def save(path: str | Path, probe: Probe, calibrations: Iterable[Calibration] = ()) -> None:
-    """Write a probe and its calibrations. The file appears whole or not at all."""
+    """Write a probe and its calibrations. The file appears whole or not at all.
+
+    Raises:
+        EmoGuardError: when `load` could not read it again, or the place cannot be written.
+
+    """
     tensors: dict[str, NDArray[Any]] = {
         "read": probe.read,
         "steer": probe.steer,
@@ -64,14 +71,26 @@ def save(path: str | Path, probe: Probe, calibrations: Iterable[Calibration] = (
         "card": dict(probe.card),
         "calibrations": described,
     }
+    try:
+        described_as = json.dumps(meta, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise EmoGuardError(f"recipe and card must be plain JSON data: {error}") from error
     whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    blob = save_tensors(whole, {"emoguard": json.dumps(meta, sort_keys=True)})
-    part = Path(f"{path}.part{os.getpid()}")
+    blob = save_tensors(whole, {"emoguard": described_as})
+    loads(blob)  # never write what could not be read again
+    _write(Path(path), blob)
+
+
+def _write(path: Path, blob: bytes) -> None:
+    part = Path(f"{path}.part{os.getpid()}-{threading.get_ident()}")
     try:
         part.write_bytes(blob)
         part.replace(path)
+    except OSError as error:
+        raise EmoGuardError(f"probe file {path} cannot be written: {error.strerror}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def load(path: str | Path) -> tuple[Probe, list[Calibration]]:
@@ -84,8 +103,9 @@ def load(path: str | Path) -> tuple[Probe, list[Calibration]]:
     try:
         with Path(path).open("rb") as stream:
             blob = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise EmoGuardError(f"probe file {path} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        why = getattr(error, "strerror", None) or error
+        raise EmoGuardError(f"probe file {path!s} cannot be read: {why}") from error
     try:
         return loads(blob)
     except EmoGuardError as error:
@@ -102,13 +122,13 @@ def loads(blob: bytes) -> tuple[Probe, list[Calibration]]:
     try:
         probe = _probe(meta, tensors, hashlib.sha256(blob).hexdigest()[:8])
         found = [_calibration(i, m, tensors) for i, m in enumerate(meta["calibrations"])]
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise EmoGuardError(
             f"its description is not one of a probe ({type(error).__name__}: {error}): "
             "make it with emoguard fit"
         ) from error
     for calibration in found:
-        _check_calibration(calibration, probe)
+        calibration.check_fits(len(probe.labels), len(probe.layers))
     return probe, found
 
 
@@ -142,7 +162,7 @@ def _probe(meta: Mapping[str, Any], tensors: Mapping[str, Any], digest: str) -> 
         _array(tensors, "witness.residuals", np.float16, 4).astype(np.float32),
     )
     return Probe(
-        name=f"{_text(meta['name']).split('@')[0]}@{digest}",
+        name=f"{_name(meta['name']).split('@')[0]}@{digest}",
         labels=_texts(meta["labels"]),
         layers=tuple(_count(n) for n in meta["layers"]),
         read=_array(tensors, "read", np.float32, 3),
@@ -163,6 +183,8 @@ def _calibration(index: int, meta: Mapping[str, Any], tensors: Mapping[str, Any]
     identity["adapters"] = _texts(identity["adapters"])
     for name in ("name", "architecture", "quantisation", "weights", "template"):
         _text(identity[name])
+    for name in ("layers", "hidden"):
+        _count(identity[name])
     arrays = {
         name: _array(tensors, f"calibration.{index}.{name}", np.float32, rank)
         for name, rank in (("location", 1), ("scale", 1), ("means", 2), ("norms", 1))
@@ -174,24 +196,6 @@ def _calibration(index: int, meta: Mapping[str, Any], tensors: Mapping[str, Any]
         context={_text(k): _text(v) for k, v in meta["context"].items()},
         **arrays,
     )
-
-
-def _check_calibration(calibration: Calibration, probe: Probe) -> None:
-    k = len(probe.labels)
-    for name, wanted in (
-        ("location", (k,)),
-        ("scale", (k,)),
-        ("means", (QUANTILES, k)),
-        ("norms", (len(probe.layers),)),
-    ):
-        array = getattr(calibration, name)
-        if array.shape != wanted or not np.all(np.isfinite(array)):
-            raise EmoGuardError(
-                f"calibration {name} must be finite of shape {wanted}, got {array.shape}: "
-                "calibrate again"
-            )
-    if not np.all(calibration.scale > 0) or np.any(np.diff(calibration.means, axis=0) < 0):
-        raise EmoGuardError("calibration scales must be positive and quantiles increasing")
 
 
 def _array(tensors: Mapping[str, Any], name: str, dtype: Any, rank: int) -> NDArray[Any]:
@@ -206,17 +210,30 @@ def _array(tensors: Mapping[str, Any], name: str, dtype: Any, rank: int) -> NDAr
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or len(value) > 1000:
-        raise TypeError(f"wanted a short text, got {value!r:.40}")
+        raise TypeError(f"wanted a short text, got {_short(value)}")
+    value.encode()  # refuses lone surrogates, which no log or metric could take
     return value
+
+
+def _name(value: Any) -> str:
+    """Return a text that terminals and metrics can show as it is: no control characters."""
+    if not _text(value) or not value.isprintable():
+        raise ValueError(f"wanted a printable name, got {_short(value)}")
+    return str(value)
 
 
 def _texts(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list) or len(values) > 1000:
-        raise TypeError(f"wanted a list of texts, got {values!r:.40}")
-    return tuple(_text(value) for value in values)
+        raise TypeError(f"wanted a list of texts, got {_short(values)}")
+    return tuple(_name(value) for value in values)
 
 
 def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
-        raise TypeError(f"wanted a count, got {value!r:.40}")
+        raise TypeError(f"wanted a count, got {_short(value)}")
     return value
+
+
+def _short(value: Any) -> str:
+    """Name a value without printing it whole: it may be deep, or megabytes long."""
+    return ascii(value)[:40] if isinstance(value, str | int | float) else type(value).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ QUANTILES = 101
 """Response means are kept as this many evenly spaced quantiles: ranks resolve one percent."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """Projections of one model's own neutral responses, summarised.
 
@@ -53,6 +53,8 @@ class Calibration:
                 f"a calibration needs at least 8 neutral responses, got {len(projections)}: "
                 "give more prompts"
             )
+        if not all(len(projection) for projection in projections):
+            raise EmoGuardError("a calibration response has no tokens: leave empty ones out")
         rows = np.concatenate(projections).astype(np.float64)
         location, scale = rows.mean(axis=0), rows.std(axis=0)
         if not np.all(scale > 0):
@@ -75,9 +77,37 @@ class Calibration:
             dict(context),
         )
 
-    def rank(self, means: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return the place of response means (labels,) among neutral ones, in [0, 1]."""
+    def rank(
+        self, means: NDArray[np.floating], columns: Sequence[int] | None = None
+    ) -> NDArray[np.float64]:
+        """Return the place of response means among neutral ones, in [0, 1], shape as `means`.
+
+        `columns` says which labels of the probe the means belong to, default all.
+        """
         levels = np.linspace(0, 1, QUANTILES)
-        return np.array(
-            [np.interp(m, column, levels) for m, column in zip(means, self.means.T, strict=True)]
-        )
+        grids = self.means.T if columns is None else self.means.T[columns]
+        return np.array([np.interp(m, grid, levels) for m, grid in zip(means, grids, strict=True)])
+
+    def check_fits(self, labels: int, layers: int) -> None:
+        """Refuse a calibration that a probe of `labels` and `layers` cannot use.
+
+        Raises:
+            EmoGuardError: wrong shapes, NaN, scales not above 0, quantiles that fall.
+
+        """
+        for name, wanted in (
+            ("location", (labels,)),
+            ("scale", (labels,)),
+            ("means", (QUANTILES, labels)),
+            ("norms", (layers,)),
+        ):
+            array = getattr(self, name)
+            if array.shape != wanted or not np.all(np.isfinite(array)):
+                raise EmoGuardError(
+                    f"calibration {name} must be finite of shape {wanted}, got {array.shape}: "
+                    "calibrate this probe again"
+                )
+        if not np.all(self.scale > 0) or np.any(np.diff(self.means, axis=0) < 0):
+            raise EmoGuardError(
+                "calibration scales must be above 0 and quantiles must not fall: calibrate again"
+            )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
-import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ log = logging.getLogger("emoguard")
 
 BACKLOG = 256
 """Reports a sink may be behind before further ones are dropped."""
+
+EXIT_SECONDS = 2.0
+"""How long the end of the process waits for a sink that still has reports to take."""
 
 
 class Delivery:
@@ -40,77 +44,109 @@ class Delivery:
 
     def flush(self, timeout: float) -> bool:
         """Wait until every sink has seen everything sent so far; False when time ran out."""
-        done = [lane.flush(timeout) for lane in self._lanes]
+        end = time.monotonic() + timeout
+        done = [lane.flush(max(0.0, end - time.monotonic())) for lane in self._lanes]
         return all(done)
 
     def close(self, timeout: float) -> None:
-        """Deliver what is queued, within `timeout` seconds per sink, and end the threads."""
+        """Deliver what is queued, within `timeout` seconds in all, and end the threads.
+
+        What is still queued then is dropped and counted; a thread that its sink keeps blocked ends
+        when the sink returns.
+        """
+        end = time.monotonic() + timeout
         for lane in self._lanes:
-            lane.close(timeout)
+            lane.close(max(0.0, end - time.monotonic()))
 
 
 class _Lane:
+    """The queue and the thread of one sink; never more than one thread, so reports keep order."""
+
     def __init__(self, sink: Sink, alerts: deque[Alert]) -> None:
         self._sink = sink
         self._name = f"sink:{type(sink).__name__}"
         self._alerts = alerts
-        self._queue: queue.Queue[Report | threading.Event | None] = queue.Queue(BACKLOG)
+        self._changed = threading.Condition()
+        self._waiting: deque[Report] = deque()
         self._faults: deque[str] = deque(maxlen=BACKLOG)
-        self._logged = False
+        self._sent = self._done = 0
+        self._closing = self._logged = False
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
 
     def send(self, report: Report) -> None:
-        self._start()
         try:
-            self._queue.put_nowait(report)
-        except queue.Full:
-            self._fail("it is too slow: a report was dropped")
+            with self._changed:
+                full = len(self._waiting) >= BACKLOG
+                if not full:
+                    self._start()
+                    self._waiting.append(report)
+                    self._sent += 1
+                    self._changed.notify_all()
+        except RuntimeError as error:  # the system gives no more threads
+            self._fail(str(error))
+        else:
+            if full:
+                self._fail("it is too slow: a report was dropped")
 
     def take_faults(self) -> list[str]:
-        with self._lock:
+        with self._changed:
             taken = list(self._faults)
             self._faults.clear()
         return taken
 
     def flush(self, timeout: float) -> bool:
-        done = threading.Event()
-        if self._thread is None:
-            return True
-        try:
-            self._queue.put(done, timeout=timeout)
-        except queue.Full:
-            return False
-        return done.wait(timeout)
+        with self._changed:
+            target = self._sent
+            return self._changed.wait_for(lambda: self._done >= target, timeout)
 
     def close(self, timeout: float) -> None:
-        thread, self._thread = self._thread, None
+        with self._changed:
+            thread, self._closing = self._thread, self._thread is not None
+            self._changed.notify_all()
         if thread is None:
             return
-        try:
-            self._queue.put(None, timeout=timeout)
-        except queue.Full:
-            return
         thread.join(timeout)
+        if thread.is_alive():
+            self._drop_waiting()
+
+    def _drop_waiting(self) -> None:
+        with self._changed:
+            dropped = len(self._waiting)
+            self._waiting.clear()
+            self._done += dropped
+        for _ in range(dropped):
+            self._fail("it did not end in time: a report was dropped")
 
     def _start(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            thread.start()
+            self._thread = thread
+            # Without this the last reports of a script that does not close would be lost.
+            atexit.register(self.close, EXIT_SECONDS)
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, threading.Event):
-                item.set()
-                continue
+        while (report := self._next()) is not None:
             try:
-                self._alerts.extend(self._sink.report(item))
-            except Exception as error:  # noqa: BLE001  (whatever a sink does stays in its lane)
+                self._alerts.extend(self._sink.report(report))
+            except BaseException as error:  # noqa: BLE001  (whatever a sink does stays in its lane)
                 self._fail(f"{type(error).__name__}: {error}")
+            with self._changed:
+                self._done += 1
+                self._changed.notify_all()
+
+    def _next(self) -> Report | None:
+        """Wait for a report; None, and no thread of this lane any more, when closing and empty."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            if self._waiting:
+                return self._waiting.popleft()
+            self._thread, self._closing = None, False
+            atexit.unregister(self.close)
+            return None
 
     def _fail(self, why: str) -> None:
-        with self._lock:
+        with self._changed:
             self._faults.append(self._name)
             first, self._logged = not self._logged, True
         if first:

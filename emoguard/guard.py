@@ -47,6 +47,8 @@ class Guard:
         self.alerts: deque[Alert] = deque(maxlen=self.policy.keep_reports)
         self._columns = probe.indices(self.labels)
         self._calibrations = {c.identity.digest: c for c in calibrations}
+        for calibration in self.calibrations:
+            calibration.check_fits(len(probe.labels), len(probe.layers))
         self._delivery = Delivery(sinks, self.alerts)
 
     @classmethod
@@ -63,6 +65,11 @@ class Guard:
 
         probe, calibrations = artifact.load(path)
         return cls(probe, calibrations, policy, sinks)
+
+    @property
+    def calibrations(self) -> tuple[Calibration, ...]:
+        """Return every calibration this guard knows."""
+        return tuple(self._calibrations.values())
 
     def calibration(self, identity: ModelIdentity) -> Calibration | None:
         """Return the calibration made on exactly this model file, None when there is none."""
@@ -129,7 +136,7 @@ class Guard:
             return "skipped"
         if reading.fault:
             return "error"
-        if not all_fresh or len(reading.rows) != len(reading.token_ids):
+        if not all_fresh:
             return "incomplete"
         if reading.finish == "cancelled":
             return "cancelled"
@@ -144,9 +151,7 @@ class Guard:
         peaks = _rolling_peak(rows, self.policy.window)
         ranks: Sequence[float | None] = [None] * len(means)
         if calibration is not None:
-            every = np.zeros(len(self.probe.labels))
-            every[self._columns] = means
-            ranks = [float(calibration.rank(every)[column]) for column in self._columns]
+            ranks = calibration.rank(means, self._columns).tolist()
         return {
             label: LabelScore(float(mean), peak, rank)
             for label, mean, peak, rank in zip(self.labels, means, peaks, ranks, strict=True)

@@ -27,6 +27,9 @@ WITNESS_TEXT = (
     "The ferry leaves at nine from the north pier; gulls wait on the railing, maps cost two."
 )
 
+UNRELATED = 0.5
+"""A layer below this cosine to all its neighbours is another model's: Q2_K leaves .96."""
+
 
 @dataclass(frozen=True)
 class ModelIdentity:
@@ -53,7 +56,7 @@ class ModelIdentity:
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Witness:
     """A fixed text and what the fitted model's residuals looked like on it.
 
@@ -78,15 +81,31 @@ class Witness:
         stacked = np.array([[found.get(n, empty) for n in three] for three in around], np.float32)
         return cls(np.asarray(token_ids, np.int64), stacked)
 
+    def cosines(self, door: Residuals, layers: Sequence[int]) -> NDArray[np.float64]:
+        """Return how much each hooked layer looks like its stored neighbours N-1, N and N+1.
+
+        Shape (layers, 3), in [-1, 1]; -inf for a neighbour the model does not have.
+
+        Raises:
+            EmoGuardError: when the model's residuals hold NaN or infinity.
+
+        """
+        found = _centred(door.residuals(self.token_ids.tolist(), layers))
+        if not np.all(np.isfinite(found)):
+            raise EmoGuardError(
+                f"the residuals of {door.identity.name} hold NaN or infinity on a plain sentence: "
+                "load the model in another dtype"
+            )
+        cosines = np.einsum("nkth,nth->nk", self.residuals, found, dtype=np.float64)
+        return np.where(self.residuals.any(axis=(2, 3)), cosines, -np.inf)
+
     def offsets(self, door: Residuals, layers: Sequence[int]) -> list[int]:
         """Return per probed layer which stored neighbour is nearest: -1, 0 (right) or +1.
 
         Nearest is decided among neighbours and never by a threshold: quantisation moves a residual
         further from its original than neighbouring layers lie apart in some models.
         """
-        found = _centred(door.residuals(self.token_ids.tolist(), layers))
-        cosines = np.einsum("nkth,nth->nk", self.residuals, found)
-        return [int(best) - 1 for best in cosines.argmax(axis=1)]
+        return [int(best) - 1 for best in self.cosines(door, layers).argmax(axis=1)]
 
     def check(self, door: Residuals, layers: Sequence[int]) -> None:
         """Refuse when any hooked layer looks like another layer than the one it should be.
@@ -95,11 +114,13 @@ class Witness:
             EmoGuardError: naming the layers and where they seem to be.
 
         """
-        wrong = [
-            f"layer {layer} reads like layer {layer + offset}"
-            for layer, offset in zip(layers, self.offsets(door, layers), strict=True)
-            if offset
-        ]
+        wrong = []
+        for layer, cosines in zip(layers, self.cosines(door, layers), strict=True):
+            offset = int(cosines.argmax()) - 1
+            if cosines.max() < UNRELATED:
+                wrong.append(f"layer {layer} reads like none it was fitted near")
+            elif offset:
+                wrong.append(f"layer {layer} reads like layer {layer + offset}")
         if wrong:
             raise EmoGuardError(
                 f"the hook on {door.identity.name} does not sit where the probe was fitted: "

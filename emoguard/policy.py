@@ -22,7 +22,8 @@ class Policy:
     """
 
     # Read by pydantic when a policy file is validated; the core itself does not import pydantic.
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    # Strict: `window: true` is a mistake, not 1.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
 
     version: Literal[1] = 1
     labels: tuple[str, ...] = ()
@@ -34,6 +35,8 @@ class Policy:
         for key in ("window", "keep_reports"):
             if getattr(self, key) < 1:
                 raise EmoGuardError(f"{key} must be at least 1, got {getattr(self, key)}")
+        if len(set(self.labels)) < len(self.labels):
+            raise EmoGuardError(f"labels must be distinct, got {', '.join(self.labels)}")
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:
@@ -47,7 +50,8 @@ class Policy:
 
         try:
             data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        # Besides its own errors PyYAML lets out whatever int(), date() and dict() raise.
+        except Exception as error:
             raise EmoGuardError(f"policy {path} cannot be read: {error}") from error
         return cls.parse({} if data is None else data, str(path))
 
@@ -57,12 +61,17 @@ class Policy:
         from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415
 
         if not isinstance(data, dict):
-            raise EmoGuardError(f"{source}: a policy is a mapping of keys, got {data!r:.60}")
+            raise EmoGuardError(
+                f"{source}: a policy is a mapping of keys, got a {type(data).__name__}"
+            )
+        tupled = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         try:
-            return TypeAdapter(cls).validate_python(data)
+            return TypeAdapter(cls).validate_python(tupled)
+        except EmoGuardError as error:
+            raise EmoGuardError(f"{source}: {error}") from error
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
+            key = ".".join(str(part) for part in first["loc"])[:80]
             raise EmoGuardError(f"{source}: {key}: {first['msg']}{cls._hint(key)}") from error
 
     @classmethod

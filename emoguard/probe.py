@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from emoguard.calibration import Calibration
     from emoguard.identity import ModelIdentity, Witness
 
+MAX_WITNESS_TOKENS = 512
+"""A witness is one sentence and runs at every attach; a longer one is not a witness."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Probe:
     """Directions for `labels` at `layers` of one model family, with how they were made.
 
@@ -52,9 +55,7 @@ class Probe:
 
     def project(self, residuals: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return raw projections (tokens, labels) of residuals (layers, tokens, hidden)."""
-        centred = residuals - self.centre[:, None, :]
-        folded = self.read * self.weights[:, None, None]
-        return np.asarray(np.einsum("nth,nkh->tk", centred, folded), np.float32)
+        return self.fold(None).read(residuals)
 
     def fold(self, calibration: Calibration | None, labels: Sequence[str] | None = None) -> Readout:
         """Fold centre, weights and calibration into one matmul per layer.
@@ -62,7 +63,7 @@ class Probe:
         Without a calibration the readout gives raw projections. `labels` selects and orders.
         """
         chosen = self.indices(labels) if labels else list(range(len(self.labels)))
-        matrix = (self.read[:, chosen] * self.weights[:, None, None]).astype(np.float64)
+        matrix = self.read[:, chosen].astype(np.float64) * self.weights[:, None, None]
         location = np.zeros(len(chosen))
         if calibration is not None:
             scale = calibration.scale[chosen].astype(np.float64)
@@ -113,6 +114,11 @@ class Probe:
     def _check_arrays(self) -> None:
         n, k, h = len(self.layers), len(self.labels), self.read.shape[-1]
         tokens = len(self.witness.token_ids)
+        if not 2 <= tokens <= MAX_WITNESS_TOKENS or np.any(self.witness.token_ids < 0):
+            raise EmoGuardError(
+                f"the witness must be 2 to {MAX_WITNESS_TOKENS} token ids, none negative, got "
+                f"{tokens}: make the probe again"
+            )
         for name, array, wanted in (
             ("read", self.read, (n, k, h)),
             ("steer", self.steer, (n, k, h)),
@@ -135,7 +141,7 @@ class Probe:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Readout:
     """A probe folded for one model: what the hooks multiply with.
 

@@ -10,7 +10,7 @@ import dataclasses
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +45,12 @@ class Request:
     conversation: str | None = None
     scores: Literal["summary", "tokens"] = "summary"
 
+    def __post_init__(self) -> None:
+        if self.scores not in ("summary", "tokens"):
+            raise ValueError(f"scores must be 'summary' or 'tokens', got {self.scores!r}")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Reading:
     """What a runtime read during one response: the point where numbers leave the runtime.
 
@@ -67,64 +71,95 @@ class Reading:
     fault: str | None = None
     skipped: str | None = None
 
+    def __post_init__(self) -> None:
+        counts = len(self.rows), len(self.token_ids), len(self.phases)
+        if self.rows.ndim != 2 or len(set(counts)) != 1:
+            raise ValueError(f"a reading needs one row, id and phase per token, got {counts}")
+
 
 @dataclass(frozen=True)
 class LabelScore:
-    """One label over one response.
-
-    `mean` and `peak` are z (raw projections in an `uncalibrated` report): the mean over preparation
-    and response tokens, and the maximum of its rolling mean over `Policy.window` tokens (None for
-    responses shorter than that). `rank` in [0, 1] is the place of the mean among the means of the
-    neutral calibration responses, None without a calibration.
-    """
+    """One label over the preparation and response tokens of one response."""
 
     mean: float
+    """Mean z of the label (mean raw projection in an uncalibrated report)."""
     peak: float | None
+    """Maximum of the rolling mean over `Policy.window` tokens; null when the response is short."""
     rank: float | None
+    """Place of the mean among the means of neutral responses, in [0, 1]; null uncalibrated."""
 
 
 @dataclass(frozen=True)
 class TokenScore:
-    """One generated token: its id, its phase and its z per label, in the report's label order."""
+    """One generated token and what was read when it was chosen."""
 
     id: int
+    """The token's id in the model's vocabulary."""
     phase: Phase
+    """preparation (read at the last prompt token), reasoning or response."""
     z: tuple[float | None, ...]
+    """z per label, in the order of `scores` and of the policy's labels; null where not read."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """One response as EmoGuard saw it.
+    """One response as EmoGuard saw it: what a caller gets, an audit line, an object on the wire.
 
-    `scores` is empty when nothing may be averaged (`incomplete`, `skipped`, `error`); a `cancelled`
-    response keeps the scores of what was generated. `tokens_scored` counts fresh rows and equals
-    `completion_tokens` unless something broke. `faults` names the parts that failed during this
-    response, and sinks that failed since the report before.
+    All readings are of the model's internal representations, never of the user.
     """
 
+    # Read by pydantic when docs/report.schema.json is made; the core does not import pydantic.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {
+        "use_attribute_docstrings": True,
+        "json_schema_serialization_defaults_required": True,
+    }
+
     id: str
+    """The request's id, made up when the caller gave none."""
     status: Status
+    """scored; uncalibrated (raw projections: no calibration for this model file); incomplete (a
+    token without a fresh reading); skipped (a generation mode that is not read); cancelled (broken
+    off, scored as far as it went); error (EmoGuard failed, the response did not)."""
     model: str
+    """The model's name, as its runtime knows it."""
     backend: str
+    """The runtime and read path."""
     probe: str
+    """The probe's name and the first 8 hex digits of its file's SHA-256."""
     identity: str
+    """Digest of the model file; calibrations belong to one of these."""
     finish: Finish
+    """Why generation ended."""
     completion_tokens: int
+    """Tokens that were generated."""
     tokens_scored: int
+    """Tokens with a fresh reading; equal to completion_tokens unless something broke."""
     scores: dict[str, LabelScore]
+    """Score per label; empty when nothing may be averaged (incomplete, skipped, error) or when
+    there is no preparation or response token."""
     short: bool
+    """Fewer tokens were averaged than the rolling window holds."""
     conversation: str | None = None
+    """The caller's name for the conversation this response belongs to."""
     phases: dict[Phase, int] = field(default_factory=dict)
+    """Generated tokens per phase."""
     tokens: tuple[TokenScore, ...] = ()
+    """One entry per generated token when the request asked for it, else empty."""
     overhead_seconds: float = 0.0
+    """Host time in EmoGuard's own code around the model's forward passes."""
     detail: str | None = None
+    """What broke, or why nothing was read."""
     faults: tuple[str, ...] = ()
+    """Parts that failed during this response, and sinks that failed since the report before."""
     created: float = field(default_factory=time.time)
+    """When the report was made, seconds since 1970 (UTC)."""
     version: Literal[1] = 1
+    """Version of this schema; later versions only add fields."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report as plain JSON-ready data (`docs/report.schema.json`)."""
-        return dataclasses.asdict(self)
+        """Return the report as plain JSON data (`docs/report.schema.json`): no tuples, no NaN."""
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return plain
 
 
 @dataclass(frozen=True)
@@ -136,3 +171,9 @@ class Alert:
     severity: Literal["info", "warning", "critical"]
     message: str
     report_id: str
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, tuple | list) else value

@@ -52,14 +52,20 @@ class Session:
         self.fault = self.fault or f"{type(error).__name__}: {error}"
 
     def reading(self, finish: Finish, labels: int) -> Reading:
-        """Return what was read so far; `labels` is the row width for an empty reading."""
-        rows = np.array(self.rows, np.float32).reshape(len(self.rows), labels)
+        """Return what was read so far; `labels` is the width of a row.
+
+        May be called while another thread commits. A token whose row is missing has a NaN row.
+        """
+        token_ids = self.token_ids[:]  # taken first: its rows are there, later ones are cut off
+        rows = np.full((len(token_ids), labels), np.nan, np.float32)
+        for index, row in enumerate(self.rows[: len(token_ids)]):
+            rows[index] = row
         return Reading(
             identity=self.identity,
             backend=self.backend,
             rows=rows,
-            token_ids=np.array(self.token_ids, np.int64),
-            phases=mark(self.prompt_ids, self.token_ids, self.thinking),
+            token_ids=np.array(token_ids, np.int64),
+            phases=mark(self.prompt_ids, token_ids, self.thinking),
             finish=finish,
             seconds=self.seconds,
             fault=self.fault,

@@ -105,12 +105,30 @@ def make_reading(tokens: int = 40, labels: int = 2, seed: int = 0, **changes: An
     return Reading(**(fields | changes))
 
 
-def make_report(**changes: Any) -> Report:
-    """Return a scored report over two labels of the fake model."""
-    door = FakeResiduals()
-    probe = make_probe(door)
-    guard = Guard(probe, [make_calibration(probe, door.identity)])
-    return guard.report(make_reading(**changes), Request())
+def make_report(
+    request: Request | None = None, *, calibrated: bool = True, **changes: Any
+) -> Report:
+    """Return a report over two labels of the fake model; `changes` are those of `make_reading`."""
+    probe = make_probe(FakeResiduals())
+    known = [make_calibration(probe, FAKE_IDENTITY)] if calibrated else []
+    return Guard(probe, known).report(make_reading(**changes), request or Request())
+
+
+def every_kind_of_report() -> list[Report]:
+    """Return one report of each status and shape, without and with one row per token."""
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"calibrated": False},
+        {"tokens": 0},
+        {"tokens": 3},
+        {"fault": "RuntimeError: broken"},
+        {"skipped": "beam search"},
+        {"finish": "cancelled"},
+        {"rows": np.full((4, 2), np.nan, np.float32), "tokens": 4},
+        {"phases": np.full(4, 1, np.uint8), "tokens": 4},
+    ]
+    requests = (Request(), Request(conversation="c", scores="tokens"))
+    return [make_report(request, **kind) for kind in kinds for request in requests]
 
 
 class ListSink:
@@ -276,18 +294,8 @@ def check_faults_stay_inside(harness: Harness, probe: Probe) -> None:
 
 def check_sink(make: Callable[[], Sink]) -> None:
     """Check that a sink takes every kind of report and answers with alerts that name it."""
-    kinds: list[dict[str, Any]] = [
-        {},
-        {"tokens": 0},
-        {"tokens": 3},
-        {"fault": "RuntimeError: broken"},
-        {"skipped": "beam search"},
-        {"finish": "cancelled"},
-        {"rows": np.full((4, 2), np.nan, np.float32), "tokens": 4},
-    ]
     sink = make()
-    for kind in kinds:
-        report = make_report(**kind)
+    for report in every_kind_of_report():
         for alert in sink.report(report):
             assert isinstance(alert, Alert), f"wanted alerts, got {alert!r}"
             assert alert.report_id == report.id, "an alert names another report"
