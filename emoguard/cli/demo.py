@@ -1,0 +1,114 @@
+"""`emoguard demo`: three answers of a small model, every token with its score."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import emoguard
+from emoguard.cli.answer import Prompt
+from emoguard.cli.interlinear import Interlinear
+from emoguard.cli.models import demo_model, load
+from emoguard.cli.paint import legend, printable, signed, tint
+from emoguard.cli.probes import coloured_label, guard_for
+from emoguard.cli.stream import respond
+from emoguard.protocols import Watch
+from emoguard.records import Report
+
+PROMPTS: Mapping[str, str] = {
+    "joyful": "Write a short diary entry of someone who just won the prize of their dreams.",
+    "desperate": "Write a short diary entry of someone who lost everything and sees no way out.",
+    "neutral": "Explain how to boil an egg.",
+}
+WIDTH = 96
+TOKENS = 44
+
+MEANING = """\
+Above each number stands a token, coloured by the model's own state while it chose that token:
+where its residual stream lies along a direction that separates texts about emotions.
+A direction is not a feeling: this measures a representation, and says nothing about experience."""
+
+CODE = """\
+import emoguard, llama_cpp
+llm = llama_cpp.Llama("model.gguf")          # or a Transformers model
+with emoguard.attach(llm) as watch:          # or attach(llm, Guard.load("yours.safetensors"))
+    llm("Hello"); print(watch.reports[-1].scores)"""
+
+
+@click.command(short_help="Watch a small model answer.")
+@click.option("--label", help="The label that colours the text; default: valence.")
+@click.option("--probe", help="A probe file; default: the shipped one.")
+@click.option("--svg", type=click.Path(dir_okay=False), help="Also save a picture of the output.")
+def demo(label: str | None, probe: str | None, svg: str | None) -> None:
+    """Watch a small model answer three prompts, every token with its score."""
+    console = Console(highlight=False)
+    if svg:
+        console = Console(
+            highlight=False, record=True, width=WIDTH, force_terminal=True, color_system="truecolor"
+        )
+    play(console, label, probe)
+    if svg:
+        Path(svg).write_text(console.export_svg(title="emoguard demo"), encoding="utf-8")
+
+
+def play(console: Console, label: str | None, probe: str | None) -> None:
+    """Run the whole demo on `console`."""
+    path = demo_model()
+    with contextlib.ExitStack() as stack:
+        with Console(stderr=True).status("opening the model"):
+            model, _ = load(path)
+            guard = guard_for(model, {}, probe)
+            column = coloured_label(guard, label)
+            watch = stack.enter_context(emoguard.attach(model, guard))
+        console.print(Text(f"{path.name}, read at every token", "bold"))
+        console.print(legend(guard.labels[column]))
+        reports = {
+            name: _answer(console, model, watch, column, text) for name, text in PROMPTS.items()
+        }
+    console.print(_comparison(reports, guard.probe.axes))
+    console.print(Text(printable(_cost(reports)), "dim"))
+    console.print(Text(f"\n{MEANING}\n"))
+    console.print(Text("On your own model:", "bold"))
+    console.print(Text(CODE), no_wrap=True, crop=False)
+
+
+def _answer(console: Console, model: Any, watch: Watch, column: int, text: str) -> Report:
+    console.print(Text(f"\n▸ {text}", "bold"))
+    lines = Interlinear(console, column, min(WIDTH, console.width))
+    prompt = Prompt(text, max_tokens=TOKENS, temperature=0.0)
+    _, report = respond(model, None, watch, prompt, lines.show)
+    lines.flush()
+    return report
+
+
+def _comparison(reports: Mapping[str, Report], axes: tuple[str, ...]) -> Table:
+    """Return a table of the mean z of every label in every answer."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="\nMean score of each answer")
+    table.title_justify, table.title_style = "left", "bold"
+    table.add_column("label")
+    for name in reports:
+        table.add_column(name, justify="right", min_width=9)
+    labels = list(next(iter(reports.values())).scores)
+    for label in [*(x for x in labels if x not in axes), *axes]:
+        means = [r.scores[label].mean if label in r.scores else None for r in reports.values()]
+        table.add_row(Text(printable(label)), *(Text(f" {signed(z)} ", tint(z)) for z in means))
+    return table
+
+
+def _cost(reports: Mapping[str, Report]) -> str:
+    read = sum(report.tokens_scored for report in reports.values())
+    made = sum(report.completion_tokens for report in reports.values())
+    each = 1000 * sum(report.overhead_seconds for report in reports.values()) / max(1, read)
+    last = list(reports.values())[-1]
+    return (
+        f"{read} of {made} tokens read · {each:.2f} ms per token · {last.backend} · "
+        f"probe {last.probe} · {last.status}"
+    )

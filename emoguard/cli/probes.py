@@ -1,0 +1,62 @@
+"""Finds probe files: the shipped ones by name, others by path."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from emoguard import artifact
+from emoguard.calibration import Calibration
+from emoguard.errors import EmoGuardError
+from emoguard.guard import Guard
+from emoguard.probe import Probe
+from emoguard.registry import find, shipped
+
+SUFFIX = ".safetensors"
+
+
+def shipped_names() -> list[str]:
+    """Return the names of the probes that come with EmoGuard."""
+    folder = files("emoguard") / "probes"
+    if not folder.is_dir():
+        return []
+    return sorted(e.name.removesuffix(SUFFIX) for e in folder.iterdir() if e.name.endswith(SUFFIX))
+
+
+def open_probe(name: str) -> tuple[Probe, list[Calibration], int]:
+    """Return a probe, its calibrations and the file's bytes, by shipped name or by path.
+
+    Raises:
+        EmoGuardError: there is none, or it is no sound probe file.
+
+    """
+    if name in shipped_names():
+        blob = (files("emoguard") / "probes" / f"{name}{SUFFIX}").read_bytes()
+        return *artifact.loads(blob), len(blob)
+    if not Path(name).exists():
+        known = ", ".join(shipped_names()) or "none"
+        raise EmoGuardError(f"there is no probe {name}: give a file, or one shipped here ({known})")
+    return *artifact.load(name), Path(name).stat().st_size
+
+
+def guard_for(model: Any, options: dict[str, Any], probe: str | None) -> Guard:
+    """Return a guard with the named probe, else with the shipped one that fits `model`."""
+    if probe is not None:
+        found, calibrations, _ = open_probe(probe)
+        return Guard(found, calibrations)
+    plugin, inner = find(model)
+    return shipped(plugin.open_residuals(inner, **options))
+
+
+def coloured_label(guard: Guard, wanted: str | None) -> int:
+    """Return the column of `wanted`, by default of the first contrast (valence), else of the first.
+
+    Raises:
+        EmoGuardError: the guard does not read a label of that name.
+
+    """
+    if wanted is not None and wanted not in guard.labels:
+        raise EmoGuardError(f"unknown label {wanted}: this probe has {', '.join(guard.labels)}")
+    axes = [label for label in guard.labels if label in guard.probe.axes]
+    return guard.labels.index(wanted or (axes or list(guard.labels))[0])

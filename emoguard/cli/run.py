@@ -1,0 +1,145 @@
+"""`emoguard run`: one watched answer."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import signal
+import sys
+from importlib.metadata import entry_points
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+import emoguard
+from emoguard.cli.answer import Prompt
+from emoguard.cli.models import Runtime, attach_options, load
+from emoguard.cli.paint import legend, printable, tint
+from emoguard.cli.probes import coloured_label, guard_for
+from emoguard.cli.stream import Scores, Show, respond
+from emoguard.cli.summary import label_table, status_line
+from emoguard.guard import Guard
+from emoguard.records import Report
+from emoguard.registry import find
+
+
+@click.command(short_help="Watch a model answer a prompt.")
+@click.argument("prompt", required=False)
+@click.option("--model", "path", required=True, help="A GGUF file or a Transformers folder.")
+@click.option("--probe", help="A probe file; default: the shipped one that fits.")
+@click.option(
+    "--runtime",
+    type=click.Choice(["auto", "llamacpp", "transformers"]),
+    default="auto",
+    show_default=True,
+)
+@click.option("--label", help="The label that colours the text; default: valence.")
+@click.option("--max-tokens", type=click.IntRange(1), default=200, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option("--system", default="", help="A system prompt.")
+@click.option("--raw", is_flag=True, help="Continue the prompt as it is, without chat template.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: text and report.")
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Serve /metrics on this loopback port (0: any), also after the answer, until Ctrl-C.",
+)
+def run(
+    *,
+    prompt: str | None,
+    path: str,
+    probe: str | None,
+    runtime: Runtime,
+    label: str | None,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    system: str,
+    raw: bool,
+    as_json: bool,
+    metrics_port: int | None,
+) -> None:
+    """Watch a model answer PROMPT: every token in the colour of its score.
+
+    PROMPT comes from standard input when it is - or left out.
+    """
+    asked = Prompt(_text(prompt), system, max_tokens, temperature, seed, raw)
+    console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
+    with contextlib.ExitStack() as stack:
+        with notes.status(f"opening {path}"):
+            model, tokenizer = load(path, runtime)
+            options = attach_options(tokenizer)
+            guard = guard_for(model, options, probe)
+            column = coloured_label(guard, label)
+            if metrics_port is not None:
+                guard, url = _with_metrics(stack, guard, model, options, metrics_port)
+            watch = stack.enter_context(emoguard.attach(model, guard, **options))
+        show = _nothing if as_json else _painter(console, guard, model, options, column)
+        text, report = respond(model, tokenizer, watch, asked, show)
+        _print(console, guard, text, report, as_json=as_json)
+        if metrics_port is not None:
+            notes.print(f"metrics at {url} until Ctrl-C")
+            _wait_for_interrupt()
+
+
+def _text(prompt: str | None) -> str:
+    if prompt is None and sys.stdin.isatty():
+        raise click.UsageError("give a PROMPT, or pipe one in")
+    text = sys.stdin.read() if prompt in (None, "-") else prompt
+    if not text or not text.strip():
+        raise click.UsageError("the prompt is empty: there is nothing to answer")
+    return text.strip()
+
+
+def _painter(
+    console: Console, guard: Guard, model: Any, options: dict[str, Any], column: int
+) -> Show:
+    """Return what prints each token in the colour of its score, after saying what colours mean."""
+    plugin, inner = find(model)
+    calibrated = guard.calibration(plugin.open_residuals(inner, **options).identity) is not None
+    if calibrated and console.is_terminal and not console.no_color:
+        console.print(legend(guard.labels[column]), "\n")
+
+    def show(piece: str, scores: Scores) -> None:
+        style = tint(scores[column]) if calibrated and scores else ""
+        console.print(Text(printable(piece), style), end="", soft_wrap=True)
+
+    return show
+
+
+def _nothing(piece: str, scores: Scores) -> None:
+    """Show nothing: everything is in the JSON object."""
+
+
+def _print(console: Console, guard: Guard, text: str, report: Report, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"text": text, "report": report.as_dict()}))
+        return
+    console.print("\n")
+    if report.scores:
+        console.print(label_table(report, guard.probe.axes))
+    console.print(status_line(report))
+
+
+def _with_metrics(
+    stack: contextlib.ExitStack, guard: Guard, model: Any, options: dict[str, Any], port: int
+) -> tuple[Guard, str]:
+    """Return the guard with a Prometheus exporter, and the address it is served at."""
+    (point,) = entry_points(group="emoguard.exporters", name="prometheus")
+    plugin, inner = find(model)
+    name = plugin.open_residuals(inner, **options).identity.name
+    exporter = point.load()(emotions=guard.labels, model=name, probe=guard.probe.name)
+    server = importlib.import_module(point.module).serve(exporter, port)
+    stack.callback(server.close)
+    watched = Guard(guard.probe, guard.calibrations, guard.policy, [exporter])
+    stack.callback(watched.close)
+    return watched, server.url
+
+
+def _wait_for_interrupt() -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.pause()

@@ -1,0 +1,141 @@
+"""`emoguard show`: what a probe file holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from emoguard.calibration import Calibration
+from emoguard.cli.paint import printable
+from emoguard.cli.probes import open_probe, shipped_names
+from emoguard.probe import Probe
+
+
+@click.command(short_help="Show what a probe file holds.")
+@click.argument("probe", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(probe: str | None, as_json: bool) -> None:
+    """Show what PROBE reads and how it was made; default: list those shipped.
+
+    PROBE is a file or the name of a shipped probe.
+    """
+    described = [describe(probe)] if probe else [describe(name) for name in shipped_names()]
+    console = Console(highlight=False)
+    if as_json:
+        click.echo(json.dumps(described[0] if probe else described, indent=2))
+    elif probe:
+        _print_one(console, described[0])
+    else:
+        _print_list(console, described)
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Return everything about one probe file but its numbers, as plain data."""
+    probe, calibrations, size = open_probe(name)
+    return {
+        "source": name,
+        "name": probe.name,
+        "bytes": size,
+        "architecture": probe.architecture,
+        "model_layers": probe.model_layers,
+        "hidden": probe.hidden,
+        "layers": list(probe.layers),
+        "labels": list(probe.labels),
+        "axes": list(probe.axes),
+        "recipe": dict(probe.recipe),
+        "card": dict(probe.card),
+        "calibrations": [_calibration(probe, c) for c in calibrations],
+    }
+
+
+def _calibration(probe: Probe, calibration: Calibration) -> dict[str, Any]:
+    norms = zip(probe.layers, calibration.norms.tolist(), strict=True)
+    return {
+        "identity": dataclasses.asdict(calibration.identity),
+        "digest": calibration.identity.digest,
+        "responses": calibration.responses,
+        "tokens": calibration.tokens,
+        "reference_norms": {str(layer): norm for layer, norm in norms},
+        "context": dict(calibration.context),
+    }
+
+
+def _print_list(console: Console, described: Sequence[Mapping[str, Any]]) -> None:
+    if not described:
+        console.print("No probe is shipped here. Make one with: emoguard fit")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("probe", "architecture", "labels", "layers", "calibrated for", "size"):
+        table.add_column(column, overflow="fold")
+    for probe in described:
+        files = [c["identity"]["quantisation"] for c in probe["calibrations"]]
+        _add(
+            table,
+            probe["source"],
+            f"{probe['architecture']}, {probe['model_layers']} layers of {probe['hidden']}",
+            str(len(probe["labels"])),
+            ", ".join(map(str, probe["layers"])),
+            ", ".join(files) or "nothing",
+            _kib(probe["bytes"]),
+        )
+    console.print(table)
+    console.print("Look into one with: emoguard show PROBE", style="dim")
+
+
+def _print_one(console: Console, probe: Mapping[str, Any]) -> None:
+    emotions = [label for label in probe["labels"] if label not in probe["axes"]]
+    table = Table.grid(padding=(0, 2), pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    _add(table, "probe", f"{probe['name']}, {_kib(probe['bytes'])}")
+    layers, hidden = probe["model_layers"], probe["hidden"]
+    _add(table, "model", f"{probe['architecture']}, {layers} layers of width {hidden}")
+    _add(table, "labels", ", ".join(emotions))
+    _add(table, "contrasts", ", ".join(probe["axes"]) or "none")
+    _add(table, "layers", ", ".join(map(str, probe["layers"])))
+    for title in ("recipe", "card"):
+        for key, value in probe[title].items():
+            _add(table, f"{title}: {key}", _plain(value))
+    console.print(table)
+    _print_calibrations(console, probe["calibrations"])
+
+
+def _print_calibrations(console: Console, calibrations: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Calibrations", title_justify="left")
+    for column in ("model file", "quantisation", "responses", "tokens", "context"):
+        table.add_column(column, overflow="fold")
+    for one in calibrations:
+        _add(
+            table,
+            f"{one['identity']['name']} ({one['digest']})",
+            one["identity"]["quantisation"],
+            str(one["responses"]),
+            str(one["tokens"]),
+            _plain(one["context"]),
+        )
+    console.print(table if calibrations else "No calibration: scores will be raw projections.")
+
+
+def _add(table: Table, *cells: str) -> None:
+    """Add a row of texts that a file may have brought: no markup, no control characters."""
+    table.add_row(*(Text(printable(cell)) for cell in cells))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_plain, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _kib(size: int) -> str:
+    return f"{size / 1024:.0f} KiB"

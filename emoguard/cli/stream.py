@@ -1,0 +1,76 @@
+"""Follows a watched generation: every token with its scores, as soon as they are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from emoguard.cli.answer import Prompt, answer, decoder
+from emoguard.cli.pieces import Pieces
+from emoguard.errors import EmoGuardError
+from emoguard.protocols import Watch
+from emoguard.records import Report, Request
+from emoguard.session import REQUEST
+
+Scores = Sequence[float | None]
+Show = Callable[[str, Scores], None]
+
+
+class Stream:
+    """Takes a watch's rows as they come and shows each token once, in order.
+
+    `show` gets a token's text and its scores in the order of `watch.guard.labels`.
+    """
+
+    def __init__(self, watch: Watch, pieces: Pieces, show: Show) -> None:
+        self.shown = ""
+        self._count = 0
+        self._watch = watch
+        self._pieces = pieces
+        self._show = show
+
+    def tick(self) -> None:
+        """Show what the open response has read since the last call."""
+        reading = self._watch.live()
+        if reading is not None:
+            rows = zip(reading.token_ids.tolist(), reading.rows.tolist(), strict=True)
+            self._take(rows)
+
+    def finish(self, report: Report, text: str) -> None:
+        """Show the rest, also where the reading broke and only the text is left."""
+        self._take((token.id, token.z) for token in report.tokens)
+        if text.startswith(self.shown) and len(text) > len(self.shown):
+            self._show(text[len(self.shown) :], ())
+
+    def _take(self, rows: Iterable[tuple[int, Scores]]) -> None:
+        for token_id, scores in list(rows)[self._count :]:
+            self._count += 1
+            piece = self._pieces.add(token_id)
+            self.shown += piece
+            if piece:
+                self._show(piece, scores)
+
+
+def respond(
+    model: Any, tokenizer: Any, watch: Watch, prompt: Prompt, show: Show
+) -> tuple[str, Report]:
+    """Let the watched model answer, showing every token; return the text and the report.
+
+    Raises:
+        EmoGuardError: the runtime refuses the prompt, or made no report of it.
+
+    """
+    stream = Stream(watch, Pieces(decoder(model, tokenizer)), show)
+    request = Request(scores="tokens")
+    token = REQUEST.set(request)
+    try:
+        text = answer(model, tokenizer, prompt, stream.tick)
+    finally:
+        REQUEST.reset(token)
+    report = next((r for r in reversed(watch.reports) if r.id == request.id), None)
+    if report is None:
+        raise EmoGuardError(
+            "the response was not watched: is EMOGUARD_DISABLE=1 set? Unset it to see scores"
+        )
+    stream.finish(report, text)
+    return text, report

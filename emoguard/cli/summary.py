@@ -1,0 +1,72 @@
+"""What is printed below a response: the labels and how they were read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from emoguard.cli.paint import place, printable, signed, tint
+from emoguard.records import LabelScore, Report
+
+
+def label_table(report: Report, axes: Sequence[str] = ()) -> Table:
+    """Return one row per label, highest mean first, contrasts below the emotions."""
+    calibrated = any(score.rank is not None for score in report.scores.values())
+    unit = "z" if calibrated else "projection"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("label")
+    table.add_column(f"mean {unit}", justify="right")
+    table.add_column("peak", justify="right")
+    table.add_column("rank", justify="right")
+    table.add_column("among neutral answers", no_wrap=True)
+    ordered = sorted(report.scores.items(), key=lambda item: (item[0] in axes, -item[1].mean))
+    for number, (label, score) in enumerate(ordered):
+        last_emotion = number + 1 < len(ordered) and ordered[number + 1][0] in axes
+        table.add_row(
+            *_cells(label, score, coloured=calibrated),
+            end_section=last_emotion and label not in axes,
+        )
+    return table
+
+
+def status_line(report: Report) -> Text:
+    """Return probe, backend, tokens and cost in one line, and what went wrong, if anything did."""
+    parts = [
+        f"probe {printable(report.probe)}",
+        report.backend,
+        f"{report.tokens_scored} of {report.completion_tokens} tokens read",
+    ]
+    if report.tokens_scored:
+        each = 1000 * report.overhead_seconds / report.tokens_scored
+        parts.append(f"{each:.2f} ms overhead per token")
+    line = Text(" · ".join(parts), "dim")
+    if report.status != "scored":
+        line.append(f"\n{_explain(report)}", "bold")
+    return line
+
+
+def _cells(label: str, score: LabelScore, *, coloured: bool) -> tuple[Text | str, ...]:
+    mean = signed(score.mean) if coloured else f"{score.mean:+.3g}"
+    peak = score.peak
+    return (
+        Text(printable(label)),
+        Text(f" {mean} ", tint(score.mean) if coloured else ""),
+        "-" if peak is None else signed(peak) if coloured else f"{peak:+.3g}",
+        "-" if score.rank is None else f"{score.rank:.2f}",
+        place(score.rank),
+    )
+
+
+def _explain(report: Report) -> str:
+    told = {
+        "uncalibrated": "uncalibrated: no calibration for exactly this model file, so these are "
+        "raw projections without colours; emoguard fit makes one",
+        "cancelled": "cancelled: the answer was broken off; the scores cover what was said",
+        "incomplete": "incomplete: tokens without a fresh reading, so nothing is averaged",
+        "skipped": "skipped: this way of generating is not read",
+        "error": "error: the reading broke, the answer did not",
+    }
+    return told[report.status] + (f" ({report.detail})" if report.detail else "")
