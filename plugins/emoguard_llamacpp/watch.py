@@ -7,7 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -287,14 +287,14 @@ class LlamaWatch:
         if session is None or session is not self._session:
             return
         try:
-            report = session.close(self.guard, finish)
+            self.reports.append(session.close(self.guard, finish))
         except Exception as error:  # noqa: BLE001
             self._fail(error)
             session.rows = [self._scores.missing] * len(session.token_ids)
-            report = session.close(self.guard, finish)
+            with suppress(Exception):
+                self.reports.append(session.close(self.guard, finish))
         finally:
             self._session = None
-        self.reports.append(report)
 
     def _guarded(self, action: Callable[..., None], *args: Any) -> None:
         try:

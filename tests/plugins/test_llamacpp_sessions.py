@@ -1,0 +1,341 @@
+"""Sessions on a `llama_cpp.Llama`: one report per response, one fresh row per counted token."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import emoguard_llamacpp
+import llama_cpp
+import numpy as np
+import pytest
+
+from emoguard.errors import EmoGuardError
+from emoguard.guard import Guard
+from emoguard.records import Report, Request
+from emoguard.session import REQUEST
+from emoguard.testing import ListSink, make_probe
+from tests import tiny_gguf
+
+PROMPT = "the rain in the north and the cat"
+END = 2
+"""The end-of-sequence token of the tiny vocabulary."""
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_gguf.write(tmp_path_factory.mktemp("gguf") / "llama.gguf", "llama")
+
+
+@pytest.fixture(params=["native", "callback"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def llm(path: Path) -> Any:
+    return tiny_gguf.load(path)
+
+
+def make_guard(llm: Any, **options: Any) -> Guard:
+    door = emoguard_llamacpp.open_residuals(llm)
+    return Guard(make_probe(door, ("happy", "sad", "calm"), (1, 2, 3)), **options)
+
+
+@pytest.fixture
+def watch(llm: Any, backend: str) -> Iterator[Any]:
+    with emoguard_llamacpp.attach(llm, make_guard(llm), backend) as watch:
+        yield watch
+
+
+def complete(llm: Any, prompt: Any = PROMPT, **options: Any) -> Any:
+    settings = {"max_tokens": 9, "temperature": 0.0, "seed": 3}
+    return llm.create_completion(prompt, **(settings | options))
+
+
+def offline(llm: Any, watch: Any, prompt: list[int], report: Report) -> np.ndarray:
+    """Return the projections of the residuals the report's tokens were chosen from."""
+    ids = prompt + [token.id for token in report.tokens][:-1]
+    residuals = emoguard_llamacpp.open_residuals(llm).residuals(ids, (1, 2, 3))
+    return watch.guard.probe.project(residuals)[len(prompt) - 1 :]
+
+
+def assert_rows_are_right(llm: Any, watch: Any, prompt: list[int]) -> None:
+    report = watch.reports[-1]
+    live = np.array([token.z for token in report.tokens], np.float64)
+    wanted = offline(llm, watch, prompt, report)
+    assert np.allclose(live, wanted, atol=0.02 * np.abs(wanted).max()), (live, wanted)
+
+
+def tokens_of(llm: Any, text: str = PROMPT) -> list[int]:
+    return list(llm.tokenize(text.encode(), add_bos=True, special=True))
+
+
+def test_completion_tokens_equal_the_runtimes_own_count(llm: Any, watch: Any) -> None:
+    usage = complete(llm)["usage"]
+    report = watch.reports[-1]
+    assert report.tokens_scored == report.completion_tokens == usage["completion_tokens"] == 9
+    assert (report.finish, report.status) == ("length", "uncalibrated")
+
+
+def test_the_end_token_is_not_counted_in_a_completion(llm: Any, watch: Any) -> None:
+    def end_after_four(ids: Any, scores: Any) -> Any:
+        scores[END] = 1e9 if len(ids) >= len(tokens_of(llm)) + 4 else -1e9
+        return scores
+
+    processors = llama_cpp.LogitsProcessorList([end_after_four])
+    usage = complete(llm, logits_processor=processors)["usage"]
+    report = watch.reports[-1]
+    assert report.completion_tokens == report.tokens_scored == usage["completion_tokens"] == 4
+    assert report.finish == "stop"
+
+
+def test_the_end_token_is_counted_where_generate_yields_it(llm: Any, watch: Any) -> None:
+    def end(ids: Any, scores: Any) -> Any:
+        scores[END] = 1e9
+        return scores
+
+    processors = llama_cpp.LogitsProcessorList([end])
+    for token in llm.generate(tokens_of(llm), temp=0.0, logits_processor=processors):
+        assert token == END
+        break
+    assert watch.reports[-1].completion_tokens == 1
+    assert watch.reports[-1].finish == "stop"
+
+
+def test_a_stop_string_finishes_with_stop(llm: Any, watch: Any) -> None:
+    text = complete(llm)["choices"][0]["text"]
+    usage = complete(llm, stop=[text[3:5]])["usage"]
+    report = watch.reports[-1]
+    assert report.finish == "stop"
+    assert report.completion_tokens == report.tokens_scored == usage["completion_tokens"]
+
+
+def test_a_stream_is_reported_before_its_last_chunk(llm: Any, watch: Any) -> None:
+    request = Request(scores="tokens")
+    reported = []
+    for chunk in complete(llm, stream=True, emoguard=request):
+        reported.append(len(watch.reports))
+        finish = chunk["choices"][0]["finish_reason"]
+    assert finish == "length"
+    assert reported[-1] == 1
+    assert not any(reported[:3])
+    assert watch.reports[-1].id == request.id
+    assert_rows_are_right(llm, watch, tokens_of(llm))
+
+
+def test_a_closed_stream_is_cancelled_and_keeps_what_was_read(llm: Any, watch: Any) -> None:
+    stream = complete(llm, stream=True)
+    next(stream)
+    live = watch.live()
+    assert live is not None
+    assert len(live.rows) == len(live.token_ids) > 0
+    stream.close()
+    report = watch.reports[-1]
+    assert report.status == report.finish == "cancelled"
+    assert report.scores
+    assert watch.live() is None
+
+
+def test_a_stream_that_never_started_leaves_no_report(llm: Any, watch: Any) -> None:
+    complete(llm, stream=True).close()
+    assert not watch.reports
+    assert watch.live() is None
+
+
+def test_a_new_generation_closes_the_open_one_as_cancelled(llm: Any, watch: Any) -> None:
+    first = llm.generate(tokens_of(llm), temp=0.0)
+    next(first)
+    complete(llm)
+    assert [report.status for report in watch.reports] == ["cancelled", "uncalibrated"]
+    first.close()
+    assert len(watch.reports) == 2
+
+
+def test_generate_that_its_caller_ends_is_scored(llm: Any, watch: Any) -> None:
+    tokens = llm.generate(tokens_of(llm), temp=0.0)
+    for _ in range(5):
+        next(tokens)
+    tokens.close()
+    report = watch.reports[-1]
+    assert (report.status, report.finish, report.tokens_scored) == ("uncalibrated", "unknown", 5)
+
+
+def test_stopping_criteria_finish_with_stop(llm: Any, watch: Any) -> None:
+    prompt = tokens_of(llm)
+    criteria = llama_cpp.StoppingCriteriaList([lambda ids, _: len(ids) >= len(prompt) + 4])
+    ids = list(llm.generate(prompt, temp=0.0, stopping_criteria=criteria))
+    report = watch.reports[-1]
+    assert report.completion_tokens == report.tokens_scored == len(ids) > 0
+    assert report.finish == "stop"
+
+
+def test_requests_reach_chats_and_their_streams(llm: Any, watch: Any) -> None:
+    messages = [{"role": "user", "content": PROMPT}]
+    for stream in (False, True):
+        request = Request(conversation="c")
+        answer = llm.create_chat_completion(
+            messages, max_tokens=5, temperature=0.0, stream=stream, emoguard=request
+        )
+        if stream:
+            complete_before = [len(watch.reports) for _ in answer]
+            assert complete_before[-1] == 2
+        assert (watch.reports[-1].id, watch.reports[-1].conversation) == (request.id, "c")
+
+
+def test_class_functions_are_watched_and_take_the_context_request(llm: Any, watch: Any) -> None:
+    request = Request()
+    token = REQUEST.set(request)
+    try:
+        stream = llama_cpp.Llama.create_completion(llm, PROMPT, max_tokens=3, stream=True)
+    finally:
+        REQUEST.reset(token)
+    *_, last = stream
+    assert last["choices"][0]["finish_reason"] == watch.reports[-1].finish == "length"
+    llama_cpp.Llama.create_chat_completion(
+        llm, [{"role": "user", "content": "hi"}], max_tokens=3, temperature=0.0
+    )
+    assert watch.reports[-1].completion_tokens == 3
+
+
+def test_a_request_of_another_type_is_refused(llm: Any, watch: Any) -> None:
+    with pytest.raises(TypeError, match=r"takes an emoguard\.Request, got dict"):
+        complete(llm, emoguard={})
+    assert not watch.reports
+
+
+def test_a_cached_prompt_gets_its_row_again(llm: Any, watch: Any) -> None:
+    prompt = tokens_of(llm)
+    for max_tokens in (1, 1, 6, 6):
+        complete(llm, prompt, max_tokens=max_tokens, emoguard=Request(scores="tokens"))
+        assert watch.reports[-1].tokens_scored == max_tokens
+        assert_rows_are_right(llm, watch, prompt)
+
+
+def test_a_prompt_evaluated_by_hand_gets_its_row(llm: Any, watch: Any) -> None:
+    prompt = tokens_of(llm)
+    llm.reset()
+    llm.eval(prompt)
+    complete(llm, prompt, emoguard=Request(scores="tokens"))
+    assert_rows_are_right(llm, watch, prompt)
+
+
+def test_a_longer_conversation_reuses_its_prefix(llm: Any, watch: Any) -> None:
+    prompt = tokens_of(llm)
+    complete(llm, prompt)
+    longer = [*prompt, *(int(t) for t in llm.input_ids[len(prompt) : len(prompt) + 5]), 90, 91]
+    complete(llm, longer, emoguard=Request(scores="tokens"))
+    assert watch.reports[-1].tokens_scored == 9
+    assert_rows_are_right(llm, watch, longer)
+
+
+def test_the_prompt_cache_object_works(llm: Any, watch: Any) -> None:
+    llm.set_cache(llama_cpp.LlamaRAMCache())
+    prompt, other = tokens_of(llm), tokens_of(llm, "something else")
+    for tokens in (prompt, other, prompt, [*prompt, 90]):
+        complete(llm, tokens, emoguard=Request(scores="tokens"))
+        assert watch.reports[-1].tokens_scored == 9
+        assert_rows_are_right(llm, watch, tokens)
+
+
+def test_prompts_longer_than_a_batch_are_read_in_their_last_chunk(path: Path, backend: str) -> None:
+    llm = tiny_gguf.load(path, n_batch=8, n_ubatch=4)
+    prompt = tokens_of(llm, PROMPT * 2 + "hat")
+    assert len(prompt) % 8 not in (0, 1)
+    with emoguard_llamacpp.attach(llm, make_guard(llm), backend) as watch:
+        for tokens in (prompt, prompt[: len(prompt) // 8 * 8]):
+            llm.reset()
+            complete(llm, tokens, emoguard=Request(scores="tokens"))
+            assert_rows_are_right(llm, watch, tokens)
+
+
+def test_logits_of_all_tokens_may_be_asked_for(path: Path, backend: str) -> None:
+    llm = tiny_gguf.load(path, logits_all=True)
+    wanted = complete(llm, logprobs=2)["choices"]
+    with emoguard_llamacpp.attach(llm, make_guard(llm), backend) as watch:
+        assert complete(llm, logprobs=2, emoguard=Request(scores="tokens"))["choices"] == wanted
+        assert_rows_are_right(llm, watch, tokens_of(llm))
+
+
+def test_sampling_gives_the_same_ids_as_without_a_watch(llm: Any, backend: str) -> None:
+    settings = {"temperature": 1.5, "max_tokens": 30, "seed": 11}
+    wanted = complete(llm, **settings)["choices"][0]["text"]
+    with emoguard_llamacpp.attach(llm, make_guard(llm), backend):
+        assert complete(llm, **settings)["choices"][0]["text"] == wanted
+    assert complete(llm, **settings)["choices"][0]["text"] == wanted
+
+
+def test_a_prompt_over_the_context_raises_llama_cpps_error(llm: Any, watch: Any) -> None:
+    with pytest.raises(ValueError, match="exceed context window"):
+        complete(llm, [5] * 600)
+    assert watch.live() is None
+    assert not watch.reports
+    with pytest.raises((ValueError, RuntimeError)):
+        next(llm.generate([5] * 600))
+    assert watch.live() is None
+    assert watch.reports[-1].finish == "error"
+    complete(llm)
+    assert watch.reports[-1].status == "uncalibrated"
+
+
+def test_an_empty_prompt_is_refused_in_words(llm: Any, watch: Any) -> None:
+    with pytest.raises(EmoGuardError, match="the prompt is empty"):
+        complete(llm, [])
+    assert watch.live() is None
+    complete(llm, "", max_tokens=4)
+    assert watch.reports[-1].status == "uncalibrated"
+
+
+def test_generation_in_a_thread_is_read(llm: Any, watch: Any) -> None:
+    thread = threading.Thread(target=complete, args=(llm,))
+    thread.start()
+    thread.join()
+    assert watch.reports[-1].tokens_scored == 9
+
+
+def test_reports_are_bounded_and_reach_sinks(llm: Any, backend: str) -> None:
+    sink = ListSink()
+    with (
+        make_guard(llm, sinks=[sink]) as guard,
+        emoguard_llamacpp.attach(llm, guard, backend) as watch,
+    ):
+        for _ in range(3):
+            complete(llm, max_tokens=2)
+        guard.flush()
+        assert [report.id for report in sink.reports] == [report.id for report in watch.reports]
+
+
+def test_thinking_tokens_are_told_apart(llm: Any, watch: Any) -> None:
+    opening = llm.tokenize(b"<think>", add_bos=False, special=True)
+    usage = complete(llm, tokens_of(llm) + opening)["usage"]
+    phases = watch.reports[-1].phases
+    assert phases["preparation"] == 1
+    assert phases["reasoning"] == usage["completion_tokens"] - 1 > 0
+
+
+def test_detaching_in_mid_stream_leaves_the_response_as_it_was(llm: Any, backend: str) -> None:
+    wanted = complete(llm, max_tokens=20)["choices"][0]["text"]
+    llm.reset()
+    watch = emoguard_llamacpp.attach(llm, make_guard(llm), backend)
+    stream = complete(llm, max_tokens=20, stream=True)
+    text = next(stream)["choices"][0]["text"]
+    watch.detach()
+    text += "".join(chunk["choices"][0]["text"] for chunk in stream)
+    assert text == wanted
+    assert [report.status for report in watch.reports] == ["cancelled"]
+    assert complete(llm, max_tokens=20)["choices"][0]["text"] == wanted
+
+
+def test_two_models_are_watched_side_by_side(path: Path, backend: str) -> None:
+    one, two = tiny_gguf.load(path), tiny_gguf.load(path)
+    guard = make_guard(one)
+    with (
+        emoguard_llamacpp.attach(one, guard, backend) as first,
+        emoguard_llamacpp.attach(two, guard, backend) as second,
+    ):
+        streams = [complete(llm, stream=True) for llm in (one, two)]
+        for _pair in zip(*streams, strict=True):
+            pass
+        assert first.reports[-1].scores == second.reports[-1].scores
