@@ -1,0 +1,168 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emoguard import EmoGuardError, Guard, Policy, Request
+from emoguard.records import PHASES
+from emoguard.testing import (
+    FAKE_IDENTITY,
+    FailingSink,
+    FakeResiduals,
+    ListSink,
+    make_calibration,
+    make_probe,
+    make_reading,
+)
+
+PROBE = make_probe(FakeResiduals())
+CALIBRATION = make_calibration(PROBE, FAKE_IDENTITY)
+GUARD = Guard(PROBE, [CALIBRATION])
+OTHER_FILE = dataclasses.replace(FAKE_IDENTITY, quantisation="Q4_K_M")
+
+
+def report(guard=GUARD, request=None, **changes):
+    return guard.report(make_reading(**changes), request or Request(id="r"))
+
+
+@given(seed=st.integers(0, 1000), tokens=st.integers(1, 60), window=st.integers(1, 40))
+def test_mean_and_rolling_peak_equal_brute_force(seed, tokens, window):
+    reading = make_reading(tokens, seed=seed)
+    made = Guard(PROBE, [CALIBRATION], Policy(window=window)).report(reading, Request())
+    rows = reading.rows.astype(np.float64)
+    peaks = [rows[t : t + window].mean(axis=0) for t in range(tokens - window + 1)]
+    for column, score in enumerate(made.scores.values()):
+        assert score.mean == pytest.approx(rows[:, column].mean(), abs=1e-9)
+        wanted = max(peak[column] for peak in peaks) if peaks else None
+        assert score.peak == pytest.approx(wanted, abs=1e-9)
+        assert score.rank == CALIBRATION.rank(np.full(2, score.mean))[column]
+    assert made.short == (tokens < window)
+    assert all((score.peak is None) == made.short for score in made.scores.values())
+
+
+def test_reasoning_is_counted_and_not_averaged():
+    rows = np.zeros((30, 2), np.float32)
+    rows[5:12] = 1000
+    phases = np.array([0] + [2] * 4 + [1] * 7 + [2] * 18, np.uint8)
+    made = report(rows=rows, phases=phases, tokens=30)
+    assert made.phases == {"preparation": 1, "reasoning": 7, "response": 22}
+    assert [(s.mean, s.peak) for s in made.scores.values()] == [(0, 0), (0, 0)]
+    assert made.tokens_scored == 30
+
+
+def test_a_response_of_reasoning_only_has_no_scores():
+    made = report(tokens=4, phases=np.full(4, PHASES.index("reasoning"), np.uint8))
+    assert (made.status, made.scores, made.short) == ("scored", {}, True)
+
+
+HOLE = np.array([[0, 1], [np.nan, np.nan], [2, 3]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "has_scores"),
+    [
+        ({}, "scored", True),
+        ({"tokens": 0}, "scored", False),
+        ({"identity": OTHER_FILE}, "uncalibrated", True),
+        ({"finish": "cancelled"}, "cancelled", True),
+        ({"rows": HOLE, "tokens": 3}, "incomplete", False),
+        ({"rows": HOLE, "tokens": 3, "finish": "cancelled"}, "incomplete", False),
+        ({"rows": HOLE, "tokens": 3, "fault": "x"}, "error", False),
+        ({"fault": "x", "finish": "cancelled"}, "error", False),
+        ({"skipped": "beam search"}, "skipped", False),
+        ({"skipped": "beam search", "fault": "x"}, "skipped", False),
+    ],
+)
+def test_status_says_what_may_be_averaged(changes, status, has_scores):
+    made = report(**changes)
+    assert (made.status, bool(made.scores)) == (status, has_scores)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_label_that_is_not_finite_makes_its_row_stale(bad):
+    rows = np.zeros((20, 2), np.float32)
+    rows[3, 1] = bad
+    made = report(tokens=20, rows=rows, request=Request(scores="tokens"))
+    assert (made.status, made.tokens_scored, made.scores) == ("incomplete", 19, {})
+    assert made.tokens[3].z == (0.0, None)
+
+
+def test_uncalibrated_scores_are_raw_and_without_rank():
+    made = report(identity=OTHER_FILE)
+    assert made.identity == OTHER_FILE.digest
+    assert all(score.rank is None for score in made.scores.values())
+    raw, folded = GUARD.readout(OTHER_FILE), PROBE.fold(None)
+    assert np.array_equal(raw.matrix, folded.matrix)
+    assert np.array_equal(raw.shift, folded.shift)
+
+
+def test_each_model_file_gets_its_own_calibration():
+    other = dataclasses.replace(CALIBRATION, identity=OTHER_FILE, scale=np.full(2, 7, np.float32))
+    guard = Guard(PROBE, [CALIBRATION, other])
+    assert guard.calibration(FAKE_IDENTITY) is CALIBRATION
+    assert guard.calibration(OTHER_FILE) is other
+    assert guard.calibration(dataclasses.replace(FAKE_IDENTITY, name="renamed")) is CALIBRATION
+    assert np.allclose(guard.readout(OTHER_FILE).matrix * 7, PROBE.fold(None).matrix, atol=1e-6)
+
+
+def test_report_is_pure():
+    reading, request = make_reading(), Request(scores="tokens")
+    before = reading.rows.copy()
+    first, second = GUARD.report(reading, request), GUARD.report(reading, request)
+    assert dataclasses.replace(first, created=0) == dataclasses.replace(second, created=0)
+    assert np.array_equal(reading.rows, before)
+
+
+def test_token_rows_come_only_on_request_and_in_order():
+    reading = make_reading(5)
+    assert GUARD.report(reading, Request()).tokens == ()
+    tokens = GUARD.report(reading, Request(scores="tokens")).tokens
+    assert [token.id for token in tokens] == reading.token_ids.tolist()
+    assert [token.phase for token in tokens] == ["preparation"] + ["response"] * 4
+    assert np.array_equal(np.array([token.z for token in tokens], np.float32), reading.rows)
+
+
+def test_a_policy_chooses_and_orders_labels():
+    grid = CALIBRATION.means.copy()
+    grid[:, 1] += 1
+    calibration = dataclasses.replace(CALIBRATION, means=grid)
+    guard = Guard(PROBE, [calibration], Policy(labels=("sad",)))
+    made = guard.report(make_reading(labels=1), Request())
+    assert list(made.scores) == ["sad"]
+    mean = made.scores["sad"].mean
+    assert made.scores["sad"].rank == calibration.rank(np.array([0, mean]))[1]
+    assert guard.readout(FAKE_IDENTITY).labels == ("sad",)
+
+
+def test_a_policy_with_an_unknown_label_is_refused():
+    with pytest.raises(EmoGuardError, match="unknown label glad"):
+        Guard(PROBE, policy=Policy(labels=("glad",)))
+
+
+def test_a_calibration_of_another_probe_is_refused():
+    bigger = make_probe(FakeResiduals(), ("a", "b", "c"))
+    with pytest.raises(EmoGuardError, match="calibration location must be finite of shape"):
+        Guard(PROBE, [make_calibration(bigger, FAKE_IDENTITY)])
+
+
+def test_publish_tells_sinks_and_names_those_that_failed_before():
+    sink = ListSink(alerting=True)
+    with Guard(PROBE, sinks=[sink, FailingSink()]) as guard:
+        first = guard.publish(report(guard))
+        assert first.faults == ()
+        assert guard.flush()
+        second = guard.publish(report(guard, fault="x"))
+        assert second.faults == ("reading", "sink:FailingSink")
+        assert guard.flush()
+        assert sink.reports == [first, second]
+        assert [alert.report_id for alert in guard.alerts] == ["r", "r"]
+
+
+def test_alerts_are_bounded_by_the_policy():
+    with Guard(PROBE, policy=Policy(keep_reports=3), sinks=[ListSink(alerting=True)]) as guard:
+        for name in "abcde":
+            guard.publish(dataclasses.replace(report(guard), id=name))
+        assert guard.flush()
+        assert [alert.report_id for alert in guard.alerts] == ["c", "d", "e"]

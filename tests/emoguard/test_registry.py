@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import logging
+import sys
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+import pytest
+
+import emoguard
+from emoguard import EmoGuardError, Guard, artifact, registry
+from emoguard.protocols import Watch
+from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
+
+
+def foreign(module: str, **members: object) -> object:
+    """Return an object whose class says it lives in `module`."""
+    return type("Model", (), {"__module__": module, **members})()
+
+
+@pytest.mark.parametrize("model", [None, object(), "model.gguf", lambda: None, 7])
+def test_an_object_that_is_no_model_is_named_and_refused(model):
+    with pytest.raises(EmoGuardError, match=r"llama_cpp or transformers, got \w+ from builtins"):
+        emoguard.attach(model)
+
+
+def test_a_model_whose_library_is_missing_names_the_extra(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("emoguard_llamacpp")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    with pytest.raises(EmoGuardError, match=r"needs llama_cpp: pip install 'emoguard\[llamacpp\]'"):
+        emoguard.attach(foreign("llama_cpp.llama"))
+
+
+def test_a_subclass_of_a_model_finds_the_plugin_of_its_base():
+    pytest.importorskip("llama_cpp")
+    base = type("Llama", (), {"__module__": "llama_cpp.llama"})
+    model = type("Mine", (base,), {"__module__": "my_application"})()
+    plugin, inner = registry.find(model)
+    assert plugin.__name__ == "emoguard_llamacpp"
+    assert inner is model
+
+
+def test_the_off_switch_attaches_nothing_and_says_so(monkeypatch, caplog):
+    monkeypatch.setenv("EMOGUARD_DISABLE", "1")
+    model = object()
+    with caplog.at_level(logging.WARNING, "emoguard"), emoguard.attach(model) as watch:
+        assert isinstance(watch, Watch)
+        assert watch.live() is None
+        assert not watch.reports
+    assert [record.message for record in caplog.records] == [
+        "EMOGUARD_DISABLE=1: EmoGuard is not attached"
+    ]
+
+
+@pytest.mark.parametrize("value", ["0", "", "true"])
+def test_only_a_one_turns_emoguard_off(monkeypatch, value):
+    monkeypatch.setenv("EMOGUARD_DISABLE", value)
+    with pytest.raises(EmoGuardError):
+        emoguard.attach(object())
+
+
+class Compiled:
+    """Keeps its model where torch.compile's wrapper keeps it."""
+
+    def __init__(self, model: object) -> None:
+        self._modules = {"_orig_mod": model}
+
+
+def adapted(model: object) -> object:
+    return foreign("peft.peft_model", get_base_model=lambda self: model)
+
+
+def test_wrappers_are_taken_off_in_any_order():
+    model = foreign("transformers.models.llama")
+    assert registry.unwrap(Compiled(model)) is model
+    assert registry.unwrap(adapted(model)) is model
+    assert registry.unwrap(Compiled(adapted(Compiled(model)))) is model
+    assert registry.unwrap(model) is model
+
+
+def test_a_wrapper_that_returns_itself_ends_the_unwrapping():
+    model = foreign("peft.tuners", get_base_model=lambda self: self)
+    assert registry.unwrap(model) is model
+
+
+def test_objects_without_attributes_are_not_wrappers():
+    assert registry.unwrap(7) == 7
+
+
+def shelf(monkeypatch, folder: Path) -> Path:
+    """Let the shipped probes be those in `folder`/probes."""
+    probes = folder / "probes"
+    probes.mkdir()
+    monkeypatch.setattr(registry, "files", lambda package: folder)
+    return probes
+
+
+def save_probe(path: Path, door: FakeResiduals, layers: tuple[int, ...] = (1, 2)) -> None:
+    probe = make_probe(door, layers=layers)
+    artifact.save(path, probe, [make_calibration(probe, door.identity)])
+
+
+class ShiftedResiduals(FakeResiduals):
+    """The same sizes, other numbers: every layer reads like the one below it."""
+
+    def residuals(self, token_ids, layers):
+        return super().residuals(token_ids, [max(0, layer - 1) for layer in layers])
+
+
+def test_the_shipped_probe_that_fits_is_chosen(monkeypatch, tmp_path):
+    probes, door = shelf(monkeypatch, tmp_path), FakeResiduals()
+    wide = FakeResiduals(type(FAKE_IDENTITY)("wide", "fake", 6, 48, "F32", "1" * 64))
+    save_probe(probes / "a-wide.safetensors", wide)
+    save_probe(probes / "b-shifted.safetensors", ShiftedResiduals())
+    save_probe(probes / "c-right.safetensors", door)
+    guard = registry.shipped(door)
+    assert isinstance(guard, Guard)
+    assert guard.probe.name == artifact.load(probes / "c-right.safetensors")[0].name
+    assert guard.calibration(door.identity) is not None
+
+
+def test_a_model_without_shipped_probe_is_told_what_there_is(monkeypatch, tmp_path):
+    probes = shelf(monkeypatch, tmp_path)
+    save_probe(probes / "shifted.safetensors", ShiftedResiduals())
+    with pytest.raises(EmoGuardError, match="no shipped probe fits fake .*shipped: shifted.* fit"):
+        registry.shipped(FakeResiduals())
+
+
+def test_without_any_shipped_probe_the_sentence_is_the_same(monkeypatch, tmp_path):
+    monkeypatch.setattr(registry, "files", lambda package: tmp_path)
+    assert registry.shipped_files() == {}
+    with pytest.raises(EmoGuardError, match="shipped: none"):
+        registry.shipped(FakeResiduals())
+
+
+def test_shipped_files_are_probe_files_by_name(monkeypatch, tmp_path):
+    probes = shelf(monkeypatch, tmp_path)
+    for name in ("b.safetensors", "a.safetensors", "README.md"):
+        (probes / name).touch()
+    found = registry.shipped_files()
+    assert list(found) == ["a", "b"]
+    assert all(isinstance(file, Traversable) for file in found.values())

@@ -1,0 +1,131 @@
+"""The house keeps its shape: who may import whom, what is shipped, what an import costs."""
+
+import ast
+import importlib
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, entry_points, requires
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+KINDS = ("plugins", "monitors", "exporters")
+PACKAGES = sorted(
+    path
+    for path in [ROOT / "emoguard", *(p for kind in KINDS for p in (ROOT / kind).glob("*"))]
+    if (path / "__init__.py").exists()
+)
+SPOKES = {path.name for path in PACKAGES} - {"emoguard"}
+CORE = sorted((ROOT / "emoguard").glob("*.py"))
+HEAVY = {"torch", "transformers", "llama_cpp", "gguf", "prometheus_client", "click", "rich"}
+ON_USE = {"yaml", "pydantic"}
+
+
+def imports(path, *, top_level_only=False):
+    """Root packages that a file imports; `if TYPE_CHECKING:` blocks do not count."""
+    found = set()
+    waiting = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.partition(".")[0])
+        if not (top_level_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+            waiting.extend(ast.iter_child_nodes(node))
+    return found
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: p.name)
+def test_core_imports_no_spoke_and_no_heavy_library(path):
+    assert not imports(path) & (SPOKES | HEAVY)
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: p.name)
+def test_pyyaml_and_pydantic_are_imported_only_by_the_policy_and_only_on_use(path):
+    allowed = ON_USE if path.name == "policy.py" else set()
+    assert imports(path) & ON_USE <= allowed
+    assert not imports(path, top_level_only=True) & ON_USE
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "emoguard" / "fit").glob("*.py")), ids=str)
+def test_the_fit_imports_no_spoke_and_heavy_libraries_only_on_use(path):
+    assert not imports(path) & SPOKES
+    assert not imports(path, top_level_only=True) & HEAVY
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_spokes_do_not_import_each_other(package):
+    if package.name == "emoguard":
+        pytest.skip("the core is checked above")
+    for path in package.rglob("*.py"):
+        assert not imports(path) & (SPOKES - {package.name}), path
+
+
+def test_packages_on_disk_are_the_packages_shipped():
+    shipped = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert sorted(shipped) == sorted(path.relative_to(ROOT).as_posix() for path in PACKAGES)
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_every_package_is_typed(package):
+    assert (package / "py.typed").is_file()
+
+
+def test_entry_points_are_installed_and_resolve():
+    wanted = {
+        (group, name, value)
+        for group, points in PROJECT["project"]["entry-points"].items()
+        for name, value in points.items()
+    }
+    found = {(p.group, p.name, p.value): p for g in {w[0] for w in wanted} for p in _points(g)}
+    assert found.keys() == wanted, "install the project again"
+    for point in found.values():
+        assert point.load() is not None
+
+
+def test_plugins_offer_both_doors():
+    for point in _points("emoguard.plugins"):
+        module = importlib.import_module(point.value)
+        assert callable(module.attach)
+        assert callable(module.open_residuals)
+
+
+def _points(group):
+    return [p for p in entry_points(group=group) if p.dist and p.dist.name == "emoguard"]
+
+
+def test_importing_emoguard_loads_numpy_and_no_other_library():
+    watched = HEAVY | ON_USE | {"numpy", "safetensors", "google"}
+    code = "import json, sys, emoguard; print(json.dumps(list(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd="/")
+    assert set(json.loads(out.stdout)) & watched == {"numpy"}
+
+
+def test_the_core_installs_at_most_ten_packages():
+    assert {"numpy", "pydantic", "emoguard"} <= closure("emoguard")
+    assert len(closure("emoguard") - {"emoguard"}) <= 10
+
+
+def closure(name, seen=None):
+    """Return the names of everything that installing `name` without extras installs."""
+    seen = set() if seen is None else seen
+    key = re.sub(r"[-_.]+", "-", name).lower()
+    if key in seen:
+        return seen
+    try:
+        needed = requires(name) or []
+    except PackageNotFoundError:
+        return seen  # a requirement of another platform
+    seen.add(key)
+    for line in needed:
+        if "extra ==" not in line:
+            closure(re.match(r"[A-Za-z0-9._-]+", line).group(), seen)
+    return seen
