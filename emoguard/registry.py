@@ -8,6 +8,7 @@ import os
 from collections import deque
 from importlib.metadata import entry_points
 from importlib.resources import as_file, files
+from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from emoguard.errors import EmoGuardError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("emoguard")
 
 GROUP = "emoguard.plugins"
+SUFFIX = ".safetensors"
 EXTRAS = {"transformers": "transformers", "llama_cpp": "llamacpp"}
 
 
@@ -77,15 +79,22 @@ def unwrap(model: Any) -> Any:
         model = inner
 
 
+def shipped_files() -> dict[str, Traversable]:
+    """Return the probe files that come with EmoGuard, by name without suffix, in order."""
+    folder = files("emoguard") / "probes"
+    entries = folder.iterdir() if folder.is_dir() else ()
+    found = {e.name.removesuffix(SUFFIX): e for e in entries if e.name.endswith(SUFFIX)}
+    return dict(sorted(found.items()))
+
+
 def shipped(door: Residuals) -> Guard:
     """Return a guard with the shipped probe that fits the model behind `door`.
 
     A probe fits when sizes agree and the witness finds every layer where it was fitted.
     """
-    folder = files("emoguard") / "probes"
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".safetensors"))
-    for name in names:
-        with as_file(folder / name) as path:
+    found = shipped_files()
+    for file in found.values():
+        with as_file(file) as path:
             guard = Guard.load(path)
         probe, identity = guard.probe, door.identity
         if (probe.hidden, probe.model_layers) != (identity.hidden, identity.layers):
@@ -98,7 +107,7 @@ def shipped(door: Residuals) -> Guard:
     raise EmoGuardError(
         f"no shipped probe fits {door.identity.name} ({door.identity.architecture}, "
         f"{door.identity.layers} layers of width {door.identity.hidden}); shipped: "
-        f"{', '.join(names) or 'none'}. Make one with emoguard fit and pass "
+        f"{', '.join(found) or 'none'}. Make one with emoguard fit and pass "
         "Guard.load('yours.safetensors')"
     )
 

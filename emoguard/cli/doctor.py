@@ -18,9 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from emoguard.cli.paint import printable
-from emoguard.cli.probes import open_probe, shipped_names
+from emoguard.cli.probes import open_probe
 from emoguard.errors import EmoGuardError
-from emoguard.registry import EXTRAS, GROUP
+from emoguard.registry import EXTRAS, GROUP, shipped_files
 
 DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python"}
 """Where a library's name on the index is not its import name."""
@@ -97,7 +97,7 @@ def _read_paths(name: str, own: Any) -> Iterator[Finding]:
 
 
 def _probes() -> Iterator[Finding]:
-    for name in shipped_names():
+    for name in shipped_files():
         try:
             probe, calibrations, _ = open_probe(name)
         except EmoGuardError as error:
@@ -106,7 +106,7 @@ def _probes() -> Iterator[Finding]:
         files = ", ".join(c.identity.quantisation for c in calibrations) or "nothing"
         labels = len(probe.labels)
         yield Finding(f"probe {name}", "ok", f"{labels} labels, calibrated for {files}")
-    if not shipped_names():
+    if not shipped_files():
         yield Finding("probes", "absent", "none is shipped here: emoguard fit makes one")
 
 

@@ -41,18 +41,19 @@ def signed(z: float | None) -> str:
     """Return z in four characters, for standing under or beside a word."""
     if z is None or not math.isfinite(z):
         return "   -"
-    return f"{max(-9.9, min(9.9, z)):+.1f}"
+    text = f"{max(-9.9, min(9.9, z)):+.1f}"
+    return " 0.0" if text in ("+0.0", "-0.0") else text
 
 
 def legend(label: str) -> Text:
     """Return one line that explains the colours."""
-    line = Text(f"{printable(label)}: ", style="bold")
+    line = Text().append(f"{printable(label)}: ", "bold")
     for z in (-2.0, -1.2, -0.6):
         line.append(f" {z:+.1f} ", tint(z))
     line.append(" ordinary ")
     for z in (0.6, 1.2, 2.0):
         line.append(f" {z:+.1f} ", tint(z))
-    return line.append("  standard deviations from neutral answers", "dim")
+    return line.append("  in standard deviations", "dim")
 
 
 def place(rank: float | None, width: int = 21) -> Text:

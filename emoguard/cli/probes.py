@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,7 @@ from emoguard.calibration import Calibration
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.probe import Probe
-from emoguard.registry import find, shipped
-
-SUFFIX = ".safetensors"
-
-
-def shipped_names() -> list[str]:
-    """Return the names of the probes that come with EmoGuard."""
-    folder = files("emoguard") / "probes"
-    if not folder.is_dir():
-        return []
-    return sorted(e.name.removesuffix(SUFFIX) for e in folder.iterdir() if e.name.endswith(SUFFIX))
+from emoguard.registry import find, shipped, shipped_files
 
 
 def open_probe(name: str) -> tuple[Probe, list[Calibration], int]:
@@ -31,11 +20,12 @@ def open_probe(name: str) -> tuple[Probe, list[Calibration], int]:
         EmoGuardError: there is none, or it is no sound probe file.
 
     """
-    if name in shipped_names():
-        blob = (files("emoguard") / "probes" / f"{name}{SUFFIX}").read_bytes()
+    here = shipped_files()
+    if name in here:
+        blob = here[name].read_bytes()
         return *artifact.loads(blob), len(blob)
     if not Path(name).exists():
-        known = ", ".join(shipped_names()) or "none"
+        known = ", ".join(here) or "none"
         raise EmoGuardError(f"there is no probe {name}: give a file, or one shipped here ({known})")
     return *artifact.load(name), Path(name).stat().st_size
 

@@ -15,8 +15,9 @@ from rich.text import Text
 
 from emoguard.calibration import Calibration
 from emoguard.cli.paint import printable
-from emoguard.cli.probes import open_probe, shipped_names
+from emoguard.cli.probes import open_probe
 from emoguard.probe import Probe
+from emoguard.registry import shipped_files
 
 
 @click.command(short_help="Show what a probe file holds.")
@@ -27,7 +28,7 @@ def show(probe: str | None, as_json: bool) -> None:
 
     PROBE is a file or the name of a shipped probe.
     """
-    described = [describe(probe)] if probe else [describe(name) for name in shipped_names()]
+    described = [describe(probe)] if probe else [describe(name) for name in shipped_files()]
     console = Console(highlight=False)
     if as_json:
         click.echo(json.dumps(described[0] if probe else described, indent=2))
