@@ -5,9 +5,12 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from emoguard.errors import EmoGuardError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,6 @@ class Policy:
     is generated, `skip` generates and reports `skipped`. `keep_reports`: how many reports a watch
     and how many alerts a guard remembers.
     """
-
-    # Read by pydantic when a policy file is validated; the core itself does not import pydantic.
-    # Strict: `window: true` is a mistake, not 1.
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
 
     version: Literal[1] = 1
     labels: tuple[str, ...] = ()
@@ -58,21 +57,34 @@ class Policy:
     @classmethod
     def parse(cls, data: Any, source: str = "policy") -> Policy:
         """Check plain data against this class and return the policy it describes."""
-        from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415
+        from pydantic import ValidationError  # noqa: PLC0415
 
         if not isinstance(data, dict):
             raise EmoGuardError(
                 f"{source}: a policy is a mapping of keys, got a {type(data).__name__}"
             )
+        for key in data:
+            if not isinstance(key, str):
+                raise EmoGuardError(f"{source}: {key!s:.80}: not a key{cls._hint('')}")
         tupled = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         try:
-            return TypeAdapter(cls).validate_python(tupled)
+            return cls(**cls._shape().model_validate(tupled).model_dump())
         except EmoGuardError as error:
             raise EmoGuardError(f"{source}: {error}") from error
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])[:80]
             raise EmoGuardError(f"{source}: {key}: {first['msg']}{cls._hint(key)}") from error
+
+    @classmethod
+    def _shape(cls) -> type[BaseModel]:
+        """Return this class as pydantic checks it. Strict: `window: true` is a mistake, not 1."""
+        from pydantic import ConfigDict, create_model  # noqa: PLC0415
+
+        hints = get_type_hints(cls)
+        keys: dict[str, Any] = {f.name: (hints[f.name], f.default) for f in fields(cls)}
+        strict = ConfigDict(extra="forbid", strict=True)
+        return create_model(cls.__name__, __config__=strict, **keys)
 
     @classmethod
     def _hint(cls, key: str) -> str:
