@@ -61,7 +61,7 @@ class Door:
                     )
 
     def _callback(self, tokens: list[int], layers: Sequence[int], out: NDArray[np.float32]) -> None:
-        tap = _Tap(layers, self.identity.hidden)
+        tap = Tap(layers, self.identity.hidden)
         with ctypes_llama.own_context(self._llm, len(tokens), CHUNK, tap.see) as context:
             for _start, chunk in _chunks(tokens):
                 ctypes_llama.decode(context, chunk)
@@ -77,7 +77,7 @@ class Door:
             out[n] = np.concatenate(rows)
 
 
-class _Tap:
+class Tap:
     """Keeps every row of the wanted blocks' outputs; never raises into the graph."""
 
     def __init__(self, layers: Sequence[int], hidden: int) -> None:
@@ -86,6 +86,7 @@ class _Tap:
         self._hidden = hidden
 
     def see(self, tensor: int, ask: bool) -> bool:
+        """Say whether a node is wanted, or keep its rows: a `cb_eval`."""
         try:
             rows = self.rows.get(ctypes_llama.tensor_name(tensor))
             if ask:

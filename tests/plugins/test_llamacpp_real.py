@@ -1,0 +1,174 @@
+"""The llama.cpp plug-in on the real small models."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import emoguard_llamacpp
+import numpy as np
+import pytest
+from emoguard_llamacpp import ctypes_llama
+from emoguard_llamacpp.door import Tap
+
+from emoguard.errors import EmoGuardError
+from emoguard.guard import Guard
+from emoguard.probe import Probe
+from emoguard.records import Request
+from emoguard.testing import (
+    check_faults_stay_inside,
+    check_generation_is_untouched,
+    check_law,
+    check_second_attach_is_refused,
+    make_calibration,
+    make_probe,
+)
+from tests import models
+from tests.contract.test_llamacpp import LlamaHarness
+
+pytestmark = pytest.mark.real
+
+FILES: dict[str, Callable[[], Path]] = {"smollm2": models.smollm2_gguf, "gemma": models.gemma_gguf}
+LAYERS = {"smollm2": (8, 14, 19, 24), "gemma": (5, 8, 11, 14)}
+PATHS = [("smollm2", "native"), ("smollm2", "callback"), ("gemma", "callback")]
+PROMPT = "Three friends talk about the weather on a long train ride."
+
+
+@pytest.fixture(scope="module")
+def llms() -> dict[str, Any]:
+    """Both models; one thread, so that a busy machine does not slow the barriers down."""
+    return {
+        name: models.load_llama(file(), n_threads=1, n_threads_batch=2)
+        for name, file in FILES.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def probes(llms: dict[str, Any]) -> dict[str, Probe]:
+    return {
+        name: make_probe(
+            emoguard_llamacpp.open_residuals(llm), ("happy", "sad", "calm"), LAYERS[name]
+        )
+        for name, llm in llms.items()
+    }
+
+
+@pytest.mark.parametrize(("name", "backend"), PATHS)
+def test_the_contract_holds(
+    llms: dict[str, Any], probes: dict[str, Probe], name: str, backend: str
+) -> None:
+    harness = LlamaHarness(llms[name], backend)
+    for check in (
+        check_generation_is_untouched,
+        check_law,
+        check_second_attach_is_refused,
+        check_faults_stay_inside,
+    ):
+        check(harness, probes[name])
+
+
+@pytest.mark.parametrize(("name", "backend"), PATHS)
+def test_rows_follow_the_offline_reading(
+    llms: dict[str, Any], probes: dict[str, Probe], name: str, backend: str
+) -> None:
+    llm, probe = llms[name], probes[name]
+    prompt = llm.tokenize(PROMPT.encode())
+    llm.reset()
+    with emoguard_llamacpp.attach(llm, Guard(probe), backend) as watch:
+        answer = llm.create_completion(
+            prompt, max_tokens=24, temperature=0.0, emoguard=Request(scores="tokens")
+        )
+        report = watch.reports[-1]
+    assert report.completion_tokens == answer["usage"]["completion_tokens"]
+    live = np.array([token.z for token in report.tokens])
+    ids = [token.id for token in report.tokens]
+    wanted = probe.project(step_by_step(llm, prompt, ids[:-1], probe.layers))
+    spread = wanted.std(axis=0)
+    assert np.abs(live - wanted).max() < 1e-3 * spread.min()
+    # In one pass over all tokens llama.cpp rounds differently: a few percent on 4-bit weights.
+    door = emoguard_llamacpp.open_residuals(llm)
+    together = probe.project(door.residuals(prompt + ids[:-1], probe.layers)[:, len(prompt) - 1 :])
+    assert np.median(np.abs(live - together) / spread) < 0.08
+
+
+def step_by_step(
+    llm: Any, prompt: list[int], ids: list[int], layers: tuple[int, ...]
+) -> np.ndarray:
+    """Return the residuals before each generated token and the last, without any watch."""
+    tap = Tap(layers, llm.n_embd())
+    with ctypes_llama.own_context(llm, len(prompt) + len(ids), 512, tap.see) as context:
+        ctypes_llama.decode(context, prompt)
+        for token in ids:
+            ctypes_llama.decode(context, [token])
+    assert tap.fault is None
+    return np.array([np.concatenate(rows)[len(prompt) - 1 :] for rows in tap.rows.values()])
+
+
+def test_native_and_callback_read_the_same_numbers(
+    llms: dict[str, Any], probes: dict[str, Probe]
+) -> None:
+    llm, scores = llms["smollm2"], []
+    for backend in ("native", "callback"):
+        with emoguard_llamacpp.attach(llm, Guard(probes["smollm2"]), backend) as watch:
+            llm.create_completion(
+                PROMPT, max_tokens=16, temperature=0.0, emoguard=Request(scores="tokens")
+            )
+            scores.append(watch.reports[-1].tokens)
+    assert scores[0] == scores[1]
+    doors = [emoguard_llamacpp.open_residuals(llm, backend) for backend in ("native", "callback")]
+    ids = doors[0].tokenize(PROMPT)
+    native, callback = (door.residuals(ids, range(29)) for door in doors)
+    assert np.array_equal(native, callback)
+
+
+@pytest.mark.parametrize("kind", ["original", "Q2_K"])
+@pytest.mark.parametrize("name", FILES)
+def test_the_witness_accepts_the_right_layer_and_refuses_its_neighbours(
+    llms: dict[str, Any], probes: dict[str, Probe], name: str, kind: str
+) -> None:
+    llm, probe = llms[name], probes[name]
+    if kind != "original":
+        file = models.quantised(FILES[name](), kind)
+        llm = models.load_llama(file, n_threads=1, n_threads_batch=2)
+    emoguard_llamacpp.attach(llm, Guard(probe)).detach()
+    for shift in (-1, 1):
+        moved = dataclasses.replace(probe, layers=tuple(n + shift for n in probe.layers))
+        with pytest.raises(EmoGuardError, match="does not sit where the probe was fitted"):
+            emoguard_llamacpp.attach(llm, Guard(moved))
+    assert not [key for key in vars(llm) if "emoguard" in key]
+
+
+def test_another_quantisation_is_uncalibrated(
+    llms: dict[str, Any], probes: dict[str, Probe]
+) -> None:
+    probe = probes["smollm2"]
+    identity = emoguard_llamacpp.open_residuals(llms["smollm2"]).identity
+    guard = Guard(probe, [make_calibration(probe, identity)])
+    other = models.load_llama(models.quantised(models.smollm2_gguf(), "Q8_0"), n_threads=1)
+    for llm, status in ((llms["smollm2"], "scored"), (other, "uncalibrated")):
+        with emoguard_llamacpp.attach(llm, guard) as watch:
+            llm.create_completion(PROMPT, max_tokens=4, temperature=0.0)
+            assert watch.reports[-1].status == status
+
+
+def test_a_chat_is_answered_and_scored_as_without_a_watch(
+    llms: dict[str, Any], probes: dict[str, Probe]
+) -> None:
+    llm = llms["smollm2"]
+    question = {
+        "messages": [{"role": "user", "content": "Name three colours."}],
+        "max_tokens": 24,
+        "temperature": 0.7,
+        "seed": 5,
+    }
+    llm.reset()
+    wanted = llm.create_chat_completion(**question)["choices"]
+    llm.reset()
+    with emoguard_llamacpp.attach(llm, Guard(probes["smollm2"])) as watch:
+        answer = llm.create_chat_completion(**question)
+        assert answer["choices"] == wanted
+        report = watch.reports[-1]
+        assert report.tokens_scored == answer["usage"]["completion_tokens"]
+        assert report.finish == answer["choices"][0]["finish_reason"]
