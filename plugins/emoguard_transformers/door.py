@@ -1,0 +1,80 @@
+"""The offline door: residuals of a given text, in one forward pass outside any generation."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from emoguard.errors import EmoGuardError
+from emoguard_transformers import compiled
+from emoguard_transformers.blocks import find_blocks, hidden_state
+from emoguard_transformers.identity import identify
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Door:
+    """Residuals of texts run through `model`, read at the outputs of its decoder blocks."""
+
+    def __init__(self, model: Any, tokenizer: Any = None) -> None:
+        self.identity = identify(model, tokenizer)
+        self._model = model
+        self._tokenizer = tokenizer
+        self._blocks = find_blocks(model)
+
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """Return token ids; `special` adds BOS as the tokenizer does by default."""
+        if self._tokenizer is None:
+            raise EmoGuardError(
+                f"{self.identity.name} needs a tokenizer to read text: pass tokenizer="
+            )
+        return list(self._tokenizer(text, add_special_tokens=special)["input_ids"])
+
+    def residuals(self, token_ids: Sequence[int], layers: Sequence[int]) -> NDArray[np.float32]:
+        """Return the outputs of decoder blocks `layers`, float32 (layers, tokens, hidden).
+
+        Raises:
+            EmoGuardError: no tokens, ids outside the vocabulary, or layers the model lacks.
+
+        """
+        self._check(token_ids, layers)
+        found: dict[int, torch.Tensor] = {}
+        ids = torch.tensor([list(token_ids)], device=self._model.device)
+        with ExitStack() as stack:
+            for layer in layers:
+                stack.enter_context(self._captured(layer, found))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(compiled.eager())
+            self._model(input_ids=ids, use_cache=False)
+        return np.stack([found[layer].float().cpu().numpy() for layer in layers])
+
+    def _captured(self, layer: int, found: dict[int, torch.Tensor]) -> Any:
+        thread = threading.get_ident()
+
+        def capture(_module: Any, _args: Any, output: Any) -> None:
+            # Another thread may be generating on the same model.
+            if threading.get_ident() == thread:
+                found[layer] = hidden_state(output)[0].detach()
+
+        return self._blocks[layer].register_forward_hook(capture)
+
+    def _check(self, token_ids: Sequence[int], layers: Sequence[int]) -> None:
+        if not len(token_ids):
+            raise EmoGuardError("an empty text has no residuals: give at least one token")
+        if not layers or min(layers) < 0 or max(layers) > self.identity.layers - 2:
+            raise EmoGuardError(
+                f"layers must lie in [0, {self.identity.layers - 2}] (the last block is never "
+                f"read), got {tuple(layers)}"
+            )
+        vocabulary = self._model.get_input_embeddings().weight.shape[0]
+        if min(token_ids) < 0 or max(token_ids) >= vocabulary:
+            raise EmoGuardError(
+                f"token ids must lie in [0, {vocabulary - 1}], got {min(token_ids)} to "
+                f"{max(token_ids)}: they are another model's"
+            )
