@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = "emoguard-probe-1"
-MAX_FILE_BYTES = 128 * 2**20
+MAX_FILE_BYTES = 64 * 2**20
 MAX_HEADER_BYTES = 4 * 2**20
 
 
@@ -36,6 +36,16 @@ def save(path: str | Path, probe: Probe, calibrations: Iterable[Calibration] = (
 
     Raises:
         EmoGuardError: when `load` could not read it again, or the place cannot be written.
+
+    """
+    _write(Path(path), encode(probe, calibrations))
+
+
+def encode(probe: Probe, calibrations: Iterable[Calibration] = ()) -> bytes:
+    """Return the bytes of a probe file; `loads` reads them again.
+
+    Raises:
+        EmoGuardError: when it could not.
 
     """
     tensors: dict[str, NDArray[Any]] = {
@@ -77,8 +87,8 @@ def save(path: str | Path, probe: Probe, calibrations: Iterable[Calibration] = (
         raise EmoGuardError(f"recipe and card must be plain JSON data: {error}") from error
     whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     blob = save_tensors(whole, {"emoguard": described_as})
-    loads(blob)  # never write what could not be read again
-    _write(Path(path), blob)
+    loads(blob)  # nothing is written that could not be read again
+    return blob
 
 
 def _write(path: Path, blob: bytes) -> None:
@@ -118,13 +128,15 @@ def loads(blob: bytes) -> tuple[Probe, list[Calibration]]:
     try:
         tensors = load_tensors(blob)
     except (SafetensorError, ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
-        raise EmoGuardError(f"its tensors cannot be read ({error}): copy it again") from error
+        raise EmoGuardError(
+            f"its tensors cannot be read ({error!s:.200}): copy it again"
+        ) from error
     try:
         probe = _probe(meta, tensors, hashlib.sha256(blob).hexdigest()[:8])
         found = [_calibration(i, m, tensors) for i, m in enumerate(meta["calibrations"])]
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise EmoGuardError(
-            f"its description is not one of a probe ({type(error).__name__}: {error}): "
+            f"its description is not one of a probe ({type(error).__name__}: {error!s:.200}): "
             "make it with emoguard fit"
         ) from error
     for calibration in found:

@@ -100,15 +100,19 @@ class Probe:
 
     def _check_names(self) -> None:
         if not self.labels or len(set(self.labels)) != len(self.labels):
-            raise EmoGuardError(f"labels must be distinct and at least one, got {self.labels}")
+            raise EmoGuardError(
+                f"labels must be distinct and at least one, got {self.labels!s:.200}"
+            )
         if not set(self.axes) <= set(self.labels):
-            raise EmoGuardError(f"axes must be labels, got {self.axes} with labels {self.labels}")
+            raise EmoGuardError(f"axes must be labels, got {self.axes!s:.200}")
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
-            raise EmoGuardError(f"layers must be increasing and at least one, got {self.layers}")
+            raise EmoGuardError(
+                f"layers must be increasing and at least one, got {self.layers!s:.200}"
+            )
         if self.layers[0] < 0 or self.layers[-1] >= self.model_layers - 1:
             raise EmoGuardError(
                 f"layers must lie in [0, {self.model_layers - 2}] (the last block is never read), "
-                f"got {self.layers}"
+                f"got {self.layers!s:.200}"
             )
 
     def _check_arrays(self) -> None:
