@@ -46,7 +46,7 @@ class Guard:
         self.labels = self.policy.labels or probe.labels
         self.alerts: deque[Alert] = deque(maxlen=self.policy.keep_reports)
         self._columns = probe.indices(self.labels)
-        self._calibrations = {c.identity.digest: c for c in calibrations}
+        self.calibrations = tuple(calibrations)
         for calibration in self.calibrations:
             calibration.check_fits(len(probe.labels), len(probe.layers))
         self._delivery = Delivery(sinks, self.alerts)
@@ -66,14 +66,9 @@ class Guard:
         probe, calibrations = artifact.load(path)
         return cls(probe, calibrations, policy, sinks)
 
-    @property
-    def calibrations(self) -> tuple[Calibration, ...]:
-        """Return every calibration this guard knows."""
-        return tuple(self._calibrations.values())
-
     def calibration(self, identity: ModelIdentity) -> Calibration | None:
         """Return the calibration made on exactly this model file, None when there is none."""
-        return self._calibrations.get(identity.digest)
+        return next((c for c in self.calibrations if c.identity.matches(identity)), None)
 
     def readout(self, identity: ModelIdentity) -> Readout:
         """Return what the hooks multiply with on this model: z where calibrated, else raw."""

@@ -55,6 +55,15 @@ class ModelIdentity:
         fields.pop("name")
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
+    def matches(self, other: ModelIdentity) -> bool:
+        """Return whether both are the same file; a template that one side lacks is no difference.
+
+        A Transformers model does not know its chat template, its tokenizer does.
+        """
+        unknown = dataclasses.replace(self, template="").digest
+        same = unknown == dataclasses.replace(other, template="").digest
+        return same and (self.template == other.template or not (self.template and other.template))
+
 
 @dataclass(frozen=True, eq=False)
 class Witness:

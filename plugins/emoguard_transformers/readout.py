@@ -1,0 +1,41 @@
+"""The reading of one block's output, on the device: what a hook does and no more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from emoguard_transformers.blocks import hidden_state
+
+if TYPE_CHECKING:
+    from emoguard.probe import Readout
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One layer of a readout as device tensors: `matrix` (hidden, labels), centre and shift."""
+
+    matrix: torch.Tensor
+    centre: torch.Tensor
+    shift: torch.Tensor
+
+    @classmethod
+    def of(cls, readout: Readout, index: int, device: Any) -> Weights:
+        """Copy layer number `index` of `readout` to `device`."""
+        parts = (readout.matrix[index].T, readout.centre[index], readout.shift[index])
+        return cls(*(torch.tensor(part, dtype=torch.float32, device=device) for part in parts))
+
+
+def read(pending: torch.Tensor, weights: Weights, output: Any) -> None:
+    """Write one layer's share of z into `pending` (rows, labels).
+
+    Equals `emoguard.probe.Readout.part` on the last position of each sequence: the one the next
+    token is chosen from, also in a left-padded batch and in the last chunk of a chunked prefill.
+    """
+    last = hidden_state(output)[:, -1].detach().float()
+    z = torch.addmm(weights.shift, last - weights.centre, weights.matrix)
+    if z.shape != pending.shape:
+        raise ValueError(f"wanted a reading of shape {tuple(pending.shape)}, got {tuple(z.shape)}")
+    pending.copy_(z)

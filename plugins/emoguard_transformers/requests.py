@@ -1,0 +1,40 @@
+"""Which requests a call of `generate` carries, and whether its generation can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers.generation.configuration_utils import GenerationMode
+
+from emoguard.records import Request
+from emoguard.session import take_request
+
+ONE_ROW_PER_TOKEN = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+
+
+def take_requests(kwargs: dict[str, Any]) -> Request | Sequence[Request]:
+    """Take `emoguard=` out of a call: one request, or a list with one for each sequence."""
+    given = kwargs.get("emoguard")
+    if isinstance(given, (list, tuple)):
+        return [take_request({"emoguard": one}) for one in kwargs.pop("emoguard")]
+    return take_request(kwargs)
+
+
+def batch_size(args: Sequence[Any], kwargs: dict[str, Any]) -> int:
+    """Return how many prompts a call of `generate` has; without inputs it starts from BOS."""
+    found = next(
+        (kwargs[k] for k in ("inputs", "input_ids", "inputs_embeds") if kwargs.get(k) is not None),
+        args[0] if args else None,
+    )
+    return 1 if found is None else len(found)
+
+
+def unsupported(generation_config: Any, assistant: Any) -> str | None:
+    """Return why this generation has no one row per chosen token; None where it has."""
+    mode = generation_config.get_generation_mode(assistant)
+    if mode not in ONE_ROW_PER_TOKEN:
+        return str(mode.value).replace("_", " ")
+    if generation_config.guidance_scale not in (None, 1, 1.0):
+        return "classifier-free guidance (a second pass per token)"
+    return None
