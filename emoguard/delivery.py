@@ -118,7 +118,8 @@ class _Lane:
             self._fail("it did not end in time: a report was dropped")
 
     def _start(self) -> None:
-        if self._thread is None:
+        # A thread that is not alive was left behind by a fork: the child starts its own.
+        if self._thread is None or not self._thread.is_alive():
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             thread.start()
             self._thread = thread

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -171,7 +172,9 @@ def _token_scores(reading: Reading) -> tuple[TokenScore, ...]:
         TokenScore(
             int(token),
             PHASES[phase],
-            tuple(float(value) if np.isfinite(value) else None for value in row),
+            tuple(value if math.isfinite(value) else None for value in row),
         )
-        for token, phase, row in zip(reading.token_ids, reading.phases, reading.rows, strict=True)
+        for token, phase, row in zip(
+            reading.token_ids, reading.phases, reading.rows.tolist(), strict=True
+        )
     )

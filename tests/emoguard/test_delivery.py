@@ -214,3 +214,20 @@ Guard(make_probe(FakeResiduals()), sinks=[Slow()]).publish(make_report())
 """
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert out.stdout == "arrived\n"
+
+
+def test_a_forked_child_delivers_too():
+    code = """
+import os, sys
+from emoguard import Guard
+from emoguard.testing import FakeResiduals, ListSink, make_probe, make_report
+sink = ListSink()
+guard = Guard(make_probe(FakeResiduals()), sinks=[sink])
+guard.publish(make_report())
+assert guard.flush()
+if not (child := os.fork()):
+    guard.publish(make_report())
+    os._exit(0 if guard.flush() and len(sink.reports) == 2 else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
