@@ -123,7 +123,7 @@ def test_the_shipped_probe_that_fits_is_chosen(monkeypatch, tmp_path):
 def test_a_model_without_shipped_probe_is_told_what_there_is(monkeypatch, tmp_path):
     probes = shelf(monkeypatch, tmp_path)
     save_probe(probes / "shifted.safetensors", ShiftedResiduals())
-    with pytest.raises(EmoGuardError, match="no shipped probe fits fake .*shipped: shifted.* fit"):
+    with pytest.raises(EmoGuardError, match=r"no shipped probe fits fake .*shipped: shifted.* fit"):
         registry.shipped(FakeResiduals())
 
 
