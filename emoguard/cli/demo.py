@@ -25,8 +25,8 @@ from emoguard.protocols import Watch
 from emoguard.records import Report
 
 PROMPTS: Mapping[str, str] = {
-    "joyful": "Write a short diary entry of someone who just won the prize of their dreams.",
-    "desperate": "Write a short diary entry of someone who lost everything and sees no way out.",
+    "joy": "Describe a joyful birthday party.",
+    "panic": "Describe a panic attack.",
     "neutral": "Explain how to boil an egg.",
 }
 WIDTH = 96

@@ -53,7 +53,7 @@ def legend(label: str) -> Text:
     line.append(" ordinary ")
     for z in (0.6, 1.2, 2.0):
         line.append(f" {z:+.1f} ", tint(z))
-    return line.append("  in standard deviations", "dim")
+    return line.append("  standard deviations", "dim")
 
 
 def place(rank: float | None, width: int = 21) -> Text:

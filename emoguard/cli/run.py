@@ -82,6 +82,7 @@ def run(
         text, report = respond(model, tokenizer, watch, asked, show)
         _print(console, guard, text, report, as_json=as_json)
         if metrics_port is not None:
+            guard.flush()  # the first scrape shows this response
             notes.print(f"metrics at {url} until Ctrl-C")
             _wait_for_interrupt()
 

@@ -74,14 +74,15 @@ def _print_list(console: Console, described: Sequence[Mapping[str, Any]]) -> Non
         console.print("No probe is shipped here. Make one with: emoguard fit")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("probe", "architecture", "labels", "layers", "calibrated for", "size"):
+    table.add_column("probe", no_wrap=True)
+    for column in ("model", "labels", "layers", "calibrated", "size"):
         table.add_column(column, overflow="fold")
     for probe in described:
         files = [c["identity"]["quantisation"] for c in probe["calibrations"]]
         _add(
             table,
             probe["source"],
-            f"{probe['architecture']}, {probe['model_layers']} layers of {probe['hidden']}",
+            probe["architecture"],
             str(len(probe["labels"])),
             ", ".join(map(str, probe["layers"])),
             ", ".join(files) or "nothing",
@@ -139,4 +140,4 @@ def _plain(value: Any) -> str:
 
 
 def _kib(size: int) -> str:
-    return f"{size / 1024:.0f} KiB"
+    return f"{size // 1024} KiB"
