@@ -16,10 +16,14 @@ CONTEXT = 4096
 """Tokens of prompt and answer together that llama.cpp makes room for."""
 
 
-def load(path: str | Path, runtime: Runtime = "auto") -> tuple[Any, Any]:
+def load(
+    path: str | Path, runtime: Runtime = "auto", threads: int | None = None
+) -> tuple[Any, Any]:
     """Return (model, tokenizer) of a GGUF file or a Transformers folder.
 
     The tokenizer is None for a `llama_cpp.Llama`, which brings its own. Nothing is downloaded.
+    `threads` are llama.cpp's; its own choice (None) is half the cores to generate, all to read a
+    prompt.
 
     Raises:
         EmoGuardError: there is no such file, or it is none of these.
@@ -33,7 +37,7 @@ def load(path: str | Path, runtime: Runtime = "auto") -> tuple[Any, Any]:
         raise EmoGuardError(f"llama.cpp reads a GGUF file, got the folder {path}: name the file")
     try:
         if is_gguf and runtime != "transformers":
-            return _llama(path), None
+            return _llama(path, threads), None
         return _transformers(path)
     except (ValueError, OSError, RuntimeError) as error:
         first = str(error).strip().partition("\n")[0]
@@ -64,12 +68,12 @@ def demo_model() -> Path:
     return path
 
 
-def _llama(path: Path) -> Any:
+def _llama(path: Path, threads: int | None) -> Any:
     import llama_cpp
 
-    # llama_cpp's own choice of threads (half the cores to generate) bears a busy machine: with a
-    # thread on every core, each token waits until all of them have been scheduled.
-    return llama_cpp.Llama(str(path), n_ctx=CONTEXT, verbose=False)
+    return llama_cpp.Llama(
+        str(path), n_ctx=CONTEXT, n_threads=threads, n_threads_batch=threads, verbose=False
+    )
 
 
 def _transformers(path: Path) -> tuple[Any, Any]:

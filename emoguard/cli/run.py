@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import click
@@ -40,6 +41,7 @@ from emoguard.registry import find
 @click.option("--max-tokens", type=click.IntRange(1), default=200, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="Threads of llama.cpp.")
 @click.option("--system", default="", help="A system prompt.")
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without chat template.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: text and report.")
@@ -58,6 +60,7 @@ def run(
     max_tokens: int,
     temperature: float,
     seed: int,
+    threads: int | None,
     system: str,
     raw: bool,
     as_json: bool,
@@ -70,8 +73,8 @@ def run(
     asked = Prompt(_text(prompt), system, max_tokens, temperature, seed, raw)
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
     with contextlib.ExitStack() as stack:
-        with notes.status(f"opening {path}"):
-            model, tokenizer = load(path, runtime)
+        with notes.status(f"opening {Path(path).name}"):
+            model, tokenizer = load(path, runtime, threads)
             options = attach_options(tokenizer)
             guard = guard_for(model, options, probe)
             column = coloured_label(guard, label)

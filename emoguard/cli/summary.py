@@ -34,14 +34,9 @@ def label_table(report: Report, axes: Sequence[str] = ()) -> Table:
 
 def status_line(report: Report) -> Text:
     """Return probe, backend, tokens and cost in one line, and what went wrong, if anything did."""
-    parts = [
-        f"probe {printable(report.probe)}",
-        report.backend,
-        f"{report.tokens_scored} of {report.completion_tokens} tokens read",
-    ]
-    if report.tokens_scored:
-        each = 1000 * report.overhead_seconds / report.tokens_scored
-        parts.append(f"{each:.2f} ms overhead per token")
+    read, made = report.tokens_scored, report.completion_tokens
+    cost = f" at {1000 * report.overhead_seconds / read:.2f} ms each" if read else ""
+    parts = (printable(report.probe), report.backend, f"{read} of {made} tokens read{cost}")
     line = Text(" · ".join(parts), "dim")
     if report.status != "scored":
         line.append(f"\n{_explain(report)}", "bold")

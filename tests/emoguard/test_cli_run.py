@@ -55,7 +55,20 @@ def tiny(tmp_path_factory) -> tuple[str, str]:
 
 
 def run(tiny: tuple[str, str], *arguments: str) -> int:
-    return main(["run", "--model", tiny[0], "--probe", tiny[1], "--max-tokens", "24", *arguments])
+    return main(
+        [
+            "run",
+            "--model",
+            tiny[0],
+            "--probe",
+            tiny[1],
+            "--max-tokens",
+            "24",
+            "--threads",
+            "1",
+            *arguments,
+        ]
+    )
 
 
 def test_json_is_one_object_with_a_score_per_token(tiny, capfd):
@@ -90,7 +103,7 @@ def test_piped_output_is_plain_text_with_a_table(tiny, capfd):
     assert run(tiny, "Hello") == 0
     out = capfd.readouterr().out
     assert ESCAPE not in out
-    for told in (*LABELS, "rank", "llama_cpp:native", "tokens read", "overhead"):
+    for told in (*LABELS, "rank", "llama_cpp:native", "tokens read at"):
         assert told in out
 
 
@@ -174,7 +187,18 @@ def test_switched_off_it_says_so(tiny, capfd, monkeypatch):
 
 def test_metrics_are_served_until_interrupted(tiny):
     command = [sys.executable, "-c", "import sys; from emoguard.cli import main; sys.exit(main())"]
-    options = ["run", "--model", tiny[0], "--probe", tiny[1], "--max-tokens", "4", "--json"]
+    options = [
+        "run",
+        "--model",
+        tiny[0],
+        "--probe",
+        tiny[1],
+        "--max-tokens",
+        "4",
+        "--json",
+        "--threads",
+        "1",
+    ]
     child = subprocess.Popen(
         [*command, *options, "--metrics-port", "0", "Hello"],
         stdout=subprocess.PIPE,
@@ -290,7 +314,7 @@ def test_the_demo_shows_three_answers_and_saves_a_picture(tmp_path, capfd):
     picture = tmp_path / "demo.svg"
     assert main(["demo", "--svg", str(picture)]) == 0
     out = re.sub(r"\x1b\[[0-9;]*m", "", capfd.readouterr().out)
-    for told in ("A direction is not a feeling", "valence", "emoguard.attach(llm)", "scored"):
+    for told in ("A direction is not a feeling", "valence", "emoguard.attach(llm)", "tokens read"):
         assert told in out
     assert len(re.findall(r"[+-]\d\.\d", out)) > 100
     assert 20_000 < picture.stat().st_size < 200_000
