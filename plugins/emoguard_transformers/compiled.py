@@ -37,6 +37,12 @@ def eager() -> AbstractContextManager[None]:
     return torch.compiler.set_stance("force_eager") if _used() else nullcontext()
 
 
+def hold_still(buffer: torch.Tensor) -> None:
+    """Tell the compiler that `buffer` keeps its address, so that CUDA graphs need no copy of it."""
+    if _used() and buffer.is_cuda:
+        sys.modules["torch._dynamo"].mark_static_address(buffer, guard=False)
+
+
 def _used() -> bool:
     """Return whether anything in this process was compiled: importing dynamo takes a second."""
     return "torch._dynamo" in sys.modules

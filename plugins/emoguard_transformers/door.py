@@ -27,6 +27,7 @@ class Door:
         self._model = model
         self._tokenizer = tokenizer
         self._blocks = find_blocks(model)
+        self.devices: dict[int, torch.device] = {}
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Return token ids; `special` adds BOS as the tokenizer does by default."""
@@ -52,6 +53,8 @@ class Door:
             stack.enter_context(torch.no_grad())
             stack.enter_context(compiled.eager())
             self._model(input_ids=ids, use_cache=False)
+        # Weights may be kept elsewhere than where the block runs (offloading).
+        self.devices |= {layer: state.device for layer, state in found.items()}
         return np.stack([found[layer].float().cpu().numpy() for layer in layers])
 
     def _captured(self, layer: int, found: dict[int, torch.Tensor]) -> Any:

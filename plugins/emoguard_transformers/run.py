@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from emoguard.identity import ModelIdentity
     from emoguard.records import Finish, Request
 
+BLOCK = 256
+"""Tokens for which room is made at a time."""
+
 
 @dataclass
 class Run:
@@ -36,53 +39,71 @@ class Run:
     skipped: str | None = None
     seconds: float = 0.0
     closed: bool = False
-    prompt: Any = None
-    max_length: int | None = None
-    eos: frozenset[int] = frozenset()
-    _rows: list[Any] = field(default_factory=list)
-    _tokens: list[Any] = field(default_factory=list)
-    _alive: list[Any] = field(default_factory=list)
+    _steps: int = 0
+    _ids: Any = None
+    _blocks: list[tuple[Any, Any]] = field(default_factory=list)
 
     @property
     def reading(self) -> bool:
         """Return whether the hooks have somewhere to write."""
         return self.pending is not None
 
-    def commit(self, input_ids: Any, done: Any) -> None:
+    def commit(self, input_ids: Any, stopped: Any) -> None:
         """Keep one row for each sequence whose token was just chosen.
 
-        `input_ids` ends with those tokens; `done` says which sequences end with them. A sequence
-        that ended earlier is only being padded: its rows are dropped when the run is read.
+        `input_ids` ends with those tokens; `stopped` says which sequences ended by themselves with
+        them. A sequence that ended earlier is only being padded: its rows are dropped when the run
+        is read. Without a reading (after a fault) the tokens are counted and their rows are NaN.
         """
         start = time.perf_counter()
-        if self.prompt is None:
-            self.prompt = input_ids[:, :-1]
-        alive = self._alive[-1][1] if self._alive else torch.ones_like(done)
-        self._rows.append(self.pending.sum(dim=0))
-        self._tokens.append(input_ids[:, -1])
-        self._alive.append((alive, alive & ~done))
-        self.pending.fill_(torch.nan)
+        block, step = divmod(self._steps, BLOCK)
+        if block == len(self._blocks):
+            self._blocks.append(self._new_block(stopped))
+        rows, stops = self._blocks[block]
+        stops[step].copy_(stopped)
+        if self.pending is not None:
+            torch.sum(self.pending, 0, out=rows[step])
+            self.pending.fill_(torch.nan)
+        self._ids = input_ids
+        self._steps += 1
         self.seconds += time.perf_counter() - start
+
+    def _new_block(self, stopped: Any) -> tuple[Any, Any]:
+        """Return room for the rows and stops of the next tokens: few tensors, however many tokens.
+
+        Never inference tensors, whatever mode the caller generates in.
+        """
+        with torch.inference_mode(mode=False):
+            like = self.pending if self.pending is not None else stopped.float()[None, :, None]
+            rows = like.new_full((BLOCK, *like.shape[1:]), torch.nan)
+            return rows, torch.zeros((BLOCK, *stopped.shape), dtype=torch.bool, device=rows.device)
 
     def fail(self, error: BaseException) -> None:
         """Remember what broke first; the hooks stop reading, generation goes on."""
         self.fault = self.fault or f"{type(error).__name__}: {error}"
 
     def sessions(self, labels: int) -> list[tuple[Session, Finish]]:
-        """Copy everything to the host and return one session per sequence, with how it ended."""
-        steps = min(len(self._rows), len(self._tokens), len(self._alive))
+        """Copy everything to the host and return one session per sequence, with how it ended.
+
+        May be called while another thread commits.
+        """
+        steps, ids = self._steps, self._ids
         if not steps:
             return [(self._session(0, request), "unknown") for request in self._requests(1)]
-        rows = torch.stack(self._rows[:steps]).float().cpu().numpy()
-        tokens = torch.stack(self._tokens[:steps]).cpu().numpy()
-        alive = torch.stack([before for before, _ in self._alive[:steps]]).cpu().numpy()
-        prompt = self.prompt.cpu().numpy()
-        found = []
+        rows = np.concatenate([rows.cpu().numpy() for rows, _ in self._blocks])[:steps]
+        stops = np.concatenate([stops.cpu().numpy() for _, stops in self._blocks])[:steps]
+        rows = np.broadcast_to(rows, (*rows.shape[:2], labels))
+        ids = ids.cpu().numpy()
+        prompt = ids.shape[1] - steps
+        found: list[tuple[Session, Finish]] = []
         for row, request in enumerate(self._requests(rows.shape[1])):
-            session = self._session(row, request, prompt[row].tolist())
-            for step in np.flatnonzero(alive[:, row]):
-                session.commit(int(tokens[step, row]), rows[step, row])
-            found.append((session, self._finish(session.token_ids, prompt.shape[1])))
+            session = self._session(row, request, ids[row, :prompt].tolist())
+            stopped = np.flatnonzero(stops[:, row])
+            end = stopped[0] + 1 if len(stopped) else steps
+            for step in range(end):
+                session.commit(int(ids[row, prompt + step]), rows[step, row])
+            session.seconds /= rows.shape[1]  # so that the reports of a batch add up
+            found.append((session, "stop" if len(stopped) else "length"))
         return found
 
     def _requests(self, rows: int) -> Sequence[Request]:
@@ -103,9 +124,3 @@ class Run:
             fault=self.fault,
             skipped=self.skipped,
         )
-
-    def _finish(self, token_ids: Sequence[int], prompt: int) -> Finish:
-        at_limit = self.max_length is not None and prompt + len(token_ids) >= self.max_length
-        if at_limit and token_ids[-1] not in self.eos:
-            return "length"
-        return "stop"

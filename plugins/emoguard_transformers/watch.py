@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
-from transformers import StoppingCriteriaList
+from transformers import MaxLengthCriteria, MaxTimeCriteria, StoppingCriteriaList
 
 from emoguard.errors import EmoGuardError
 from emoguard.phases import THINKING_MARKS
 from emoguard.records import Finish, Reading, Report, Request
 from emoguard.session import Session
+from emoguard_transformers import compiled
 from emoguard_transformers.blocks import find_blocks
 from emoguard_transformers.compiled import forget_compiled
 from emoguard_transformers.door import Door
@@ -31,6 +33,12 @@ if TYPE_CHECKING:
     from emoguard.guard import Guard
 
 log = logging.getLogger("emoguard")
+
+LIMITS = (MaxLengthCriteria, MaxTimeCriteria)
+"""What cuts a sequence off; any other criterion ends it."""
+
+BATCHED = ("generate_batch", "init_continuous_batching")
+"""Ways into continuous batching, which runs in a thread of its own."""
 
 
 class TransformersWatch:
@@ -48,7 +56,10 @@ class TransformersWatch:
         self._model = model
         self._blocks = find_blocks(model)
         self._thinking = _thinking_ids(tokenizer)
+        self._columns = guard.probe.indices(guard.labels)
+        self._devices = [door.devices[layer] for layer in guard.probe.layers]
         self._open: list[Run] = []
+        self._free: dict[int, list[torch.Tensor]] = {}
         self._local = threading.local()
         self._logged = False
         self._stack = ExitStack()
@@ -86,7 +97,7 @@ class TransformersWatch:
         undo.callback(forget_compiled, self._model, self._blocks)
         for index, layer in enumerate(readout.layers):
             block = self._blocks[layer]
-            weights = Weights.of(readout, index, next(block.parameters()).device)
+            weights = Weights.of(readout, index, self._devices[index])
             undo.callback(block.register_forward_hook(self._hook(index, weights)).remove)
 
     def _hook(self, index: int, weights: Weights) -> Callable[..., None]:
@@ -110,7 +121,7 @@ class TransformersWatch:
         model = self._model
         plain = {
             name: getattr(model, name)
-            for name in ("generate", "_get_stopping_criteria", "generate_batch")
+            for name in ("generate", "_get_stopping_criteria", *BATCHED)
             if hasattr(model, name)
         }
         if "_get_stopping_criteria" not in plain:
@@ -131,8 +142,8 @@ class TransformersWatch:
         vars(model)["_get_stopping_criteria"] = self._wrapped_criteria(
             plain["_get_stopping_criteria"]
         )
-        if "generate_batch" in plain:
-            vars(model)["generate_batch"] = self._wrapped_batch(plain["generate_batch"])
+        for name in plain.keys() & set(BATCHED):
+            vars(model)[name] = self._wrapped_batch(plain[name])
 
     def _wrapped_generate(self, plain: Any) -> Callable[..., Any]:
         local = self._local
@@ -189,7 +200,7 @@ class TransformersWatch:
                 self._skip(run, reason)
                 return found
             self._begin(run, run.batch * (generation_config.num_return_sequences or 1))
-            return _Commit(found, self, run, generation_config)
+            return _Commit(found, self, run)
 
         return criteria
 
@@ -226,21 +237,27 @@ class TransformersWatch:
         return dataclasses.replace(self.identity, adapters=adapters)
 
     def _begin(self, run: Run, rows: int) -> None:
-        """Give the hooks of this thread a buffer; kept per thread, so its address stays."""
+        """Give the hooks of this thread a buffer to write to."""
         if isinstance(run.requests, Sequence) and len(run.requests) != rows:
             run.closed = True
             raise EmoGuardError(
                 f"emoguard= must be one Request or one for each of {rows} sequences, "
                 f"got {len(run.requests)}"
             )
-        buffers = vars(self._local).setdefault("buffers", {})
-        if rows not in buffers:
-            device = next(self._blocks[self.guard.probe.layers[0]].parameters()).device
-            shape = (len(self.guard.probe.layers), rows, len(self.guard.labels))
-            buffers[rows] = torch.full(shape, torch.nan, dtype=torch.float32, device=device)
-            if device.type == "cuda":
-                torch._dynamo.mark_static_address(buffers[rows])  # noqa: SLF001
-        run.pending = buffers[rows].fill_(torch.nan)
+        try:
+            run.pending = self._buffer(rows)
+        except Exception as error:  # noqa: BLE001  (the response must not notice)
+            self._fail(run, error)
+
+    def _buffer(self, rows: int) -> torch.Tensor:
+        """Return a buffer full of NaN, used again after each run: its address stays the same."""
+        free = self._free.setdefault(rows, [])
+        # Never an inference tensor: the next generation may run outside inference mode.
+        with torch.inference_mode(mode=False):
+            shape = (len(self._devices), rows, len(self.guard.labels))
+            buffer = free.pop() if free else torch.empty(shape, device=self._devices[-1])
+        compiled.hold_still(buffer)
+        return buffer.fill_(torch.nan)
 
     def _fail(self, run: Run, error: BaseException) -> None:
         run.fail(error)
@@ -255,14 +272,38 @@ class TransformersWatch:
         run.closed = True
         start = time.perf_counter()
         try:
-            pairs = run.sessions(len(self.guard.labels))
+            pairs = [(self._scaled(run, s), f) for s, f in run.sessions(len(self.guard.labels))]
         except Exception as error:  # noqa: BLE001  (the response must not notice)
             self._fail(run, error)
             pairs = [(self._empty(run), "error")]
+        if run.pending is not None:
+            self._free[run.pending.shape[1]].append(run.pending)
+            run.pending = None
         spent = time.perf_counter() - start
         for session, ended in pairs:
-            session.seconds += spent
-            self.reports.append(session.close(self.guard, finish or ended))
+            session.seconds += spent / len(pairs)
+            self._report(run, session, finish or ended)
+
+    def _report(self, run: Run, session: Session, finish: Finish) -> None:
+        try:
+            self.reports.append(session.close(self.guard, finish))
+        except Exception as error:  # noqa: BLE001  (the response must not notice)
+            self._fail(run, error)
+
+    def _scaled(self, run: Run, session: Session) -> Session:
+        """Return `session` in the scale its identity calls for.
+
+        The hooks multiply with the scale of the model as it was at attach; with other adapters
+        since then, another calibration holds, or none.
+        """
+        if run.identity != self.identity:
+            rows = np.array(session.rows, np.float64)
+            if old := self.guard.calibration(self.identity):
+                rows = rows * old.scale[self._columns] + old.location[self._columns]
+            if new := self.guard.calibration(run.identity):
+                rows = (rows - new.location[self._columns]) / new.scale[self._columns]
+            session.rows = list(rows.astype(np.float32))
+        return session
 
     def _empty(self, run: Run) -> Session:
         request = run.requests if isinstance(run.requests, Request) else run.requests[0]
@@ -275,23 +316,26 @@ class _Commit(StoppingCriteriaList):
     `generate` asks exactly once per chosen token, outside any compiled region.
     """
 
-    def __init__(self, inner: Any, watch: TransformersWatch, run: Run, config: Any) -> None:
+    def __init__(self, inner: Any, watch: TransformersWatch, run: Run) -> None:
         super().__init__(inner)
         self._watch = watch
         self._run = run
-        run.max_length = self.max_length
-        eos = getattr(config, "_eos_token_tensor", None)
-        run.eos = frozenset() if eos is None else frozenset(eos.flatten().tolist())
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        done = super().__call__(input_ids, scores, **kwargs)
-        run = self._run
-        if not run.closed:
+        """Return which sequences are done; a limit cuts off, everything else is a stop."""
+        cut = stopped = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        for criterion in self:
+            verdict = criterion(input_ids, scores, **kwargs)
+            if isinstance(criterion, LIMITS):
+                cut = cut | verdict
+            else:
+                stopped = stopped | verdict
+        if not self._run.closed:
             try:
-                run.commit(input_ids, done)
+                self._run.commit(input_ids, stopped)
             except Exception as error:  # noqa: BLE001  (the response must not notice)
-                self._watch._fail(run, error)  # noqa: SLF001
-        return done
+                self._watch._fail(self._run, error)  # noqa: SLF001
+        return cut | stopped
 
 
 class _Streamer:
