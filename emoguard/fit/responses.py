@@ -64,13 +64,16 @@ def llamacpp_answers(
 
     The n-th answer is sampled with seed n.
     """
+    import llama_cpp  # noqa: PLC0415  (only for a llama.cpp model)
+
     for seed, prompt in enumerate(prompts):
         prompt_ids = _llamacpp_prompt(model, prompt)
         model.set_seed(seed)
         generated = model.generate(prompt_ids, temp=temperature)
         token_ids = []
         for token in islice(generated, tokens):
-            if model._model.token_is_eog(token):  # noqa: SLF001  (Llama itself offers no such test)
+            # Llama itself offers no such test.
+            if llama_cpp.llama_vocab_is_eog(model._model.vocab, token):  # noqa: SLF001
                 break
             token_ids.append(int(token))
         yield Answer(prompt_ids, token_ids)
