@@ -6,6 +6,7 @@ The native read aborts the process on graphs that do not serve it: only a child 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -92,7 +93,9 @@ def report() -> None:
     """Do one task in this process and print its findings as JSON: the child's main function."""
     task, path = sys.argv[1:3]
     try:
-        llm = llama_cpp.Llama(path, n_ctx=256, verbose=False, logits_all=False)
+        # llama.cpp's threads spin: on a busy machine all of them are slower than half of them.
+        threads = max(1, (os.cpu_count() or 1) // 2)
+        llm = llama_cpp.Llama(path, n_ctx=256, n_threads_batch=threads, verbose=False)
         facts = {"callback": _examine_callback, "native": _examine_native}[task](llm)
     except (EmoGuardError, ValueError, RuntimeError) as error:
         facts = {"error": str(error)}

@@ -20,6 +20,7 @@ from emoguard.records import Finish, Reading, Report, Request
 from emoguard.session import REQUEST, Session, take_request
 from emoguard_llamacpp import ctypes_llama
 from emoguard_llamacpp.reader import Reader
+from emoguard_llamacpp.scores import Scores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,27 +45,6 @@ class Call:
     session: Session | None = None
 
 
-class Scores:
-    """Turns the rows of a reader into z: one matrix product over all layers of one token."""
-
-    def __init__(self, guard: Guard, identity: ModelIdentity) -> None:
-        readout = guard.readout(identity)
-        self._matrix = np.ascontiguousarray(readout.matrix.transpose(1, 0, 2)).reshape(
-            len(readout.labels), -1
-        )
-        self._centre = readout.centre.ravel().copy()
-        self._shift = readout.shift.sum(axis=0)
-        self._centred = np.empty_like(self._centre)
-        self.missing = np.full(len(readout.labels), np.nan, np.float32)
-
-    def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return z (labels,) of rows (layers, hidden)."""
-        np.subtract(rows.ravel(), self._centre, out=self._centred)
-        z: NDArray[np.float32] = self._matrix @ self._centred
-        z += self._shift
-        return z
-
-
 class LlamaWatch:
     """The handle `attach` returns for a `llama_cpp.Llama`."""
 
@@ -74,7 +54,7 @@ class LlamaWatch:
         self.reader = reader
         self._llm = llm
         self.identity = identity
-        self._scores = Scores(guard, identity)
+        self._scores = Scores(guard.readout(identity))
         self._thinking = find_thinking_marks(llm)
         self._last = self._scores.missing
         self._session: Session | None = None
@@ -124,6 +104,7 @@ class LlamaWatch:
         session = self._session
         if session is None:
             return None
+        self._guarded(self._scores.settle)
         tokens = len(session.token_ids)
         snapshot = replace(
             session, rows=session.rows[:tokens], token_ids=session.token_ids[:tokens]
@@ -271,7 +252,7 @@ class LlamaWatch:
             if session.fault:
                 self._last = self._scores.missing
             elif self.reader.take():
-                self._last = self._scores(self.reader.rows)
+                self._last = self._scores.add(self.reader.rows)
             elif session.rows:
                 self._last = self._scores.missing
             session.commit(token, self._last)
@@ -286,6 +267,9 @@ class LlamaWatch:
         """Report an open session; one that was closed before stays closed."""
         if session is None or session is not self._session:
             return
+        start = time.perf_counter()
+        self._guarded(self._scores.settle)
+        session.seconds += time.perf_counter() - start
         try:
             self.reports.append(session.close(self.guard, finish))
         except Exception as error:  # noqa: BLE001

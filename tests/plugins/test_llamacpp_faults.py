@@ -55,21 +55,12 @@ BREAKS = {
     "before a decode": lambda watch: setattr(watch.reader, "before", boom),
     "after a decode": lambda watch: setattr(watch.reader, "after", boom),
     "taking the row": lambda watch: setattr(watch.reader, "take", boom),
-    "scoring the row": lambda watch: setattr(watch, "_scores", Broken(watch._scores)),
+    "scoring the row": lambda watch: setattr(watch._scores, "add", boom),
+    "settling the scores": lambda watch: setattr(watch._scores, "settle", boom),
     "native: copying": lambda watch: setattr(watch.reader, "copy", boom),
     "callback: ask phase": lambda watch: setattr(watch.reader, "heads", BrokenNames()),
     "callback: data phase": lambda watch: setattr(watch.reader, "see", boom),
 }
-
-
-class Broken:
-    """Scores that cannot be computed."""
-
-    def __init__(self, scores: Any) -> None:
-        self.missing = scores.missing
-
-    def __call__(self, rows: Any) -> Any:
-        return boom()
 
 
 def cases() -> Iterator[tuple[str, str]]:

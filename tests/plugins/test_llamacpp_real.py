@@ -40,7 +40,7 @@ PROMPT = "Three friends talk about the weather on a long train ride."
 def llms() -> dict[str, Any]:
     """Both models; one thread, so that a busy machine does not slow the barriers down."""
     return {
-        name: models.load_llama(file(), n_threads=1, n_threads_batch=2)
+        name: models.load_llama(file(), n_threads=1, n_threads_batch=1)
         for name, file in FILES.items()
     }
 
@@ -131,7 +131,7 @@ def test_the_witness_accepts_the_right_layer_and_refuses_its_neighbours(
     llm, probe = llms[name], probes[name]
     if kind != "original":
         file = models.quantised(FILES[name](), kind)
-        llm = models.load_llama(file, n_threads=1, n_threads_batch=2)
+        llm = models.load_llama(file, n_threads=1, n_threads_batch=1)
     emoguard_llamacpp.attach(llm, Guard(probe)).detach()
     for shift in (-1, 1):
         moved = dataclasses.replace(probe, layers=tuple(n + shift for n in probe.layers))
@@ -146,7 +146,9 @@ def test_another_quantisation_is_uncalibrated(
     probe = probes["smollm2"]
     identity = emoguard_llamacpp.open_residuals(llms["smollm2"]).identity
     guard = Guard(probe, [make_calibration(probe, identity)])
-    other = models.load_llama(models.quantised(models.smollm2_gguf(), "Q8_0"), n_threads=1)
+    other = models.load_llama(
+        models.quantised(models.smollm2_gguf(), "Q8_0"), n_threads=1, n_threads_batch=1
+    )
     for llm, status in ((llms["smollm2"], "scored"), (other, "uncalibrated")):
         with emoguard_llamacpp.attach(llm, guard) as watch:
             llm.create_completion(PROMPT, max_tokens=4, temperature=0.0)
