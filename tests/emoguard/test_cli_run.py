@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -21,6 +22,7 @@ from rich.console import Console
 
 from emoguard import artifact
 from emoguard.cli import main, models
+from emoguard.cli.answer import Prompt, answer
 from emoguard.cli.interlinear import Interlinear
 from emoguard.cli.paint import BELOW, FULL, QUIET, legend, place, printable, signed, tint
 from emoguard.cli.pieces import Pieces
@@ -91,12 +93,23 @@ def test_the_same_seed_gives_the_same_answer_and_another_another(tiny, capfd):
     assert ids("--temperature", "0", "--seed", "3") == ids("--temperature", "0", "--seed", "4")
 
 
-def test_system_prompt_and_raw_change_what_the_model_sees(tiny, capfd):
+def test_the_system_prompt_reaches_the_model(tiny, capfd):
     def ids(*arguments: str) -> list[int]:
         assert run(tiny, "--json", "--temperature", "0", *arguments, "Hello") == 0
         return [t["id"] for t in json.loads(capfd.readouterr().out)["report"]["tokens"]]
 
     assert ids() != ids("--system", "You are somebody else entirely.")
+
+
+def test_a_file_without_chat_template_is_continued_not_put_into_a_foreign_format(tiny):
+    model, _ = models.load(tiny[0], threads=1)
+    del model.metadata["tokenizer.chat_template"]
+    prompt = Prompt("Hello", system="Be brief.", max_tokens=24, temperature=0.0)
+    raw = dataclasses.replace(prompt, raw=True)
+    assert answer(model, None, prompt, int) == answer(model, None, raw, int)
+    seen = model.detokenize(model.input_ids[: model.n_tokens].tolist())
+    model.close()
+    assert seen.startswith(b"Be brief.\n\nHello")
 
 
 def test_piped_output_is_plain_text_with_a_table(tiny, capfd):
