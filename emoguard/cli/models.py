@@ -35,6 +35,8 @@ def load(
     is_gguf = path.is_file()
     if runtime == "llamacpp" and not is_gguf:
         raise EmoGuardError(f"llama.cpp reads a GGUF file, got the folder {path}: name the file")
+    if not is_gguf and not (path / "config.json").exists():
+        raise EmoGuardError(f"{path} is no Transformers model: it holds no config.json")
     try:
         if is_gguf and runtime != "transformers":
             return _llama(path, threads), None

@@ -72,6 +72,7 @@ def test_misuse_exits_with_two(arguments, capsys):
     [
         (["show", "nothing-here"], "there is no probe nothing-here"),
         (["run", "--model", "nothing.gguf", "Hi"], "there is no model at nothing.gguf"),
+        (["run", "--model", "tests", "Hi"], "tests is no Transformers model"),
         (["run", "--model", ".", "--runtime", "llamacpp", "Hi"], "llama.cpp reads a GGUF file"),
     ],
 )
