@@ -47,6 +47,8 @@ def native_allowed(architecture: str) -> bool:
 
 def check_model(llm: Any) -> None:
     """Refuse a `Llama` that does not generate one token per forward pass."""
+    if llm.model is None or llm.ctx is None:
+        raise EmoGuardError("wanted an open Llama, got one that was closed: load it again")
     if llm.model_params.vocab_only:
         raise EmoGuardError("wanted a model with weights, got vocab_only=True: load it without")
     if llm.context_params.embeddings:

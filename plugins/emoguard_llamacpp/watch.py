@@ -182,16 +182,18 @@ class LlamaWatch:
         original(tokens)
         self._guarded(self.reader.after, len(tokens))
 
-    def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _generate(
+        self, original: Callable[..., Any], tokens: Sequence[int], *args: Any, **kwargs: Any
+    ) -> Any:
         call = self._call
         request = call.request if call else take_request(kwargs)
-        prompt = [int(token) for token in (args[0] if args else kwargs["tokens"])]
+        prompt = list(tokens)
         if not prompt and (kwargs.get("reset", True) or not self._llm.n_tokens):
             raise EmoGuardError("the prompt is empty: give the model at least one token to go on")
         session = Session(
             request, self.identity, f"llama_cpp:{self.reader.name}", prompt, self._thinking
         )
-        return self._tokens(original(*args, **kwargs), session, call)
+        return self._tokens(original(prompt, *args, **kwargs), session, call)
 
     def _tokens(
         self, inner: Generator[int, Any, None], session: Session, call: Call | None
@@ -306,7 +308,7 @@ class LlamaWatch:
                     chunk = next(chunks)
                 finally:
                     self._call = outer
-                finish = chunk["choices"][0]["finish_reason"]
+                finish = find_finish(chunk)
                 if finish is not None:
                     self._close(call.session, finish)
                 yield chunk
@@ -343,6 +345,16 @@ class LlamaWatch:
             return action()
         finally:
             self._request = outer
+
+
+def find_finish(chunk: Any) -> Finish | None:
+    """Return why a completion ended, None for a chunk that is not the last."""
+    try:
+        reason = chunk["choices"][0]["finish_reason"]
+    except (KeyError, IndexError, TypeError):
+        return None
+    known: dict[Any, Finish | None] = {None: None, "stop": "stop", "length": "length"}
+    return known.get(reason, "unknown")
 
 
 def find_thinking_marks(llm: Any) -> tuple[int, int] | None:

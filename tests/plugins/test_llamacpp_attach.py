@@ -149,6 +149,13 @@ def test_models_that_do_not_generate_are_refused(path: Path, probe: Probe) -> No
             emoguard_llamacpp.open_residuals(llm)
 
 
+def test_a_closed_model_is_refused(path: Path, probe: Probe) -> None:
+    llm = tiny_gguf.load(path)
+    llm.close()
+    with pytest.raises(EmoGuardError, match="got one that was closed"):
+        emoguard_llamacpp.attach(llm, Guard(probe))
+
+
 def test_a_draft_model_is_refused(path: Path, probe: Probe) -> None:
     from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 

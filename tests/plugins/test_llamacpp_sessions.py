@@ -163,6 +163,24 @@ def test_generate_that_its_caller_ends_is_scored(llm: Any, watch: Any) -> None:
     assert (report.status, report.finish, report.tokens_scored) == ("uncalibrated", "unknown", 5)
 
 
+def test_a_prompt_may_be_any_iterable(llm: Any, watch: Any) -> None:
+    prompt = tokens_of(llm)
+    first, second = (next(llm.generate(tokens, temp=0.0)) for tokens in (prompt, iter(prompt)))
+    assert first == second
+    assert [report.tokens_scored for report in watch.reports] == [1, 1]
+
+
+def test_looking_live_does_not_change_the_numbers(llm: Any, watch: Any) -> None:
+    reports = []
+    for look in (False, True):
+        llm.reset()
+        for _chunk in complete(llm, stream=True, emoguard=Request(scores="tokens")):
+            if look and (reading := watch.live()) is not None:
+                assert np.isfinite(reading.rows).all()
+        reports.append(watch.reports[-1].tokens)
+    assert reports[0] == reports[1]
+
+
 def test_stopping_criteria_finish_with_stop(llm: Any, watch: Any) -> None:
     prompt = tokens_of(llm)
     criteria = llama_cpp.StoppingCriteriaList([lambda ids, _: len(ids) >= len(prompt) + 4])
