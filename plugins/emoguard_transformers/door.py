@@ -46,7 +46,9 @@ class Door:
         """
         self._check(token_ids, layers)
         found: dict[int, torch.Tensor] = {}
-        ids = torch.tensor([list(token_ids)], device=self._model.device)
+        device = self._model.device
+        # Offloaded weights are nowhere until they are used; accelerate then moves the input itself.
+        ids = torch.tensor([list(token_ids)], device="cpu" if device.type == "meta" else device)
         with ExitStack() as stack:
             for layer in layers:
                 stack.enter_context(self._captured(layer, found))

@@ -1,0 +1,123 @@
+"""Where a watch may be attached, and what happens to what it cannot read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import emoguard_transformers
+import numpy as np
+import pytest
+import torch
+
+from emoguard.errors import EmoGuardError
+from emoguard.guard import Guard
+from emoguard.policy import Policy
+from emoguard.records import Request
+from emoguard.testing import make_calibration, make_probe
+from tests.contract.hf_models import HfHarness, build
+
+IDS = torch.tensor([[5, 9, 17, 33, 8]])
+OPTIONS: dict[str, Any] = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
+
+
+def probe_for(model: Any) -> Any:
+    return make_probe(HfHarness(model).open_residuals(), ("happy", "sad", "calm"))
+
+
+def test_offloaded_weights_are_read_where_the_block_runs() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = build()
+    probe = probe_for(model)
+    clean = model.generate(IDS, **OPTIONS)
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    with emoguard_transformers.attach(model, Guard(probe)) as watch:
+        assert torch.equal(model.generate(IDS, **OPTIONS), clean)
+    assert watch.reports[-1].tokens_scored == 5
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_rows_are_raw_once_another_adapter_is_active() -> None:
+    peft = pytest.importorskip("peft")
+    model = build()
+    probe = probe_for(model)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=True)
+    wrapped = peft.get_peft_model(
+        model, config
+    )  # an untrained adapter: it changes the identity only
+    detail = Request(scores="tokens")
+    with emoguard_transformers.attach(model, Guard(probe)) as watch:
+        model.generate(IDS, emoguard=detail, **OPTIONS)
+    raw = np.array([token.z for token in watch.reports[-1].tokens])
+    guard = Guard(probe, [make_calibration(probe, watch.identity)])
+    with emoguard_transformers.attach(model, guard) as watch:
+        model.generate(IDS, emoguard=detail, **OPTIONS)
+        wrapped.base_model.disable_adapter_layers()
+        model.generate(IDS, emoguard=detail, **OPTIONS)
+    first, second = watch.reports
+    assert (first.status, second.status) == ("scored", "uncalibrated")
+    found = np.array([token.z for token in second.tokens])
+    assert np.allclose(found, raw, atol=1e-4)
+    assert not np.allclose([token.z for token in first.tokens], raw, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["generate_batch", "init_continuous_batching"])
+def test_continuous_batching_is_refused_before_it_starts(name: str) -> None:
+    model = build()
+    with emoguard_transformers.attach(model, Guard(probe_for(model))) as watch:
+        with pytest.raises(EmoGuardError, match="continuous batching"):
+            getattr(model, name)()
+        assert not watch.reports
+
+
+def test_continuous_batching_that_is_skipped_says_so() -> None:
+    model = build()
+    guard = Guard(probe_for(model), policy=Policy(on_unsupported="skip"))
+    with emoguard_transformers.attach(model, guard) as watch:
+        manager = model.init_continuous_batching()
+        assert manager is not None
+        assert [report.status for report in watch.reports] == ["skipped"]
+
+
+def test_a_model_without_a_head_is_refused() -> None:
+    model = build()
+    with pytest.raises(EmoGuardError, match="AutoModelForCausalLM"):
+        emoguard_transformers.open_residuals(model.model)
+
+
+def test_text_without_a_tokenizer_is_refused_by_name() -> None:
+    with pytest.raises(EmoGuardError, match="tokenizer="):
+        emoguard_transformers.open_residuals(build()).tokenize("text")
+
+
+@pytest.mark.parametrize(("ids", "layers"), [([], (1,)), ([999], (1,)), ([1], (5,)), ([1], ())])
+def test_the_door_refuses_what_the_model_does_not_have(ids: list[int], layers: Any) -> None:
+    with pytest.raises(EmoGuardError):
+        emoguard_transformers.open_residuals(build()).residuals(ids, layers)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3_text"])
+def test_the_door_gives_the_hidden_states_of_the_next_layer(architecture: str) -> None:
+    model = build(architecture)
+    found = emoguard_transformers.open_residuals(model).residuals(IDS[0].tolist(), (0, 3))
+    with torch.no_grad():
+        states = model(IDS, output_hidden_states=True).hidden_states
+    assert np.array_equal(found, np.stack([states[1][0].numpy(), states[4][0].numpy()]))
+
+
+def test_the_dtype_is_part_of_the_identity_and_the_name_is_not() -> None:
+    model = build()
+    first = emoguard_transformers.open_residuals(model).identity
+    model.config._name_or_path = "somewhere/else"
+    assert emoguard_transformers.open_residuals(model).identity.digest == first.digest
+    other = emoguard_transformers.open_residuals(model.bfloat16()).identity
+    assert (other.quantisation, other.digest != first.digest) == ("bfloat16", True)
+
+
+def test_what_generate_refuses_it_refuses_as_before() -> None:
+    model = build()
+    with emoguard_transformers.attach(model, Guard(probe_for(model))) as watch:
+        with pytest.raises(ValueError, match="max_new_tokens"):
+            model.generate(IDS, max_new_tokens=0)
+        assert watch.live() is None
+        model.generate(IDS, **OPTIONS)
+    assert watch.reports[-1].tokens_scored == 5
