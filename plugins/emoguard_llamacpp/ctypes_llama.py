@@ -229,15 +229,17 @@ class TensorData:
     size: int
 
 
+class GgufParameters(ctypes.Structure):
+    """`struct gguf_init_params`."""
+
+    _fields_ = (("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p))
+
+
 @contextmanager
 def open_gguf(path: Path) -> Iterator[Any]:
     """Open a GGUF file's header with ggml's own reader; yields its context."""
-
-    class Parameters(ctypes.Structure):
-        _fields_ = (("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p))
-
-    start = _bind(ctypes.c_void_p, (ctypes.c_char_p, Parameters), "gguf_init_from_file")
-    header = start(str(path).encode(), Parameters(no_alloc=True, context=None))
+    start = _bind(ctypes.c_void_p, (ctypes.c_char_p, GgufParameters), "gguf_init_from_file")
+    header = start(str(path).encode(), GgufParameters(no_alloc=True, context=None))
     if not header:
         raise EmoGuardError(f"{path.name} is no GGUF file that llama.cpp can read")
     try:
