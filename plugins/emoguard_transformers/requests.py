@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers.generation.configuration_utils import GenerationMode
 
+from emoguard.errors import EmoGuardError
 from emoguard.records import Request
 from emoguard.session import take_request
 
@@ -22,12 +23,21 @@ def take_requests(kwargs: dict[str, Any]) -> Request | Sequence[Request]:
 
 
 def batch_size(args: Sequence[Any], kwargs: dict[str, Any]) -> int:
-    """Return how many prompts a call of `generate` has; without inputs it starts from BOS."""
+    """Return how many prompts a call of `generate` has; without inputs it starts from BOS.
+
+    Raises:
+        EmoGuardError: prompts of no token at all, which Transformers meets with a reshape error.
+
+    """
     found = next(
         (kwargs[k] for k in ("inputs", "input_ids", "inputs_embeds") if kwargs.get(k) is not None),
         args[0] if args else None,
     )
-    return 1 if found is None else len(found)
+    if found is None:
+        return 1
+    if found.ndim > 1 and not found.shape[1]:
+        raise EmoGuardError("the prompt is empty: give the model at least one token to go on")
+    return len(found)
 
 
 def unsupported(generation_config: Any, assistant: Any) -> str | None:

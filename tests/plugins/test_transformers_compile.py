@@ -51,7 +51,7 @@ def z_of(report):
 
 @pytest.mark.parametrize("compile_it", [compile_forward, compile_module])
 def test_first_and_second_attach_read_every_token(compile_it):
-    model = build()
+    model = build(num_hidden_layers=4)
     guard = guard_for(model)
     with emoguard.attach(model, guard) as watch:
         plain = generate(model, emoguard=Request(scores="tokens"))
@@ -69,7 +69,7 @@ def test_first_and_second_attach_read_every_token(compile_it):
 
 
 def test_the_hook_traces_into_one_graph():
-    model = build()
+    model = build(num_hidden_layers=4)
     guard = guard_for(model)
     compile_forward(model, fullgraph=True)
     with emoguard.attach(model, guard) as watch:
@@ -78,7 +78,7 @@ def test_the_hook_traces_into_one_graph():
 
 
 def test_further_generations_do_not_compile_again():
-    model = build()
+    model = build(num_hidden_layers=4)
     guard = guard_for(model)
     compile_forward(model)
     with emoguard.attach(model, guard) as watch:
@@ -93,7 +93,7 @@ def test_further_generations_do_not_compile_again():
 
 @pytest.mark.parametrize("compile_it", [compile_forward, compile_module])
 def test_after_detach_compiled_logits_equal_a_never_attached_models(compile_it):
-    never, model = build(), build()
+    never, model = build(num_hidden_layers=4), build()
     for each in (never, model):
         compile_it(each)
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_after_detach_compiled_logits_equal_a_never_attached_models(compile_it):
 
 
 def test_generates_own_compilation_of_a_static_cache_is_forgotten_too():
-    model = build()
+    model = build(num_hidden_layers=4)
     guard = guard_for(model)
     model._compiled_call = torch.compile(model.__call__, backend="eager")
     generate(model)
@@ -126,7 +126,7 @@ def test_inductor_reads_every_token_and_leaves_the_ids():
 
 
 def test_forgetting_a_model_that_was_never_compiled_is_harmless():
-    model = build()
+    model = build(num_hidden_layers=4)
     wanted = generate(model)
     forget_compiled(model, model.model.layers)
     assert torch.equal(generate(model), wanted)
