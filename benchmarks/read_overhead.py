@@ -212,9 +212,19 @@ def _llamacpp_rows(name: str, suffix: str, pairs: int) -> list[Row]:
 
 
 def _graph_nodes(llm: Any) -> int:
-    from emoguard_llamacpp.callback import count_nodes
+    """Return how many graph nodes llama.cpp asks the callback about in one decode."""
+    from emoguard_llamacpp import ctypes_llama
 
-    return int(count_nodes(llm))
+    asked = 0
+
+    def see(_tensor: int, ask: bool) -> bool:
+        nonlocal asked
+        asked += ask
+        return not ask
+
+    with ctypes_llama.own_context(llm, 1, 1, see) as context:
+        ctypes_llama.decode(context, [llm.token_bos()])
+    return asked
 
 
 def _transformers_rows(name: str, suffix: str, pairs: int) -> list[Row]:
