@@ -93,7 +93,7 @@ def test_further_generations_do_not_compile_again():
 
 @pytest.mark.parametrize("compile_it", [compile_forward, compile_module])
 def test_after_detach_compiled_logits_equal_a_never_attached_models(compile_it):
-    never, model = build(num_hidden_layers=4), build()
+    never, model = build(num_hidden_layers=4), build(num_hidden_layers=4)
     for each in (never, model):
         compile_it(each)
     with torch.no_grad():
