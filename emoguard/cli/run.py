@@ -7,6 +7,7 @@ import importlib
 import json
 import signal
 import sys
+import threading
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,9 @@ def run(
         _print(console, guard, text, report, as_json=as_json)
         if metrics_port is not None:
             guard.flush()  # the first scrape shows this response
+            interrupted = _interrupted()
             notes.print(f"metrics at {url} until Ctrl-C")
-            _wait_for_interrupt()
+            interrupted.wait()
 
 
 def _text(prompt: str | None) -> str:
@@ -144,6 +146,12 @@ def _with_metrics(
     return watched, server.url
 
 
-def _wait_for_interrupt() -> None:
-    with contextlib.suppress(KeyboardInterrupt):
-        signal.pause()
+def _interrupted() -> threading.Event:
+    """Return an event that Ctrl-C and a service manager's SIGTERM set.
+
+    Asked for by name: a process started in the background of a script inherits Ctrl-C ignored.
+    """
+    event = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: event.set())
+    return event

@@ -3,6 +3,7 @@
 `make test` fuzzes for 5 s; EMOGUARD_FUZZ_SECONDS=60 fuzzes longer.
 """
 
+import copy
 import json
 import os
 import random
@@ -66,7 +67,7 @@ def widen(rng, blob):
 
 
 def replace_values(rng, blob):
-    return edit(rng, blob, lambda rng: rng.choice(ODD))
+    return edit(rng, blob, lambda rng: copy.deepcopy(rng.choice(ODD)))
 
 
 def edit(rng, blob, value):

@@ -198,7 +198,8 @@ def test_switched_off_it_says_so(tiny, capfd, monkeypatch):
     assert "EMOGUARD_DISABLE" in capfd.readouterr().err
 
 
-def test_metrics_are_served_until_interrupted(tiny):
+@pytest.mark.parametrize("ends_with", [signal.SIGINT, signal.SIGTERM])
+def test_metrics_are_served_until_interrupted(tiny, ends_with):
     command = [sys.executable, "-c", "import sys; from emoguard.cli import main; sys.exit(main())"]
     options = [
         "run",
@@ -225,11 +226,11 @@ def test_metrics_are_served_until_interrupted(tiny):
         assert url is not None
         with urllib.request.urlopen(url[0], timeout=10) as answer:
             page = answer.read().decode()
-        child.send_signal(signal.SIGINT)
+        child.send_signal(ends_with)
         out, err = child.communicate(timeout=30)
     finally:
         child.kill()
-        child.wait()
+        child.communicate()
     assert 'emoguard_responses_total{model="tiny random llama",status="scored"} 1.0' in page
     assert 'emotion="valence"' in page
     assert child.returncode == 0, err
