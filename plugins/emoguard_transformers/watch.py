@@ -255,7 +255,10 @@ class TransformersWatch:
         # Never an inference tensor: the next generation may run outside inference mode.
         with torch.inference_mode(mode=False):
             shape = (len(self._devices), rows, len(self.guard.labels))
-            buffer = free.pop() if free else torch.empty(shape, device=self._devices[-1])
+            try:
+                buffer = free.pop()  # another thread may take the last one
+            except IndexError:
+                buffer = torch.empty(shape, device=self._devices[-1])
         compiled.hold_still(buffer)
         return buffer.fill_(torch.nan)
 
