@@ -2,11 +2,12 @@
 
 Method. The same GGUF file is opened in llama.cpp and, dequantised to float32, in Transformers; 200
 texts (half long stories, half single sentences) are read by both through EmoGuard's offline door,
-which uses the same hooks as generation. Residual error of a layer: the norm of the difference over
-the norm of the centred residual, all tokens but the first of each text together; median and maximum
-over layers, every layer but the last. z: |difference| per token and label through the shipped
-probe, median with a bootstrap interval over texts; spearman: the lowest over labels of the rank
-correlation of text means. Siblings of SmolLM2 are read against F16, each with a calibration on the
+which uses the same hooks as generation. Residual error of a token: the norm of the difference over
+the norm of the residual centred over its text, first tokens left out; of a layer: its median over
+tokens; the rows give median and maximum over layers, every layer but the last. `pooled`: the same
+with squares summed over tokens, so that the few tokens of huge norm (Gemma) decide. z: |difference| per token and label
+through the shipped probe, median with a bootstrap interval over texts; spearman: the lowest over
+labels of the rank correlation of text means. Siblings of SmolLM2 are read against F16, each with a calibration on the
 same answers. `batched`: the largest live difference of z, left-padded batch against one by one.
 """
 
@@ -60,13 +61,13 @@ def runtimes(name: str, many: list[str]) -> list[Row]:
     guard = shipped(doors[0])
     layers = list(range(doors[0].identity.layers - 1))
     readouts = [guard.readout(door.identity) for door in doors]
-    error, size = np.zeros(len(layers)), np.zeros(len(layers))
+    errors, sizes = [], []
     gaps, means = [], []
     for index, text in enumerate(many):
         ids = doors[0].tokenize(text)
         a, b = (door.residuals(ids, layers)[:, 1:].astype(np.float64) for door in doors)
-        error += np.sum((a - b) ** 2, axis=(1, 2))
-        size += np.sum((a - a.mean(axis=1, keepdims=True)) ** 2, axis=(1, 2))
+        errors.append(np.linalg.norm(a - b, axis=2))
+        sizes.append(np.linalg.norm(a - a.mean(axis=1, keepdims=True), axis=2))
         z = [
             readout.read(x[list(guard.probe.layers)].astype(np.float32))
             for readout, x in zip(readouts, (a, b), strict=True)
@@ -74,11 +75,15 @@ def runtimes(name: str, many: list[str]) -> list[Row]:
         gaps.append(np.abs(z[0] - z[1]))
         means.append([z[0].mean(axis=0), z[1].mean(axis=0)])
         _progress(name, index + 1, len(many))
-    relative = np.sqrt(error / size)
+    error, size = np.concatenate(errors, axis=1), np.concatenate(sizes, axis=1)
+    relative = np.median(error / size, axis=1)
+    pooled = np.sqrt(np.sum(error**2, axis=1) / np.sum(size**2, axis=1))
     suffix = "" if name == "smollm2" else f"_{name}"
     return [
         Row(f"residual_relative_error_median{suffix}", float(np.median(relative)), None, None, ""),
         Row(f"residual_relative_error_max{suffix}", float(relative.max()), None, None, ""),
+        Row(f"residual_pooled_error_median{suffix}", float(np.median(pooled)), None, None, ""),
+        Row(f"residual_pooled_error_max{suffix}", float(pooled.max()), None, None, ""),
         _median_gap(f"abs_dz_median{suffix}", gaps),
         Row(f"spearman_min{suffix}", _lowest_spearman(np.array(means)), None, None, ""),
         Row(
