@@ -5,10 +5,11 @@ texts (half long stories, half single sentences) are read by both through EmoGua
 which uses the same hooks as generation. Residual error of a token: the norm of the difference over
 the norm of the residual centred over its text, first tokens left out; of a layer: its median over
 tokens; the rows give median and maximum over layers, every layer but the last. `pooled`: the same
-with squares summed over tokens, so that the few tokens of huge norm (Gemma) decide. z: |difference| per token and label
-through the shipped probe, median with a bootstrap interval over texts; spearman: the lowest over
-labels of the rank correlation of text means. Siblings of SmolLM2 are read against F16, each with a calibration on the
-same answers. `batched`: the largest live difference of z, left-padded batch against one by one.
+with squares summed over tokens, so that the few tokens of huge norm (Gemma) decide. z: |difference|
+per token and label through the shipped probe, median with a bootstrap interval over texts;
+spearman: the lowest over labels of the rank correlation of text means. Siblings of SmolLM2 are read
+against F16, each with a calibration on the same answers. `batched`: the largest live difference of
+z, left-padded batch against one by one.
 """
 
 from __future__ import annotations
