@@ -43,6 +43,7 @@ def soak_llamacpp(responses: int) -> list[Row]:
     """Stream from llama.cpp."""
     late = wrong_cancel = 0
     llm = load_llama(smollm2_gguf())
+    threads = threading.active_count()
     with attach(llm) as watch:
         for number in range(responses):
             request = Request()
@@ -69,6 +70,7 @@ def soak_llamacpp(responses: int) -> list[Row]:
         Row("llamacpp_incomplete_at_end", late, None, None, "streams"),
         Row("llamacpp_cancelled_wrong", wrong_cancel, None, None, "streams"),
         Row("llamacpp_sessions_left", left_open, None, None, "sessions"),
+        Row("llamacpp_threads_left", _more_than(threads), None, None, "threads"),
     ]
 
 
@@ -78,6 +80,7 @@ def soak_transformers(responses: int) -> list[Row]:
 
     late = 0
     model, tokenizer = load_hf(smollm2_gguf())
+    threads = threading.active_count()
     with attach(model, tokenizer=tokenizer) as watch:
         for number in range(responses):
             request = Request()
@@ -96,7 +99,13 @@ def soak_transformers(responses: int) -> list[Row]:
         Row("transformers_streams", responses, None, None, "streams"),
         Row("transformers_incomplete_at_end", late, None, None, "streams"),
         Row("transformers_sessions_left", left_open, None, None, "sessions"),
+        Row("transformers_threads_left", _more_than(threads), None, None, "threads"),
     ]
+
+
+def _more_than(threads: int) -> int:
+    """Return how many threads there are beyond those that loading the model left."""
+    return threading.active_count() - threads
 
 
 def _progress(what: str, number: int, total: int) -> None:
@@ -109,9 +118,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--responses", type=int, default=1000)
     options = parser.parse_args()
-    threads = threading.active_count()
     rows = soak_llamacpp(options.responses) + soak_transformers(options.responses)
-    rows.append(Row("threads_left", threading.active_count() - threads, None, None, "threads"))
     show("soak", rows, as_json=options.json)
     sys.exit(any(row.value for row in rows if not row.name.endswith("_streams")))
 
