@@ -5,6 +5,7 @@ A direction is not a feeling, and EmoGuard never says it is.
 
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
+from emoguard.plan import Plan
 from emoguard.policy import Policy
 from emoguard.probe import Probe
 from emoguard.records import Alert, Report, Request
@@ -16,6 +17,7 @@ __all__ = [
     "Alert",
     "EmoGuardError",
     "Guard",
+    "Plan",
     "Policy",
     "Probe",
     "Report",

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 FORMAT = "emoguard-probe-1"
 MAX_FILE_BYTES = 64 * 2**20
 MAX_HEADER_BYTES = 4 * 2**20
+CALIBRATION = {"location": 1, "scale": 1, "means": 2, "norms": 1, "limits": 3}
+"""The arrays of a calibration and their dimensions."""
 
 
 def save(path: str | Path, probe: Probe, calibrations: Iterable[Calibration] = ()) -> None:
@@ -59,7 +61,7 @@ def encode(probe: Probe, calibrations: Iterable[Calibration] = ()) -> bytes:
     }
     described = []
     for index, calibration in enumerate(calibrations):
-        for name in ("location", "scale", "means", "norms"):
+        for name in CALIBRATION:
             tensors[f"calibration.{index}.{name}"] = getattr(calibration, name)
         described.append(
             {
@@ -199,7 +201,7 @@ def _calibration(index: int, meta: Mapping[str, Any], tensors: Mapping[str, Any]
         _count(identity[name])
     arrays = {
         name: _array(tensors, f"calibration.{index}.{name}", np.float32, rank)
-        for name, rank in (("location", 1), ("scale", 1), ("means", 2), ("norms", 1))
+        for name, rank in CALIBRATION.items()
     }
     return Calibration(
         identity=ModelIdentity(**identity),

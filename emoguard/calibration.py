@@ -26,8 +26,10 @@ class Calibration:
     `location` and `scale`, shape (labels,), are mean and standard deviation of the projection over
     response tokens: z = (projection - location) / scale. `means`, shape (101, labels), are the
     quantiles 0, .01 … 1 of the *response mean* of z. `norms`, shape (layers,), are the reference
-    norms: the median length of a response token's residual at each probed layer. `context` says in
-    words under which conditions the responses were made (template, system prompt, sampling).
+    norms: the median length of a response token's residual at each probed layer. `limits`, shape
+    (layers, 101, labels), are quantiles of h·v (v the unit steer direction) over response tokens:
+    what a cap or floor is given in. `context` says in words under which conditions the responses
+    were made (template, system prompt, sampling).
     """
 
     identity: ModelIdentity
@@ -35,6 +37,7 @@ class Calibration:
     scale: NDArray[np.float32]
     means: NDArray[np.float32]
     norms: NDArray[np.float32]
+    limits: NDArray[np.float32]
     responses: int
     tokens: int
     context: Mapping[str, str] = field(default_factory=dict)
@@ -45,9 +48,13 @@ class Calibration:
         identity: ModelIdentity,
         projections: list[NDArray[np.float32]],
         norms: NDArray[np.float32],
+        limits: NDArray[np.float32],
         context: Mapping[str, str],
     ) -> Calibration:
-        """Summarise raw projections, one array (tokens, labels) per neutral response."""
+        """Summarise raw projections, one array (tokens, labels) per neutral response.
+
+        `norms` and `limits` are kept as they are.
+        """
         if len(projections) < 8:
             raise EmoGuardError(
                 f"a calibration needs at least 8 neutral responses, got {len(projections)}: "
@@ -72,6 +79,7 @@ class Calibration:
             scale.astype(np.float32),
             grid.astype(np.float32),
             norms.astype(np.float32),
+            limits.astype(np.float32),
             len(projections),
             len(rows),
             dict(context),
@@ -100,6 +108,7 @@ class Calibration:
             ("scale", (labels,)),
             ("means", (QUANTILES, labels)),
             ("norms", (layers,)),
+            ("limits", (layers, QUANTILES, labels)),
         ):
             array = getattr(self, name)
             if array.shape != wanted or not np.all(np.isfinite(array)):
@@ -107,7 +116,9 @@ class Calibration:
                     f"calibration {name} must be finite of shape {wanted}, got {array.shape}: "
                     "calibrate this probe again"
                 )
-        if not np.all(self.scale > 0) or np.any(np.diff(self.means, axis=0) < 0):
+        falls = np.any(np.diff(self.means, axis=0) < 0) or np.any(np.diff(self.limits, axis=1) < 0)
+        if not (np.all(self.scale > 0) and np.all(self.norms > 0)) or falls:
             raise EmoGuardError(
-                "calibration scales must be above 0 and quantiles must not fall: calibrate again"
+                "calibration scales and norms must be above 0 and quantiles must not fall: "
+                "calibrate again"
             )

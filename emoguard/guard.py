@@ -13,8 +13,10 @@ import numpy as np
 
 from emoguard.delivery import Delivery
 from emoguard.phases import REASONING
+from emoguard.plan import Plan
 from emoguard.policy import Policy
-from emoguard.records import PHASES, LabelScore, Report, TokenScore
+from emoguard.records import PHASES, LabelScore, Receipt, Report, Steered, TokenScore
+from emoguard.steering import Steering, prepare
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -75,6 +77,20 @@ class Guard:
         """Return what the hooks multiply with on this model: z where calibrated, else raw."""
         return self.probe.fold(self.calibration(identity), self.labels)
 
+    def steering(self, plan: Plan | None, identity: ModelIdentity) -> Steering | None:
+        """Return what `plan`, laid over the policy's, does here; None when that is nothing.
+
+        Raises:
+            EmoGuardError: a plan beyond the policy, for another probe, or without a calibration.
+
+        """
+        policy = self.policy.steering
+        allowed, asked = policy.allow(plan or Plan())
+        if allowed.is_empty:
+            return None
+        made = prepare(allowed, self.probe, self.calibration(identity), policy.max_dose_ratio)
+        return dataclasses.replace(made, asked=asked)
+
     def report(self, reading: Reading, request: Request, faults: Sequence[str] = ()) -> Report:
         """Summarise one reading. Pure: same arguments, same report (but for its time stamp)."""
         fresh = np.isfinite(reading.rows).all(axis=1)
@@ -98,6 +114,7 @@ class Guard:
             phases=_phase_counts(reading.phases),
             tokens=_token_scores(reading) if request.scores == "tokens" else (),
             overhead_seconds=reading.seconds,
+            receipt=_receipt(reading.steered),
             detail=reading.fault or reading.skipped,
             faults=tuple(faults) + (("reading",) if reading.fault else ()),
         )
@@ -165,6 +182,24 @@ def _rolling_peak(rows: NDArray[np.float32], window: int) -> Sequence[float | No
 def _phase_counts(phases: NDArray[np.uint8]) -> dict[Phase, int]:
     counts = np.bincount(phases, minlength=len(PHASES))
     return {phase: int(count) for phase, count in zip(PHASES, counts, strict=True)}
+
+
+def _receipt(steered: Steered | None) -> Receipt | None:
+    if steered is None:
+        return None
+    steering, fresh = steered.steering, np.isfinite(steered.dose)
+    doses = steered.dose[fresh]
+    return Receipt(
+        plan=steering.plan.as_dict(),
+        asked=steering.asked.as_dict() if steering.asked else None,
+        layers=steering.layers,
+        bound=steering.bound,
+        dose_median=float(np.median(doses)) if len(doses) else None,
+        dose_max=float(doses.max()) if len(doses) else None,
+        applied=int((doses > 0).sum()),
+        clipped=int((steered.clipped & fresh).sum()),
+        faulted=int((steered.faulted | ~fresh).sum()),
+    )
 
 
 def _token_scores(reading: Reading) -> tuple[TokenScore, ...]:

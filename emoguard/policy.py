@@ -3,14 +3,56 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from emoguard.errors import EmoGuardError
+from emoguard.plan import CEILING, Plan
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+
+@dataclass(frozen=True)
+class SteeringPolicy:
+    """How far steering may go, and what is steered without being asked.
+
+    `max_dose_ratio`: the bound on ‖h' - h‖/‖h‖ of every token, all layers together, in (0, 0.5].
+    `plan`: applied to every response; a request's plan is laid over it and cannot loosen its
+    limits. `on_excess`: what becomes of a plan whose doses come to more than the bound: `refuse` it
+    before generation starts, or `clip` it and say so in the receipt. `on_fault`: when steering
+    breaks during a response, the rest runs `unsteered`, or generation is made to `stop`.
+    """
+
+    max_dose_ratio: float = 0.1
+    plan: Plan = field(default_factory=Plan)
+    on_excess: Literal["refuse", "clip"] = "refuse"
+    on_fault: Literal["unsteered", "stop"] = "unsteered"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_dose_ratio <= CEILING:
+            raise EmoGuardError(
+                f"max_dose_ratio must lie in (0, {CEILING}], got {self.max_dose_ratio:g}"
+            )
+        self.allow(Plan())
+
+    def allow(self, plan: Plan) -> tuple[Plan, Plan | None]:
+        """Return the plan to apply, laid over the standing one, and what was asked if it differs.
+
+        Raises:
+            EmoGuardError: doses beyond the bound, where they are not to be clipped.
+
+        """
+        asked = plan.over(self.plan)
+        if asked.dose <= self.max_dose_ratio:
+            return asked, None
+        if self.on_excess == "refuse":
+            raise EmoGuardError(
+                f"the plan's doses come to {asked.dose:g}, the policy allows max_dose_ratio "
+                f"{self.max_dose_ratio:g}: ask for less, or set on_excess: clip"
+            )
+        return asked.clipped(self.max_dose_ratio), asked
 
 
 @dataclass(frozen=True)
@@ -29,6 +71,7 @@ class Policy:
     window: int = 16
     on_unsupported: Literal["refuse", "skip"] = "refuse"
     keep_reports: int = 256
+    steering: SteeringPolicy = field(default_factory=SteeringPolicy)
 
     def __post_init__(self) -> None:
         for key in ("window", "keep_reports"):

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from emoguard.plan import Plan
+
 if TYPE_CHECKING:
     from emoguard.identity import ModelIdentity
+    from emoguard.steering import Steering
 
 Phase = Literal["preparation", "reasoning", "response"]
 Status = Literal["scored", "uncalibrated", "incomplete", "skipped", "cancelled", "error"]
-Finish = Literal["stop", "length", "cancelled", "error", "unknown"]
+Finish = Literal["stop", "length", "cancelled", "halted", "error", "unknown"]
 
 PHASES: tuple[Phase, ...] = ("preparation", "reasoning", "response")
 STATUSES: tuple[Status, ...] = (
@@ -39,15 +42,34 @@ class Request:
 
     `id` names the response in reports. `conversation` groups turns (never exported to metrics).
     `scores="tokens"` keeps one row of scores per token in the report; the default keeps summaries.
+    `plan` steers this one, on top of what the policy asks and within its bound.
     """
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     conversation: str | None = None
     scores: Literal["summary", "tokens"] = "summary"
+    plan: Plan | None = None
 
     def __post_init__(self) -> None:
         if self.scores not in ("summary", "tokens"):
             raise ValueError(f"scores must be 'summary' or 'tokens', got {self.scores!r}")
+        if self.plan is not None and not isinstance(self.plan, Plan):
+            raise TypeError(f"plan must be an emoguard.Plan, got {type(self.plan).__name__}")
+
+
+@dataclass(frozen=True, eq=False)
+class Steered:
+    """What steering did to the tokens of one response, arrays of shape (tokens,).
+
+    `dose` sums ‖h' - h‖/‖h‖ over the layers of the residual a token was chosen from; NaN where the
+    intervention did not run. `clipped`: the bound cut it short at a layer. `faulted`: the residual
+    was left alone at a layer because it, or the step, was not finite, or because steering broke.
+    """
+
+    steering: Steering
+    dose: NDArray[np.float32]
+    clipped: NDArray[np.bool_]
+    faulted: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +80,7 @@ class Reading:
     (tokens, labels): z where a calibration fits, else the raw projection. `token_ids` and `phases`
     (indices into `PHASES`) have shape (tokens,). A row that the hook did not refresh is NaN.
     `seconds` is host time spent in EmoGuard's own code around the model's forward passes. `fault`
-    is what broke, `skipped` why nothing was read, if either is so.
+    is what broke, `skipped` why nothing was read, `steered` what was steered, if any of it is so.
     """
 
     identity: ModelIdentity
@@ -70,11 +92,36 @@ class Reading:
     seconds: float = 0.0
     fault: str | None = None
     skipped: str | None = None
+    steered: Steered | None = None
 
     def __post_init__(self) -> None:
         counts = len(self.rows), len(self.token_ids), len(self.phases)
         if self.rows.ndim != 2 or len(set(counts)) != 1:
             raise ValueError(f"a reading needs one row, id and phase per token, got {counts}")
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What steering did during one response: every number is of the residuals as stored."""
+
+    plan: dict[str, Any]
+    """The plan as it was applied: add, cap, floor, ablate, layers, prompt; empty parts left out."""
+    asked: dict[str, Any] | None
+    """The plan as it was asked for, where the policy clipped it; else null."""
+    layers: tuple[int, ...]
+    """The layers that were acted on."""
+    bound: float
+    """No token may be moved by more than this: the policy's max_dose_ratio."""
+    dose_median: float | None
+    """Median over tokens of ‖h' - h‖/‖h‖, layers added up; null without a token."""
+    dose_max: float | None
+    """The same for the token that was moved most."""
+    applied: int
+    """Tokens that were moved."""
+    clipped: int
+    """Tokens for which the bound cut the step short: a limit may not hold there."""
+    faulted: int
+    """Tokens left unsteered because a number was not finite or steering broke."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +134,8 @@ class LabelScore:
     """Maximum of the rolling mean over `Policy.window` tokens; null when the response is short."""
     rank: float | None
     """Place of the mean among the means of neutral responses, in [0, 1]; null uncalibrated."""
+    crossings: int | None = None
+    """Times the rolling mean rose over the alarm threshold; null without a certified one."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +178,7 @@ class Report:
     identity: str
     """Digest of the model file; calibrations belong to one of these."""
     finish: Finish
-    """Why generation ended."""
+    """Why generation ended; halted: EmoGuard ended it, as the policy says (see detail)."""
     completion_tokens: int
     """Tokens that were generated."""
     tokens_scored: int
@@ -147,6 +196,8 @@ class Report:
     """One entry per generated token when the request asked for it, else empty."""
     overhead_seconds: float = 0.0
     """Host time in EmoGuard's own code around the model's forward passes."""
+    receipt: Receipt | None = None
+    """What was steered; null when nothing was to be."""
     detail: str | None = None
     """What broke, or why nothing was read."""
     faults: tuple[str, ...] = ()
@@ -155,6 +206,11 @@ class Report:
     """When the report was made, seconds since 1970 (UTC)."""
     version: Literal[1] = 1
     """Version of this schema; later versions only add fields."""
+
+    @property
+    def steered(self) -> bool:
+        """Return whether any token was moved: baselines and drift never learn from such a one."""
+        return self.receipt is not None and self.receipt.applied > 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON data (`docs/report.schema.json`): no tuples, no NaN."""

@@ -86,6 +86,7 @@ def make_calibration(probe: Probe, identity: ModelIdentity) -> Calibration:
         np.full(k, 2.0, np.float32),
         grid,
         np.ones(len(probe.layers), np.float32),
+        np.broadcast_to(grid, (len(probe.layers), *grid.shape)),
         responses=100,
         tokens=6400,
     )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emoguard.calibration import Calibration
+from emoguard.calibration import QUANTILES, Calibration
+from emoguard.errors import EmoGuardError
 
 if TYPE_CHECKING:
     from emoguard.probe import Probe
@@ -45,16 +46,24 @@ def calibrate(
         EmoGuardError: fewer than 8 answers of at least 8 tokens.
 
     """
-    projections, lengths = [], []
+    projections, lengths, along = [], [], []
     for number, answer in enumerate(answers):
         if len(answer.token_ids) >= SHORTEST:
             ids = answer.prompt_ids + answer.token_ids[:-1]
             residuals = door.residuals(ids, probe.layers)[:, len(answer.prompt_ids) - 1 :]
             projections.append(probe.project(residuals))
             lengths.append(np.linalg.norm(residuals, axis=2))
+            along.append(np.einsum("lth,lkh->ltk", residuals, probe.steer))
         progress(number + 1)
-    norms = np.median(np.concatenate(lengths or [np.zeros((1, 1))], axis=1), axis=1)
-    return Calibration.measure(door.identity, projections, norms, context or {})
+    if not projections:
+        raise EmoGuardError(
+            f"wanted answers of at least {SHORTEST} tokens, got none among {len(answers)}: "
+            "give other prompts"
+        )
+    norms = np.median(np.concatenate(lengths, axis=1), axis=1)
+    levels = np.linspace(0, 1, QUANTILES)
+    limits = np.quantile(np.concatenate(along, axis=1), levels, axis=1).transpose(1, 0, 2)
+    return Calibration.measure(door.identity, projections, norms, limits, context or {})
 
 
 def llamacpp_answers(

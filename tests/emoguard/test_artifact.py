@@ -74,7 +74,7 @@ def test_what_is_saved_is_what_is_loaded(  # noqa: PLR0917  (hypothesis passes b
     assert np.allclose(loaded.witness.residuals, probe.witness.residuals, rtol=1e-3, atol=1e-6)
     assert [c.identity for c in found] == identities
     for before, after in zip(calibrations, found, strict=True):
-        for field in ("location", "scale", "means", "norms", "responses", "tokens"):
+        for field in ("location", "scale", "means", "norms", "limits", "responses", "tokens"):
             assert np.array_equal(getattr(before, field), getattr(after, field))
 
 

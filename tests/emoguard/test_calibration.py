@@ -11,6 +11,7 @@ from emoguard.calibration import QUANTILES, Calibration
 from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
 
 NORMS = np.ones(2, np.float32)
+LIMITS = np.zeros((2, QUANTILES, 3), np.float32)
 FLOATS = st.floats(-100, 100, width=32)
 
 
@@ -22,7 +23,7 @@ def responses(count, seed=0, labels=3):
 
 
 def measure(projections):
-    return Calibration.measure(FAKE_IDENTITY, projections, NORMS, {"template": "none"})
+    return Calibration.measure(FAKE_IDENTITY, projections, NORMS, LIMITS, {"template": "none"})
 
 
 def test_location_and_scale_are_mean_and_deviation_over_all_tokens():
@@ -86,6 +87,9 @@ def test_few_empty_or_constant_responses_are_refused():
         {"means": np.zeros((100, 2), np.float32)},
         {"means": np.linspace(3, -3, QUANTILES, dtype=np.float32)[:, None].repeat(2, axis=1)},
         {"norms": np.ones(3, np.float32)},
+        {"norms": np.array([1, 0], np.float32)},
+        {"limits": np.zeros((2, QUANTILES, 3), np.float32)},
+        {"limits": -np.arange(2 * QUANTILES * 2, dtype=np.float32).reshape(2, QUANTILES, 2)},
     ],
 )
 def test_a_calibration_that_cannot_be_used_is_refused(change):

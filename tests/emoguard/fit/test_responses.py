@@ -42,12 +42,26 @@ def test_reference_norms_are_medians_over_answer_tokens():
     assert np.allclose(calibrate(DOOR, PROBE, given).norms, wanted)
 
 
+def test_limits_are_quantiles_of_the_projection_on_the_steer_direction():
+    given = answers(10)
+    rows = np.concatenate(
+        [DOOR.residuals(a.prompt_ids + a.token_ids, PROBE.layers)[:, 5:-1] for a in given],
+        axis=1,
+    )
+    found = calibrate(DOOR, PROBE, given).limits
+    for n in range(len(PROBE.layers)):
+        along = np.sort(rows[n] @ PROBE.steer[n].T, axis=0)
+        assert np.allclose(found[n, 0], along[0], rtol=1e-4)
+        assert np.allclose(found[n, -1], along[-1], rtol=1e-4)
+        assert np.allclose(found[n, 50], np.median(along, axis=0), rtol=1e-4)
+
+
 def test_short_answers_are_left_out_and_too_few_are_refused():
     mixed = answers(9) + answers(5, tokens=3)
     assert calibrate(DOOR, PROBE, mixed).responses == 9
     with pytest.raises(EmoGuardError, match="at least 8"):
         calibrate(DOOR, PROBE, answers(7))
-    with pytest.raises(EmoGuardError, match="at least 8"):
+    with pytest.raises(EmoGuardError, match="got none among 0"):
         calibrate(DOOR, PROBE, [])
 
 

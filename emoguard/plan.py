@@ -1,0 +1,128 @@
+"""What to steer: per label an added dose, a cap, a floor, or nothing left; plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from emoguard.errors import EmoGuardError
+
+CEILING = 0.5
+"""No policy may allow a larger dose: at half its length a residual is no longer the model's own."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An intervention in words of a probe's labels.
+
+    `add`: label → dose, the length of what is added along the label's steer direction as a share of
+    the reference norm, all layers together; negative moves away. `cap` and `floor`: label → limit
+    on h·v as a quantile of neutral response tokens, in [0, 1]. `ablate`: labels held at the
+    neutral median. `layers`: which of the probe's layers to act on (empty: all). `prompt`: also act
+    on the prompt's own tokens. `probe`: the name of the probe this plan was made for, if it matters
+    (`name` or `name@digest`).
+
+    Raises:
+        EmoGuardError: a number that is not finite, a quantile outside [0, 1], a cap under a floor.
+
+    """
+
+    add: Mapping[str, float] = field(default_factory=dict)
+    cap: Mapping[str, float] = field(default_factory=dict)
+    floor: Mapping[str, float] = field(default_factory=dict)
+    ablate: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    prompt: bool = False
+    probe: str = ""
+
+    def __post_init__(self) -> None:
+        for verb in ("add", "cap", "floor"):
+            asked = getattr(self, verb)
+            if not isinstance(asked, Mapping):
+                raise EmoGuardError(
+                    f"plan.{verb} maps labels to numbers, got {type(asked).__name__}: "
+                    f'write {verb}={{"label": number}}'
+                )
+            object.__setattr__(self, verb, {str(k): _number(verb, k, v) for k, v in asked.items()})
+        for verb in ("cap", "floor"):
+            for label, limit in getattr(self, verb).items():
+                if not 0 <= limit <= 1:
+                    raise EmoGuardError(
+                        f"plan.{verb} of {label} must be a neutral quantile in [0, 1], "
+                        f"got {limit:g}"
+                    )
+        if isinstance(self.ablate, str):
+            raise EmoGuardError(f'plan.ablate must be a tuple of labels, got "{self.ablate}"')
+        object.__setattr__(self, "ablate", tuple(self.ablate))
+        object.__setattr__(self, "layers", tuple(self.layers))
+        for label in self.cap.keys() & self.floor.keys():
+            if self.cap[label] < self.floor[label]:
+                raise EmoGuardError(
+                    f"plan holds {label} under a cap of {self.cap[label]:g} and over a floor of "
+                    f"{self.floor[label]:g}: raise the cap or lower the floor"
+                )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return every label the plan names, each once."""
+        named = (*self.add, *self.cap, *self.floor, *self.ablate)
+        return tuple(dict.fromkeys(named))
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether the plan does nothing at all."""
+        return not (any(self.add.values()) or self.cap or self.floor or self.ablate)
+
+    @property
+    def dose(self) -> float:
+        """Return the largest share of the reference norm that `add` can come to."""
+        return math.fsum(map(abs, self.add.values()))
+
+    def over(self, base: Plan) -> Plan:
+        """Return this plan laid over `base`, whose limits it can tighten and never loosen.
+
+        Doses of `add` replace those of the same label; of two caps the lower holds, of two floors
+        the higher.
+        """
+        cap, floor = dict(base.cap), dict(base.floor)
+        for label, limit in self.cap.items():
+            cap[label] = min(limit, cap.get(label, 1.0))
+        for label, limit in self.floor.items():
+            floor[label] = max(limit, floor.get(label, 0.0))
+        return Plan(
+            add={**base.add, **self.add},
+            cap=cap,
+            floor=floor,
+            ablate=tuple(dict.fromkeys((*base.ablate, *self.ablate))),
+            layers=self.layers or base.layers,
+            prompt=self.prompt or base.prompt,
+            probe=self.probe or base.probe,
+        )
+
+    def clipped(self, most: float) -> Plan:
+        """Return the plan with its doses scaled down so that they come to at most `most`."""
+        if self.dose <= most:
+            return self
+        share = most / self.dose
+        return dataclasses.replace(self, add={k: v * share for k, v in self.add.items()})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what the plan says, as plain JSON data; what it leaves out is left out."""
+        said = dataclasses.asdict(self)
+        return {key: value for key, value in said.items() if value}
+
+
+def _number(verb: str, label: Any, value: Any) -> float:
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    try:
+        number = float(value) if good else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise EmoGuardError(
+            f"plan.{verb} of {label!s:.80} must be a finite number, got {value!s:.40}"
+        )
+    return number
