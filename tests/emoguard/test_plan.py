@@ -1,0 +1,81 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emoguard import EmoGuardError, Plan
+
+numbers = st.floats(-1, 1)
+levels = st.floats(0, 1)
+names = st.sampled_from(["happy", "sad", "calm"])
+
+
+@pytest.mark.parametrize(
+    ("said", "fields"),
+    [
+        ("finite number, got nan", {"add": {"sad": math.nan}}),
+        ("finite number, got inf", {"add": {"sad": math.inf}}),
+        ("finite number, got True", {"add": {"sad": True}}),
+        ("finite number, got much", {"cap": {"sad": "much"}}),
+        ("finite number, got 1000", {"add": {"sad": 10**400}}),
+        ("plan.add maps labels to numbers, got list", {"add": ["sad"]}),
+        (r"in \[0, 1\], got 99", {"cap": {"sad": 99}}),
+        (r"in \[0, 1\], got -0.1", {"floor": {"sad": -0.1}}),
+        ("raise the cap or lower the floor", {"cap": {"sad": 0.2}, "floor": {"sad": 0.3}}),
+        ("tuple of labels", {"ablate": "sad"}),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused_when_it_is_made(said, fields):
+    with pytest.raises(EmoGuardError, match=said):
+        Plan(**fields)
+
+
+def test_a_plan_laid_over_another_that_contradicts_it_is_refused():
+    with pytest.raises(EmoGuardError, match="raise the cap or lower the floor"):
+        Plan(floor={"sad": 0.5}).over(Plan(cap={"sad": 0.4}))
+
+
+@given(st.dictionaries(names, numbers), st.floats(0.01, 0.5))
+def test_clipping_keeps_proportions_and_comes_to_at_most_the_limit(add, most):
+    plan = Plan(add=add, cap={"sad": 0.9})
+    clipped = plan.clipped(most)
+    assert clipped.dose <= most * (1 + 1e-12)
+    assert clipped.cap == plan.cap
+    if plan.dose <= most:
+        assert clipped == plan
+    else:
+        share = most / plan.dose
+        assert clipped.add == pytest.approx({k: v * share for k, v in add.items()})
+
+
+@given(st.dictionaries(names, levels), st.dictionaries(names, levels))
+def test_laying_over_tightens_limits_and_never_loosens_them(mine, base):
+    cap = Plan(cap=mine).over(Plan(cap=base)).cap
+    floor = Plan(floor=mine).over(Plan(floor=base)).floor
+    for label in mine.keys() | base.keys():
+        assert cap[label] == min(d[label] for d in (mine, base) if label in d)
+        assert floor[label] == max(d[label] for d in (mine, base) if label in d)
+
+
+def test_doses_of_the_same_label_are_replaced_and_ablations_united():
+    over = Plan(add={"sad": 0.1}, ablate=("calm",)).over(
+        Plan(add={"sad": 0.2, "happy": 0.3}, ablate=("happy", "calm"), layers=(3,), prompt=True)
+    )
+    assert over.add == {"sad": 0.1, "happy": 0.3}
+    assert over.ablate == ("happy", "calm")
+    assert over.layers == (3,)
+    assert over.prompt
+
+
+def test_emptiness_labels_and_plain_data():
+    assert Plan().is_empty
+    assert Plan(add={"sad": 0}).is_empty
+    assert not Plan(cap={"sad": 1}).is_empty
+    plan = Plan(add={"sad": 0.1}, cap={"calm": 0.9, "sad": 0.8}, ablate=["happy"])
+    assert plan.labels == ("sad", "calm", "happy")
+    assert plan.as_dict() == {
+        "add": {"sad": 0.1},
+        "cap": {"calm": 0.9, "sad": 0.8},
+        "ablate": ("happy",),
+    }
