@@ -110,13 +110,13 @@ class Guard:
             completion_tokens=len(reading.token_ids),
             tokens_scored=int(fresh.sum()),
             scores=self._scores(rows, self.calibration(reading.identity)),
-            short=len(rows) < self.policy.window,
+            short=len(rows) < self.policy.alarms.window_tokens,
             phases=_phase_counts(reading.phases),
             tokens=_token_scores(reading) if request.scores == "tokens" else (),
             overhead_seconds=reading.seconds,
             receipt=_receipt(reading.steered),
-            detail=reading.fault or reading.skipped,
-            faults=tuple(faults) + (("reading",) if reading.fault else ()),
+            detail=_detail(reading),
+            faults=(*faults, *_broken(reading)),
         )
 
     def publish(self, report: Report) -> Report:
@@ -161,7 +161,7 @@ class Guard:
         if not len(rows):
             return {}
         means = rows.mean(axis=0, dtype=np.float64)
-        peaks = _rolling_peak(rows, self.policy.window)
+        peaks = _rolling_peak(rows, self.policy.alarms.window_tokens)
         ranks: Sequence[float | None] = [None] * len(means)
         if calibration is not None:
             ranks = calibration.rank(means, self._columns).tolist()
@@ -182,6 +182,18 @@ def _rolling_peak(rows: NDArray[np.float32], window: int) -> Sequence[float | No
 def _phase_counts(phases: NDArray[np.uint8]) -> dict[Phase, int]:
     counts = np.bincount(phases, minlength=len(PHASES))
     return {phase: int(count) for phase, count in zip(PHASES, counts, strict=True)}
+
+
+def _detail(reading: Reading) -> str | None:
+    steering = reading.steered.fault if reading.steered else None
+    return reading.fault or reading.skipped or reading.halted or steering
+
+
+def _broken(reading: Reading) -> list[str]:
+    """Return the parts of EmoGuard that failed during a response."""
+    steering = reading.steered.fault if reading.steered else None
+    parts = {"reading": reading.fault, "steering": steering}
+    return [part for part, fault in parts.items() if fault]
 
 
 def _receipt(steered: Steered | None) -> Receipt | None:

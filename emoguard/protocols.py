@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from emoguard.guard import Guard
     from emoguard.identity import ModelIdentity
+    from emoguard.plan import Plan
     from emoguard.records import Alert, Reading, Report
 
 
@@ -55,6 +57,17 @@ class Watch(Protocol):
 
     def live(self) -> Reading | None:
         """Return what the newest open response has read so far, None when none is open."""
+        ...
+
+    def steering(self, plan: Plan) -> AbstractContextManager[None]:
+        """Steer every generation that starts in this `with` block by `plan`.
+
+        It is laid over the policy's plan, and a request's own is laid over it.
+
+        Raises:
+            EmoGuardError: a plan that this probe, model or policy does not allow.
+
+        """
         ...
 
     def detach(self) -> None:

@@ -63,13 +63,15 @@ class Steered:
 
     `dose` sums ‖h' - h‖/‖h‖ over the layers of the residual a token was chosen from; NaN where the
     intervention did not run. `clipped`: the bound cut it short at a layer. `faulted`: the residual
-    was left alone at a layer because it, or the step, was not finite, or because steering broke.
+    was left alone at a layer because it, or the step, was not finite. `fault` is what broke
+    steering itself, if something did: the tokens from there on were left alone.
     """
 
     steering: Steering
     dose: NDArray[np.float32]
     clipped: NDArray[np.bool_]
     faulted: NDArray[np.bool_]
+    fault: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +82,8 @@ class Reading:
     (tokens, labels): z where a calibration fits, else the raw projection. `token_ids` and `phases`
     (indices into `PHASES`) have shape (tokens,). A row that the hook did not refresh is NaN.
     `seconds` is host time spent in EmoGuard's own code around the model's forward passes. `fault`
-    is what broke, `skipped` why nothing was read, `steered` what was steered, if any of it is so.
+    is what broke, `skipped` why nothing was read, `halted` why EmoGuard ended the generation,
+    `steered` what was steered, if any of it is so.
     """
 
     identity: ModelIdentity
@@ -92,6 +95,7 @@ class Reading:
     seconds: float = 0.0
     fault: str | None = None
     skipped: str | None = None
+    halted: str | None = None
     steered: Steered | None = None
 
     def __post_init__(self) -> None:
@@ -131,7 +135,7 @@ class LabelScore:
     mean: float
     """Mean z of the label (mean raw projection in an uncalibrated report)."""
     peak: float | None
-    """Maximum of the rolling mean over `Policy.window` tokens; null when the response is short."""
+    """Maximum of the rolling mean over the policy's window_tokens; null when the response is short."""
     rank: float | None
     """Place of the mean among the means of neutral responses, in [0, 1]; null uncalibrated."""
     crossings: int | None = None
@@ -199,7 +203,7 @@ class Report:
     receipt: Receipt | None = None
     """What was steered; null when nothing was to be."""
     detail: str | None = None
-    """What broke, or why nothing was read."""
+    """What broke, why nothing was read, or why EmoGuard ended the generation."""
     faults: tuple[str, ...] = ()
     """Parts that failed during this response, and sinks that failed since the report before."""
     created: float = field(default_factory=time.time)

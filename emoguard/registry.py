@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 from collections import deque
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import entry_points
 from importlib.resources import as_file, files
 from importlib.resources.abc import Traversable
@@ -17,6 +18,7 @@ from emoguard.guard import Guard
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from emoguard.plan import Plan
     from emoguard.protocols import Plugin, Residuals, Watch
     from emoguard.records import Reading, Report
 
@@ -122,6 +124,9 @@ class _Disabled:
 
     def live(self) -> Reading | None:
         return None
+
+    def steering(self, plan: Plan) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def detach(self) -> None:
         """Do nothing: nothing was attached."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emoguard.phases import mark
-from emoguard.records import Finish, Reading, Request
+from emoguard.records import Finish, Reading, Request, Steered
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from emoguard.guard import Guard
     from emoguard.identity import ModelIdentity
     from emoguard.records import Report
+    from emoguard.steering import Steering
 
 REQUEST: ContextVar[Request | None] = ContextVar("emoguard_request", default=None)
 """The request of the call in progress, for servers whose calls take no `emoguard=`."""
@@ -28,7 +29,8 @@ class Session:
     """One sequence from its first generated token to its report.
 
     Together with the sinks the only mutable thing in EmoGuard. `rows` holds one float32 array
-    (labels,) per generated token.
+    (labels,) per generated token; where `steering` is in force, `moves` one (3,): dose, clipped,
+    faulted.
     """
 
     request: Request
@@ -38,14 +40,22 @@ class Session:
     thinking: tuple[int, int] | None = None
     rows: list[NDArray[np.float32]] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
+    steering: Steering | None = None
+    moves: list[NDArray[np.float32]] = field(default_factory=list)
     seconds: float = 0.0
     fault: str | None = None
+    steering_fault: str | None = None
     skipped: str | None = None
+    halted: str | None = None
 
     def commit(self, token_id: int, row: NDArray[np.float32]) -> None:
         """Keep the reading that `token_id` was chosen from."""
         self.rows.append(row)
         self.token_ids.append(token_id)
+
+    def fail_steering(self, error: BaseException) -> None:
+        """Remember what broke steering first; what follows is not steered."""
+        self.steering_fault = self.steering_fault or f"{type(error).__name__}: {error}"
 
     def fail(self, error: BaseException) -> None:
         """Remember the first thing that broke; reading stops, generation goes on."""
@@ -57,9 +67,7 @@ class Session:
         May be called while another thread commits. A token whose row is missing has a NaN row.
         """
         token_ids = self.token_ids[:]  # taken first: its rows are there, later ones are cut off
-        rows = np.full((len(token_ids), labels), np.nan, np.float32)
-        for index, row in enumerate(self.rows[: len(token_ids)]):
-            rows[index] = row
+        rows = _stacked(self.rows, len(token_ids), labels)
         return Reading(
             identity=self.identity,
             backend=self.backend,
@@ -70,12 +78,28 @@ class Session:
             seconds=self.seconds,
             fault=self.fault,
             skipped=self.skipped,
+            halted=self.halted,
+            steered=self._steered(len(token_ids)),
         )
+
+    def _steered(self, tokens: int) -> Steered | None:
+        if self.steering is None:
+            return None
+        dose, clipped, faulted = _stacked(self.moves, tokens, 3).T
+        return Steered(self.steering, dose, clipped > 0, faulted > 0, self.steering_fault)
 
     def close(self, guard: Guard, finish: Finish) -> Report:
         """Make the report and hand it to the sinks."""
         reading = self.reading(finish, len(guard.labels))
         return guard.publish(guard.report(reading, self.request))
+
+
+def _stacked(rows: Sequence[NDArray[np.float32]], count: int, width: int) -> NDArray[np.float32]:
+    """Return the first `count` rows, (count, width); NaN where there are fewer."""
+    out = np.full((count, width), np.nan, np.float32)
+    for index, row in enumerate(rows[:count]):
+        out[index] = row
+    return out
 
 
 def take_request(kwargs: dict[str, Any]) -> Request:

@@ -14,8 +14,11 @@ import numpy as np
 
 from emoguard.calibration import QUANTILES, Calibration
 from emoguard.errors import EmoGuardError
+from emoguard.fit.responses import Answer, calibrate
 from emoguard.guard import Guard
 from emoguard.identity import ModelIdentity, Witness
+from emoguard.plan import Plan
+from emoguard.policy import Policy, SteeringPolicy
 from emoguard.probe import Probe
 from emoguard.records import Alert, Reading, Report, Request
 
@@ -90,6 +93,13 @@ def make_calibration(probe: Probe, identity: ModelIdentity) -> Calibration:
         responses=100,
         tokens=6400,
     )
+
+
+def measure_calibration(door: Residuals, probe: Probe, vocabulary: int = 200) -> Calibration:
+    """Return a calibration measured on random tokens: right norms and limits for a tiny model."""
+    rng = np.random.default_rng(0)
+    texts = rng.integers(3, vocabulary, (12, 28)).tolist()
+    return calibrate(door, probe, [Answer(text[:4], text[4:]) for text in texts])
 
 
 def make_reading(tokens: int = 40, labels: int = 2, seed: int = 0, **changes: Any) -> Reading:
@@ -200,6 +210,10 @@ class Harness(Protocol):
         """Make the live hook of `watch` raise from now on."""
         ...
 
+    def break_steering(self, watch: Watch) -> None:
+        """Make the steering of `watch` raise from now on."""
+        ...
+
 
 def check_plugin(harness: Harness, layers: Sequence[int] = (1, 2)) -> None:
     """Run every check below on a fresh probe; raises AssertionError with what differed."""
@@ -212,6 +226,8 @@ def check_plugin(harness: Harness, layers: Sequence[int] = (1, 2)) -> None:
         check_second_attach_is_refused,
         check_wrong_layer_is_refused,
         check_faults_stay_inside,
+        check_steering,
+        check_steering_faults_stay_inside,
     ):
         check(harness, probe)
 
@@ -291,6 +307,70 @@ def check_faults_stay_inside(harness: Harness, probe: Probe) -> None:
         assert report.detail, "the fault is not in the report"
         assert set(report.faults) == {"reading", "sink:FailingSink"}, report.faults
     assert harness.generate(prompt, 6) == ids, "ids differ after a fault and detach"
+
+
+def check_steering(harness: Harness, probe: Probe) -> None:
+    """A plan moves every token within the bound; without one nothing is left of it."""
+    prompt, other = harness.prompts[:2]
+    plain, plain_other = harness.generate(prompt, 8), harness.generate(other, 8)
+    calibration = measure_calibration(harness.open_residuals(), probe)
+    policy = Policy(steering=SteeringPolicy(max_dose_ratio=0.4))
+    label = probe.labels[0]
+    with harness.attach(Guard(probe, [calibration], policy)) as watch:
+        nothing = Request(plan=Plan(add={label: 0.0}))
+        assert harness.generate(prompt, 8, nothing) == plain, "an empty plan changed the ids"
+        assert watch.reports[-1].receipt is None, "an empty plan has a receipt"
+        changed = 0
+        for dose in (0.4, -0.4):
+            plan = Plan(add={label: dose}, cap={probe.labels[1]: 0.9})
+            changed += harness.generate(prompt, 8, Request(plan=plan)) != plain
+            receipt = watch.reports[-1].receipt
+            assert receipt is not None, "a steered response has no receipt"
+            assert receipt.applied == 8, f"{receipt.applied} of 8 tokens were steered"
+            assert receipt.faulted == 0, receipt
+            assert 0 < (receipt.dose_median or 0) <= (receipt.dose_max or 0) <= 0.4, receipt
+            assert watch.reports[-1].status == "scored", watch.reports[-1].detail
+            # What was computed under steering must not be found again by who did not ask for it.
+            assert harness.generate(prompt, 8) == plain, "steering outlived its response"
+            assert watch.reports[-1].receipt is None, "an unsteered response has a receipt"
+        assert changed, "steering at the bound changed no token either way"
+        with watch.steering(Plan(ablate=(label,))):
+            harness.generate(other, 8)
+            receipt = watch.reports[-1].receipt
+            assert receipt is not None, "watch.steering did not reach the response"
+            assert receipt.plan == {"ablate": (label,)}, receipt.plan
+            assert receipt.applied == 8, receipt
+        before = len(watch.reports)
+        for wrong in (Plan(add={"no such label": 0.1}), Plan(add={label: 0.41})):
+            _refused(
+                lambda wrong=wrong: harness.generate(prompt, 8, Request(plan=wrong)),  # type: ignore[misc]
+                f"the plan {wrong.as_dict()}",
+            )
+        assert len(watch.reports) == before, "a refused plan made a report"
+        assert harness.generate(other, 8) == plain_other, "ids differ after a refused plan"
+    assert harness.generate(prompt, 8) == plain, "ids differ after detach"
+
+
+def check_steering_faults_stay_inside(harness: Harness, probe: Probe) -> None:
+    """When steering breaks, the rest is not steered, or ends; both are said and counted."""
+    prompt = harness.prompts[0]
+    plain = harness.generate(prompt, 6)
+    calibration = measure_calibration(harness.open_residuals(), probe)
+    request = Request(plan=Plan(add={probe.labels[0]: 0.1}))
+    with harness.attach(Guard(probe, [calibration])) as watch:
+        harness.break_steering(watch)
+        assert harness.generate(prompt, 6, request) == plain, "broken steering changed the ids"
+        report = watch.reports[-1]
+        assert report.receipt is not None, "a broken plan has no receipt"
+        assert (report.receipt.applied, report.receipt.faulted) == (0, 6), report.receipt
+        assert report.faults == ("steering",), report.faults
+        assert report.detail, "the fault is not in the report"
+    policy = Policy(steering=SteeringPolicy(on_fault="stop"))
+    with harness.attach(Guard(probe, [calibration], policy)) as watch:
+        harness.break_steering(watch)
+        assert harness.generate(prompt, 6, request) == plain[:1], "generation did not stop"
+        assert watch.reports[-1].finish == "halted", watch.reports[-1].finish
+    assert harness.generate(prompt, 6) == plain, "ids differ after a fault and detach"
 
 
 def check_sink(make: Callable[[], Sink]) -> None:

@@ -29,15 +29,33 @@ def batch_size(args: Sequence[Any], kwargs: dict[str, Any]) -> int:
         EmoGuardError: prompts of no token at all, which Transformers meets with a reshape error.
 
     """
-    found = next(
-        (kwargs[k] for k in ("inputs", "input_ids", "inputs_embeds") if kwargs.get(k) is not None),
-        args[0] if args else None,
-    )
+    found = _inputs(args, kwargs)
     if found is None:
         return 1
     if found.ndim > 1 and not found.shape[1]:
         raise EmoGuardError("the prompt is empty: give the model at least one token to go on")
     return len(found)
+
+
+def new_positions(args: Sequence[Any], kwargs: dict[str, Any]) -> int:
+    """Return how many positions of the prompts are not in the caller's cache yet."""
+    found, cache = _inputs(args, kwargs), kwargs.get("past_key_values")
+    if found is None or found.ndim < 2:
+        return 1
+    given = int(found.shape[1])
+    if cache is None or not hasattr(cache, "get_seq_length"):
+        return given
+    mask = kwargs.get("attention_mask")
+    # A mask longer than the input says that only what is new was passed.
+    is_whole = mask is None or mask.shape[1] == given
+    return given - int(cache.get_seq_length()) if is_whole else given
+
+
+def _inputs(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    return next(
+        (kwargs[k] for k in ("inputs", "input_ids", "inputs_embeds") if kwargs.get(k) is not None),
+        args[0] if args else None,
+    )
 
 
 def unsupported(generation_config: Any, assistant: Any) -> str | None:

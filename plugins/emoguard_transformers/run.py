@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from emoguard.session import Session
+from emoguard_transformers.steer import MOVES, Batch
 
 if TYPE_CHECKING:
     from emoguard.identity import ModelIdentity
     from emoguard.records import Finish, Request
+    from emoguard.steering import Steering
 
 BLOCK = 256
 """Tokens for which room is made at a time."""
@@ -25,23 +27,28 @@ class Run:
     """The state of one `generate`: a batch of sequences that advance together.
 
     `pending` (layers, rows, labels) is what the hooks write into; a commit sums it over layers into
-    one row per sequence and sets it to NaN, so that a hook that does not fire is seen. Nothing here
-    waits for the device until the run is read.
+    one row per sequence and sets it to NaN, so that a hook that does not fire is seen. The same
+    goes for what steering wrote. Nothing here waits for the device until the run is read.
     """
 
     requests: Request | Sequence[Request]
     identity: ModelIdentity
     thinking: tuple[int, int] | None
     batch: int = 1
+    positions: int = 0
     assistant: Any = None
+    plans: list[Steering | None] = field(default_factory=list)
     pending: Any = None
+    steering: Batch | None = None
     fault: str | None = None
+    steering_fault: str | None = None
     skipped: str | None = None
+    halted: str | None = None
     seconds: float = 0.0
     closed: bool = False
-    _steps: int = 0
+    steps: int = 0
     _ids: Any = None
-    _blocks: list[tuple[Any, Any]] = field(default_factory=list)
+    _blocks: list[tuple[Any, Any, Any]] = field(default_factory=list)
 
     @property
     def reading(self) -> bool:
@@ -56,54 +63,68 @@ class Run:
         is read. Without a reading (after a fault) the tokens are counted and their rows are NaN.
         """
         start = time.perf_counter()
-        block, step = divmod(self._steps, BLOCK)
+        block, step = divmod(self.steps, BLOCK)
         if block == len(self._blocks):
             self._blocks.append(self._new_block(stopped))
-        rows, stops = self._blocks[block]
+        rows, moves, stops = self._blocks[block]
         stops[step].copy_(stopped)
         if self.pending is not None:
             torch.sum(self.pending, 0, out=rows[step])
             self.pending.fill_(torch.nan)
+        if self.steering is not None:
+            torch.sum(self.steering.moves, 0, out=moves[step])
+            self.steering.moves.fill_(torch.nan)
         self._ids = input_ids
-        self._steps += 1
+        self.steps += 1
         self.seconds += time.perf_counter() - start
 
-    def _new_block(self, stopped: Any) -> tuple[Any, Any]:
-        """Return room for the rows and stops of the next tokens: few tensors, however many tokens.
+    def _new_block(self, stopped: Any) -> tuple[Any, Any, Any]:
+        """Return room for rows, moves and stops of the next tokens: few tensors for many tokens.
 
         Never inference tensors, whatever mode the caller generates in.
         """
         with torch.inference_mode(mode=False):
             like = self.pending if self.pending is not None else stopped.float()[None, :, None]
+            batch = like.shape[1]
             rows = like.new_full((BLOCK, *like.shape[1:]), torch.nan)
-            return rows, torch.zeros((BLOCK, *stopped.shape), dtype=torch.bool, device=rows.device)
+            moves = like.new_full((BLOCK if self.steering else 0, batch, MOVES), torch.nan)
+            return rows, moves, stopped.new_zeros((BLOCK, batch)).to(rows.device)
 
     def fail(self, error: BaseException) -> None:
         """Remember what broke first; the hooks stop reading, generation goes on."""
         self.fault = self.fault or f"{type(error).__name__}: {error}"
+
+    def fail_steering(self, error: BaseException) -> None:
+        """Remember what broke steering first: from here on nothing is steered."""
+        self.steering_fault = self.steering_fault or f"{type(error).__name__}: {error}"
 
     def sessions(self, labels: int) -> list[tuple[Session, Finish]]:
         """Copy everything to the host and return one session per sequence, with how it ended.
 
         May be called while another thread commits.
         """
-        steps, ids = self._steps, self._ids
+        steps, ids = self.steps, self._ids
         if not steps:
             return [(self._session(0, request), "unknown") for request in self._requests(1)]
-        rows = np.concatenate([rows.cpu().numpy() for rows, _ in self._blocks])[:steps]
-        stops = np.concatenate([stops.cpu().numpy() for _, stops in self._blocks])[:steps]
+        rows, moves, stops = (
+            np.concatenate([block[part].cpu().numpy() for block in self._blocks])[:steps]
+            for part in range(3)
+        )
         rows = np.broadcast_to(rows, (*rows.shape[:2], labels))
         ids = ids.cpu().numpy()
         prompt = ids.shape[1] - steps
         found: list[tuple[Session, Finish]] = []
         for row, request in enumerate(self._requests(rows.shape[1])):
             session = self._session(row, request, ids[row, :prompt].tolist())
+            if session.steering:
+                session.moves = list(moves[:, row])
             stopped = np.flatnonzero(stops[:, row])
             end = stopped[0] + 1 if len(stopped) else steps
             for step in range(end):
                 session.commit(int(ids[row, prompt + step]), rows[step, row])
             session.seconds /= rows.shape[1]  # so that the reports of a batch add up
-            found.append((session, "stop" if len(stopped) else "length"))
+            cut: Finish = "halted" if self.halted else "length"
+            found.append((session, "stop" if len(stopped) else cut))
         return found
 
     def _requests(self, rows: int) -> Sequence[Request]:
@@ -123,4 +144,7 @@ class Run:
             seconds=self.seconds,
             fault=self.fault,
             skipped=self.skipped,
+            halted=self.halted,
+            steering=self.plans[row] if self.plans else None,
+            steering_fault=self.steering_fault,
         )

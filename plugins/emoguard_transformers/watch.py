@@ -18,19 +18,28 @@ from transformers import MaxLengthCriteria, MaxTimeCriteria, StoppingCriteriaLis
 
 from emoguard.errors import EmoGuardError
 from emoguard.phases import THINKING_MARKS
+from emoguard.plan import Plan
 from emoguard.records import Finish, Reading, Report, Request
 from emoguard.session import Session
 from emoguard_transformers import compiled
-from emoguard_transformers.blocks import find_blocks
+from emoguard_transformers.blocks import find_blocks, hidden_state
 from emoguard_transformers.compiled import forget_compiled
 from emoguard_transformers.door import Door
 from emoguard_transformers.identity import active_adapters
 from emoguard_transformers.readout import Weights, read
-from emoguard_transformers.requests import batch_size, take_requests, unsupported
+from emoguard_transformers.requests import (
+    batch_size,
+    new_positions,
+    take_requests,
+    unsupported,
+)
 from emoguard_transformers.run import Run
+from emoguard_transformers.steer import MOVES, Batch, acting, gather, steer
 
 if TYPE_CHECKING:
     from emoguard.guard import Guard
+    from emoguard.identity import ModelIdentity
+    from emoguard.steering import Steering
 
 log = logging.getLogger("emoguard")
 
@@ -53,15 +62,17 @@ class TransformersWatch:
         self.guard = guard
         self.reports: deque[Report] = deque(maxlen=guard.policy.keep_reports)
         self.identity = door.identity
+        guard.steering(None, self.identity)  # a standing plan that cannot be is refused here
         self._model = model
         self._blocks = find_blocks(model)
         self._thinking = _thinking_ids(tokenizer)
         self._columns = guard.probe.indices(guard.labels)
         self._devices = [door.devices[layer] for layer in guard.probe.layers]
         self._open: list[Run] = []
-        self._free: dict[int, list[torch.Tensor]] = {}
+        self._free: dict[tuple[int, ...], list[torch.Tensor]] = {}
         self._local = threading.local()
-        self._logged = False
+        self._logged: set[str] = set()
+        self._plan = Plan()
         self._stack = ExitStack()
         with ExitStack() as undo:
             self._add_hooks(undo)
@@ -75,6 +86,23 @@ class TransformersWatch:
             return None
         session, _ = runs[-1].sessions(len(self.guard.labels))[0]
         return session.reading("unknown", len(self.guard.labels))
+
+    @contextmanager
+    def steering(self, plan: Plan) -> Iterator[None]:
+        """Steer every generation that starts in this `with` block by `plan`.
+
+        It is laid over the policy's plan, and a request's own is laid over it.
+
+        Raises:
+            EmoGuardError: a plan that this probe, model or policy does not allow.
+
+        """
+        self.guard.steering(plan, self._identity_now())
+        outer, self._plan = self._plan, plan.over(self._plan)
+        try:
+            yield
+        finally:
+            self._plan = outer
 
     def detach(self) -> None:
         """Remove the hooks and wrappers; compiled code that holds them is forgotten. Idempotent."""
@@ -100,20 +128,35 @@ class TransformersWatch:
             weights = Weights.of(readout, index, self._devices[index])
             undo.callback(block.register_forward_hook(self._hook(index, weights)).remove)
 
-    def _hook(self, index: int, weights: Weights) -> Callable[..., None]:
+    def _hook(self, index: int, weights: Weights) -> Callable[..., Any]:
         local = self._local
 
-        def hook(_module: Any, _args: Any, output: Any) -> None:
+        def hook(_module: Any, _args: Any, output: Any) -> Any:
             run = getattr(local, "run", None)
-            if run is None or run.pending is None or run.fault is not None:
-                return
-            if torch.compiler.is_compiling():
-                read(run.pending[index], weights, output)
-                return
+            if run is None:
+                return None
+            compiling = torch.compiler.is_compiling()
+            if run.pending is not None and run.fault is None:
+                if compiling:
+                    read(run.pending[index], weights, output)
+                else:
+                    try:
+                        read(run.pending[index], weights, output)
+                    except Exception as error:  # noqa: BLE001  (the response must not notice)
+                        self._fail(run, error)
+            layer = run.steering.layers.get(index) if run.steering is not None else None
+            if layer is None or run.steering_fault is not None:
+                return None
+            # Only a pass over several positions asks how many tokens came before it: compiled
+            # code would be made again for each count.
+            steps = run.steps if hidden_state(output).shape[1] > 1 else 0
+            if compiling:
+                return steer(layer, output, steps)
             try:
-                read(run.pending[index], weights, output)
-            except Exception as error:  # noqa: BLE001  (the response must not notice)
-                self._fail(run, error)
+                return steer(layer, output, steps)
+            except Exception as error:  # noqa: BLE001  (the rest is not steered, or ends)
+                self._fail_steering(run, error)
+                return None
 
         return hook
 
@@ -159,12 +202,15 @@ class TransformersWatch:
                     return plain(*args, **kwargs)
                 finally:
                     local.run = outer
+            identity = self._identity_now()
             run = Run(
                 requests,
-                self._identity_now(),
+                identity,
                 self._thinking,
                 batch=batch_size(args, kwargs),
+                positions=new_positions(args, kwargs),
                 assistant=kwargs.get("assistant_model"),
+                plans=self._plans(requests, identity),
             )
             if kwargs.get("streamer") is not None:
                 # The report is there before the consumer sees the end of the stream.
@@ -199,7 +245,8 @@ class TransformersWatch:
             if reason:
                 self._skip(run, reason)
                 return found
-            self._begin(run, run.batch * (generation_config.num_return_sequences or 1))
+            rows = run.batch * (generation_config.num_return_sequences or 1)
+            self._begin(run, rows, chunked=generation_config.prefill_chunk_size is not None)
             return _Commit(found, self, run)
 
         return criteria
@@ -211,7 +258,8 @@ class TransformersWatch:
             if run is not None:
                 self._skip(run, "continuous batching")
                 return plain(*args, **kwargs)
-            run = Run(requests, self.identity, self._thinking)
+            plans = self._plans(requests, self.identity)
+            run = Run(requests, self.identity, self._thinking, plans=plans)
             self._skip(run, "continuous batching")
             with self._opened(run):
                 output = plain(*args, **kwargs)
@@ -223,6 +271,11 @@ class TransformersWatch:
     def _skip(self, run: Run, reason: str) -> None:
         """Refuse a generation that cannot be read, or let it run unread, as the policy says."""
         run.skipped = f"{reason} has no one reading per token"
+        if any(run.plans):
+            run.closed = True
+            raise EmoGuardError(
+                f"{run.skipped} and cannot be steered: generate without it, or without a plan"
+            )
         if self.guard.policy.on_unsupported == "refuse":
             run.closed = True
             raise EmoGuardError(
@@ -236,8 +289,8 @@ class TransformersWatch:
             return self.identity
         return dataclasses.replace(self.identity, adapters=adapters)
 
-    def _begin(self, run: Run, rows: int) -> None:
-        """Give the hooks of this thread a buffer to write to."""
+    def _begin(self, run: Run, rows: int, *, chunked: bool) -> None:
+        """Give the hooks of this thread a buffer to write to, and what they are to steer."""
         if isinstance(run.requests, Sequence) and len(run.requests) != rows:
             run.closed = True
             raise EmoGuardError(
@@ -245,16 +298,20 @@ class TransformersWatch:
                 f"got {len(run.requests)}"
             )
         try:
-            run.pending = self._buffer(rows)
+            run.pending = self._buffer((len(self._devices), rows, len(self.guard.labels)))
         except Exception as error:  # noqa: BLE001  (the response must not notice)
             self._fail(run, error)
+        run.plans = run.plans if len(run.plans) == rows else run.plans * rows
+        try:
+            run.steering = self._steering(run, rows, run.positions if chunked else None)
+        except Exception as error:  # noqa: BLE001  (the response is not steered, or ends)
+            self._fail_steering(run, error)
 
-    def _buffer(self, rows: int) -> torch.Tensor:
+    def _buffer(self, shape: tuple[int, ...]) -> torch.Tensor:
         """Return a buffer full of NaN, used again after each run: its address stays the same."""
-        free = self._free.setdefault(rows, [])
+        free = self._free.setdefault(shape, [])
         # Never an inference tensor: the next generation may run outside inference mode.
         with torch.inference_mode(mode=False):
-            shape = (len(self._devices), rows, len(self.guard.labels))
             try:
                 buffer = free.pop()  # another thread may take the last one
             except IndexError:
@@ -262,11 +319,45 @@ class TransformersWatch:
         compiled.hold_still(buffer)
         return buffer.fill_(torch.nan)
 
+    def _plans(
+        self, requests: Request | Sequence[Request], identity: ModelIdentity
+    ) -> list[Steering | None]:
+        """Return what each request's plan comes to here; refuse one that cannot be."""
+        each = [requests] if isinstance(requests, Request) else requests
+        laid = [
+            request.plan.over(self._plan) if request.plan is not None else self._plan
+            for request in each
+        ]
+        return [self.guard.steering(plan, identity) for plan in laid]
+
+    def _steering(self, run: Run, rows: int, chunked: int | None) -> Batch | None:
+        """Put the plans of a batch onto the devices; None where there is none."""
+        probed = self.guard.probe.layers
+        indices = acting(run.plans, probed)
+        if not indices:
+            return None
+        moves = self._buffer((len(indices), rows, MOVES))
+        layers = {
+            index: gather(run.plans, probed[index], self._devices[index], place, chunked)
+            for index, place in zip(indices, moves, strict=True)
+        }
+        return Batch(layers, moves)
+
+    def _fail_steering(self, run: Run, error: BaseException) -> None:
+        """Leave the rest of a run unsteered, or end it, as the policy says."""
+        run.fail_steering(error)
+        if self.guard.policy.steering.on_fault == "stop":
+            run.halted = f"steering broke ({run.steering_fault}) and the policy says stop"
+        self._log_once("steering failed, what follows is not steered (logged once): %s", error)
+
     def _fail(self, run: Run, error: BaseException) -> None:
         run.fail(error)
-        if not self._logged:
-            self._logged = True
-            log.error("reading failed, the response is untouched (logged once): %s", run.fault)
+        self._log_once("reading failed, the response is untouched (logged once): %s", error)
+
+    def _log_once(self, message: str, error: BaseException) -> None:
+        if message not in self._logged:
+            self._logged.add(message)
+            log.error(message, f"{type(error).__name__}: {error}")
 
     def _close(self, run: Run, finish: Finish | None = None) -> None:
         """Turn a run into reports, once; whatever breaks here stays here."""
@@ -279,9 +370,10 @@ class TransformersWatch:
         except Exception as error:  # noqa: BLE001  (the response must not notice)
             self._fail(run, error)
             pairs = [(self._empty(run), "error")]
-        if run.pending is not None:
-            self._free[run.pending.shape[1]].append(run.pending)
-            run.pending = None
+        for buffer in (run.pending, run.steering.moves if run.steering else None):
+            if buffer is not None:
+                self._free[tuple(buffer.shape)].append(buffer)
+        run.pending = run.steering = None
         spent = time.perf_counter() - start
         for session, ended in pairs:
             session.seconds += spent / len(pairs)
@@ -338,7 +430,8 @@ class _Commit(StoppingCriteriaList):
                 self._run.commit(input_ids, stopped)
             except Exception as error:  # noqa: BLE001  (the response must not notice)
                 self._watch._fail(self._run, error)  # noqa: SLF001
-        return cut | stopped
+        done = cut | stopped
+        return torch.ones_like(done) if self._run.halted else done
 
 
 class _Streamer:

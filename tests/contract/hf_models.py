@@ -126,6 +126,15 @@ class HfHarness:
         watch_module.read, plain = broken, watch_module.read
         watch._stack.callback(setattr, watch_module, "read", plain)
 
+    def break_steering(self, watch):
+        """See `emoguard.testing.Harness`."""
+
+        def broken(*_: Any) -> None:
+            raise RuntimeError("injected")
+
+        watch_module.steer, plain = broken, watch_module.steer
+        watch._stack.callback(setattr, watch_module, "steer", plain)
+
 
 class TextDoor:
     """A door whose witness text is made of ids, because tiny models have no tokenizer."""
