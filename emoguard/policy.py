@@ -2,39 +2,76 @@
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import dataclass, field, fields
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal
 
 from emoguard.errors import EmoGuardError
+from emoguard.interval import Interval, check_intervals
 from emoguard.plan import CEILING, Plan
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel
+
+@dataclass(frozen=True)
+class AlarmPolicy:
+    """When a label counts as firing, and what follows.
+
+    An alarm is an upward crossing of a label's calibrated threshold by the rolling mean of its z.
+    """
+
+    rate_per_1000_tokens: Annotated[float, Interval(above=0, most=1000)] = 1.0
+    """Crossings that neutral responses may have per 1,000 response tokens, all labels together: the
+    family rate, which is split evenly over the labels."""
+    window_tokens: Annotated[int, Interval(least=1)] = 16
+    """Tokens in the rolling mean. Shorter responses are `short` and never alarm."""
+    hysteresis_sd: Annotated[float, Interval(least=0)] = 0.25
+    """How far below its threshold the rolling mean must fall, in units of z, before the next
+    crossing counts."""
+    on_alert: Literal["report", "callback", "stop"] = "report"
+    """`report`: counted and exported. `callback`: the guard's callback is called as well, outside
+    the forward pass. `stop`: the response is ended at the next token."""
+
+    def __post_init__(self) -> None:
+        check_intervals(self)
+
+
+@dataclass(frozen=True)
+class DriftPolicy:
+    """How far this site's own traffic may move before somebody is woken."""
+
+    tolerance_rank: Annotated[float, Interval(least=0, most=0.45)] = 0.1
+    """The smallest shift worth waking someone for: of the mean rank of response means among those
+    of the baseline, which is .5 while nothing changes."""
+    arl_blocks: Annotated[int, Interval(least=1)] = 2000
+    """Average run length: an unchanged stream alarms once in at least so many blocks, all labels
+    together."""
+    block_responses: Annotated[int, Interval(least=1)] = 50
+    """Responses whose mean is one observation."""
+    baseline: str | None = None
+    """File of the traffic baseline that `emoguard baseline` wrote; until there is one, drift
+    says that it is learning."""
+
+    def __post_init__(self) -> None:
+        check_intervals(self)
 
 
 @dataclass(frozen=True)
 class SteeringPolicy:
-    """How far steering may go, and what is steered without being asked.
+    """How far steering may go, and what is steered without being asked."""
 
-    `max_dose_ratio`: the bound on ‖h' - h‖/‖h‖ of every token, all layers together, in (0, 0.5].
-    `plan`: applied to every response; a request's plan is laid over it and cannot loosen its
-    limits. `on_excess`: what becomes of a plan whose doses come to more than the bound: `refuse` it
-    before generation starts, or `clip` it and say so in the receipt. `on_fault`: when steering
-    breaks during a response, the rest runs `unsteered`, or generation is made to `stop`.
-    """
-
-    max_dose_ratio: float = 0.1
+    max_dose_ratio: Annotated[float, Interval(above=0, most=CEILING)] = 0.1
+    """The bound on ‖h' - h‖/‖h‖ of every token, all layers together."""
     plan: Plan = field(default_factory=Plan)
+    """Applied to every response; a request's plan is laid over it and cannot loosen its limits."""
     on_excess: Literal["refuse", "clip"] = "refuse"
+    """What becomes of a plan whose doses come to more than the bound: refused before generation
+    starts, or clipped, which the receipt says."""
     on_fault: Literal["unsteered", "stop"] = "unsteered"
+    """When steering breaks during a response, the rest runs unsteered, or generation stops."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.max_dose_ratio <= CEILING:
-            raise EmoGuardError(
-                f"max_dose_ratio must lie in (0, {CEILING}], got {self.max_dose_ratio:g}"
-            )
+        check_intervals(self)
         self.allow(Plan())
 
     def allow(self, plan: Plan) -> tuple[Plan, Plan | None]:
@@ -56,29 +93,60 @@ class SteeringPolicy:
 
 
 @dataclass(frozen=True)
-class Policy:
-    """How EmoGuard behaves around one model.
+class RequestPolicy:
+    """What a request over a server's wire may ask for; code in this process may always ask."""
 
-    `labels`: which labels to read and report (empty: all of the probe). `window`: tokens in the
-    rolling mean behind a label's peak. `on_unsupported`: what to do with generation modes that have
-    no one-row-per-token reading (beam search, assisted decoding): `refuse` raises before anything
-    is generated, `skip` generates and reports `skipped`. `keep_reports`: how many reports a watch
-    and how many alerts a guard remembers.
-    """
+    plan: bool = False
+    """Whether it may bring a steering plan of its own, within the steering policy."""
+    scores: bool = False
+    """Whether it may ask for one row of scores per token."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How EmoGuard behaves around one model. Every key may be left out."""
+
+    # Read by pydantic, in sections too; the core imports pydantic only when a file is parsed.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {
+        "extra": "forbid",
+        "strict": True,
+        "allow_inf_nan": False,
+        "use_attribute_docstrings": True,
+    }
 
     version: Literal[1] = 1
+    """Version of this format."""
     labels: tuple[str, ...] = ()
-    window: int = 16
-    on_unsupported: Literal["refuse", "skip"] = "refuse"
-    keep_reports: int = 256
+    """Labels to read and report, in this order; none: all of the probe."""
+    alarms: AlarmPolicy = field(default_factory=AlarmPolicy)
+    """When a label counts as firing, and what follows."""
+    drift: DriftPolicy = field(default_factory=DriftPolicy)
+    """How far this site's own traffic may move."""
     steering: SteeringPolicy = field(default_factory=SteeringPolicy)
+    """How far steering may go, and what is steered without being asked."""
+    requests: RequestPolicy = field(default_factory=RequestPolicy)
+    """What a request over a server's wire may ask for."""
+    on_unsupported: Literal["refuse", "skip"] = "refuse"
+    """Generation modes without one reading per token (beam search, assisted decoding) are refused
+    before anything is generated, or run and are reported as skipped."""
+    sample_ratio: Annotated[float, Interval(least=0, most=1)] = 1.0
+    """Share of responses that are read and reported, chosen by request id."""
+    sinks: tuple[Mapping[str, Mapping[str, Any]], ...] = ()
+    """Monitors and exporters that see every report: one mapping each, name to options."""
+    keep_reports: Annotated[int, Interval(least=1)] = 256
+    """Reports a watch and alerts a guard remember."""
 
     def __post_init__(self) -> None:
-        for key in ("window", "keep_reports"):
-            if getattr(self, key) < 1:
-                raise EmoGuardError(f"{key} must be at least 1, got {getattr(self, key)}")
+        check_intervals(self)
         if len(set(self.labels)) < len(self.labels):
             raise EmoGuardError(f"labels must be distinct, got {', '.join(self.labels)}")
+        for index, sink in enumerate(self.sinks):
+            if len(sink) != 1:
+                named = ", ".join(sink) or "none"
+                raise EmoGuardError(
+                    f"sinks.{index} must be one name with its options, got {named}: "
+                    "write - name: {option: value}"
+                )
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:
@@ -88,51 +156,26 @@ class Policy:
             EmoGuardError: naming the key that is unknown or wrong, and the nearest known one.
 
         """
-        import yaml  # noqa: PLC0415  (only a policy file needs it)
+        from emoguard import yamlfile  # noqa: PLC0415  (only a policy file needs it)
 
-        try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        # Besides its own errors PyYAML lets out whatever int(), date() and dict() raise.
-        except Exception as error:
-            raise EmoGuardError(f"policy {path} cannot be read: {error}") from error
-        return cls.parse({} if data is None else data, str(path))
+        return cls.parse(yamlfile.read(path), str(path))
 
     @classmethod
     def parse(cls, data: Any, source: str = "policy") -> Policy:
-        """Check plain data against this class and return the policy it describes."""
-        from pydantic import ValidationError  # noqa: PLC0415
+        """Check plain data (what YAML or JSON hold) and return the policy it describes.
 
-        if not isinstance(data, dict):
-            raise EmoGuardError(
-                f"{source}: a policy is a mapping of keys, got a {type(data).__name__}"
-            )
-        for key in data:
-            if not isinstance(key, str):
-                raise EmoGuardError(f"{source}: {key!s:.80}: not a key{cls._hint('')}")
-        tupled = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        try:
-            return cls(**cls._shape().model_validate(tupled).model_dump())
-        except EmoGuardError as error:
-            raise EmoGuardError(f"{source}: {error}") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])[:80]
-            raise EmoGuardError(f"{source}: {key}: {first['msg']}{cls._hint(key)}") from error
+        Raises:
+            EmoGuardError: naming the key that is unknown or wrong, and the nearest known one.
 
-    @classmethod
-    def _shape(cls) -> type[BaseModel]:
-        """Return this class as pydantic checks it. Strict: `window: true` is a mistake, not 1."""
-        from pydantic import ConfigDict, create_model  # noqa: PLC0415
+        """
+        from emoguard import schema  # noqa: PLC0415  (pydantic is loaded with the first policy)
 
-        hints = get_type_hints(cls)
-        keys: dict[str, Any] = {f.name: (hints[f.name], f.default) for f in fields(cls)}
-        strict = ConfigDict(extra="forbid", strict=True)
-        return create_model(cls.__name__, __config__=strict, **keys)
+        return schema.parse(cls, {} if data is None else data, source)
 
-    @classmethod
-    def _hint(cls, key: str) -> str:
-        known = [f.name for f in fields(cls)]
-        near = difflib.get_close_matches(key, known, n=1)
-        if key.split(".", maxsplit=1)[0] in known:
-            return ""
-        return f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}"
+    def samples(self, request_id: str) -> bool:
+        """Return whether the response to this request is read; the same answer on every replica.
+
+        Pure: the first 8 bytes of BLAKE2b of the id, as a share of 2**64, against `sample_ratio`.
+        """
+        digest = hashlib.blake2b(request_id.encode("utf-8", "replace"), digest_size=8).digest()
+        return int.from_bytes(digest) < self.sample_ratio * 2**64

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emoguard import EmoGuardError, Guard, Policy, Request
+from emoguard.policy import AlarmPolicy
 from emoguard.records import PHASES
 from emoguard.testing import (
     FAKE_IDENTITY,
@@ -30,7 +31,9 @@ def report(guard=GUARD, request=None, **changes):
 @given(seed=st.integers(0, 1000), tokens=st.integers(1, 60), window=st.integers(1, 40))
 def test_mean_and_rolling_peak_equal_brute_force(seed, tokens, window):
     reading = make_reading(tokens, seed=seed)
-    made = Guard(PROBE, [CALIBRATION], Policy(window=window)).report(reading, Request())
+    made = Guard(PROBE, [CALIBRATION], Policy(alarms=AlarmPolicy(window_tokens=window))).report(
+        reading, Request()
+    )
     rows = reading.rows.astype(np.float64)
     peaks = [rows[t : t + window].mean(axis=0) for t in range(tokens - window + 1)]
     for column, score in enumerate(made.scores.values()):

@@ -27,10 +27,8 @@ def load(tmp_path):
 
 
 def test_a_full_file_is_read(load):
-    policy = load(
-        "version: 1\nlabels: [sad, happy]\nwindow: 8\non_unsupported: skip\nkeep_reports: 3\n"
-    )
-    assert policy == Policy(1, ("sad", "happy"), 8, "skip", 3)
+    policy = load("version: 1\nlabels: [sad, happy]\non_unsupported: skip\nkeep_reports: 3\n")
+    assert policy == Policy(labels=("sad", "happy"), on_unsupported="skip", keep_reports=3)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "# nothing\n", "---\n", "null"])
@@ -41,24 +39,46 @@ def test_an_empty_file_is_the_default(load, text):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("windw: 3", "windw: .*; did you mean window?"),
-        ("zzz: 3", "zzz: .*; known keys: version, labels, window"),
-        ("window: soon", "window: .*integer"),
-        ("window: true", "window: .*integer"),
-        ("window: '16'", "window: .*integer"),
-        ("window: 1.5", "window: .*integer"),
-        ("window: 0", "window must be at least 1, got 0"),
-        ("keep_reports: -1", "keep_reports must be at least 1"),
-        ("labels: sad", "labels: .*tuple"),
-        ("labels: [1]", r"labels\.0: .*string"),
+        ("sample_rato: 3", "sample_rato: unknown; did you mean sample_ratio?"),
+        ("zzz: 3", "zzz: unknown; known keys: version, labels, alarms"),
+        ("window: 3", "window: unknown; did you mean alarms.window_tokens?"),
+        ("max_dose_ratio: 1", "max_dose_ratio: unknown; did you mean steering.max_dose_ratio?"),
+        ("steering: {max_dose: 1}", "steering.max_dose: unknown; did you mean max_dose_ratio?"),
+        ("steering: {plan: {ad: {}}}", "steering.plan.ad: unknown; did you mean add?"),
+        ("keep_reports: soon", 'keep_reports: wanted a whole number, got "soon"'),
+        ("keep_reports: true", "keep_reports: wanted a whole number, got true"),
+        ("keep_reports: '16'", 'keep_reports: wanted a whole number, got "16"'),
+        ("keep_reports: 1.5", "keep_reports: wanted a whole number, got 1.5"),
+        ("keep_reports: -1", "keep_reports: wanted a number greater than or equal to 1, got -1"),
+        ("alarms: {window_tokens: 0}", "alarms.window_tokens: wanted a number greater .* got 0"),
+        ("alarms: 3", "alarms: wanted a mapping, got 3"),
+        ("alarms: null", "alarms: wanted a mapping, got null"),
+        ("sample_ratio: 1.1", "sample_ratio: wanted a number less than or equal to 1, got 1.1"),
+        ("sample_ratio: .nan", 'sample_ratio: wanted a number, got ".nan"'),
+        ("sample_ratio: 1e999", "sample_ratio: wanted .* a finite number.*, got inf"),
+        ("requests: {plan: yes}", 'requests.plan: wanted a boolean, got "yes"'),
+        ("labels: sad", 'labels: wanted a list, got "sad"'),
+        ("labels: [1]", r"labels\.0: wanted text, got 1"),
         ("labels: [sad, sad]", "labels must be distinct"),
-        ("labels: null", "labels: "),
-        ("on_unsupported: ask", "on_unsupported: .*'refuse' or 'skip'"),
-        ("version: 2", "version: "),
-        ("1: 2", "1: not a key; known keys"),
-        ("null: 2", "None: "),
-        ("- window", "a policy is a mapping of keys, got a list"),
-        ("window", "a policy is a mapping of keys, got a str"),
+        ("labels: null", "labels: wanted a list, got null"),
+        ("on_unsupported: ask", "on_unsupported: wanted 'refuse' or 'skip', got \"ask\""),
+        ("steering: {plan: {cap: {sad: 2}}}", "plan.cap of sad must be a neutral quantile"),
+        ("steering: {plan: {add: {sad: 1}}}", "the plan's doses come to 1, .* max_dose_ratio"),
+        ("sinks: [rate]", r'sinks\.0: wanted a mapping, got "rate"'),
+        ("sinks: [{rate: 1}]", r"sinks\.0\.rate: wanted a mapping, got 1"),
+        (
+            "sinks: [{rate: {}, drift: {}}]",
+            r"sinks\.0 must be one name with its options, got rate, d",
+        ),
+        ("version: 2", "version: this EmoGuard reads version 1, got 2"),
+        ("version: true", "version: this EmoGuard reads version 1, got true"),
+        ("1: 2", "line 1: 1: not a key"),
+        ("null: 2", "line 1: null: not a key"),
+        ("labels: []\nlabels: []", "line 2: labels: given twice"),
+        ("keep_reports: 010", "keep_reports: line 1: 010 is octal to some"),
+        ("alarms:\n  window_tokens: !!int 3", "alarms.window_tokens: line 2: tags are not taken"),
+        ("- labels", "wanted a mapping of keys to values, got a list"),
+        ("labels", 'wanted a mapping of keys to values, got "labels"'),
     ],
 )
 def test_a_mistake_is_named_by_its_key(load, text, sentence):
@@ -102,7 +122,7 @@ def test_odd_yaml_is_refused_in_one_sentence(load, text):
 def test_aliases_that_multiply_are_refused_without_being_written_out(load):
     lines = ["- &a0 [x]"]
     lines += [f"- &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40)]
-    with pytest.raises(EmoGuardError, match="got a list") as caught:
+    with pytest.raises(EmoGuardError, match="anchors and aliases") as caught:
         load("\n".join(lines))
     assert len(str(caught.value)) < 500
 
@@ -122,8 +142,8 @@ def test_any_mapping_gives_a_policy_or_names_a_key(data):
     else:
         assert set(data) <= set(KEYS)
         assert all(isinstance(label, str) for label in policy.labels)
-        assert type(policy.window) is int
-        assert policy.window >= 1
+        assert type(policy.alarms.window_tokens) is int
+        assert policy.alarms.window_tokens >= 1
 
 
 @given(data=VALUES)

@@ -1,0 +1,119 @@
+"""A policy file that is read again when it changes, at the boundary of a response."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from emoguard.errors import EmoGuardError
+from emoguard.policy import Policy
+
+log = logging.getLogger("emoguard")
+
+FIXED = (
+    "labels",
+    "alarms.rate_per_1000_tokens",
+    "alarms.window_tokens",
+    "alarms.hysteresis_sd",
+    "drift",
+    "sinks",
+    "keep_reports",
+)
+"""Keys that cannot change under a watch: the readout, the counts behind rates and baselines, and
+the open sinks were made with them. Everything else takes effect with the next response."""
+
+
+class PolicyFile:
+    """The last good policy of a file; `refresh` looks whether there is a newer one.
+
+    Told apart by resolved path, inode, modification time (ns) and size, so that an edit in place, a
+    file renamed over it and a swapped symbolic link, as Kubernetes does for a ConfigMap, are all
+    noticed. `successful` says how the last attempt ended, `error` why it failed; `loads` and
+    `failures` count attempts. A failed one changes nothing else. Thread-safe.
+
+    Raises:
+        EmoGuardError: the file cannot be read or is no good policy when it is opened.
+
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        self._seen = _stamp(self.path)
+        self.policy = Policy.load(self.path)
+        self.loads = 1
+        self.failures = 0
+        self.error: str | None = None
+
+    @property
+    def successful(self) -> bool:
+        """Return whether the policy in force is what the file says."""
+        return self.error is None
+
+    def refresh(self, accept: Callable[[Policy], None] | None = None) -> Policy:
+        """Return the policy in force, after reading the file again if it is another one.
+
+        `accept` may refuse a new policy by raising EmoGuardError. Never raises itself: a policy
+        that cannot be read or used is logged once per change, and the last good one stays.
+        """
+        stamp = _stamp(self.path)
+        if stamp == self._seen:
+            return self.policy
+        if not self._lock.acquire(blocking=False):
+            return self.policy  # another response is at it
+        try:
+            self._seen = stamp  # before reading: a change while reading is read again
+            self._read(accept)
+        finally:
+            self._lock.release()
+        return self.policy
+
+    def _read(self, accept: Callable[[Policy], None] | None) -> None:
+        try:
+            policy = Policy.load(self.path)
+            check_change(self.policy, policy)
+            if accept is not None:
+                accept(policy)
+        except EmoGuardError as error:
+            self.failures += 1
+            self.error = str(error)
+            log.error("the policy stays as it was: %s", error)  # noqa: TRY400  (one sentence says it)
+        else:
+            self.policy, self.error = policy, None
+            self.loads += 1
+            log.info("policy %s is in force", self.path)
+
+
+def check_change(old: Policy, new: Policy) -> None:
+    """Refuse a change that a running watch cannot make.
+
+    Raises:
+        EmoGuardError: naming the first such key.
+
+    """
+    for key in FIXED:
+        before, after = _at(old, key), _at(new, key)
+        if before != after:
+            raise EmoGuardError(
+                f"{key} cannot change under a watch ({before} to {after}): "
+                "detach and attach again, or restart"
+            )
+
+
+def _at(policy: Policy, key: str) -> object:
+    value: object = policy
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _stamp(path: Path) -> tuple[str, int, int, int] | None:
+    """Return what tells one state of a file from another; None when it is not there."""
+    try:
+        found = path.resolve(strict=True)
+        stat = found.stat()
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: links that go in circles
+        return None
+    return str(found), stat.st_ino, stat.st_mtime_ns, stat.st_size

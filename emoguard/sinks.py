@@ -1,0 +1,116 @@
+"""Opens the monitors and exporters that a policy names, found by entry point."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
+
+from emoguard.errors import EmoGuardError
+
+if TYPE_CHECKING:
+    from emoguard.calibration import Calibration
+    from emoguard.identity import ModelIdentity
+    from emoguard.policy import Policy
+    from emoguard.protocols import Sink
+    from emoguard.reload import PolicyFile
+
+GROUPS = ("emoguard.monitors", "emoguard.exporters")
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """Where a sink is put: what it may know about the model, the probe and the policy.
+
+    `labels` are those that reports will carry. `calibration` is None on an uncalibrated model.
+    `policy_file` tells whether the last reload went well, None when the policy is not from a file.
+    """
+
+    policy: Policy
+    labels: tuple[str, ...]
+    identity: ModelIdentity
+    probe: str
+    calibration: Calibration | None = None
+    policy_file: PolicyFile | None = None
+
+
+@contextmanager
+def open_sinks(site: Site) -> Iterator[tuple[Sink, ...]]:
+    """Open the sinks of the site's policy, in order; close those that can be closed at the end.
+
+    What an entry point of `emoguard.monitors` or `emoguard.exporters` names has a class method
+    `from_policy(site, *, option=default, …)`, whose annotations say what an option may be.
+
+    Raises:
+        EmoGuardError: an unknown name or option, an option of the wrong type, or what the sink
+            itself refuses. Sinks opened before it are closed.
+
+    """
+    with ExitStack() as stack:
+        opened: list[Sink] = []
+        for index, entry in enumerate(site.policy.sinks):
+            ((name, options),) = entry.items()
+            factory = _factory(f"sinks.{index}", name)
+            taken = checked_options(f"sinks.{index}.{name}", factory.from_policy, options)
+            sink = factory.from_policy(site, **taken)
+            close = getattr(sink, "close", None)
+            if close is not None:
+                stack.callback(close)
+            opened.append(cast("Sink", sink))
+        yield tuple(opened)
+
+
+def check_sinks(policy: Policy) -> None:
+    """Check names and options of a policy's sinks without opening any.
+
+    Raises:
+        EmoGuardError: an unknown name or option, or an option of the wrong type.
+
+    """
+    for index, entry in enumerate(policy.sinks):
+        ((name, options),) = entry.items()
+        factory = _factory(f"sinks.{index}", name)
+        checked_options(f"sinks.{index}.{name}", factory.from_policy, options)
+
+
+def sink_points() -> dict[str, EntryPoint]:
+    """Return the entry points of all sinks that are installed, by name."""
+    return {point.name: point for group in GROUPS for point in entry_points(group=group)}
+
+
+def _factory(key: str, name: str) -> Any:
+    known = sink_points()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known sinks: {', '.join(sorted(known))}"
+        raise EmoGuardError(f"{key}.{name:.60}: unknown; {hint}")
+    try:
+        return known[name].load()
+    except ModuleNotFoundError as error:
+        raise EmoGuardError(
+            f"{key}.{name} needs {error.name}: pip install 'emoguard[{name}]'"
+        ) from error
+
+
+def checked_options(key: str, opens: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as the keyword-only parameters of `opens` want them; `key` is their place."""
+    from emoguard import schema  # noqa: PLC0415  (pydantic is loaded with the first policy)
+
+    parameters = inspect.signature(opens).parameters.values()
+    known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+    hints = get_type_hints(opens)
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'none'}"
+            raise EmoGuardError(f"{key}.{name:.60}: unknown; {hint}")
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in options:
+            raise EmoGuardError(f"{key}.{name}: wanted, got nothing: write {name}: …")
+    return {
+        name: schema.value(hints[name], each, f"{key}.{name}") for name, each in options.items()
+    }
