@@ -343,7 +343,7 @@ def check_steering(harness: Harness, probe: Probe) -> None:
         before = len(watch.reports)
         for wrong in (Plan(add={"no such label": 0.1}), Plan(add={label: 0.41})):
             _refused(
-                lambda wrong=wrong: harness.generate(prompt, 8, Request(plan=wrong)),  # type: ignore[misc]
+                lambda wrong=wrong: harness.generate(prompt, 8, Request(plan=wrong)),
                 f"the plan {wrong.as_dict()}",
             )
         assert len(watch.reports) == before, "a refused plan made a report"

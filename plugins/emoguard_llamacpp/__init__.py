@@ -25,7 +25,8 @@ def attach(model: Any, guard: Guard, backend: str = "auto") -> Watch:
     """Watch a `llama_cpp.Llama`. What it holds in its prompt cache is dropped.
 
     `backend` is the read path: `native` (no visible cost, for architectures on the shipped list),
-    `callback` (any architecture with one residual stream), `auto` (native where it is safe).
+    `callback` (any architecture with one residual stream), `auto` (native where it is safe, until
+    the first plan asks for steering, which takes the callback).
 
     Raises:
         EmoGuardError: the model cannot be watched, the probe does not fit it, or it is watched
@@ -40,6 +41,7 @@ def attach(model: Any, guard: Guard, backend: str = "auto") -> Watch:
     path = support.choose(identity.architecture, backend)
     support.check_witness(guard.probe, model)
     layers = guard.probe.layers
-    watch = LlamaWatch(model, guard, identity, READERS[path](model, layers, identity.hidden))
+    reader = READERS[path](model, layers, identity.hidden)
+    watch = LlamaWatch(model, guard, identity, reader, backend)
     watch.attach()
     return watch

@@ -194,10 +194,10 @@ def _tensor_get() -> Any:
     return _bind(None, arguments, "ggml_backend_tensor_get")
 
 
-def tensor_rows(address: int, hidden: int) -> NDArray[np.float32]:
-    """Return the rows of the tensor at `address`, wherever it lives: float32 (rows, hidden)."""
-    out = np.empty((_check_rows(address, hidden), hidden), np.float32)
-    _tensor_get()(address, out.ctypes.data, 0, out.nbytes)
+def tensor_rows(address: int, hidden: int, start: int = 0) -> NDArray[np.float32]:
+    """Return the rows of the tensor at `address` from number `start` on: float32 (rows, hidden)."""
+    out = np.empty((_check_rows(address, hidden) - start, hidden), np.float32)
+    _tensor_get()(address, out.ctypes.data, start * 4 * hidden, out.nbytes)
     return out
 
 
@@ -205,6 +205,26 @@ def copy_last_row(address: int, hidden: int, into: int) -> None:
     """Copy the last row of the tensor at `address` to the memory at `into`."""
     last = _check_rows(address, hidden) - 1
     _tensor_get()(address, into, last * 4 * hidden, 4 * hidden)
+
+
+def write_rows(address: int, hidden: int, start: int, rows: NDArray[np.float32]) -> None:
+    """Overwrite rows of the tensor at `address` from number `start` on, wherever it lives."""
+    held = _check_rows(address, hidden)
+    if rows.shape[1] != hidden or not 0 <= start <= held - len(rows):
+        raise EmoGuardError(f"cannot write rows of shape {rows.shape} at {start} of {held} rows")
+    rows = np.ascontiguousarray(rows, np.float32)
+    _tensor_set()(address, rows.ctypes.data, start * 4 * hidden, rows.nbytes)
+
+
+@functools.cache
+def _tensor_set() -> Any:
+    arguments = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
+    return _bind(None, arguments, "ggml_backend_tensor_set")
+
+
+def row_count(address: int) -> int:
+    """Return how many rows the tensor at `address` has."""
+    return int(Tensor.from_address(address).ne[1])
 
 
 def _check_rows(address: int, hidden: int) -> int:

@@ -1,7 +1,8 @@
 """The two ways to read the residual a token is chosen from: native and callback, same numbers.
 
 Both keep the last row of the last decode in `rows`. `before` and `after` stand around every decode,
-so that a row is read at most once per decode and a missing one is seen.
+so that a row is read at most once per decode and a missing one is seen. Only the callback can
+change what it sees: `steer` is what it lets do so, after its own reading.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from emoguard.errors import EmoGuardError
 from emoguard_llamacpp import ctypes_llama
 from emoguard_llamacpp.ctypes_llama import MEMORY, NAME_WORD
+from emoguard_llamacpp.steer import Steer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,7 +50,7 @@ class NativeReader:
             for layer in self._layers:
                 ctypes_llama.keep_layer_input(self._context, layer + 1, on=False)
 
-    def before(self) -> None:
+    def before(self, tokens: int) -> None:
         """Forget the last decode."""
         self.fresh = False
 
@@ -95,6 +97,7 @@ class CallbackReader:
         self._captured: dict[bytes, list[NDArray[np.float32]]] | None = None
         self.fresh = False
         self.heads: Container[int] = frozenset(map(ctypes_llama.name_head, names))
+        self.steer: Steer | None = None
         self._callback: Any = None
 
     def start(self, witness: Sequence[int]) -> None:
@@ -124,8 +127,10 @@ class CallbackReader:
         ctypes_llama.swap_context(self._llm, keep_state=keep_state)
         self._callback = None
 
-    def before(self) -> None:
-        """Forget the last decode and what broke in it."""
+    def before(self, tokens: int) -> None:
+        """Forget the last decode and what broke in it: one of `tokens` tokens comes."""
+        if self.steer is not None:
+            self.steer.before(tokens)
         self.fresh = False
         self.fault = None
         self._seen.clear()
@@ -178,7 +183,10 @@ class CallbackReader:
         try:
             if ask:
                 return MEMORY[(tensor >> 3) + NAME_WORD] in self.heads
-            self.see(tensor)
+            if self.fault is None:
+                self.see(tensor)
+            if self.steer is not None:
+                self.steer.see(tensor)
         except BaseException as error:  # noqa: BLE001  (Ctrl-C comes through here, too)
             self.fault = self.fault or error
         return True

@@ -16,17 +16,20 @@ import numpy as np
 
 from emoguard.errors import EmoGuardError
 from emoguard.phases import THINKING_MARKS
+from emoguard.plan import Plan
 from emoguard.records import Finish, Reading, Report, Request
 from emoguard.session import REQUEST, Session, take_request
 from emoguard_llamacpp import ctypes_llama
-from emoguard_llamacpp.reader import Reader
+from emoguard_llamacpp.reader import CallbackReader, Reader
 from emoguard_llamacpp.scores import Scores
+from emoguard_llamacpp.steer import Steer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from emoguard.guard import Guard
     from emoguard.identity import ModelIdentity
+    from emoguard.steering import Steering
 
 log = logging.getLogger("emoguard")
 
@@ -48,7 +51,10 @@ class Call:
 class LlamaWatch:
     """The handle `attach` returns for a `llama_cpp.Llama`."""
 
-    def __init__(self, llm: Any, guard: Guard, identity: ModelIdentity, reader: Reader) -> None:
+    def __init__(
+        self, llm: Any, guard: Guard, identity: ModelIdentity, reader: Reader, backend: str
+    ) -> None:
+        guard.steering(None, identity)  # a standing plan that cannot be is refused here
         self.guard = guard
         self.reports: deque[Report] = deque(maxlen=guard.policy.keep_reports)
         self.reader = reader
@@ -60,9 +66,12 @@ class LlamaWatch:
         self._session: Session | None = None
         self._call: Call | None = None
         self._request: Request | None = None
+        self._backend = backend
+        self._plan = Plan()
+        self._first_steered: int | None = None
         self._undo = ExitStack()
         self._attached = False
-        self._logged = False
+        self._logged: set[str] = set()
 
     def attach(self) -> None:
         """Start reading, check the witness, wrap the model; on an error nothing stays."""
@@ -85,6 +94,7 @@ class LlamaWatch:
             ("eval", self._eval),
             ("generate", self._generate),
             ("_create_completion", self._follow_completion),
+            ("save_state", self._save_state),
             ("create_completion", self._carry_request),
             ("create_chat_completion", self._carry_request),
         )
@@ -98,6 +108,23 @@ class LlamaWatch:
             self._undo.close()
         finally:
             self._close(self._session, "cancelled")
+
+    @contextmanager
+    def steering(self, plan: Plan) -> Iterator[None]:
+        """Steer every generation that starts in this `with` block by `plan`.
+
+        It is laid over the policy's plan, and a request's own is laid over it.
+
+        Raises:
+            EmoGuardError: a plan that this probe, model or policy does not allow.
+
+        """
+        self._steerable(self.guard.steering(plan, self.identity))
+        outer, self._plan = self._plan, plan.over(self._plan)
+        try:
+            yield
+        finally:
+            self._plan = outer
 
     def live(self) -> Reading | None:
         """Return what the open session has read so far, None when none is open."""
@@ -140,7 +167,7 @@ class LlamaWatch:
         """Leave the model as after `reset`, with an empty cache and nothing pending."""
         self._llm.reset()
         self._llm._ctx.kv_cache_clear()  # noqa: SLF001
-        self.reader.before()
+        self.reader.before(0)
 
     def _stop_reading(self) -> None:
         if self._llm.ctx is None:  # the model was closed first: its context is gone
@@ -178,7 +205,8 @@ class LlamaWatch:
             original(tokens)
             return
         self._last = self._scores.missing
-        self._guarded(self.reader.before)
+        self._guarded(self.reader.before, len(tokens))
+        self._note_steered(len(tokens))
         original(tokens)
         self._guarded(self.reader.after, len(tokens))
 
@@ -190,8 +218,16 @@ class LlamaWatch:
         prompt = list(tokens)
         if not prompt and (kwargs.get("reset", True) or not self._llm.n_tokens):
             raise EmoGuardError("the prompt is empty: give the model at least one token to go on")
+        laid = request.plan.over(self._plan) if request.plan is not None else self._plan
+        steering = self.guard.steering(laid, self.identity)
+        self._steerable(steering)
         session = Session(
-            request, self.identity, f"llama_cpp:{self.reader.name}", prompt, self._thinking
+            request,
+            self.identity,
+            f"llama_cpp:{self.reader.name}",
+            prompt,
+            self._thinking,
+            steering=steering,
         )
         return self._tokens(original(prompt, *args, **kwargs), session, call)
 
@@ -215,6 +251,9 @@ class LlamaWatch:
                 sent = yield token
                 if sent is not None:
                     session.skipped = "tokens were sent into generate"
+                if session.halted:
+                    finish = "halted"
+                    return
                 finish = "error"
         except StopIteration:
             finish = "stop"
@@ -240,6 +279,12 @@ class LlamaWatch:
         if call:
             call.session = session
         self._session = session
+        if session.steering is not None and isinstance(self.reader, CallbackReader):
+            self.reader.steer = Steer(session.steering, self.identity.hidden)
+            # The last prompt token is computed again, under steering, even where the cache has it,
+            # and so is all of the prompt where that is steered.
+            kept = 0 if session.steering.plan.prompt else len(session.prompt_ids) - 1
+            self._llm.n_tokens = min(self._llm.n_tokens, kept)
 
     def _commit(self, session: Session, token: int) -> None:
         """Keep the row `token` was chosen from; without a decode since the last one it is NaN.
@@ -250,6 +295,7 @@ class LlamaWatch:
         if session is not self._session:
             return
         start = time.perf_counter()
+        self._commit_move(session)
         try:
             if session.fault:
                 self._last = self._scores.missing
@@ -265,11 +311,83 @@ class LlamaWatch:
             session.token_ids.append(token)
         session.seconds += time.perf_counter() - start
 
+    def _commit_move(self, session: Session) -> None:
+        """Keep what steering did to the residual that the token just chosen was chosen from."""
+        steer = self._steer
+        if steer is None:
+            return
+        session.moves.append(steer.take())
+        if steer.fault is not None and session.steering_fault is None:
+            session.fail_steering(steer.fault)
+            if self.guard.policy.steering.on_fault == "stop":
+                session.halted = f"steering broke ({session.steering_fault}): the policy says stop"
+            self._log_once("steering failed, what follows is not steered", steer.fault)
+
+    @property
+    def _steer(self) -> Steer | None:
+        return self.reader.steer if isinstance(self.reader, CallbackReader) else None
+
+    def _steerable(self, steering: Steering | None) -> None:
+        """Read through the callback from now on if there is something to steer.
+
+        Raises:
+            EmoGuardError: only the native read was asked for, or the callback cannot be had.
+
+        """
+        if steering is None:
+            return
+        if self._llm.draft_model is not None:
+            raise EmoGuardError("speculative decoding cannot be steered: unset draft_model")
+        if steering.layers[0] == 0:
+            raise EmoGuardError(
+                "llama.cpp cannot steer layer 0: leave it out of plan.layers, or fit a probe at "
+                "layers from 1 on"
+            )
+        if isinstance(self.reader, CallbackReader):
+            return
+        if self._backend == "native":
+            raise EmoGuardError(
+                'the native read cannot steer: attach with backend="auto" or "callback"'
+            )
+        self._close(self._session, "cancelled")
+        reader = CallbackReader(self._llm, self.guard.probe.layers, self.identity.hidden)
+        reader.start(self.guard.probe.witness.token_ids.tolist())
+        self.reader = reader
+        self._forget()
+
+    def _note_steered(self, tokens: int) -> None:
+        """Remember the first position that is computed under steering."""
+        steer = self._steer
+        if steer is not None and self._first_steered is None:
+            last = self._llm.n_tokens + tokens - 1
+            self._first_steered = self._llm.n_tokens if steer.steering.plan.prompt else last
+
+    def _drop_steered(self) -> None:
+        """Forget every position computed under steering: none may be the prefix of another turn."""
+        first, self._first_steered = self._first_steered, None
+        if isinstance(self.reader, CallbackReader):
+            self.reader.steer = None
+        if first is None or self._llm.ctx is None or self._llm.n_tokens <= first:
+            return
+        self._llm.n_tokens = first
+        if not self._llm._ctx.kv_cache_seq_rm(-1, first, -1):  # noqa: SLF001
+            # A recurrent state cannot be cut: all of it goes.
+            self._llm.reset()
+            self._llm._ctx.kv_cache_clear()  # noqa: SLF001
+
+    def _save_state(self, original: Callable[[], Any]) -> Any:
+        """Save the state as far as it is unsteered: whoever loads it computes the rest again."""
+        state = original()
+        if self._first_steered is not None:
+            state.n_tokens = min(state.n_tokens, self._first_steered)
+        return state
+
     def _close(self, session: Session | None, finish: Finish) -> None:
         """Report an open session; one that was closed before stays closed."""
         if session is None or session is not self._session:
             return
         start = time.perf_counter()
+        self._guarded(self._drop_steered)
         self._guarded(self._scores.settle)
         session.seconds += time.perf_counter() - start
         try:
@@ -291,9 +409,12 @@ class LlamaWatch:
     def _fail(self, error: Exception) -> None:
         if self._session is not None:
             self._session.fail(error)
-        if not self._logged:
-            self._logged = True
-            log.error("reading failed, the response goes on (logged once): %r", error)
+        self._log_once("reading failed, the response goes on", error)
+
+    def _log_once(self, message: str, error: Exception) -> None:
+        if message not in self._logged:
+            self._logged.add(message)
+            log.error("%s (logged once): %r", message, error)
 
     def _follow_completion(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         call = Call(self._request or REQUEST.get() or Request())
@@ -310,7 +431,8 @@ class LlamaWatch:
                     self._call = outer
                 finish = find_finish(chunk)
                 if finish is not None:
-                    self._close(call.session, finish)
+                    halted = call.session is not None and call.session.halted
+                    self._close(call.session, "halted" if halted else finish)
                 yield chunk
         except StopIteration:
             return

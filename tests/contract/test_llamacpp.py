@@ -18,7 +18,7 @@ from tests import tiny_gguf
 
 emoguard_llamacpp = pytest.importorskip("emoguard_llamacpp")
 
-from emoguard_llamacpp import ctypes_llama  # noqa: E402
+from emoguard_llamacpp import ctypes_llama, steer  # noqa: E402
 
 PATHS = [(name, "callback") for name in tiny_gguf.ARCHITECTURES]
 PATHS += [(name, "native") for name in ("llama", "qwen3", "gemma4")]
@@ -39,7 +39,9 @@ class LlamaHarness:
         return emoguard_llamacpp.open_residuals(self.model, self.backend)
 
     def attach(self, guard: Guard) -> Watch:
-        return emoguard_llamacpp.attach(self.model, guard, self.backend)
+        # Told only "auto", a native watch changes to the callback with the first plan.
+        backend = "auto" if self.backend == "native" else self.backend
+        return emoguard_llamacpp.attach(self.model, guard, backend)
 
     def generate(
         self, prompt: Sequence[int], tokens: int, request: Request | None = None
@@ -65,10 +67,17 @@ class LlamaHarness:
 
     def break_hook(self, watch: Watch) -> None:
         reader = watch.reader  # type: ignore[attr-defined]
-        if self.backend == "native":
+        if reader.name == "native":
             reader.copy = None
         else:
             reader.heads = None
+
+    def break_steering(self, watch: Watch) -> None:
+        def broken(*_: Any) -> None:
+            raise RuntimeError("injected")
+
+        steer.intervene, plain = broken, steer.intervene
+        watch._undo.callback(setattr, steer, "intervene", plain)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
