@@ -16,6 +16,7 @@ from emoguard.phases import REASONING
 from emoguard.plan import Plan
 from emoguard.policy import Policy
 from emoguard.records import PHASES, LabelScore, Receipt, Report, Steered, TokenScore
+from emoguard.reload import PolicyFile
 from emoguard.steering import Steering, prepare
 
 if TYPE_CHECKING:
@@ -34,18 +35,20 @@ class Guard:
     """What to read, what is ordinary, and who is told.
 
     One guard may watch several models. `report` is a pure function of its arguments; only `publish`
-    talks to the sinks. `alerts` holds the last alerts the monitors returned.
+    talks to the sinks. `alerts` holds the last alerts the monitors returned. Given a `PolicyFile`,
+    which no other guard uses, the guard follows the file from one response to the next.
     """
 
     def __init__(
         self,
         probe: Probe,
         calibrations: Iterable[Calibration] = (),
-        policy: Policy | None = None,
+        policy: Policy | PolicyFile | None = None,
         sinks: Sequence[Sink] = (),
     ) -> None:
         self.probe = probe
-        self.policy = policy or Policy()
+        self.policy_file = policy if isinstance(policy, PolicyFile) else None
+        self._policy = policy if isinstance(policy, Policy) else Policy()
         self.labels = self.policy.labels or probe.labels
         self.alerts: deque[Alert] = deque(maxlen=self.policy.keep_reports)
         self._columns = probe.indices(self.labels)
@@ -56,7 +59,7 @@ class Guard:
 
     @classmethod
     def load(
-        cls, path: str | Path, policy: Policy | None = None, sinks: Sequence[Sink] = ()
+        cls, path: str | Path, policy: Policy | PolicyFile | None = None, sinks: Sequence[Sink] = ()
     ) -> Self:
         """Make a guard from a probe file.
 
@@ -69,6 +72,29 @@ class Guard:
         probe, calibrations = artifact.load(path)
         return cls(probe, calibrations, policy, sinks)
 
+    @property
+    def policy(self) -> Policy:
+        """Return the policy in force."""
+        return self._policy if self.policy_file is None else self.policy_file.policy
+
+    def refresh(self) -> None:
+        """Follow the policy's file, if it has one: called where a response begins and ends."""
+        if self.policy_file is not None:
+            self.policy_file.refresh(self.check)
+
+    def check(self, policy: Policy) -> None:
+        """Refuse a policy that this probe and these calibrations cannot serve.
+
+        Raises:
+            EmoGuardError: unknown labels, a standing plan that cannot be.
+
+        """
+        self.probe.indices(policy.labels)
+        steering = policy.steering
+        if not steering.plan.is_empty:
+            for calibration in self.calibrations or (None,):
+                prepare(steering.plan, self.probe, calibration, steering.max_dose_ratio)
+
     def calibration(self, identity: ModelIdentity) -> Calibration | None:
         """Return the calibration made on exactly this model file, None when there is none."""
         return next((c for c in self.calibrations if c.identity.matches(identity)), None)
@@ -80,10 +106,13 @@ class Guard:
     def steering(self, plan: Plan | None, identity: ModelIdentity) -> Steering | None:
         """Return what `plan`, laid over the policy's, does here; None when that is nothing.
 
+        A plug-in asks where a response begins, so a policy file that changed is read first.
+
         Raises:
             EmoGuardError: a plan beyond the policy, for another probe, or without a calibration.
 
         """
+        self.refresh()
         policy = self.policy.steering
         allowed, asked = policy.allow(plan or Plan())
         if allowed.is_empty:
@@ -123,6 +152,7 @@ class Guard:
         """Hand a report to the sinks; return it with the sinks that failed since the last one."""
         report = dataclasses.replace(report, faults=report.faults + self._delivery.faults())
         self._delivery.send(report)
+        self.refresh()
         return report
 
     def flush(self, timeout: float = 10.0) -> bool:

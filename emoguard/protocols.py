@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from emoguard.identity import ModelIdentity
     from emoguard.plan import Plan
     from emoguard.records import Alert, Reading, Report
+    from emoguard.sinks import Site
 
 
 @runtime_checkable
@@ -24,6 +25,21 @@ class Sink(Protocol):
 
     def report(self, report: Report) -> Sequence[Alert]:
         """Take one finished report. May raise or block: generation never notices."""
+        ...
+
+
+class SinkFactory(Protocol):
+    """What the groups `emoguard.monitors` and `emoguard.exporters` name: the class of a sink.
+
+    The sink may have a method `close`, which is called when nobody reports to it any more.
+    """
+
+    def from_policy(self, site: Site, **options: Any) -> Sink:
+        """Open the sink with the options a policy gives it.
+
+        Written out, `options` are keyword-only parameters with annotations and defaults: they are
+        checked, and described to the operator, by these.
+        """
         ...
 
 

@@ -76,7 +76,8 @@ class PolicyFile:
             check_change(self.policy, policy)
             if accept is not None:
                 accept(policy)
-        except EmoGuardError as error:
+        # Whatever reading a policy breaks with, the response at hand must not.
+        except Exception as error:  # noqa: BLE001
             self.failures += 1
             self.error = str(error)
             log.error("the policy stays as it was: %s", error)  # noqa: TRY400  (one sentence says it)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from emoguard.errors import EmoGuardError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from emoguard.calibration import Calibration
     from emoguard.identity import ModelIdentity
     from emoguard.policy import Policy
-    from emoguard.protocols import Sink
+    from emoguard.protocols import Sink, SinkFactory
     from emoguard.reload import PolicyFile
 
 GROUPS = ("emoguard.monitors", "emoguard.exporters")
@@ -60,7 +60,7 @@ def open_sinks(site: Site) -> Iterator[tuple[Sink, ...]]:
             close = getattr(sink, "close", None)
             if close is not None:
                 stack.callback(close)
-            opened.append(cast("Sink", sink))
+            opened.append(sink)
         yield tuple(opened)
 
 
@@ -82,18 +82,19 @@ def sink_points() -> dict[str, EntryPoint]:
     return {point.name: point for group in GROUPS for point in entry_points(group=group)}
 
 
-def _factory(key: str, name: str) -> Any:
+def _factory(key: str, name: str) -> SinkFactory:
     known = sink_points()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known sinks: {', '.join(sorted(known))}"
         raise EmoGuardError(f"{key}.{name:.60}: unknown; {hint}")
     try:
-        return known[name].load()
+        factory: SinkFactory = known[name].load()
     except ModuleNotFoundError as error:
         raise EmoGuardError(
             f"{key}.{name} needs {error.name}: pip install 'emoguard[{name}]'"
         ) from error
+    return factory
 
 
 def checked_options(key: str, opens: Any, options: Mapping[str, Any]) -> dict[str, Any]:
