@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
@@ -25,6 +25,15 @@ class Sink(Protocol):
 
     def report(self, report: Report) -> Sequence[Alert]:
         """Take one finished report. May raise or block: generation never notices."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A sink with numbers of its own, which an exporter next to it may show when it is scraped."""
+
+    def measures(self) -> Mapping[tuple[str, str], float]:
+        """Return the numbers by metric name without `emoguard_`, and label ("" for none)."""
         ...
 
 

@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -28,6 +28,8 @@ class Site:
 
     `labels` are those that reports will carry. `calibration` is None on an uncalibrated model.
     `policy_file` tells whether the last reload went well, None when the policy is not from a file.
+    `opened` is filled with the policy's sinks while they are opened: an exporter may look at those
+    that are `Measured` when it is scraped.
     """
 
     policy: Policy
@@ -36,6 +38,7 @@ class Site:
     probe: str
     calibration: Calibration | None = None
     policy_file: PolicyFile | None = None
+    opened: list[Sink] = field(default_factory=list)
 
 
 @contextmanager
@@ -51,7 +54,6 @@ def open_sinks(site: Site) -> Iterator[tuple[Sink, ...]]:
 
     """
     with ExitStack() as stack:
-        opened: list[Sink] = []
         for index, entry in enumerate(site.policy.sinks):
             ((name, options),) = entry.items()
             factory = _factory(f"sinks.{index}", name)
@@ -60,8 +62,8 @@ def open_sinks(site: Site) -> Iterator[tuple[Sink, ...]]:
             close = getattr(sink, "close", None)
             if close is not None:
                 stack.callback(close)
-            opened.append(sink)
-        yield tuple(opened)
+            site.opened.append(sink)
+        yield tuple(site.opened)
 
 
 def check_sinks(policy: Policy) -> None:
