@@ -380,6 +380,7 @@ class LlamaWatch:
         state = original()
         if self._first_steered is not None:
             state.n_tokens = min(state.n_tokens, self._first_steered)
+            state.scores = state.scores[: state.n_tokens]
         return state
 
     def _close(self, session: Session | None, finish: Finish) -> None:

@@ -1,0 +1,404 @@
+"""Steering in llama.cpp: exact, bounded, and never the prefix of another turn."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import emoguard_llamacpp
+import llama_cpp
+import numpy as np
+import pytest
+from emoguard_llamacpp import ctypes_llama
+from emoguard_llamacpp import steer as steer_module
+
+from emoguard import EmoGuardError, Guard, Plan, Policy, Request
+from emoguard import steering as reference
+from emoguard.policy import SteeringPolicy
+from emoguard.testing import make_probe, measure_calibration
+from tests import tiny_gguf
+
+PROMPT = "the rain in the north and the cat"
+LABELS = ("happy", "sad", "calm")
+STRONG = Plan(add={"happy": 0.4})
+MIXED = Plan(add={"happy": 0.2, "sad": -0.1}, cap={"calm": 0.3}, floor={"sad": 0.2})
+PROMPTED = dataclasses.replace(STRONG, prompt=True)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_gguf.write(tmp_path_factory.mktemp("gguf") / "llama.gguf", "llama")
+
+
+@pytest.fixture
+def llm(path: Path) -> Any:
+    return tiny_gguf.load(path)
+
+
+def guard_for(llm: Any, layers: tuple[int, ...] = (1, 2), **steering: Any) -> Guard:
+    door = emoguard_llamacpp.open_residuals(llm)
+    probe = make_probe(door, LABELS, layers)
+    policy = Policy(steering=SteeringPolicy(**({"max_dose_ratio": 0.4} | steering)))
+    return Guard(probe, [measure_calibration(door, probe)], policy)
+
+
+@pytest.fixture
+def guard(llm: Any) -> Guard:
+    return guard_for(llm)
+
+
+@pytest.fixture
+def watch(llm: Any, guard: Guard) -> Iterator[Any]:
+    with emoguard_llamacpp.attach(llm, guard) as watch:
+        yield watch
+
+
+def complete(llm: Any, prompt: Any = PROMPT, plan: Plan | None = None, **options: Any) -> Any:
+    settings = {"max_tokens": 9, "temperature": 0.0, "seed": 3} | options
+    request = Request(plan=plan, scores="tokens")
+    return llm.create_completion(prompt, emoguard=request, **settings)
+
+
+def text_of(llm: Any, prompt: Any = PROMPT, plan: Plan | None = None, **options: Any) -> str:
+    return str(complete(llm, prompt, plan, **options)["choices"][0]["text"])
+
+
+def logits_after(llm: Any, ids: list[int], plan: Plan | None = None) -> np.ndarray:
+    """Logits after the prompt `ids`, through generate."""
+    next(llm.generate(ids, temp=0.0, emoguard=Request(plan=plan)))
+    return ctypes_llama.last_logits(llm, llm.ctx)
+
+
+def ids_of(llm: Any, text: str = PROMPT) -> list[int]:
+    return list(llm.tokenize(text.encode(), add_bos=True, special=True))
+
+
+def z_of(report: Any) -> np.ndarray:
+    return np.array([token.z for token in report.tokens])
+
+
+# Exactness.
+
+
+def test_every_live_token_is_moved_by_the_reference_within_the_bound(
+    llm: Any, watch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, np.ndarray, np.ndarray]] = []
+
+    def recording(address: int, hidden: int, start: int, rows: np.ndarray) -> None:
+        before = ctypes_llama.tensor_rows(address, hidden, start)
+        write(address, hidden, start, rows)
+        layer = int(ctypes_llama.tensor_name(address).rsplit(b"-", 1)[1])
+        seen.append((layer, before, ctypes_llama.tensor_rows(address, hidden, start)))
+
+    write = ctypes_llama.write_rows
+    monkeypatch.setattr(ctypes_llama, "write_rows", recording)
+    complete(llm, plan=MIXED, max_tokens=20)
+    receipt = watch.reports[-1].receipt
+    made = watch.guard.steering(MIXED, watch.identity)
+    by_layer = {each.layer: each for each in made.interventions}
+    assert receipt.applied == watch.reports[-1].completion_tokens >= 20
+    assert len(seen) > receipt.applied
+    for layer, before, after in seen:
+        assert np.array_equal(after, reference.intervene(before, by_layer[layer]).h)
+        change = np.linalg.norm(after.astype(np.float64) - before.astype(np.float64), axis=1)
+        length = np.linalg.norm(before.astype(np.float64), axis=1)
+        assert np.all(change <= by_layer[layer].budget * length)
+
+
+def control_vector(llm: Any, guard: Guard, plan: Plan) -> np.ndarray:
+    """What `plan` adds, as the buffer of llama.cpp's own control vector: it starts at layer 1."""
+    hidden = guard.probe.hidden
+    buffer = np.zeros((tiny_gguf.BLOCKS - 1, hidden), np.float32)
+    for each in guard.steering(plan, guard.calibrations[0].identity).interventions:
+        buffer[each.layer - 1] = each.shift
+    return buffer
+
+
+def test_an_added_dose_equals_llama_cpps_own_control_vector(path: Path) -> None:
+    llm = tiny_gguf.load(path)
+    guard = guard_for(llm, max_dose_ratio=0.5)
+    ids, plan = ids_of(llm), Plan(add={"happy": 0.02, "sad": -0.01}, prompt=True)
+    plain = logits_after_plain(llm, ids)
+    buffer = control_vector(llm, guard, plan)
+    pointer = buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    hidden = guard.probe.hidden
+    assert not llama_cpp.llama_set_adapter_cvec(
+        llm.ctx, pointer, buffer.size, hidden, 1, tiny_gguf.BLOCKS - 1
+    )
+    wanted = logits_after_plain(llm, ids)
+    assert not llama_cpp.llama_set_adapter_cvec(llm.ctx, None, 0, hidden, 1, 1)
+    with emoguard_llamacpp.attach(llm, guard, "callback") as watch:
+        found = logits_after(llm, ids, plan)
+        assert watch.reports[-1].receipt.clipped == 0
+    assert np.abs(wanted - plain).max() > 0.01
+    assert np.array_equal(found, wanted)
+
+
+def logits_after_plain(llm: Any, ids: list[int]) -> np.ndarray:
+    llm.reset()
+    llm.eval(ids)
+    return ctypes_llama.last_logits(llm, llm.ctx)
+
+
+def test_long_prompts_are_steered_only_at_their_last_token(path: Path) -> None:
+    text = PROMPT * 12
+    found = []
+    for batch in (512, 64, 32):
+        llm = tiny_gguf.load(path, n_batch=batch, n_ubatch=32)
+        ids = ids_of(llm, text)
+        assert len(ids) > 128
+        with emoguard_llamacpp.attach(llm, guard_for(llm)) as watch:
+            logits = logits_after(llm, ids, STRONG)
+            assert watch.reports[-1].receipt.applied == 1
+            whole = logits_after(llm, ids, PROMPTED)
+            assert not np.allclose(whole, logits, atol=1e-2)
+            assert not np.allclose(logits_after(llm, ids), logits, atol=1e-2)
+        found.append((logits, whole))
+    for logits, whole in found[1:]:
+        assert np.allclose(logits, found[0][0], atol=2e-3)
+        assert np.allclose(whole, found[0][1], atol=2e-3)
+
+
+def test_a_layers_reading_is_of_before_its_own_intervention(llm: Any, watch: Any) -> None:
+    complete(llm, max_tokens=1)
+    plain = watch.reports[-1].tokens[0].z
+    complete(llm, max_tokens=1, plan=dataclasses.replace(STRONG, layers=(2,)))
+    assert np.allclose(watch.reports[-1].tokens[0].z, plain, atol=1e-3)
+    complete(llm, max_tokens=1, plan=dataclasses.replace(STRONG, layers=(1,)))
+    assert not np.allclose(watch.reports[-1].tokens[0].z, plain, atol=1e-2)
+
+
+# The rule of the cache.
+
+
+@pytest.mark.parametrize("plan", [STRONG, MIXED, PROMPTED], ids=str)
+def test_a_second_turn_equals_one_after_an_unsteered_first(path: Path, plan: Plan) -> None:
+    llm, fresh = tiny_gguf.load(path), tiny_gguf.load(path)
+    with emoguard_llamacpp.attach(llm, guard_for(llm)) as watch:
+        said = text_of(llm, plan=plan)
+        assert watch.reports[-1].receipt.applied == watch.reports[-1].completion_tokens
+        second = ids_of(llm, PROMPT + said + " and then")
+        found = logits_after(llm, second)
+        again = logits_after(llm, second, plan)
+        assert np.allclose(logits_after(llm, second), found, atol=1e-3)
+        assert not np.allclose(again, found, atol=1e-2)
+    assert np.allclose(found, logits_after_plain(fresh, second), atol=1e-3)
+
+
+def test_the_unsteered_part_of_the_prompt_is_reused(
+    llm: Any, guard: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated: list[int] = []
+    decode = llama_cpp.llama_decode
+    monkeypatch.setattr(
+        llama_cpp._internals.llama_cpp,
+        "llama_decode",
+        lambda ctx, batch: (evaluated.append(batch.n_tokens), decode(ctx, batch))[1],
+    )
+    whole = len(ids_of(llm))
+    with emoguard_llamacpp.attach(llm, guard, "callback"):
+        for plan, wanted in (
+            (STRONG, whole),
+            (STRONG, 1),  # the last prompt token, under steering again
+            (None, 1),
+            (PROMPTED, whole),  # because the prompt itself is to be steered
+            (None, whole),
+        ):
+            evaluated.clear()
+            complete(llm, plan=plan, max_tokens=3)
+            assert evaluated[0] == wanted
+
+
+def test_a_prompt_in_the_cache_is_steered_all_the_same(llm: Any, watch: Any) -> None:
+    wanted = logits_after(llm, ids_of(llm), STRONG)
+    llm.reset()
+    logits_after(llm, ids_of(llm))
+    llm.n_tokens = len(ids_of(llm))  # exactly the prompt: llama-cpp-python would not decode at all
+    assert np.allclose(logits_after(llm, ids_of(llm), STRONG), wanted, atol=1e-3)
+    assert watch.reports[-1].receipt.applied == 1
+
+
+def test_what_llamas_cache_keeps_of_a_steered_response_is_unsteered(path: Path) -> None:
+    llm, fresh = tiny_gguf.load(path), tiny_gguf.load(path)
+    llm.set_cache(llama_cpp.LlamaRAMCache())
+    with emoguard_llamacpp.attach(llm, guard_for(llm)):
+        for stream in (False, True):
+            made = complete(llm, plan=STRONG, stream=stream)
+            chunks = list(made) if stream else [made]
+            said = "".join(chunk["choices"][0]["text"] for chunk in chunks)
+            complete(llm, "something else altogether", max_tokens=2)
+            second = PROMPT + said + " and then"
+            found = text_of(llm, second, max_tokens=12)
+            assert found == text_of_plain(fresh, second)
+
+
+def text_of_plain(llm: Any, prompt: str) -> str:
+    made = llm.create_completion(prompt, max_tokens=12, temperature=0.0, seed=3)
+    return str(made["choices"][0]["text"])
+
+
+def test_a_state_saved_under_steering_is_loaded_without_it(llm: Any, watch: Any) -> None:
+    tokens = llm.generate(ids_of(llm), temp=0.0, emoguard=Request(plan=STRONG))
+    list(islice(tokens, 4))
+    state = llm.save_state()
+    tokens.close()
+    assert state.n_tokens == len(ids_of(llm)) - 1
+    llm.load_state(state)
+    second = ids_of(llm, PROMPT + " and")
+    found = logits_after(llm, second)
+    llm.reset()
+    assert np.allclose(found, logits_after(llm, second), atol=1e-3)
+
+
+@pytest.mark.parametrize("how", ["closed", "replaced", "detached"])
+def test_a_steered_stream_that_is_broken_off_leaves_no_steered_position(
+    path: Path, how: str
+) -> None:
+    llm = tiny_gguf.load(path)
+    watch = emoguard_llamacpp.attach(llm, guard_for(llm))
+    stream = complete(llm, plan=STRONG, stream=True, max_tokens=30)
+    said = "".join(chunk["choices"][0]["text"] for chunk in islice(stream, 5))
+    if how == "closed":
+        stream.close()
+    second = ids_of(llm, PROMPT + said)
+    if how == "replaced":
+        found = logits_after(llm, second)
+    watch.detach()
+    if how != "replaced":
+        next(llm.generate(second, temp=0.0))
+        found = ctypes_llama.last_logits(llm, llm.ctx)
+    assert watch.reports[0].finish == "cancelled"
+    assert watch.reports[0].receipt.applied >= 1
+    assert np.allclose(found, logits_after_plain(tiny_gguf.load(path), second), atol=1e-3)
+
+
+# Which read path.
+
+
+def test_a_native_watch_changes_to_the_callback_with_the_first_plan(llm: Any, watch: Any) -> None:
+    assert watch.reader.name == "native"
+    plain = text_of(llm)
+    rows = z_of(watch.reports[-1])
+    complete(llm, plan=STRONG)
+    assert watch.reader.name == "callback"
+    assert watch.reports[-1].backend == "llama_cpp:callback"
+    assert text_of(llm) == plain
+    assert np.allclose(z_of(watch.reports[-1]), rows, atol=1e-3)
+    before = dict(vars(llm))
+    watch.detach()
+    assert before.keys() - vars(llm).keys()
+    assert text_of_plain(llm, PROMPT)[: len(plain)] == plain
+
+
+def test_asked_for_by_name_the_native_read_refuses_to_steer(llm: Any, guard: Guard) -> None:
+    with emoguard_llamacpp.attach(llm, guard, "native") as watch:
+        with pytest.raises(EmoGuardError, match="native read cannot steer"):
+            complete(llm, plan=STRONG)
+        with pytest.raises(EmoGuardError, match="native read cannot steer"), watch.steering(STRONG):
+            pytest.fail("entered")
+        complete(llm)
+        assert watch.reports[-1].status == "scored"
+
+
+def test_a_control_vector_set_by_hand_is_not_lost_to_the_change(llm: Any, guard: Guard) -> None:
+    buffer = np.full((tiny_gguf.BLOCKS - 1, guard.probe.hidden), 0.5, np.float32)
+    pointer = buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    with emoguard_llamacpp.attach(llm, guard) as watch:
+        llama_cpp.llama_set_adapter_cvec(
+            llm.ctx, pointer, buffer.size, guard.probe.hidden, 1, tiny_gguf.BLOCKS - 1
+        )
+        before = text_of(llm)
+        with pytest.raises(EmoGuardError, match="control vector"):
+            complete(llm, plan=STRONG)
+        assert text_of(llm) == before
+        assert watch.reader.name == "native"
+
+
+def test_layer_0_is_refused_by_name(llm: Any) -> None:
+    guard = guard_for(llm, (0, 1))
+    with emoguard_llamacpp.attach(llm, guard) as watch:
+        with pytest.raises(EmoGuardError, match="cannot steer layer 0"):
+            complete(llm, plan=STRONG)
+        complete(llm, plan=dataclasses.replace(STRONG, layers=(1,)))
+        assert watch.reports[-1].receipt.layers == (1,)
+
+
+# Refusals and faults.
+
+
+def test_a_plan_that_cannot_be_is_refused_before_the_model_runs(llm: Any, watch: Any) -> None:
+    for wrong in (
+        Plan(add={"happy": 1e30}),
+        Plan(add={"joy": 0.1}),
+        dataclasses.replace(STRONG, probe="other"),
+        dataclasses.replace(STRONG, layers=(4,)),
+    ):
+        with pytest.raises(EmoGuardError):
+            complete(llm, plan=wrong)
+        with pytest.raises(EmoGuardError):
+            list(complete(llm, plan=wrong, stream=True))
+    assert not watch.reports
+    assert llm.n_tokens == 0
+    complete(llm)
+    assert watch.reports[-1].status == "scored"
+
+
+def test_a_standing_plan_is_applied_to_chats_and_cannot_be_loosened(llm: Any) -> None:
+    guard = guard_for(llm, plan=Plan(cap={"sad": 0.5}))
+    turns = [{"role": "user", "content": PROMPT}]
+    with emoguard_llamacpp.attach(llm, guard) as watch:
+        llm.create_chat_completion(turns, max_tokens=5)
+        assert watch.reports[-1].receipt.plan == {"cap": {"sad": 0.5}}
+        request = Request(plan=Plan(cap={"sad": 1.0}, add={"calm": 0.1}))
+        list(llm.create_chat_completion(turns, max_tokens=5, stream=True, emoguard=request))
+        assert watch.reports[-1].receipt.plan == {"add": {"calm": 0.1}, "cap": {"sad": 0.5}}
+
+
+@pytest.mark.parametrize("on_fault", ["unsteered", "stop"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_fault_in_the_middle_leaves_the_rest_unsteered_or_ends_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, on_fault: str, stream: bool
+) -> None:
+    llm = tiny_gguf.load(path)
+    guard = guard_for(llm, on_fault=on_fault)
+    calls: list[int] = []
+    plain = steer_module.intervene
+
+    def third_token_broken(h: Any, intervention: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 5:  # two layers per token
+            raise RuntimeError("injected")
+        return plain(h, intervention)
+
+    monkeypatch.setattr(steer_module, "intervene", third_token_broken)
+    with emoguard_llamacpp.attach(llm, guard) as watch:
+        made = complete(llm, plan=STRONG, stream=stream)
+        list(made) if stream else None
+        report = watch.reports[-1]
+    assert report.faults == ("steering",)
+    assert "injected" in report.detail
+    assert report.receipt.applied == 2
+    assert report.receipt.faulted == report.completion_tokens - 2
+    if on_fault == "stop":
+        assert (report.finish, report.completion_tokens) == ("halted", 3)
+    else:
+        assert report.finish == "length"
+        assert report.completion_tokens >= 9
+    assert report.status == "scored"
+
+
+def test_a_residual_that_is_not_finite_is_left_alone_and_counted(
+    llm: Any, watch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = text_of(llm)
+    read = ctypes_llama.tensor_rows
+    monkeypatch.setattr(ctypes_llama, "tensor_rows", lambda *a: np.full_like(read(*a), np.nan))
+    assert text_of(llm, plan=STRONG) == plain
+    receipt = watch.reports[-1].receipt
+    wanted = (0, watch.reports[-1].completion_tokens, 0)
+    assert (receipt.applied, receipt.faulted, receipt.dose_max) == wanted

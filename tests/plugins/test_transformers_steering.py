@@ -1,0 +1,454 @@
+"""Steering in Transformers: equal to the reference, in every row, in every way to run a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from emoguard_transformers import watch as watch_module
+from emoguard_transformers.steer import gather, intervene, steer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import emoguard
+from emoguard import EmoGuardError, Guard, Plan, Policy, Request
+from emoguard import steering as reference
+from emoguard.policy import SteeringPolicy
+from emoguard.testing import make_probe, measure_calibration
+from tests.contract.hf_models import HfHarness, build
+
+LABELS = ("happy", "sad", "calm")
+IDS = torch.tensor([[5, 9, 17, 33, 8, 21, 40], [7, 50, 120, 99, 3, 60, 61]])
+STRONG = Plan(add={"happy": 0.4})
+MIXED = Plan(add={"happy": 0.2, "sad": -0.1}, cap={"calm": 0.3}, floor={"sad": 0.2})
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build()
+
+
+def guard_for(model, **steering):
+    door = HfHarness(model).open_residuals()
+    probe = make_probe(door, LABELS)
+    policy = Policy(steering=SteeringPolicy(**({"max_dose_ratio": 0.4} | steering)))
+    return Guard(probe, [measure_calibration(door, probe)], policy)
+
+
+@pytest.fixture(scope="module")
+def guard(model):
+    return guard_for(model)
+
+
+@pytest.fixture
+def watch(model, guard):
+    with emoguard.attach(model, guard) as attached:
+        yield attached
+
+
+def generate(model, ids=IDS[:1], tokens=6, **how):
+    how = {"attention_mask": torch.ones_like(ids), "do_sample": False} | how
+    return model.generate(input_ids=ids, max_new_tokens=tokens, min_new_tokens=tokens, **how)
+
+
+def asking(plan, **more):
+    return Request(plan=plan, scores="tokens", **more)
+
+
+def receipt_of(watch):
+    return watch.reports[-1].receipt
+
+
+def z_of(report):
+    return np.array([token.z for token in report.tokens])
+
+
+@contextmanager
+def captured(model, layer):
+    """The outputs of one block as the hooks registered so far leave them, last position each."""
+    seen = []
+    block = model.model.layers[layer]
+    handle = block.register_forward_hook(lambda _m, _a, out: seen.append(out[:, -1].clone()))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+# The function, against the reference in numpy.
+
+
+def layer_of(plans, guard, layer, device="cpu"):
+    made = [guard.steering(plan, guard.calibrations[0].identity) for plan in plans]
+    return made, gather(made, layer, device, torch.full((len(plans), 3), torch.nan))
+
+
+plans = st.builds(
+    Plan,
+    add=st.dictionaries(st.sampled_from(LABELS), st.floats(-0.1, 0.1)),
+    cap=st.dictionaries(st.sampled_from(LABELS), st.floats(0.5, 1)),
+    floor=st.dictionaries(st.sampled_from(LABELS), st.floats(0, 0.5)),
+    layers=st.sampled_from([(), (1,), (2,)]),
+)
+
+
+@given(st.lists(plans, min_size=2, max_size=5), st.integers(0, 1000), st.sampled_from([1, 2]))
+@settings(max_examples=60, deadline=None)
+def test_torch_equals_the_reference_row_by_row(guard, chosen, seed, layer):
+    dtype = torch.float16 if seed % 2 else torch.float32
+    rng = torch.Generator().manual_seed(seed)
+    scale = float(guard.calibrations[0].norms[layer - 1]) / guard.probe.hidden**0.5
+    h = (torch.randn((len(chosen), 3, guard.probe.hidden), generator=rng) * scale).to(dtype)
+    made = [guard.steering(plan, guard.calibrations[0].identity) for plan in chosen]
+    if not any(plan and layer in plan.layers for plan in made):
+        return
+    device = gather(made, layer, "cpu", torch.full((len(chosen), 3), torch.nan))
+    moved = intervene(h, device, device.rows)
+    for row, plan in enumerate(made):
+        wanted = [i for i in plan.interventions if i.layer == layer] if plan else []
+        if not wanted:
+            assert torch.equal(moved[row], h[row])
+            assert device.moves[row].tolist() == [0, 0, 0]
+            continue
+        expected = reference.intervene(h[row].numpy(), wanted[0])
+        assert np.allclose(moved[row].numpy(), expected.h, rtol=2e-3, atol=2e-3 * scale)
+        dose, clipped, faulted = device.moves[row].tolist()
+        assert dose == pytest.approx(float(expected.dose[-1]), rel=2e-2, abs=1e-3)
+        assert (bool(clipped), bool(faulted)) == (expected.clipped[-1], expected.faulted[-1])
+
+
+wild = st.builds(
+    Plan,
+    add=st.dictionaries(st.sampled_from(LABELS), st.floats(-1e6, 1e6), min_size=1),
+    cap=st.dictionaries(st.sampled_from(LABELS), st.floats(0, 1)),
+)
+dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
+
+
+@given(wild, st.floats(1e-5, 0.5), dtypes, st.tuples(st.integers(-20, 20), st.integers(0, 2**31)))
+@settings(max_examples=150, deadline=None)
+def test_dose_never_exceeds_the_bound_in_any_dtype(guard, plan, bound, dtype, drawn):
+    exponent, seed = drawn
+    made = reference.prepare(plan, guard.probe, guard.calibrations[0], bound)
+    layer = gather([made] * 64, 1, "cpu", torch.full((64, 3), torch.nan))
+    rng = torch.Generator().manual_seed(seed)
+    h = (torch.randn((64, 1, guard.probe.hidden), generator=rng) * 10.0**exponent).to(dtype)
+    moved = intervene(h, layer, layer.rows)
+    finite = h.isfinite().all(-1)
+    change = torch.linalg.vector_norm(moved.double() - h.double(), dim=-1)[finite]
+    length = torch.linalg.vector_norm(h.double(), dim=-1)[finite]
+    assert torch.all(change <= made.interventions[0].budget * length)
+    assert torch.equal(moved[~finite], h[~finite])
+
+
+def test_rows_that_are_not_finite_are_left_alone_and_counted(guard):
+    _, layer = layer_of([STRONG] * 3, guard, 1)
+    h = torch.ones((3, 1, guard.probe.hidden))
+    h[1, 0, 4] = torch.inf
+    moved = intervene(h, layer, layer.rows)
+    assert torch.equal(moved[1], h[1])
+    assert layer.moves[:, 2].tolist() == [0, 1, 0]
+    assert not torch.equal(moved[0], h[0])
+
+
+def test_what_a_block_returns_beside_the_residual_is_passed_on(guard):
+    _, layer = layer_of([STRONG], guard, 1)
+    h = torch.ones((1, 4, guard.probe.hidden))
+    out = steer(layer, (h, "cache", 3), 0)
+    assert out[1:] == ("cache", 3)
+    assert torch.equal(out[0][:, :-1], h[:, :-1])
+    assert not torch.equal(out[0][:, -1], h[:, -1])
+
+
+# In a model.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_live_token_is_moved_by_the_reference_within_the_bound(dtype):
+    model = build().to(dtype)
+    guard = guard_for(model)
+    for layer, position in ((1, 0), (2, 1)):
+        with captured(model, layer) as before, emoguard.attach(model, guard) as watch:
+            before.clear()
+            with captured(model, layer) as after:
+                generate(model, tokens=12, emoguard=asking(MIXED))
+            receipt = receipt_of(watch)
+        made = guard.steering(MIXED, guard.calibrations[0].identity).interventions[position]
+        assert len(before) == len(after) == receipt.applied == 12
+        for h, moved in zip(before, after, strict=True):
+            change = torch.linalg.vector_norm(moved.double() - h.double())
+            assert change <= made.budget * torch.linalg.vector_norm(h.double())
+            if dtype is not torch.bfloat16:  # which numpy does not have
+                wanted = reference.intervene(h.numpy(), made).h
+                assert np.allclose(moved.numpy(), wanted, rtol=5e-3, atol=5e-3)
+
+
+def test_a_layers_reading_is_of_before_its_own_intervention(model, watch):
+    generate(model, tokens=1, emoguard=asking(None))
+    plain = watch.reports[-1].tokens[0].z
+    generate(model, tokens=1, emoguard=asking(dataclasses.replace(STRONG, layers=(2,))))
+    assert watch.reports[-1].tokens[0].z == plain  # layer 2 is the last that is read
+    generate(model, tokens=1, emoguard=asking(dataclasses.replace(STRONG, layers=(1,))))
+    assert watch.reports[-1].tokens[0].z != plain  # layer 2 sees what came of layer 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_unsteered_rows_of_a_batch_keep_every_bit(dtype):
+    model = build().to(dtype)
+    guard = guard_for(model)
+    ids = torch.randint(3, 200, (8, 9), generator=torch.Generator().manual_seed(1))
+    everything = {"return_dict_in_generate": True, "output_hidden_states": True}
+    everything |= {"output_scores": True}
+    with emoguard.attach(model, guard) as watch:
+        plain = generate(model, ids, 5, **everything)
+        requests = [asking(STRONG if row % 2 else None) for row in range(8)]
+        some = generate(model, ids, 5, emoguard=requests, **everything)
+        reports = list(watch.reports)[-8:]
+    assert [r.receipt is not None for r in reports] == [bool(row % 2) for row in range(8)]
+    assert torch.equal(some.sequences[::2], plain.sequences[::2])
+    for found, wanted in zip(some.scores, plain.scores, strict=True):
+        assert torch.equal(found[::2], wanted[::2])
+        assert not torch.equal(found[1::2], wanted[1::2])
+    for found, wanted in zip(some.hidden_states, plain.hidden_states, strict=True):
+        assert all(torch.equal(f[::2], w[::2]) for f, w in zip(found, wanted, strict=True))
+
+
+def test_rows_of_a_left_padded_batch_are_steered_as_alone(model, watch):
+    padded = torch.cat([torch.zeros((1, 3), dtype=torch.long), IDS[:1, :4]], dim=1)
+    ids = torch.cat([padded, IDS[1:]])
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    generate(model, ids, attention_mask=mask, emoguard=[asking(STRONG), asking(MIXED)])
+    together = list(watch.reports)[-2:]
+    generate(model, IDS[:1, :4], emoguard=asking(STRONG))
+    generate(model, IDS[1:], emoguard=asking(MIXED))
+    for batch, alone in zip(together, list(watch.reports)[-2:], strict=True):
+        assert [t.id for t in batch.tokens] == [t.id for t in alone.tokens]
+        assert np.allclose(z_of(batch), z_of(alone), atol=1e-3)
+        assert batch.receipt.dose_median == pytest.approx(alone.receipt.dose_median, rel=1e-3)
+
+
+def same_steering(model, watch, plan, **how):
+    """Tokens and z of a run in another way equal those of the plain one."""
+    generate(model, emoguard=asking(plan))
+    plain = watch.reports[-1]
+    generate(model, emoguard=asking(plan), **how)
+    other = watch.reports[-1]
+    assert other.receipt.applied == plain.receipt.applied == 6
+    assert [t.id for t in other.tokens] == [t.id for t in plain.tokens]
+    assert np.allclose(z_of(other), z_of(plain), atol=1e-3)
+
+
+@pytest.mark.parametrize("plan", [STRONG, dataclasses.replace(STRONG, prompt=True)], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"prefill_chunk_size": 3},
+        {"prefill_chunk_size": 6},
+        {"use_cache": False},
+        {"cache_implementation": "static"},
+    ],
+    ids=str,
+)
+def test_ways_to_run_the_model_are_steered_alike(model, watch, plan, how):
+    same_steering(model, watch, plan, **how)
+
+
+def test_a_prompt_partly_in_the_callers_cache_is_steered_from_its_last_token(model, watch):
+    generate(model, emoguard=asking(STRONG))
+    plain = watch.reports[-1]
+    for how in ({}, {"prefill_chunk_size": 2}):
+        with torch.no_grad():
+            cache = model(IDS[:1, :3], use_cache=True).past_key_values
+        generate(model, emoguard=asking(STRONG), past_key_values=cache, **how)
+        assert [t.id for t in watch.reports[-1].tokens] == [t.id for t in plain.tokens]
+
+
+def test_the_prompt_is_moved_only_when_asked(model, watch):
+    for plan, moved in ((STRONG, False), (dataclasses.replace(STRONG, prompt=True), True)):
+        seen = []
+        handle = model.model.layers[1].register_forward_hook(
+            lambda _m, _a, out, seen=seen: seen.append(out)
+        )
+        generate(model, tokens=1)
+        generate(model, tokens=1, emoguard=asking(plan))
+        handle.remove()
+        plain, steered = seen
+        assert (not torch.equal(plain[:, :-1], steered[:, :-1])) == moved
+        assert not torch.equal(plain[:, -1], steered[:, -1])
+        assert receipt_of(watch).applied == 1
+
+
+def test_the_plan_of_the_block_the_request_and_the_policy_are_laid_over_each_other(model):
+    guard = guard_for(model, plan=Plan(cap={"sad": 0.9}))
+    with emoguard.attach(model, guard) as watch:
+        generate(model)
+        assert receipt_of(watch).plan == {"cap": {"sad": 0.9}}
+        with watch.steering(Plan(add={"happy": 0.1})):
+            generate(model, emoguard=asking(Plan(cap={"calm": 0.5})))
+            assert receipt_of(watch).plan == {
+                "add": {"happy": 0.1},
+                "cap": {"sad": 0.9, "calm": 0.5},
+            }
+            with (
+                pytest.raises(EmoGuardError, match="unknown label"),
+                watch.steering(Plan(ablate=("x",))),
+            ):
+                pytest.fail("entered with a plan that cannot be")
+            generate(model)
+            assert receipt_of(watch).plan == {"add": {"happy": 0.1}, "cap": {"sad": 0.9}}
+        generate(model)
+        assert receipt_of(watch).plan == {"cap": {"sad": 0.9}}
+
+
+def test_a_standing_plan_that_cannot_be_is_refused_at_attach(model):
+    guard = guard_for(model, plan=Plan(cap={"joy": 0.9}))
+    clean = HfHarness(model).traces()
+    with pytest.raises(EmoGuardError, match="unknown label joy"):
+        emoguard.attach(model, guard)
+    assert HfHarness(model).traces() == clean
+
+
+def test_a_plan_that_cannot_be_is_refused_before_the_model_runs(model, watch):
+    calls = []
+    handle = model.register_forward_pre_hook(lambda *_: calls.append(1))
+    for wrong in (
+        [asking(STRONG)] * 2,
+        asking(Plan(add={"happy": 1e30})),
+        asking(dataclasses.replace(STRONG, probe="other")),
+        asking(dataclasses.replace(STRONG, layers=(4,))),
+    ):
+        with pytest.raises(EmoGuardError):
+            generate(model, emoguard=wrong)
+    with pytest.raises(EmoGuardError, match=r"beam search.*cannot be steered"):
+        generate(model, num_beams=2, emoguard=asking(STRONG))
+    handle.remove()
+    assert not calls
+    assert not watch.reports
+    generate(model)
+    assert watch.reports[-1].status == "scored"
+
+
+def test_modes_that_are_skipped_unread_are_still_not_left_unsteered(model, guard):
+    policy = dataclasses.replace(guard.policy, on_unsupported="skip")
+    with emoguard.attach(model, Guard(guard.probe, guard.calibrations, policy)) as watch:
+        generate(model, num_beams=2)
+        assert watch.reports[-1].status == "skipped"
+        with pytest.raises(EmoGuardError, match="cannot be steered"):
+            generate(model, num_beams=2, emoguard=asking(STRONG))
+
+
+def test_each_returned_sequence_is_steered_and_has_its_receipt(model, watch):
+    generate(model, do_sample=True, num_return_sequences=3, emoguard=asking(STRONG))
+    assert [r.receipt.applied for r in list(watch.reports)[-3:]] == [6, 6, 6]
+
+
+def test_rows_that_end_early_count_only_their_own_tokens(model, watch):
+    plain = generate(model, IDS, emoguard=asking(STRONG))
+    stop = int(plain[0, IDS.shape[1] + 2])
+    model.generate(
+        input_ids=IDS,
+        attention_mask=torch.ones_like(IDS),
+        do_sample=False,
+        max_new_tokens=6,
+        eos_token_id=stop,
+        pad_token_id=0,
+        emoguard=asking(STRONG),
+    )
+    first = list(watch.reports)[-2]
+    assert first.receipt.applied == first.completion_tokens <= 3
+
+
+def test_a_fault_in_the_middle_leaves_the_rest_unsteered(model, watch, monkeypatch):
+    calls = []
+
+    def third_time_broken(*args):
+        calls.append(1)
+        if len(calls) == 5:
+            raise RuntimeError("injected")
+        return steer(*args)
+
+    monkeypatch.setattr(watch_module, "steer", third_time_broken)
+    generate(model, emoguard=asking(STRONG))
+    report = watch.reports[-1]
+    assert (report.receipt.applied, report.receipt.faulted) == (2, 4)
+    assert report.faults == ("steering",)
+    assert "injected" in report.detail
+    assert len(calls) == 5
+    assert report.status == "scored"
+
+
+def test_steering_in_inference_mode_and_after_it(model, watch):
+    with torch.inference_mode():
+        generate(model, emoguard=asking(MIXED))
+    inside = watch.reports[-1]
+    generate(model, emoguard=asking(MIXED))
+    assert watch.reports[-1].tokens == inside.tokens
+    assert watch.reports[-1].receipt == inside.receipt
+
+
+# Compiled.
+
+
+@pytest.fixture
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def counting_backend():
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    return backend, graphs
+
+
+def test_a_model_compiled_before_is_steered_at_every_token(fresh_compiler):
+    model = build()
+    guard = guard_for(model)
+    with emoguard.attach(model, guard) as watch:
+        generate(model, emoguard=asking(MIXED))
+        eager = watch.reports[-1]
+    backend, _ = counting_backend()
+    model.forward = torch.compile(model.forward, backend=backend, dynamic=False)
+    how = {"cache_implementation": "static"}
+    generate(model, **how)
+    for _ in range(2):
+        with emoguard.attach(model, guard) as watch:
+            generate(model, emoguard=asking(MIXED), **how)
+            report = watch.reports[-1]
+        assert report.receipt.applied == 6
+        assert report.receipt.faulted == 0
+        assert report.receipt.dose_median == pytest.approx(eager.receipt.dose_median, rel=1e-3)
+        assert [t.id for t in report.tokens] == [t.id for t in eager.tokens]
+        assert np.allclose(z_of(report), z_of(eager), atol=1e-3)
+
+
+def test_another_plan_of_the_same_shape_compiles_nothing_again(fresh_compiler):
+    model = build()
+    guard = guard_for(model)
+    backend, graphs = counting_backend()
+    model.forward = torch.compile(model.forward, backend=backend, dynamic=False)
+    how = {"cache_implementation": "static"}
+    with emoguard.attach(model, guard) as watch:
+        generate(model, emoguard=asking(Plan(add={"happy": 0.1}, cap={"sad": 0.9})), **how)
+        doses = [receipt_of(watch).dose_median]
+        made = len(graphs)
+        for plan in (
+            Plan(add={"sad": -0.3}, cap={"calm": 0.2}),
+            Plan(floor={"happy": 0.99}),
+            Plan(add={"calm": 0.05}, ablate=("calm",)),
+        ):
+            generate(model, emoguard=asking(plan), **how)
+            receipt = receipt_of(watch)
+            assert (receipt.applied > 0, receipt.faulted) == (True, 0)
+            doses.append(receipt.dose_median)
+        assert len(graphs) == made
+    assert len(set(doses)) == len(doses)
