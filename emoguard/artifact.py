@@ -19,6 +19,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from emoguard.calibration import Calibration
+from emoguard.certificate import Curve
 from emoguard.errors import EmoGuardError
 from emoguard.identity import ModelIdentity, Witness
 from emoguard.probe import Probe
@@ -31,6 +32,8 @@ MAX_FILE_BYTES = 64 * 2**20
 MAX_HEADER_BYTES = 4 * 2**20
 CALIBRATION = {"location": 1, "scale": 1, "means": 2, "norms": 1, "limits": 3}
 """The arrays of a calibration and their dimensions."""
+CURVE = {"levels": 1, "counts": 2, "squares": 2}
+"""The arrays of its crossings."""
 
 
 def save(path: str | Path, probe: Probe, calibrations: Iterable[Calibration] = ()) -> None:
@@ -63,12 +66,15 @@ def encode(probe: Probe, calibrations: Iterable[Calibration] = ()) -> bytes:
     for index, calibration in enumerate(calibrations):
         for name in CALIBRATION:
             tensors[f"calibration.{index}.{name}"] = getattr(calibration, name)
+        for name in CURVE if calibration.curve else ():
+            tensors[f"calibration.{index}.{name}"] = getattr(calibration.curve, name)
         described.append(
             {
                 "identity": dataclasses.asdict(calibration.identity),
                 "responses": calibration.responses,
                 "tokens": calibration.tokens,
                 "context": dict(calibration.context),
+                "crossings": _described(calibration.curve),
             }
         )
     meta = {
@@ -91,6 +97,13 @@ def encode(probe: Probe, calibrations: Iterable[Calibration] = ()) -> bytes:
     blob = save_tensors(whole, {"emoguard": described_as})
     loads(blob)  # nothing is written that could not be read again
     return blob
+
+
+def _described(curve: Curve | None) -> dict[str, Any] | None:
+    if curve is None:
+        return None
+    names = ("window", "hysteresis", "positions", "responses")
+    return {name: getattr(curve, name) for name in names}
 
 
 def _write(path: Path, blob: bytes) -> None:
@@ -208,7 +221,24 @@ def _calibration(index: int, meta: Mapping[str, Any], tensors: Mapping[str, Any]
         responses=_count(meta["responses"]),
         tokens=_count(meta["tokens"]),
         context={_text(k): _text(v) for k, v in meta["context"].items()},
+        # Files of before there were certified alarms have no such entry.
+        curve=_curve(index, meta.get("crossings"), tensors),
         **arrays,
+    )
+
+
+def _curve(index: int, meta: Mapping[str, Any] | None, tensors: Mapping[str, Any]) -> Curve | None:
+    if meta is None:
+        return None
+    return Curve(
+        window=_count(meta["window"]),
+        hysteresis=_number(meta["hysteresis"]),
+        positions=_count(meta["positions"]),
+        responses=_count(meta["responses"]),
+        **{
+            name: _array(tensors, f"calibration.{index}.{name}", np.float32, rank)
+            for name, rank in CURVE.items()
+        },
     )
 
 
@@ -246,6 +276,12 @@ def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
         raise TypeError(f"wanted a count, got {_short(value)}")
     return value
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"wanted a number, got {_short(value)}")
+    return float(value)
 
 
 def _short(value: Any) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emoguard.certificate import Curve, Threshold
+from emoguard.crossing import HYSTERESIS, WINDOW
 from emoguard.errors import EmoGuardError
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ class Calibration:
     norms: the median length of a response token's residual at each probed layer. `limits`, shape
     (layers, 101, labels), are quantiles of h·v (v the unit steer direction) over response tokens:
     what a cap or floor is given in. `context` says in words under which conditions the responses
-    were made (template, system prompt, sampling).
+    were made (template, system prompt, sampling). `curve` counts how often z crossed which level;
+    without it no alarm threshold can be certified.
     """
 
     identity: ModelIdentity
@@ -41,6 +44,7 @@ class Calibration:
     responses: int
     tokens: int
     context: Mapping[str, str] = field(default_factory=dict)
+    curve: Curve | None = None
 
     @classmethod
     def measure(
@@ -50,10 +54,14 @@ class Calibration:
         norms: NDArray[np.float32],
         limits: NDArray[np.float32],
         context: Mapping[str, str],
+        *,
+        window: int = WINDOW,
+        hysteresis: float = HYSTERESIS,
     ) -> Calibration:
         """Summarise raw projections, one array (tokens, labels) per neutral response.
 
-        `norms` and `limits` are kept as they are.
+        `norms` and `limits` are kept as they are. `window` (tokens) and `hysteresis` (in units of
+        z) are those of the alarms that can be certified.
         """
         if len(projections) < 8:
             raise EmoGuardError(
@@ -69,9 +77,8 @@ class Calibration:
                 "the projections of the neutral responses do not vary at all: "
                 "the probe does not read this model"
             )
-        means = np.array(
-            [(p.astype(np.float64).mean(axis=0) - location) / scale for p in projections]
-        )
+        z = [(p.astype(np.float64) - location) / scale for p in projections]
+        means = np.array([each.mean(axis=0) for each in z])
         grid = np.quantile(means, np.linspace(0, 1, QUANTILES), axis=0)
         return cls(
             identity,
@@ -83,7 +90,16 @@ class Calibration:
             len(projections),
             len(rows),
             dict(context),
+            Curve.measure(z, window, hysteresis),
         )
+
+    def threshold(self, column: int, rate_per_1000: float) -> Threshold | None:
+        """Return the lowest alarm level of a label whose rate is certified, None if none can be.
+
+        `column` is the label's place in the probe; the rate is in crossings per 1,000 window
+        positions; see `Curve.threshold`.
+        """
+        return self.curve.threshold(column, rate_per_1000) if self.curve else None
 
     def rank(
         self, means: NDArray[np.floating], columns: Sequence[int] | None = None
@@ -116,6 +132,8 @@ class Calibration:
                     f"calibration {name} must be finite of shape {wanted}, got {array.shape}: "
                     "calibrate this probe again"
                 )
+        if self.curve is not None:
+            self.curve.check_fits(labels)
         falls = np.any(np.diff(self.means, axis=0) < 0) or np.any(np.diff(self.limits, axis=1) < 0)
         if not (np.all(self.scale > 0) and np.all(self.norms > 0)) or falls:
             raise EmoGuardError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from emoguard.crossing import Crossings, count, rolling_mean
 from emoguard.delivery import Delivery
 from emoguard.phases import REASONING
 from emoguard.plan import Plan
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from emoguard.calibration import Calibration
+    from emoguard.certificate import Threshold
     from emoguard.identity import ModelIdentity
     from emoguard.probe import Probe, Readout
     from emoguard.protocols import Sink
@@ -55,6 +57,7 @@ class Guard:
         self.calibrations = tuple(calibrations)
         for calibration in self.calibrations:
             calibration.check_fits(len(probe.labels), len(probe.layers))
+        self._thresholds = {c: self._certified(c) for c in self.calibrations}
         self._delivery = Delivery(sinks, self.alerts)
 
     @classmethod
@@ -99,6 +102,23 @@ class Guard:
         """Return the calibration made on exactly this model file, None when there is none."""
         return next((c for c in self.calibrations if c.identity.matches(identity)), None)
 
+    def thresholds(self, identity: ModelIdentity) -> tuple[Threshold | None, ...]:
+        """Return the certified alarm threshold of each of `labels`; None where none can be.
+
+        Each label may fire at an equal share of the policy's family rate. A calibration for another
+        window or hysteresis than the policy's certifies nothing.
+        """
+        calibration = self.calibration(identity)
+        if calibration is None:
+            return (None,) * len(self.labels)
+        return self._thresholds[calibration]
+
+    def crossings(self, identity: ModelIdentity) -> Crossings:
+        """Return what counts the crossings of one response on this model while it is generated."""
+        alarms = self.policy.alarms
+        levels = _levels(self.thresholds(identity))
+        return Crossings(levels.tolist(), alarms.window_tokens, alarms.hysteresis_sd)
+
     def readout(self, identity: ModelIdentity) -> Readout:
         """Return what the hooks multiply with on this model: z where calibrated, else raw."""
         return self.probe.fold(self.calibration(identity), self.labels)
@@ -138,7 +158,7 @@ class Guard:
             finish=reading.finish,
             completion_tokens=len(reading.token_ids),
             tokens_scored=int(fresh.sum()),
-            scores=self._scores(rows, self.calibration(reading.identity)),
+            scores=self._scores(rows, reading.identity),
             short=len(rows) < self.policy.alarms.window_tokens,
             phases=_phase_counts(reading.phases),
             tokens=_token_scores(reading) if request.scores == "tokens" else (),
@@ -185,28 +205,38 @@ class Guard:
             return "cancelled"
         return "scored" if self.calibration(reading.identity) else "uncalibrated"
 
-    def _scores(
-        self, rows: NDArray[np.float32], calibration: Calibration | None
-    ) -> dict[str, LabelScore]:
+    def _certified(self, calibration: Calibration) -> tuple[Threshold | None, ...]:
+        alarms, curve = self.policy.alarms, calibration.curve
+        wanted = alarms.window_tokens, alarms.hysteresis_sd
+        if curve is None or (curve.window, curve.hysteresis) != wanted:
+            return (None,) * len(self.labels)
+        share = alarms.rate_per_1000_tokens / len(self.labels)
+        return tuple(calibration.threshold(column, share) for column in self._columns)
+
+    def _scores(self, rows: NDArray[np.float32], identity: ModelIdentity) -> dict[str, LabelScore]:
         if not len(rows):
             return {}
+        alarms, width = self.policy.alarms, rows.shape[1]
         means = rows.mean(axis=0, dtype=np.float64)
-        peaks = _rolling_peak(rows, self.policy.alarms.window_tokens)
-        ranks: Sequence[float | None] = [None] * len(means)
+        rolling = rolling_mean(rows, alarms.window_tokens)
+        peaks = rolling.max(axis=0).tolist() if len(rolling) else [None] * width
+        calibration = self.calibration(identity)
+        ranks: Sequence[float | None] = [None] * width
         if calibration is not None:
             ranks = calibration.rank(means, self._columns).tolist()
+        thresholds = self.thresholds(identity)
+        crossed = count(rolling, _levels(thresholds), alarms.hysteresis_sd).tolist()
         return {
-            label: LabelScore(float(mean), peak, rank)
-            for label, mean, peak, rank in zip(self.labels, means, peaks, ranks, strict=True)
+            label: LabelScore(float(mean), peak, rank, None if threshold is None else crossings)
+            for label, mean, peak, rank, threshold, crossings in zip(
+                self.labels, means, peaks, ranks, thresholds, crossed, strict=True
+            )
         }
 
 
-def _rolling_peak(rows: NDArray[np.float32], window: int) -> Sequence[float | None]:
-    """Return per label the maximum of the rolling mean, None for fewer rows than the window."""
-    if len(rows) < window:
-        return [None] * rows.shape[1]
-    sums = np.vstack([np.zeros(rows.shape[1]), rows.cumsum(axis=0, dtype=np.float64)])
-    return [float(p) for p in ((sums[window:] - sums[:-window]) / window).max(axis=0)]
+def _levels(thresholds: Sequence[Threshold | None]) -> NDArray[np.float64]:
+    """Return the levels to watch, (labels,): infinite, so never crossed, without a threshold."""
+    return np.array([math.inf if each is None else each.level for each in thresholds])
 
 
 def _phase_counts(phases: NDArray[np.uint8]) -> dict[Phase, int]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from emoguard.calibration import QUANTILES, Calibration
+from emoguard.certificate import LEVELS, Curve
+from emoguard.crossing import HYSTERESIS, WINDOW
 from emoguard.errors import EmoGuardError
 from emoguard.fit.responses import Answer, calibrate
 from emoguard.guard import Guard
@@ -80,8 +82,12 @@ def make_probe(
 
 
 def make_calibration(probe: Probe, identity: ModelIdentity) -> Calibration:
-    """Return a made-up calibration of the right shapes (location 0.5, scale 2)."""
+    """Return a made-up calibration of the right shapes (location 0.5, scale 2).
+
+    Its crossings certify 0.1 per 1,000 positions from z = 1.05 on.
+    """
     k = len(probe.labels)
+    crossings = np.where(LEVELS > 1, 0, 1000).astype(np.float32)[:, None].repeat(k, axis=1)
     grid = np.linspace(-3, 3, QUANTILES, dtype=np.float32)[:, None].repeat(k, axis=1)
     return Calibration(
         identity,
@@ -90,8 +96,9 @@ def make_calibration(probe: Probe, identity: ModelIdentity) -> Calibration:
         grid,
         np.ones(len(probe.layers), np.float32),
         np.broadcast_to(grid, (len(probe.layers), *grid.shape)),
-        responses=100,
-        tokens=6400,
+        responses=1000,
+        tokens=64000,
+        curve=Curve(WINDOW, HYSTERESIS, 49000, 1000, LEVELS, crossings, crossings),
     )
 
 

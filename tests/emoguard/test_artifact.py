@@ -76,6 +76,15 @@ def test_what_is_saved_is_what_is_loaded(  # noqa: PLR0917  (hypothesis passes b
     for before, after in zip(calibrations, found, strict=True):
         for field in ("location", "scale", "means", "norms", "limits", "responses", "tokens"):
             assert np.array_equal(getattr(before, field), getattr(after, field))
+        for field in before.curve.__dataclass_fields__:
+            assert np.array_equal(getattr(before.curve, field), getattr(after.curve, field))
+
+
+def test_a_calibration_without_crossings_is_kept_and_certifies_nothing():
+    plain = dataclasses.replace(CALIBRATION, curve=None)
+    _, (found,) = artifact.loads(blob_of(calibrations=[plain]))
+    assert found.curve is None
+    assert Guard(PROBE, [found]).thresholds(FAKE_IDENTITY) == (None, None)
 
 
 def test_a_loaded_file_makes_a_guard_that_accepts_its_model(tmp_path):
@@ -154,6 +163,15 @@ DEEP = json.loads("[" * 900 + "]" * 900)
             [("calibrations", 0, key) for key in ("identity", "responses", "tokens", "context")],
             [None, -1, 1e300, "x", [], {"a": 1}, DEEP],
         ),
+        *itertools.product(
+            [("calibrations", 0, "crossings", key) for key in ("window", "positions", "responses")],
+            [None, -1, 1e300, True, "x", [], {"a": 1}, DEEP],
+        ),
+        *itertools.product(
+            [("calibrations", 0, "crossings", "hysteresis")],
+            [None, -1, True, "x", 10**400, [], DEEP],
+        ),
+        *itertools.product([("calibrations", 0, "crossings")], [0, "x", [], {}, DEEP]),
         *itertools.product(
             [("calibrations", 0, "identity", key) for key in FAKE_IDENTITY.__dataclass_fields__],
             [None, -1, 1.5, {}, DEEP, "\ud800"],

@@ -169,3 +169,57 @@ def test_alerts_are_bounded_by_the_policy():
             guard.publish(dataclasses.replace(report(guard), id=name))
         assert guard.flush()
         assert [alert.report_id for alert in guard.alerts] == ["c", "d", "e"]
+
+
+def alarming(**changes):
+    return Guard(PROBE, [CALIBRATION], Policy(alarms=AlarmPolicy(**changes)))
+
+
+BURSTS = np.zeros((80, 2), np.float32)
+BURSTS[20:40, 0] = BURSTS[60:, 0] = 3.0
+
+
+def test_crossings_are_counted_at_the_certified_threshold():
+    (threshold, _) = GUARD.thresholds(FAKE_IDENTITY)
+    assert 1 < threshold.level <= 1.1
+    assert threshold.bound <= 0.5  # the family rate of 1 per 1,000, split over two labels
+    made = report(rows=BURSTS, tokens=80)
+    assert [score.crossings for score in made.scores.values()] == [2, 0]
+    assert not made.short
+
+
+def test_what_is_counted_live_is_what_the_report_says():
+    live = GUARD.crossings(FAKE_IDENTITY)
+    assert [n for row in BURSTS for n in live.update(row)] == [0, 0]
+
+
+def test_short_responses_are_never_flagged():
+    made = report(rows=np.full((15, 2), 9, np.float32), tokens=15)
+    assert made.short
+    assert [score.crossings for score in made.scores.values()] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"rate_per_1000_tokens": 0.1}, {"window_tokens": 8}, {"hysteresis_sd": 0.5}],
+    ids=str,
+)
+def test_without_a_certificate_for_this_policy_crossings_are_null(changes):
+    guard = alarming(**changes)
+    assert guard.thresholds(FAKE_IDENTITY) == (None, None)
+    made = report(guard, rows=BURSTS, tokens=80)
+    assert [score.crossings for score in made.scores.values()] == [None, None]
+    assert guard.crossings(FAKE_IDENTITY).update(np.full(2, 100.0)) == ()
+
+
+def test_uncalibrated_responses_have_no_crossings():
+    made = report(rows=BURSTS, tokens=80, identity=OTHER_FILE)
+    assert [score.crossings for score in made.scores.values()] == [None, None]
+
+
+def test_thresholds_follow_the_labels_of_the_policy():
+    guard = Guard(PROBE, [CALIBRATION], Policy(labels=("sad",)))
+    (threshold,) = guard.thresholds(FAKE_IDENTITY)
+    assert threshold.bound <= 1.0
+    made = report(guard, rows=BURSTS[:, :1], tokens=80)
+    assert made.scores["sad"].crossings == 2
