@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
@@ -28,19 +28,12 @@ class Sink(Protocol):
         ...
 
 
-@runtime_checkable
-class Measured(Protocol):
-    """A sink with numbers of its own, which an exporter next to it may show when it is scraped."""
-
-    def measures(self) -> Mapping[tuple[str, str], float]:
-        """Return the numbers by metric name without `emoguard_`, and label ("" for none)."""
-        ...
-
-
 class SinkFactory(Protocol):
     """What the groups `emoguard.monitors` and `emoguard.exporters` name: the class of a sink.
 
-    The sink may have a method `close`, which is called when nobody reports to it any more.
+    The sink may have a method `close`, called when nobody reports to it any more, and an exporter a
+    method `join`, called with all sinks of the policy once they are open, so that it can show what
+    they know.
     """
 
     def from_policy(self, site: Site, **options: Any) -> Sink:

@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -28,8 +28,6 @@ class Site:
 
     `labels` are those that reports will carry. `calibration` is None on an uncalibrated model.
     `policy_file` tells whether the last reload went well, None when the policy is not from a file.
-    `opened` is filled with the policy's sinks while they are opened: an exporter may look at those
-    that are `Measured` when it is scraped.
     """
 
     policy: Policy
@@ -38,7 +36,6 @@ class Site:
     probe: str
     calibration: Calibration | None = None
     policy_file: PolicyFile | None = None
-    opened: list[Sink] = field(default_factory=list)
 
 
 @contextmanager
@@ -53,6 +50,7 @@ def open_sinks(site: Site) -> Iterator[tuple[Sink, ...]]:
             itself refuses. Sinks opened before it are closed.
 
     """
+    opened: list[Sink] = []
     with ExitStack() as stack:
         for index, entry in enumerate(site.policy.sinks):
             ((name, options),) = entry.items()
@@ -62,8 +60,12 @@ def open_sinks(site: Site) -> Iterator[tuple[Sink, ...]]:
             close = getattr(sink, "close", None)
             if close is not None:
                 stack.callback(close)
-            site.opened.append(sink)
-        yield tuple(site.opened)
+            opened.append(sink)
+        for sink in opened:
+            join = getattr(sink, "join", None)
+            if join is not None:
+                join(opened)
+        yield tuple(opened)
 
 
 def check_sinks(policy: Policy) -> None:
