@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from emoguard.errors import EmoGuardError
 
 if TYPE_CHECKING:
     from emoguard.calibration import Calibration
+    from emoguard.certificate import Threshold
     from emoguard.identity import ModelIdentity
     from emoguard.policy import Policy
     from emoguard.protocols import Sink, SinkFactory
@@ -27,7 +29,8 @@ class Site:
     """Where a sink is put: what it may know about the model, the probe and the policy.
 
     `labels` are those that reports will carry. `calibration` is None on an uncalibrated model.
-    `policy_file` tells whether the last reload went well, None when the policy is not from a file.
+    `thresholds` are what `Guard.thresholds` returns for it. `policy_file` tells whether the last reload went well,
+    None when the policy is not from a file. `backend` names the runtime and read path.
     """
 
     policy: Policy
@@ -36,6 +39,8 @@ class Site:
     probe: str
     calibration: Calibration | None = None
     policy_file: PolicyFile | None = None
+    thresholds: tuple[Threshold | None, ...] = ()
+    backend: str = ""
 
 
 @contextmanager
@@ -56,7 +61,10 @@ def open_sinks(site: Site) -> Iterator[tuple[Sink, ...]]:
             ((name, options),) = entry.items()
             factory = _factory(f"sinks.{index}", name)
             taken = checked_options(f"sinks.{index}.{name}", factory.from_policy, options)
-            sink = factory.from_policy(site, **taken)
+            try:
+                sink = factory.from_policy(site, **taken)
+            except EmoGuardError as error:
+                raise EmoGuardError(f"sinks.{index}.{name}: {error}") from error
             close = getattr(sink, "close", None)
             if close is not None:
                 stack.callback(close)
@@ -107,7 +115,7 @@ def checked_options(key: str, opens: Any, options: Mapping[str, Any]) -> dict[st
 
     parameters = inspect.signature(opens).parameters.values()
     known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
-    hints = get_type_hints(opens)
+    hints = _hints(opens, known)
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -119,3 +127,10 @@ def checked_options(key: str, opens: Any, options: Mapping[str, Any]) -> dict[st
     return {
         name: schema.value(hints[name], each, f"{key}.{name}") for name, each in options.items()
     }
+
+
+def _hints(opens: Any, names: Iterable[str]) -> dict[str, Any]:
+    """Return the annotations of some parameters; others may name what only type checkers import."""
+    signature = inspect.signature(opens).parameters
+    some = SimpleNamespace(__annotations__={name: signature[name].annotation for name in names})
+    return get_type_hints(some, globalns=getattr(opens, "__func__", opens).__globals__)

@@ -1,0 +1,8 @@
+"""Writes reports to an append-only audit log whose lines are chained by a keyed hash."""
+
+from emoguard_jsonl.key import Key
+from emoguard_jsonl.log import AuditLog
+from emoguard_jsonl.parts import last_line, parts
+from emoguard_jsonl.verdict import Finding, Verdict, verify
+
+__all__ = ["AuditLog", "Finding", "Key", "Verdict", "last_line", "parts", "verify"]

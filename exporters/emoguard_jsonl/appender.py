@@ -1,0 +1,60 @@
+"""One file that is only ever appended to, whole lines at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+class Appender:
+    """`path` open for appending, made with mode 0600 where it does not exist.
+
+    `size` is where the last whole line ends, in bytes. A line that a killed process left unfinished
+    stays as evidence: the next one begins on a line of its own.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        stat = os.fstat(self._handle)
+        self._place = stat.st_dev, stat.st_ino
+        self.size = stat.st_size
+        self._torn = self.size > 0 and os.pread(self._handle, 1, self.size - 1) != b"\n"
+
+    def append(self, data: bytes) -> None:
+        """Write one line; where the system takes only a part of it, take the part back.
+
+        Raises:
+            OSError: it could not be written.
+
+        """
+        whole = b"\n" + data if self._torn else data
+        left = memoryview(whole)
+        try:
+            while left:
+                left = left[os.write(self._handle, left) :]
+        except OSError:
+            self._torn = self._torn or len(left) < len(whole)
+            with contextlib.suppress(OSError):  # an append-only file keeps the part: torn, then
+                os.ftruncate(self._handle, self.size)
+                self._torn = self.size > 0 and os.pread(self._handle, 1, self.size - 1) != b"\n"
+            raise
+        self.size += len(whole)
+        self._torn = False
+
+    def is_at_its_path(self) -> bool:
+        """Return whether the path still leads to this file: somebody may have moved it."""
+        try:
+            stat = os.stat(self._path)  # noqa: PTH116  (Path.stat takes twice the time)
+        except OSError:
+            return False
+        return (stat.st_dev, stat.st_ino) == self._place
+
+    def sync(self) -> None:
+        """Wait until everything is on disk."""
+        os.fsync(self._handle)
+
+    def close(self) -> None:
+        """Close the file. Call once."""
+        os.close(self._handle)

@@ -1,0 +1,196 @@
+"""The sink that appends one line per report to the audit log."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from emoguard.errors import EmoGuardError
+from emoguard.records import Alert, Report
+from emoguard_jsonl import line
+from emoguard_jsonl.appender import Appender
+from emoguard_jsonl.key import Key
+from emoguard_jsonl.parts import last_line, rotated
+
+if TYPE_CHECKING:
+    from emoguard.sinks import Site
+
+MIB = 1024 * 1024
+
+
+class AuditLog:
+    """Appends reports to the file `path`, which only its owner can read.
+
+    A file of `rotate_mib` MiB, or whose first report is older than `rotate_hours`, is renamed to
+    `path.<number of its first line>` and the chain goes on in a new one; nothing is ever deleted.
+    While reports come in, lines are on disk (fsync) after `fsync_seconds` at the latest: at 0 after
+    each, at None when the system pleases. They survive the death of this process in any case. A
+    restart continues the chain. One process at a time: it holds `path.lock`. `lines` is the number
+    of the last line. POSIX only.
+
+    Raises:
+        EmoGuardError: another process writes this log; its last line is not by this key; it cannot
+            be written.
+
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        key: Key,
+        *,
+        rotate_mib: float = 64,
+        rotate_hours: float | None = None,
+        fsync_seconds: float | None = 1,
+    ) -> None:
+        _check("rotate_mib", rotate_mib, 0.001)
+        _check("rotate_hours", rotate_hours, 0.001)
+        _check("fsync_seconds", fsync_seconds, 0)
+        self.path = Path(path)
+        self._key = key
+        self._most_bytes = rotate_mib * MIB
+        self._most_seconds = math.inf if rotate_hours is None else rotate_hours * 3600
+        self._fsync_seconds = math.inf if fsync_seconds is None else fsync_seconds
+        self._mutex = threading.Lock()
+        self._owner = os.getpid()
+        self._began: tuple[int, float] | None = None
+        self._synced = 0.0
+        try:
+            self._lock = _lock(self.path)
+            try:
+                last = last_line(self.path, key)
+                self._file: Appender | None = self._opened()
+            except BaseException:
+                os.close(self._lock)
+                raise
+        except OSError as error:
+            raise EmoGuardError(f"the audit log cannot be written: {error}") from error
+        self.lines, self._last = (last.number, last.mac) if last else (0, secrets.token_hex(32))
+
+    @classmethod
+    def from_policy(
+        cls,
+        site: Site,  # noqa: ARG003  (a log is the same everywhere)
+        *,
+        path: str,
+        key_file: str | None = None,
+        key_env: str | None = None,
+        create_key: bool = False,
+        rotate_mib: float = 64,
+        rotate_hours: float | None = None,
+        fsync_seconds: float | None = 1,
+    ) -> Self:
+        """Open the log with a key from a file, which `create_key` may make, or the environment."""
+        return cls(
+            path,
+            _key(key_file, key_env, create=create_key),
+            rotate_mib=rotate_mib,
+            rotate_hours=rotate_hours,
+            fsync_seconds=fsync_seconds,
+        )
+
+    def report(self, report: Report) -> Sequence[Alert]:
+        """Append one report; returns no alerts.
+
+        Raises:
+            EmoGuardError: the log is closed, or was opened before a fork.
+            OSError: the line could not be written; the next report gets its number.
+
+        """
+        with self._mutex:
+            file = self._place_for(report)
+            data, mac = line.write(report, self.lines + 1, self._last, self._key)
+            file.append(data)
+            self.lines, self._last = self.lines + 1, mac
+            self._began = self._began or (self.lines, report.created)
+            if time.monotonic() - self._synced >= self._fsync_seconds:
+                file.sync()
+                self._synced = time.monotonic()
+        return ()
+
+    def close(self) -> None:
+        """Bring everything to disk and let another process write. Idempotent."""
+        with self._mutex:
+            if self._file is not None:
+                self._file.sync()
+                self._file.close()
+                os.close(self._lock)
+            self._file = None
+
+    def _place_for(self, report: Report) -> Appender:
+        """Return the file that the next line goes to."""
+        if self._file is None:
+            raise EmoGuardError(f"the audit log {self.path} is closed")
+        if os.getpid() != self._owner:
+            raise EmoGuardError(f"the audit log {self.path} belongs to the process before the fork")
+        full = self._file.size >= self._most_bytes
+        if self._began is not None:
+            first, created = self._began
+            if full or report.created - created >= self._most_seconds:
+                _keep(self.path, rotated(self.path, first))
+        if not self._file.is_at_its_path():  # rotated, by us or by somebody else
+            self._file.sync()
+            old, self._file = self._file, self._opened()
+            old.close()
+        return self._file
+
+    def _opened(self) -> Appender:
+        self._began = _began(self.path)
+        self._synced = time.monotonic()
+        return Appender(self.path)
+
+
+def _began(path: Path) -> tuple[int, float] | None:
+    """Return number and time of the first report in a file, None when it has none."""
+    if path.exists():
+        with path.open("rb") as file:
+            for raw in file:
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    found = json.loads(raw)
+                    return int(found["line"]), float(found["created"])
+    return None
+
+
+def _keep(path: Path, name: Path) -> None:
+    """Rename a full file; never over another one."""
+    if name.exists():
+        raise EmoGuardError(f"{path} is full and {name} is there already: move that one away")
+    path.rename(name)
+
+
+def _lock(path: Path) -> int:
+    """Take the right to write the log at `path`; it lasts until the handle is closed."""
+    handle = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise EmoGuardError(
+            f"another process writes the audit log {path}: give each its own file"
+        ) from error
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _key(file: str | None, variable: str | None, *, create: bool) -> Key:
+    if (file is None) == (variable is None):
+        raise EmoGuardError("an audit log needs a key: give key_file or key_env, one of them")
+    if file is None:
+        return Key.from_environment(str(variable))
+    return Key.create(file) if create and not Path(file).exists() else Key.load(file)
+
+
+def _check(name: str, value: float | None, least: float) -> None:
+    if value is not None and not value >= least:
+        raise EmoGuardError(f"{name} must be at least {least:g}, got {value:g}")

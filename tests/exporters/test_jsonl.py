@@ -1,0 +1,414 @@
+"""The audit log as a sink: what a line says, restarts, rotation, faults of the disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import stat
+import subprocess
+import sys
+import threading
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import jsonschema
+import pytest
+from emoguard_jsonl import AuditLog, Key, parts, verify
+
+from emoguard import EmoGuardError, Guard, Policy, Report, Request
+from emoguard.records import LabelScore, Receipt
+from emoguard.sinks import Site, open_sinks
+from emoguard.testing import (
+    FAKE_IDENTITY,
+    FakeResiduals,
+    check_sink,
+    every_kind_of_report,
+    make_probe,
+    make_reading,
+    make_report,
+)
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
+KEY = Key(bytes(range(32)))
+REPORT = make_report(Request(id="r"))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.jsonl"
+
+
+def written(path: Path, count: int, **options) -> AuditLog:
+    """Append `count` reports and close."""
+    log = AuditLog(path, KEY, **options)
+    for n in range(count):
+        log.report(dataclasses.replace(REPORT, id=f"r{n}"))
+    log.close()
+    return log
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(raw) for part in parts(path) for raw in part.read_bytes().splitlines()]
+
+
+def test_it_is_a_conforming_sink(path):
+    check_sink(lambda: AuditLog(path, KEY))
+    assert verify(parts(path), KEY, lines=len(every_kind_of_report())).findings == []
+
+
+def test_the_entry_point_names_it():
+    (point,) = entry_points(group="emoguard.exporters", name="jsonl")
+    assert point.load() is AuditLog
+
+
+@pytest.mark.parametrize("report", every_kind_of_report(), ids=lambda r: f"{r.status}")
+def test_a_line_is_a_report_and_three_keys(path, report):
+    log = AuditLog(path, KEY)
+    log.report(report)
+    log.close()
+    (found,) = lines(path)
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator(schema).validate(found)
+    assert found.keys() == schema["properties"].keys() | {"line", "prev", "mac"}
+    wanted = report.as_dict()
+    same = wanted.keys() - {"tokens", "conversation", "detail"}
+    assert {key: found[key] for key in same} == {key: wanted[key] for key in same}
+
+
+def test_no_text_gets_in(path):
+    secret = "the user's own words"
+    receipt = Receipt({"add": {"calm": 0.1}}, None, (1, 2), 0.1, 0.05, 0.1, 3, 0, 0)
+    report = dataclasses.replace(
+        make_report(Request(scores="tokens", conversation=secret)),
+        detail=f"ValueError: cannot encode {secret}",
+        receipt=receipt,
+    )
+    halted = dataclasses.replace(report, detail=f"steering broke (KeyError: {secret}) and so on")
+    log = AuditLog(path, KEY)
+    log.report(report)
+    log.report(halted)
+    log.close()
+    assert secret.encode() not in path.read_bytes()
+    first, second = lines(path)
+    assert (first["detail"], second["detail"]) == ("ValueError", "steering broke")
+    assert first["tokens"] == []
+    assert first["receipt"]["layers"] == [1, 2]
+
+
+def test_conversations_are_told_apart_by_a_keyed_name(path, tmp_path):
+    def names(key: Key, file: Path) -> list[str]:
+        log = AuditLog(file, key)
+        for conversation in ("anna", "bert", "anna", "\ud800"):
+            log.report(dataclasses.replace(REPORT, conversation=conversation))
+        log.close()
+        return [line["conversation"] for line in lines(file)]
+
+    anna, bert, again, odd = names(KEY, path)
+    assert anna == again
+    assert len({anna, bert, odd}) == 3
+    assert names(Key(bytes(32)), tmp_path / "other")[0] != anna
+
+
+def test_hostile_ids_stay_on_one_line(path):
+    log = AuditLog(path, KEY)
+    for odd in ('"}\n{"line":1', "\ud800\0", "é" * 10_000, '","mac":"' + "0" * 64 + '"}'):
+        log.report(dataclasses.replace(REPORT, id=odd))
+    log.close()
+    assert len(lines(path)) == 4
+    assert verify(parts(path), KEY, lines=4).findings == []
+
+
+def test_a_report_that_is_no_json_is_refused_and_costs_no_number(path):
+    bad = dataclasses.replace(REPORT, scores={"sad": LabelScore(float("nan"), None, None)})
+    log = AuditLog(path, KEY)
+    log.report(REPORT)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        log.report(bad)
+    log.report(REPORT)
+    log.close()
+    assert verify(parts(path), KEY, lines=2).findings == []
+
+
+def test_only_the_owner_can_read_it(path):
+    written(path, 1)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_restart_continues_the_chain(path):
+    written(path, 3)
+    assert written(path, 2).lines == 5
+    assert [line["line"] for line in lines(path)] == [1, 2, 3, 4, 5]
+    assert verify([path], KEY, lines=5).findings == []
+
+
+def test_a_restart_with_another_key_or_a_changed_tail_is_refused(path):
+    written(path, 2)
+    with pytest.raises(EmoGuardError, match="another key"):
+        AuditLog(path, Key(bytes(32)))
+    path.write_bytes(path.read_bytes().replace(b'"status":"scored"', b'"status":"error"'))
+    with pytest.raises(EmoGuardError, match="changed or written with another key"):
+        AuditLog(path, KEY)
+    path.unlink()
+    written(path, 1)  # and the lock was given back
+
+
+def test_after_a_torn_line_a_restart_goes_on_with_its_number(path):
+    written(path, 3)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert written(path, 2).lines == 4
+    verdict = verify([path], KEY, lines=4)
+    assert verdict.sound
+    assert [(f.kind, f.row) for f in verdict.findings] == [("torn", 3)]
+
+
+def test_a_line_that_lacks_only_its_newline_is_whole(path):
+    written(path, 2)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert written(path, 1).lines == 3
+    assert verify([path], KEY, lines=3).findings == []
+
+
+def test_torn_from_the_beginning(path):
+    path.write_bytes(b'{"line":1,"prev":"00')
+    assert written(path, 1).lines == 1
+    assert verify([path], KEY, lines=1).sound
+
+
+def test_files_are_rotated_by_size_and_chained(path):
+    written(path, 40, rotate_mib=0.01)
+    written(path, 1, rotate_mib=0.01)
+    files = parts(path)
+    assert len(files) >= 3
+    firsts = [json.loads(file.read_bytes().splitlines()[0])["line"] for file in files]
+    assert [int(file.suffix[1:]) for file in files[:-1]] == firsts[:-1]
+    assert all(file.stat().st_size < 0.01 * 2**20 + 4096 for file in files)
+    assert verify(files, KEY, lines=41).findings == []
+
+
+def test_files_are_rotated_by_age_over_restarts(path):
+    def log_at(hour: float) -> None:
+        log = AuditLog(path, KEY, rotate_hours=24)
+        log.report(dataclasses.replace(REPORT, created=hour * 3600))
+        log.close()
+
+    for hour in (1, 2, 24.9, 25, 26):
+        log_at(hour)
+    assert [len(file.read_bytes().splitlines()) for file in parts(path)] == [3, 2]
+    assert verify(parts(path), KEY, lines=5).findings == []
+
+
+def test_a_kill_between_renaming_and_opening_loses_nothing(path):
+    written(path, 2)
+    path.rename(f"{path}.{1:012d}")
+    assert written(path, 1).lines == 3
+    assert verify(parts(path), KEY, lines=3).findings == []
+
+
+def test_a_file_moved_by_somebody_else_is_left_to_them(path, tmp_path):
+    log = AuditLog(path, KEY)
+    log.report(REPORT)
+    elsewhere = path.rename(tmp_path / "moved")
+    log.report(REPORT)
+    log.close()
+    assert verify([elsewhere, path], KEY, lines=2).findings == []
+
+
+def test_a_rotated_file_is_never_written_over(path):
+    log = AuditLog(path, KEY, rotate_mib=0.001)
+    log.report(REPORT)
+    log.report(REPORT)
+    other = Path(f"{path}.{1:012d}")
+    other.write_text("somebody's")
+    with pytest.raises(EmoGuardError, match="is there already: move that one away"):
+        log.report(REPORT)
+    assert other.read_text() == "somebody's"
+    other.unlink()
+    log.report(REPORT)
+    log.close()
+    assert verify(parts(path), KEY, lines=3).findings == []
+
+
+def test_a_second_writer_is_refused_until_the_first_closes(path):
+    first = AuditLog(path, KEY)
+    with pytest.raises(EmoGuardError, match="another process writes the audit log"):
+        AuditLog(path, KEY)
+    first.close()
+    first.close()
+    with pytest.raises(EmoGuardError, match="is closed"):
+        first.report(REPORT)
+    AuditLog(path, KEY).close()
+
+
+def test_a_second_process_is_refused(path):
+    first = AuditLog(path, KEY)
+    code = (
+        "import sys; from emoguard_jsonl import AuditLog, Key\n"
+        "AuditLog(sys.argv[1], Key(bytes(range(32))))"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "another process writes the audit log" in done.stderr
+    first.close()
+
+
+def test_a_forked_child_cannot_write(path):
+    log = AuditLog(path, KEY)
+    log.report(REPORT)
+    child = os.fork()
+    if child == 0:
+        try:
+            log.report(REPORT)
+        except EmoGuardError:
+            os._exit(7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    log.report(REPORT)
+    log.close()
+    assert verify([path], KEY, lines=2).findings == []
+
+
+FULL = """
+import dataclasses, resource, signal, sys
+from emoguard_jsonl import AuditLog, Key
+from emoguard.testing import make_report
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+log, report = AuditLog(sys.argv[1], Key(bytes(range(32)))), make_report()
+log.report(report)
+whole = log._file.size
+resource.setrlimit(resource.RLIMIT_FSIZE, (whole + 300, resource.RLIM_INFINITY))
+try:
+    log.report(report)
+except OSError as error:
+    print(error.strerror)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+log.report(report)
+log.close()
+"""
+
+
+def test_a_full_disk_takes_back_the_part_and_the_next_report_gets_the_number(path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "File too large\n"
+    assert verify([path], KEY, lines=2).findings == []
+
+
+def test_threads_may_report_at_once(path):
+    log = AuditLog(path, KEY)
+    threads = [
+        threading.Thread(target=lambda: [log.report(REPORT) for _ in range(50)]) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.close()
+    assert verify([path], KEY, lines=200).findings == []
+
+
+def test_a_guard_writes_through_it(path):
+    probe = make_probe(FakeResiduals())
+    log = AuditLog(path, KEY)
+    with Guard(probe, sinks=[log]) as guard:
+        report: Report = guard.publish(guard.report(make_reading(), Request(id="q")))
+        assert guard.flush()
+    log.close()
+    assert [line["id"] for line in lines(path)] == [report.id]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"rotate_mib": 0}, "rotate_mib must be at least 0.001, got 0"),
+        ({"rotate_hours": float("nan")}, "rotate_hours must be at least"),
+        ({"fsync_seconds": -1}, "fsync_seconds must be at least 0"),
+    ],
+)
+def test_odd_numbers_are_refused(path, options, sentence):
+    with pytest.raises(EmoGuardError, match=sentence):
+        AuditLog(path, KEY, **options)
+
+
+def test_a_path_that_cannot_be_written_is_refused(tmp_path):
+    for bad in (tmp_path / "no" / "audit.jsonl", tmp_path):
+        with pytest.raises(EmoGuardError, match="the audit log cannot be written"):
+            AuditLog(bad, KEY)
+
+
+@pytest.mark.parametrize("seconds", [0, None])
+def test_lines_are_in_the_file_at_once_whatever_is_synced(path, seconds):
+    log = AuditLog(path, KEY, fsync_seconds=seconds)
+    log.report(REPORT)
+    assert verify([path], KEY, lines=1).findings == []
+    log.close()
+
+
+def site(**options) -> Site:
+    policy = Policy.parse({"sinks": [{"jsonl": options}]})
+    return Site(policy, ("happy", "sad"), FAKE_IDENTITY, "random")
+
+
+def test_a_policy_opens_and_closes_it(path, tmp_path):
+    file = str(tmp_path / "key")
+    with open_sinks(site(path=str(path), key_file=file, create_key=True)) as (log,):
+        log.report(REPORT)
+    assert stat.S_IMODE(Path(file).stat().st_mode) == 0o600
+    with open_sinks(site(path=str(path), key_file=file, create_key=True)) as (log,):
+        log.report(REPORT)
+    assert verify([path], Key.load(file), lines=2).findings == []
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({}, r"sinks.0.jsonl.path: wanted"),
+        ({"path": 3}, r"sinks.0.jsonl.path: wanted text, got 3"),
+        ({"path": "a", "keyfile": "k"}, r"sinks.0.jsonl.keyfile: unknown; did you mean key_file\?"),
+        ({"path": "a"}, "sinks.0.jsonl: an audit log needs a key"),
+        ({"path": "a", "key_file": "k", "key_env": "K"}, "give key_file or key_env, one of them"),
+        ({"path": "a", "key_file": "/nowhere/k"}, "the audit key cannot be read"),
+        ({"path": "a", "key_env": "NOT_SET_HERE"}, "NOT_SET_HERE: set it"),
+        ({"path": "a", "key_file": "k", "rotate_mib": "9"}, 'rotate_mib: wanted a number, got "9"'),
+    ],
+)
+def test_mistakes_in_a_policy_are_named(options, sentence):
+    with pytest.raises(EmoGuardError, match=sentence), open_sinks(site(**options)):
+        pass
+
+
+def test_keys_come_from_files_and_the_environment(tmp_path, monkeypatch):
+    file = tmp_path / "key"
+    made = Key.create(file)
+    monkeypatch.setenv("AUDIT", file.read_text())
+    seals = {key.seal(b"x") for key in (made, Key.load(file), Key.from_environment("AUDIT"))}
+    assert len(seals) == 1
+    with pytest.raises(EmoGuardError, match="cannot be written"):
+        Key.create(file)
+
+
+@pytest.mark.parametrize("text", ["", "secret words", "0" * 63, "é" * 64])
+def test_what_is_no_key_is_refused_and_not_shown(tmp_path, text):
+    file = tmp_path / "key"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(EmoGuardError, match="wanted 64 hexadecimal digits") as caught:
+        Key.load(file)
+    assert not text or text not in str(caught.value)
+
+
+def test_memory_and_descriptors_do_not_grow(path):
+    log = AuditLog(path, KEY, rotate_mib=0.1, fsync_seconds=None)
+    for _ in range(200):
+        log.report(REPORT)
+    handles, peak = _handles(), resource.getrusage(resource.RUSAGE_SELF)
+    for _ in range(5000):
+        log.report(REPORT)
+    assert _handles() == handles
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak.ru_maxrss < 2048
+    log.close()
+
+
+def _handles() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
