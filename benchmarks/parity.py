@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measure import Row, arguments, show
 from emoguard import Guard, Request, attach
-from emoguard.fit.responses import calibrate, llamacpp_answers
+from emoguard.fit.responses import Sampling, answers, calibrate
 from emoguard.registry import find, shipped
 from tests.models import DATA, gemma_gguf, load_hf, load_llama, quantised, smollm2_gguf
 
@@ -96,12 +96,12 @@ def runtimes(name: str, many: list[str]) -> list[Row]:
 def siblings(many: list[str]) -> list[Row]:
     """Compare quantisations of SmolLM2 against F16, each calibrated on the same answers."""
     reference = load_llama(quantised(smollm2_gguf(), "F16"))
-    answers = list(llamacpp_answers(reference, prompts(ANSWERS)))
-    wanted, _ = _sibling_z(reference, answers, many)
+    said = list(answers(reference, None, prompts(ANSWERS), Sampling(tokens=64)))
+    wanted, _ = _sibling_z(reference, said, many)
     rows = []
     for kind in ("Q8_0", "Q4_K_M"):
         path = quantised(smollm2_gguf(), kind)
-        found, _ = _sibling_z(load_llama(path), answers, many)
+        found, _ = _sibling_z(load_llama(path), said, many)
         gaps = [np.abs(a - b) for a, b in zip(wanted, found, strict=True)]
         rows.append(_median_gap(f"abs_dz_median_{kind.lower()}", gaps))
         rows += [
@@ -111,10 +111,10 @@ def siblings(many: list[str]) -> list[Row]:
     return rows
 
 
-def _sibling_z(llm: Any, answers: Sequence[Any], many: list[str]) -> tuple[list[Any], Any]:
+def _sibling_z(llm: Any, said: Sequence[Any], many: list[str]) -> tuple[list[Any], Any]:
     door = find(llm)[0].open_residuals(llm)
     probe = shipped(door).probe
-    readout = probe.fold(calibrate(door, probe, answers))
+    readout = probe.fold(calibrate(door, probe, said))
     found = []
     for index, text in enumerate(many):
         found.append(readout.read(door.residuals(door.tokenize(text), probe.layers)[:, 1:]))

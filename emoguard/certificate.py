@@ -135,7 +135,7 @@ class Curve:
             or not np.all((counts >= 0) & (counts <= self.positions))
             or not np.all((squares >= counts) & (squares <= counts**2))
             or self.window < 1
-            or self.positions < 1
+            or self.positions < 0
             or not 0 <= self.hysteresis < math.inf
         ):
             raise EmoGuardError(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from emoguard import artifact
+from emoguard.certificate import ENOUGH_RESPONSES
+from emoguard.cli import calibrate
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora
 from emoguard.fit.recipe import fit as make_probe
-from emoguard.fit.responses import Answer, calibrate, llamacpp_answers, transformers_answers
-from emoguard.registry import find
+from emoguard.fit.responses import Sampling
+from emoguard.policy import AlarmPolicy
 
 
 @click.command()
@@ -43,8 +43,11 @@ from emoguard.registry import find
 @click.option("--most", default=60, show_default=True, help="Texts per label and corpus.")
 @click.option("--skip", default=20, show_default=True, help="Leading tokens to leave out.")
 @click.option("--layers", default="", help="Layers to read, e.g. 14,18; default: the best four.")
-@click.option("--answers", default=200, show_default=True, help="Neutral answers to calibrate on.")
-@click.option("--tokens", default=64, show_default=True, help="Tokens per answer.")
+@click.option("--prompts", "prompts_path", help="Neutral prompts, one per line; default: ours.")
+@click.option(
+    "--responses", default=ENOUGH_RESPONSES, show_default=True, help="Responses to calibrate on."
+)
+@click.option("--tokens", default=128, show_default=True, help="Most tokens per response.")
 @click.option("--source", multiple=True, help="A line of attribution for the card.")
 def fit(
     path: str,
@@ -56,7 +59,8 @@ def fit(
     most: int,
     skip: int,
     layers: str,
-    answers: int,
+    prompts_path: str | None,
+    responses: int,
     tokens: int,
     source: tuple[str, ...],
 ) -> None:
@@ -66,76 +70,38 @@ def fit(
     labels = corpora.default_labels()
     texts = [corpora.balanced(corpora.read(p, labels), most) for p in corpus_paths]
     neutral = [text for p in neutral_paths for text in corpora.read(p)]
-    model, tokenizer = _open(path)
-    door = _door(model, tokenizer)
-    with _progress() as progress:
+    prompts = (
+        corpora.read_prompts(prompts_path) if prompts_path else calibrate.calibrating_prompts()
+    )
+    opened = calibrate.Opened.load(path)
+    with calibrate.bars() as progress:
         bar = progress.add_task("reading texts", total=len(neutral) + sum(map(len, texts)))
         probe = make_probe(
-            door,
+            opened.door,
             texts,
             neutral,
             labels,
-            name=name or door.identity.name,
+            name=name or opened.door.identity.name,
             layers=_numbers(layers),
             skip=skip,
             progress=lambda done: progress.update(bar, completed=done),
             sources=source or corpus_paths,
         )
-        prompts = corpora.prompts(neutral)[:answers]
-        said = _answers(model, tokenizer, prompts, tokens, progress)
-        context = {"prompts": f"{len(prompts)} neutral texts", "tokens": str(tokens), "system": ""}
+        sampling = Sampling(tokens)
+        alarms = AlarmPolicy()
+        said = calibrate.respond(
+            opened, prompts, sampling, responses, alarms.window_tokens, out, progress
+        )
         calibrations = []
         for other in (None, *also):
-            if other is not None:
-                door = _door(*_open(other))
-            bar = progress.add_task(f"calibrating {door.identity.quantisation}", total=len(said))
+            reader = opened if other is None else calibrate.Opened.load(other)
             calibrations.append(
-                calibrate(
-                    door,
-                    probe,
-                    said,
-                    context=context,
-                    progress=lambda done, bar=bar: progress.update(bar, completed=done),  # type: ignore[misc]
-                )
+                calibrate.read(reader, probe, said, sampling, prompts, alarms, progress)
             )
     artifact.save(out, probe, calibrations)
     Console().print(
         f"Wrote {out}: {len(probe.labels)} labels at layers {', '.join(map(str, probe.layers))}, "
         f"calibrated on {calibrations[0].responses} answers. Look at it with: emoguard show {out}"
-    )
-
-
-def _open(path: str) -> tuple[Any, Any]:
-    """Return (model, tokenizer); a `llama_cpp.Llama` brings its own and has None."""
-    from emoguard.cli.models import load
-
-    return load(path)
-
-
-def _door(model: Any, tokenizer: Any) -> Any:
-    options = {} if tokenizer is None else {"tokenizer": tokenizer}
-    plugin, inner = find(model)
-    return plugin.open_residuals(inner, **options)
-
-
-def _answers(
-    model: Any, tokenizer: Any, prompts: list[str], tokens: int, progress: Progress
-) -> list[Answer]:
-    source = (
-        llamacpp_answers(model, prompts, tokens=tokens)
-        if tokenizer is None
-        else transformers_answers(model, tokenizer, prompts, tokens=tokens)
-    )
-    return list(progress.track(source, total=len(prompts), description="neutral answers"))
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description:24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
     )
 
 

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from emoguard.errors import EmoGuardError
 
+CALIBRATING = 700
+"""The first of the package's neutral prompts, which calibrations are made on."""
+
 
 @dataclass(frozen=True)
 class Text:
@@ -35,6 +38,33 @@ def default_labels() -> list[Label]:
     """Return the twelve labels of the shipped probes, as `labels.json` describes them."""
     data = json.loads((files("emoguard.fit") / "labels.json").read_text(encoding="utf-8"))
     return [Label(name, tuple(d["words"]), d["valence"]) for name, d in data.items()]
+
+
+def neutral_prompts() -> list[str]:
+    """Return the package's own neutral prompts, all different; held-out ones come last.
+
+    Written for this project, Apache-2.0 like all of it. The first `CALIBRATING` are for calibrating
+    on; the rest never are, so that benchmarks have prompts no calibration has seen.
+    """
+    text = (files("emoguard.fit") / "prompts" / "neutral.txt").read_text(encoding="utf-8")
+    return text.splitlines()
+
+
+def read_prompts(path: str | Path) -> list[str]:
+    """Read prompts from a file, one per line; empty lines and repetitions are left out.
+
+    Raises:
+        EmoGuardError: the file cannot be read or holds none.
+
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise EmoGuardError(f"prompts {path} cannot be read: {error}") from error
+    found = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not found:
+        raise EmoGuardError(f"prompts {path} holds none: write one per line")
+    return found
 
 
 def read(path: str | Path, labels: Sequence[Label] = ()) -> list[Text]:
@@ -80,14 +110,3 @@ def balanced(texts: Sequence[Text], most: int, seed: int = 0) -> list[Text]:
         spread = [c[n] for n in range(rounds) for c in columns if n < len(c)]
         chosen.extend(spread[:most])
     return chosen
-
-
-def prompts(neutral: Sequence[Text]) -> list[str]:
-    """Return prompts from neutral texts: what a person says in a dialogue, else the text itself."""
-    found: list[str] = []
-    for text in neutral:
-        turns = [line for line in text.text.splitlines() if line.startswith("Person:")]
-        found.extend(turn.removeprefix("Person:").strip() for turn in turns)
-        if not turns:
-            found.append(text.text)
-    return found

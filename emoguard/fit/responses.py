@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emoguard.calibration import QUANTILES, Calibration
+from emoguard.crossing import HYSTERESIS, WINDOW
 from emoguard.errors import EmoGuardError
 
 if TYPE_CHECKING:
@@ -28,26 +30,56 @@ class Answer:
     token_ids: list[int]
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are generated: what a calibration is bound to beside the model's own file."""
+
+    tokens: int = 128
+    """Most tokens of an answer."""
+    temperature: float = 0.7
+    """0 takes the likeliest token; the runtime's own defaults hold for everything else."""
+    system: str = ""
+    """System prompt, empty for none."""
+    language: str = "en"
+    """Of the prompts, as a BCP 47 tag; only told, never checked."""
+
+    def context(self, template: str, prompts: Sequence[str]) -> dict[str, str]:
+        """Return the context of a calibration: plain words, and SHA-256 of what is long.
+
+        `template` is the chat template's own hash, empty without one.
+        """
+        return {
+            "language": self.language,
+            "prompts": _digest("\n".join(prompts)),
+            "system": _digest(self.system) if self.system else "",
+            "temperature": f"{self.temperature:g}",
+            "template": template,
+            "tokens": str(self.tokens),
+        }
+
+
 def calibrate(
     door: Residuals,
     probe: Probe,
-    answers: Sequence[Answer],
+    said: Sequence[Answer],
     *,
     context: dict[str, str] | None = None,
+    window: int = WINDOW,
+    hysteresis: float = HYSTERESIS,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Calibration:
-    """Read `answers` through `door` and summarise the probe's projections on them.
+    """Read the answers through `door` and summarise the probe's projections on them.
 
     Rows are those of live generation: the t-th token's row is the residual it was chosen from. The
     same answers may be read by several runtimes or quantisations of one model, which makes their z
-    comparable.
+    comparable. `window` and `hysteresis` are those of the alarms to certify.
 
     Raises:
         EmoGuardError: fewer than 8 answers of at least 8 tokens.
 
     """
     projections, lengths, along = [], [], []
-    for number, answer in enumerate(answers):
+    for number, answer in enumerate(said):
         if len(answer.token_ids) >= SHORTEST:
             ids = answer.prompt_ids + answer.token_ids[:-1]
             residuals = door.residuals(ids, probe.layers)[:, len(answer.prompt_ids) - 1 :]
@@ -57,59 +89,68 @@ def calibrate(
         progress(number + 1)
     if not projections:
         raise EmoGuardError(
-            f"wanted answers of at least {SHORTEST} tokens, got none among {len(answers)}: "
+            f"wanted answers of at least {SHORTEST} tokens, got none among {len(said)}: "
             "give other prompts"
         )
     norms = np.median(np.concatenate(lengths, axis=1), axis=1)
     levels = np.linspace(0, 1, QUANTILES)
     limits = np.quantile(np.concatenate(along, axis=1), levels, axis=1).transpose(1, 0, 2)
-    return Calibration.measure(door.identity, projections, norms, limits, context or {})
+    return Calibration.measure(
+        door.identity,
+        projections,
+        norms,
+        limits,
+        context or {},
+        window=window,
+        hysteresis=hysteresis,
+    )
 
 
-def llamacpp_answers(
-    model: Any, prompts: Sequence[str], *, tokens: int = 64, temperature: float = 0.7
+def answers(
+    model: Any, tokenizer: Any, prompts: Sequence[str], sampling: Sampling, *, start: int = 0
 ) -> Iterator[Answer]:
-    """Let a `llama_cpp.Llama` answer each prompt, with its own chat template if it has one.
+    """Let a model answer prompts from number `start` on, with its chat template if it has one.
 
-    The n-th answer is sampled with seed n.
+    The n-th answer is sampled with seed n and does not depend on those before it. `tokenizer` is
+    None for a `llama_cpp.Llama`, which brings its own.
     """
+    one = _llamacpp_answer if tokenizer is None else _transformers_answer
+    for number in range(start, len(prompts)):
+        yield one(model, tokenizer, prompts[number], sampling, number)
+
+
+def _llamacpp_answer(model: Any, _: Any, prompt: str, sampling: Sampling, seed: int) -> Answer:
     import llama_cpp  # noqa: PLC0415  (only for a llama.cpp model)
 
-    for seed, prompt in enumerate(prompts):
-        prompt_ids = _llamacpp_prompt(model, prompt)
-        model.set_seed(seed)
-        generated = model.generate(prompt_ids, temp=temperature)
-        token_ids = []
-        for token in islice(generated, tokens):
-            # Llama itself offers no such test.
-            if llama_cpp.llama_vocab_is_eog(model._model.vocab, token):  # noqa: SLF001
-                break
-            token_ids.append(int(token))
-        yield Answer(prompt_ids, token_ids)
+    prompt_ids = _llamacpp_prompt(model, prompt, sampling.system)
+    model.reset()  # a prefix found in the cache was computed in other batches: not quite the same
+    model.set_seed(seed)
+    generated = model.generate(prompt_ids, temp=sampling.temperature)
+    token_ids = []
+    for token in islice(generated, sampling.tokens):
+        # Llama itself offers no such test.
+        if llama_cpp.llama_vocab_is_eog(model._model.vocab, token):  # noqa: SLF001
+            break
+        token_ids.append(int(token))
+    return Answer(prompt_ids, token_ids)
 
 
-def transformers_answers(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[str],
-    *,
-    tokens: int = 64,
-    temperature: float = 0.7,
-) -> Iterator[Answer]:
-    """Let a Transformers model answer each prompt; as `llamacpp_answers`."""
+def _transformers_answer(
+    model: Any, tokenizer: Any, prompt: str, sampling: Sampling, seed: int
+) -> Answer:
     import torch  # noqa: PLC0415  (only for a Transformers model)
 
-    for seed, prompt in enumerate(prompts):
-        inputs = _transformers_prompt(tokenizer, prompt).to(model.device)
-        torch.manual_seed(seed)
-        out = model.generate(
-            **inputs, max_new_tokens=tokens, do_sample=temperature > 0, temperature=temperature
-        )
-        prompt_ids = inputs["input_ids"][0].tolist()
-        token_ids = out[0, len(prompt_ids) :].tolist()
-        if token_ids and token_ids[-1] in np.atleast_1d(model.generation_config.eos_token_id):
-            token_ids.pop()
-        yield Answer(prompt_ids, token_ids)
+    inputs = _transformers_prompt(tokenizer, prompt, sampling.system).to(model.device)
+    torch.manual_seed(seed)
+    chosen: dict[str, Any] = {"do_sample": False}
+    if sampling.temperature > 0:
+        chosen = {"do_sample": True, "temperature": sampling.temperature}
+    out = model.generate(**inputs, max_new_tokens=sampling.tokens, **chosen)
+    prompt_ids = inputs["input_ids"][0].tolist()
+    token_ids = out[0, len(prompt_ids) :].tolist()
+    if token_ids and token_ids[-1] in np.atleast_1d(model.generation_config.eos_token_id):
+        token_ids.pop()
+    return Answer(prompt_ids, token_ids)
 
 
 def first_half(text: str) -> str:
@@ -118,21 +159,30 @@ def first_half(text: str) -> str:
     return " ".join(words[: max(4, len(words) // 2)])
 
 
-def _llamacpp_prompt(model: Any, prompt: str) -> list[int]:
+def _llamacpp_prompt(model: Any, prompt: str, system: str) -> list[int]:
     from llama_cpp.llama_chat_format import Jinja2ChatFormatter  # noqa: PLC0415
 
     template = model.metadata.get("tokenizer.chat_template")
     if template is None:
         return list(model.tokenize(first_half(prompt).encode()))
     formatter = Jinja2ChatFormatter(template, eos_token="", bos_token="", stop_token_ids=[])
-    text = formatter(messages=[{"role": "user", "content": prompt}]).prompt
+    messages: Any = _turns(prompt, system)
+    text = formatter(messages=messages).prompt
     return list(model.tokenize(text.encode(), special=True))
 
 
-def _transformers_prompt(tokenizer: Any, prompt: str) -> Any:
+def _transformers_prompt(tokenizer: Any, prompt: str, system: str) -> Any:
     if not tokenizer.chat_template:
         return tokenizer(first_half(prompt), return_tensors="pt")
-    turns = [{"role": "user", "content": prompt}]
     return tokenizer.apply_chat_template(
-        turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        _turns(prompt, system), add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
+
+
+def _turns(prompt: str, system: str) -> list[dict[str, str]]:
+    first = [{"role": "system", "content": system}] if system else []
+    return [*first, {"role": "user", "content": prompt}]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -110,6 +110,7 @@ def test_too_few_responses_or_tokens_cannot_certify():
         {"counts": np.full((241, 2), np.inf, np.float32)},
         {"squares": np.full((241, 2), np.nan, np.float32)},
         {"squares": np.full((241, 2), 1e9, np.float32)},
+        {"positions": -1},
         {"positions": 0},
         {"window": 0},
         {"hysteresis": -1.0},

@@ -41,7 +41,8 @@ def test_fit_writes_a_probe_that_attaches_to_its_model(tmp_path, texts, capsys):
     out = tmp_path / "probe.safetensors"
     stories, neutral = texts
     arguments = ["fit", "--model", model, "--corpus", stories, "--neutral", neutral]
-    arguments += ["--out", str(out), "--tokens", "12", "--name", "mine", "--skip", "2"]
+    arguments += ["--out", str(out), "--tokens", "40", "--name", "mine", "--skip", "2"]
+    arguments += ["--responses", "20"]
     assert main([*arguments, "--also", other, "--layers", "1,2"]) == 0
     assert "13 labels at layers 1, 2" in capsys.readouterr().out
     probe, calibrations = artifact.load(out)
@@ -89,7 +90,7 @@ def test_fit_on_the_real_model_separates_held_out_situations(tmp_path):
     neutral = [{"text": t.text} for t in corpora.read(DATA / "stories_b" / "neutral.jsonl")[:30]]
     arguments = ["fit", "--model", str(smollm2_gguf()), "--corpus", str(stories)]
     arguments += ["--neutral", write(tmp_path / "n.jsonl", neutral), "--out", str(out)]
-    arguments += ["--layers", "20", "--most", "9", "--answers", "8", "--tokens", "10"]
+    arguments += ["--layers", "20", "--most", "9", "--responses", "8", "--tokens", "16"]
     assert main(arguments) == 0
     probe, _ = artifact.load(out)
     assert np.mean(list(probe.card["held_out_auroc"].values())) > 0.65

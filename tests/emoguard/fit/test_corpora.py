@@ -60,9 +60,22 @@ def test_balanced_spreads_each_label_over_its_topics():
     assert len(corpora.balanced(texts, 100)) == len(texts)
 
 
-def test_prompts_are_what_a_person_says_or_the_text():
-    texts = [Text("", "", "Person: One?\nAI: Yes.\nPerson: Two?"), Text("", "", "A plain text.")]
-    assert corpora.prompts(texts) == ["One?", "Two?", "A plain text."]
+def test_prompts_are_read_one_per_line_and_once(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("One?\n\n Two? \nOne?\n", encoding="utf-8")
+    assert corpora.read_prompts(path) == ["One?", "Two?"]
+    path.write_text("\n \n", encoding="utf-8")
+    with pytest.raises(EmoGuardError, match="holds none"):
+        corpora.read_prompts(path)
+    with pytest.raises(EmoGuardError, match="cannot be read"):
+        corpora.read_prompts(tmp_path)
+
+
+def test_neutral_prompts_are_many_and_different_and_some_are_held_out():
+    found = corpora.neutral_prompts()
+    assert len(found) == len({prompt.casefold() for prompt in found})
+    assert all(prompt == prompt.strip() and 10 <= len(prompt) <= 400 for prompt in found)
+    assert len(found) - corpora.CALIBRATING >= 1000
 
 
 def test_default_labels_are_twelve_of_both_signs():

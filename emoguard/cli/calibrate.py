@@ -1,0 +1,209 @@
+"""`emoguard calibrate`: what is ordinary for a model file, and from where on alarms are rare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from emoguard import artifact
+from emoguard.calibration import Calibration
+from emoguard.certificate import ENOUGH_RESPONSES
+from emoguard.cli.models import load
+from emoguard.cli.paint import printable
+from emoguard.cli.probes import open_probe
+from emoguard.errors import EmoGuardError
+from emoguard.fit import corpora
+from emoguard.fit.answers import AnswerFile
+from emoguard.fit.responses import SHORTEST, Answer, Sampling, answers
+from emoguard.fit.responses import calibrate as measure
+from emoguard.guard import Guard
+from emoguard.policy import AlarmPolicy, Policy
+from emoguard.probe import Probe
+from emoguard.registry import find
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model, its tokenizer (None for llama.cpp) and the offline door into it."""
+
+    model: Any
+    tokenizer: Any
+    door: Any
+
+    @classmethod
+    def load(cls, path: str, threads: int | None = None) -> Opened:
+        """Open a GGUF file or a Transformers folder."""
+        model, tokenizer = load(path, threads=threads)
+        options = {} if tokenizer is None else {"tokenizer": tokenizer}
+        plugin, inner = find(model)
+        return cls(model, tokenizer, plugin.open_residuals(inner, **options))
+
+
+@click.command(short_help="Measure what is ordinary for a model.")
+@click.option("--model", "path", required=True, help="A GGUF file or a Transformers folder.")
+@click.option("--probe", required=True, help="A probe file, or the name of a shipped one.")
+@click.option("--out", required=True, help="The probe file to write (.safetensors).")
+@click.option("--prompts", "prompts_path", help="Neutral prompts, one per line; default: ours.")
+@click.option("--responses", default=ENOUGH_RESPONSES, show_default=True, help="To measure on.")
+@click.option("--tokens", default=128, show_default=True, help="Most tokens per response.")
+@click.option("--temperature", default=0.7, show_default=True, help="Of the sampling.")
+@click.option("--system", default="", help="The system prompt that is used in production.")
+@click.option("--language", default="en", show_default=True, help="Of the prompts, to be told.")
+@click.option("--policy", "policy_path", help="Policy whose alarms are to be certified.")
+@click.option("--threads", type=int, help="Of llama.cpp; default: its own choice.")
+def calibrate(
+    path: str,
+    probe: str,
+    out: str,
+    prompts_path: str | None,
+    responses: int,
+    tokens: int,
+    temperature: float,
+    system: str,
+    language: str,
+    policy_path: str | None,
+    threads: int | None,
+) -> None:
+    """Measure a probe on a model's own neutral responses, and certify alarm thresholds.
+
+    The result replaces the calibration of the same model file in the probe; those of others are
+    kept. Responses are kept in OUT.answers.jsonl as they come: after an interruption the same
+    command goes on where it was.
+    """
+    if Path(out).suffix != ".safetensors":
+        raise EmoGuardError(f"--out must end in .safetensors, got {out}")
+    policy = Policy.load(policy_path) if policy_path else Policy()
+    found, calibrations, _ = open_probe(probe)
+    prompts = corpora.read_prompts(prompts_path) if prompts_path else calibrating_prompts()
+    opened = Opened.load(path, threads)
+    found.check_fits(opened.door.identity)
+    found.witness.check(opened.door, found.layers)
+    sampling = Sampling(tokens, temperature, system, language)
+    with bars() as progress:
+        window = policy.alarms.window_tokens
+        said = respond(opened, prompts, sampling, responses, window, out, progress)
+        made = read(opened, found, said, sampling, prompts, policy.alarms, progress)
+    others = [c for c in calibrations if not c.identity.matches(made.identity)]
+    artifact.save(out, found, [*others, made])
+    _show(found, made, policy)
+    Console().print(f"Wrote {out}. The responses in {out}.answers.jsonl may be deleted.")
+
+
+def calibrating_prompts() -> list[str]:
+    """Return the package's prompts that calibrations are made on."""
+    return corpora.neutral_prompts()[: corpora.CALIBRATING]
+
+
+def respond(
+    opened: Opened,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    wanted: int,
+    window: int,
+    out: str,
+    progress: Progress,
+) -> list[Answer]:
+    """Return the model's answers, `wanted` of them of at least `window` tokens if prompts allow.
+
+    Those in the work file beside `out` are taken from there.
+
+    Raises:
+        EmoGuardError: no answer could be as long as the window; a work file of something else.
+
+    """
+    if sampling.tokens < window:
+        raise EmoGuardError(
+            f"--tokens must be at least the {window} of the alarm window, got {sampling.tokens}"
+        )
+    bar = progress.add_task("responding", total=wanted)
+
+    def enough(said: list[Answer]) -> bool:
+        whole = sum(len(answer.token_ids) >= max(window, SHORTEST) for answer in said)
+        progress.update(bar, completed=whole)
+        return whole >= wanted
+
+    identity = opened.door.identity
+    bound = {"model": identity.digest, **sampling.context(identity.template, prompts)}
+    file = AnswerFile(f"{out}.answers.jsonl", bound)
+    file.extend(
+        lambda start: answers(opened.model, opened.tokenizer, prompts, sampling, start=start),
+        enough,
+    )
+    return file.answers
+
+
+def read(
+    opened: Opened,
+    probe: Probe,
+    said: Sequence[Answer],
+    sampling: Sampling,
+    prompts: Sequence[str],
+    alarms: AlarmPolicy,
+    progress: Progress,
+) -> Calibration:
+    """Measure `probe` on the answers, as the model behind `opened` reads them."""
+    identity = opened.door.identity
+    bar = progress.add_task(f"reading {identity.quantisation}", total=len(said))
+    return measure(
+        opened.door,
+        probe,
+        said,
+        context=sampling.context(identity.template, prompts),
+        window=alarms.window_tokens,
+        hysteresis=alarms.hysteresis_sd,
+        progress=lambda done: progress.update(bar, completed=done),
+    )
+
+
+def bars() -> Progress:
+    """Return progress bars on stderr."""
+    return Progress(
+        TextColumn("{task.description:24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def _show(probe: Probe, made: Calibration, policy: Policy) -> None:
+    guard = Guard(probe, [made], policy)
+    share = policy.alarms.rate_per_1000_tokens / len(guard.labels)
+    table = Table(
+        title=f"{made.responses} responses, {made.tokens:,} tokens; each label may cross its "
+        f"threshold {share:.3g} times per 1,000 tokens",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+    )
+    table.add_column("label")
+    for column in ("threshold (z)", "crossings", "at most, per 1,000 (95 %)"):
+        table.add_column(column, justify="right")
+    for label, threshold in zip(guard.labels, guard.thresholds(made.identity), strict=True):
+        told = ("cannot certify", "", "")
+        if threshold is not None:
+            told = f"{threshold.level:.2f}", str(threshold.crossings), f"{threshold.bound:.3f}"
+        table.add_row(printable(label), *told)
+    Console(highlight=False).print(table)
+    if None in guard.thresholds(made.identity):
+        Console(highlight=False).print(_advice(made))
+
+
+def _advice(made: Calibration) -> str:
+    whole = made.curve.responses if made.curve else 0
+    if whole < ENOUGH_RESPONSES:
+        return (
+            f"A certificate needs {ENOUGH_RESPONSES} responses as long as the alarm window, got "
+            f"{whole}: give more prompts. Until then crossings are null in reports."
+        )
+    return (
+        "Labels that cannot be certified have crossings null in reports: give more --responses or "
+        "--tokens, or allow a higher rate_per_1000_tokens."
+    )

@@ -1,0 +1,92 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emoguard import EmoGuardError
+from emoguard.fit.answers import AnswerFile
+from emoguard.fit.responses import Answer
+
+BOUND = {"model": "m", "tokens": "8"}
+SAID = [Answer([1, n], [n] * n) for n in range(5)]
+
+
+def file(path, bound=BOUND):
+    return AnswerFile(path, bound)
+
+
+def written(path, count=5):
+    made = file(path)
+    made.extend(lambda start: SAID[start:count], lambda said: len(said) >= count)
+    return path.read_bytes()
+
+
+@given(cut=st.integers(0, 10**6))
+def test_cut_anywhere_it_goes_on_where_it_was_and_ends_the_same(tmp_path_factory, cut):
+    path = tmp_path_factory.mktemp("answers") / "a.jsonl"
+    whole = written(path)
+    path.write_bytes(whole[: cut % (len(whole) + 1)])
+    again = file(path)
+    kept = whole[: cut % (len(whole) + 1)].count(b"\n")
+    assert again.answers == SAID[: max(0, kept - 1)]
+    asked = []
+    again.extend(lambda start: asked.append(start) or SAID[start:], lambda said: len(said) >= 5)
+    assert asked == ([kept - 1 if kept else 0] if kept < 6 else [])
+    assert again.answers == SAID
+    assert path.read_bytes() == whole
+
+
+def test_every_answer_is_on_disk_before_the_next_is_made(tmp_path):
+    path = tmp_path / "a.jsonl"
+    made = file(path)
+
+    def source(start):
+        for n, answer in enumerate(SAID):
+            assert path.read_bytes().count(b"\n") == 1 + n
+            yield answer
+
+    made.extend(source, lambda said: False)
+    assert file(path).answers == SAID
+
+
+def test_it_stops_when_there_are_enough(tmp_path):
+    made = file(tmp_path / "a.jsonl")
+    made.extend(lambda start: iter(SAID), lambda said: len(said) >= 2)
+    assert made.answers == SAID[:2]
+
+
+def test_answers_of_another_model_or_context_are_refused_and_kept(tmp_path):
+    path = tmp_path / "a.jsonl"
+    whole = written(path)
+    for other in (BOUND | {"model": "n"}, BOUND | {"tokens": "9"}, {}):
+        with pytest.raises(EmoGuardError, match="another model, or to other prompts"):
+            file(path, other)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a line\n",
+        b"no newline",
+        b"{}\n",
+        b"[]\n",
+        b"\xff\n",
+        json.dumps({"emoguard": "answers"}).encode() + b"\n",
+        b'{"emoguard":"answers","bound":{"model":"m","tokens":"8"}}\n{"prompt":[1]}\n',
+        b'{"emoguard":"answers","bound":{"model":"m","tokens":"8"}}\n{"prompt":[1],"answer":["x"]}\n',
+        b'{"emoguard":"answers","bound":{"model":"m","tokens":"8"}}\n\n',
+    ],
+)
+def test_another_file_is_refused_and_left_as_it_is(tmp_path, content):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(EmoGuardError, match="no file of answers"):
+        file(path)
+    assert path.read_bytes() == content
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    with pytest.raises(EmoGuardError, match="cannot be used"):
+        file(tmp_path)
