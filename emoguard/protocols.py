@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
@@ -26,6 +26,36 @@ class Sink(Protocol):
     def report(self, report: Report) -> Sequence[Alert]:
         """Take one finished report. May raise or block: generation never notices."""
         ...
+
+
+@runtime_checkable
+class Drift(Protocol):
+    """What an exporter asks a drift monitor that it is joined to, from its own thread.
+
+    Both mappings are by label; one that is missing counts as 0.
+    """
+
+    baseline_created: float | None
+    """When the traffic baseline was frozen, seconds since 1970; None while it is learning."""
+
+    def evidence(self) -> Mapping[str, float]:
+        """Return the evidence for a change, as a share of what raises an alarm: 1 alarms.
+
+        Linear, so that the evidence of replicas may be averaged.
+        """
+        ...
+
+    def alarms(self) -> Mapping[str, int]:
+        """Return how many alarms were raised since the process started."""
+        ...
+
+
+@runtime_checkable
+class Lines(Protocol):
+    """What an exporter asks an audit log that it is joined to."""
+
+    lines: int
+    """Lines in the log, those of earlier processes included."""
 
 
 class SinkFactory(Protocol):

@@ -29,8 +29,8 @@ class Site:
     """Where a sink is put: what it may know about the model, the probe and the policy.
 
     `labels` are those that reports will carry. `calibration` is None on an uncalibrated model.
-    `thresholds` are what `Guard.thresholds` returns for it. `policy_file` tells whether the last reload went well,
-    None when the policy is not from a file. `backend` names the runtime and read path.
+    `thresholds` are what `Guard.thresholds` returns for it. `policy_file` tells whether the last
+    reload went well, None when the policy is not from a file. `backend` is the runtime and path.
     """
 
     policy: Policy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from prometheus_client import Counter
 
@@ -24,6 +24,27 @@ class Allowed:
             self._overflow.inc()
             return OTHER
         return known
+
+    def add(self, value: str) -> str:
+        """Allow one more value; return it as it may be written."""
+        self._known[value] = encodable(value)
+        self.values = tuple(dict.fromkeys((*self._known.values(), OTHER)))
+        return self._known[value]
+
+
+class Emotions:
+    """Pairs of model and emotion; everything about an unknown model shares the pair of `other`s."""
+
+    def __init__(self, model: str, emotions: Sequence[str], overflow: Counter) -> None:
+        self.models = Allowed([model], overflow)
+        self._labels = Allowed(emotions, overflow)
+        self.known = encodable(model)
+        own = [(self.known, label) for label in self._labels.values]
+        self.pairs = tuple(dict.fromkeys([*own, (OTHER, OTHER)]))
+
+    def pick(self, model: str, label: str) -> tuple[str, str]:
+        """Return the pair for a picked `model`: the labels of an unknown one are not ours."""
+        return (model, self._labels.pick(label)) if model != OTHER else (OTHER, OTHER)
 
 
 def encodable(value: str) -> str:

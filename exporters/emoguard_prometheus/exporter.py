@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Self
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 import emoguard
-from emoguard.records import STATUSES, Alert, LabelScore, Report
-from emoguard_prometheus.allowed import OTHER, Allowed, encodable
+from emoguard.protocols import Drift, Lines
+from emoguard.records import Alert, Report
+from emoguard_prometheus.allowed import Emotions, encodable
+from emoguard_prometheus.created import WithoutCreated
+from emoguard_prometheus.health import HealthMetrics
+from emoguard_prometheus.notices import NoticeMetrics
+from emoguard_prometheus.responses import ResponseMetrics
+from emoguard_prometheus.server import MetricsServer, serve
+from emoguard_prometheus.state import StateMetrics
+from emoguard_prometheus.steering import SteeringMetrics
 
-RANKS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+if TYPE_CHECKING:
+    from emoguard.sinks import Site
 
 
 class PrometheusExporter:
-    """Counts reports, tokens, ranks and faults under `emoguard_…` in `registry`.
+    """Counts responses, scores, steering, notices and faults under `emoguard_…` in `registry`.
 
     `emotions` and `model` are the label values that get series of their own: the guard's labels and
     the name of the watched model. Everything else is counted as `other`, so that neither traffic
     nor a hostile file name can add series; requests, conversations and texts are never exported.
-    `backend`, `probe` and `policy` only describe the process in `emoguard_build_info`. `sinks` are
-    the class names of the guard's sinks, whose failures are then told apart. Without a `registry`
-    the exporter makes its own.
+    All series exist from the start. Without a `registry` the exporter makes its own.
+
+    `backend`, `probe` and `policy` only describe the process in `emoguard_build_info`. `targets`
+    are certified crossings per response token by label (`from_policy` takes them from the
+    calibration), `calibrated` is when the model was calibrated, in seconds since the epoch.
+    `policy_successful` says whether the last reload of the policy went well. `profiles` are the
+    notice profiles in force. `sinks` are the class names of the guard's sinks, whose failures are
+    then told apart; `join` does the same for sinks at hand.
 
     Raises:
         ValueError: `registry` already holds these metrics.
@@ -38,103 +52,81 @@ class PrometheusExporter:
         backend: str = "",
         probe: str = "",
         policy: str = "default",
+        targets: Mapping[str, float] | None = None,
+        calibrated: float = 0.0,
+        policy_successful: Callable[[], bool] | None = None,
+        profiles: Sequence[str] = (),
         sinks: Sequence[str] = ("PrometheusExporter",),
     ) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
         own = CollectorRegistry()
-        self._overflow = _counter(own, "label_overflow", "Label values counted as 'other'.")
-        self._models = Allowed([model], self._overflow)
-        self._statuses = Allowed(STATUSES, self._overflow)
-        self._emotions = Allowed(emotions, self._overflow)
-        self._parts = Allowed(["reading", *(f"sink:{name}" for name in sinks)], self._overflow)
+        overflow = Counter(
+            "emoguard_label_overflow_total", "Label values counted as 'other'.", registry=own
+        )
+        known = Emotions(model, emotions, overflow)
+        self._models = known.models
         _add_build_info(own, backend, model, probe, policy)
-        self._add_traffic(own)
-        self._add_ranks(own)
-        self._add_health(own)
-        self.registry.register(_WithoutCreated(own))
+        self._responses = ResponseMetrics(own, known, overflow, targets or {})
+        self._steering = SteeringMetrics(own, known)
+        self._health = HealthMetrics(own, overflow, sinks, calibrated)
+        self._state = StateMetrics(known, policy_successful)
+        own.register(self._state)
+        self.notices = NoticeMetrics(own, known.models, overflow, profiles)
+        self._server: MetricsServer | None = None
+        self.registry.register(WithoutCreated(own))
+
+    @classmethod
+    def from_policy(cls, site: Site, *, port: int = 9464, host: str = "127.0.0.1") -> Self:
+        """Make an exporter for `site` and serve it on `host`:`port`, until it is closed.
+
+        Port 0 takes a free one. The default host is reachable from this machine only.
+
+        Raises:
+            EmoGuardError: the port cannot be had.
+
+        """
+        file = site.policy_file
+        thresholds = dict(zip(site.labels, site.thresholds, strict=False))
+        exporter = cls(
+            emotions=site.labels,
+            model=site.identity.name,
+            backend=site.backend,
+            probe=site.probe,
+            policy=file.path.name if file else "default",
+            # Bounds are per 1,000 window positions, of which a response has fewer than tokens.
+            targets={label: t.bound / 1000 for label, t in thresholds.items() if t},
+            policy_successful=(lambda: file.successful) if file else None,
+        )
+        exporter._server = serve(exporter, port, host)
+        return exporter
+
+    @property
+    def url(self) -> str | None:
+        """Return where `from_policy` serves `/metrics`, None when it is served otherwise."""
+        return self._server.url if self._server else None
+
+    def join(self, sinks: Iterable[object]) -> None:
+        """Export what the guard's other sinks know: drift, the audit log's length, their names."""
+        for sink in sinks:
+            self._health.add_sink(type(sink).__name__)
+            if isinstance(sink, Drift):
+                self._state.drift = sink
+            if isinstance(sink, Lines):
+                self._state.audit = sink
 
     def report(self, report: Report) -> Sequence[Alert]:
         """Count one report; returns no alerts."""
         model = self._models.pick(report.model)
-        self._responses[model, self._statuses.pick(report.status)].inc()
-        if report.scores:
-            phases = report.phases
-            self._tokens[model].inc(phases.get("preparation", 0) + phases.get("response", 0))
-        for label, score in report.scores.items():
-            self._observe_rank(model, label, score)
-        for part in report.faults:
-            self._errors[self._parts.pick(part)].inc()
-        self._overhead.observe(report.overhead_seconds)
-        self._last.set(report.created)
+        self._responses.count(model, report)
+        if report.receipt is not None:
+            self._steering.count(model, report.receipt)
+        self._health.count(report)
         return ()
 
-    def _observe_rank(self, model: str, label: str, score: LabelScore) -> None:
-        if score.rank is None:
-            return
-        # Ranks of an unknown model share one series: their labels are another probe's.
-        emotion = self._emotions.pick(label) if model != OTHER else OTHER
-        self._ranks[model, emotion].observe(score.rank)
-
-    def _add_traffic(self, own: CollectorRegistry) -> None:
-        responses = _counter(own, "responses", "Responses by status.", "model", "status")
-        tokens = _counter(
-            own,
-            "response_tokens",
-            "Preparation and response tokens behind the scores of responses.",
-            "model",
-        )
-        models, statuses = self._models.values, self._statuses.values
-        self._responses = {(m, s): responses.labels(m, s) for m in models for s in statuses}
-        self._tokens = {m: tokens.labels(m) for m in models}
-
-    def _add_ranks(self, own: CollectorRegistry) -> None:
-        ranks = Histogram(
-            "emoguard_response_rank_ratio",
-            "Place of a response's mean score among those of neutral calibration responses.",
-            ("model", "emotion"),
-            buckets=RANKS,
-            registry=own,
-        )
-        known = [m for m in self._models.values if m != OTHER]
-        pairs = [(m, e) for m in known for e in self._emotions.values] + [(OTHER, OTHER)]
-        self._ranks = {pair: ranks.labels(*pair) for pair in pairs}
-
-    def _add_health(self, own: CollectorRegistry) -> None:
-        errors = _counter(own, "errors", "Failures by the part that failed.", "part")
-        self._errors = {part: errors.labels(part) for part in self._parts.values}
-        self._overhead = Histogram(
-            "emoguard_overhead_seconds",
-            "Host time that EmoGuard took from one response.",
-            buckets=SECONDS,
-            registry=own,
-        )
-        self._last = Gauge(
-            "emoguard_last_response_timestamp_seconds",
-            "When the last response was reported, in seconds since the epoch; 0 before any.",
-            registry=own,
-        )
-
-
-class _WithoutCreated:
-    """The metrics of `own` without their `_created` samples.
-
-    prometheus_client can leave those out only for the whole process, which is not ours to decide.
-    """
-
-    def __init__(self, own: CollectorRegistry) -> None:
-        self._own = own
-
-    def collect(self) -> Iterable[Metric]:
-        for metric in self._own.collect():
-            metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
-            yield metric
-
-    # The registry asks this on registration, to refuse a second exporter with the same names.
-    describe = collect
-
-
-def _counter(own: CollectorRegistry, name: str, text: str, *labels: str) -> Counter:
-    return Counter(f"emoguard_{name}_total", text, labels, registry=own)
+    def close(self) -> None:
+        """Stop serving, where `from_policy` started it. Idempotent."""
+        if self._server is not None:
+            self._server.close()
 
 
 def _add_build_info(

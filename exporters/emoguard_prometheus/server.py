@@ -1,18 +1,20 @@
-"""Serves `/metrics` on a port of its own."""
+"""Serves `/metrics` on a port of its own, or as an app to mount in a server that is there."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from prometheus_client import start_http_server
+from prometheus_client import make_asgi_app, make_wsgi_app, start_http_server
 
 from emoguard.errors import EmoGuardError
-from emoguard_prometheus.exporter import PrometheusExporter
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
+
+    from emoguard_prometheus.exporter import PrometheusExporter
 
 
 class MetricsServer:
@@ -59,3 +61,18 @@ def serve(exporter: PrometheusExporter, port: int, host: str = "127.0.0.1") -> M
             f"metrics cannot be served on {host} port {port} ({error}): choose another port"
         ) from error
     return MetricsServer(server, thread, host)
+
+
+def asgi_app(exporter: PrometheusExporter) -> Callable[..., Any]:
+    """Return an ASGI app that serves the metrics: mount it at `/metrics` of a server.
+
+    Whoever reaches the server then reads them: mount it behind what protects the server.
+    """
+    app: Callable[..., Any] = make_asgi_app(exporter.registry)
+    return app
+
+
+def wsgi_app(exporter: PrometheusExporter) -> Callable[..., Any]:
+    """Return a WSGI app that serves the metrics, to be mounted like the ASGI one."""
+    app: Callable[..., Any] = make_wsgi_app(exporter.registry)
+    return app

@@ -1,22 +1,29 @@
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-import shutil
+import gc
+import math
 import socket
+import statistics
 import subprocess
+import time
 import urllib.request
 from importlib.metadata import entry_points
 
 import prometheus_client
+import psutil
 import pytest
-from emoguard_prometheus import PrometheusExporter, serve
+from emoguard_prometheus import PrometheusExporter, asgi_app, serve, wsgi_app
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
 import emoguard
 from emoguard import EmoGuardError, Guard, Request
-from emoguard.records import STATUSES, LabelScore
+from emoguard.records import STATUSES, LabelScore, Receipt
+from emoguard.reload import PolicyFile
+from emoguard.sinks import Site, open_sinks
 from emoguard.testing import (
     FailingSink,
     FakeResiduals,
@@ -26,6 +33,72 @@ from emoguard.testing import (
     make_reading,
     make_report,
 )
+from tests import binaries
+
+LABELS = tuple(f"label{n}" for n in range(14))
+PROFILES = ("eu_art50", "us_ny_1702", "us_ca_sb243", "us_wa_2225", "us_ut_452", "cn_2026")
+METRICS = {
+    "build_info": ("gauge", "version backend model probe policy"),
+    "responses": ("counter", "model status"),
+    "response_tokens": ("counter", "model"),
+    "response_rank_ratio": ("histogram", "model emotion"),
+    "crossings": ("counter", "model emotion"),
+    "alarm_target_ratio": ("gauge", "model emotion"),
+    "steering_tokens": ("counter", "model emotion outcome"),
+    "steering_dose_ratio_max": ("gauge", "model"),
+    "notices": ("counter", "model profile reason channel"),
+    "notices_overdue": ("gauge", ""),
+    "notices_undelivered": ("counter", ""),
+    "drift_evidence": ("gauge", "model emotion"),
+    "drift_alarms": ("counter", "model emotion"),
+    "overhead_seconds": ("histogram", ""),
+    "last_response_timestamp_seconds": ("gauge", ""),
+    "calibration_timestamp_seconds": ("gauge", ""),
+    "baseline_timestamp_seconds": ("gauge", ""),
+    "errors": ("counter", "part"),
+    "policy_last_reload_successful": ("gauge", ""),
+    "label_overflow": ("counter", ""),
+    "audit_lines": ("counter", ""),
+}
+
+
+class StuckDrift:
+    """A drift monitor that says the same at every scrape."""
+
+    baseline_created = 1_700_000_000.0
+
+    def evidence(self):
+        return {"sad": 0.25, "furious": 9.0}
+
+    def alarms(self):
+        return {"happy": 2}
+
+
+class CountedLog:
+    """An audit log of which only the length is known."""
+
+    lines = 7
+
+
+def steered(**changes) -> Receipt:
+    plan = {"add": {"happy": 0.1}, "cap": {"sad": 0.99, "happy": 0.5}}
+    fields = {"plan": plan, "asked": None, "layers": (1,), "bound": 0.2, "dose_median": 0.05}
+    counts = {"dose_max": 0.125, "applied": 30, "clipped": 4, "faulted": 1}
+    return Receipt(**(fields | counts | changes))
+
+
+def full(registry: CollectorRegistry | None = None) -> PrometheusExporter:
+    """Return an exporter as large as it gets."""
+    return exporter(registry, emotions=LABELS, profiles=PROFILES, sinks=("A", "B", "C", "D"))
+
+
+def busy_report():
+    """Return a report with a score, a rank and a crossing for each of fourteen labels."""
+    score = LabelScore(mean=0.1, peak=0.9, rank=0.6, crossings=1)
+    plan = {"add": dict.fromkeys(LABELS[:2], 0.1)}
+    return dataclasses.replace(
+        make_report(), scores=dict.fromkeys(LABELS, score), receipt=steered(plan=plan)
+    )
 
 
 def exporter(registry: CollectorRegistry | None = None, **options) -> PrometheusExporter:
@@ -195,9 +268,53 @@ def test_no_created_series_and_the_process_keeps_its_own_setting():
     assert sink.registry is registry
 
 
-def test_the_series_stay_few_for_fourteen_labels():
-    sink = exporter(emotions=[f"label{n}" for n in range(14)])
-    assert len(series(sink)) <= 320
+def test_the_series_stay_few_for_fourteen_labels_and_all_notice_profiles():
+    assert len(series(full())) <= 600
+
+
+def test_ten_thousand_responses_with_hostile_names_add_no_series():
+    sink, report = full(), busy_report()
+    before = series(sink)
+    for n in range(10_000):
+        name = f'{n}"\n{{}}\u2028'
+        odd = dataclasses.replace(report, model=name) if n % 2 else report
+        scores = {name: LabelScore(mean=0.0, peak=None, rank=0.5, crossings=1)}
+        sink.report(dataclasses.replace(odd, scores=scores, status=name, faults=(name,)))
+        sink.notices.given(name, name, name, name)
+    assert series(sink) == before
+    assert value(sink, "crossings_total", model="fake", emotion="other") == 5000
+    assert value(sink, "crossings_total", model="other", emotion="other") == 5000
+
+
+def test_a_page_takes_less_than_fifty_milliseconds():
+    sink = full()
+    sink.report(busy_report())
+    with serve(sink, 0) as server:
+        seconds = [timed(lambda: urllib.request.urlopen(server.url).read()) for _ in range(9)]
+    assert statistics.median(seconds) < 0.05
+
+
+def test_a_report_costs_less_than_a_tenth_of_a_millisecond():
+    sink, report = full(), busy_report()
+    seconds = [timed(lambda: sink.report(report)) for _ in range(500)]
+    assert statistics.median(seconds) < 1e-4
+
+
+def timed(work) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def test_memory_does_not_grow_with_responses():
+    sink, report = full(), busy_report()
+    for _ in range(2_000):
+        sink.report(report)
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    for _ in range(100_000):
+        sink.report(report)
+    assert psutil.Process().memory_info().rss - before < 2**20
 
 
 def test_a_second_exporter_in_one_registry_is_refused():
@@ -207,30 +324,159 @@ def test_a_second_exporter_in_one_registry_is_refused():
         exporter(registry)
 
 
-def test_names_and_help_follow_the_naming_rules():
-    for metric in exporter().registry.collect():
+def test_names_types_and_labels_are_those_of_the_documentation():
+    found = {}
+    for metric in full().registry.collect():
+        (labels,) = {" ".join(k for k in sample.labels if k != "le") for sample in metric.samples}
+        found[metric.name.removeprefix("emoguard_")] = (metric.type, labels)
         assert metric.name.startswith("emoguard_")
         assert metric.documentation.endswith(".")
-        sampled = {sample.name for sample in metric.samples}
-        if metric.type == "counter":
-            assert sampled == {f"{metric.name}_total"}
-        else:
-            assert metric.name.endswith(("_ratio", "_seconds", "_info"))
+    assert found == METRICS
 
 
-def test_promtool_finds_nothing_to_say():
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("needs promtool (Debian package prometheus)")
-    sink = exporter()
-    sink.report(make_report())
+def test_promtool_finds_nothing_to_say_about_a_live_page():
+    promtool, sink = binaries.promtool(), full()
+    sink.report(busy_report())
+    with serve(sink, 0) as server, urllib.request.urlopen(server.url, timeout=5) as answer:
+        page = answer.read()
     checked = subprocess.run(
-        [promtool, "check", "metrics"],
-        input=generate_latest(sink.registry),
-        capture_output=True,
-        check=False,
+        [promtool, "check", "metrics"], input=page, capture_output=True, check=False
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_crossings_are_counted_and_held_against_their_target():
+    sink = exporter(targets={"sad": 7e-5})
+    score = LabelScore(mean=0.0, peak=2.5, rank=0.5, crossings=3)
+    uncertified = LabelScore(mean=0.0, peak=2.5, rank=0.5, crossings=None)
+    scores = {"sad": score, "happy": uncertified}
+    sink.report(dataclasses.replace(make_report(), scores=scores))
+    assert value(sink, "crossings_total", model="fake", emotion="sad") == 3
+    assert value(sink, "crossings_total", model="fake", emotion="happy") == 0
+    assert value(sink, "alarm_target_ratio", model="fake", emotion="sad") == 7e-5
+    assert math.isnan(value(sink, "alarm_target_ratio", model="fake", emotion="happy"))
+
+
+def test_a_receipt_is_counted_for_each_emotion_of_its_plan_once():
+    sink = exporter()
+    sink.report(dataclasses.replace(make_report(), receipt=steered()))
+    sink.report(dataclasses.replace(make_report(), receipt=steered(dose_max=0.0625)))
+    for emotion in ("happy", "sad"):
+        for outcome, tokens in {"applied": 60, "clipped": 8, "faulted": 2}.items():
+            labels = {"model": "fake", "emotion": emotion, "outcome": outcome}
+            assert value(sink, "steering_tokens_total", **labels) == tokens
+    assert value(sink, "steering_dose_ratio_max", model="fake") == 0.125
+
+
+def test_a_receipt_without_a_token_or_with_an_unknown_label_is_taken():
+    sink = exporter()
+    receipt = steered(plan={"ablate": ("furious",)}, dose_max=None, dose_median=None)
+    sink.report(dataclasses.replace(make_report(), receipt=receipt))
+    labels = {"model": "fake", "emotion": "other", "outcome": "applied"}
+    assert value(sink, "steering_tokens_total", **labels) == 30
+    assert value(sink, "steering_dose_ratio_max", model="fake") == 0
+
+
+def test_notices_are_counted_where_they_are_known():
+    sink = exporter(profiles=["cn_2026"])
+    sink.notices.given("fake", "cn_2026", "interval", "field")
+    sink.notices.given("fake", "unheard_of", "interval", "field")
+    sink.notices.overdue(2)
+    sink.notices.undelivered()
+    labels = {"model": "fake", "profile": "cn_2026", "reason": "interval", "channel": "field"}
+    assert value(sink, "notices_total", **labels) == 1
+    assert value(sink, "notices_total", **dict.fromkeys(labels, "other")) == 1
+    assert value(sink, "notices_overdue") == 2
+    assert value(sink, "notices_undelivered_total") == 1
+    assert value(sink, "label_overflow_total") == 1
+
+
+def test_a_scrape_asks_the_sinks_that_were_joined():
+    sink = exporter()
+    before = series(sink)
+    sink.join([sink, StuckDrift(), CountedLog()])
+    assert value(sink, "drift_evidence", model="fake", emotion="sad") == 0.25
+    assert value(sink, "drift_evidence", model="fake", emotion="other") == 0
+    assert value(sink, "drift_alarms_total", model="fake", emotion="happy") == 2
+    assert value(sink, "baseline_timestamp_seconds") == StuckDrift.baseline_created
+    assert value(sink, "audit_lines_total") == 7
+    added = {name for name in series(sink) - before if "errors" not in name}
+    assert not added
+
+
+def test_failures_of_joined_sinks_are_told_apart():
+    sink = exporter(sinks=())
+    sink.join([sink, FailingSink()])
+    sink.report(dataclasses.replace(make_report(), faults=("sink:FailingSink", "steering")))
+    assert value(sink, "errors_total", part="sink:FailingSink") == 1
+    assert value(sink, "errors_total", part="steering") == 1
+    assert value(sink, "label_overflow_total") == 0
+
+
+def test_the_state_of_the_policy_file_is_asked_at_each_scrape():
+    state = {"successful": True}
+    sink = exporter(policy_successful=lambda: state["successful"])
+    assert value(sink, "policy_last_reload_successful") == 1
+    state["successful"] = False
+    assert value(sink, "policy_last_reload_successful") == 0
+    assert value(exporter(), "policy_last_reload_successful") == 1
+
+
+def site(text: str, tmp_path) -> Site:
+    (tmp_path / "policy.yml").write_text(text)
+    file, door = PolicyFile(tmp_path / "policy.yml"), FakeResiduals()
+    probe = make_probe(door)
+    guard = Guard(probe, [make_calibration(probe, door.identity)], file)
+    return Site(
+        policy=file.policy,
+        labels=guard.labels,
+        identity=door.identity,
+        probe=probe.name,
+        policy_file=file,
+        thresholds=guard.thresholds(door.identity),
+        backend="fake",
+    )
+
+
+def test_a_policy_opens_it_with_targets_and_serves_it_until_closed(tmp_path):
+    place = site("sinks: [{prometheus: {port: 0}}]", tmp_path)
+    with open_sinks(place) as (sink,):
+        (target,) = {t.bound / 1000 for t in place.thresholds}
+        assert value(sink, "alarm_target_ratio", model="fake", emotion="sad") == target
+        assert value(sink, "policy_last_reload_successful") == 1
+        (tmp_path / "policy.yml").write_text("version: 2")
+        place.policy_file.refresh()
+        url = sink.url
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            page = answer.read().decode()
+        assert "emoguard_policy_last_reload_successful 0.0" in page
+        assert 'policy="policy.yml"' in page
+    with pytest.raises(OSError):
+        urllib.request.urlopen(url, timeout=5)
+
+
+def test_it_can_be_mounted_in_a_wsgi_server():
+    sink, told = exporter(), []
+    app = wsgi_app(sink)
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "QUERY_STRING": ""}
+    (body,) = app(environ, lambda status, headers: told.append(status))
+    assert told == ["200 OK"]
+    assert b"emoguard_build_info" in body
+
+
+def test_it_can_be_mounted_in_an_asgi_server():
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(asgi_app(exporter())(scope, receive, send))
+    assert sent[0]["status"] == 200
+    assert b"emoguard_build_info" in sent[1]["body"]
 
 
 def test_metrics_are_served_on_loopback_until_closed():
