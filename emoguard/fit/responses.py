@@ -79,10 +79,10 @@ def calibrate(
 
     """
     projections, lengths, along = [], [], []
-    for number, answer in enumerate(said):
-        if len(answer.token_ids) >= SHORTEST:
-            ids = answer.prompt_ids + answer.token_ids[:-1]
-            residuals = door.residuals(ids, probe.layers)[:, len(answer.prompt_ids) - 1 :]
+    for number, one in enumerate(said):
+        if len(one.token_ids) >= SHORTEST:
+            ids = one.prompt_ids + one.token_ids[:-1]
+            residuals = door.residuals(ids, probe.layers)[:, len(one.prompt_ids) - 1 :]
             projections.append(probe.project(residuals))
             lengths.append(np.linalg.norm(residuals, axis=2))
             along.append(np.einsum("lth,lkh->ltk", residuals, probe.steer))
@@ -109,17 +109,23 @@ def calibrate(
 def answers(
     model: Any, tokenizer: Any, prompts: Sequence[str], sampling: Sampling, *, start: int = 0
 ) -> Iterator[Answer]:
-    """Let a model answer prompts from number `start` on, with its chat template if it has one.
-
-    The n-th answer is sampled with seed n and does not depend on those before it. `tokenizer` is
-    None for a `llama_cpp.Llama`, which brings its own.
-    """
-    one = _llamacpp_answer if tokenizer is None else _transformers_answer
+    """Let a model answer prompts from number `start` on, the n-th with seed n; see `answer`."""
     for number in range(start, len(prompts)):
-        yield one(model, tokenizer, prompts[number], sampling, number)
+        yield answer(model, tokenizer, prompts[number], sampling, number)
 
 
-def _llamacpp_answer(model: Any, _: Any, prompt: str, sampling: Sampling, seed: int) -> Answer:
+def answer(model: Any, tokenizer: Any, prompt: str, sampling: Sampling, seed: int) -> Answer:
+    """Let a model answer one prompt, with its chat template if it has one.
+
+    What it says does not depend on what it said before. `tokenizer` is None for a
+    `llama_cpp.Llama`, which brings its own.
+    """
+    if tokenizer is None:
+        return _llamacpp_answer(model, prompt, sampling, seed)
+    return _transformers_answer(model, tokenizer, prompt, sampling, seed)
+
+
+def _llamacpp_answer(model: Any, prompt: str, sampling: Sampling, seed: int) -> Answer:
     import llama_cpp  # noqa: PLC0415  (only for a llama.cpp model)
 
     prompt_ids = _llamacpp_prompt(model, prompt, sampling.system)
