@@ -115,7 +115,7 @@ def _check_plain(data: Any, at: tuple[str, ...] = ()) -> None:
 
 def _key(path: Sequence[str], key: Any) -> str:
     if not isinstance(key, str) or not _is_plain(key):
-        raise EmoGuardError(f"{_dotted((*path, str(key)))}: not a key: keys are text")
+        raise EmoGuardError(f"{_dotted((*path, _text(key)))}: not a key: keys are text")
     return key
 
 
@@ -185,4 +185,11 @@ def _told(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list | tuple):
         return "a list"
-    return json.dumps(value)[:60] if _is_plain(value) else f"{value!s:.60}"
+    return json.dumps(value)[:60] if _is_plain(value) else _text(value)
+
+
+def _text(value: Any) -> str:
+    try:
+        return f"{value!s:.60}"
+    except ValueError:  # a number of more digits than Python writes out
+        return f"an endless {type(value).__name__}"

@@ -106,6 +106,10 @@ def _factory(key: str, name: str) -> SinkFactory:
         raise EmoGuardError(
             f"{key}.{name} needs {error.name}: pip install 'emoguard[{name}]'"
         ) from error
+    if not hasattr(factory, "from_policy"):
+        raise EmoGuardError(
+            f"{key}.{name} cannot be opened from a policy: pass it to Guard(sinks=)"
+        )
     return factory
 
 

@@ -81,7 +81,7 @@ class _Builder:
 
         if isinstance(event, yaml.AliasEvent) or event.anchor:
             raise self._error(event, "anchors and aliases (& and *) are not taken: write it out")
-        if event.tag is not None and event.tag != "!":
+        if event.tag is not None:
             raise self._error(event, f"tags are not taken, got {event.tag:.60}: leave it out")
         if len(self._path) >= DEEPEST:
             raise self._error(event, f"nested more than {DEEPEST} deep")

@@ -1,0 +1,120 @@
+"""`emoguard check`: what a policy file means, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from emoguard.cli.paint import printable
+from emoguard.cli.probes import open_probe
+from emoguard.errors import EmoGuardError
+from emoguard.guard import Guard
+from emoguard.plan import Plan
+from emoguard.policy import AlarmPolicy, DriftPolicy, Policy, RequestPolicy, SteeringPolicy
+from emoguard.reload import FIXED
+from emoguard.sinks import check_sinks
+
+ON_ALERT = {
+    "report": "an alarm is reported",
+    "callback": "an alarm is reported and the callback called",
+    "stop": "an alarm is reported and ends the response",
+}
+
+
+@click.command(short_help="Say what a policy file means.")
+@click.argument("file")
+@click.option("--probe", help="A probe file or shipped probe that the policy should fit.")
+def check(file: str, probe: str | None) -> None:
+    """Say what the policy in FILE means, or what is wrong with it (exit 1).
+
+    With --probe its labels and its plan are checked against that probe, too.
+    """
+    policy = Policy.load(file)
+    rows = meaning(policy)
+    found = open_probe(probe) if probe is not None else None
+    try:
+        check_sinks(policy)
+        if found is not None:
+            Guard(found[0], found[1], policy).check(policy)
+            rows.append(("probe", f"{found[0].name} has every label and layer that is named"))
+    except EmoGuardError as error:
+        raise EmoGuardError(f"{file}: {error}") from error
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, words in rows:
+        table.add_row(key, Text(printable(words)))
+    Console(highlight=False).print(table)
+
+
+def meaning(policy: Policy) -> list[tuple[str, str]]:
+    """Return each part of a policy and what it means."""
+    sampled = f"{policy.sample_ratio:.6g} of all" if policy.sample_ratio < 1 else "all"
+    unsupported = "refused" if policy.on_unsupported == "refuse" else "run and reported as skipped"
+    return [
+        ("labels", ", ".join(policy.labels) or "all labels of the probe"),
+        ("alarms", _alarms(policy.alarms)),
+        ("drift", _drift(policy.drift)),
+        ("steering", _steering(policy.steering)),
+        ("requests", _requests(policy.requests)),
+        ("on_unsupported", f"generation without one reading per token is {unsupported}"),
+        ("sample_ratio", f"{sampled} responses are read and reported"),
+        ("sinks", "; ".join(map(_sink, policy.sinks)) or "none: reports stay in this process"),
+        ("keep_reports", f"the last {policy.keep_reports} reports and alerts are remembered"),
+        ("restart for", f"{', '.join(FIXED)}; other changes take effect with the next response"),
+    ]
+
+
+def _alarms(alarms: AlarmPolicy) -> str:
+    return (
+        f"at most {alarms.rate_per_1000_tokens:g} crossings per 1,000 response tokens on neutral "
+        f"responses, all labels together; rolling mean of {alarms.window_tokens} tokens, armed "
+        f"again {alarms.hysteresis_sd:g} sd below the threshold; {ON_ALERT[alarms.on_alert]}"
+    )
+
+
+def _drift(drift: DriftPolicy) -> str:
+    baseline = drift.baseline or "none yet: drift is learning"
+    return (
+        f"a shift of the mean rank by more than {drift.tolerance_rank:g} is worth an alarm; "
+        f"unchanged traffic alarms at most once in {drift.arl_blocks:,} blocks of "
+        f"{drift.block_responses} responses on average; baseline {baseline}"
+    )
+
+
+def _steering(steering: SteeringPolicy) -> str:
+    excess = "refused" if steering.on_excess == "refuse" else "clipped"
+    fault = "runs unsteered" if steering.on_fault == "unsteered" else "is stopped"
+    return (
+        f"no token is moved by more than {steering.max_dose_ratio:.6g} of its length; "
+        f"{_plan(steering.plan)}; a plan beyond the bound is {excess}; after a fault the rest of "
+        f"the response {fault}"
+    )
+
+
+def _plan(plan: Plan) -> str:
+    if plan.is_empty:
+        return "nothing is steered unless a request asks"
+    said = [f"{label} {dose:+g}" for label, dose in plan.add.items()]
+    said += [f"{label} capped at quantile {limit:g}" for label, limit in plan.cap.items()]
+    said += [f"{label} held above quantile {limit:g}" for label, limit in plan.floor.items()]
+    said += [f"{label} held at the neutral median" for label in plan.ablate]
+    layers = ", ".join(map(str, plan.layers))
+    where = f" at layers {layers}" if layers else ""
+    return f"every response is steered: {', '.join(said)}{where}"
+
+
+def _requests(requests: RequestPolicy) -> str:
+    plan, scores = ("may" if each else "may not" for each in (requests.plan, requests.scores))
+    return f"over the wire one {plan} bring a steering plan and {scores} ask for scores per token"
+
+
+def _sink(sink: Mapping[str, Mapping[str, Any]]) -> str:
+    ((name, options),) = sink.items()
+    told = ", ".join(f"{key} {value}" for key, value in options.items())
+    return f"{name} ({told})" if told else name

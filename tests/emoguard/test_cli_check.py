@@ -1,0 +1,108 @@
+"""`emoguard check`: a policy in words, or the mistake in it."""
+
+import pytest
+
+from emoguard import artifact
+from emoguard.cli import main
+from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
+from tests.emoguard.test_policy import FULL
+
+
+@pytest.fixture
+def probe(tmp_path):
+    made = make_probe(FakeResiduals(), ("happy", "sad"), (1, 3))
+    artifact.save(tmp_path / "p.safetensors", made, [make_calibration(made, FAKE_IDENTITY)])
+    return str(tmp_path / "p.safetensors")
+
+
+@pytest.fixture
+def check(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def run(text: str, *more: str) -> tuple[int, str, str]:
+        (tmp_path / "policy.yaml").write_text(text, encoding="utf-8")
+        code = main(["check", str(tmp_path / "policy.yaml"), *more])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_an_empty_policy_is_told_by_its_defaults(check):
+    code, out, err = check("")
+    assert (code, err) == (0, "")
+    for words in (
+        "all labels of the probe",
+        "at most 1 crossings per 1,000 response tokens",
+        "rolling mean of 16 tokens",
+        "no token is moved by more than 0.1 of its length; nothing is steered unless",
+        "one may not bring a steering plan and may not ask for scores per token",
+        "none: reports stay in this process",
+        "restart for",
+    ):
+        assert words in out
+
+
+def test_what_is_set_is_told(check):
+    code, out, _ = check(FULL.replace("  - rate: {}\n", "").replace("prometheus", "jsonl").replace(
+        "{port: 9464}", "{path: log, key_env: K}"
+    ))  # fmt: skip
+    assert code == 0
+    for words in (
+        "sad, happy",
+        "0.5 crossings",
+        "an alarm is reported and ends the response",
+        "baseline base.json",
+        "happy +0.05, sad capped at quantile 0.99, sad held at the neutral median at layers 3",
+        "is clipped; after a fault the rest of the response is stopped",
+        "one may bring a steering plan and may ask",
+        "run and reported as skipped",
+        "0.25 of all responses",
+        "jsonl (path log, key_env K)",
+        "the last 3 reports",
+    ):
+        assert words in out, words
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("steering: {max_dose: 1}", "steering.max_dose: unknown; did you mean max_dose_ratio?"),
+        ("version: 2", "version: this EmoGuard reads version 1, got 2"),
+        ("sinks: [{jsonl: {pth: x}}]", "sinks.0.jsonl.pth: unknown; did you mean path?"),
+        ("sinks: [{jsnl: {}}]", "sinks.0.jsnl: unknown; did you mean jsonl?"),
+        ("a: [", "this is no YAML"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_1(check, text, sentence):
+    code, out, err = check(text)
+    assert (code, out) == (1, "")
+    assert f"policy.yaml: {sentence}" in err
+    assert err.count("\n") == 1
+
+
+def test_a_probe_that_fits(check, probe):
+    code, out, _ = check("{labels: [sad], steering: {plan: {cap: {sad: 0.9}}}}", "--probe", probe)
+    assert code == 0
+    assert "has every label and layer that is named" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("labels: [glad]", "unknown label glad"),
+        ("steering: {plan: {cap: {glad: 0.9}}}", "unknown label glad"),
+        ("steering: {plan: {cap: {sad: 0.9}, layers: [2]}}", "layers"),
+    ],
+)
+def test_a_probe_that_does_not_fit(check, probe, text, sentence):
+    code, _, err = check(text, "--probe", probe)
+    assert code == 1
+    assert "policy.yaml: " in err
+    assert sentence in err
+
+
+def test_no_policy_and_no_probe(check, tmp_path, capsys):
+    assert main(["check", str(tmp_path / "none.yaml")]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+    assert check("", "--probe", "none")[0] == 1
