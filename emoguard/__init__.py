@@ -9,7 +9,7 @@ from emoguard.plan import Plan
 from emoguard.policy import Policy
 from emoguard.probe import Probe
 from emoguard.records import Alert, Report, Request
-from emoguard.registry import attach
+from emoguard.registry import attach, open_guard
 
 __version__ = "0.1.0"
 
@@ -24,4 +24,5 @@ __all__ = [
     "Request",
     "__version__",
     "attach",
+    "open_guard",
 ]

@@ -18,6 +18,7 @@ from emoguard.plan import Plan
 from emoguard.policy import Policy
 from emoguard.records import PHASES, LabelScore, Receipt, Report, Steered, TokenScore
 from emoguard.reload import PolicyFile
+from emoguard.sinks import Site
 from emoguard.steering import Steering, prepare
 
 if TYPE_CHECKING:
@@ -97,6 +98,18 @@ class Guard:
         if not steering.plan.is_empty:
             for calibration in self.calibrations or (None,):
                 prepare(steering.plan, self.probe, calibration, steering.max_dose_ratio)
+
+    def site(self, identity: ModelIdentity) -> Site:
+        """Return what sinks may know that are opened for one model file."""
+        return Site(
+            policy=self.policy,
+            labels=self.labels,
+            identity=identity,
+            probe=self.probe.name,
+            calibration=self.calibration(identity),
+            policy_file=self.policy_file,
+            thresholds=self.thresholds(identity),
+        )
 
     def calibration(self, identity: ModelIdentity) -> Calibration | None:
         """Return the calibration made on exactly this model file, None when there is none."""

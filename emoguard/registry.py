@@ -6,14 +6,19 @@ import importlib
 import logging
 import os
 from collections import deque
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import entry_points
 from importlib.resources import as_file, files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
+from emoguard.policy import Policy
+from emoguard.reload import PolicyFile
+from emoguard.sinks import open_sinks
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -47,6 +52,51 @@ def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
     if guard is None:
         guard = shipped(plugin.open_residuals(inner, **options))
     return plugin.attach(inner, guard, **options)
+
+
+@contextmanager
+def open_guard(
+    model: Any,
+    policy: Policy | str | Path | None = None,
+    probe: str | Path | None = None,
+    **options: Any,
+) -> Iterator[Guard]:
+    """Open a guard for `model` with the sinks that its policy names; close them at the end.
+
+    `policy` is a Policy or a YAML file, which the guard then follows while it runs; `probe` is a
+    probe file, by default the shipped one that fits. Options are those of `attach`:
+
+        with open_guard(llm, "policy.yaml") as guard, emoguard.attach(llm, guard):
+            ...
+
+    With `EMOGUARD_DISABLE=1` nothing is read or opened, there is no guard, and `attach` wants none.
+
+    Raises:
+        EmoGuardError: a policy or probe that is not sound or does not fit, a sink that cannot be
+            opened. Nothing is left open.
+
+    """
+    if os.environ.get("EMOGUARD_DISABLE") == "1":
+        yield cast("Guard", None)
+        return
+    plugin, inner = find(model)
+    with _opened(plugin.open_residuals(inner, **options), policy, probe) as guard:
+        yield guard
+
+
+@contextmanager
+def _opened(
+    door: Residuals, policy: Policy | str | Path | None, probe: str | Path | None
+) -> Iterator[Guard]:
+    followed = PolicyFile(policy) if isinstance(policy, str | Path) else policy
+    found = shipped(door) if probe is None else Guard.load(probe)
+    plain = Guard(found.probe, found.calibrations, followed)
+    plain.check(plain.policy)
+    with (
+        open_sinks(plain.site(door.identity)) as sinks,
+        Guard(found.probe, found.calibrations, followed, sinks) as guard,
+    ):
+        yield guard
 
 
 def find(model: Any) -> tuple[Plugin, Any]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from importlib.resources.abc import Traversable
@@ -8,9 +9,15 @@ from pathlib import Path
 import pytest
 
 import emoguard
-from emoguard import EmoGuardError, Guard, artifact, registry
+from emoguard import EmoGuardError, Guard, Policy, artifact, registry
 from emoguard.protocols import Watch
-from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
+from emoguard.testing import (
+    FAKE_IDENTITY,
+    FakeResiduals,
+    make_calibration,
+    make_probe,
+    make_reading,
+)
 
 
 def foreign(module: str, **members: object) -> object:
@@ -141,3 +148,77 @@ def test_shipped_files_are_probe_files_by_name(monkeypatch, tmp_path):
     found = registry.shipped_files()
     assert list(found) == ["a", "b"]
     assert all(isinstance(file, Traversable) for file in found.values())
+
+
+FAKE_PLUGIN = """
+from emoguard.testing import FakeResiduals
+def open_residuals(model, **options): return FakeResiduals()
+def attach(model, guard, **options): raise NotImplementedError
+"""
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch) -> object:
+    """A model object whose installed plug-in opens fake residuals; a probe that fits is shipped."""
+    info = tmp_path / "fakery-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fakery\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[emoguard.plugins]\nfakery = fakery_plugin\n")
+    (tmp_path / "fakery_plugin.py").write_text(FAKE_PLUGIN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    save_probe(shelf(monkeypatch, tmp_path) / "fits.safetensors", FakeResiduals())
+    return foreign("fakery.model")
+
+
+def test_a_guard_is_opened_with_everything_a_policy_file_names(model, tmp_path):
+    log = {"path": f"{tmp_path}/log", "key_file": f"{tmp_path}/key", "create_key": True}
+    policy = {"labels": ["sad"], "sinks": [{"jsonl": log}]}
+    (tmp_path / "policy.yaml").write_text(json.dumps(policy))
+    with emoguard.open_guard(model, tmp_path / "policy.yaml") as guard:
+        assert guard.labels == ("sad",)
+        assert guard.policy_file.path == tmp_path / "policy.yaml"
+        report = guard.publish(guard.report(make_reading(labels=1), emoguard.Request()))
+        assert report.scores["sad"].rank is not None
+    assert (tmp_path / "log").read_text().count("\n") == 1
+    with emoguard.open_guard(model, tmp_path / "policy.yaml"):  # the log was closed
+        pass
+
+
+def test_a_guard_is_opened_with_a_probe_file_and_a_policy_object(model, tmp_path):
+    door = FakeResiduals()
+    save_probe(tmp_path / "mine.safetensors", door, layers=(3,))
+    with emoguard.open_guard(
+        model, Policy(sample_ratio=0.5), tmp_path / "mine.safetensors"
+    ) as guard:
+        assert guard.probe.layers == (3,)
+        assert (guard.policy.sample_ratio, guard.policy_file) == (0.5, None)
+    with emoguard.open_guard(model) as guard:
+        assert guard.policy == Policy()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("labels: [glad]", "unknown label glad"),
+        ("steering: {plan: {cap: {glad: .9}}}", "unknown label glad"),
+        ("sinks: [{zzz: {}}]", "sinks.0.zzz: unknown"),
+        ("zzz: 1", "zzz: unknown"),
+    ],
+)
+def test_a_policy_that_does_not_fit_opens_nothing(model, tmp_path, text, sentence):
+    (tmp_path / "policy.yaml").write_text(text)
+    with (
+        pytest.raises(EmoGuardError, match=sentence),
+        emoguard.open_guard(model, tmp_path / "policy.yaml"),
+    ):
+        pass
+
+
+def test_the_off_switch_opens_nothing(monkeypatch):
+    monkeypatch.setenv("EMOGUARD_DISABLE", "1")
+    model = object()
+    with (
+        emoguard.open_guard(model, "nowhere.yaml") as guard,
+        emoguard.attach(model, guard) as watch,
+    ):
+        assert watch.live() is None
