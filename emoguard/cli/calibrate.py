@@ -94,7 +94,11 @@ def calibrate(
     others = [c for c in calibrations if not c.identity.matches(made.identity)]
     artifact.save(out, found, [*others, made])
     _show(found, made, policy)
-    Console().print(f"Wrote {out}. The responses in {out}.answers.jsonl may be deleted.")
+    Console(highlight=False).print(
+        f"Wrote {out}. The responses in {out}.answers.jsonl may be deleted.",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def calibrating_prompts() -> list[str]:

@@ -8,7 +8,19 @@ import click
 
 import emoguard
 
-NAMES = ("demo", "run", "show", "fit", "calibrate", "export", "check", "audit", "doctor")
+NAMES = (
+    "demo",
+    "run",
+    "show",
+    "fit",
+    "calibrate",
+    "export",
+    "baseline",
+    "replay",
+    "check",
+    "audit",
+    "doctor",
+)
 """Every verb is a click command of this name in the module of this name beside this file."""
 
 

@@ -1,0 +1,203 @@
+"""A site's own traffic, frozen by its operator: what drift is measured against."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from emoguard.errors import EmoGuardError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from emoguard.records import Report
+
+ENOUGH_BLOCKS = 50
+"""Fewer blocks give false alarms: 8 of them in one of five unchanged streams."""
+
+LARGEST = 64 * 2**20
+
+
+def counts(report: Report) -> bool:
+    """Return whether a response belongs to traffic: scored and left alone by steering.
+
+    Flagged ones belong to it. Both the baseline and drift ask here.
+    """
+    return report.status == "scored" and bool(report.scores) and not report.steered
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Means of blocks of response means of z, one row per block in their order, one column a label.
+
+    Bound to the model file and the probe that the responses were read from and with.
+    """
+
+    model: str
+    identity: str
+    probe: str
+    labels: tuple[str, ...]
+    block_responses: int
+    blocks: tuple[tuple[float, ...], ...]
+    created: float
+
+    @classmethod
+    def learn(cls, reports: Iterable[Report], block_responses: int) -> Self:
+        """Average the responses that count, block by block; those left over at the end are not.
+
+        Raises:
+            EmoGuardError: fewer than 50 blocks, or responses of several models, probes or labels.
+
+        """
+        rows: list[list[float]] = []
+        first: Report | None = None
+        for report in reports:
+            if not counts(report):
+                continue
+            first = first or report
+            _check_same(first, report)
+            rows.append([score.mean for score in report.scores.values()])
+        blocks = len(rows) // block_responses
+        if first is None or blocks < ENOUGH_BLOCKS:
+            raise EmoGuardError(
+                f"a baseline needs {ENOUGH_BLOCKS} blocks of {block_responses} unsteered scored "
+                f"responses ({ENOUGH_BLOCKS * block_responses:,}), got {len(rows):,}: "
+                "let more traffic pass"
+            )
+        whole = np.array(rows[: blocks * block_responses]).reshape(blocks, block_responses, -1)
+        return cls(
+            model=first.model,
+            identity=first.identity,
+            probe=first.probe,
+            labels=tuple(first.scores),
+            block_responses=block_responses,
+            blocks=tuple(map(tuple, whole.mean(axis=1).tolist())),
+            created=time.time(),
+        )
+
+    @property
+    def digest(self) -> str:
+        """Return sixteen hex digits that tell baselines apart."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
+
+    def columns(self, labels: Sequence[str]) -> NDArray[np.float64]:
+        """Return the block means of `labels`, (blocks, labels).
+
+        Raises:
+            EmoGuardError: a label that the baseline does not have.
+
+        """
+        missing = [label for label in labels if label not in self.labels]
+        if missing:
+            raise EmoGuardError(
+                f"the baseline has no label {missing[0]}, only {', '.join(self.labels)}: make it "
+                "again from a log with the labels of this policy"
+            )
+        chosen = [self.labels.index(label) for label in labels]
+        return np.array(self.blocks, np.float64)[:, chosen]
+
+    def check_fits(self, identity: str, probe: str, block_responses: int) -> None:
+        """Refuse to serve another model file, probe or block size.
+
+        Raises:
+            EmoGuardError: naming what is different.
+
+        """
+        for name, own, wanted in (
+            ("model file", self.identity, identity),
+            ("probe", self.probe, probe),
+            ("block_responses", self.block_responses, block_responses),
+        ):
+            if own != wanted:
+                raise EmoGuardError(
+                    f"the baseline is for {name} {own}, got {wanted}: make one with emoguard "
+                    "baseline from this site's own log"
+                )
+
+    def save(self, path: str | Path) -> None:
+        """Write the baseline as JSON. The file appears whole or not at all.
+
+        Raises:
+            EmoGuardError: it cannot be written.
+
+        """
+        part = Path(f"{path}.part{os.getpid()}")
+        try:
+            part.write_text(json.dumps({"version": 1, **asdict(self)}), encoding="utf-8")
+            part.replace(path)
+        except OSError as error:
+            raise EmoGuardError(f"baseline {path} cannot be written: {error.strerror}") from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a baseline.
+
+        Raises:
+            EmoGuardError: the file cannot be read, or is no sound baseline.
+
+        """
+        try:
+            with Path(path).open("rb") as file:
+                data = json.loads(file.read(LARGEST))
+            return cls._sound(data)
+        except OSError as error:
+            raise EmoGuardError(f"baseline {path} cannot be read: {error.strerror}") from error
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+            raise EmoGuardError(
+                f"{path} is no sound baseline ({type(error).__name__}: {error!s:.100}): make it "
+                "with emoguard baseline"
+            ) from error
+
+    @classmethod
+    def _sound(cls, data: Any) -> Self:
+        if data["version"] != 1:
+            raise ValueError("wanted version 1")
+        texts = [data["model"], data["identity"], data["probe"], *data["labels"]]
+        blocks = np.array(data["blocks"], np.float64)
+        block, created = data["block_responses"], data["created"]
+        sound = (
+            all(isinstance(text, str) for text in texts)
+            and blocks.ndim == 2
+            and blocks.shape[1] == len(data["labels"])
+            and len(blocks) >= ENOUGH_BLOCKS
+            and np.all(np.isfinite(blocks))
+            and type(block) is int
+            and block > 0
+            and isinstance(created, int | float)
+        )
+        if not sound:
+            raise ValueError(f"wanted {ENOUGH_BLOCKS} blocks of finite means or more, by label")
+        return cls(
+            model=data["model"],
+            identity=data["identity"],
+            probe=data["probe"],
+            labels=tuple(data["labels"]),
+            block_responses=block,
+            blocks=tuple(map(tuple, blocks.tolist())),
+            created=float(created),
+        )
+
+
+def _check_same(first: Report, report: Report) -> None:
+    for name in ("identity", "probe"):
+        before, now = getattr(first, name), getattr(report, name)
+        if before != now:
+            raise EmoGuardError(
+                f"a baseline is of one model file and one probe, got {name} {before} and {now}: "
+                "take the lines of one"
+            )
+    if tuple(first.scores) != tuple(report.scores):
+        raise EmoGuardError(
+            f"a baseline is of one list of labels, got {', '.join(first.scores)} and "
+            f"{', '.join(report.scores)}: take the lines of one"
+        )

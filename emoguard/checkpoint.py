@@ -1,0 +1,75 @@
+"""What a monitor knows, kept in a small JSON file so that a restart does not forget it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from emoguard.errors import EmoGuardError
+
+log = logging.getLogger("emoguard")
+
+LARGEST = 2**20
+"""Bytes; the state of a hundred labels has a few kilobytes."""
+
+
+class Checkpoint:
+    """One file; `bound` is what the state depends on, such as labels and limits.
+
+    Without a path nothing is kept.
+    """
+
+    def __init__(self, path: str | Path | None, bound: Mapping[str, Any]) -> None:
+        self._path = Path(path) if path is not None else None
+        self._bound = json.loads(json.dumps(dict(bound)))
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the state that was saved last, None when there is none for what it is bound to.
+
+        Raises:
+            EmoGuardError: the file cannot be read, or is no checkpoint.
+
+        """
+        if self._path is None:
+            return None
+        try:
+            with self._path.open("rb") as file:
+                saved = json.loads(file.read(LARGEST))
+            bound, state = saved["bound"], saved["state"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            raise self.broken(error) from error
+        if bound != self._bound:
+            log.warning(
+                "%s was kept under other labels, limits or another baseline: starting afresh",
+                self._path,
+            )
+            return None
+        if not isinstance(state, dict):
+            raise self.broken(TypeError("no state"))
+        return state
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Put `state` in the place of what was saved; the file is whole at every moment.
+
+        Raises:
+            OSError: it cannot be written.
+
+        """
+        if self._path is None:
+            return
+        part = self._path.with_name(f"{self._path.name}.part{os.getpid()}")
+        part.write_text(json.dumps({"bound": self._bound, "state": dict(state)}), encoding="utf-8")
+        part.replace(self._path)
+
+    def broken(self, error: Exception) -> EmoGuardError:
+        """Return the error for a state that cannot be used."""
+        return EmoGuardError(
+            f"checkpoint {self._path} cannot be used ({type(error).__name__}): delete it to start "
+            "without what was seen before"
+        )

@@ -1,0 +1,116 @@
+"""`emoguard replay`: what would have alarmed on stored reports."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import chain
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from emoguard import reportlines
+from emoguard.baseline import Baseline
+from emoguard.cli.paint import printable
+from emoguard.cli.probes import open_probe
+from emoguard.errors import EmoGuardError
+from emoguard.guard import Guard
+from emoguard.policy import Policy
+from emoguard.protocols import Sink
+from emoguard.records import Alert, Report
+from emoguard.sinks import sink_points
+
+MONITORS = ("rate", "drift")
+
+
+@click.command(short_help="Show what would have alarmed.")
+@click.argument("logs", nargs=-1, required=True, metavar="AUDIT_LOG...")
+@click.option("--policy", "policy_path", help="Policy to try; default: the default one.")
+@click.option("--probe", help="Probe file or shipped probe with the calibration; needed for rates.")
+@click.option("--baseline", "baseline_path", help="Baseline to try, in place of the policy's.")
+def replay(
+    logs: tuple[str, ...], policy_path: str | None, probe: str | None, baseline_path: str | None
+) -> None:
+    """Run the monitors of rates and drift over stored reports and print their alerts.
+
+    Rates need the crossings in the reports and the certified thresholds of --probe; drift needs a
+    baseline. The parts of a rotated log are given in their order, oldest first.
+    """
+    policy = Policy.load(policy_path) if policy_path else Policy()
+    if baseline_path:
+        drift = dataclasses.replace(policy.drift, baseline=baseline_path)
+        policy = dataclasses.replace(policy, drift=drift)
+    reports = chain.from_iterable(map(reportlines.read, logs))
+    first = next(reports, None)
+    if first is None:
+        raise EmoGuardError(f"{', '.join(logs)} holds no report")
+    monitors = open_monitors(policy, first, probe)
+    console, counted = Console(highlight=False), Counter[str]()
+    for report, raised in run(chain([first], reports), monitors):
+        counted["reports"] += 1
+        for alert in raised:
+            counted[alert.monitor] += 1
+            console.print(Text(told(report, alert)), soft_wrap=True)
+    alerts = ", ".join(f"{counted[name]} of {name}" for name in MONITORS)
+    console.print(f"{counted['reports']:,} reports, alerts: {alerts}.")
+    if policy.drift.baseline is None:
+        console.print("Drift had no baseline: make one with emoguard baseline.")
+    if probe is None:
+        console.print("Rates had no thresholds: name the calibrated file with --probe.")
+
+
+def open_monitors(policy: Policy, first: Report, probe: str | None) -> list[Sink]:
+    """Return the monitors of rates and drift for the model of a log's first report.
+
+    Raises:
+        EmoGuardError: the probe has no calibration for it, or the baseline is of something else.
+
+    """
+    points, drift = sink_points(), policy.drift
+    labels = policy.labels or tuple(first.scores)
+    baseline = None if drift.baseline is None else Baseline.load(drift.baseline)
+    if baseline is not None:
+        baseline.check_fits(first.identity, first.probe, drift.block_responses)
+    return [
+        points["rate"].load()(
+            {} if probe is None else _rates(policy, first, probe),
+            window_tokens=policy.alarms.window_tokens,
+            identity=first.identity,
+        ),
+        points["drift"].load()(
+            baseline, labels, tolerance_rank=drift.tolerance_rank, arl_blocks=drift.arl_blocks
+        ),
+    ]
+
+
+def run(
+    reports: Iterator[Report], monitors: Sequence[Sink]
+) -> Iterator[tuple[Report, list[Alert]]]:
+    """Yield each report with the alerts that it raised."""
+    for report in reports:
+        yield report, [alert for monitor in monitors for alert in monitor.report(report)]
+
+
+def told(report: Report, alert: Alert) -> str:
+    """Return one line about an alert."""
+    when = datetime.fromtimestamp(report.created, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    line = f"{when}  {alert.severity}  {alert.monitor}  {alert.label}  {alert.message}"
+    return printable(f"{line}  ({alert.report_id})")
+
+
+def _rates(policy: Policy, first: Report, probe: str) -> dict[str, float]:
+    """Return the certified rates of the model whose report this is, by label."""
+    found, calibrations, _ = open_probe(probe)
+    guard = Guard(found, calibrations, policy)
+    for calibration in calibrations:
+        if calibration.identity.digest == first.identity:
+            thresholds = guard.thresholds(calibration.identity)
+            pairs = zip(guard.labels, thresholds, strict=True)
+            return {label: each.bound for label, each in pairs if each is not None}
+    raise EmoGuardError(
+        f"{probe} has no calibration for the model of this log ({first.model}, {first.identity}): "
+        "give the probe file that was used"
+    )

@@ -1,0 +1,156 @@
+"""The sink that watches how often labels fire."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from emoguard.checkpoint import Checkpoint
+from emoguard.crossing import WINDOW, windows
+from emoguard.records import Alert, Report
+from emoguard_rate.detector import RateDetector
+
+if TYPE_CHECKING:
+    from emoguard.sinks import Site
+
+EVERY = 50
+"""Responses between two checkpoints."""
+
+
+class RateMonitor:
+    """Alarms when responses cross a label's threshold more often than its certified rate.
+
+    `rates` are crossings per 1,000 window positions by label; labels without one are not watched.
+    Responses of other model files than `identity` (a digest) are passed over, if it is given.
+    `arl_responses` is the mean number of responses to the first false alarm, all labels together,
+    at least. `state` is a file for what was seen, so that a restart keeps it.
+
+    >>> from emoguard.testing import make_report
+    >>> monitor = RateMonitor({"happy": 0.4, "sad": 0.4}, arl_responses=1000)
+    >>> usual = make_report()
+    >>> sum(len(monitor.report(usual)) for _ in range(500))
+    0
+    >>> flagged = make_report(rows=np.full((40, 2), [3, 0], np.float32))
+    >>> for n in range(3):
+    ...     for alert in monitor.report(flagged):
+    ...         print(n, alert.label, alert.message)
+    2 happy more responses cross the threshold than the certified 0.4 per 1,000 tokens: 3 of 503
+
+    Raises:
+        EmoGuardError: a state file that cannot be used.
+
+    """
+
+    def __init__(
+        self,
+        rates: Mapping[str, float],
+        *,
+        window_tokens: int = WINDOW,
+        arl_responses: int = 100_000,
+        identity: str | None = None,
+        state: str | Path | None = None,
+    ) -> None:
+        self.rates = dict(rates)
+        self._window = window_tokens
+        self._identity = identity
+        self._labels = tuple(self.rates)
+        self._detector = RateDetector([r / 1000 for r in self.rates.values()], arl_responses)
+        self._flagged = dict.fromkeys(self._labels, 0)
+        self._alarms = dict.fromkeys(self._labels, 0)
+        self._responses = 0
+        self._lock = threading.Lock()
+        bound = {
+            "rates": self.rates,
+            "window_tokens": window_tokens,
+            "arl_responses": arl_responses,
+            "identity": identity,
+        }
+        self._checkpoint = Checkpoint(state, bound)
+        self._restore()
+
+    @classmethod
+    def from_policy(
+        cls, site: Site, *, arl_responses: int = 100_000, state: str | None = None
+    ) -> Self:
+        """Watch the labels of `site` that have a certified threshold, each at its bound."""
+        thresholds = dict(zip(site.labels, site.thresholds, strict=False))
+        return cls(
+            {label: each.bound for label, each in thresholds.items() if each is not None},
+            window_tokens=site.policy.alarms.window_tokens,
+            arl_responses=arl_responses,
+            identity=site.identity.digest,
+            state=state,
+        )
+
+    def report(self, report: Report) -> Sequence[Alert]:
+        """Take one report; return an alert for each label that fires too often."""
+        if report.status != "scored" or self._identity not in (None, report.identity):
+            return ()
+        phases = report.phases
+        tokens = phases.get("preparation", 0) + phases.get("response", 0)
+        scores = report.scores
+        flagged = [bool(label in scores and scores[label].crossings) for label in self._labels]
+        with self._lock:
+            return self._take(report, np.array(flagged, bool), windows(tokens, self._window))
+
+    def alarms(self) -> Mapping[str, int]:
+        """Return how many alarms each label raised since the process started."""
+        with self._lock:
+            return dict(self._alarms)
+
+    def close(self) -> None:
+        """Save what was seen."""
+        with self._lock:
+            self._save()
+
+    def _take(self, report: Report, flagged: Any, exposure: int) -> Sequence[Alert]:
+        if not exposure or not self._labels:
+            return ()
+        self._responses += 1
+        for n in np.flatnonzero(flagged).tolist():
+            self._flagged[self._labels[n]] += 1
+        alerts = [
+            self._alert(self._labels[n], report) for n in self._detector.update(flagged, exposure)
+        ]
+        if alerts or not self._responses % EVERY:
+            self._save()
+        return alerts
+
+    def _alert(self, label: str, report: Report) -> Alert:
+        self._alarms[label] += 1
+        return Alert(
+            "rate",
+            label,
+            "warning",
+            "more responses cross the threshold than the certified "
+            f"{self.rates[label]:.3g} per 1,000 tokens: {self._flagged[label]:,} of "
+            f"{self._responses:,}",
+            report.id,
+        )
+
+    def _save(self) -> None:
+        self._checkpoint.save(
+            {
+                "responses": self._responses,
+                "flagged": self._flagged,
+                "evidence": self._detector.evidence.tolist(),
+            }
+        )
+
+    def _restore(self) -> None:
+        state = self._checkpoint.load()
+        if state is None:
+            return
+        try:
+            evidence = np.array(state["evidence"], np.float64)
+            if evidence.shape != self._detector.evidence.shape or not np.all(evidence >= 0):
+                raise ValueError("evidence of other labels")  # noqa: TRY301
+            self._responses = int(state["responses"])
+            self._flagged = {label: int(state["flagged"][label]) for label in self._labels}
+        except (ValueError, LookupError, TypeError) as error:
+            raise self._checkpoint.broken(error) from error
+        self._detector.evidence = evidence

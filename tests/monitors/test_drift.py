@@ -1,0 +1,237 @@
+import dataclasses
+import doctest
+import json
+import time
+from importlib.metadata import entry_points
+
+import numpy as np
+import pytest
+from emoguard_drift import DriftDetector, DriftMonitor
+from emoguard_drift import detector as detector_module
+from emoguard_drift import monitor as monitor_module
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emoguard import EmoGuardError, Policy
+from emoguard.baseline import Baseline
+from emoguard.policy import DriftPolicy
+from emoguard.protocols import Drift
+from emoguard.records import LabelScore, Receipt
+from emoguard.sinks import Site
+from emoguard.testing import FAKE_IDENTITY, check_sink, every_kind_of_report, make_report
+
+USUAL = make_report()
+LABELS = ("happy", "sad")
+RECEIPT = Receipt({}, None, (1,), 0.1, 0.05, 0.05, 40, 0, 0)
+
+
+def traffic(count, shift=(0.0, 0.0), seed=0):
+    rng = np.random.default_rng(seed)
+    for row in rng.normal(shift, 1, (count, 2)).tolist():
+        scores = {label: LabelScore(z, None, 0.5) for label, z in zip(LABELS, row, strict=True)}
+        yield dataclasses.replace(USUAL, scores=scores)
+
+
+BASELINE = Baseline.learn(traffic(2500), 50)
+SHIFTED = list(traffic(2500, (0.0, 0.8), seed=1))
+
+
+def monitor(**options):
+    return DriftMonitor(BASELINE, **options)
+
+
+def alarms(sink, reports):
+    return [alert for report in reports for alert in sink.report(report)]
+
+
+def test_it_is_a_conforming_sink_and_shows_its_evidence():
+    check_sink(monitor)
+    check_sink(DriftMonitor)
+    assert isinstance(monitor(), Drift)
+
+
+def test_the_entry_point_names_it():
+    (point,) = entry_points(group="emoguard.monitors", name="drift")
+    assert point.load() is DriftMonitor
+
+
+@pytest.mark.parametrize("module", [detector_module, monitor_module])
+def test_the_docstring_examples_are_true(module):
+    assert doctest.testmod(module).failed == 0
+
+
+@given(seed=st.integers(0, 1000), tolerance=st.floats(0, 0.45), arl=st.floats(1, 100))
+def test_evidence_is_the_mean_over_sides_and_bets_of_what_the_formula_says(seed, tolerance, arl):
+    rng = np.random.default_rng(seed)
+    baseline = rng.normal(size=(50, 1))
+    made, plain = DriftDetector(baseline, tolerance=tolerance, arl=arl), np.zeros((2, 5))
+    middle = 0.5 + tolerance
+    for mean in rng.normal(0.5, 1, 30):
+        alarmed = made.update(np.array([mean]))
+        u = (np.sum(baseline < mean) + 0.5) / 51
+        for side, place in enumerate((u, 1 - u)):
+            for n, share in enumerate(detector_module.BETS):
+                plain[side, n] = (1 + plain[side, n]) * (1 + share / middle * (place - middle))
+        assert alarmed == ((0,) if plain.mean() >= arl else ())
+        if alarmed:
+            plain[:] = 0
+        assert np.allclose(made.evidence[:, :, 0], plain)
+
+
+@given(seed=st.integers(0, 1000))
+def test_up_and_down_are_treated_alike(seed):
+    rng = np.random.default_rng(seed)
+    baseline, stream = rng.normal(size=(60, 3)), rng.normal(1, 1, (40, 3))
+    up, down = DriftDetector(baseline), DriftDetector(-baseline)
+    for means in stream:
+        assert up.update(means) == down.update(-means)
+        assert np.allclose(up.evidence, down.evidence[::-1])
+
+
+@given(seed=st.integers(0, 1000), scale=st.floats(0.1, 10), offset=st.floats(-5, 5))
+def test_only_the_order_of_means_matters(seed, scale, offset):
+    rng = np.random.default_rng(seed)
+    baseline, means = rng.normal(size=(50, 2)), rng.normal(size=2)
+    plain = DriftDetector(baseline).rank(means)
+    assert np.allclose(DriftDetector(baseline * scale + offset).rank(means * scale + offset), plain)
+    assert np.all((plain > 0) & (plain < 1))
+
+
+def test_unchanged_streams_do_not_alarm_and_a_tie_is_the_middle():
+    assert alarms(monitor(), traffic(20_000, seed=2)) == []
+    flat = DriftDetector(np.zeros((50, 1)))
+    assert flat.rank(np.zeros(1)) == pytest.approx(0.5)
+
+
+def test_a_shift_is_found_in_the_label_that_moved():
+    sink = monitor()
+    found = alarms(sink, SHIFTED)
+    assert {alert.label for alert in found} == {"sad"}
+    assert "moved up" in found[0].message
+    assert sink.alarms() == {"happy": 0, "sad": len(found)}
+    assert alarms(monitor(), traffic(2500, (-0.8, 0), seed=1))[0].label == "happy"
+
+
+def test_evidence_reaches_one_where_it_alarms():
+    sink, before = monitor(), 0.0
+    for report in SHIFTED:
+        if sink.report(report):
+            break
+        before = sink.evidence()["sad"]
+    assert 0.3 < before < 1
+    assert sink.evidence()["sad"] == 0
+
+
+def test_without_a_baseline_it_is_learning():
+    sink = DriftMonitor(None, LABELS)
+    assert sink.learning
+    assert sink.baseline_created is None
+    assert alarms(sink, SHIFTED) == []
+    assert sink.evidence() == {"happy": 0, "sad": 0}
+    assert not monitor().learning
+    assert monitor().baseline_created == BASELINE.created
+
+
+def test_what_is_no_traffic_never_counts():
+    sink = monitor()
+    sink.report(SHIFTED[0])
+    before = sink._sums.copy(), sink._seen
+    for report in [
+        dataclasses.replace(SHIFTED[0], receipt=RECEIPT),
+        dataclasses.replace(SHIFTED[0], identity="another"),
+        dataclasses.replace(SHIFTED[0], probe="another"),
+        dataclasses.replace(SHIFTED[0], scores={"sad": SHIFTED[0].scores["sad"]}),
+        *(r for r in every_kind_of_report() if r.status != "scored"),
+    ]:
+        sink.report(report)
+    assert np.array_equal(sink._sums, before[0])
+    assert sink._seen == before[1] == 1
+
+
+@pytest.mark.parametrize("at", [1, 49, 50, 777])
+def test_a_restart_keeps_the_evidence(tmp_path, at):
+    path = tmp_path / "drift.json"
+    whole, before = monitor(), monitor(state=path)
+    wanted = alarms(whole, SHIFTED[:1500])
+    found = alarms(before, SHIFTED[:at])
+    before.close()
+    after = monitor(state=path)
+    found += alarms(after, SHIFTED[at:1500])
+    assert wanted
+    assert found == wanted
+    assert after.evidence() == whole.evidence()
+
+
+def test_killed_it_loses_at_most_the_block_that_was_not_full(tmp_path):
+    path = tmp_path / "drift.json"
+    before = monitor(state=path)
+    alarms(before, SHIFTED[:349])  # and never closed
+    whole = monitor()
+    alarms(whole, SHIFTED[:300])
+    assert monitor(state=path).evidence() == whole.evidence()
+    assert [p.name for p in tmp_path.iterdir()] == ["drift.json"]
+
+
+def test_a_state_of_another_baseline_is_not_taken_over(tmp_path):
+    path = tmp_path / "drift.json"
+    sink = monitor(state=path)
+    alarms(sink, SHIFTED[:300])
+    other = DriftMonitor(Baseline.learn(traffic(2500, seed=9), 50), state=path)
+    assert set(other.evidence().values()) == {0}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda saved: "no json",
+        lambda saved: json.dumps(saved | {"state": None}),
+        lambda saved: json.dumps(saved | {"state": saved["state"] | {"evidence": []}}),
+        lambda saved: json.dumps(saved | {"state": saved["state"] | {"sums": [0]}}),
+        lambda saved: json.dumps(saved | {"state": saved["state"] | {"seen": "x"}}),
+        lambda saved: json.dumps(saved | {"state": saved["state"] | {"sums": [0, float("nan")]}}),
+    ],
+)
+def test_a_broken_state_is_refused_in_one_sentence(tmp_path, change):
+    path = tmp_path / "drift.json"
+    monitor(state=path).close()
+    path.write_text(change(json.loads(path.read_text())))
+    with pytest.raises(EmoGuardError, match=r"cannot be used .*: delete it"):
+        monitor(state=path)
+
+
+def test_from_a_policy_it_takes_the_baseline_that_is_named(tmp_path):
+    path = tmp_path / "baseline.json"
+    BASELINE.save(path)
+    policy = Policy(drift=DriftPolicy(baseline=str(path), arl_blocks=100))
+    site = Site(policy, ("sad",), FAKE_IDENTITY, USUAL.probe)
+    sink = DriftMonitor.from_policy(site, state=str(tmp_path / "state.json"))
+    assert sink.labels == ("sad",)
+    assert alarms(sink, SHIFTED)
+    sink.close()
+    assert (tmp_path / "state.json").exists()
+    assert DriftMonitor.from_policy(Site(Policy(), LABELS, FAKE_IDENTITY, "p")).learning
+    for changes in (
+        {"identity": dataclasses.replace(FAKE_IDENTITY, quantisation="Q2_K")},
+        {"probe": "another"},
+        {"policy": Policy(drift=DriftPolicy(baseline=str(path), block_responses=10))},
+    ):
+        with pytest.raises(EmoGuardError, match="the baseline is for"):
+            DriftMonitor.from_policy(dataclasses.replace(site, **changes))
+    with pytest.raises(EmoGuardError, match="has no label calm"):
+        DriftMonitor.from_policy(dataclasses.replace(site, labels=("calm",)))
+
+
+def test_a_report_costs_microseconds(tmp_path):
+    labels = [f"label{n}" for n in range(14)]
+    scores = {label: LabelScore(0.1 * n, None, 0.5) for n, label in enumerate(labels)}
+    report = dataclasses.replace(USUAL, scores=scores)
+    sink = DriftMonitor(Baseline.learn([report] * 2500, 50), state=tmp_path / "drift.json")
+    best = min(_seconds(sink, report) for _ in range(5))
+    assert best < 100e-6
+
+
+def _seconds(sink, report):
+    start = time.perf_counter()
+    for _ in range(200):
+        sink.report(report)
+    return (time.perf_counter() - start) / 200

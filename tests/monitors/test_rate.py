@@ -1,0 +1,204 @@
+import dataclasses
+import doctest
+import json
+import time
+from importlib.metadata import entry_points
+
+import numpy as np
+import pytest
+from emoguard_rate import RateDetector, RateMonitor
+from emoguard_rate import detector as detector_module
+from emoguard_rate import monitor as monitor_module
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emoguard import EmoGuardError, Guard, Policy
+from emoguard.policy import AlarmPolicy
+from emoguard.records import LabelScore
+from emoguard.sinks import Site
+from emoguard.testing import (
+    FAKE_IDENTITY,
+    FakeResiduals,
+    check_sink,
+    every_kind_of_report,
+    make_calibration,
+    make_probe,
+    make_report,
+)
+
+RATES = {"happy": 0.4, "sad": 0.4}
+USUAL = make_report()
+PROBE = make_probe(FakeResiduals())
+
+
+def flagged(label="happy", crossings=1):
+    scores = {
+        name: LabelScore(0.0, 1.0, 0.5, crossings if name == label else 0)
+        for name in ("happy", "sad")
+    }
+    return dataclasses.replace(USUAL, scores=scores)
+
+
+def monitor(**options):
+    return RateMonitor(RATES, **({"arl_responses": 1000} | options))
+
+
+def alarms(sink, reports):
+    return [alert for report in reports for alert in sink.report(report)]
+
+
+def test_it_is_a_conforming_sink():
+    check_sink(monitor)
+    check_sink(lambda: RateMonitor({}))
+
+
+def test_the_entry_point_names_it():
+    (point,) = entry_points(group="emoguard.monitors", name="rate")
+    assert point.load() is RateMonitor
+
+
+@pytest.mark.parametrize("module", [detector_module, monitor_module])
+def test_the_docstring_examples_are_true(module):
+    assert doctest.testmod(module).failed == 0
+
+
+@given(
+    seed=st.integers(0, 1000),
+    rate=st.floats(1e-5, 0.01),
+    exposure=st.floats(1, 2000),
+    arl=st.floats(1, 1e5),
+)
+def test_evidence_is_the_mean_over_bets_of_what_the_formula_says(seed, rate, exposure, arl):
+    rng = np.random.default_rng(seed)
+    made, plain = RateDetector([rate], arl), [0.0] * 5
+    for hit in rng.random(20) < 0.3:
+        alarmed = made.update(np.array([hit]), exposure)
+        for n, bet in enumerate(detector_module.BETS):
+            plain[n] = (1 + plain[n]) * (1 + bet * hit) * np.exp(-bet * rate * exposure)
+        assert alarmed == ((0,) if np.mean(plain) >= arl else ())
+        if alarmed:
+            plain = [0.0] * 5
+        assert np.allclose(made.evidence[:, 0], plain)
+
+
+@pytest.mark.parametrize("length", [49, 1009])
+def test_false_alarms_are_as_rare_as_stated(length):
+    """At exactly the certified rate, of responses of either length, 14 labels together."""
+    rng = np.random.default_rng(length)
+    detector = RateDetector([0.00007] * 14, arl=2000)
+    found = sum(
+        bool(detector.update(rng.random(14) < 0.00007 * length, length)) for _ in range(40_000)
+    )
+    assert found <= 20
+
+
+def test_clustered_crossings_of_one_response_count_once():
+    sink, other = monitor(), monitor()
+    sink.report(flagged(crossings=1))
+    other.report(flagged(crossings=50))
+    assert np.array_equal(sink._detector.evidence, other._detector.evidence)
+
+
+def test_a_tenfold_rate_is_found_and_named():
+    rng = np.random.default_rng(0)
+    sink = monitor(arl_responses=100_000)
+    reports = [flagged("sad") if rng.random() < 0.004 * 25 else USUAL for _ in range(400)]
+    found = alarms(sink, reports)
+    assert {alert.label for alert in found} == {"sad"}
+    assert found[0].monitor == "rate"
+    assert "certified 0.4 per 1,000 tokens" in found[0].message
+    assert sink.alarms() == {"happy": 0, "sad": len(found)}
+
+
+def test_what_is_not_scored_has_no_exposure_or_is_of_another_model_does_not_count():
+    sink = monitor(identity=FAKE_IDENTITY.digest)
+    for report in [
+        *(r for r in every_kind_of_report() if r.status != "scored" or r.short),
+        dataclasses.replace(flagged(), identity="another"),
+    ]:
+        sink.report(report)
+    assert not sink._detector.evidence.any()
+
+
+def test_a_restart_keeps_what_was_seen(tmp_path):
+    path = tmp_path / "rate.json"
+    reports = [flagged() if n % 13 == 0 else USUAL for n in range(120)]
+    whole, before = monitor(), monitor(state=path)
+    wanted = alarms(whole, reports)
+    found = alarms(before, reports[:70])
+    before.close()
+    after = monitor(state=path)
+    found += alarms(after, reports[70:])
+    assert wanted
+    assert found == wanted
+    assert np.array_equal(after._detector.evidence, whole._detector.evidence)
+
+
+def test_killed_it_loses_at_most_fifty_responses(tmp_path):
+    path = tmp_path / "rate.json"
+    before, plain = monitor(state=path), monitor()
+    for n in range(149):
+        before.report(USUAL)  # and never closed
+        if n < 100:
+            plain.report(USUAL)
+    after = monitor(state=path)
+    assert after._responses == 100
+    assert np.array_equal(after._detector.evidence, plain._detector.evidence)
+
+
+def test_a_state_of_other_rates_is_not_taken_over(tmp_path):
+    path = tmp_path / "rate.json"
+    sink = monitor(state=path)
+    sink.report(flagged())
+    sink.close()
+    other = RateMonitor({"happy": 0.5, "sad": 0.4}, arl_responses=1000, state=path)
+    assert not other._detector.evidence.any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda saved: "no json",
+        lambda saved: json.dumps([]),
+        lambda saved: json.dumps(saved | {"state": 3}),
+        lambda saved: json.dumps(saved | {"state": {}}),
+        lambda saved: json.dumps(saved | {"state": saved["state"] | {"evidence": [[1]]}}),
+        lambda saved: json.dumps(saved | {"state": saved["state"] | {"evidence": [[-1, 0]] * 5}}),
+        lambda saved: json.dumps(saved | {"state": saved["state"] | {"flagged": {}}}),
+    ],
+)
+def test_a_broken_state_is_refused_in_one_sentence(tmp_path, change):
+    path = tmp_path / "rate.json"
+    monitor(state=path).close()
+    path.write_text(change(json.loads(path.read_text())))
+    with pytest.raises(EmoGuardError, match=r"cannot be used .*: delete it"):
+        monitor(state=path)
+
+
+def test_from_a_policy_it_watches_labels_at_their_certified_bound():
+    guard = Guard(PROBE, [make_calibration(PROBE, FAKE_IDENTITY)])
+    thresholds = guard.thresholds(FAKE_IDENTITY)
+    site = Site(Policy(), guard.labels, FAKE_IDENTITY, PROBE.name, None, None, thresholds)
+    sink = RateMonitor.from_policy(site, arl_responses=500)
+    assert sink.rates == {label: t.bound for label, t in zip(guard.labels, thresholds, strict=True)}
+    sink.report(flagged())
+    assert sink._detector.evidence.any()
+    nothing = Policy(alarms=AlarmPolicy(rate_per_1000_tokens=1e-6))
+    site = Site(nothing, guard.labels, FAKE_IDENTITY, PROBE.name, None, None, (None, None))
+    assert RateMonitor.from_policy(site).rates == {}
+
+
+def test_a_report_costs_microseconds():
+    labels = [f"label{n}" for n in range(14)]
+    sink = RateMonitor(dict.fromkeys(labels, 0.07))
+    scores = {label: LabelScore(0.0, 1.0, 0.5, 0) for label in labels}
+    report = dataclasses.replace(USUAL, scores=scores)
+    best = min(_seconds(sink, report) for _ in range(5))
+    assert best < 100e-6
+
+
+def _seconds(sink, report):
+    start = time.perf_counter()
+    for _ in range(200):
+        sink.report(report)
+    return (time.perf_counter() - start) / 200
