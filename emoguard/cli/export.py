@@ -11,13 +11,12 @@ import numpy as np
 from emoguard.calibration import Calibration
 from emoguard.cli.probes import open_probe
 from emoguard.errors import EmoGuardError
+from emoguard.plan import CEILING, Plan
 from emoguard.probe import Probe
+from emoguard.steering import prepare
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-CEILING = 0.5
-"""A larger dose than this would move a residual further than any policy may."""
 
 
 @click.command(short_help="Write a llama.cpp control vector.")
@@ -29,45 +28,43 @@ CEILING = 0.5
     type=click.FloatRange(-CEILING, CEILING),
     default=0.05,
     show_default=True,
-    help="Length at each layer as a share of the residual's length; negative steers away.",
+    help="As in a plan: share of the residual's length, all layers together; negative steers away.",
 )
 def export(probe: str, label: str, out: str, dose: float) -> None:
     """Write a direction of PROBE as a llama.cpp control vector.
 
-    Use it with llama-cli --control-vector FILE. llama.cpp adds it at every token without any bound.
+    Use it with llama-cli --control-vector FILE. It adds what a plan's add with this dose does; but
+    llama.cpp adds it at every token, the prompt's too, and without any bound. How long residuals
+    are is taken from the probe's first calibration.
     """
     found, calibrations, _ = open_probe(probe)
     vectors = control_vector(found, calibrations, label, dose)
     write(Path(out), vectors, found.architecture)
     layers = ", ".join(map(str, vectors))
-    click.echo(f"Wrote {out}: {label} at layers {layers}, dose {dose:g} at each.")
+    identity = calibrations[0].identity
+    click.echo(
+        f"Wrote {out}: {label} at layers {layers}, a dose of {dose:g} in all, "
+        f"for residuals as long as those of {identity.name} ({identity.quantisation})."
+    )
 
 
 def control_vector(
     probe: Probe, calibrations: list[Calibration], label: str, dose: float
 ) -> dict[int, NDArray[np.float32]]:
-    """Return per layer the unit steer direction times reference norm times dose, shape (hidden,).
+    """Return per layer what a plan's `add` adds there, shape (hidden,), by the first calibration.
 
     Raises:
         EmoGuardError: unknown label, no calibration, or layer 0, which llama.cpp cannot steer.
 
     """
-    (column,) = probe.indices([label])
-    if not calibrations:
-        raise EmoGuardError(
-            f"a dose is a share of the residual's length, and probe {probe.name} has no "
-            "calibration that says how long it is: make one with emoguard fit"
-        )
-    if probe.layers[0] == 0:
+    calibration = calibrations[0] if calibrations else None
+    steering = prepare(Plan(add={label: dose}), probe, calibration, CEILING)
+    if steering.layers[0] == 0:
         raise EmoGuardError(
             f"probe {probe.name} steers at layer 0, where llama.cpp has no control vector: "
             "fit one at layers from 1 on"
         )
-    lengths = calibrations[0].norms * np.float32(dose)
-    return {
-        layer: np.asarray(length * steer[column], np.float32)
-        for layer, length, steer in zip(probe.layers, lengths, probe.steer, strict=True)
-    }
+    return {each.layer: each.shift for each in steering.interventions}
 
 
 def write(path: Path, vectors: dict[int, NDArray[np.float32]], architecture: str) -> None:

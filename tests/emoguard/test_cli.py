@@ -18,7 +18,9 @@ from emoguard import artifact
 from emoguard.calibration import Calibration
 from emoguard.cli import EXTRAS, main
 from emoguard.cli.verbs import NAMES
+from emoguard.plan import Plan
 from emoguard.probe import Probe
+from emoguard.steering import prepare
 from emoguard.testing import FakeResiduals, make_calibration, make_probe
 
 LAYERS = (1, 3)
@@ -159,7 +161,7 @@ def test_a_hostile_probe_file_cannot_write_escape_codes(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("dose", [0.05, -0.2])
-def test_an_exported_vector_is_the_steer_direction_at_its_dose(probe_file, tmp_path, dose):
+def test_an_exported_vector_is_what_a_plan_adds(probe_file, tmp_path, dose, capsys):
     from gguf import GGUFReader
 
     out = tmp_path / "v.gguf"
@@ -172,12 +174,14 @@ def test_an_exported_vector_is_the_steer_direction_at_its_dose(probe_file, tmp_p
     probe, calibration = artifact.load(probe_file)[0], artifact.load(probe_file)[1][0]
     tensors = {tensor.name: tensor.data for tensor in reader.tensors}
     assert list(tensors) == ["direction.1", "direction.3"]
-    for n, layer in enumerate(LAYERS):
-        vector = tensors[f"direction.{layer}"]
+    steering = prepare(Plan(add={"sad": dose}), probe, calibration, 0.5)
+    for norm, each in zip(calibration.norms, steering.interventions, strict=True):
+        vector = tensors[f"direction.{each.layer}"]
         assert vector.dtype == np.float32
-        wanted = probe.steer[n, 1] * calibration.norms[n] * dose
-        np.testing.assert_allclose(vector, wanted, rtol=1e-6)
-        assert np.linalg.norm(vector) == pytest.approx(abs(dose) * calibration.norms[n], rel=1e-3)
+        assert np.array_equal(vector, each.shift)
+        share = abs(dose) / len(LAYERS)
+        assert np.linalg.norm(vector) == pytest.approx(share * norm, rel=1e-3)
+    assert f"a dose of {dose:g} in all" in said(capsys)[0]
 
 
 def export(probe: Probe, calibrations: list[Calibration], folder: Path, **options: str) -> int:
@@ -195,7 +199,7 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_written(tmp_path, capsys
     assert export(at_zero, [zero_calibration], tmp_path) == 1
     assert "layer 0" in said(capsys)[1]
     assert export(probe, [], tmp_path) == 1
-    assert "no calibration" in said(capsys)[1]
+    assert "needs a calibration" in said(capsys)[1]
     assert export(probe, [calibration], tmp_path, label="furious") == 1
     assert "has happy, sad, valence" in said(capsys)[1]
     assert export(probe, [calibration], tmp_path, out="v.safetensors") == 1
