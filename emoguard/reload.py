@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -28,10 +29,10 @@ the open sinks were made with them. Everything else takes effect with the next r
 class PolicyFile:
     """The last good policy of a file; `refresh` looks whether there is a newer one.
 
-    Told apart by resolved path, inode, modification time (ns) and size, so that an edit in place, a
-    file renamed over it and a swapped symbolic link, as Kubernetes does for a ConfigMap, are all
-    noticed. `successful` says how the last attempt ended, `error` why it failed; `loads` and
-    `failures` count attempts. A failed one changes nothing else. Thread-safe.
+    Two states are told apart by device, inode, both times (ns) and size of what the path leads to,
+    so that an edit in place, a file renamed over it and a swapped symbolic link, as Kubernetes does
+    for a ConfigMap, are all noticed. `successful` says how the last attempt ended, `error` why it
+    failed; `loads` and `failures` count attempts. A failed one changes nothing else. Thread-safe.
 
     Raises:
         EmoGuardError: the file cannot be read or is no good policy when it is opened.
@@ -58,17 +59,20 @@ class PolicyFile:
         `accept` may refuse a new policy by raising EmoGuardError. Never raises itself: a policy
         that cannot be read or used is logged once per change, and the last good one stays.
         """
-        stamp = _stamp(self.path)
-        if stamp == self._seen:
+        if _stamp(self.path) == self._seen:
             return self.policy
-        if not self._lock.acquire(blocking=False):
-            return self.policy  # another response is at it
-        try:
+        if self._lock.acquire(blocking=False):  # else another response is at it
+            try:
+                self._follow(accept)
+            finally:
+                self._lock.release()
+        return self.policy
+
+    def _follow(self, accept: Callable[[Policy], None] | None) -> None:
+        stamp = _stamp(self.path)  # looked at again: what was seen without the lock may be old
+        if stamp != self._seen:
             self._seen = stamp  # before reading: a change while reading is read again
             self._read(accept)
-        finally:
-            self._lock.release()
-        return self.policy
 
     def _read(self, accept: Callable[[Policy], None] | None) -> None:
         try:
@@ -110,11 +114,10 @@ def _at(policy: Policy, key: str) -> object:
     return value
 
 
-def _stamp(path: Path) -> tuple[str, int, int, int] | None:
+def _stamp(path: Path) -> tuple[int, ...] | None:
     """Return what tells one state of a file from another; None when it is not there."""
     try:
-        found = path.resolve(strict=True)
-        stat = found.stat()
-    except (OSError, RuntimeError, ValueError):  # RuntimeError: links that go in circles
+        stat = os.stat(path)  # noqa: PTH116  (per response, and Path.stat takes twice the time)
+    except (OSError, ValueError):
         return None
-    return str(found), stat.st_ino, stat.st_mtime_ns, stat.st_size
+    return stat.st_dev, stat.st_ino, stat.st_ctime_ns, stat.st_mtime_ns, stat.st_size

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
 from emoguard.errors import EmoGuardError
 
 if TYPE_CHECKING:
+    from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
@@ -40,7 +42,7 @@ def parse(cls: type[T], data: Any, source: str) -> T:
         EmoGuardError: naming the key, what was wanted and what came.
 
     """
-    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415  (only a policy needs it)
+    from pydantic import ValidationError  # noqa: PLC0415  (only a policy needs it)
 
     if not isinstance(data, dict):
         raise EmoGuardError(
@@ -51,12 +53,13 @@ def parse(cls: type[T], data: Any, source: str) -> T:
     try:
         _check_plain(data)
         # As JSON, because only there do pydantic's strict types take a mapping for a dataclass.
-        return TypeAdapter(cls).validate_json(json.dumps(data))
+        checked: T = _adapter(cast("Any", cls)).validate_json(json.dumps(data))
     except EmoGuardError as error:
         raise EmoGuardError(f"{source}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise EmoGuardError(f"{source}: {_sentence(first, hints=cls)}") from error
+    return checked
 
 
 def value(wanted: Any, given: Any, key: str) -> Any:
@@ -77,9 +80,15 @@ def value(wanted: Any, given: Any, key: str) -> Any:
 
 def json_schema(cls: type[Any]) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of what `parse` takes for `cls`."""
+    return _adapter(cast("Any", cls)).json_schema()
+
+
+@functools.cache
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    """Return what checks a `cls`; kept, because making it takes ten times as long as using it."""
     from pydantic import TypeAdapter  # noqa: PLC0415
 
-    return TypeAdapter(cls).json_schema()
+    return TypeAdapter(cls)
 
 
 def _check_version(data: dict[Any, Any], source: str) -> None:
