@@ -1,0 +1,121 @@
+"""Recording rules and alerts for Prometheus, rendered from one template each."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass, field
+from importlib.resources import files
+from string import Template
+from typing import Any, Literal
+
+from emoguard.errors import EmoGuardError
+
+Kind = Literal["recording", "alerts"]
+
+KINDS: tuple[Kind, ...] = ("recording", "alerts")
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+DURATION = re.compile(r"([1-9][0-9]{0,4})([smhd])", re.ASCII)
+SELECTOR = re.compile(r'\w+(=|!=|=~|!~)"[^"\\\n]+"(,\w+(=|!=|=~|!~)"[^"\\\n]+")*', re.ASCII)
+ADDRESS = re.compile(r"[\w./:~%+-]+", re.ASCII)
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class RuleOptions:
+    """What may be chosen about the rules. Durations are a whole number and one of s, m, h, d.
+
+    The defaults page at 6 times the certified rate and warn at 3 times. Their minimum counts keep
+    chance out where traffic is thin: with just so much traffic that a count means the burn rate, a
+    label that crosses as often as certified, independently, reaches it in less than one long window
+    of 40,000 (Poisson).
+
+    Raises:
+        EmoGuardError: a value that no rule can be rendered with.
+
+    """
+
+    selector: str = _option('job="emoguard"', "Label matchers that pick EmoGuard's targets.")
+    short_window: str = _option("5m", "Short window of the fast burn rate.")
+    long_window: str = _option("1h", "Long window of the fast burn rate.")
+    slow_short_window: str = _option("30m", "Short window of the slow burn rate.")
+    slow_long_window: str = _option("6h", "Long window of the slow burn rate.")
+    fast_burn: float = _option(6.0, "Times the certified rate that page.")
+    slow_burn: float = _option(3.0, "Times the certified rate that warn.")
+    fast_crossings: int = _option(10, "Crossings a fast long window must hold.")
+    slow_crossings: int = _option(20, "Crossings a slow long window must hold.")
+    event_window: str = _option("15m", "How long a fault or an incomplete response is shown.")
+    drift_window: str = _option("1h", "How long a drift alarm is shown.")
+    incomplete_ratio: float = _option(0.01, "Share of incomplete responses that warns.")
+    incomplete_responses: int = _option(3, "Incomplete responses there must be.")
+    stalled_after: str = _option("1h", "Time without a response that warns.")
+    baseline_after: str = _option("90d", "Age of a traffic baseline that is told.")
+    hold: str = _option("5m", "How long a state must last before its alert fires.")
+    runbook_url: str = _option("docs/runbook.md", "Where the runbook is; anchors are added.")
+
+    def __post_init__(self) -> None:
+        for option in dataclasses.fields(self):
+            _check(option.name, option.default, getattr(self, option.name))
+        if (
+            len(
+                {self.short_window, self.long_window, self.slow_short_window, self.slow_long_window}
+            )
+            < 4
+        ):
+            raise EmoGuardError(
+                "the four windows of the burn rates must differ, got "
+                f"{self.short_window}, {self.long_window}, {self.slow_short_window}, "
+                f"{self.slow_long_window}: choose others"
+            )
+
+
+def _check(name: str, default: Any, value: Any) -> None:
+    if isinstance(default, int | float):
+        if not (math.isfinite(value) and value > 0):
+            raise EmoGuardError(f"{name} must be above 0, got {value}")
+    elif name == "selector":
+        if not SELECTOR.fullmatch(value):
+            raise EmoGuardError(
+                f"selector must be label matchers such as {default}, comma-separated, "
+                f"got {value[:60]!r}"
+            )
+    elif name == "runbook_url":
+        if not ADDRESS.fullmatch(value):
+            raise EmoGuardError(f"runbook_url must be a URL without anchor, got {value[:60]!r}")
+    elif not DURATION.fullmatch(value):
+        raise EmoGuardError(
+            f"{name} must be a whole number and one of s, m, h, d, such as {default}, "
+            f"got {value[:60]!r}"
+        )
+
+
+class _Rules(Template):
+    # Prometheus uses the dollar sign in annotations itself.
+    delimiter = "@"
+
+
+def render(kind: Kind, options: RuleOptions | None = None) -> str:
+    """Return the recording rules or the alerts as YAML for Prometheus 2.42 and later."""
+    options = options or RuleOptions()
+    template = files("emoguard_prometheus") / "templates" / f"{kind}.yml"
+    values = {
+        **{name: _written(value) for name, value in dataclasses.asdict(options).items()},
+        "stalled_seconds": str(seconds(options.stalled_after)),
+        "baseline_seconds": str(seconds(options.baseline_after)),
+    }
+    return _Rules(template.read_text(encoding="utf-8")).substitute(values)
+
+
+def seconds(duration: str) -> int:
+    """Return a checked duration in seconds."""
+    number, unit = duration[:-1], duration[-1]
+    return int(number) * UNITS[unit]
+
+
+def _written(value: str | float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
