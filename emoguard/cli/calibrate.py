@@ -51,6 +51,11 @@ class Opened:
 @click.option("--model", "path", required=True, help="A GGUF file or a Transformers folder.")
 @click.option("--probe", required=True, help="A probe file, or the name of a shipped one.")
 @click.option("--out", required=True, help="The probe file to write (.safetensors).")
+@click.option(
+    "--also",
+    multiple=True,
+    help="Another file of the same weights (a quantisation, a Transformers folder) to calibrate.",
+)
 @click.option("--prompts", "prompts_path", help="Neutral prompts, one per line; default: ours.")
 @click.option("--responses", default=ENOUGH_RESPONSES, show_default=True, help="To measure on.")
 @click.option("--tokens", default=128, show_default=True, help="Most tokens per response.")
@@ -63,6 +68,7 @@ def calibrate(
     path: str,
     probe: str,
     out: str,
+    also: tuple[str, ...],
     prompts_path: str | None,
     responses: int,
     tokens: int,
@@ -75,8 +81,8 @@ def calibrate(
     """Measure a probe on a model's own neutral responses, and certify alarm thresholds.
 
     The result replaces the calibration of the same model file in the probe; those of others are
-    kept. Responses are kept in OUT.answers.jsonl as they come: after an interruption the same
-    command goes on where it was.
+    kept. Files named by --also are calibrated on the same responses, which are kept in
+    OUT.answers.jsonl as they come: after an interruption the same command goes on where it was.
     """
     if Path(out).suffix != ".safetensors":
         raise EmoGuardError(f"--out must end in .safetensors, got {out}")
@@ -84,21 +90,41 @@ def calibrate(
     found, calibrations, _ = open_probe(probe)
     prompts = corpora.read_prompts(prompts_path) if prompts_path else calibrating_prompts()
     opened = Opened.load(path, threads)
-    found.check_fits(opened.door.identity)
-    found.witness.check(opened.door, found.layers)
+    check(found, opened)
     sampling = Sampling(tokens, temperature, system, language)
     with bars() as progress:
         window = policy.alarms.window_tokens
         said = respond(opened, prompts, sampling, responses, window, out, progress)
-        made = read(opened, found, said, sampling, prompts, policy.alarms, progress)
-    others = [c for c in calibrations if not c.identity.matches(made.identity)]
-    artifact.save(out, found, [*others, made])
-    _show(found, made, policy)
+        made = []
+        for other in (None, *also):
+            reader = opened if other is None else Opened.load(other, threads)
+            check(found, reader)
+            made.append(read(reader, found, said, sampling, prompts, policy.alarms, progress))
+    artifact.save(out, found, replaced(calibrations, made))
+    for each in made:
+        _show(found, each, policy)
     Console(highlight=False).print(
         f"Wrote {out}. The responses in {out}.answers.jsonl may be deleted.",
         markup=False,
         soft_wrap=True,
     )
+
+
+def check(probe: Probe, opened: Opened) -> None:
+    """Refuse a model that the probe was not made for, or whose layers are numbered otherwise.
+
+    Raises:
+        EmoGuardError: saying what does not fit.
+
+    """
+    probe.check_fits(opened.door.identity)
+    probe.witness.check(opened.door, probe.layers)
+
+
+def replaced(before: Sequence[Calibration], made: Sequence[Calibration]) -> list[Calibration]:
+    """Return calibrations with those of the same model files replaced."""
+    kept = [c for c in before if not any(c.identity.matches(m.identity) for m in made)]
+    return [*kept, *made]
 
 
 def calibrating_prompts() -> list[str]:
@@ -182,8 +208,8 @@ def _show(probe: Probe, made: Calibration, policy: Policy) -> None:
     guard = Guard(probe, [made], policy)
     share = policy.alarms.rate_per_1000_tokens / len(guard.labels)
     table = Table(
-        title=f"{made.responses} responses, {made.tokens:,} tokens; each label may cross its "
-        f"threshold {share:.3g} times per 1,000 tokens",
+        title=f"{made.identity.quantisation}: {made.responses} responses, {made.tokens:,} tokens; "
+        f"each label may cross its threshold {share:.3g} times per 1,000 tokens",
         box=box.SIMPLE_HEAD,
         title_justify="left",
     )

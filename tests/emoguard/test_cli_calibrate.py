@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from emoguard import Guard, Policy, artifact
 from emoguard.cli import main
 from emoguard.registry import find
 from emoguard.testing import make_calibration, make_probe
-from tests import tiny_gguf
+from tests import models, tiny_gguf
 from tests.models import load_llama
 
 WORDS = ["toast", "heat", "stone", "river", "north", "piano", "glass", "seven", "orange", "map"]
@@ -70,6 +71,23 @@ def test_it_certifies_a_policy_and_keeps_the_calibrations_of_other_files(files, 
     with emoguard.attach(llm, guard) as watch:
         llm.create_completion("toast is heat", max_tokens=6, temperature=0.0)
         assert watch.reports[-1].scores["happy"].crossings is not None
+
+
+def test_quantisations_are_calibrated_on_the_same_responses(files, model, monkeypatch):
+    monkeypatch.setattr(models, "CACHE", files)
+    half = models.quantised(Path(model), "F16")
+    assert main(arguments(files, model, also=str(half))) == 0
+    _, found = artifact.load(files / "out.safetensors")
+    assert [c.identity.quantisation for c in found] == ["Q2_K", "F32", "F16"]
+    assert found[1].responses == found[2].responses
+    assert found[1].context == found[2].context
+
+
+def test_another_model_is_not_calibrated_on_them(files, model, capsys):
+    other = str(tiny_gguf.write(files / "other.gguf", "llama", seed=1))
+    assert main(arguments(files, model, also=other)) == 1
+    assert "does not sit where the probe was fitted" in capsys.readouterr().err
+    assert not (files / "out.safetensors").exists()
 
 
 def test_too_few_responses_say_that_nothing_is_certified(files, model, capsys):
