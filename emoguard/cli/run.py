@@ -20,6 +20,7 @@ import emoguard
 from emoguard.cli.answer import Prompt
 from emoguard.cli.models import Runtime, attach_options, load
 from emoguard.cli.paint import legend, printable, tint
+from emoguard.cli.plans import plan_options, read_plan
 from emoguard.cli.probes import coloured_label, guard_for
 from emoguard.cli.stream import Scores, Show, respond
 from emoguard.cli.summary import label_table, status_line
@@ -45,6 +46,7 @@ from emoguard.registry import find
 @click.option("--threads", type=click.IntRange(1), help="Threads of llama.cpp.")
 @click.option("--system", default="", help="A system prompt.")
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without chat template.")
+@plan_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: text and report.")
 @click.option(
     "--metrics-port",
@@ -64,6 +66,10 @@ def run(
     threads: int | None,
     system: str,
     raw: bool,
+    steer: tuple[str, ...],
+    cap: tuple[str, ...],
+    floor: tuple[str, ...],
+    ablate: tuple[str, ...],
     as_json: bool,
     metrics_port: int | None,
 ) -> None:
@@ -72,6 +78,7 @@ def run(
     PROMPT comes from standard input when it is - or left out.
     """
     asked = Prompt(_text(prompt), system, max_tokens, temperature, seed, raw)
+    plan = read_plan(steer, cap, floor, ablate)
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
     with contextlib.ExitStack() as stack:
         with notes.status(f"opening {Path(path).name}"):
@@ -83,7 +90,7 @@ def run(
                 guard, url = _with_metrics(stack, guard, model, options, metrics_port)
             watch = stack.enter_context(emoguard.attach(model, guard, **options))
         show = _nothing if as_json else _painter(console, guard, model, options, column)
-        text, report = respond(model, tokenizer, watch, asked, show)
+        text, report = respond(model, tokenizer, watch, asked, show, plan)
         _print(console, guard, text, report, as_json=as_json)
         if metrics_port is not None:
             guard.flush()  # the first scrape shows this response

@@ -8,6 +8,7 @@ from typing import Any
 from emoguard.cli.answer import Prompt, answer, decoder
 from emoguard.cli.pieces import Pieces
 from emoguard.errors import EmoGuardError
+from emoguard.plan import Plan
 from emoguard.protocols import Watch
 from emoguard.records import Report, Request
 from emoguard.session import REQUEST
@@ -52,16 +53,23 @@ class Stream:
 
 
 def respond(
-    model: Any, tokenizer: Any, watch: Watch, prompt: Prompt, show: Show
+    model: Any,
+    tokenizer: Any,
+    watch: Watch,
+    prompt: Prompt,
+    show: Show,
+    plan: Plan | None = None,
 ) -> tuple[str, Report]:
     """Let the watched model answer, showing every token; return the text and the report.
+
+    `plan` steers the answer.
 
     Raises:
         EmoGuardError: the runtime refuses the prompt, or made no report of it.
 
     """
     stream = Stream(watch, Pieces(decoder(model, tokenizer)), show)
-    request = Request(scores="tokens")
+    request = Request(scores="tokens", plan=plan)
     token = REQUEST.set(request)
     try:
         text = answer(model, tokenizer, prompt, stream.tick)

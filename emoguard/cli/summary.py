@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from emoguard.cli.paint import place, printable, signed, tint
-from emoguard.records import LabelScore, Report
+from emoguard.records import LabelScore, Receipt, Report
 
 
 def label_table(report: Report, axes: Sequence[str] = ()) -> Table:
@@ -38,6 +38,8 @@ def status_line(report: Report) -> Text:
     cost = f" at {1000 * report.overhead_seconds / read:.2f} ms each" if read else ""
     parts = (printable(report.probe), report.backend, f"{read} of {made} tokens read{cost}")
     line = Text(" · ".join(parts), "dim")
+    if report.receipt is not None:
+        line.append(f"\n{_steered(report.receipt)}")
     if report.status != "scored":
         line.append(f"\n{_explain(report)}", "bold")
     return line
@@ -53,6 +55,23 @@ def _cells(label: str, score: LabelScore, *, coloured: bool) -> tuple[Text | str
         "-" if score.rank is None else f"{score.rank:.2f}",
         place(score.rank),
     )
+
+
+def _steered(receipt: Receipt) -> str:
+    """Return what was steered, in one line."""
+    told = {"add": "{} {:+g}", "cap": "{} ≤ q{:g}", "floor": "{} ≥ q{:g}"}
+    parts = [
+        form.format(printable(label), value)
+        for verb, form in told.items()
+        for label, value in receipt.plan.get(verb, {}).items()
+    ]
+    parts += [f"{printable(label)} ablated" for label in receipt.plan.get("ablate", ())]
+    layers = ", ".join(map(str, receipt.layers))
+    line = f"steered: {', '.join(parts)} at layers {layers}; {receipt.applied} tokens moved"
+    if receipt.dose_median is not None:
+        line += f", by {receipt.dose_median:.1%} of their length (most {receipt.dose_max:.1%})"
+    counts = {"clipped": receipt.clipped, "not steered": receipt.faulted}
+    return line + "".join(f", {count} {what}" for what, count in counts.items() if count)
 
 
 def _explain(report: Report) -> str:

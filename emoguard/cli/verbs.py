@@ -15,6 +15,7 @@ NAMES = (
     "fit",
     "calibrate",
     "export",
+    "dose",
     "baseline",
     "replay",
     "check",

@@ -1,0 +1,248 @@
+"""`emoguard dose`: does steering along a label do anything, and how much of it?"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from emoguard.cli.models import attach_options, load
+from emoguard.cli.probes import guard_for
+from emoguard.errors import EmoGuardError
+from emoguard.fit.corpora import default_labels
+from emoguard.fit.dose import DoseResult, Effect, Judge, LabelResult, measure
+
+if TYPE_CHECKING:
+    from emoguard.guard import Guard
+
+
+@click.command(short_help="Measure what steering does to generated text.")
+@click.option("--model", "path", required=True, help="A Transformers folder, or a GGUF file.")
+@click.option("--probe", help="A probe file; default: the shipped one that fits.")
+@click.option("--label", "labels", multiple=True, help="Label to measure; default: happy, sad.")
+@click.option("--prompts", "file", help="Openings to continue, one per line; default: built in.")
+@click.option("--count", type=click.IntRange(4), default=80, show_default=True, help="Prompts.")
+@click.option("--random", "randoms", type=click.IntRange(0, 999), default=99, show_default=True)
+@click.option("--tokens", type=click.IntRange(4), default=24, show_default=True)
+@click.option(
+    "--judge", "judge_name", default="vader", show_default=True, help="Or module:function."
+)
+@click.option("--json", "json_path", help="Write everything measured here.")
+@click.option("--plot", "plot_path", help="Write a picture here (.png).")
+def dose(
+    *,
+    path: str,
+    probe: str | None,
+    labels: tuple[str, ...],
+    file: str | None,
+    count: int,
+    randoms: int,
+    tokens: int,
+    judge_name: str,
+    json_path: str | None,
+    plot_path: str | None,
+) -> None:
+    """Compare steered with unsteered text, against random directions of the same dose.
+
+    Half of the prompts choose the dose, the other half tests it. The judge scores the text alone.
+    The model runs in Transformers, which takes one plan per row; a GGUF file is dequantised.
+    """
+    from emoguard.fit.stage import TransformersStage
+
+    judge = find_judge(judge_name)
+    if plot_path:
+        find_pyplot()  # refuses now, not after an hour
+    openings = read_openings(file, count)
+    model, tokenizer = load(path, "transformers")
+    guard = guard_for(model, attach_options(tokenizer), probe)
+    signed = signs(guard, labels or ("happy", "sad"))
+    stage = TransformersStage(model, tokenizer, guard, randoms=randoms, tokens=tokens)
+    with _progress() as progress:
+        tasks: dict[str, Any] = {}
+
+        def follow(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done)
+
+        result = measure(stage, judge, openings, signed, progress=follow)
+    Console().print(table(result, judge_name))
+    if json_path:
+        told = {
+            "model": Path(path).name,
+            "probe": guard.probe.name,
+            "judge": judge_name,
+            "tokens": tokens,
+            **dataclasses.asdict(result),
+        }
+        Path(json_path).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    if plot_path:
+        plot(result, Path(plot_path), Path(path).name, judge_name)
+
+
+def find_judge(name: str) -> Judge:
+    """Return the compound score of VADER, or a function given as module:function.
+
+    Raises:
+        EmoGuardError: it cannot be had.
+
+    """
+    if name == "vader":
+        try:
+            from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+        except ModuleNotFoundError as error:
+            raise EmoGuardError(
+                "judging with VADER needs vaderSentiment: pip install 'emoguard[dose]'"
+            ) from error
+        analyser = SentimentIntensityAnalyzer()
+        return lambda text: float(analyser.polarity_scores(text)["compound"])
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise EmoGuardError(
+            f"--judge takes vader or module:function, a text to a number, got {name} ({error})"
+        ) from error
+    return lambda text: float(found(text))
+
+
+def find_pyplot() -> Any:
+    """Return matplotlib's pyplot, set to draw without a screen.
+
+    Raises:
+        EmoGuardError: matplotlib is not installed.
+
+    """
+    try:
+        import matplotlib as mpl
+    except ModuleNotFoundError as error:
+        raise EmoGuardError("--plot needs matplotlib: pip install 'emoguard[dose]'") from error
+    mpl.use("agg")
+    return importlib.import_module("matplotlib.pyplot")
+
+
+def read_openings(file: str | None, count: int) -> list[str]:
+    """Return `count` openings of stories: from a file, else those that come with EmoGuard."""
+    shipped = files("emoguard.fit") / "prompts" / "openings.txt"
+    try:
+        text = (Path(file) if file else shipped).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EmoGuardError(f"prompts {file} cannot be read: {error}") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) < count:
+        raise EmoGuardError(
+            f"wanted {count} prompts, {file or 'the built-in file'} has {len(lines)}: "
+            "give a longer file, or --count"
+        )
+    return lines[:count]
+
+
+def signs(guard: Guard, labels: tuple[str, ...]) -> list[tuple[str, int]]:
+    """Return each label with its sign: which way a pleasantness score should go; axes go up."""
+    guard.probe.indices(labels)
+    known = {label.name: label.valence for label in default_labels()}
+    return [(label, 1 if known.get(label, 1) > 0 else -1) for label in labels]
+
+
+def table(result: DoseResult, judge: str) -> Table:
+    """Return the test of every label: at the chosen dose, flipped, and at the default bound."""
+    title = (
+        f"change of {judge} score; {result.prompts // 2} prompts, "
+        f"{result.randoms} random directions of the same dose"
+    )
+    found = Table(title=title, title_justify="left")
+    for column in (
+        "label",
+        "dose",
+        "effect [95 %]",
+        "random, central 95 %",
+        "p",
+        "perplexity ratio",
+    ):
+        found.add_column(column, justify="left" if column == "label" else "right")
+    for label in result.labels:
+        for n, effect in enumerate((*label.test, *label.default)):
+            found.add_row(label.label if n == 0 else "", *_cells(effect), end_section=n == 3)
+    return found
+
+
+def _cells(effect: Effect) -> tuple[str, ...]:
+    null, p, within = "-", "-", effect.bound <= abs(effect.dose)
+    if effect.p is not None:
+        null, p = f"{effect.random_low:+.3f} … {effect.random_high:+.3f}", f"{effect.p:.2f}"
+    return (
+        f"{effect.dose:+.2f}" + (f" within {effect.bound:g}" if within else ""),
+        f"{effect.effect:+.3f} [{effect.low:+.3f}, {effect.high:+.3f}]",
+        null,
+        p,
+        f"{effect.perplexity_ratio:.2f}",
+    )
+
+
+def plot(result: DoseResult, path: Path, model: str, judge: str) -> None:
+    """Draw dose against effect for each label, with what random directions do."""
+    pyplot = find_pyplot()
+    figure, axes = pyplot.subplots(
+        1, len(result.labels), figsize=(5 * len(result.labels), 4), sharey=True, squeeze=False
+    )
+    for axis, label in zip(axes[0], result.labels, strict=True):
+        _draw(axis, label)
+    axes[0][0].set_ylabel(f"change of {judge} score")
+    axes[0][0].legend(fontsize=8)
+    figure.suptitle(f"{model}: steered minus unsteered text")
+    figure.tight_layout()
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise EmoGuardError(f"picture {path} cannot be written: {error}") from error
+    finally:
+        pyplot.close(figure)
+
+
+def _draw(axis: Any, label: LabelResult) -> None:
+    doses, effects = [e.dose for e in label.curve], [e.effect for e in label.curve]
+    axis.axhline(0, color="grey", linewidth=0.8)
+    axis.fill_between(doses, [e.low for e in label.curve], [e.high for e in label.curve], alpha=0.2)
+    axis.plot(doses, effects, marker="o", label="first half of the prompts, 95 %")
+    for n, effect in enumerate((*label.test, *label.default)):
+        if effect.random_low is not None and effect.random_high is not None:
+            axis.plot(
+                [effect.dose] * 2,
+                [effect.random_low, effect.random_high],
+                color="grey",
+                linewidth=6,
+                alpha=0.4,
+                label="random directions, central 95 %" if n == 0 else None,
+            )
+        axis.errorbar(
+            effect.dose,
+            effect.effect,
+            [[effect.effect - effect.low], [effect.high - effect.effect]],
+            color="black",
+            marker="s" if n < 2 else "^",
+            capsize=3,
+            label=("tested on the second half", None, "the same at the default bound", None)[n],
+        )
+    for effect in label.curve:
+        if not effect.coherent:
+            axis.plot(effect.dose, effect.effect, "x", color="red")
+    axis.set_title(f"{label.label} (chosen dose {label.chosen:g})", fontsize=10)
+    axis.set_xlabel("dose (red cross: no longer coherent)")
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description:36}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
