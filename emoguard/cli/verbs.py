@@ -19,6 +19,8 @@ NAMES = (
     "baseline",
     "replay",
     "check",
+    "rules",
+    "dashboard",
     "audit",
     "doctor",
 )
