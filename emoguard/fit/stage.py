@@ -121,7 +121,7 @@ class TransformersStage:
         ]
 
     def _prompt_ids(self, prompt: str) -> list[int]:
-        """Return what comes before a continuation: a question, where models are asked, and opening."""
+        """Return what comes before a continuation: a question, where one is asked, and opening."""
         if not self._tokenizer.chat_template:
             return list(self._tokenizer(prompt)["input_ids"])
         made = self._tokenizer.apply_chat_template(
