@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 from emoguard.errors import EmoGuardError
 from emoguard.records import STATUSES, LabelScore, Receipt, Report, TokenScore
 
+BEGINS = re.compile(rb'\{"line":[0-9]')
+MAC = re.compile(rb',"mac":"[0-9a-f]{64}"\}\n\Z')
+
 
 def read(path: str | Path) -> Iterator[Report]:
     """Yield the reports of a file, one per line; keys that no report has are passed over.
 
-    A last line without its newline was being written when its process ended: it is left out.
+    A line that a process did not finish, at the end or before a restart, is left out.
 
     Raises:
         EmoGuardError: the file cannot be read, or a line is no report; it is named.
@@ -24,10 +28,16 @@ def read(path: str | Path) -> Iterator[Report]:
     try:
         with Path(path).open("rb") as file:
             for number, line in enumerate(file, 1):
-                if line.endswith(b"\n"):
+                if not _is_torn(line):
                     yield _report(line, f"{path}:{number}")
     except OSError as error:
         raise EmoGuardError(f"log {path} cannot be read: {error.strerror}") from error
+
+
+def _is_torn(line: bytes) -> bool:
+    """Return whether writing a line was interrupted; those of an audit log end with their MAC."""
+    audited = BEGINS.match(line) is not None or b'{"line":'.startswith(line[:-1])
+    return not line.endswith(b"\n") or (audited and MAC.search(line) is None)
 
 
 def _report(line: bytes, place: str) -> Report:

@@ -60,8 +60,8 @@ def verify(
 ) -> None:
     """Tell which lines of LOGS were changed, removed, moved or torn; exit 1 when any but torn.
 
-    One LOG includes the files rotated away from it; of several, give the oldest first. Without
-    --lines or --head nobody can tell whether lines were cut off at the end.
+    One LOG includes the files rotated away from it; several may come in any order. Without --lines
+    or --head nobody can tell whether lines were cut off at the end.
     """
     exporter = _exporter()
     files = _files(exporter, logs)
@@ -105,7 +105,7 @@ def _key(exporter: Any, file: str | None, variable: str | None) -> Any:
 
 def _files(exporter: Any, logs: tuple[str, ...]) -> list[Path]:
     with _readable():
-        files = exporter.parts(logs[0]) if len(logs) == 1 else [Path(log) for log in logs]
+        files = exporter.parts(logs[0]) if len(logs) == 1 else exporter.in_order(map(Path, logs))
     if not files:
         raise EmoGuardError(f"there is no audit log {logs[0]}")
     return list(files)

@@ -2,7 +2,7 @@
 
 from emoguard_jsonl.key import Key
 from emoguard_jsonl.log import AuditLog
-from emoguard_jsonl.parts import last_line, parts
+from emoguard_jsonl.parts import in_order, last_line, parts
 from emoguard_jsonl.verdict import Finding, Verdict, verify
 
-__all__ = ["AuditLog", "Finding", "Key", "Verdict", "last_line", "parts", "verify"]
+__all__ = ["AuditLog", "Finding", "Key", "Verdict", "in_order", "last_line", "parts", "verify"]

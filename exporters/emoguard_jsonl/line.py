@@ -17,6 +17,7 @@ from typing import Any
 from emoguard.records import Report
 from emoguard_jsonl.key import Key
 
+NUMBER = re.compile(rb'\{"line":([0-9]{1,18}),')
 SHAPE = re.compile(
     rb'\{"line":([0-9]{1,18}),"prev":"([0-9a-f]{64})",.*,"mac":"([0-9a-f]{64})"\}\n?', re.DOTALL
 )

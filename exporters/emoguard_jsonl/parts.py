@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from emoguard.errors import EmoGuardError
@@ -25,6 +26,17 @@ def parts(path: str | Path) -> list[Path]:
 def rotated(path: Path, first: int) -> Path:
     """Return the name under which the file whose first line has number `first` is kept."""
     return path.with_name(f"{path.name}.{first:0{DIGITS}}")
+
+
+def in_order(files: Iterable[Path]) -> list[Path]:
+    """Return files by the number of their first line; those without one come last."""
+
+    def first(path: Path) -> float:
+        with path.open("rb") as file:
+            found = line.NUMBER.match(file.read(64))
+        return int(found[1]) if found else math.inf
+
+    return sorted(files, key=first)
 
 
 def last_line(path: Path, key: Key) -> line.Line | None:

@@ -42,6 +42,17 @@ def test_a_last_line_that_was_being_written_is_left_out(tmp_path):
     assert len(list(reportlines.read(path))) == 1
 
 
+def test_a_line_that_was_torn_before_a_restart_is_left_out(tmp_path):
+    def audited(number):
+        data = {"line": number, "prev": "0" * 64, **REPORTS[0].as_dict(), "mac": "f" * 64}
+        return json.dumps(data, separators=(",", ":"))
+
+    path = tmp_path / "log"
+    for cut in (1, 8, 9, 20, 200, -68, -1):
+        path.write_text(f"{audited(1)}\n{audited(2)[:cut]}\n{audited(2)}\n", encoding="utf-8")
+        assert len(list(reportlines.read(path))) == 2
+
+
 @given(st.data())
 def test_what_is_no_report_is_refused_and_its_line_is_named(tmp_path_factory, data):
     good = REPORTS[0].as_dict()

@@ -226,6 +226,8 @@ def test_the_command_makes_a_key_and_verifies(tmp_path, capsys):
     code, out, _ = run(capsys, "verify", path, "--key-file", key)
     assert code == 0
     assert out.startswith("sound: lines 1 to 40 in 3 files; whether lines were cut off at the end")
+    everything = sorted(tmp_path.glob("audit.jsonl*"))  # as a shell does, the lock file included
+    assert run(capsys, "verify", *everything, "--key-file", key, "--lines", 40)[0] == 0
     code, noted, _ = run(capsys, "head", path, "--key-file", key)
     head = tmp_path / "head"
     head.write_text(noted)
