@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BETS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
+BETS = np.array([0.1, 0.3, 0.6, 0.9, 0.99])
 """Shares of what may be bet before one block could lose everything."""
 
 
@@ -35,7 +35,7 @@ class DriftDetector:
     ...     if alarmed:
     ...         print(n, alarmed)
     ...         break
-    17 (1,)
+    16 (1,)
     """
 
     def __init__(

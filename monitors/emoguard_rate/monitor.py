@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -92,10 +92,10 @@ class RateMonitor:
             return ()
         phases = report.phases
         tokens = phases.get("preparation", 0) + phases.get("response", 0)
-        scores = report.scores
-        flagged = [bool(label in scores and scores[label].crossings) for label in self._labels]
+        firing = [label for label, score in report.scores.items() if score.crossings]
+        flagged = [self._labels.index(label) for label in firing if label in self.rates]
         with self._lock:
-            return self._take(report, np.array(flagged, bool), windows(tokens, self._window))
+            return self._take(report, flagged, windows(tokens, self._window))
 
     def alarms(self) -> Mapping[str, int]:
         """Return how many alarms each label raised since the process started."""
@@ -107,11 +107,11 @@ class RateMonitor:
         with self._lock:
             self._save()
 
-    def _take(self, report: Report, flagged: Any, exposure: int) -> Sequence[Alert]:
+    def _take(self, report: Report, flagged: Sequence[int], exposure: int) -> Sequence[Alert]:
         if not exposure or not self._labels:
             return ()
         self._responses += 1
-        for n in np.flatnonzero(flagged).tolist():
+        for n in flagged:
             self._flagged[self._labels[n]] += 1
         alerts = [
             self._alert(self._labels[n], report) for n in self._detector.update(flagged, exposure)

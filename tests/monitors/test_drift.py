@@ -135,7 +135,7 @@ def test_without_a_baseline_it_is_learning():
 def test_what_is_no_traffic_never_counts():
     sink = monitor()
     sink.report(SHIFTED[0])
-    before = sink._sums.copy(), sink._seen
+    before = list(sink._block)
     for report in [
         dataclasses.replace(SHIFTED[0], receipt=RECEIPT),
         dataclasses.replace(SHIFTED[0], identity="another"),
@@ -144,8 +144,8 @@ def test_what_is_no_traffic_never_counts():
         *(r for r in every_kind_of_report() if r.status != "scored"),
     ]:
         sink.report(report)
-    assert np.array_equal(sink._sums, before[0])
-    assert sink._seen == before[1] == 1
+    assert sink._block == before
+    assert len(before) == 1
 
 
 @pytest.mark.parametrize("at", [1, 49, 50, 777])
@@ -186,9 +186,11 @@ def test_a_state_of_another_baseline_is_not_taken_over(tmp_path):
         lambda saved: "no json",
         lambda saved: json.dumps(saved | {"state": None}),
         lambda saved: json.dumps(saved | {"state": saved["state"] | {"evidence": []}}),
-        lambda saved: json.dumps(saved | {"state": saved["state"] | {"sums": [0]}}),
-        lambda saved: json.dumps(saved | {"state": saved["state"] | {"seen": "x"}}),
-        lambda saved: json.dumps(saved | {"state": saved["state"] | {"sums": [0, float("nan")]}}),
+        lambda saved: json.dumps(saved | {"state": saved["state"] | {"block": [0]}}),
+        lambda saved: json.dumps(saved | {"state": saved["state"] | {"block": [["x", 0]]}}),
+        lambda saved: json.dumps(
+            saved | {"state": saved["state"] | {"block": [[float("nan"), 0]]}}
+        ),
     ],
 )
 def test_a_broken_state_is_refused_in_one_sentence(tmp_path, change):
