@@ -23,6 +23,8 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/read_overhead.py
 	$(BIN)/python benchmarks/parity.py
+	$(BIN)/python benchmarks/readings.py
+	$(BIN)/python benchmarks/alarms.py
 
 soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import math
 import sys
 import tempfile
@@ -65,12 +66,13 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--probe", default="", help="calibrated probe file; default: the shipped")
     parser.add_argument("--streams", type=int, default=200)
-    parser.add_argument("--no-river", action="store_true", help="leave river out")
     options = parser.parse_args()
     guard = Guard.load(options.probe) if options.probe else readings.shipped_guard()
     rows = [*rates(guard), *drift(options.streams), *real_length(guard, options.streams)]
-    if not options.no_river:
+    if importlib.util.find_spec("river"):
         rows += river(20)
+    else:
+        sys.stderr.write("river is not installed (pip install 'emoguard[bench]'): left out\n")
     show("alarms", [*rows, *costs()], as_json=options.json)
 
 
