@@ -31,17 +31,16 @@ def _option(field: dataclasses.Field[Any]) -> click.Option:
 
 
 @click.command(cls=RulesCommand, short_help="Print rules for Prometheus.")
-@click.option("--recording", "kind", flag_value="recording", help="Print the recording rules.")
-@click.option("--alerts", "kind", flag_value="alerts", help="Print the alerts, which need those.")
+@click.option("--recording", "kind", flag_value="recording", help="Only the recording rules.")
+@click.option("--alerts", "kind", flag_value="alerts", help="Only the alerts, which need those.")
 def rules(kind: str | None, **chosen: Any) -> None:
-    """Print recording rules or alerts for Prometheus 2.42 and later, as YAML.
+    """Print recording rules and alerts for Prometheus 2.42 and later, as YAML.
 
-    Give both the same options: alerts name what the recording rules record.
+    Alerts name what the recording rules record: one at a time, give both the same options.
     """
-    if kind is None:
-        raise click.UsageError("say --recording or --alerts")
     alerting = exporter_module("alerting")
-    click.echo(alerting.render(kind, alerting.RuleOptions(**chosen)), nl=False)
+    kinds = alerting.KINDS if kind is None else (kind,)
+    click.echo(alerting.render(alerting.RuleOptions(**chosen), kinds), nl=False)
 
 
 def exporter_module(name: str) -> ModuleType:

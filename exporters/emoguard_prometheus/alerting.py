@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from string import Template
@@ -18,7 +19,8 @@ KINDS: tuple[Kind, ...] = ("recording", "alerts")
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DURATION = re.compile(r"([1-9][0-9]{0,4})([smhd])", re.ASCII)
-SELECTOR = re.compile(r'\w+(=|!=|=~|!~)"[^"\\\n]+"(,\w+(=|!=|=~|!~)"[^"\\\n]+")*', re.ASCII)
+MATCHER = r'[A-Za-z_][A-Za-z0-9_]*(=|!=|=~|!~)"[ !#-\[\]-~]+"'
+SELECTOR = re.compile(f"{MATCHER}(,{MATCHER})*")
 ADDRESS = re.compile(r"[\w./:~%+-]+", re.ASCII)
 
 
@@ -99,16 +101,21 @@ class _Rules(Template):
     delimiter = "@"
 
 
-def render(kind: Kind, options: RuleOptions | None = None) -> str:
-    """Return the recording rules or the alerts as YAML for Prometheus 2.42 and later."""
+def render(options: RuleOptions | None = None, kinds: Sequence[Kind] = KINDS) -> str:
+    """Return recording rules, alerts or both as YAML for Prometheus 2.42 and later."""
     options = options or RuleOptions()
-    template = files("emoguard_prometheus") / "templates" / f"{kind}.yml"
     values = {
         **{name: _written(value) for name, value in dataclasses.asdict(options).items()},
         "stalled_seconds": str(seconds(options.stalled_after)),
         "baseline_seconds": str(seconds(options.baseline_after)),
     }
-    return _Rules(template.read_text(encoding="utf-8")).substitute(values)
+    first, *others = (_template(kind).substitute(values) for kind in kinds)
+    return first + "".join(other.partition("groups:\n")[2] for other in others)
+
+
+def _template(kind: Kind) -> _Rules:
+    path = files("emoguard_prometheus") / "templates" / f"{kind}.yml"
+    return _Rules(path.read_text(encoding="utf-8"))
 
 
 def seconds(duration: str) -> int:
