@@ -35,13 +35,12 @@ def check(file: str, probe: str | None) -> None:
     With --probe its labels and its plan are checked against that probe, too.
     """
     policy = Policy.load(file)
-    rows = meaning(policy)
     found = open_probe(probe) if probe is not None else None
     try:
         check_sinks(policy)
+        rows = meaning(policy)
         if found is not None:
-            Guard(found[0], found[1], policy).check(policy)
-            rows.append(("probe", f"{found[0].name} has every label and layer that is named"))
+            rows += _fit(Guard(found[0], found[1], policy))
     except EmoGuardError as error:
         raise EmoGuardError(f"{file}: {error}") from error
     table = Table.grid(padding=(0, 2))
@@ -50,6 +49,26 @@ def check(file: str, probe: str | None) -> None:
     for key, words in rows:
         table.add_row(key, Text(printable(words)))
     Console(highlight=False).print(table)
+
+
+def _fit(guard: Guard) -> list[tuple[str, str]]:
+    """Return how a policy fits the guard's probe, and which alarms its calibrations certify.
+
+    Raises:
+        EmoGuardError: it does not fit.
+
+    """
+    guard.check(guard.policy)
+    rows = [("probe", f"{guard.probe.name} has every label and layer that is named")]
+    for calibration in guard.calibrations:
+        thresholds = guard.thresholds(calibration.identity)
+        pairs = zip(guard.labels, thresholds, strict=True)
+        without = [label for label, threshold in pairs if threshold is None]
+        identity = calibration.identity
+        said = f"{len(guard.labels) - len(without)} of {len(guard.labels)} labels can be certified"
+        told = f"; not {', '.join(without)}: they never alarm" if without else ""
+        rows.append((f"on {identity.quantisation}", f"{said} at this rate{told}"))
+    return rows
 
 
 def meaning(policy: Policy) -> list[tuple[str, str]]:

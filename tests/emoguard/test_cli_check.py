@@ -85,6 +85,8 @@ def test_a_probe_that_fits(check, probe):
     code, out, _ = check("{labels: [sad], steering: {plan: {cap: {sad: 0.9}}}}", "--probe", probe)
     assert code == 0
     assert "has every label and layer that is named" in out
+    assert "on F32 " in out
+    assert "0 of 1 labels can be certified at this rate; not sad: they never alarm" in out
 
 
 @pytest.mark.parametrize(
