@@ -86,6 +86,13 @@ def test_a_probe_that_fits(check, probe):
     assert code == 0
     assert "has every label and layer that is named" in out
     assert "on F32 " in out
+    assert "1 of 1 labels can be certified at this rate" in out
+
+
+def test_a_rate_that_nothing_certifies(check, probe):
+    rare = "{labels: [sad], alarms: {rate_per_1000_tokens: 1e-9}}"
+    code, out, _ = check(rare, "--probe", probe)
+    assert code == 0
     assert "0 of 1 labels can be certified at this rate; not sad: they never alarm" in out
 
 
