@@ -16,7 +16,7 @@ responses) to its first alarm. In `length_doubled` a response mean has a part of
 noise that shrinks with its tokens (1 sd per 8 tokens), which double half-way. `real_length_doubled`
 draws from the stored responses of at least 128 tokens: baseline and first half are their first 64
 tokens, then all 128. river's detectors run at their defaults on one label, response by response, in
-20 streams each: the share that alarm although nothing changed.
+as many streams: the share that alarm although nothing changed.
 
 Cost. Microseconds per response for 14 labels, checkpoints included.
 """
@@ -70,7 +70,7 @@ def main() -> None:
     guard = Guard.load(options.probe) if options.probe else readings.shipped_guard()
     rows = [*rates(guard), *drift(options.streams), *real_length(guard, options.streams)]
     if importlib.util.find_spec("river"):
-        rows += river(20)
+        rows += river(options.streams)
     else:
         sys.stderr.write("river is not installed (pip install 'emoguard[bench]'): left out\n")
     show("alarms", [*rows, *costs()], as_json=options.json)
