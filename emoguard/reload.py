@@ -83,8 +83,10 @@ class PolicyFile:
         # Whatever reading a policy breaks with, the response at hand must not.
         except Exception as error:  # noqa: BLE001
             self.failures += 1
-            self.error = str(error)
-            log.error("the policy stays as it was: %s", error)  # noqa: TRY400  (one sentence says it)
+            # What is wrong with the file names it already; what does not fit this watch does not.
+            known = str(error).startswith(str(self.path))
+            self.error = str(error) if known else f"{self.path}: {error}"
+            log.error("the policy stays as it was: %s", self.error)  # noqa: TRY400  (one sentence says it)
         else:
             self.policy, self.error = policy, None
             self.loads += 1

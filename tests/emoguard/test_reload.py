@@ -155,7 +155,7 @@ def test_what_a_watch_is_built_on_cannot_change(path, text, key):
     file = PolicyFile(path)
     path.write_text(text)
     assert file.refresh() == Policy()
-    assert file.error.startswith(f"{key} cannot change under a watch")
+    assert file.error.startswith(f"{path}: {key} cannot change under a watch")
     assert file.error.endswith("detach and attach again, or restart")
 
 
@@ -198,7 +198,7 @@ def test_whatever_the_check_breaks_with_stays_inside(path):
         raise RuntimeError("broken")
 
     assert file.refresh(broken).on_unsupported == "skip"
-    assert file.error == "broken"
+    assert file.error == f"{path}: broken"
 
 
 def test_threads_see_whole_policies_and_read_once_per_change(path):

@@ -163,7 +163,7 @@ import dataclasses, resource, signal, sys
 from emoguard.records import LabelScore
 from emoguard.testing import make_report
 from emoguard_jsonl import AuditLog, Key
-log = AuditLog(sys.argv[1], Key(bytes(range(32))))
+log = AuditLog(sys.argv[1], Key(bytes(range(32))), rotate_mib=10_000)
 scores = {f"label{n}": LabelScore(1 / 3, 2 / 3, 0.5) for n in range(int(sys.argv[2]))}
 report = dataclasses.replace(make_report(), scores=scores)
 """
@@ -175,7 +175,7 @@ def test_sigkill_loses_at_most_the_line_being_written(tmp_path):
     kills = acknowledged = 0
     for patience in (1, 4, 2, 7, 3, 5):
         with subprocess.Popen(
-            [sys.executable, "-c", forever, str(path), "20000"], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", forever, str(path), "5000"], stdout=subprocess.PIPE, text=True
         ) as child:
             for _ in range(patience):
                 acknowledged = int(child.stdout.readline())
