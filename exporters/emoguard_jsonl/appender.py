@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -35,13 +34,16 @@ class Appender:
             while left:
                 left = left[os.write(self._handle, left) :]
         except OSError:
-            self._torn = self._torn or len(left) < len(whole)
-            with contextlib.suppress(OSError):  # an append-only file keeps the part: torn, then
-                os.ftruncate(self._handle, self.size)
-                self._torn = self.size > 0 and os.pread(self._handle, 1, self.size - 1) != b"\n"
+            self._take_back(len(whole) - len(left))
             raise
         self.size += len(whole)
         self._torn = False
+
+    def _take_back(self, written: int) -> None:
+        try:
+            os.ftruncate(self._handle, os.fstat(self._handle).st_size - written)
+        except OSError:  # the file may be set to append-only: then the part stays, torn
+            self._torn = self._torn or written > 0
 
     def is_at_its_path(self) -> bool:
         """Return whether the path still leads to this file: somebody may have moved it."""

@@ -72,7 +72,7 @@ class AuditLog:
             except BaseException:
                 os.close(self._lock)
                 raise
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise EmoGuardError(f"the audit log cannot be written: {error}") from error
         self.lines, self._last = (last.number, last.mac) if last else (0, secrets.token_hex(32))
 
@@ -102,12 +102,15 @@ class AuditLog:
         """Append one report; returns no alerts.
 
         Raises:
-            EmoGuardError: the log is closed, or was opened before a fork.
+            EmoGuardError: the log is closed, or was opened before a fork; or a full file could not
+                be rotated, and the line went into it all the same.
             OSError: the line could not be written; the next report gets its number.
 
         """
         with self._mutex:
-            file = self._place_for(report)
+            self._check_open()
+            stuck = self._rotate(report)
+            file = self._at_its_path()
             data, mac = line.write(report, self.lines + 1, self._last, self._key)
             file.append(data)
             self.lines, self._last = self.lines + 1, mac
@@ -115,6 +118,8 @@ class AuditLog:
             if time.monotonic() - self._synced >= self._fsync_seconds:
                 file.sync()
                 self._synced = time.monotonic()
+        if stuck is not None:
+            raise stuck
         return ()
 
     def close(self) -> None:
@@ -126,21 +131,32 @@ class AuditLog:
                 os.close(self._lock)
             self._file = None
 
-    def _place_for(self, report: Report) -> Appender:
-        """Return the file that the next line goes to."""
+    def _check_open(self) -> None:
         if self._file is None:
             raise EmoGuardError(f"the audit log {self.path} is closed")
         if os.getpid() != self._owner:
             raise EmoGuardError(f"the audit log {self.path} belongs to the process before the fork")
-        full = self._file.size >= self._most_bytes
-        if self._began is not None:
-            first, created = self._began
-            if full or report.created - created >= self._most_seconds:
+
+    def _rotate(self, report: Report) -> Exception | None:
+        """Rename the file if it is full or old; return why it could not be."""
+        if self._began is None:
+            return None
+        first, created = self._began
+        full = self._file is not None and self._file.size >= self._most_bytes
+        if full or report.created - created >= self._most_seconds:
+            try:
                 _keep(self.path, rotated(self.path, first))
-        if not self._file.is_at_its_path():  # rotated, by us or by somebody else
-            self._file.sync()
+            except (OSError, EmoGuardError) as error:
+                return error
+        return None
+
+    def _at_its_path(self) -> Appender:
+        """Return the open file, a new one where it was renamed, by us or by somebody else."""
+        if self._file is None or not self._file.is_at_its_path():
             old, self._file = self._file, self._opened()
-            old.close()
+            if old is not None:
+                old.sync()
+                old.close()
         return self._file
 
     def _opened(self) -> Appender:

@@ -222,12 +222,13 @@ def test_a_rotated_file_is_never_written_over(path):
     other = Path(f"{path}.{1:012d}")
     other.write_text("somebody's")
     with pytest.raises(EmoGuardError, match="is there already: move that one away"):
-        log.report(REPORT)
+        log.report(REPORT)  # and written all the same
     assert other.read_text() == "somebody's"
     other.unlink()
     log.report(REPORT)
     log.close()
-    assert verify(parts(path), KEY, lines=3).findings == []
+    assert len(parts(path)) == 2
+    assert verify(parts(path), KEY, lines=4).findings == []
 
 
 def test_a_second_writer_is_refused_until_the_first_closes(path):
@@ -333,7 +334,7 @@ def test_odd_numbers_are_refused(path, options, sentence):
 
 
 def test_a_path_that_cannot_be_written_is_refused(tmp_path):
-    for bad in (tmp_path / "no" / "audit.jsonl", tmp_path):
+    for bad in (tmp_path / "no" / "audit.jsonl", tmp_path, "nul\0l"):
         with pytest.raises(EmoGuardError, match="the audit log cannot be written"):
             AuditLog(bad, KEY)
 
