@@ -135,7 +135,7 @@ class LabelScore:
     mean: float
     """Mean z of the label (mean raw projection in an uncalibrated report)."""
     peak: float | None
-    """Maximum of the rolling mean over the policy's window_tokens; null when the response is short."""
+    """Maximum of the rolling mean over the policy's window_tokens; null for a short response."""
     rank: float | None
     """Place of the mean among the means of neutral responses, in [0, 1]; null uncalibrated."""
     crossings: int | None = None
