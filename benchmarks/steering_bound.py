@@ -165,7 +165,7 @@ def functions(wanted: int) -> list[Row]:
         ]
         for index, norm in enumerate(calibration.norms):
             rows = np.concatenate(
-                [drawn_rows(rng, 48, plan.interventions[index], float(norm)) for plan in plans]
+                [drawn_rows(rng, 128, plan.interventions[index], float(norm)) for plan in plans]
             )
             for name, (run, dtype) in VARIANTS.items():
                 before, after = run(rows, plans, index, dtype)

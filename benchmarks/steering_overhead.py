@@ -1,0 +1,116 @@
+"""What does steering cost per token, over reading alone?
+
+Method. One watch stays attached. Each pair generates the same number of tokens greedily twice, once
+only read and once read and steered, back to back, the order alternating; a block's figure is the
+median time between its tokens (the first excluded), a row the median of the paired differences with
+a bootstrap interval over pairs. `first_token` is the difference of the time to the first token.
+llama.cpp reads through the callback on both sides. Plans: `add_cap` adds one label and caps
+another, at four layers; `two_caps` caps two labels at their neutral median, so that something is to
+be done at most tokens; `1_layer` is `add_cap` at one layer. `_percent` is the share of a token.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.measure import Row, arguments, interleave, median, paired, show
+from benchmarks.read_overhead import MODELS, PROMPT, hf_generate, llama_generate
+from emoguard import Plan, attach
+from emoguard.protocols import Watch
+from emoguard.registry import find, shipped
+from tests.models import load_hf, load_llama
+
+ADD_CAP = Plan(add={"calm": 0.05}, cap={"desperate": 0.99})
+TWO_CAPS = Plan(cap={"desperate": 0.5, "angry": 0.5})
+
+
+def compare(
+    name: str, watch: Watch, generate: Callable[[], list[float]], plan: Plan, pairs: int
+) -> list[Row]:
+    """Return rows for one runtime and plan."""
+    first: tuple[list[float], list[float]] = ([], [])
+
+    def block(side: int) -> float:
+        clock = generate()
+        first[side].append(1e3 * (clock[1] - clock[0]))
+        return 1e3 * float(np.median([b - a for a, b in pairwise(clock[1:])]))
+
+    def steered() -> float:
+        with watch.steering(plan):
+            value = block(1)
+        receipt = watch.reports[-1].receipt
+        if receipt is None or receipt.faulted or not receipt.applied:
+            raise RuntimeError(f"nothing was steered: {watch.reports[-1]}")
+        return value
+
+    steered(), block(0)
+    first[0].clear(), first[1].clear()
+    read_ms, steered_ms = interleave(lambda: block(0), steered, pairs, name)
+    share = 100 * (np.array(steered_ms) - np.array(read_ms)) / np.median(read_ms)
+    return [
+        paired(f"{name}_ms", read_ms, steered_ms),
+        median(f"{name}_percent", share, "%"),
+        median(f"{name}_token_ms_read", read_ms, "ms"),
+        paired(f"{name}_first_token_ms", *first),
+    ]
+
+
+def measure(name: str, watch: Watch, generate: Callable[[], list[float]], pairs: int) -> list[Row]:
+    """Return rows for every plan in one runtime."""
+    one = Plan(add=ADD_CAP.add, cap=ADD_CAP.cap, layers=watch.guard.probe.layers[:1])
+    plans = {"add_cap": ADD_CAP, "two_caps": TWO_CAPS, "1_layer": one}
+    return [
+        row
+        for key, plan in plans.items()
+        for row in compare(f"{name}_{key}", watch, generate, plan, pairs)
+    ]
+
+
+def in_llamacpp(model: str, pairs: int) -> list[Row]:
+    """Measure the callback."""
+    llm = load_llama(MODELS[model](), n_ctx=2048)
+    guard = shipped(find(llm)[0].open_residuals(llm))
+    with attach(llm, guard, backend="callback") as watch:
+        return measure("llamacpp" + _suffix(model), watch, llama_generate(llm, 12), pairs)
+
+
+def in_transformers(model: str, pairs: int) -> list[Row]:
+    """Measure the hooks in float32."""
+    hf, tokenizer = load_hf(MODELS[model]())
+    guard = shipped(find(hf)[0].open_residuals(hf, tokenizer=tokenizer))
+    inputs: dict[str, Any] = dict(tokenizer(PROMPT, return_tensors="pt"))
+    with attach(hf, guard, tokenizer=tokenizer) as watch:
+        return measure("transformers" + _suffix(model), watch, hf_generate(hf, inputs, 6), pairs)
+
+
+def _suffix(model: str) -> str:
+    return "" if model == "smollm2" else f"_{model}"
+
+
+def main() -> None:
+    """Run what the arguments name and print one table."""
+    parser = arguments(__doc__)
+    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--runtime", default="llamacpp,transformers")
+    options = parser.parse_args()
+    runs = {"llamacpp": in_llamacpp, "transformers": in_transformers}
+    rows = [
+        row
+        for model in options.model.split(",")
+        for runtime in options.runtime.split(",")
+        for row in runs[runtime](model, options.pairs)
+    ]
+    show("steering_overhead", rows, as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()
