@@ -1,4 +1,4 @@
-"""Carries finished reports to sinks, off the generation path."""
+"""Carries reports to sinks and alerts to a callback, off the generation path."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from emoguard.protocols import Sink
-    from emoguard.records import Alert, Report
+    from emoguard.records import Alert
+
+Item = TypeVar("Item")
+Taker = tuple[str, "Callable[[Item], Iterable[Alert]]"]
 
 log = logging.getLogger("emoguard")
 
@@ -23,27 +25,28 @@ EXIT_SECONDS = 2.0
 """How long the end of the process waits for a sink that still has reports to take."""
 
 
-class Delivery:
-    """One daemon thread and one bounded queue per sink: a sink that blocks delays nobody.
+class Delivery(Generic[Item]):
+    """One daemon thread and one bounded queue per taker: one that blocks delays nobody.
 
-    A report that a sink raises on, or that finds its queue full, is dropped for that sink, counted
-    in `faults` and logged the first time.
+    `takers` are named functions; what they return goes to `alerts`. An item that one raises on, or
+    that finds its queue full, is dropped for that taker, counted in `faults` and logged the first
+    time.
     """
 
-    def __init__(self, sinks: Iterable[Sink], alerts: deque[Alert]) -> None:
-        self._lanes = [_Lane(sink, alerts) for sink in sinks]
+    def __init__(self, takers: Iterable[Taker[Item]], alerts: deque[Alert]) -> None:
+        self._lanes = [_Lane(name, take, alerts) for name, take in takers]
 
-    def send(self, report: Report) -> None:
-        """Hand one report to every sink and return at once."""
+    def send(self, item: Item) -> None:
+        """Hand one item to every taker and return at once."""
         for lane in self._lanes:
-            lane.send(report)
+            lane.send(item)
 
     def faults(self) -> tuple[str, ...]:
-        """Return the sinks that failed since the last call, one entry per failure."""
+        """Return the takers that failed since the last call, one entry per failure."""
         return tuple(fault for lane in self._lanes for fault in lane.take_faults())
 
     def flush(self, timeout: float) -> bool:
-        """Wait until every sink has seen everything sent so far; False when time ran out."""
+        """Wait until every taker has seen everything sent so far; False when time ran out."""
         end = time.monotonic() + timeout
         done = [lane.flush(max(0.0, end - time.monotonic())) for lane in self._lanes]
         return all(done)
@@ -59,27 +62,29 @@ class Delivery:
             lane.close(max(0.0, end - time.monotonic()))
 
 
-class _Lane:
-    """The queue and the thread of one sink; never more than one thread, so reports keep order."""
+class _Lane(Generic[Item]):
+    """The queue and the thread of one taker; never more than one thread, so items keep order."""
 
-    def __init__(self, sink: Sink, alerts: deque[Alert]) -> None:
-        self._sink = sink
-        self._name = f"sink:{type(sink).__name__}"
+    def __init__(
+        self, name: str, take: Callable[[Item], Iterable[Alert]], alerts: deque[Alert]
+    ) -> None:
+        self._take = take
+        self._name = name
         self._alerts = alerts
         self._changed = threading.Condition()
-        self._waiting: deque[Report] = deque()
+        self._waiting: deque[Item] = deque()
         self._faults: deque[str] = deque(maxlen=BACKLOG)
         self._sent = self._done = 0
         self._closing = self._logged = False
         self._thread: threading.Thread | None = None
 
-    def send(self, report: Report) -> None:
+    def send(self, item: Item) -> None:
         try:
             with self._changed:
                 full = len(self._waiting) >= BACKLOG
                 if not full:
                     self._start()
-                    self._waiting.append(report)
+                    self._waiting.append(item)
                     self._sent += 1
                     self._changed.notify_all()
         except RuntimeError as error:  # the system gives no more threads
@@ -127,17 +132,17 @@ class _Lane:
             atexit.register(self.close, EXIT_SECONDS)
 
     def _run(self) -> None:
-        while (report := self._next()) is not None:
+        while (item := self._next()) is not None:
             try:
-                self._alerts.extend(self._sink.report(report))
+                self._alerts.extend(self._take(item))
             except BaseException as error:  # noqa: BLE001  (whatever a sink does stays in its lane)
                 self._fail(f"{type(error).__name__}: {error}")
             with self._changed:
                 self._done += 1
                 self._changed.notify_all()
 
-    def _next(self) -> Report | None:
-        """Wait for a report; None, and no thread of this lane any more, when closing and empty."""
+    def _next(self) -> Item | None:
+        """Wait for an item; None, and no thread of this lane any more, when closing and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             if self._waiting:

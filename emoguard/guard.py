@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -38,8 +38,10 @@ class Guard:
     """What to read, what is ordinary, and who is told.
 
     One guard may watch several models. `report` is a pure function of its arguments; only `publish`
-    talks to the sinks. `alerts` holds the last alerts the monitors returned. Given a `PolicyFile`,
-    which no other guard uses, the guard follows the file from one response to the next.
+    talks to the sinks. `alerts` holds the last alerts, of monitors and of crossings noticed while a
+    response was generated; `on_alert` is called with the latter, in a thread of its own, where the
+    policy says `on_alert: callback` or `stop`. Given a `PolicyFile`, which no other guard uses, the
+    guard follows the file from one response to the next.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Guard:
         calibrations: Iterable[Calibration] = (),
         policy: Policy | PolicyFile | None = None,
         sinks: Sequence[Sink] = (),
+        on_alert: Callable[[Alert], None] | None = None,
     ) -> None:
         self.probe = probe
         self.policy_file = policy if isinstance(policy, PolicyFile) else None
@@ -59,7 +62,10 @@ class Guard:
         for calibration in self.calibrations:
             calibration.check_fits(len(probe.labels), len(probe.layers))
         self._thresholds = {c: self._certified(c) for c in self.calibrations}
-        self._delivery = Delivery(sinks, self.alerts)
+        named = [(f"sink:{type(sink).__name__}", sink.report) for sink in sinks]
+        self._delivery: Delivery[Report] = Delivery(named, self.alerts)
+        calls = [("callback", _returning_nothing(on_alert))] if on_alert else []
+        self._calls: Delivery[Alert] = Delivery(calls, self.alerts)
 
     @classmethod
     def load(
@@ -182,19 +188,31 @@ class Guard:
         )
 
     def publish(self, report: Report) -> Report:
-        """Hand a report to the sinks; return it with the sinks that failed since the last one."""
-        report = dataclasses.replace(report, faults=report.faults + self._delivery.faults())
-        self._delivery.send(report)
+        """Hand a report to the sinks; return it with the sinks that failed since the last one.
+
+        Of plain scored responses only the policy's sample goes to the sinks.
+        """
+        faults = (*report.faults, *self._delivery.faults(), *self._calls.faults())
+        report = dataclasses.replace(report, faults=faults)
+        plain = report.status in ("scored", "uncalibrated") and report.finish != "halted"
+        if not plain or report.steered or report.faults or self.policy.samples(report.id):
+            self._delivery.send(report)
         self.refresh()
         return report
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until the sinks have seen every report; False when they need longer."""
-        return self._delivery.flush(timeout)
+        return self._delivery.flush(timeout) and self._calls.flush(timeout)
 
     def close(self, timeout: float = 10.0) -> None:
         """Flush and end the sinks' threads. A guard may be used again afterwards."""
         self._delivery.close(timeout)
+        self._calls.close(timeout)
+
+    def alert(self, alert: Alert) -> None:
+        """Keep an alert raised while a response is generated, and call `on_alert` with it."""
+        self.alerts.append(alert)
+        self._calls.send(alert)
 
     def __enter__(self) -> Self:
         return self
@@ -245,6 +263,14 @@ class Guard:
                 self.labels, means, peaks, ranks, thresholds, crossed, strict=True
             )
         }
+
+
+def _returning_nothing(call: Callable[[Alert], None]) -> Callable[[Alert], tuple[Alert, ...]]:
+    def take(alert: Alert) -> tuple[Alert, ...]:
+        call(alert)
+        return ()
+
+    return take
 
 
 def _levels(thresholds: Sequence[Threshold | None]) -> NDArray[np.float64]:

@@ -130,7 +130,8 @@ class Policy:
     """Generation modes without one reading per token (beam search, assisted decoding) are refused
     before anything is generated, or run and are reported as skipped."""
     sample_ratio: Annotated[float, Interval(least=0, most=1)] = 1.0
-    """Share of responses that are read and reported, chosen by request id."""
+    """Share of plain responses that sinks are told of, chosen by request id. They are told of every
+    one that was steered, halted or did not go well; the watch keeps all reports."""
     sinks: tuple[Mapping[str, Mapping[str, Any]], ...] = ()
     """Monitors and exporters that see every report: one mapping each, name to options."""
     keep_reports: Annotated[int, Interval(least=1)] = 256
@@ -173,7 +174,7 @@ class Policy:
         return schema.parse(cls, {} if data is None else data, source)
 
     def samples(self, request_id: str) -> bool:
-        """Return whether the response to this request is read; the same answer on every replica.
+        """Return whether sinks are told of this request; the same answer on every replica.
 
         Pure: the first 8 bytes of BLAKE2b of the id, as a share of 2**64, against `sample_ratio`.
         """

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from emoguard.calibration import QUANTILES, Calibration
-from emoguard.certificate import LEVELS, Curve
+from emoguard.certificate import LEVELS, Curve, Threshold
 from emoguard.crossing import HYSTERESIS, WINDOW
 from emoguard.errors import EmoGuardError
 from emoguard.fit.responses import Answer, calibrate
 from emoguard.guard import Guard
 from emoguard.identity import ModelIdentity, Witness
 from emoguard.plan import Plan
-from emoguard.policy import Policy, SteeringPolicy
+from emoguard.policy import AlarmPolicy, Policy, SteeringPolicy
 from emoguard.probe import Probe
 from emoguard.records import Alert, Reading, Report, Request
 
@@ -235,6 +235,7 @@ def check_plugin(harness: Harness, layers: Sequence[int] = (1, 2)) -> None:
         check_faults_stay_inside,
         check_steering,
         check_steering_faults_stay_inside,
+        check_alarms_while_generating,
     ):
         check(harness, probe)
 
@@ -378,6 +379,38 @@ def check_steering_faults_stay_inside(harness: Harness, probe: Probe) -> None:
         assert harness.generate(prompt, 6, request) == plain[:1], "generation did not stop"
         assert watch.reports[-1].finish == "halted", watch.reports[-1].finish
     assert harness.generate(prompt, 6) == plain, "ids differ after a fault and detach"
+
+
+def check_alarms_while_generating(harness: Harness, probe: Probe) -> None:
+    """A crossing ends the response, or calls back, or is only counted, as the policy says."""
+    prompt = harness.prompts[0]
+    plain = harness.generate(prompt, 8)
+    calibration = measure_calibration(harness.open_residuals(), probe)
+    for action in ("stop", "callback", "report"):
+        called: list[Alert] = []
+        policy = Policy(alarms=AlarmPolicy(window_tokens=4, on_alert=action))
+        with _Alarming(probe, [calibration], policy, on_alert=called.append) as guard:
+            with harness.attach(guard) as watch:
+                request = Request()
+                ids = harness.generate(prompt, 8, request)
+                report = watch.reports[-1]
+            guard.flush()
+        wanted = plain[:4] if action == "stop" else plain
+        assert ids == wanted, f"on_alert: {action} generated {ids}, wanted {wanted}"
+        assert report.completion_tokens == len(wanted), report
+        assert (report.finish == "halted") == (action == "stop"), report.finish
+        assert (probe.labels[0] in (report.detail or "")) == (action == "stop"), report.detail
+        assert report.scores[probe.labels[0]].crossings == 1, report.scores
+        told = [(alert.label, alert.report_id) for alert in called]
+        once = [] if action == "report" else [(probe.labels[0], request.id)]
+        assert told == once, f"on_alert: {action} called back with {told}"
+
+
+class _Alarming(Guard):
+    """A guard whose first label crosses its threshold with the first full window."""
+
+    def thresholds(self, identity: ModelIdentity) -> tuple[Threshold | None, ...]:
+        return Threshold(-1e6, 0.1, 0), *[None] * (len(self.labels) - 1)
 
 
 def check_sink(make: Callable[[], Sink]) -> None:

@@ -82,7 +82,10 @@ def meaning(policy: Policy) -> list[tuple[str, str]]:
         ("steering", _steering(policy.steering)),
         ("requests", _requests(policy.requests)),
         ("on_unsupported", f"generation without one reading per token is {unsupported}"),
-        ("sample_ratio", f"{sampled} responses are read and reported"),
+        (
+            "sample_ratio",
+            f"sinks see {sampled} plain responses, steered and faulty ones always",
+        ),
         ("sinks", "; ".join(map(_sink, policy.sinks)) or "none: reports stay in this process"),
         ("keep_reports", f"the last {policy.keep_reports} reports and alerts are remembered"),
         ("restart for", f"{', '.join(FIXED)}; other changes take effect with the next response"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from emoguard.errors import EmoGuardError
+from emoguard.live import LiveAlarm
 from emoguard.phases import THINKING_MARKS
 from emoguard.plan import Plan
 from emoguard.records import Finish, Reading, Report, Request
@@ -35,6 +36,11 @@ log = logging.getLogger("emoguard")
 
 MARK = "_emoguard_watch"
 """Instance attribute that says a Llama is watched."""
+
+
+HALTED = "content_filter"
+"""The finish reason of a completion that EmoGuard ended: what OpenAI's vocabulary has for an answer
+that who serves it cut off."""
 
 
 @dataclass
@@ -69,6 +75,7 @@ class LlamaWatch:
         self._backend = backend
         self._plan = Plan()
         self._first_steered: int | None = None
+        self._alarm: LiveAlarm | None = None
         self._undo = ExitStack()
         self._attached = False
         self._logged: set[str] = set()
@@ -279,6 +286,9 @@ class LlamaWatch:
         if call:
             call.session = session
         self._session = session
+        self._alarm = LiveAlarm.make(
+            self.guard, self.identity, session.request, session.prompt_ids, self._thinking
+        )
         if session.steering is not None and isinstance(self.reader, CallbackReader):
             self.reader.steer = Steer(session.steering, self.identity.hidden)
             # The last prompt token is computed again, under steering, even where the cache has it,
@@ -304,12 +314,19 @@ class LlamaWatch:
             elif session.rows:
                 self._last = self._scores.missing
             session.commit(token, self._last)
+            self._follow_live(session, token)
         except Exception as error:  # noqa: BLE001  (the response goes on, whatever breaks here)
             self._fail(error)
             tokens = len(session.token_ids)
             session.rows[tokens:] = [self._scores.missing]
             session.token_ids.append(token)
         session.seconds += time.perf_counter() - start
+
+    def _follow_live(self, session: Session, token: int) -> None:
+        """End the generation where a label crosses its threshold and the policy says so."""
+        if self._alarm is not None and not session.fault:
+            self._scores.settle()
+            session.halted = session.halted or self._alarm.update(token, self._last)
 
     def _commit_move(self, session: Session) -> None:
         """Keep what steering did to the residual that the token just chosen was chosen from."""
@@ -432,8 +449,9 @@ class LlamaWatch:
                     self._call = outer
                 finish = find_finish(chunk)
                 if finish is not None:
-                    halted = call.session is not None and call.session.halted
-                    self._close(call.session, "halted" if halted else finish)
+                    if call.session is not None and call.session.halted:
+                        finish, chunk["choices"][0]["finish_reason"] = "halted", HALTED
+                    self._close(call.session, finish)
                 yield chunk
         except StopIteration:
             return

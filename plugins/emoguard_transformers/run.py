@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from emoguard.live import LiveAlarm
 from emoguard.session import Session
 from emoguard_transformers.steer import MOVES, Batch
 
@@ -44,6 +45,8 @@ class Run:
     steering_fault: str | None = None
     skipped: str | None = None
     halted: str | None = None
+    halts: dict[int, str] = field(default_factory=dict)
+    alarms: list[LiveAlarm | None] | None = None
     seconds: float = 0.0
     closed: bool = False
     steps: int = 0
@@ -76,7 +79,22 @@ class Run:
             self.steering.moves.fill_(torch.nan)
         self._ids = input_ids
         self.steps += 1
+        if self.alarms is not None and self.fault is None:
+            for row in self._crossing(input_ids, rows[step]):
+                stops[step, row] = True
         self.seconds += time.perf_counter() - start
+
+    def _crossing(self, input_ids: Any, rows: Any) -> list[int]:
+        """Return the sequences that are to end here; only where an alarm follows them is waited."""
+        assert self.alarms is not None
+        ids, z = input_ids[:, -1].cpu().tolist(), rows.cpu().numpy()
+        ended = []
+        for row, alarm in enumerate(self.alarms):
+            why = alarm.update(ids[row], z[row]) if alarm is not None else None
+            if why and row not in self.halts:
+                self.halts[row] = why
+                ended.append(row)
+        return ended
 
     def _new_block(self, stopped: Any) -> tuple[Any, Any, Any]:
         """Return room for rows, moves and stops of the next tokens: few tensors for many tokens.
@@ -105,7 +123,7 @@ class Run:
         """
         steps, ids = self.steps, self._ids
         if not steps:
-            return [(self._session(0, request), "unknown") for request in self._requests(1)]
+            return [(self._session(0, request), "unknown") for request in self.each_request(1)]
         rows, moves, stops = (
             np.concatenate([block[part].cpu().numpy() for block in self._blocks])[:steps]
             for part in range(3)
@@ -114,7 +132,7 @@ class Run:
         ids = ids.cpu().numpy()
         prompt = ids.shape[1] - steps
         found: list[tuple[Session, Finish]] = []
-        for row, request in enumerate(self._requests(rows.shape[1])):
+        for row, request in enumerate(self.each_request(rows.shape[1])):
             session = self._session(row, request, ids[row, :prompt].tolist())
             if session.steering:
                 session.moves = list(moves[:, row])
@@ -123,11 +141,18 @@ class Run:
             for step in range(end):
                 session.commit(int(ids[row, prompt + step]), rows[step, row])
             session.seconds /= rows.shape[1]  # so that the reports of a batch add up
-            cut: Finish = "halted" if self.halted else "length"
-            found.append((session, "stop" if len(stopped) else cut))
+            found.append((session, self._finish(row, stopped=len(stopped) > 0)))
         return found
 
-    def _requests(self, rows: int) -> Sequence[Request]:
+    def _finish(self, row: int, *, stopped: bool) -> Finish:
+        if row in self.halts:
+            return "halted"
+        if stopped:
+            return "stop"
+        return "halted" if self.halted else "length"
+
+    def each_request(self, rows: int) -> Sequence[Request]:
+        """Return one request per sequence; one for all of them gets a number for each."""
         if isinstance(self.requests, Sequence):
             return self.requests
         if rows == 1:
@@ -144,7 +169,7 @@ class Run:
             seconds=self.seconds,
             fault=self.fault,
             skipped=self.skipped,
-            halted=self.halted,
+            halted=self.halts.get(row, self.halted),
             steering=self.plans[row] if self.plans else None,
             steering_fault=self.steering_fault,
         )

@@ -17,6 +17,7 @@ import torch
 from transformers import MaxLengthCriteria, MaxTimeCriteria, StoppingCriteriaList
 
 from emoguard.errors import EmoGuardError
+from emoguard.live import LiveAlarm
 from emoguard.phases import THINKING_MARKS
 from emoguard.plan import Plan
 from emoguard.records import Finish, Reading, Report, Request
@@ -307,6 +308,18 @@ class TransformersWatch:
         except Exception as error:  # noqa: BLE001  (the response is not steered, or ends)
             self._fail_steering(run, error)
 
+    def follow(self, run: Run, input_ids: Any) -> None:
+        """Have alarms follow the sequences of a run, once their prompts are known."""
+        # The rows of the hooks are in the scale of the model as it was at attach.
+        if run.steps or run.pending is None or run.identity != self.identity:
+            return
+        prompts = input_ids[:, :-1].tolist()
+        alarms = [
+            LiveAlarm.make(self.guard, self.identity, request, prompt, self._thinking)
+            for request, prompt in zip(run.each_request(len(prompts)), prompts, strict=True)
+        ]
+        run.alarms = alarms if any(alarms) else None
+
     def _buffer(self, shape: tuple[int, ...]) -> torch.Tensor:
         """Return a buffer full of NaN, used again after each run: its address stays the same."""
         free = self._free.setdefault(shape, [])
@@ -427,10 +440,13 @@ class _Commit(StoppingCriteriaList):
                 stopped = stopped | verdict
         if not self._run.closed:
             try:
+                self._watch.follow(self._run, input_ids)
                 self._run.commit(input_ids, stopped)
             except Exception as error:  # noqa: BLE001  (the response must not notice)
                 self._watch._fail(self._run, error)  # noqa: SLF001
         done = cut | stopped
+        for row in self._run.halts:
+            done[row] = True
         return torch.ones_like(done) if self._run.halted else done
 
 

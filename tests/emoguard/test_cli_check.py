@@ -57,7 +57,7 @@ def test_what_is_set_is_told(check):
         "is clipped; after a fault the rest of the response is stopped",
         "one may bring a steering plan and may ask",
         "run and reported as skipped",
-        "0.25 of all responses",
+        "sinks see 0.25 of all plain responses",
         "jsonl (path log, key_env K)",
         "the last 3 reports",
     ):

@@ -23,7 +23,7 @@ def open_delivery():
     opened = []
 
     def make(*sinks):
-        opened.append(Delivery(sinks, deque(maxlen=16)))
+        opened.append(Delivery(takers(sinks), deque(maxlen=16)))
         return opened[-1]
 
     yield make
@@ -32,13 +32,17 @@ def open_delivery():
     assert lanes() == [], "a thread is left after close"
 
 
+def takers(sinks):
+    return [(f"sink:{type(sink).__name__}", sink.report) for sink in sinks]
+
+
 def lanes():
     return [t for t in threading.enumerate() if t.name.startswith("sink:")]
 
 
 def test_reports_arrive_in_order_and_alerts_are_collected():
     alerts, sink = deque(maxlen=5), ListSink(alerting=True)
-    delivery = Delivery([sink], alerts)
+    delivery = Delivery(takers([sink]), alerts)
     for n in range(100):
         delivery.send(named(n))
     delivery.close(10)
@@ -194,7 +198,7 @@ def test_nothing_is_lost_when_threads_send_while_another_closes(open_delivery):
 
 
 def test_without_reports_there_is_no_thread():
-    delivery = Delivery([ListSink()], deque())
+    delivery = Delivery(takers([ListSink()]), deque())
     assert delivery.flush(0)
     delivery.close(0)
     assert lanes() == []

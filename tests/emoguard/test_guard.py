@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoguard import EmoGuardError, Guard, Policy, Request
+from emoguard import Alert, EmoGuardError, Guard, Plan, Policy, Request
 from emoguard.policy import AlarmPolicy
-from emoguard.records import PHASES
+from emoguard.records import PHASES, Steered
+from emoguard.steering import prepare
 from emoguard.testing import (
     FAKE_IDENTITY,
     FailingSink,
@@ -223,3 +224,65 @@ def test_thresholds_follow_the_labels_of_the_policy():
     assert threshold.bound <= 1.0
     made = report(guard, rows=BURSTS[:, :1], tokens=80)
     assert made.scores["sad"].crossings == 2
+
+
+def sampled(policy, reports):
+    sink = ListSink()
+    with Guard(PROBE, [CALIBRATION], policy, [sink]) as guard:
+        for made in reports:
+            guard.publish(made)
+    return sink.reports
+
+
+def test_sinks_are_told_of_a_sample_of_plain_responses_chosen_by_id():
+    reports = [report(request=Request(id=f"r{n}")) for n in range(200)]
+    policy = Policy(sample_ratio=0.25)
+    seen = sampled(policy, reports)
+    assert [r.id for r in seen] == [r.id for r in reports if policy.samples(r.id)]
+    assert 25 < len(seen) < 80
+
+
+def test_sinks_are_told_of_every_response_that_was_steered_halted_or_went_wrong():
+    plain = report()
+    steered = prepare(Plan(add={"happy": 0.05}), PROBE, CALIBRATION, 0.1)
+    moves = np.full(40, 0.01, np.float32), np.zeros(40, bool), np.zeros(40, bool)
+    others = [
+        report(steered=Steered(steered, *moves)),
+        report(finish="halted", halted="why"),
+        report(finish="cancelled"),
+        report(fault="RuntimeError: broken"),
+        report(rows=np.full((40, 2), np.nan, np.float32)),
+    ]
+    assert len(sampled(Policy(sample_ratio=0.0), [plain, *others])) == len(others)
+
+
+def test_a_receipt_sums_up_what_steering_did():
+    steering = prepare(Plan(add={"happy": 0.05}), PROBE, CALIBRATION, 0.1)
+    dose = np.array([0.05, 0.03, 0.0, np.nan], np.float32)
+    clipped = np.array([True, False, False, True])
+    faulted = np.array([False, False, True, False])
+    made = report(tokens=4, steered=Steered(steering, dose, clipped, faulted, "ValueError: x"))
+    receipt = made.receipt
+    assert (receipt.applied, receipt.clipped, receipt.faulted) == (2, 1, 2)
+    assert receipt.dose_median == pytest.approx(0.03)
+    assert receipt.dose_max == pytest.approx(0.05)
+    assert (receipt.bound, receipt.layers, receipt.asked) == (0.1, (1, 2), None)
+    assert receipt.plan == {"add": {"happy": 0.05}}
+    assert made.steered
+    assert made.faults == ("steering",)
+    assert made.detail == "ValueError: x"
+    still = dataclasses.replace(receipt, applied=0)
+    assert not dataclasses.replace(made, receipt=still).steered
+
+
+def test_a_callback_that_raises_is_counted_and_disturbs_nobody(caplog):
+    def broken(_alert):
+        raise RuntimeError("injected")
+
+    alert = Alert("crossing", "happy", "warning", "rose", "r")
+    with Guard(PROBE, [CALIBRATION], on_alert=broken) as guard:
+        guard.alert(alert)
+        guard.flush()
+        assert guard.publish(report()).faults == ("callback",)
+        assert list(guard.alerts) == [alert]
+    assert "callback failed" in caplog.text

@@ -18,7 +18,8 @@ from emoguard_llamacpp import steer as steer_module
 
 from emoguard import EmoGuardError, Guard, Plan, Policy, Request
 from emoguard import steering as reference
-from emoguard.policy import SteeringPolicy
+from emoguard.certificate import Threshold
+from emoguard.policy import AlarmPolicy, SteeringPolicy
 from emoguard.testing import make_probe, measure_calibration
 from tests import tiny_gguf
 
@@ -402,3 +403,30 @@ def test_a_residual_that_is_not_finite_is_left_alone_and_counted(
     receipt = watch.reports[-1].receipt
     wanted = (0, watch.reports[-1].completion_tokens, 0)
     assert (receipt.applied, receipt.faulted, receipt.dose_max) == wanted
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_completion_that_was_halted_says_so_in_its_finish_reason(
+    llm: Any, chat: bool, stream: bool
+) -> None:
+    guard = guard_for(llm)
+    policy = dataclasses.replace(guard.policy, alarms=AlarmPolicy(window_tokens=4, on_alert="stop"))
+    guard = Alarming(guard.probe, guard.calibrations, policy)
+    with emoguard_llamacpp.attach(llm, guard) as watch:
+        if chat:
+            turns = [{"role": "user", "content": PROMPT}]
+            made = llm.create_chat_completion(turns, max_tokens=20, stream=stream)
+        else:
+            made = complete(llm, max_tokens=20, stream=stream)
+        chunks = list(made) if stream else [made]
+        report = watch.reports[-1]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "content_filter"
+    assert (report.finish, report.completion_tokens) == ("halted", 4)
+    assert "happy" in report.detail
+    assert [alert.monitor for alert in guard.alerts] == ["crossing"]
+
+
+class Alarming(Guard):
+    def thresholds(self, identity: Any) -> Any:
+        return Threshold(-1e6, 0.1, 0), None, None

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import emoguard
 from emoguard import EmoGuardError, Guard, Plan, Policy, Request
 from emoguard import steering as reference
-from emoguard.policy import SteeringPolicy
+from emoguard.certificate import Threshold
+from emoguard.policy import AlarmPolicy, SteeringPolicy
 from emoguard.testing import make_probe, measure_calibration
 from tests.contract.hf_models import HfHarness, build
 
@@ -388,6 +389,33 @@ def test_steering_in_inference_mode_and_after_it(model, watch):
     generate(model, emoguard=asking(MIXED))
     assert watch.reports[-1].tokens == inside.tokens
     assert watch.reports[-1].receipt == inside.receipt
+
+
+# Halted.
+
+
+def test_only_the_row_that_crosses_its_threshold_is_ended(model, guard):
+    policy = dataclasses.replace(guard.policy, alarms=AlarmPolicy(window_tokens=3, on_alert="stop"))
+    generous = Guard(guard.probe, guard.calibrations, policy)
+    with emoguard.attach(model, generous) as watch:
+        plain = generate(model, IDS, tokens=8, emoguard=Request(scores="tokens"))
+        peaks = [max(np.convolve(z_of(r)[:, 0], np.ones(3) / 3, "valid")) for r in watch.reports]
+    assert max(peaks) - min(peaks) > 0.05
+
+    class Alarming(Guard):
+        def thresholds(self, identity):
+            return Threshold(float(np.mean(peaks)), 0.1, 0), None, None
+
+    alarming = Alarming(guard.probe, guard.calibrations, policy)
+    with emoguard.attach(model, alarming) as watch:
+        out = generate(model, IDS, tokens=8, pad_token_id=0, emoguard=Request())
+        reports = list(watch.reports)
+    ended, other = int(np.argmax(peaks)), int(np.argmin(peaks))
+    assert reports[ended].finish == "halted"
+    assert reports[ended].completion_tokens < 8
+    assert (reports[other].finish, reports[other].completion_tokens) == ("length", 8)
+    assert torch.equal(out[other], plain[other])
+    assert [alert.report_id for alert in alarming.alerts] == [reports[ended].id]
 
 
 # Compiled.

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from emoguard import Guard, Policy, Request
+from emoguard.certificate import Threshold
+from emoguard.live import LiveAlarm
+from emoguard.policy import AlarmPolicy
+from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
+
+PROBE = make_probe(FakeResiduals())
+CALIBRATION = make_calibration(PROBE, FAKE_IDENTITY)
+THINK, DONE = 7, 8
+
+
+class Alarming(Guard):
+    levels = (1.0, None)
+
+    def thresholds(self, identity):
+        return tuple(None if level is None else Threshold(level, 0.1, 0) for level in self.levels)
+
+
+def follow(action="stop", levels=(1.0, None), prompt=(), thinking=None):
+    policy = Policy(alarms=AlarmPolicy(window_tokens=2, on_alert=action))
+    guard = Alarming(PROBE, [CALIBRATION], policy)
+    guard.levels = levels
+    return guard, LiveAlarm.make(guard, FAKE_IDENTITY, Request(id="r"), prompt, thinking)
+
+
+def run(alarm, values, tokens=None):
+    tokens = tokens or [20] * len(values)
+    return [alarm.update(t, np.array([v, v])) for t, v in zip(tokens, values, strict=True)]
+
+
+def test_nothing_follows_where_only_reports_are_wanted_or_nothing_is_certified():
+    assert follow("report")[1] is None
+    assert follow("stop", (None, None))[1] is None
+    assert follow("callback")[1] is not None
+
+
+def test_the_first_crossing_says_why_to_stop_and_tells_the_guard():
+    guard, alarm = follow()
+    found = run(alarm, [0, 3, 3, 3])
+    assert [bool(why) for why in found] == [False, True, False, False]
+    assert "happy rose over the certified threshold" in found[1]
+    (alert,) = guard.alerts
+    assert (alert.monitor, alert.label, alert.report_id) == ("crossing", "happy", "r")
+
+
+def test_callbacks_do_not_stop_and_hear_of_every_crossing():
+    guard, alarm = follow("callback")
+    assert run(alarm, [3, 3, -3, -3, 3, 3]) == [None] * 6
+    assert len(guard.alerts) == 2
+
+
+def test_labels_that_cross_together_are_all_named():
+    guard, alarm = follow(levels=(1.0, 1.0))
+    assert "happy, sad" in run(alarm, [3, 3])[1]
+    assert [alert.label for alert in guard.alerts] == ["happy", "sad"]
+
+
+@pytest.mark.parametrize(("prompt", "inside"), [((1, THINK), True), ((1, 2), False)])
+def test_reasoning_tokens_never_alarm(prompt, inside):
+    _, alarm = follow(prompt=prompt, thinking=(THINK, DONE))
+    found = run(alarm, [9, 9, 9, 9, 9], [20, 20, DONE, 20, 20])
+    first = next(n for n, why in enumerate(found) if why)
+    # The first token counts as preparation wherever the prompt ends.
+    assert first == (3 if inside else 1)
+
+
+def test_tokens_without_a_fresh_row_are_left_out():
+    _, alarm = follow()
+    assert [bool(why) for why in run(alarm, [3, np.nan, 3])] == [False, False, True]
