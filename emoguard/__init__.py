@@ -8,8 +8,9 @@ from emoguard.guard import Guard
 from emoguard.plan import Plan
 from emoguard.policy import Policy
 from emoguard.probe import Probe
-from emoguard.records import Alert, Report, Request
+from emoguard.records import Alert, Notice, Report, Request
 from emoguard.registry import attach, open_guard
+from emoguard.render import render
 
 __version__ = "0.1.0"
 
@@ -17,6 +18,7 @@ __all__ = [
     "Alert",
     "EmoGuardError",
     "Guard",
+    "Notice",
     "Plan",
     "Policy",
     "Probe",
@@ -25,4 +27,5 @@ __all__ = [
     "__version__",
     "attach",
     "open_guard",
+    "render",
 ]

@@ -20,12 +20,15 @@ LARGEST = 2**20
 class Checkpoint:
     """One file; `bound` is what the state depends on, such as labels and limits.
 
-    Without a path nothing is kept.
+    Without a path nothing is kept. A file of `largest` bytes or more is none of ours.
     """
 
-    def __init__(self, path: str | Path | None, bound: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: str | Path | None, bound: Mapping[str, Any], largest: int = LARGEST
+    ) -> None:
         self._path = Path(path) if path is not None else None
         self._bound = json.loads(json.dumps(dict(bound)))
+        self._largest = largest
 
     def load(self) -> dict[str, Any] | None:
         """Return the state that was saved last, None when there is none for what it is bound to.
@@ -38,7 +41,7 @@ class Checkpoint:
             return None
         try:
             with self._path.open("rb") as file:
-                saved = json.loads(file.read(LARGEST))
+                saved = json.loads(file.read(self._largest))
             bound, state = saved["bound"], saved["state"]
         except FileNotFoundError:
             return None

@@ -7,12 +7,13 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 
 from emoguard.crossing import Crossings, count, rolling_mean
 from emoguard.delivery import Delivery
+from emoguard.ledger import Ledger
 from emoguard.phases import REASONING
 from emoguard.plan import Plan
 from emoguard.policy import Policy
@@ -29,19 +30,21 @@ if TYPE_CHECKING:
     from emoguard.calibration import Calibration
     from emoguard.certificate import Threshold
     from emoguard.identity import ModelIdentity
+    from emoguard.notice import Moment
     from emoguard.probe import Probe, Readout
     from emoguard.protocols import Sink
-    from emoguard.records import Alert, Phase, Reading, Request, Status
+    from emoguard.records import Alert, Channel, Phase, Reading, Request, Status
 
 
 class Guard:
     """What to read, what is ordinary, and who is told.
 
-    One guard may watch several models. `report` is a pure function of its arguments; only `publish`
-    talks to the sinks. `alerts` holds the last alerts, of monitors and of crossings noticed while a
-    response was generated; `on_alert` is called with the latter, in a thread of its own, where the
-    policy says `on_alert: callback` or `stop`. Given a `PolicyFile`, which no other guard uses, the
-    guard follows the file from one response to the next.
+    One guard may watch several models. `report` is a pure function of its arguments; `note` adds
+    the notice that is due; only `publish`, `deliver` and `lost` talk to the sinks. `alerts` holds
+    the last alerts, of monitors and of crossings noticed while a response was generated; `on_alert`
+    is called with the latter, in a thread of its own, where the policy says `on_alert: callback` or
+    `stop`. Given a `PolicyFile`, which no other guard uses, the guard follows the file from one
+    response to the next. `now` tells the time to notices.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class Guard:
         policy: Policy | PolicyFile | None = None,
         sinks: Sequence[Sink] = (),
         on_alert: Callable[[Alert], None] | None = None,
+        *,
+        now: Callable[[], Moment] | None = None,
     ) -> None:
         self.probe = probe
         self.policy_file = policy if isinstance(policy, PolicyFile) else None
@@ -62,6 +67,7 @@ class Guard:
         for calibration in self.calibrations:
             calibration.check_fits(len(probe.labels), len(probe.layers))
         self._thresholds = {c: self._certified(c) for c in self.calibrations}
+        self.ledger = Ledger(lambda: self.policy.notices, now)
         named = [(f"sink:{type(sink).__name__}", sink.report) for sink in sinks]
         self._delivery: Delivery[Report] = Delivery(named, self.alerts)
         calls = [("callback", _returning_nothing(on_alert))] if on_alert else []
@@ -185,29 +191,78 @@ class Guard:
             receipt=_receipt(reading.steered),
             detail=_detail(reading),
             faults=(*faults, *_broken(reading)),
+            denied=request.denied,
         )
 
-    def publish(self, report: Report) -> Report:
-        """Hand a report to the sinks; return it with the sinks that failed since the last one.
+    def note(self, report: Report, request: Request, decode: Callable[[], str]) -> Report:
+        """Return the report with the notice that its user is to be given, if one is due.
 
-        Of plain scored responses only the policy's sample goes to the sinks.
+        `decode` makes the response's text; it is called only where somebody looks at it. Whatever
+        breaks is counted and logged once.
         """
-        faults = (*report.faults, *self._delivery.faults(), *self._calls.faults())
+        return self.ledger.decide(report, request, decode)
+
+    def publish(self, report: Report, carrier: Literal["process", "server"] = "process") -> Report:
+        """Hand a report to the sinks; return it with the parts that failed since the last one.
+
+        Of plain scored responses only the policy's sample goes to the sinks. One with a notice goes
+        there when it is known what became of that: at once in this process, where the caller has
+        the report, unless the response was broken off; by `deliver` or `lost` from a server.
+        """
+        found = (self._delivery, self._calls, self.ledger)
+        faults = (*report.faults, *(fault for part in found for fault in part.faults()))
         report = dataclasses.replace(report, faults=faults)
-        plain = report.status in ("scored", "uncalibrated") and report.finish != "halted"
-        if not plain or report.steered or report.faults or self.policy.samples(report.id):
-            self._delivery.send(report)
+        if report.notice is None:
+            if not self._is_plain(report) or self.policy.samples(report.id):
+                self._delivery.send(report)
+        elif report.finish in ("cancelled", "error"):
+            report = self._settle(report, None)
+        elif carrier == "process":
+            report = self._settle(report, "field")
+        else:
+            pushed = self.ledger.carry(report)
+            if pushed is not None:
+                self._delivery.send(pushed)
         self.refresh()
         return report
 
+    def deliver(self, report: Report, channel: Channel) -> None:
+        """Say that a server gave the notice of a report to its client. Idempotent; never raises.
+
+        Without a notice, or where it is known already what became of it, nothing happens.
+        """
+        if self.ledger.take(report):
+            self._settle(report, channel)
+
+    def lost(self, report: Report) -> None:
+        """Say that a report's notice did not reach its client: it is due again. As `deliver`."""
+        if self.ledger.take(report):
+            self._settle(report, None)
+
+    def _settle(self, report: Report, channel: Channel | None) -> Report:
+        told = self.ledger.settled(report, channel)
+        self._delivery.send(told)
+        return told
+
+    def _is_plain(self, report: Report) -> bool:
+        well = report.status in ("scored", "uncalibrated") and report.finish != "halted"
+        return well and not (report.steered or report.faults or report.denied)
+
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until the sinks have seen every report; False when they need longer."""
-        return self._delivery.flush(timeout) and self._calls.flush(timeout)
+        done = [part.flush(timeout) for part in (self._delivery, self._calls, self.ledger)]
+        return all(done)
 
     def close(self, timeout: float = 10.0) -> None:
-        """Flush and end the sinks' threads. A guard may be used again afterwards."""
+        """Flush and end the sinks' threads. A guard may be used again afterwards.
+
+        Notices that are still on their way count as lost.
+        """
+        for report in self.ledger.waiting():
+            self.lost(report)
         self._delivery.close(timeout)
         self._calls.close(timeout)
+        self.ledger.close(timeout)
 
     def alert(self, alert: Alert) -> None:
         """Keep an alert raised while a response is generated, and call `on_alert` with it."""

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+from emoguard import profiles, words
 from emoguard.errors import EmoGuardError
 from emoguard.interval import Interval, check_intervals
 from emoguard.plan import CEILING, Plan
+from emoguard.profiles import Profile
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,84 @@ class RequestPolicy:
     plan: bool = False
     """Whether it may bring a steering plan of its own, within the steering policy."""
     scores: bool = False
-    """Whether it may ask for one row of scores per token."""
+    """Whether it may ask for scores, of the response or of each token."""
+    channel: bool = False
+    """Whether it may choose between the channels field and suffix."""
+    conversation: bool = False
+    """Whether it may name its conversation; who names another's can keep its notices from being
+    due."""
+
+
+@dataclass(frozen=True)
+class NoticePolicy:
+    """What users are told, when, and where it is written.
+
+    A steered response, and one that a label of `amplifying` rose in, always carries a notice.
+    Everything else is due by profile.
+    """
+
+    profiles: tuple[str, ...] = ()
+    """Profiles that are followed, each for itself."""
+    strictest_of: tuple[str, ...] = ()
+    """Profiles that are followed as one: the shortest of their intervals, whatever any demands."""
+    known_minors: bool = False
+    """Whether users are known to be minors: some profiles then ask for more."""
+    every_hours: Mapping[str, Annotated[float, Interval(above=0)]] = field(default_factory=dict)
+    """Intervals by profile, which can only be shorter than the profile's own."""
+    continuing_gap_minutes: Annotated[float, Interval(least=0, most=30)] = 30.0
+    """A pause of this length ends an interaction; the next response starts another."""
+    utc_offset_hours: Annotated[float, Interval(least=-14, most=14)] = 0.0
+    """Where the users' calendar day is, for a profile that wants its notice once a day."""
+    amplifying: tuple[str, ...] = ()
+    """Labels whose rise over the certified threshold makes a response an amplifying one."""
+    channel: Literal["field", "suffix"] = "field"
+    """How a server gives notices: in the object `emoguard` beside the answer, or after its text."""
+    locale: str = "en"
+    """Language of the words."""
+    text: Mapping[str, str] = field(default_factory=dict)
+    """Own words by kind: ai, steered, amplified, and break for the sentence that suggests one."""
+    state: str | None = None
+    """File that remembers over restarts what each conversation was told; without one, every
+    conversation is new after a restart."""
+    keep_conversations: Annotated[int, Interval(least=1, most=100_000)] = 4096
+    """Conversations that are remembered; one that was forgotten is new when it goes on."""
+
+    def __post_init__(self) -> None:
+        check_intervals(self)
+        for name in self.every_hours:
+            if name not in {*self.profiles, *self.strictest_of}:
+                raise EmoGuardError(f"every_hours.{name:.60}: that profile is not followed")
+        self.words()
+        self.followed()
+
+    def followed(self) -> tuple[Profile, ...]:
+        """Return the profiles in force, as the users and the operator's intervals have them.
+
+        Raises:
+            EmoGuardError: an unknown profile, or an interval that is longer than its own.
+
+        """
+        if not (self.profiles or self.strictest_of):
+            return ()
+        found = [self._profile(name) for name in self.profiles]
+        if self.strictest_of:
+            found.append(profiles.strictest([self._profile(name) for name in self.strictest_of]))
+        return tuple(found)
+
+    def words(self) -> Mapping[str, str]:
+        """Return the words by kind.
+
+        Raises:
+            EmoGuardError: an unknown kind or locale, or words that cannot be shown.
+
+        """
+        return words.chosen(self.locale, self.text)
+
+    def _profile(self, name: str) -> Profile:
+        profile = profiles.shipped().get(name)
+        profile = profile.for_minors() if self.known_minors else profile
+        hours = self.every_hours.get(name)
+        return profile if hours is None else profile.shortened(hours)
 
 
 @dataclass(frozen=True)
@@ -126,6 +205,8 @@ class Policy:
     """How far steering may go, and what is steered without being asked."""
     requests: RequestPolicy = field(default_factory=RequestPolicy)
     """What a request over a server's wire may ask for."""
+    notices: NoticePolicy = field(default_factory=NoticePolicy)
+    """What users are told, when, and where it is written."""
     on_unsupported: Literal["refuse", "skip"] = "refuse"
     """Generation modes without one reading per token (beam search, assisted decoding) are refused
     before anything is generated, or run and are reported as skipped."""

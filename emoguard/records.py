@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Phase = Literal["preparation", "reasoning", "response"]
 Status = Literal["scored", "uncalibrated", "incomplete", "skipped", "cancelled", "error"]
 Finish = Literal["stop", "length", "cancelled", "halted", "error", "unknown"]
+Channel = Literal["field", "header", "suffix"]
+Kind = Literal["ai", "steered", "amplified"]
+Reason = Literal["start", "interval", "steered", "amplified", "claim", "question", "undelivered"]
 
 PHASES: tuple[Phase, ...] = ("preparation", "reasoning", "response")
 STATUSES: tuple[Status, ...] = (
@@ -43,12 +46,22 @@ class Request:
     `id` names the response in reports. `conversation` groups turns (never exported to metrics).
     `scores="tokens"` keeps one row of scores per token in the report; the default keeps summaries.
     `plan` steers this one, on top of what the policy asks and within its bound.
+
+    For notices: `user_text` is what the user said last; only the question whether this is a human
+    is looked for in it, and it is kept nowhere. `channel` is how a notice is to be given, the
+    policy's way unless set. A `carrier` "process" has the notice with the response; a "server" says
+    later, by `Guard.deliver` or `Guard.lost`, what became of it. `denied` names what the client of
+    a server asked for and was not allowed.
     """
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     conversation: str | None = None
     scores: Literal["summary", "tokens"] = "summary"
     plan: Plan | None = None
+    user_text: str | None = field(default=None, repr=False)
+    channel: Literal["field", "suffix"] | None = None
+    carrier: Literal["process", "server"] = "process"
+    denied: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.scores not in ("summary", "tokens"):
@@ -155,6 +168,36 @@ class TokenScore:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """What the user of a response is to be told, and why."""
+
+    kind: Kind
+    """ai: that this is an AI system; steered: also that software adjusted the tone; amplified: also
+    that a label listed in the policy rose over its threshold."""
+    reasons: tuple[Reason, ...]
+    """Why it is due: the start of an interaction, an interval, steering, amplification, a claim to
+    feel or to be human, a question whether this is a human, an earlier notice that was lost."""
+    profiles: tuple[str, ...]
+    """The profiles under which it is due; none where only steering or amplification is why."""
+    text: str
+    """The words to show; empty where this conversation has been shown them and nothing changed."""
+    version: int
+    """Version of the shipped words and profiles."""
+    locale: str
+    """Language of the words, as in BCP 47."""
+    break_reminder: bool = False
+    """Whether the words also suggest a break."""
+    channel: Channel | None = None
+    """How it was given; null where it was not, or not yet."""
+
+    def wire(self) -> dict[str, Any]:
+        """Return the notice as a response carries it, without how it was given."""
+        told: dict[str, Any] = _plain(vars(self))
+        del told["channel"]
+        return told
+
+
+@dataclass(frozen=True)
 class Report:
     """One response as EmoGuard saw it: what a caller gets, an audit line, an object on the wire.
 
@@ -206,6 +249,11 @@ class Report:
     """What broke, why nothing was read, or why EmoGuard ended the generation."""
     faults: tuple[str, ...] = ()
     """Parts that failed during this response, and sinks that failed since the report before."""
+    notice: Notice | None = None
+    """What the user is to be told with this response; null when nothing is due."""
+    denied: tuple[str, ...] = ()
+    """Parts of a request over a server's wire that the policy does not allow and that were left
+    out: plan, scores, channel, conversation."""
     created: float = field(default_factory=time.time)
     """When the report was made, seconds since 1970 (UTC)."""
     version: Literal[1] = 1
@@ -220,6 +268,29 @@ class Report:
         """Return the report as plain JSON data (`docs/report.schema.json`): no tuples, no NaN."""
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
         return plain
+
+    def wire(self, scores: Literal["none", "summary", "tokens"] = "none") -> dict[str, Any]:
+        """Return the `emoguard` object that a response carries: what its client may see.
+
+        By default version, id, status, steered and notice (without its channel): nothing that was
+        read. `scores="summary"` adds the scores and whether they are of a short response, "tokens"
+        also one entry per token. The rest of a report is the operator's.
+        """
+        told: dict[str, Any] = {
+            "version": self.version,
+            "id": self.id,
+            "status": self.status,
+            "steered": self.steered,
+            "notice": None,
+        }
+        if self.notice is not None:
+            told["notice"] = self.notice.wire()
+        if scores != "none":
+            told["scores"] = {label: vars(score).copy() for label, score in self.scores.items()}
+            told["short"] = self.short
+        if scores == "tokens":
+            told["tokens"] = [_plain(dataclasses.asdict(token)) for token in self.tokens]
+        return told
 
 
 @dataclass(frozen=True)

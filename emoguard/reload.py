@@ -19,6 +19,10 @@ FIXED = (
     "alarms.window_tokens",
     "alarms.hysteresis_sd",
     "drift",
+    "notices.profiles",
+    "notices.strictest_of",
+    "notices.state",
+    "notices.keep_conversations",
     "sinks",
     "keep_reports",
 )

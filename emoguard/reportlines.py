@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emoguard.errors import EmoGuardError
-from emoguard.records import STATUSES, LabelScore, Receipt, Report, TokenScore
+from emoguard.records import STATUSES, LabelScore, Notice, Receipt, Report, TokenScore
 
 BEGINS = re.compile(rb'\{"line":[0-9]')
 MAC = re.compile(rb',"mac":"[0-9a-f]{64}"\}\n\Z')
@@ -69,6 +69,11 @@ def parse(data: Mapping[str, Any]) -> Report:
     )
     if given.get("receipt") is not None:
         given["receipt"] = Receipt(**given["receipt"])
+    if given.get("notice") is not None:
+        told = given["notice"]
+        lists = {name: tuple(told[name]) for name in ("reasons", "profiles")}
+        given["notice"] = Notice(**{**told, **lists})
+    given["denied"] = tuple(given.get("denied", ()))
     return Report(**given)
 
 

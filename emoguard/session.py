@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ class Session:
 
     Together with the sinks the only mutable thing in EmoGuard. `rows` holds one float32 array
     (labels,) per generated token; where `steering` is in force, `moves` one (3,): dose, clipped,
-    faulted.
+    faulted. `decode` makes text of token ids; without it a response has none.
     """
 
     request: Request
@@ -47,6 +47,7 @@ class Session:
     steering_fault: str | None = None
     skipped: str | None = None
     halted: str | None = None
+    decode: Callable[[Sequence[int]], str] | None = None
 
     def commit(self, token_id: int, row: NDArray[np.float32]) -> None:
         """Keep the reading that `token_id` was chosen from."""
@@ -89,9 +90,14 @@ class Session:
         return Steered(self.steering, dose, clipped > 0, faulted > 0, self.steering_fault)
 
     def close(self, guard: Guard, finish: Finish) -> Report:
-        """Make the report and hand it to the sinks."""
+        """Make the report, add the notice that is due, and hand it to the sinks."""
         reading = self.reading(finish, len(guard.labels))
-        return guard.publish(guard.report(reading, self.request))
+        report = guard.note(guard.report(reading, self.request), self.request, self.text)
+        return guard.publish(report, self.request.carrier)
+
+    def text(self) -> str:
+        """Return the text generated so far, "" where nothing can decode it."""
+        return self.decode(self.token_ids) if self.decode is not None else ""
 
 
 def _stacked(rows: Sequence[NDArray[np.float32]], count: int, width: int) -> NDArray[np.float32]:

@@ -72,5 +72,6 @@ def content(report: Report, key: Key) -> dict[str, Any]:
         "conversation": None if conversation is None else key.pseudonym(conversation),
         "tokens": (),
         "receipt": None if report.receipt is None else vars(report.receipt),
+        "notice": None if report.notice is None else vars(report.notice),
         "detail": None if detail is None else re.split("[:(]", detail, maxsplit=1)[0].strip(),
     }

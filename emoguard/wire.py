@@ -1,0 +1,79 @@
+"""The `emoguard` object on a server's wire: what a client asks with it, and what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+from emoguard import schema
+from emoguard.errors import EmoGuardError
+from emoguard.plan import Plan
+from emoguard.policy import Policy
+from emoguard.records import Report
+
+KEY = "emoguard"
+"""The key of the object in the body of a request and of a response."""
+
+LONGEST = 256
+"""Characters of a conversation's name."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a client's object may hold; the policy's `requests` say which of it is heard."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = Policy.__pydantic_config__
+
+    plan: Plan | None = None
+    """Steer this response."""
+    scores: Literal["summary", "tokens"] | None = None
+    """Return scores of the response, or of each token as well."""
+    channel: Literal["field", "suffix"] | None = None
+    """Where to write a notice."""
+    conversation: str | None = None
+    """The conversation this is a turn of."""
+
+    def __post_init__(self) -> None:
+        name = self.conversation
+        if name is not None and not 0 < len(name) <= LONGEST:
+            raise EmoGuardError(
+                f"conversation: wanted a name of 1 to {LONGEST} characters, got {len(name)}"
+            )
+
+
+def ask(asked: Any, policy: Policy) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the fields of the `Request` that a client's object asks for, and what it may not ask.
+
+    What the policy's `requests` do not allow is not looked at: it is named in the second part, for
+    `Request.denied`, and goes no further. A plan is held to the policy's bound; whether a probe has
+    its labels, `Guard.steering` says.
+
+    Raises:
+        EmoGuardError: no mapping, an unknown key, or an allowed part that is not sound.
+
+    """
+    if not isinstance(asked, Mapping):
+        raise EmoGuardError(f"{KEY}: wanted an object, got {type(asked).__name__}")
+    names = [each.name for each in fields(Asked)]
+    denied = tuple(n for n in names if n in asked and not getattr(policy.requests, n))
+    heard = schema.parse(Asked, {k: v for k, v in asked.items() if k not in denied}, KEY)
+    if heard.plan is not None:
+        policy.steering.allow(heard.plan)
+    found = {name: getattr(heard, name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}, denied
+
+
+def told(
+    reports: Sequence[Report], scores: Literal["none", "summary", "tokens"] = "none"
+) -> dict[str, Any] | None:
+    """Return the object of a response that `reports` were made of; None where there is none.
+
+    It is the last report's, with the last of their notices that has words, or the last there is.
+    """
+    if not reports:
+        return None
+    notices = [report.notice for report in reports if report.notice is not None]
+    said = [notice for notice in notices if notice.text] or notices
+    told = reports[-1].wire(scores)
+    return told | {"notice": said[-1].wire()} if said else told
