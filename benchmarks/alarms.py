@@ -1,7 +1,8 @@
 """Do alarms come as rarely as certified, and does drift stay quiet until something moves?
 
 Rates. SmolLM2's responses to neutral prompts that no calibration has seen, ended by the model or at
-64, 256 or 1,024 tokens (benchmarks/readings.py generates them once). `realised_rate` is the
+64, 256 or 1,024 tokens (benchmarks/readings.py generates them once; a new probe takes some minutes
+to read them). `realised_rate` is the
 crossings of all labels per 1,000 window positions at the certified thresholds of --probe, with a
 bootstrap interval over responses; `realised_lower` is its one-sided 95 % lower bound (exact
 Poisson, widened by how crossings cluster in responses), to be compared with `certified_rate`, the
@@ -17,19 +18,14 @@ noise that shrinks with its tokens (1 sd per 8 tokens), which double half-way. `
 draws from the stored responses of at least 128 tokens: baseline and first half are their first 64
 tokens, then all 128. river's detectors run at their defaults on one label, response by response, in
 as many streams: the share that alarm although nothing changed.
-
-Cost. Microseconds per response for 14 labels, checkpoints included.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.util
 import math
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,16 +34,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from emoguard_drift import DriftDetector, DriftMonitor
-from emoguard_rate import RateMonitor
+from emoguard_drift import DriftDetector
 
 from benchmarks import readings
 from benchmarks.measure import Row, arguments, show
 from emoguard import Guard
-from emoguard.baseline import Baseline
 from emoguard.crossing import count, rolling_mean, windows
-from emoguard.records import LabelScore
-from emoguard.testing import make_report
 
 LABELS = 14
 BLOCK = 50
@@ -67,16 +59,17 @@ def main() -> None:
     parser.add_argument("--probe", default="", help="calibrated probe file; default: the shipped")
     parser.add_argument("--streams", type=int, default=200)
     options = parser.parse_args()
-    guard = Guard.load(options.probe) if options.probe else readings.shipped_guard()
-    rows = [*rates(guard), *drift(options.streams), *real_length(guard, options.streams)]
+    guard, held = readings.open_guard(options.probe), readings.HeldOut()
+    raw = {tokens: held.read(guard.probe, tokens) for tokens in readings.WANTED}
+    rows = [*rates(guard, raw), *drift(options.streams), *real_length(raw, options.streams)]
     if importlib.util.find_spec("river"):
         rows += river(options.streams)
     else:
         sys.stderr.write("river is not installed (pip install 'emoguard[bench]'): left out\n")
-    show("alarms", [*rows, *costs()], as_json=options.json)
+    show("alarms", rows, as_json=options.json)
 
 
-def rates(guard: Guard) -> Iterator[Row]:
+def rates(guard: Guard, raw: dict[int, list[np.ndarray]]) -> Iterator[Row]:
     """Compare realised with certified rates at each length."""
     calibration = next(c for c in guard.calibrations if c.curve is not None)
     thresholds = guard.thresholds(calibration.identity)
@@ -87,11 +80,10 @@ def rates(guard: Guard) -> Iterator[Row]:
     yield plain("stated_rate", guard.policy.alarms.rate_per_1000_tokens, "per 1,000 tokens")
     yield plain("certified_rate", bounds.sum(), "per 1,000 positions")
     alarms = guard.policy.alarms
-    for tokens in readings.WANTED:
-        raw = readings.stored(guard.probe, tokens)
-        if not raw:
+    for tokens, responses in raw.items():
+        if not responses:
             continue
-        z = [(rows - calibration.location) / calibration.scale for rows in raw]
+        z = [(rows - calibration.location) / calibration.scale for rows in responses]
         crossed = np.array(
             [
                 count(rolling_mean(rows[:, certified], 16), levels, alarms.hysteresis_sd)
@@ -233,10 +225,9 @@ def delay(name: str, kind: Stream, shift: float, streams: int) -> Row:
     return Row(f"delay_{name}_{shift}", float(np.median(delays)), float(low), float(high), told)
 
 
-def real_length(guard: Guard, streams: int) -> Iterator[Row]:
+def real_length(raw: dict[int, list[np.ndarray]], streams: int) -> Iterator[Row]:
     """Double the length of stored responses half-way."""
-    stored = [r for tokens in (256, 1024) for r in readings.stored(guard.probe, tokens)]
-    long = [rows for rows in stored if len(rows) >= 128]
+    long = [rows for responses in raw.values() for rows in responses if len(rows) >= 128]
     if len(long) < 50:
         return
     halves = np.array([rows[:64].mean(axis=0) for rows in long])
@@ -271,38 +262,6 @@ def _drifts(detector: Any, stream: Sequence[float]) -> bool:
         if detector.drift_detected:
             return True
     return False
-
-
-def costs() -> Iterator[Row]:
-    """Time both monitors on reports of 14 labels."""
-    labels = [f"label{n}" for n in range(LABELS)]
-    rng = np.random.default_rng(0)
-    report = make_report()
-    many = [
-        dataclasses.replace(
-            report,
-            scores={
-                label: LabelScore(mean, 1.0, 0.5, 0)
-                for label, mean in zip(labels, row, strict=True)
-            },
-        )
-        for row in rng.normal(size=(BASELINE * BLOCK, LABELS)).tolist()
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        rate = RateMonitor(dict.fromkeys(labels, 0.07), state=Path(folder) / "rate.json")
-        drifting = DriftMonitor(Baseline.learn(many, BLOCK), state=Path(folder) / "drift.json")
-        for name, sink in (("rate", rate), ("drift", drifting)):
-            spent = [_microseconds(sink, many) for _ in range(20)]
-            low, high = np.percentile(spent, [2.5, 97.5])
-            middle = float(np.median(spent))
-            yield Row(f"cost_{name}", middle, float(low), float(high), "us per response")
-
-
-def _microseconds(sink: Any, reports: Sequence[Any]) -> float:
-    start = time.perf_counter()
-    for report in reports[:500]:
-        sink.report(report)
-    return (time.perf_counter() - start) / 500 * 1e6
 
 
 def plain(name: str, value: float, unit: str) -> Row:

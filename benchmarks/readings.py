@@ -1,8 +1,11 @@
-"""Readings of SmolLM2's responses to neutral prompts that no calibration has seen, stored once.
+"""Responses of SmolLM2 to neutral prompts that no calibration has seen, and what a probe reads.
 
-Each response is generated as in production, under a watch, and its raw projections are kept under
-`.cache/alarms`: what judges them can then be run again in seconds. Resumable; `python
-benchmarks/readings.py` generates what is missing (about half an hour on two cores).
+Responses are generated once and kept under `.cache/alarms` as token ids, which depend on the model
+and the prompts alone (about an hour on two cores; resumable). A probe then reads them through the
+offline door, at the same points as during generation, and its projections are kept beside them: a
+new probe costs minutes, a new detector seconds.
+
+`python benchmarks/readings.py` generates what is missing and reads it with --probe.
 """
 
 from __future__ import annotations
@@ -10,83 +13,123 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from emoguard import Guard, Request, attach
+from emoguard import Guard
+from emoguard.fit.answers import AnswerFile
 from emoguard.fit.corpora import CALIBRATING, neutral_prompts
-from emoguard.fit.responses import Sampling, answer
+from emoguard.fit.responses import Answer, Sampling, answer
 from emoguard.probe import Probe
-from emoguard.registry import shipped_files
-from emoguard.session import REQUEST
+from emoguard.registry import find, shipped_files
 from tests.models import load_llama, smollm2_gguf
 
 CACHE = Path(__file__).parents[1] / ".cache" / "alarms"
-WANTED = {64: 1000, 256: 300, 1024: 150}
+WANTED = {64: 1000, 256: 300, 1024: 100}
 """Responses by the most tokens they may have."""
 
 
-def shipped_guard() -> Guard:
-    """Return the shipped SmolLM2 probe and its calibrations."""
-    return Guard.load(str(shipped_files()["smollm2-135m-instruct"]))
+class HeldOut:
+    """SmolLM2 with its kept responses, of which there is one file per limit of tokens."""
+
+    def __init__(self, threads: int = 2) -> None:
+        self._llm = load_llama(
+            smollm2_gguf(), n_ctx=2048, n_threads=threads, n_threads_batch=threads
+        )
+        plugin, inner = find(self._llm)
+        self._door = plugin.open_residuals(inner)
+        self._prompts = neutral_prompts()[CALIBRATING:]
+        CACHE.mkdir(parents=True, exist_ok=True)
+
+    def generate(self, tokens: int, wanted: int) -> None:
+        """Generate the responses of one limit that are not kept yet."""
+
+        def source(start: int) -> Iterator[Answer]:
+            for n in count(start):
+                # The same prompts for each limit, with other seeds.
+                prompt, seed = self._prompts[n % len(self._prompts)], 100_000 * tokens + n
+                yield answer(self._llm, None, prompt, Sampling(tokens), seed)
+
+        def enough(said: list[Answer]) -> bool:
+            sys.stderr.write(f"\r{tokens} tokens: {len(said)}/{wanted}")
+            return len(said) >= wanted
+
+        self._answers(tokens).extend(source, enough)
+        sys.stderr.write("\n")
+
+    def read(self, probe: Probe, tokens: int) -> list[np.ndarray]:
+        """Return raw projections (tokens, labels) of each response of one limit.
+
+        Rows are those of live generation: the t-th token's is the residual it was chosen from.
+        """
+        said = [each for each in self._answers(tokens).answers if each.token_ids]
+        path = CACHE / f"rows-{digest(probe)}-{tokens}.npz"
+        kept = load(path) if path.exists() else []
+        if len(kept) < len(said):
+            for n in range(len(kept), len(said)):
+                kept.append(self._project(probe, said[n]))
+                sys.stderr.write(f"\rreading, {tokens} tokens: {n + 1}/{len(said)}")
+            sys.stderr.write("\n")
+            save(path, kept)
+        return kept
+
+    def _project(self, probe: Probe, said: Answer) -> np.ndarray:
+        ids = said.prompt_ids + said.token_ids[:-1]
+        return probe.project(self._door.residuals(ids, probe.layers)[:, len(said.prompt_ids) - 1 :])
+
+    def _answers(self, tokens: int) -> AnswerFile:
+        """Open the responses of one limit, bound to the model, the prompts and the sampling."""
+        identity = self._door.identity
+        context = Sampling(tokens).context(identity.template, self._prompts)
+        return AnswerFile(CACHE / f"answers-{tokens}.jsonl", {"model": identity.digest, **context})
 
 
-def folder(probe: Probe, tokens: int) -> Path:
-    """Return where readings of this probe's directions are kept."""
-    digest = hashlib.sha256()
+def digest(probe: Probe) -> str:
+    """Return what tells apart what probes read, whatever their files are called."""
+    found = hashlib.sha256(repr(probe.layers).encode())
     for array in (probe.read, probe.centre, probe.weights):
-        digest.update(array.tobytes())
-    return CACHE / digest.hexdigest()[:8] / str(tokens)
+        found.update(array.tobytes())
+    return found.hexdigest()[:8]
 
 
-def stored(probe: Probe, tokens: int) -> list[np.ndarray]:
-    """Return the raw projections (tokens, labels) of the stored responses of one limit."""
-    found = []
-    for path in sorted(folder(probe, tokens).glob("*.npz")):
-        with np.load(path) as file:
-            found.append(file["rows"])
-    return found
+def save(path: Path, rows: list[np.ndarray]) -> None:
+    """Write arrays (tokens, labels), whole or not at all."""
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.savez(file, rows=np.concatenate(rows), lengths=[len(each) for each in rows])
+    part.rename(path)
 
 
-def generate(probe: Probe, tokens: int, count: int, threads: int) -> None:
-    """Generate the responses of one limit that are not stored yet."""
-    place = folder(probe, tokens)
-    place.mkdir(parents=True, exist_ok=True)
-    prompts = neutral_prompts()[CALIBRATING:]
-    missing = [n for n in range(count) if not (place / f"{n:04}.npz").exists()]
-    if not missing:
-        return
-    llm = load_llama(smollm2_gguf(), n_ctx=2048, n_threads=threads, n_threads_batch=threads)
-    REQUEST.set(Request(scores="tokens"))
-    with attach(llm, Guard(probe)) as watch:
-        for n in missing:
-            # The same prompts for each limit, with other seeds.
-            prompt, seed = prompts[n % len(prompts)], 100_000 * tokens + n
-            said = answer(llm, None, prompt, Sampling(tokens), seed)
-            # The end-of-text token is read but no part of the answer, as in a calibration.
-            scored = watch.reports[-1].tokens[: len(said.token_ids)]
-            rows = np.array([token.z for token in scored], np.float32)
-            rows = rows.reshape(-1, len(probe.labels))
-            part = place / f"{n:04}.part"
-            with part.open("wb") as file:
-                np.savez(file, rows=rows, prompt=said.prompt_ids, answer=said.token_ids)
-            part.rename(place / f"{n:04}.npz")
-            sys.stderr.write(f"\r{tokens} tokens: {n + 1}/{count}")
-    sys.stderr.write("\n")
+def load(path: Path) -> list[np.ndarray]:
+    """Read what `save` wrote."""
+    with np.load(path) as file:
+        return np.split(file["rows"], np.cumsum(file["lengths"])[:-1])
+
+
+def open_guard(probe: str = "") -> Guard:
+    """Return the guard of a probe file, by default the shipped one for SmolLM2."""
+    return Guard.load(probe or str(shipped_files()["smollm2-135m-instruct"]))
 
 
 def main() -> None:
-    """Generate all."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Generate and read all."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--probe", default="", help="probe file; default: the shipped")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--most", type=int, default=10**6, help="per limit, to try it out")
     options = parser.parse_args()
-    probe = shipped_guard().probe
-    for tokens, count in WANTED.items():
-        generate(probe, tokens, min(count, options.most), options.threads)
+    probe, held = open_guard(options.probe).probe, HeldOut(options.threads)
+    for tokens, wanted in WANTED.items():
+        held.generate(tokens, min(wanted, options.most))
+    for tokens in WANTED:
+        held.read(probe, tokens)
 
 
 if __name__ == "__main__":
