@@ -111,6 +111,16 @@ def test_every_live_token_is_moved_by_the_reference_within_the_bound(
         assert np.all(change <= by_layer[layer].budget * length)
 
 
+def test_a_zero_plan_is_bit_identical_to_none(llm: Any, watch: Any) -> None:
+    ids = ids_of(llm)
+    plain = logits_after(llm, ids)
+    llm.reset()
+    zero = logits_after(llm, ids, Plan(add={"happy": 0.0}))
+    assert np.array_equal(zero, plain)
+    llm.reset()
+    assert not np.array_equal(logits_after(llm, ids, STRONG), plain)
+
+
 def control_vector(llm: Any, guard: Guard, plan: Plan) -> np.ndarray:
     """What `plan` adds, as the buffer of llama.cpp's own control vector: it starts at layer 1."""
     hidden = guard.probe.hidden

@@ -217,6 +217,18 @@ def test_unsteered_rows_of_a_batch_keep_every_bit(dtype):
         assert all(torch.equal(f[::2], w[::2]) for f, w in zip(found, wanted, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_zero_plan_is_bit_identical_to_none(dtype):
+    model = build().to(dtype)
+    everything = {"return_dict_in_generate": True, "output_scores": True}
+    with emoguard.attach(model, guard_for(model)) as watch:
+        plain = generate(model, **everything)
+        zero = generate(model, emoguard=asking(Plan(add={"happy": 0.0})), **everything)
+        assert receipt_of(watch) is None
+    assert torch.equal(zero.sequences, plain.sequences)
+    assert all(torch.equal(f, w) for f, w in zip(zero.scores, plain.scores, strict=True))
+
+
 def test_rows_of_a_left_padded_batch_are_steered_as_alone(model, watch):
     padded = torch.cat([torch.zeros((1, 3), dtype=torch.long), IDS[:1, :4]], dim=1)
     ids = torch.cat([padded, IDS[1:]])
