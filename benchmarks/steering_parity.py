@@ -197,8 +197,8 @@ def block_outputs(
     """Return the stored outputs of all blocks, (blocks, tokens, hidden)."""
     import llama_cpp
     from emoguard_llamacpp import ctypes_llama
-    from emoguard_llamacpp.door import Tap
     from emoguard_llamacpp.steer import Steer
+    from emoguard_llamacpp.tap import Tap
 
     hidden = llm.n_embd()
     tap = Tap(range(blocks), hidden)
@@ -219,9 +219,9 @@ def block_outputs(
         if steer:
             steer.before(len(ids))
         ctypes_llama.decode(context, list(ids))
-    if tap.fault or (steer and steer.fault):
-        raise RuntimeError(f"not read or not steered: {tap.fault or steer.fault}")
-    return np.array([np.concatenate(tap.rows[b"l_out-%d" % n]) for n in range(blocks)])
+    if steer and steer.fault:
+        raise RuntimeError(f"not steered: {steer.fault}")
+    return np.array(list(tap.take(len(ids))))
 
 
 def cosine(a: NDArray[Any], b: NDArray[Any]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
@@ -92,6 +92,25 @@ class Residuals(Protocol):
 
     def residuals(self, token_ids: Sequence[int], layers: Sequence[int]) -> NDArray[np.float32]:
         """Return the outputs of decoder blocks `layers`, float32 (layers, tokens, hidden)."""
+        ...
+
+
+Pool = Callable[[Sequence[Sequence[int]], Sequence[int]], "NDArray[np.float32]"]
+"""Takes a batch of texts as token ids, and for each the position its mean starts at; returns the
+mean residuals, float32 (texts, layers, hidden), as each text alone would give."""
+
+
+@runtime_checkable
+class Pooling(Protocol):
+    """What a door may offer beside `Residuals`: mean residuals of many texts, run together."""
+
+    def pooling(
+        self, layers: Sequence[int], *, texts: int, tokens: int
+    ) -> AbstractContextManager[Pool]:
+        """Open a pass over batches of at most `texts` texts and `tokens` tokens.
+
+        Layer -1 is what block 0 receives: the embeddings.
+        """
         ...
 
 

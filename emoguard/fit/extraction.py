@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
 from emoguard.errors import EmoGuardError
+from emoguard.fit.store import RowStore
+from emoguard.protocols import Pooling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from emoguard.protocols import Residuals
+    from emoguard.protocols import Pool, Residuals
+
+SKIP = 20
+"""Leading tokens to leave out."""
+
+SHORTEST = 4
+"""Tokens of the shortest text that can be pooled."""
+
+BATCH = 1024
+"""Tokens of a batch, padding included; a longer text is a batch of its own."""
+
+MOST = 64
+"""Texts of a batch."""
+
+EMBEDDINGS = -1
+"""The layer before the first: what block 0 receives, which depends on words and nothing else."""
 
 
 def skipped_tokens(tokens: int, skip: int) -> int:
@@ -24,25 +44,170 @@ def skipped_tokens(tokens: int, skip: int) -> int:
     return max(1, min(skip, tokens // 2))
 
 
+@overload
+def extract(
+    door: Residuals,
+    texts: Sequence[str],
+    folder: str | Path,
+    *,
+    skip: int = ...,
+    embeddings: Literal[False] = ...,
+    progress: Callable[[int], None] = ...,
+) -> NDArray[np.float32]: ...
+
+
+@overload
+def extract(
+    door: Residuals,
+    texts: Sequence[str],
+    folder: str | Path,
+    *,
+    skip: int = ...,
+    embeddings: Literal[True],
+    progress: Callable[[int], None] = ...,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+
+
+def extract(
+    door: Residuals,
+    texts: Sequence[str],
+    folder: str | Path,
+    *,
+    skip: int = SKIP,
+    embeddings: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return mean residuals at all layers that can be read, float32 (texts, layers, hidden).
+
+    Index n on the second axis is layer n. The mean runs over the tokens from position `skip` on;
+    the first token is never in it. The array is mapped from `folder`, where rows are kept as they
+    come: a second call with the same model, texts and `skip` goes on where the first one ended.
+    With `embeddings`, the mean input of block 0, (texts, hidden), is returned beside it. `progress`
+    is called with the number of texts done.
+
+    Raises:
+        EmoGuardError: a text of fewer than 4 tokens, a folder of something else, or no embeddings
+            behind this door.
+
+    """
+    lengths = _lengths(door, texts)
+    bound = {"model": door.identity.digest, "texts": _digest(texts), "skip": skip}
+    # The embeddings come first, then every block but the last.
+    shape = (len(texts), door.identity.layers, door.identity.hidden)
+    with RowStore(folder, bound, shape) as store:
+        progress(int(store.done.sum()))
+        if not store.done.all():
+            _fill(store, door, texts, lengths, skip=skip, progress=progress)
+        rows = store.rows()
+    if not embeddings:
+        return rows[:, 1:]
+    if np.isnan(rows[:1, 0]).any():
+        raise EmoGuardError(f"the door into {door.identity.name} cannot read its embeddings")
+    return rows[:, 1:], rows[:, 0]
+
+
 def pool(
     door: Residuals,
     texts: Sequence[str],
     layers: Sequence[int],
-    skip: int = 20,
+    skip: int = SKIP,
     progress: Callable[[int], None] = lambda _: None,
 ) -> NDArray[np.float32]:
-    """Return mean residuals, float32 (texts, layers, hidden).
-
-    The mean runs over the tokens from position `skip` on. `progress` is called with the number of
-    texts done.
-    """
+    """Return what `extract` does, at some layers and in memory."""
+    lengths = _lengths(door, texts)
     pooled = np.empty((len(texts), len(layers), door.identity.hidden), np.float32)
-    for index, text in enumerate(texts):
-        token_ids = door.tokenize(text)
-        if len(token_ids) < 4:
-            raise EmoGuardError(f"a text to fit on needs at least 4 tokens, got {text!r:.60}")
-        start = skipped_tokens(len(token_ids), skip)
-        residuals = door.residuals(token_ids, layers)[:, start:]
-        pooled[index] = residuals.mean(axis=1, dtype=np.float64)
-        progress(index + 1)
+    done = 0
+    with pooling(door, layers, max(lengths, default=0)) as run:
+        for batch in batches(lengths):
+            pooled[batch] = _means(run, door, [texts[n] for n in batch], skip)
+            done += len(batch)
+            progress(done)
     return pooled
+
+
+def batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Return the numbers of texts that run together: of like length, so that little is padding.
+
+    The order of batches is mixed, the same every time: long and short ones alternate, so that time
+    remaining is told right and the most memory is taken early.
+    """
+    found: list[list[int]] = []
+    for n in sorted(range(len(lengths)), key=lambda n: (lengths[n], n)):
+        full = not found or len(found[-1]) == MOST
+        if full or (len(found[-1]) + 1) * lengths[n] > BATCH:
+            found.append([])
+        found[-1].append(n)
+    return [found[n] for n in np.random.default_rng(0).permutation(len(found))]
+
+
+@contextmanager
+def pooling(door: Residuals, layers: Sequence[int], longest: int) -> Iterator[Pool]:
+    """Open a pass over batches of texts of at most `longest` tokens, through any door."""
+    with _open(door, layers, max(BATCH, longest)) as run:
+        yield run
+
+
+def _open(door: Residuals, layers: Sequence[int], tokens: int) -> AbstractContextManager[Pool]:
+    if isinstance(door, Pooling):
+        return door.pooling(layers, texts=MOST, tokens=tokens)
+    return _one_by_one(door, layers)
+
+
+@contextmanager
+def _one_by_one(door: Residuals, layers: Sequence[int]) -> Iterator[Pool]:
+    """Pool through a door that runs one text at a time; it has no embeddings: they are NaN."""
+    blocks = [layer for layer in layers if layer != EMBEDDINGS]
+
+    def run(batch: Sequence[Sequence[int]], starts: Sequence[int]) -> NDArray[np.float32]:
+        out = np.full((len(batch), len(layers), door.identity.hidden), np.nan, np.float32)
+        for means, token_ids, start in zip(out, batch, starts, strict=True):
+            residuals = door.residuals(token_ids, blocks)[:, start:]
+            means[len(layers) - len(blocks) :] = residuals.mean(axis=1, dtype=np.float64)
+        return out
+
+    yield run
+
+
+def _fill(
+    store: RowStore,
+    door: Residuals,
+    texts: Sequence[str],
+    lengths: Sequence[int],
+    *,
+    skip: int,
+    progress: Callable[[int], None],
+) -> None:
+    layers = range(EMBEDDINGS, door.identity.layers - 1)
+    with pooling(door, layers, max(lengths)) as run:
+        for batch in batches(lengths):
+            # Batches are the same after an interruption, so what comes out is, to the last bit.
+            if not store.done[batch].all():
+                means = _means(run, door, [texts[n] for n in batch], skip)
+                for n, values in zip(batch, means, strict=True):
+                    store.write(n, values)
+                progress(int(store.done.sum()))
+
+
+def _means(run: Pool, door: Residuals, texts: Sequence[str], skip: int) -> NDArray[np.float32]:
+    token_ids = [door.tokenize(text) for text in texts]
+    return run(token_ids, [skipped_tokens(len(ids), skip) for ids in token_ids])
+
+
+def _lengths(door: Residuals, texts: Sequence[str]) -> list[int]:
+    """Return how many tokens each text has; the tokens themselves are not kept."""
+    lengths = [len(door.tokenize(text)) for text in texts]
+    for text, length in zip(texts, lengths, strict=True):
+        if length < SHORTEST:
+            raise EmoGuardError(
+                f"a text to fit on needs at least {SHORTEST} tokens, got {text!r:.60}"
+            )
+    return lengths
+
+
+def _digest(texts: Sequence[str]) -> str:
+    found = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        found.update(b"%d:" % len(data))
+        found.update(data)
+    return found.hexdigest()

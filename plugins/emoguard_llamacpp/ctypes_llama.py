@@ -142,6 +142,16 @@ def layer_input(context: Any, layer: int, rows: int, hidden: int) -> NDArray[np.
     return out
 
 
+def layer_input_view(context: Any, layer: int, rows: int, hidden: int) -> NDArray[np.float32]:
+    """Return `layer_input` without copying: valid until the next decode."""
+    address = _layer_input()[1](context, layer)
+    if not address:
+        raise EmoGuardError(f"llama.cpp kept no input of block {layer}: nothing was decoded yet")
+    return np.ctypeslib.as_array((ctypes.c_float * (rows * hidden)).from_address(address)).reshape(
+        rows, hidden
+    )
+
+
 def row_copier(
     context: Any, layers: Sequence[int], into: NDArray[np.float32]
 ) -> Callable[[int], None]:
@@ -292,14 +302,17 @@ def gguf_tensors(path: Path) -> list[TensorData]:
 
 @contextmanager
 def own_context(
-    llm: Any, tokens: int, chunk: int, callback: Callback | None = None
+    llm: Any, tokens: int, chunk: int, callback: Callback | None = None, sequences: int = 1
 ) -> Iterator[Any]:
     """Make a second context on `llm`'s weights, with its settings and LoRA; free it at the end.
 
-    It holds `tokens` tokens and takes at most `chunk` per pass.
+    It holds `tokens` tokens, of `sequences` texts together, and takes at most `chunk` per pass.
     """
     params = copy_params(llm.context_params)
     params.n_ctx = max(tokens, 32)
+    params.n_seq_max = sequences
+    # One store for all: any of them may be long, and a pass is not split by sequence.
+    params.kv_unified = sequences > 1 or params.kv_unified
     params.n_batch = params.n_ubatch = min(params.n_ctx, chunk)
     # One text from its beginning needs no more than the window; saves llama.cpp a warning, too.
     params.swa_full = False
@@ -393,3 +406,26 @@ def decode(context: Any, tokens: list[int]) -> None:
         raise EmoGuardError(
             f"llama.cpp could not run {len(tokens)} tokens: llama_decode gave {code}"
         )
+
+
+def decode_texts(context: Any, rows: Sequence[tuple[int, int, int]]) -> None:
+    """Run tokens of several texts in one pass; none gets logits.
+
+    `rows` holds (token, position in its text, number of its text).
+    """
+    batch = bindings.llama_batch_init(len(rows), 0, 1)
+    try:
+        batch.n_tokens = len(rows)
+        for n, (token, position, text) in enumerate(rows):
+            batch.token[n], batch.pos[n], batch.logits[n] = token, position, False
+            batch.n_seq_id[n], batch.seq_id[n][0] = 1, text
+        code = bindings.llama_decode(context, batch)
+    finally:
+        bindings.llama_batch_free(batch)
+    if code:
+        raise EmoGuardError(f"llama.cpp could not run {len(rows)} tokens: llama_decode gave {code}")
+
+
+def forget(context: Any) -> None:
+    """Drop all texts that `context` holds."""
+    bindings.llama_memory_clear(bindings.llama_get_memory(context), False)

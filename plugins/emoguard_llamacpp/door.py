@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from emoguard.errors import EmoGuardError
-from emoguard_llamacpp import ctypes_llama, support
+from emoguard.protocols import Pool
+from emoguard_llamacpp import ctypes_llama, pooling, support
 from emoguard_llamacpp.identity import identify
+from emoguard_llamacpp.pooling import CHUNK
+from emoguard_llamacpp.tap import Tap
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-CHUNK = 512
-"""Tokens per forward pass."""
 
 
 class Door:
     """Residuals of texts run through `llm`'s weights, beside whatever `llm` itself is doing.
 
-    Each call makes a small context (a few milliseconds) with the model's own context settings and
-    frees it again: `llm`'s cache, its state and a watch on it are not touched.
+    Each call, or each pass over many texts, makes a small context (a few milliseconds) with the
+    model's own context settings and frees it again: `llm`'s cache, its state and a watch on it are
+    not touched.
     """
 
     def __init__(self, llm: Any, backend: str = "auto") -> None:
@@ -49,6 +51,14 @@ class Door:
         read([int(t) for t in token_ids], layers, out)
         return out
 
+    def pooling(
+        self, layers: Sequence[int], *, texts: int, tokens: int
+    ) -> AbstractContextManager[Pool]:
+        """Open a pass over batches of texts; see `emoguard.protocols.Pooling`."""
+        support.check_layers([layer for layer in layers if layer != -1], self.identity.layers)
+        read = pooling.native if self.path == "native" else pooling.callback
+        return read(self._llm, layers, self.identity.hidden, texts=texts, tokens=tokens)
+
     def _native(self, tokens: list[int], layers: Sequence[int], out: NDArray[np.float32]) -> None:
         with ctypes_llama.own_context(self._llm, len(tokens), CHUNK) as context:
             for layer in layers:
@@ -63,39 +73,10 @@ class Door:
     def _callback(self, tokens: list[int], layers: Sequence[int], out: NDArray[np.float32]) -> None:
         tap = Tap(layers, self.identity.hidden)
         with ctypes_llama.own_context(self._llm, len(tokens), CHUNK, tap.see) as context:
-            for _start, chunk in _chunks(tokens):
+            for start, chunk in _chunks(tokens):
                 ctypes_llama.decode(context, chunk)
-        if tap.fault is not None:
-            raise tap.fault
-        for n, layer in enumerate(layers):
-            rows = tap.rows[b"l_out-%d" % layer]
-            if sum(map(len, rows)) != len(tokens):
-                raise EmoGuardError(
-                    f"{self.identity.architecture} does not name the output of block {layer} "
-                    f"(l_out-{layer}) for every token: this architecture cannot be read"
-                )
-            out[n] = np.concatenate(rows)
-
-
-class Tap:
-    """Keeps every row of the wanted blocks' outputs; never raises into the graph."""
-
-    def __init__(self, layers: Sequence[int], hidden: int) -> None:
-        self.rows: dict[bytes, list[NDArray[np.float32]]] = {b"l_out-%d" % n: [] for n in layers}
-        self.fault: Exception | None = None
-        self._hidden = hidden
-
-    def see(self, tensor: int, ask: bool) -> bool:
-        """Say whether a node is wanted, or keep its rows: a `cb_eval`."""
-        try:
-            rows = self.rows.get(ctypes_llama.tensor_name(tensor))
-            if ask:
-                return rows is not None
-            if rows is not None:
-                rows.append(ctypes_llama.tensor_rows(tensor, self._hidden))
-        except Exception as error:  # noqa: BLE001  (an exception in here would break off the graph)
-            self.fault = self.fault or error
-        return True
+                for n, rows in enumerate(tap.take(len(chunk))):
+                    out[n, start : start + len(chunk)] = rows
 
 
 def _chunks(tokens: list[int]) -> Iterator[tuple[int, list[int]]]:

@@ -81,6 +81,20 @@ def find_blocks(model: Any) -> torch.nn.ModuleList:
     return found
 
 
+def find_body(model: Any) -> Any:
+    """Return the module around the decoder blocks: the language model without its head.
+
+    Raises:
+        EmoGuardError: as `find_blocks`.
+
+    """
+    find_blocks(model)
+    found = model
+    for part in PATHS[model.config.model_type].split(".")[:-1]:
+        found = getattr(found, part)
+    return found
+
+
 def text_config(model: Any) -> Any:
     """Return the part of the configuration that describes the language model."""
     return model.config.get_text_config()

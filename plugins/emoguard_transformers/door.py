@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from emoguard.errors import EmoGuardError
-from emoguard_transformers import compiled
+from emoguard.protocols import Pool
+from emoguard_transformers import compiled, pooling
 from emoguard_transformers.blocks import find_blocks, hidden_state
 from emoguard_transformers.identity import identify
 
@@ -46,9 +47,7 @@ class Door:
         """
         self._check(token_ids, layers)
         found: dict[int, torch.Tensor] = {}
-        device = self._model.device
-        # Offloaded weights are nowhere until they are used; accelerate then moves the input itself.
-        ids = torch.tensor([list(token_ids)], device="cpu" if device.type == "meta" else device)
+        ids = torch.tensor([list(token_ids)], device=self._device())
         with ExitStack() as stack:
             for layer in layers:
                 stack.enter_context(self._captured(layer, found))
@@ -58,6 +57,19 @@ class Door:
         # Weights may be kept elsewhere than where the block runs (offloading).
         self.devices |= {layer: state.device for layer, state in found.items()}
         return np.stack([found[layer].float().cpu().numpy() for layer in layers])
+
+    def pooling(
+        self, layers: Sequence[int], *, texts: int, tokens: int
+    ) -> AbstractContextManager[Pool]:
+        """Open a pass over batches of texts; see `emoguard.protocols.Pooling`."""
+        self._check_layers([layer for layer in layers if layer != -1] or [0])
+        return pooling.pooling(self._model, layers, self._device())
+
+    def _device(self) -> torch.device:
+        """Return where token ids go."""
+        device: torch.device = self._model.device
+        # Offloaded weights are nowhere until they are used; accelerate then moves the input itself.
+        return torch.device("cpu") if device.type == "meta" else device
 
     def _captured(self, layer: int, found: dict[int, torch.Tensor]) -> Any:
         thread = threading.get_ident()
@@ -72,14 +84,17 @@ class Door:
     def _check(self, token_ids: Sequence[int], layers: Sequence[int]) -> None:
         if not len(token_ids):
             raise EmoGuardError("an empty text has no residuals: give at least one token")
-        if not layers or min(layers) < 0 or max(layers) > self.identity.layers - 2:
-            raise EmoGuardError(
-                f"layers must lie in [0, {self.identity.layers - 2}] (the last block is never "
-                f"read), got {tuple(layers)}"
-            )
+        self._check_layers(layers)
         vocabulary = self._model.get_input_embeddings().weight.shape[0]
         if min(token_ids) < 0 or max(token_ids) >= vocabulary:
             raise EmoGuardError(
                 f"token ids must lie in [0, {vocabulary - 1}], got {min(token_ids)} to "
                 f"{max(token_ids)}: they are another model's"
+            )
+
+    def _check_layers(self, layers: Sequence[int]) -> None:
+        if not layers or min(layers) < 0 or max(layers) > self.identity.layers - 2:
+            raise EmoGuardError(
+                f"layers must lie in [0, {self.identity.layers - 2}] (the last block is never "
+                f"read), got {tuple(layers)}"
             )

@@ -11,7 +11,7 @@ import emoguard_llamacpp
 import numpy as np
 import pytest
 from emoguard_llamacpp import ctypes_llama
-from emoguard_llamacpp.door import Tap
+from emoguard_llamacpp.tap import Tap
 
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
@@ -102,8 +102,7 @@ def step_by_step(
         ctypes_llama.decode(context, prompt)
         for token in ids:
             ctypes_llama.decode(context, [token])
-    assert tap.fault is None
-    return np.array([np.concatenate(rows)[len(prompt) - 1 :] for rows in tap.rows.values()])
+    return np.array(list(tap.take(len(prompt) + len(ids))))[:, len(prompt) - 1 :]
 
 
 def test_native_and_callback_read_the_same_numbers(

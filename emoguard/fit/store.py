@@ -1,0 +1,109 @@
+"""Rows of numbers on disk, one per text: what a killed process has finished is not made again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from emoguard.errors import EmoGuardError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BOUND, ROWS, DONE = "bound.json", "rows.npy", "done.bin"
+PART = "bound.part"
+
+
+class RowStore:
+    """A folder with a float32 array of `shape`, first axis rows, and a byte for each that is there.
+
+    `bound` is what the rows depend on, as JSON. Rows are written to the file, never through a
+    mapping, so that memory does not grow with them; a row counts once its byte is written, which is
+    after the row. That holds when the process is killed, not when the machine loses power.
+
+    Raises:
+        EmoGuardError: the folder cannot be used, or holds something else or rows bound otherwise.
+
+    """
+
+    def __init__(
+        self, folder: str | Path, bound: Mapping[str, Any], shape: tuple[int, ...]
+    ) -> None:
+        self.folder = Path(folder)
+        self._width = 4 * int(np.prod(shape[1:]))
+        try:
+            self._bind({**bound, "shape": list(shape)}, shape)
+            self.done = np.frombuffer((self.folder / DONE).read_bytes(), np.bool_).copy()
+            # Both fail on a file that was cut.
+            self.done = self.done.reshape(shape[:1])
+            self._start = getattr(self.rows(), "offset", 0)
+            self._rows_file = (self.folder / ROWS).open("r+b", buffering=0)
+            self._done_file = (self.folder / DONE).open("r+b", buffering=0)
+        except OSError as error:
+            raise EmoGuardError(f"{self.folder} cannot be used: {error.strerror}") from error
+        except ValueError as error:
+            raise EmoGuardError(f"{self.folder} is damaged ({error}): delete it") from error
+
+    def write(self, row: int, values: NDArray[np.float32]) -> None:
+        """Keep one row.
+
+        Raises:
+            EmoGuardError: the disk does not take it.
+
+        """
+        try:
+            _put(self._rows_file, self._start + row * self._width, values.astype("<f4").tobytes())
+            _put(self._done_file, row, b"\1")
+        except OSError as error:
+            raise EmoGuardError(f"{self.folder} cannot be written: {error.strerror}") from error
+        self.done[row] = True
+
+    def rows(self) -> NDArray[np.float32]:
+        """Return the whole array, mapped and read-only; rows that are not done are zero."""
+        found: NDArray[np.float32] = np.load(self.folder / ROWS, mmap_mode="r")
+        return found
+
+    def close(self) -> None:
+        """Close the files. Mapped arrays stay valid."""
+        self._rows_file.close()
+        self._done_file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _bind(self, bound: dict[str, Any], shape: tuple[int, ...]) -> None:
+        if not (self.folder / BOUND).exists():
+            self._create(bound, shape)
+        elif json.loads((self.folder / BOUND).read_text(encoding="utf-8")) != bound:
+            raise EmoGuardError(
+                f"{self.folder} holds residuals of another model, of other texts, or pooled "
+                "otherwise: delete it, or name another folder"
+            )
+
+    def _create(self, bound: dict[str, Any], shape: tuple[int, ...]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        other = sorted({p.name for p in self.folder.iterdir()} - {ROWS, DONE, PART})
+        if other:
+            raise EmoGuardError(
+                f"{self.folder} holds {other[0]} and no residuals: name another folder"
+            )
+        # Only sizes are written: the file is sparse until its rows come.
+        np.lib.format.open_memmap(self.folder / ROWS, mode="w+", dtype="<f4", shape=shape)
+        (self.folder / DONE).write_bytes(bytes(shape[0]))
+        # Last, and at once: a folder with this file is whole.
+        (self.folder / PART).write_text(json.dumps(bound), encoding="utf-8")
+        (self.folder / PART).replace(self.folder / BOUND)
+
+
+def _put(file: Any, start: int, data: bytes) -> None:
+    file.seek(start)
+    # A full disk may take a part of it; the next call then raises.
+    while data:
+        data = data[file.write(data) :]

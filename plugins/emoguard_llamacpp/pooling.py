@@ -1,0 +1,74 @@
+"""Mean residuals of many texts: several run together, as sequences of one context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emoguard.protocols import Pool
+from emoguard_llamacpp import ctypes_llama
+from emoguard_llamacpp.tap import Tap
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CHUNK = 512
+"""Tokens per forward pass."""
+
+Take = Callable[[int], Iterator["NDArray[np.float32]"]]
+"""From the number of tokens in the last pass to the rows (tokens, hidden) of each layer."""
+
+
+@contextmanager
+def native(
+    llm: Any, layers: Sequence[int], hidden: int, *, texts: int, tokens: int
+) -> Iterator[Pool]:
+    """Open a pass that reads what llama.cpp itself keeps of the block inputs."""
+    with ctypes_llama.own_context(llm, tokens, CHUNK, sequences=texts) as context:
+        for layer in layers:
+            ctypes_llama.keep_layer_input(context, layer + 1, on=True)
+
+        def take(rows: int) -> Iterator[NDArray[np.float32]]:
+            for layer in layers:
+                yield ctypes_llama.layer_input_view(context, layer + 1, rows, hidden)
+
+        yield _pool(context, take, (len(layers), hidden))
+
+
+@contextmanager
+def callback(
+    llm: Any, layers: Sequence[int], hidden: int, *, texts: int, tokens: int
+) -> Iterator[Pool]:
+    """Open a pass that reads through the evaluation callback."""
+    tap = Tap(layers, hidden)
+    with ctypes_llama.own_context(llm, tokens, CHUNK, tap.see, texts) as context:
+        yield _pool(context, tap.take, (len(layers), hidden))
+
+
+def _pool(context: Any, take: Take, shape: tuple[int, int]) -> Pool:
+    def run(batch: Sequence[Sequence[int]], starts: Sequence[int]) -> NDArray[np.float32]:
+        ctypes_llama.forget(context)
+        means = np.zeros((len(batch), *shape), np.float32)
+        rows = [(t, p, n) for n, ids in enumerate(batch) for p, t in enumerate(ids)]
+        weights = _weights(batch, starts)
+        for start in range(0, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
+            ctypes_llama.decode_texts(context, chunk)
+            for n, residuals in enumerate(take(len(chunk))):
+                means[:, n] += weights[:, start : start + CHUNK] @ residuals
+        return means
+
+    return run
+
+
+def _weights(batch: Sequence[Sequence[int]], starts: Sequence[int]) -> NDArray[np.float32]:
+    """Return the share of each row, texts one after the other, in each text's mean."""
+    weights = np.zeros((len(batch), sum(map(len, batch))), np.float32)
+    offset = 0
+    for own, ids, start in zip(weights, batch, starts, strict=True):
+        own[offset + start : offset + len(ids)] = 1 / (len(ids) - start)
+        offset += len(ids)
+    return weights

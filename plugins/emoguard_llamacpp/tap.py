@@ -1,0 +1,61 @@
+"""Keeps the outputs of blocks as a graph computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emoguard.errors import EmoGuardError
+from emoguard_llamacpp import ctypes_llama
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+EMBEDDINGS = (b"inp_scaled", b"inp_embd", b"embd")
+"""What block 0 receives (layer -1), by architecture and version; the first that comes counts."""
+
+
+class Tap:
+    """Keeps every row of the wanted blocks' outputs; never raises into the graph."""
+
+    def __init__(self, layers: Sequence[int], hidden: int) -> None:
+        self.fault: Exception | None = None
+        self._names = [(b"l_out-%d" % n,) if n >= 0 else EMBEDDINGS for n in layers]
+        self._rows: dict[bytes, list[NDArray[np.float32]]] = {
+            name: [] for names in self._names for name in names
+        }
+        self._hidden = hidden
+
+    def see(self, tensor: int, ask: bool) -> bool:
+        """Say whether a node is wanted, or keep its rows: a `cb_eval`."""
+        try:
+            rows = self._rows.get(ctypes_llama.tensor_name(tensor))
+            if ask:
+                return rows is not None
+            if rows is not None:
+                rows.append(ctypes_llama.tensor_rows(tensor, self._hidden))
+        except Exception as error:  # noqa: BLE001  (an exception in here would break off the graph)
+            self.fault = self.fault or error
+        return True
+
+    def take(self, tokens: int) -> Iterator[NDArray[np.float32]]:
+        """Yield the rows (tokens, hidden) of each layer since the last call, and forget them.
+
+        Raises:
+            EmoGuardError: the graph does not name what is wanted for each of the `tokens`.
+
+        """
+        if self.fault is not None:
+            raise self.fault
+        for names in self._names:
+            found = next((self._rows[name] for name in names if self._rows[name]), [])
+            if sum(map(len, found)) != tokens:
+                raise EmoGuardError(
+                    f"this architecture does not name {names[0].decode()} for every token: "
+                    "it cannot be read"
+                )
+            yield found[0] if len(found) == 1 else np.concatenate(found)
+            for name in names:
+                self._rows[name].clear()
