@@ -81,6 +81,7 @@ def fit(
             texts,
             neutral,
             labels,
+            f"{out}.residuals",
             name=name or opened.door.identity.name,
             layers=_numbers(layers),
             skip=skip,

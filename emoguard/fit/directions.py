@@ -77,10 +77,10 @@ def whiten(directions: NDArray[np.float64], covariance: NDArray[np.float64]) -> 
     return unit(np.linalg.solve(covariance, directions.T).T)
 
 
-def valence(directions: NDArray[np.float64], signs: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the unit axis from the mean negative to the mean positive direction, (hidden,)."""
-    axis = directions[signs > 0].mean(axis=0) - directions[signs < 0].mean(axis=0)
-    return unit(axis)
+def axis(directions: NDArray[np.float64], signs: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the mean of the positive directions minus that of the negative ones, (hidden,)."""
+    found = directions[signs > 0].mean(axis=0) - directions[signs < 0].mean(axis=0)
+    return np.asarray(found)
 
 
 def unit(directions: NDArray[Any]) -> NDArray[np.float64]:

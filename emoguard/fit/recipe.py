@@ -1,12 +1,14 @@
-"""The recipe, corpora in, probe out: differences of means, layers chosen on held-out topics.
+"""The recipe, residuals in, directions out: differences of means, layers chosen on held-out texts.
 
 Steer directions are the plain differences; read directions are the same, whitened.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import numpy as np
 from emoguard.errors import EmoGuardError
 from emoguard.fit import directions as d
 from emoguard.fit.corpora import Label, Text
-from emoguard.fit.extraction import pool
+from emoguard.fit.extraction import SKIP, extract
 from emoguard.identity import Witness
 from emoguard.probe import Probe
 
@@ -29,35 +31,122 @@ HELD_OUT = 3
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How directions are made: the numbers that a probe's card repeats."""
+
+    whitened: bool = True
+    """Whether read directions are whitened by the covariance within labels, or plain."""
+    shrinkage: float = d.SHRINKAGE
+    """Weight of the identity in that covariance, in [0, 1]."""
+    neutral_variance: float = d.NEUTRAL_VARIANCE
+    """Share of the variance of neutral texts that is taken out of every direction, in [0, 1)."""
+    keep: int = 4
+    """Layers to read, where none are named."""
+
+
+@dataclass(frozen=True, eq=False)
 class Pooled:
-    """One corpus after extraction: mean residuals (texts, layers, hidden) and labels (texts,)."""
+    """One corpus after extraction.
+
+    `residuals` are means over tokens, (texts, blocks, hidden), where index n of axis 1 is layer n;
+    `labels` and `topics` have shape (texts,).
+    """
 
     residuals: NDArray[np.float32]
     labels: NDArray[np.str_]
-    held_out: NDArray[np.bool_]
+    topics: NDArray[np.str_]
 
-    @classmethod
-    def extract(
-        cls,
-        door: Residuals,
-        texts: Sequence[Text],
-        layers: Sequence[int],
-        skip: int,
-        progress: Callable[[int], None],
-    ) -> Pooled:
-        """Read the residuals of `texts` and mark every third topic as held out."""
-        topics = {topic: n for n, topic in enumerate(sorted({t.topic for t in texts}))}
-        groups = [topics[t.topic] if len(topics) >= HELD_OUT else n for n, t in enumerate(texts)]
-        return cls(
-            pool(door, [t.text for t in texts], layers, skip, progress),
-            np.array([t.label for t in texts]),
-            np.array(groups) % HELD_OUT == 0,
-        )
+    def held_out(self) -> NDArray[np.bool_]:
+        """Return which texts are held out to choose layers, (texts,)."""
+        topics = np.unique(self.topics)
+        numbers = np.arange(len(self.labels))
+        if len(topics) >= HELD_OUT:
+            numbers = np.searchsorted(topics, self.topics)
+        return np.asarray(numbers % HELD_OUT == 0)
 
-    def part(self, layer: int, *, held_out: bool) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
-        """Return (residuals, labels) of one half of the split at one layer."""
-        chosen = self.held_out == held_out
+    def at(self, layer: int, chosen: NDArray[np.bool_] | None = None) -> Part:
+        """Return residuals (texts, hidden) and labels at one layer, of all texts or some."""
+        if chosen is None:
+            return self.residuals[:, layer], self.labels
         return self.residuals[chosen, layer], self.labels[chosen]
+
+
+Part = tuple["NDArray[np.float32]", "NDArray[np.str_]"]
+"""Residuals of one layer, (texts, hidden), and labels, (texts,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """Directions for `names` at `layers`, in float64.
+
+    `read` and `steer` have shape (layers, names, hidden), `centre` (layers, hidden), `weights`
+    (layers,), as in `Probe`. `read` is scaled so that the scores of each label have a standard
+    deviation of 1 over the texts it was fitted on, each corpus counted alike: scores of different
+    labels may be compared.
+    """
+
+    names: tuple[str, ...]
+    layers: tuple[int, ...]
+    read: NDArray[np.float64]
+    steer: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    weights: NDArray[np.float64]
+
+    def scores(self, residuals: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return the scores, (texts, names), of residuals (texts, blocks, hidden)."""
+        total = np.zeros((len(residuals), len(self.names)))
+        for n, layer in enumerate(self.layers):
+            total += self.weights[n] * ((residuals[:, layer] - self.centre[n]) @ self.read[n].T)
+        return total
+
+
+def fit_directions(
+    corpora: Sequence[Pooled],
+    neutral: NDArray[np.floating],
+    names: Sequence[str],
+    recipe: Recipe | None = None,
+    layers: Sequence[int] = (),
+) -> Fitted:
+    """Fit directions on corpora that count alike, whatever their sizes.
+
+    `neutral` holds residuals of neutral texts, (texts, blocks, hidden). A name without texts gets
+    zeros. Without `layers` the best by `layer_scores` are taken, which looks at nothing but texts
+    held out of these corpora.
+    """
+    recipe = recipe or Recipe()
+    if not layers:
+        layers = best_layers(layer_scores(corpora, neutral, names, recipe), recipe.keep)
+    made = [_at_layer([p.at(n) for p in corpora], neutral[:, n], names, recipe) for n in layers]
+    read, steer, centre = (np.array(each) for each in zip(*made, strict=True))
+    weights = np.full(len(layers), 1 / len(layers))
+    fitted = Fitted(tuple(names), tuple(layers), read, steer, centre, weights)
+    scale = np.sqrt(np.mean([fitted.scores(p.residuals).var(axis=0) for p in corpora], axis=0))
+    return dataclasses.replace(fitted, read=read / np.where(scale > 0, scale, 1.0)[:, None])
+
+
+def layer_scores(
+    corpora: Sequence[Pooled],
+    neutral: NDArray[np.floating],
+    names: Sequence[str],
+    recipe: Recipe | None = None,
+) -> NDArray[np.float64]:
+    """Return the AUROC of each name at each layer on held-out texts, (blocks, names).
+
+    The mean over corpora; NaN for a name that no corpus can test.
+    """
+    recipe = recipe or Recipe()
+    return np.array(
+        [
+            _held_out_auroc(corpora, neutral[:, layer], layer, names, recipe)
+            for layer in range(neutral.shape[1])
+        ]
+    )
+
+
+def best_layers(scores: NDArray[np.float64], keep: int) -> tuple[int, ...]:
+    """Return the `keep` layers of the highest mean score, in order; layer 0 is not among them."""
+    order = 1 + np.argsort(-np.nanmean(scores[1:], axis=1), kind="stable")
+    return tuple(sorted(order[:keep].tolist()))
 
 
 def fit(
@@ -65,61 +154,70 @@ def fit(
     corpora: Sequence[Sequence[Text]],
     neutral: Sequence[Text],
     labels: Sequence[Label],
+    folder: str | Path,
     *,
     name: str,
+    recipe: Recipe | None = None,
     layers: Sequence[int] = (),
-    keep: int = 4,
-    skip: int = 20,
+    skip: int = SKIP,
     progress: Callable[[int], None] = lambda _: None,
     sources: Sequence[str] = (),
 ) -> Probe:
     """Make a probe for the model behind `door`.
 
-    `layers` fixes the layers to read; without it the `keep` best of the inner layers are chosen by
-    the macro-AUROC of held-out topics. `progress` is called with the number of texts read so far.
+    `layers` fixes the layers to read. Residuals are kept in `folder` as they come: a second call
+    goes on where the first one ended. `progress` is called with the number of texts read so far.
 
     Raises:
-        EmoGuardError: too few neutral texts, or a label without texts in every corpus.
+        EmoGuardError: too few neutral texts, a label without texts in every corpus, layers the
+            model lacks, or a folder of something else.
 
     """
     _check(door, corpora, neutral, labels, layers)
-    candidates = list(layers) or list(range(1, door.identity.layers - 1))
+    recipe = recipe or Recipe()
     done = 0
 
-    def count(texts: int) -> None:
-        progress(done + texts)
+    def read(part: str, texts: Sequence[Text]) -> NDArray[np.float32]:
+        nonlocal done
+        found = extract(
+            door,
+            [t.text for t in texts],
+            Path(folder) / part,
+            skip=skip,
+            progress=lambda n: progress(done + n),
+        )
+        done += len(texts)
+        return found
 
-    neutral_pool = pool(door, [t.text for t in neutral], candidates, skip, count)
-    done += len(neutral)
-    pools = []
-    for corpus in corpora:
-        pools.append(Pooled.extract(door, corpus, candidates, skip, count))
-        done += len(corpus)
-    components = [d.neutral_components(neutral_pool[:, n]) for n in range(len(candidates))]
+    plain = read("neutral", neutral)
+    pools = [
+        Pooled(
+            read(f"corpus-{n}", texts),
+            np.array([t.label for t in texts]),
+            np.array([t.topic for t in texts]),
+        )
+        for n, texts in enumerate(corpora)
+    ]
     names = [label.name for label in labels]
-    scores = np.array(
-        [_held_out_auroc(pools, n, names, components[n]) for n in range(len(candidates))]
-    )
-    best = sorted(np.argsort(scores.mean(axis=1))[::-1][: keep if not layers else None].tolist())
-    read, steer, centre, weights = _assemble(pools, best, labels, components)
-    chosen = tuple(candidates[n] for n in best)
+    scores = layer_scores(pools, plain, names, recipe)
+    fitted = fit_directions(pools, plain, names, recipe, layers or best_layers(scores, recipe.keep))
+    read_rows, steer_rows = with_valence(fitted, labels)
     return Probe(
         name=name,
         labels=(*names, VALENCE),
-        layers=chosen,
-        read=read,
-        steer=steer,
-        centre=centre,
-        weights=weights,
-        witness=Witness.record(door, chosen),
+        layers=fitted.layers,
+        read=read_rows.astype(np.float32),
+        steer=steer_rows.astype(np.float32),
+        centre=fitted.centre.astype(np.float32),
+        weights=fitted.weights.astype(np.float32),
+        witness=Witness.record(door, fitted.layers),
         architecture=door.identity.architecture,
         model_layers=door.identity.layers,
         axes=(VALENCE,),
         recipe={
             "steer": "mean difference, neutral components removed",
             "read": "the same, whitened by the covariance within labels",
-            "shrinkage": d.SHRINKAGE,
-            "neutral_variance": d.NEUTRAL_VARIANCE,
+            **dataclasses.asdict(recipe),
             "skip": skip,
             "texts": [len(corpus) for corpus in corpora],
             "neutral_texts": len(neutral),
@@ -127,8 +225,67 @@ def fit(
             "fitted_on": door.identity.name,
             "quantisation": door.identity.quantisation,
         },
-        card=_card(candidates, chosen, scores, names),
+        card=_card(scores, fitted.layers, names),
     )
+
+
+def with_valence(
+    fitted: Fitted, labels: Sequence[Label]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return read and steer directions (layers, names + 1, hidden) with the valence axis last.
+
+    It points from the mean of the negative labels to that of the positive ones.
+    """
+    signs = np.array([label.valence for label in labels], float)
+    axis = [d.axis(rows, signs) for rows in fitted.read]
+    steer = [d.unit(d.axis(rows, signs)) for rows in fitted.steer]
+    return (
+        np.concatenate([fitted.read, np.array(axis)[:, None]], axis=1),
+        np.concatenate([fitted.steer, np.array(steer)[:, None]], axis=1),
+    )
+
+
+def _at_layer(
+    parts: Sequence[Part], neutral: NDArray[np.floating], names: Sequence[str], recipe: Recipe
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return read directions, unit steer directions (names, hidden) and centre of one layer."""
+    components = d.neutral_components(neutral, recipe.neutral_variance)
+    steer = _combined(parts, names, components)
+    read = steer
+    if recipe.whitened:
+        read = d.whiten(steer, d.within_covariance(parts, recipe.shrinkage))
+    centre = np.mean([residuals.mean(axis=0, dtype=np.float64) for residuals, _ in parts], axis=0)
+    # Residuals grow with depth: each layer counts by the spread of its own projections.
+    spread = np.mean([((residuals - centre) @ read.T).std() for residuals, _ in parts])
+    return read / (spread or 1.0), steer, centre
+
+
+def _combined(
+    parts: Sequence[Part], names: Sequence[str], components: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return unit directions (names, hidden): each corpus counts the same, whatever its size."""
+    per_corpus = [d.mean_differences(x, y, names, components) for x, y in parts]
+    return d.unit(np.sum(per_corpus, axis=0))
+
+
+def _held_out_auroc(
+    corpora: Sequence[Pooled],
+    neutral: NDArray[np.floating],
+    layer: int,
+    names: Sequence[str],
+    recipe: Recipe,
+) -> NDArray[np.float64]:
+    """Return per name the AUROC on held-out texts, averaged over corpora, (names,)."""
+    read, _, _ = _at_layer([p.at(layer, ~p.held_out()) for p in corpora], neutral, names, recipe)
+    found = np.full((len(corpora), len(names)), np.nan)
+    for row, corpus in zip(found, corpora, strict=True):
+        residuals, labels = corpus.at(layer, corpus.held_out())
+        for index, name in enumerate(names):
+            positive = labels == name
+            if positive.any() and not positive.all():
+                row[index] = d.auroc(residuals @ read[index], positive)
+    tested = np.isfinite(found).sum(axis=0)
+    return np.where(tested, np.nansum(found, axis=0) / np.maximum(tested, 1), np.nan)
 
 
 def _check(
@@ -157,71 +314,17 @@ def _check(
         raise EmoGuardError("the valence axis needs labels of both signs")
 
 
-def _combined(
-    parts: Sequence[tuple[NDArray[np.float32], NDArray[np.str_]]],
-    names: Sequence[str],
-    components: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Return unit directions (names, hidden): each corpus counts the same, whatever its size."""
-    per_corpus = [d.mean_differences(x, y, names, components) for x, y in parts]
-    return d.unit(np.sum(per_corpus, axis=0))
-
-
-def _held_out_auroc(
-    pools: Sequence[Pooled], layer: int, names: Sequence[str], components: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return per label the AUROC on held-out topics, averaged over corpora, (names,)."""
-    parts = [p.part(layer, held_out=False) for p in pools]
-    fitted = d.whiten(_combined(parts, names, components), d.within_covariance(parts))
-    found: list[list[float]] = [[] for _ in names]
-    for p in pools:
-        residuals, labels = p.part(layer, held_out=True)
-        for index, name in enumerate(names):
-            positive = labels == name
-            if positive.any() and not positive.all():
-                found[index].append(d.auroc(residuals @ fitted[index], positive))
-    return np.array([np.mean(values) if values else np.nan for values in found])
-
-
-def _assemble(
-    pools: Sequence[Pooled],
-    best: Sequence[int],
-    labels: Sequence[Label],
-    components: Sequence[NDArray[np.float64]],
-) -> tuple[NDArray[np.float32], ...]:
-    """Fit on everything: read and steer (layers, labels + 1, hidden), centre, weights."""
-    names = [label.name for label in labels]
-    signs = np.array([label.valence for label in labels], float)
-    found: tuple[list[Any], ...] = ([], [], [], [])
-    for n in best:
-        parts = [(p.residuals[:, n], p.labels) for p in pools]
-        steer = _combined(parts, names, components[n])
-        steer = np.vstack([steer, d.valence(steer, signs)])
-        read = d.whiten(steer, d.within_covariance(parts))
-        centre = np.mean([residuals.mean(axis=0) for residuals, _ in parts], axis=0)
-        # Residuals grow with depth: each layer counts by the spread of its own projections.
-        spread = np.concatenate([(residuals - centre) @ read.T for residuals, _ in parts]).std()
-        for kept, value in zip(found, (read, steer, centre, 1 / (spread * len(best))), strict=True):
-            kept.append(value)
-    return tuple(np.array(kept, np.float32) for kept in found)
-
-
 def _card(
-    candidates: Sequence[int],
-    chosen: Sequence[int],
-    scores: NDArray[np.float64],
-    names: Sequence[str],
+    scores: NDArray[np.float64], layers: Sequence[int], names: Sequence[str]
 ) -> dict[str, Any]:
-    rows = [candidates.index(layer) for layer in chosen]
     return {
-        "status": "first fit: not yet validated against text statistics, other styles or people",
+        "status": "not yet validated: run emoguard validate",
         "auroc_chance": 0.5,
         "held_out_auroc": {
             name: round(float(value), 3)
-            for name, value in zip(names, scores[rows].mean(axis=0), strict=True)
+            for name, value in zip(names, scores[list(layers)].mean(axis=0), strict=True)
         },
         "layer_auroc": {
-            str(layer): round(float(value), 3)
-            for layer, value in zip(candidates, scores.mean(axis=1), strict=True)
+            str(layer): round(float(value), 3) for layer, value in enumerate(scores.mean(axis=1))
         },
     }

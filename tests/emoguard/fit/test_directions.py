@@ -41,11 +41,10 @@ def test_a_name_without_texts_gets_no_direction_and_moves_no_other():
     assert np.allclose(three[:2], d.mean_differences(pooled, labels, ["a", "b"], none))
 
 
-def test_valence_points_from_negative_to_positive():
+def test_an_axis_points_from_the_negative_to_the_positive():
     directions = np.eye(4)[:3]
-    axis = d.valence(directions, np.array([1.0, -1.0, -1.0]))
-    assert axis[0] > 0 > axis[1]
-    assert np.isclose(np.linalg.norm(axis), 1)
+    axis = d.axis(directions, np.array([1.0, -1.0, -1.0]))
+    assert np.allclose(axis, [1.0, -0.5, -0.5, 0.0])
 
 
 @pytest.mark.parametrize("seed", range(5))

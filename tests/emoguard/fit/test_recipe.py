@@ -4,7 +4,8 @@ import pytest
 from emoguard import EmoGuardError
 from emoguard.fit import recipe
 from emoguard.fit.corpora import Label, Text
-from emoguard.fit.extraction import pool, skipped_tokens
+from emoguard.fit.directions import auroc
+from emoguard.fit.recipe import Recipe
 from emoguard.testing import FakeResiduals
 
 LABELS = [Label("happy", ("happy",), 1), Label("sad", ("sad",), -1)]
@@ -55,9 +56,70 @@ class Planted(FakeResiduals):
         return out
 
 
-def test_fit_separates_labels_on_texts_it_has_not_seen():
+def pooled(seed, shift=0.0, topics=12, per_cell=3):
+    """A corpus whose labels lie apart along fixed directions at layers 2 and 3."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(list(WORDS), topics * per_cell)
+    residuals = rng.normal(size=(len(labels), 5, 24)) + shift
+    for n, label in enumerate(WORDS):
+        residuals[labels == label, 2:4, n] += 2.0
+    names = np.tile(np.repeat([f"topic{n:02}" for n in range(topics)], per_cell), len(WORDS))
+    return recipe.Pooled(residuals.astype(np.float32), labels, names)
+
+
+PLAIN = np.random.default_rng(5).normal(size=(40, 5, 24)).astype(np.float32)
+
+
+def macro(fitted, corpus):
+    scores = fitted.scores(corpus.residuals)
+    return np.mean([auroc(scores[:, n], corpus.labels == k) for n, k in enumerate(fitted.names)])
+
+
+def test_directions_hold_on_another_corpus_and_layers_are_found():
+    fitted = recipe.fit_directions([pooled(0), pooled(1)], PLAIN, list(WORDS), Recipe(keep=2))
+    assert fitted.layers == (2, 3)
+    assert np.allclose(np.linalg.norm(fitted.steer, axis=2), 1)
+    assert macro(fitted, pooled(2, shift=3.0)) > 0.95
+
+
+def test_scores_of_all_labels_have_unit_spread_over_the_fitting_texts():
+    corpora = [pooled(0), pooled(1, topics=30)]
+    fitted = recipe.fit_directions(corpora, PLAIN, list(WORDS), layers=[1, 2])
+    spread = np.mean([fitted.scores(c.residuals).var(axis=0) for c in corpora], axis=0)
+    assert np.allclose(spread, 1)
+
+
+def test_shuffled_labels_teach_nothing():
+    corpus = pooled(0)
+    shuffled = np.random.default_rng(1).permutation(corpus.labels)
+    wrong = recipe.Pooled(corpus.residuals, shuffled, corpus.topics)
+    assert abs(macro(recipe.fit_directions([wrong], PLAIN, list(WORDS)), pooled(2)) - 0.5) < 0.2
+
+
+def test_each_corpus_counts_the_same_whatever_its_size():
+    small, large = pooled(0), pooled(1)
+    three = recipe.Pooled(*(np.concatenate([a] * 3) for a in vars(large).values()))
+    one, many = (
+        recipe.fit_directions([small, each], PLAIN, list(WORDS), layers=[2]).steer
+        for each in (large, three)
+    )
+    assert np.allclose(one, many)
+
+
+def test_a_name_without_texts_gets_no_direction_and_no_score():
+    fitted = recipe.fit_directions([pooled(0)], PLAIN, [*WORDS, "calm"], layers=[2])
+    assert np.all(fitted.steer[:, 2] == 0)
+    assert np.all(fitted.scores(PLAIN)[:, 2] == 0)
+
+
+def test_layers_are_chosen_without_looking_at_the_first():
+    scores = np.array([[0.9, 0.9], [0.6, 0.5], [0.7, np.nan], [0.5, 0.5]])
+    assert recipe.best_layers(scores, 2) == (1, 2)
+
+
+def test_fit_separates_labels_on_texts_it_has_not_seen(tmp_path):
     door = Planted()
-    probe = recipe.fit(door, [corpus()], NEUTRAL, LABELS, name="t", keep=2, skip=2)
+    probe = recipe.fit(door, [corpus()], NEUTRAL, LABELS, tmp_path, name="t", skip=2)
     assert probe.labels == ("happy", "sad", "valence")
     assert probe.axes == ("valence",)
     fresh = {k: [story(k, 9000 + n) for n in range(20)] for k in WORDS}
@@ -73,48 +135,36 @@ def test_fit_separates_labels_on_texts_it_has_not_seen():
     assert probe.card["held_out_auroc"]["happy"] > 0.9
 
 
-def test_fit_on_shuffled_labels_finds_nothing():
-    texts = corpus(topics=12, per_cell=8)
-    rng = np.random.default_rng(0)
-    shuffled = [Text(str(rng.choice(list(WORDS))), t.topic, t.text) for t in texts]
-    probe = recipe.fit(Planted(), [shuffled], NEUTRAL, LABELS, name="t", layers=[2], skip=2)
-    assert abs(probe.card["held_out_auroc"]["happy"] - 0.5) < 0.2
-
-
-def test_fit_counts_every_corpus_the_same_and_reports_progress():
+def test_progress_counts_every_text_and_what_is_there_is_not_read_again(tmp_path):
     seen = []
-    small, large = corpus(topics=3, per_cell=1), corpus()
-    recipe.fit(
-        Planted(), [small, large], NEUTRAL, LABELS, name="t", layers=[1], progress=seen.append
-    )
-    assert seen == sorted(set(seen))
-    assert seen[-1] == len(NEUTRAL) + len(small) + len(large)
+    corpora = [corpus(topics=3, per_cell=1), corpus()]
+    total = len(NEUTRAL) + sum(map(len, corpora))
+
+    def fit():
+        return recipe.fit(
+            Planted(), corpora, NEUTRAL, LABELS, tmp_path, name="t", progress=seen.append
+        )
+
+    first = fit()
+    assert seen == sorted(seen)
+    assert seen[-1] == total
+    calls = len(seen)
+    assert np.array_equal(fit().read, first.read)
+    assert len(seen) - calls <= 3
 
 
-def test_fixed_layers_are_kept_and_wrong_ones_refused():
-    probe = recipe.fit(Planted(), [corpus()], NEUTRAL, LABELS, name="t", layers=[1, 3])
+def test_fixed_layers_are_kept_and_wrong_ones_refused(tmp_path):
+    probe = recipe.fit(Planted(), [corpus()], NEUTRAL, LABELS, tmp_path, name="t", layers=[1, 3])
     assert probe.layers == (1, 3)
     with pytest.raises(EmoGuardError, match=r"\[0, 4\]"):
-        recipe.fit(Planted(), [corpus()], NEUTRAL, LABELS, name="t", layers=[5])
+        recipe.fit(Planted(), [corpus()], NEUTRAL, LABELS, tmp_path, name="t", layers=[5])
 
 
-def test_too_few_texts_are_refused_with_what_is_needed():
+def test_too_few_texts_are_refused_with_what_is_needed(tmp_path):
     with pytest.raises(EmoGuardError, match="16 neutral"):
-        recipe.fit(Planted(), [corpus()], NEUTRAL[:5], LABELS, name="t")
+        recipe.fit(Planted(), [corpus()], NEUTRAL[:5], LABELS, tmp_path, name="t")
     happy = [t for t in corpus() if t.label == "happy"]
     with pytest.raises(EmoGuardError, match="label sad"):
-        recipe.fit(Planted(), [happy], NEUTRAL, LABELS, name="t")
+        recipe.fit(Planted(), [happy], NEUTRAL, LABELS, tmp_path, name="t")
     with pytest.raises(EmoGuardError, match="both signs"):
-        recipe.fit(Planted(), [corpus()], NEUTRAL, LABELS[:1], name="t")
-
-
-def test_pooling_leaves_out_leading_tokens_and_never_more_than_half():
-    assert skipped_tokens(100, 20) == 20
-    assert skipped_tokens(10, 20) == 5
-    assert skipped_tokens(100, 0) == 1
-    door = FakeResiduals()
-    ids = door.tokenize("one two three four five six")
-    wanted = door.residuals(ids, [2])[:, 3:].mean(axis=1)
-    assert np.allclose(pool(door, ["one two three four five six"], [2], 20)[0], wanted, atol=1e-6)
-    with pytest.raises(EmoGuardError, match="at least 4 tokens"):
-        pool(door, ["no"], [2])
+        recipe.fit(Planted(), [corpus()], NEUTRAL, LABELS[:1], tmp_path, name="t")
