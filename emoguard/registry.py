@@ -6,7 +6,7 @@ import importlib
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import entry_points
 from importlib.resources import as_file, files
@@ -59,12 +59,15 @@ def open_guard(
     model: Any,
     policy: Policy | str | Path | None = None,
     probe: str | Path | None = None,
+    *,
+    sinks: Iterable[Mapping[str, Mapping[str, Any]]] = (),
     **options: Any,
 ) -> Iterator[Guard]:
     """Open a guard for `model` with the sinks that its policy names; close them at the end.
 
     `policy` is a Policy or a YAML file, which the guard then follows while it runs; `probe` is a
-    probe file, by default the shipped one that fits. Options are those of `attach`:
+    probe file, by default the shipped one that fits; `sinks` are further ones, written as in a
+    policy. Options are those of `attach`:
 
         with open_guard(llm, "policy.yaml") as guard, emoguard.attach(llm, guard):
             ...
@@ -80,20 +83,23 @@ def open_guard(
         yield cast("Guard", None)
         return
     plugin, inner = find(model)
-    with _opened(plugin.open_residuals(inner, **options), policy, probe) as guard:
+    with _opened(plugin.open_residuals(inner, **options), policy, probe, sinks) as guard:
         yield guard
 
 
 @contextmanager
 def _opened(
-    door: Residuals, policy: Policy | str | Path | None, probe: str | Path | None
+    door: Residuals,
+    policy: Policy | str | Path | None,
+    probe: str | Path | None,
+    also: Iterable[Mapping[str, Mapping[str, Any]]],
 ) -> Iterator[Guard]:
     followed = PolicyFile(policy) if isinstance(policy, str | Path) else policy
     found = shipped(door) if probe is None else Guard.load(probe)
     plain = Guard(found.probe, found.calibrations, followed)
     plain.check(plain.policy)
     with (
-        open_sinks(plain.site(door.identity)) as sinks,
+        open_sinks(plain.site(door.identity), also) as sinks,
         Guard(found.probe, found.calibrations, followed, sinks) as guard,
     ):
         yield guard

@@ -44,8 +44,12 @@ class Site:
 
 
 @contextmanager
-def open_sinks(site: Site) -> Iterator[tuple[Sink, ...]]:
+def open_sinks(
+    site: Site, also: Iterable[Mapping[str, Mapping[str, Any]]] = ()
+) -> Iterator[tuple[Sink, ...]]:
     """Open the sinks of the site's policy, in order; close those that can be closed at the end.
+
+    `also` are further ones, written as in a policy.
 
     What an entry point of `emoguard.monitors` or `emoguard.exporters` names has a class method
     `from_policy(site, *, option=default, …)`, whose annotations say what an option may be.
@@ -57,7 +61,7 @@ def open_sinks(site: Site) -> Iterator[tuple[Sink, ...]]:
     """
     opened: list[Sink] = []
     with ExitStack() as stack:
-        for index, entry in enumerate(site.policy.sinks):
+        for index, entry in enumerate((*site.policy.sinks, *also)):
             ((name, options),) = entry.items()
             factory = _factory(f"sinks.{index}", name)
             taken = checked_options(f"sinks.{index}.{name}", factory.from_policy, options)

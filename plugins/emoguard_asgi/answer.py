@@ -1,0 +1,118 @@
+"""Sends the answer of the inner app on, and puts in what is told with it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from emoguard_asgi import choices, events
+from emoguard_asgi.asgi import Message, Send, header, with_header
+from emoguard_asgi.client import Client
+from emoguard_asgi.told import Told
+
+HEADER = b"x-emoguard-notice"
+VERSION = 1
+"""Version of the header's form."""
+
+Form = Literal["body", "stream", "other"]
+
+
+class Answer:
+    """Takes the messages of the inner app, one at a time, and sends them on.
+
+    A JSON body is held until it is whole, because its length changes; of a stream only the event
+    that has not ended yet. Everything else passes as it is, but for the header.
+    """
+
+    def __init__(self, send: Send, client: Client, told: Told) -> None:
+        self._send = send
+        self._client = client
+        self._told = told
+        self._events = events.Events()
+        self._form: Form = "other"
+        self._start: Message = {}
+        self._parts: list[bytes] = []
+
+    async def send(self, message: Message) -> None:
+        """Take one message."""
+        if message["type"] == "http.response.start":
+            await self._begin(message)
+        elif message["type"] != "http.response.body" or self._form == "other":
+            await self._send(message)
+        elif self._form == "stream":
+            await self._follow(message)
+        else:
+            await self._collect(message)
+
+    async def _begin(self, start: Message) -> None:
+        self._form, self._start = _form(start), start
+        if self._form != "body":
+            await self._send(marked(start, self._told.standing))
+
+    async def _collect(self, message: Message) -> None:
+        self._parts.append(message.get("body", b""))
+        if message.get("more_body", False):
+            return
+        body, kind = self._completed(b"".join(self._parts))
+        length = with_header(self._start["headers"], b"content-length", str(len(body)))
+        left = self._client.left
+        await self._send(marked({**self._start, "headers": length}, kind))
+        await self._send({**message, "body": body})
+        self._told.settle(left=left)
+
+    async def _follow(self, message: Message) -> None:
+        more = message.get("more_body", False)
+        whole = self._events.feed(message.get("body", b""))
+        if not more:
+            whole.append(self._events.rest())
+        out = b"".join(map(self._passed, whole))
+        # An app's empty message is passed on; one that only began an event makes none.
+        if out or not message.get("body") or not more:
+            await self._send({**message, "body": out})
+        if self._told.channel is not None:
+            self._told.settle(left=self._client.left)
+
+    def _completed(self, body: bytes) -> tuple[bytes, str | None]:
+        """Return a body with what is told, and the word for the header."""
+        found = choices.read(body)
+        telling = None if found is None else self._told.now()
+        if found is None or telling is None:
+            return body, self._told.standing
+        longer = self._worded(choices.extended, found, telling.words)
+        body = longer or body
+        end = body.rindex(b"}")
+        return body[:end] + b"," + telling.member + body[end:], telling.kind or self._told.standing
+
+    def _passed(self, event: bytes) -> bytes:
+        """Return an event; one that ends a choice with what is told."""
+        chunk = choices.read(events.data(event))
+        telling = None if chunk is None else self._told.now()
+        if chunk is None or telling is None:
+            return event
+        said = self._worded(choices.closing, chunk, telling.words)
+        before = events.make(said, event) if said else b""
+        return before + events.add_member(event, telling.member)
+
+    def _worded(self, put: Any, found: dict[str, Any], words: str) -> bytes | None:
+        """Return what `put` makes of the words, None where they have no place in this text."""
+        made: bytes | None = put(found, f"\n\n{words}") if words else None
+        self._told.channel = "suffix" if made else (self._told.channel or "field")
+        return made
+
+
+def marked(start: Message, kind: str | None) -> Message:
+    """Return the start of a response with the header of the notice, if there is one."""
+    if kind is None:
+        return start
+    headers = with_header(start.get("headers", ()), HEADER, f"{kind};v={VERSION}")
+    return {**start, "headers": headers}
+
+
+def _form(start: Message) -> Form:
+    """Return how an answer can be added to; `other`: not at all."""
+    headers = list(start.get("headers", ()))
+    kind = (header(headers, b"content-type") or "").partition(";")[0].strip().lower()
+    encoding = header(headers, b"content-encoding") or "identity"
+    if start["status"] != 200 or encoding != "identity":
+        return "other"
+    forms: dict[str, Form] = {"application/json": "body", "text/event-stream": "stream"}
+    return forms.get(kind, "other")

@@ -1,0 +1,77 @@
+"""The objects that OpenAI's completion APIs send: bodies, and the chunks of a stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+MUTING = frozenset(
+    {"response_format", "tools", "functions", "logprobs", "top_logprobs", "grammar", "suffix"}
+)
+"""What a request may ask for so that a program, not a person, reads the text: nothing is put
+behind it then."""
+
+
+def read(text: bytes) -> dict[str, Any] | None:
+    """Return a completion, or a chunk, whose choices end here; None for everything else."""
+    if b'"finish_reason"' not in text:
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or "emoguard" in found:
+        return None
+    return found if any(map(_ends, _choices(found))) else None
+
+
+def mutes(body: Mapping[str, Any]) -> bool:
+    """Return whether a request's answer is for a program."""
+    return any(body.get(name) for name in MUTING)
+
+
+def closing(chunk: Mapping[str, Any], text: str) -> bytes | None:
+    """Return a chunk that says `text` for the choices that end with `chunk`; None after a call."""
+    ending = [choice for choice in _choices(chunk) if _ends(choice)]
+    if any(_calls(choice) for choice in ending):
+        return None
+    said = [{**choice, "finish_reason": None, **_saying(choice, text)} for choice in ending]
+    kept = {key: value for key, value in chunk.items() if key != "usage"}
+    return json.dumps({**kept, "choices": said}).encode("ascii")
+
+
+def extended(body: Mapping[str, Any], text: str) -> bytes | None:
+    """Return a body with `text` behind what its choices say; None where one says nothing."""
+    said = [_longer(choice, text) for choice in _choices(body)]
+    if None in said:
+        return None
+    return json.dumps({**body, "choices": said}, separators=(",", ":")).encode("ascii")
+
+
+def _longer(choice: Mapping[str, Any], text: str) -> dict[str, Any] | None:
+    message = choice.get("message")
+    said = choice.get("text") if message is None else message.get("content")
+    if _calls(choice) or not isinstance(said, str):
+        return None
+    if message is None:
+        return {**choice, "text": said + text}
+    return {**choice, "message": {**message, "content": said + text}}
+
+
+def _choices(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    choices = found.get("choices")
+    return [c for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
+
+
+def _ends(choice: Mapping[str, Any]) -> bool:
+    return choice.get("finish_reason") is not None
+
+
+def _calls(choice: Mapping[str, Any]) -> bool:
+    """Return whether a choice calls a tool instead of speaking."""
+    return choice.get("finish_reason") in ("tool_calls", "function_call")
+
+
+def _saying(choice: Mapping[str, Any], text: str) -> dict[str, Any]:
+    return {"delta": {"content": text}} if "delta" in choice else {"text": text}

@@ -1,0 +1,63 @@
+"""Server-sent events as bytes: cut at blank lines, read, and added to without touching the rest.
+
+The format is that of the HTML standard, section 9.2: lines end in LF, CR or CRLF, a blank line ends
+an event, the data of an event are its `data` lines joined by LF.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+# Atomic groups: a CRLF is one end of line, never two.
+END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+LINE = re.compile(rb"[^\r\n]+")
+
+
+class Events:
+    """Cuts a stream of bytes, however it was split, into whole events.
+
+    Only the beginning of an event that has not ended yet is kept: no reader could use it before.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Return the events that `chunk` completes, each with the blank line that ends it."""
+        whole = self._rest + chunk
+        ends = [found.end() for found in END.finditer(whole)]
+        starts = [0, *ends]
+        self._rest = whole[starts[-1] :]
+        return [whole[start:end] for start, end in zip(starts, ends, strict=False)]
+
+    def rest(self) -> bytes:
+        """Return, once, what no blank line has ended."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+
+def data(event: bytes) -> bytes:
+    """Return the data of one event; empty for a comment, which is what a ping is."""
+    return b"\n".join(value for _, value in _data_lines(event))
+
+
+def add_member(event: bytes, member: bytes) -> bytes:
+    """Return the event with `member` (`"name":value`) put last into the JSON object it carries."""
+    places = [start + value.rindex(b"}") for start, value in _data_lines(event) if b"}" in value]
+    return event[: places[-1]] + b"," + member + event[places[-1] :]
+
+
+def make(text: bytes, like: bytes) -> bytes:
+    """Return an event whose data are the one line `text`, with line ends as those of `like`."""
+    end = b"\r\n" if like.endswith(b"\r\n") else b"\n"
+    return b"data: " + text + end + end
+
+
+def _data_lines(event: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield where the value of each `data` line starts, and the value."""
+    for line in LINE.finditer(event):
+        name, _, value = line[0].partition(b":")
+        if name == b"data":
+            space = value.startswith(b" ")
+            yield line.end() - len(value) + space, value[space:]

@@ -1,0 +1,94 @@
+"""What is told with the answer to one request, and what became of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from emoguard import wire
+from emoguard.protocols import Watch
+from emoguard.records import Channel, Report
+from emoguard_asgi.asked import Asked
+
+log = logging.getLogger("emoguard")
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Telling:
+    """What goes out with an answer: the member of its JSON object, words for its text, a kind.
+
+    `words` are empty where nothing goes into the text; `kind` is None without a notice.
+    """
+
+    member: bytes
+    words: str
+    kind: str | None
+
+
+class Told:
+    """Finds the reports of a request, words them for the wire, and says whether they arrived.
+
+    Whatever breaks in here is logged and the answer leaves as it came: a notice may be lost then,
+    which is counted, but no answer is. `channel` is how the answer carries the telling, None while
+    it does not.
+    """
+
+    def __init__(self, watch: Watch, asked: Asked) -> None:
+        self._watch = watch
+        self._asked = asked
+        self.channel: Channel | None = None
+        self.standing = standing_kind(watch)
+
+    def now(self) -> Telling | None:
+        """Return what is to be told with an answer that ends now; None: nothing."""
+        return _guarded(self._now, None)
+
+    def settle(self, *, left: bool) -> None:
+        """Say of every report so far that it arrived, or that it did not: the client left.
+
+        What was said of a report first stays.
+        """
+        _guarded(lambda: self._settle(left=left), None)
+
+    def _now(self) -> Telling | None:
+        told = wire.told(self._reports(), self._asked.scores)
+        if told is None:
+            return None
+        notice = told["notice"]
+        if notice is None and not told["steered"] and self._asked.scores == "none":
+            return None
+        member = json.dumps(wire.KEY) + ":" + json.dumps(told, allow_nan=False)
+        words = notice["text"] if notice and self._asked.suffix else ""
+        return Telling(member.encode("ascii"), words, notice["kind"] if notice else None)
+
+    def _settle(self, *, left: bool) -> None:
+        guard = self._watch.guard
+        for report in self._reports():
+            if left or self.channel is None:
+                guard.lost(report)
+            else:
+                guard.deliver(report, self.channel)
+
+    def _reports(self) -> list[Report]:
+        """Return the reports of this request; a list of prompts makes several."""
+        # The list is made first: the thread that generates appends to the deque.
+        return [each for each in list(self._watch.reports) if each.id == self._asked.request.id]
+
+
+def standing_kind(watch: Watch) -> str | None:
+    """Return what the header says where no report is known: None, no header, without profiles."""
+    notices = watch.guard.policy.notices
+    return "ai" if notices.profiles or notices.strictest_of else None
+
+
+def _guarded(make: Callable[[], Made], otherwise: Made) -> Made:
+    try:
+        return make()
+    except Exception:
+        log.exception("a notice could not be given: the answer leaves as it came")
+        return otherwise
