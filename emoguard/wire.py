@@ -77,3 +77,21 @@ def told(
     said = [notice for notice in notices if notice.text] or notices
     told = reports[-1].wire(scores)
     return told | {"notice": said[-1].wire()} if said else told
+
+
+def user_text(messages: Any) -> str | None:
+    """Return what the user said last in a chat's `messages`; None where nothing can be found."""
+    turns = messages if isinstance(messages, list | tuple) else ()
+    for turn in reversed(turns):
+        if isinstance(turn, Mapping) and turn.get("role") == "user":
+            return _joined(turn.get("content"))
+    return None
+
+
+def _joined(content: Any) -> str | None:
+    """Return a message's text, which is a string or a list of parts, some of them text."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list | tuple) else ()
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
+    return "\n".join(text for text in texts if isinstance(text, str)) or None

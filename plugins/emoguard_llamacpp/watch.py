@@ -8,12 +8,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from emoguard import wire
 from emoguard.errors import EmoGuardError
 from emoguard.live import LiveAlarm
 from emoguard.phases import THINKING_MARKS
@@ -45,13 +46,21 @@ that who serves it cut off."""
 
 @dataclass
 class Call:
-    """One completion call: it knows the request before its generation starts and the finish after.
+    """One call: it knows the request before its generation starts and the finish after.
 
-    `session` is the session its generation opened.
+    `session` is the session that a completion's generation opened. A chat is a call around one or
+    several completions; `reports` are those of all.
     """
 
     request: Request
     session: Session | None = None
+    reports: list[Report] = field(default_factory=list)
+
+    def tell(self, result: Any) -> None:
+        """Put the `emoguard` object into what the caller gets, unless a server carries it."""
+        if self.request.carrier == "process" and self.reports and isinstance(result, dict):
+            wanted = self.request.scores == "tokens"
+            result[wire.KEY] = wire.told(self.reports, "tokens" if wanted else "none")
 
 
 class LlamaWatch:
@@ -71,7 +80,7 @@ class LlamaWatch:
         self._last = self._scores.missing
         self._session: Session | None = None
         self._call: Call | None = None
-        self._request: Request | None = None
+        self._outer: Call | None = None
         self._backend = backend
         self._plan = Plan()
         self._first_steered: int | None = None
@@ -103,7 +112,7 @@ class LlamaWatch:
             ("_create_completion", self._follow_completion),
             ("save_state", self._save_state),
             ("create_completion", self._carry_request),
-            ("create_chat_completion", self._carry_request),
+            ("create_chat_completion", self._carry_chat),
         )
 
     def detach(self) -> None:
@@ -235,6 +244,7 @@ class LlamaWatch:
             prompt,
             self._thinking,
             steering=steering,
+            decode=self._decode,
         )
         return self._tokens(original(prompt, *args, **kwargs), session, call)
 
@@ -400,6 +410,10 @@ class LlamaWatch:
             state.scores = state.scores[: state.n_tokens]
         return state
 
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        text: bytes = self._llm.detokenize(list(token_ids))
+        return text.decode("utf-8", "replace")
+
     def _close(self, session: Session | None, finish: Finish) -> None:
         """Report an open session; one that was closed before stays closed."""
         if session is None or session is not self._session:
@@ -435,7 +449,10 @@ class LlamaWatch:
             log.error("%s (logged once): %r", message, error)
 
     def _follow_completion(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        call = Call(self._request or REQUEST.get() or Request())
+        if self._outer is not None:
+            call = Call(self._outer.request, reports=self._outer.reports)
+        else:
+            call = Call(REQUEST.get() or Request())
         return self._follow(original(*args, **kwargs), call)
 
     def _follow(self, chunks: Generator[Any, None, None], call: Call) -> Iterator[Any]:
@@ -451,7 +468,8 @@ class LlamaWatch:
                 if finish is not None:
                     if call.session is not None and call.session.halted:
                         finish, chunk["choices"][0]["finish_reason"] = "halted", HALTED
-                    self._close(call.session, finish)
+                    self._finish(call, finish)
+                    call.tell(chunk)
                 yield chunk
         except StopIteration:
             return
@@ -464,28 +482,57 @@ class LlamaWatch:
             chunks.close()
             self._close(call.session, "cancelled")
 
+    def _finish(self, call: Call, finish: Finish) -> None:
+        """Close the session of a completion and keep its report for who called."""
+        before = self.reports[-1] if self.reports else None
+        self._close(call.session, finish)
+        if self.reports and self.reports[-1] is not before:
+            call.reports.append(self.reports[-1])
+
+    def _carry_chat(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Carry the request of a chat, whose user may have asked for a human."""
+        messages = kwargs.get("messages", args[0] if args else None)
+        return self._carry(original, args, kwargs, wire.user_text(messages))
+
     def _carry_request(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self._carry(original, args, kwargs, None)
+
+    def _carry(
+        self,
+        original: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        user_text: str | None,
+    ) -> Any:
         """Take `emoguard=` off a call and hold it for the generations the call starts."""
-        if "emoguard" not in kwargs and self._request is not None:
+        if "emoguard" not in kwargs and self._outer is not None:
             return original(*args, **kwargs)
         request = take_request(kwargs)
-        result = self._holding(request, lambda: original(*args, **kwargs))
-        return self._lazily(result, request) if isinstance(result, Generator) else result
+        if request.user_text is None:
+            request = replace(request, user_text=user_text)
+        call = Call(request)
+        result = self._holding(call, lambda: original(*args, **kwargs))
+        if isinstance(result, Generator):
+            return self._lazily(result, call)
+        call.tell(result)
+        return result
 
-    def _lazily(self, chunks: Generator[Any, None, None], request: Request) -> Iterator[Any]:
+    def _lazily(self, chunks: Generator[Any, None, None], call: Call) -> Iterator[Any]:
         end = object()
         try:
-            while (chunk := self._holding(request, lambda: next(chunks, end))) is not end:
+            while (chunk := self._holding(call, lambda: next(chunks, end))) is not end:
+                if find_finish(chunk) is not None:
+                    call.tell(chunk)
                 yield chunk
         finally:
             chunks.close()
 
-    def _holding(self, request: Request, action: Callable[[], Any]) -> Any:
-        outer, self._request = self._request, request
+    def _holding(self, call: Call, action: Callable[[], Any]) -> Any:
+        outer, self._outer = self._outer, call
         try:
             return action()
         finally:
-            self._request = outer
+            self._outer = outer
 
 
 def find_finish(chunk: Any) -> Finish | None:

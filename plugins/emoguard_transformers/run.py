@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ class Run:
     positions: int = 0
     assistant: Any = None
     plans: list[Steering | None] = field(default_factory=list)
+    decode: Callable[[Sequence[int]], str] | None = None
     pending: Any = None
     steering: Batch | None = None
     fault: str | None = None
@@ -172,4 +173,5 @@ class Run:
             halted=self.halts.get(row, self.halted),
             steering=self.plans[row] if self.plans else None,
             steering_fault=self.steering_fault,
+            decode=self.decode,
         )

@@ -67,6 +67,7 @@ class TransformersWatch:
         self._model = model
         self._blocks = find_blocks(model)
         self._thinking = _thinking_ids(tokenizer)
+        self._decode = _decoder(tokenizer)
         self._columns = guard.probe.indices(guard.labels)
         self._devices = [door.devices[layer] for layer in guard.probe.layers]
         self._open: list[Run] = []
@@ -212,6 +213,7 @@ class TransformersWatch:
                 positions=new_positions(args, kwargs),
                 assistant=kwargs.get("assistant_model"),
                 plans=self._plans(requests, identity),
+                decode=self._decode,
             )
             if kwargs.get("streamer") is not None:
                 # The report is there before the consumer sees the end of the stream.
@@ -468,6 +470,13 @@ class _Streamer:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+
+def _decoder(tokenizer: Any) -> Callable[[Sequence[int]], str] | None:
+    """Return what makes text of token ids, None without a tokenizer."""
+    if tokenizer is None:
+        return None
+    return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def _thinking_ids(tokenizer: Any) -> tuple[int, int] | None:
