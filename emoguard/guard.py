@@ -17,6 +17,7 @@ from emoguard.ledger import Ledger
 from emoguard.phases import REASONING
 from emoguard.plan import Plan
 from emoguard.policy import Policy
+from emoguard.protocols import ShowsNotices
 from emoguard.records import PHASES, LabelScore, Receipt, Report, Steered, TokenScore
 from emoguard.reload import PolicyFile
 from emoguard.sinks import Site
@@ -68,6 +69,9 @@ class Guard:
             calibration.check_fits(len(probe.labels), len(probe.layers))
         self._thresholds = {c: self._certified(c) for c in self.calibrations}
         self.ledger = Ledger(lambda: self.policy.notices, now)
+        for sink in sinks:
+            if isinstance(sink, ShowsNotices):
+                sink.show_notices(self.ledger)
         named = [(f"sink:{type(sink).__name__}", sink.report) for sink in sinks]
         self._delivery: Delivery[Report] = Delivery(named, self.alerts)
         calls = [("callback", _returning_nothing(on_alert))] if on_alert else []

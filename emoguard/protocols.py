@@ -58,6 +58,24 @@ class Lines(Protocol):
     """Lines in the log, those of earlier processes included."""
 
 
+@runtime_checkable
+class Notices(Protocol):
+    """What an exporter asks the guard's notices that it is shown, from its own thread."""
+
+    def overdue(self) -> int:
+        """Return how many notices are late by more than one response, or stuck on their way."""
+        ...
+
+
+@runtime_checkable
+class ShowsNotices(Protocol):
+    """A sink that wants to be shown the notices of the guard it reports for."""
+
+    def show_notices(self, notices: Notices) -> None:
+        """Take them; called once, when the guard is made."""
+        ...
+
+
 class SinkFactory(Protocol):
     """What the groups `emoguard.monitors` and `emoguard.exporters` name: the class of a sink.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -22,7 +23,8 @@ from emoguard.identity import ModelIdentity, Witness
 from emoguard.plan import Plan
 from emoguard.policy import AlarmPolicy, Policy, SteeringPolicy
 from emoguard.probe import Probe
-from emoguard.records import Alert, Reading, Report, Request
+from emoguard.records import Alert, Notice, Reading, Report, Request
+from emoguard.session import Session
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,6 +125,14 @@ def make_reading(tokens: int = 40, labels: int = 2, seed: int = 0, **changes: An
     return Reading(**(fields | changes))
 
 
+def make_session(request: Request, text: str = "", tokens: int = 40) -> Session:
+    """Return a session on the fake model that generated `text` in `tokens` tokens."""
+    session = Session(request, FAKE_IDENTITY, "fake", (), decode=lambda _: text)
+    for token, row in enumerate(make_reading(tokens).rows):
+        session.commit(token, row)
+    return session
+
+
 def make_report(
     request: Request | None = None, *, calibrated: bool = True, **changes: Any
 ) -> Report:
@@ -145,8 +155,13 @@ def every_kind_of_report() -> list[Report]:
         {"rows": np.full((4, 2), np.nan, np.float32), "tokens": 4},
         {"phases": np.full(4, 1, np.uint8), "tokens": 4},
     ]
-    requests = (Request(), Request(conversation="c", scores="tokens"))
-    return [make_report(request, **kind) for kind in kinds for request in requests]
+    requests = (Request(), Request(conversation="c", scores="tokens", denied=("plan",)))
+    reports = [make_report(request, **kind) for kind in kinds for request in requests]
+    told = Notice(
+        "ai", ("start", "claim"), ("eu_art50",), "An AI system.", 1, "en", channel="field"
+    )
+    lost = replace(told, reasons=("steered",), profiles=(), text="", channel=None)
+    return [*reports, *(replace(reports[0], notice=notice) for notice in (told, lost))]
 
 
 class ListSink:

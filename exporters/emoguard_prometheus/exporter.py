@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 import emoguard
-from emoguard.protocols import Drift, Lines
+from emoguard.protocols import Drift, Lines, Notices
 from emoguard.records import Alert, Report
 from emoguard_prometheus.allowed import Emotions, encodable
 from emoguard_prometheus.created import WithoutCreated
@@ -96,6 +96,7 @@ class PrometheusExporter:
             # Bounds are per 1,000 window positions, of which a response has fewer than tokens.
             targets={label: t.bound / 1000 for label, t in thresholds.items() if t},
             policy_successful=(lambda: file.successful) if file else None,
+            profiles=[profile.name for profile in site.policy.notices.followed()],
         )
         exporter._server = serve(exporter, port, host)
         return exporter
@@ -114,12 +115,20 @@ class PrometheusExporter:
             if isinstance(sink, Lines):
                 self._state.audit = sink
 
+    def show_notices(self, notices: Notices) -> None:
+        """Export what the guard knows of overdue notices."""
+        self.notices.follow(notices)
+
     def report(self, report: Report) -> Sequence[Alert]:
         """Count one report; returns no alerts."""
         model = self._models.pick(report.model)
         self._responses.count(model, report)
         if report.receipt is not None:
             self._steering.count(model, report.receipt)
+        if report.notice is not None:
+            self.notices.count(model, report.notice)
+        for part in report.denied:
+            self.notices.denied(part)
         self._health.count(report)
         return ()
 

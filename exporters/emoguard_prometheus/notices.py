@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from emoguard_prometheus.allowed import OTHER, Allowed
 
-REASONS = ("start", "interval", "steered", "amplified", "claim", "question")
+if TYPE_CHECKING:
+    from emoguard.protocols import Notices
+    from emoguard.records import Notice
+
+REASONS = ("start", "interval", "steered", "amplified", "claim", "question", "undelivered")
 """First interaction, a timer, a steered or an amplifying response, a claim to feel or to be human,
-a user who asked."""
+a user who asked, an earlier notice that was lost."""
 CHANNELS = ("field", "header", "suffix")
+NO_PROFILE = "none"
+"""The profile of a notice that none demands: steering or amplification alone is why."""
+PARTS = ("plan", "scores", "channel", "conversation")
+"""What a request over a server's wire may ask for."""
 
 
 class NoticeMetrics:
-    """Notices by profile, reason and channel; those that are due and those that went astray.
+    """Notices by profile, reason and channel; those that are overdue and those that were lost.
 
     Whatever is not listed in one of them is counted as `other` in all, so that the series stay few.
     """
@@ -29,23 +38,49 @@ class NoticeMetrics:
         profiles: Sequence[str],
     ) -> None:
         names = ("model", "profile", "reason", "channel")
-        notices = Counter("emoguard_notices_total", "Notices given to users.", names, registry=own)
+        notices = Counter(
+            "emoguard_notices_total",
+            "Notices given to users; one counts for each of its profiles and reasons.",
+            names,
+            registry=own,
+        )
         known = [model for model in models.values if model != OTHER]
-        listed = [*product(known, dict.fromkeys(profiles), REASONS, CHANNELS)]
+        followed = dict.fromkeys((*profiles, NO_PROFILE))
         self._other = notices.labels(*[OTHER] * 4)
-        self._notices = {values: notices.labels(*values) for values in listed}
+        self._notices = {
+            values: notices.labels(*values)
+            for values in product(known, followed, REASONS, CHANNELS)
+        }
         self._overflow = overflow
         self._overdue = Gauge(
-            "emoguard_notices_overdue", "Notices that are due and not yet given.", registry=own
+            "emoguard_notices_overdue",
+            "Notices that are late by more than one response, or stuck on their way.",
+            registry=own,
         )
         self._undelivered = Counter(
             "emoguard_notices_undelivered_total",
             "Notices whose response was broken off before they were given.",
             registry=own,
         )
+        denied = Counter(
+            "emoguard_requests_denied_total",
+            "Responses to requests that asked for what the policy does not allow, by what it was.",
+            ("part",),
+            registry=own,
+        )
+        self._parts = Allowed(PARTS, overflow)
+        self._denied = {part: denied.labels(part) for part in self._parts.values}
+
+    def count(self, model: str, notice: Notice) -> None:
+        """Count one notice that was given to a user, or lost."""
+        if notice.channel is None:
+            self.undelivered()
+            return
+        for profile, reason in product(notice.profiles or (NO_PROFILE,), notice.reasons):
+            self.given(model, profile, reason, notice.channel)
 
     def given(self, model: str, profile: str, reason: str, channel: str) -> None:
-        """Count one notice that reached its response."""
+        """Count one notice under one profile and for one reason."""
         child = self._notices.get((model, profile, reason, channel))
         if child is None:
             self._overflow.inc()
@@ -56,6 +91,10 @@ class NoticeMetrics:
         """Count one notice that was lost with its response."""
         self._undelivered.inc()
 
-    def overdue(self, notices: int) -> None:
-        """Say how many notices are due and not yet given."""
-        self._overdue.set(notices)
+    def follow(self, notices: Notices) -> None:
+        """Ask `notices` at each scrape how many are overdue."""
+        self._overdue.set_function(notices.overdue)
+
+    def denied(self, part: str) -> None:
+        """Count one response to a request that asked for `part` and was not allowed."""
+        self._denied[self._parts.pick(part)].inc()

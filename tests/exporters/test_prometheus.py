@@ -15,13 +15,15 @@ import prometheus_client
 import psutil
 import pytest
 from emoguard_prometheus import PrometheusExporter, asgi_app, serve, wsgi_app
+from emoguard_prometheus.notices import PARTS
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
 import emoguard
-from emoguard import EmoGuardError, Guard, Request
-from emoguard.records import STATUSES, LabelScore, Receipt
+from emoguard import EmoGuardError, Guard, Policy, Request
+from emoguard.policy import NoticePolicy
+from emoguard.records import STATUSES, LabelScore, Notice, Receipt
 from emoguard.reload import PolicyFile
 from emoguard.sinks import Site, open_sinks
 from emoguard.testing import (
@@ -32,6 +34,7 @@ from emoguard.testing import (
     make_probe,
     make_reading,
     make_report,
+    make_session,
 )
 from tests import binaries
 
@@ -49,6 +52,7 @@ METRICS = {
     "notices": ("counter", "model profile reason channel"),
     "notices_overdue": ("gauge", ""),
     "notices_undelivered": ("counter", ""),
+    "requests_denied": ("counter", "part"),
     "drift_evidence": ("gauge", "model emotion"),
     "drift_alarms": ("counter", "model emotion"),
     "overhead_seconds": ("histogram", ""),
@@ -377,18 +381,63 @@ def test_a_receipt_without_a_token_or_with_an_unknown_label_is_taken():
     assert value(sink, "steering_dose_ratio_max", model="fake") == 0
 
 
-def test_notices_are_counted_where_they_are_known():
+NOTICE = Notice("ai", ("interval", "claim"), ("cn_2026",), "An AI.", 1, "en", channel="field")
+
+
+def test_a_notice_is_counted_for_each_of_its_profiles_and_reasons():
     sink = exporter(profiles=["cn_2026"])
-    sink.notices.given("fake", "cn_2026", "interval", "field")
-    sink.notices.given("fake", "unheard_of", "interval", "field")
-    sink.notices.overdue(2)
-    sink.notices.undelivered()
+    sink.report(dataclasses.replace(make_report(), notice=NOTICE))
     labels = {"model": "fake", "profile": "cn_2026", "reason": "interval", "channel": "field"}
     assert value(sink, "notices_total", **labels) == 1
-    assert value(sink, "notices_total", **dict.fromkeys(labels, "other")) == 1
-    assert value(sink, "notices_overdue") == 2
+    assert value(sink, "notices_total", **(labels | {"reason": "claim"})) == 1
+    assert value(sink, "notices_total", **(labels | {"reason": "start"})) == 0
+    assert value(sink, "notices_undelivered_total") == 0
+
+
+def test_a_notice_that_no_profile_demands_is_counted_too():
+    sink = exporter()
+    steered = dataclasses.replace(NOTICE, reasons=("steered",), profiles=())
+    sink.report(dataclasses.replace(make_report(), notice=steered))
+    labels = {"model": "fake", "profile": "none", "reason": "steered", "channel": "field"}
+    assert value(sink, "notices_total", **labels) == 1
+    assert value(sink, "label_overflow_total") == 0
+
+
+def test_a_lost_notice_is_counted_as_undelivered_and_not_as_given():
+    sink = exporter(profiles=["cn_2026"])
+    lost = dataclasses.replace(NOTICE, channel=None)
+    sink.report(dataclasses.replace(make_report(), notice=lost))
     assert value(sink, "notices_undelivered_total") == 1
-    assert value(sink, "label_overflow_total") == 1
+    labels = {"model": "fake", "profile": "cn_2026", "reason": "interval", "channel": "field"}
+    assert value(sink, "notices_total", **labels) == 0
+
+
+def test_a_notice_of_an_unknown_profile_is_counted_as_other():
+    sink = exporter()
+    sink.report(dataclasses.replace(make_report(), notice=NOTICE))
+    labels = dict.fromkeys(("model", "profile", "reason", "channel"), "other")
+    assert value(sink, "notices_total", **labels) == value(sink, "label_overflow_total") == 2
+
+
+def test_overdue_notices_are_asked_for_at_each_scrape():
+    sink = exporter()
+    policy = Policy(notices=NoticePolicy(profiles=("eu_art50",)))
+    with Guard(make_probe(FakeResiduals()), policy=policy, sinks=[sink]) as guard:
+        found = []
+        for _ in range(3):
+            found.append(value(sink, "notices_overdue"))
+            session = make_session(Request(conversation="c"))
+            session.close(guard, "cancelled")
+        assert [*found, value(sink, "notices_overdue")] == [0, 0, 1, 1]
+
+
+def test_what_requests_were_denied_is_counted():
+    sink = exporter()
+    sink.report(dataclasses.replace(make_report(), denied=("plan", "scores")))
+    sink.report(dataclasses.replace(make_report(), denied=("plan", "moon")))
+    counted = {part: value(sink, "requests_denied_total", part=part) for part in PARTS}
+    assert counted == {"plan": 2, "scores": 1, "channel": 0, "conversation": 0}
+    assert value(sink, "requests_denied_total", part="other") == 1
 
 
 def test_a_scrape_asks_the_sinks_that_were_joined():
