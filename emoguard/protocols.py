@@ -137,6 +137,8 @@ class Watch(Protocol):
     """The handle that `attach` returns. Leaving its `with` block detaches."""
 
     guard: Guard
+    identity: ModelIdentity
+    """Which file is watched."""
     reports: deque[Report]
     """The last reports, newest last, at most `Policy.keep_reports`."""
 

@@ -23,6 +23,7 @@ from emoguard.sinks import open_sinks
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from emoguard.identity import ModelIdentity
     from emoguard.plan import Plan
     from emoguard.protocols import Plugin, Residuals, Watch
     from emoguard.records import Reading, Report
@@ -176,6 +177,7 @@ class _Disabled:
     def __init__(self, guard: Guard | None) -> None:
         log.warning("EMOGUARD_DISABLE=1: EmoGuard is not attached")
         self.guard = cast("Guard", guard)
+        self.identity = cast("ModelIdentity", None)
         self.reports: deque[Report] = deque(maxlen=1)
 
     def live(self) -> Reading | None:

@@ -15,6 +15,12 @@ EXTRAS = {
     "transformers": "transformers",
     "gguf": "fit",
     "prometheus_client": "prometheus",
+    "fastapi": "serve",
+    "pydantic_settings": "serve",
+    "sse_starlette": "serve",
+    "starlette": "serve",
+    "starlette_context": "serve",
+    "uvicorn": "serve",
 }
 """Which extra of this package brings which library."""
 

@@ -11,6 +11,7 @@ import emoguard
 NAMES = (
     "demo",
     "run",
+    "serve",
     "show",
     "fit",
     "calibrate",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from threading import Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Self
 from prometheus_client import make_asgi_app, make_wsgi_app, start_http_server
 
 from emoguard.errors import EmoGuardError
+from emoguard.hosts import is_loopback, is_own
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from emoguard_prometheus.exporter import PrometheusExporter
 
@@ -48,7 +50,8 @@ class MetricsServer:
 def serve(exporter: PrometheusExporter, port: int, host: str = "127.0.0.1") -> MetricsServer:
     """Serve `exporter`'s registry on `host`:`port` from a daemon thread; port 0 takes a free one.
 
-    The default host is reachable from this machine only: the endpoint has no authentication.
+    The default host is reachable from this machine only: the endpoint has no authentication. On
+    such a host it refuses (403) what the page of another site could send from a browser here.
 
     Raises:
         EmoGuardError: the port cannot be had.
@@ -60,7 +63,20 @@ def serve(exporter: PrometheusExporter, port: int, host: str = "127.0.0.1") -> M
         raise EmoGuardError(
             f"metrics cannot be served on {host} port {port} ({error}): choose another port"
         ) from error
+    app = server.get_app()
+    if is_loopback(host) and app is not None:
+        server.set_app(_for_own(app))
     return MetricsServer(server, thread, host)
+
+
+def _for_own(app: WSGIApplication) -> WSGIApplication:
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if is_own(environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN")):
+            return app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain")])
+        return [b"this host or origin is not served here\n"]
+
+    return answer
 
 
 def asgi_app(exporter: PrometheusExporter) -> Callable[..., Any]:

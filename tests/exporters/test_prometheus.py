@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
+import http.client
 import math
 import socket
 import statistics
@@ -544,3 +545,20 @@ def test_metrics_are_served_on_loopback_until_closed():
 def test_a_port_in_use_is_one_sentence():
     with serve(exporter(), 0) as server, pytest.raises(EmoGuardError, match="another port"):
         serve(exporter(), server.port)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:1"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+    ],
+)
+def test_no_page_of_another_site_reads_the_metrics(headers, status):
+    with serve(PrometheusExporter(emotions=["happy"], model="m"), 0) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port)
+        connection.request("GET", "/metrics", headers=headers)
+        assert connection.getresponse().status == status
+        connection.close()

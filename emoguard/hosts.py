@@ -1,0 +1,35 @@
+"""Who may ask a server that has no password: this machine, and no page of another site."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach what listens on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def is_own(host: str, origin: str | None, names: Collection[str] = ()) -> bool:
+    """Return whether a request names this server and comes from no other site's page.
+
+    `host` and `origin` are its headers. A page can make a browser send a request anywhere, but it
+    can neither choose `Host` nor leave `Origin` out. A host name that leads here may be anybody's
+    (DNS rebinding): only addresses, localhost and `names` (in lower case) are ours.
+    """
+    name, _, port = host.rpartition(":")
+    name = (name if port.isdigit() else host).lower()
+    known = name in names or name == "localhost" or _is_address(name)
+    return known and (origin is None or origin.partition("://")[2] == host)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,124 @@
+"""A server in this process, and a record of what the app inside sent in each request."""
+
+import contextlib
+import json
+import threading
+import time
+
+import uvicorn
+
+from tests.wire import start
+
+
+class Recorder:
+    """Stands between the middleware and the app: keeps the text of every answer, by prompt."""
+
+    def __init__(self, app):
+        self._app = app
+        self.bodies = {}
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        asked, sent = [], []
+
+        async def reading():
+            message = await receive()
+            asked.append(message.get("body", b""))
+            return message
+
+        async def writing(message):
+            sent.append(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, reading, writing)
+        finally:
+            with contextlib.suppress(ValueError):
+                self.bodies[prompt_of(json.loads(b"".join(asked)))] = b"".join(sent)
+
+    def text(self, prompt):
+        """Return what the app said to `prompt`."""
+        raw = self.bodies[prompt].decode()
+        if not raw.startswith("data:"):
+            return said(json.loads(raw))
+        lines = [line for line in raw.split("\n") if line.startswith("data: {")]
+        return "".join(said(json.loads(line.removeprefix("data: "))) for line in lines)
+
+
+def prompt_of(asked):
+    """Return what the user said."""
+    return asked["messages"][-1]["content"] if "messages" in asked else asked["prompt"]
+
+
+def said(found):
+    """Return the text of a body or a chunk."""
+    choice = found["choices"][0]
+    speech = choice.get("message", choice.get("delta"))
+    return choice["text"] if speech is None else speech.get("content") or ""
+
+
+class ScriptedApp:
+    """Answers with text that is hard to carry, in the form that was asked for; no model."""
+
+    def __init__(self, watch):
+        self._watch = watch
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            raise NotImplementedError(scope["type"])
+        asked = json.loads((await receive())["body"])
+        prompt = prompt_of(asked)
+        pieces = ["", "He", "llo ✓ ", "data: [DONE]\n\n", '{"emoguard":', " }\r\n", f"“{prompt}”"]
+        self._watch.generate()
+        if asked.get("stream"):
+            await self._stream(pieces, asked, send)
+        else:
+            await self._whole("".join(pieces), send)
+
+    async def _whole(self, text, send):
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}}
+        content = _object("chat.completion", choice | {"finish_reason": "stop"})
+        content["usage"] = {"prompt_tokens": 1, "completion_tokens": 6, "total_tokens": 7}
+        await send(start("application/json"))
+        await send({"type": "http.response.body", "body": json.dumps(content).encode()})
+
+    async def _stream(self, pieces, asked, send):
+        chat = "messages" in asked
+        kind = "chat.completion.chunk" if chat else "text_completion"
+        await send(start("text/event-stream"))
+        choices = [
+            {"index": 0, **({"delta": {"content": p}} if chat else {"text": p})} for p in pieces
+        ]
+        if chat:
+            choices.insert(0, {"index": 0, "delta": {"role": "assistant"}})
+        choices = [{**each, "logprobs": None, "finish_reason": None} for each in choices]
+        end = {"index": 0, "finish_reason": "stop", **({"delta": {}} if chat else {"text": ""})}
+        for choice in [*choices, end]:
+            line = f"data: {json.dumps(_object(kind, choice))}\n\n".encode()
+            await send({"type": "http.response.body", "body": line, "more_body": True})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+
+def _object(kind, choice):
+    return {"id": "x-1", "object": kind, "created": 1, "model": "served", "choices": [choice]}
+
+
+@contextlib.contextmanager
+def serving(app):
+    """Serve `app` on a free loopback port from a thread; yields the server's address."""
+    config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="serving")
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive(), "the server did not stop"
