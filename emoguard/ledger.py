@@ -58,7 +58,7 @@ class Ledger:
         self._changed = False
         self._hurry = threading.Event()
         savers = [("notices", self._save)] if policy().state is not None else []
-        self._saving: Delivery[None] = Delivery(savers, deque(maxlen=1))
+        self._saving: Delivery[bool] = Delivery(savers, deque(maxlen=1))
 
     def decide(self, report: Report, request: Request, decode: Callable[[], str]) -> Report:
         """Return the report with the notice that is due with it; `decode` makes the text.
@@ -173,9 +173,9 @@ class Ledger:
                 self._histories.popitem(last=False)
             told, self._changed = self._changed, True
         if not told:
-            self._saving.send(None)
+            self._saving.send(True)
 
-    def _save(self, _item: None) -> tuple[()]:
+    def _save(self, _changed: bool) -> tuple[()]:
         self._hurry.wait(SAVE_SECONDS)
         with self._lock:
             self._changed = False

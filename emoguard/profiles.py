@@ -56,9 +56,11 @@ class Profile:
         """Return the profile with a shorter interval.
 
         Raises:
-            EmoGuardError: it is longer than the law's.
+            EmoGuardError: it is no length, or longer than the law's.
 
         """
+        if not hours > 0:  # also for NaN
+            raise EmoGuardError(f"every_hours.{self.name}: wanted more than 0 hours, got {hours:g}")
         if self.every_hours is not None and hours > self.every_hours:
             raise EmoGuardError(
                 f"intervals may only be shortened: {self.name} wants every {self.every_hours:g} "
