@@ -45,7 +45,7 @@ class Served:
 def read_model(path: str, **options: Any) -> tuple[ServerSettings, ModelSettings]:
     """Return the settings to serve one GGUF file with; options are llama_cpp.server's.
 
-    Clients are told the file's name, not where it lies.
+    The list of models has the file's name, not where it lies.
 
     Raises:
         EmoGuardError: there is no such file, or an option is wrong.
