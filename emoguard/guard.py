@@ -13,6 +13,7 @@ import numpy as np
 
 from emoguard.crossing import Crossings, count, rolling_mean
 from emoguard.delivery import Delivery
+from emoguard.errors import EmoGuardError
 from emoguard.ledger import Ledger
 from emoguard.phases import REASONING
 from emoguard.plan import Plan
@@ -110,6 +111,12 @@ class Guard:
 
         """
         self.probe.indices(policy.labels)
+        for label in policy.notices.amplifying:
+            if label not in self.labels:
+                raise EmoGuardError(
+                    f"notices.amplifying: {label:.60} is not read, so it never rises; labels that "
+                    f"are: {', '.join(self.labels)}"
+                )
         steering = policy.steering
         if not steering.plan.is_empty:
             for calibration in self.calibrations or (None,):

@@ -147,7 +147,10 @@ class NoticePolicy:
         check_intervals(self)
         for name in self.every_hours:
             if name not in {*self.profiles, *self.strictest_of}:
-                raise EmoGuardError(f"every_hours.{name:.60}: that profile is not followed")
+                raise EmoGuardError(
+                    f"notices.every_hours.{name:.60}: that profile is neither in profiles nor in "
+                    "strictest_of"
+                )
         self.words()
         self.followed()
 

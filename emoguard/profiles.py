@@ -60,11 +60,13 @@ class Profile:
 
         """
         if not hours > 0:  # also for NaN
-            raise EmoGuardError(f"every_hours.{self.name}: wanted more than 0 hours, got {hours:g}")
+            raise EmoGuardError(
+                f"notices.every_hours.{self.name}: wanted more than 0 hours, got {hours:g}"
+            )
         if self.every_hours is not None and hours > self.every_hours:
             raise EmoGuardError(
-                f"intervals may only be shortened: {self.name} wants every {self.every_hours:g} "
-                f"hours, got {hours:g}"
+                f"notices.every_hours.{self.name}: intervals may only be shortened: wanted at most "
+                f"{self.every_hours:g} hours, got {hours:g}"
             )
         return replace(self, every_hours=hours)
 
@@ -88,7 +90,7 @@ class Profiles:
             near = difflib.get_close_matches(name, self.by_name, n=1)
             known = ", ".join(self.by_name)
             hint = f"did you mean {near[0]}?" if near else f"known profiles: {known}"
-            raise EmoGuardError(f"{name:.60} is no notice profile; {hint}")
+            raise EmoGuardError(f"notices: {name:.60} is no profile; {hint}")
         return self.by_name[name]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 from emoguard import schema
@@ -25,7 +25,7 @@ class Asked:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = Policy.__pydantic_config__
 
-    plan: Plan | None = None
+    plan: Plan = field(default_factory=Plan)
     """Steer this response."""
     scores: Literal["summary", "tokens"] | None = None
     """Return scores of the response, or of each token as well."""
@@ -55,12 +55,11 @@ def ask(asked: Any, policy: Policy) -> tuple[dict[str, Any], tuple[str, ...]]:
     """
     if not isinstance(asked, Mapping):
         raise EmoGuardError(f"{KEY}: wanted an object, got {type(asked).__name__}")
-    names = [each.name for each in fields(Asked)]
-    denied = tuple(n for n in names if n in asked and not getattr(policy.requests, n))
+    names = [each.name for each in fields(Asked) if each.name in asked]
+    denied = tuple(name for name in names if not getattr(policy.requests, name))
     heard = schema.parse(Asked, {k: v for k, v in asked.items() if k not in denied}, KEY)
-    if heard.plan is not None:
-        policy.steering.allow(heard.plan)
-    found = {name: getattr(heard, name) for name in names}
+    policy.steering.allow(heard.plan)
+    found = {name: getattr(heard, name) for name in names if name not in denied}
     return {name: value for name, value in found.items() if value is not None}, denied
 
 

@@ -34,19 +34,20 @@ def chosen(locale: str, own: Mapping[str, str]) -> Mapping[str, str]:
     shipped = _shipped()["locales"]
     missing = [kind for kind in KINDS if kind not in own]
     if locale not in shipped and missing:
+        known = ", ".join(shipped)
         raise EmoGuardError(
-            f"no words in {locale:.60} come with EmoGuard (there are: {', '.join(shipped)}): "
-            f"give your own in text for {', '.join(missing)}"
+            f"notices.locale: no words in {locale:.60} come with EmoGuard, only in {known}: give "
+            f"your own in notices.text for {', '.join(missing)}"
         )
     return MappingProxyType({**shipped.get(locale, {}), **own})
 
 
 def _check(kind: str, text: str) -> None:
     if kind not in KINDS:
-        raise EmoGuardError(f"text.{kind:.60}: unknown; kinds of words: {', '.join(KINDS)}")
+        raise EmoGuardError(f"notices.text.{kind:.60}: unknown; kinds of words: {', '.join(KINDS)}")
     if not text.strip() or len(text) > LONGEST or not text.isprintable():
         raise EmoGuardError(
-            f"text.{kind}: wanted one line of 1 to {LONGEST} printable characters, "
+            f"notices.text.{kind}: wanted one line of 1 to {LONGEST} printable characters, "
             f"got {len(text)}: {text!r:.60}"
         )
 

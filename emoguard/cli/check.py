@@ -15,7 +15,15 @@ from emoguard.cli.probes import open_probe
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.plan import Plan
-from emoguard.policy import AlarmPolicy, DriftPolicy, Policy, RequestPolicy, SteeringPolicy
+from emoguard.policy import (
+    AlarmPolicy,
+    DriftPolicy,
+    NoticePolicy,
+    Policy,
+    RequestPolicy,
+    SteeringPolicy,
+)
+from emoguard.profiles import Profile
 from emoguard.reload import FIXED
 from emoguard.sinks import check_sinks
 
@@ -60,6 +68,7 @@ def _fit(guard: Guard) -> list[tuple[str, str]]:
     """
     guard.check(guard.policy)
     rows = [("probe", f"{guard.probe.name} has every label and layer that is named")]
+    amplifying = guard.policy.notices.amplifying
     for calibration in guard.calibrations:
         thresholds = guard.thresholds(calibration.identity)
         pairs = zip(guard.labels, thresholds, strict=True)
@@ -68,6 +77,8 @@ def _fit(guard: Guard) -> list[tuple[str, str]]:
         said = f"{len(guard.labels) - len(without)} of {len(guard.labels)} labels can be certified"
         told = f"; not {', '.join(without)}: they never alarm" if without else ""
         rows.append((f"on {identity.quantisation}", f"{said} at this rate{told}"))
+        if mute := [label for label in amplifying if label in without]:
+            rows.append(("", f"{', '.join(mute)}: listed as amplifying, and without a threshold"))
     return rows
 
 
@@ -81,6 +92,8 @@ def meaning(policy: Policy) -> list[tuple[str, str]]:
         ("drift", _drift(policy.drift)),
         ("steering", _steering(policy.steering)),
         ("requests", _requests(policy.requests)),
+        ("notices", _notices(policy.notices)),
+        *((f"  {profile.name}", _profile(profile)) for profile in policy.notices.followed()),
         ("on_unsupported", f"generation without one reading per token is {unsupported}"),
         (
             "sample_ratio",
@@ -132,8 +145,48 @@ def _plan(plan: Plan) -> str:
 
 
 def _requests(requests: RequestPolicy) -> str:
-    plan, scores = ("may" if each else "may not" for each in (requests.plan, requests.scores))
-    return f"over the wire one {plan} bring a steering plan and {scores} ask for scores per token"
+    deeds = {
+        "bring a steering plan": requests.plan,
+        "ask for scores": requests.scores,
+        "choose the channel of notices": requests.channel,
+        "name its conversation": requests.conversation,
+    }
+    may = [deed for deed, allowed in deeds.items() if allowed]
+    may_not = [deed for deed, allowed in deeds.items() if not allowed]
+    said = [
+        f"{word} {', '.join(some)}" for word, some in (("may", may), ("may not", may_not)) if some
+    ]
+    return f"over the wire one {' and '.join(said)}"
+
+
+def _notices(notices: NoticePolicy) -> str:
+    where = "in the field beside the answer" if notices.channel == "field" else "after its text"
+    words = f"own words for {', '.join(notices.text)}" if notices.text else "shipped words"
+    kept = notices.state or "this process only: after a restart every conversation is new"
+    minors = "known to be minors" if notices.known_minors else "not known to be minors"
+    rises = f", one in which {' or '.join(notices.amplifying)} rises" if notices.amplifying else ""
+    demands = f"users are {minors}" if notices.followed() else "no profile is followed"
+    return (
+        f"a steered response carries one{rises}; {demands}; a pause of "
+        f"{notices.continuing_gap_minutes:g} minutes ends an interaction; written {where}, "
+        f"{words}, locale {notices.locale}; {notices.keep_conversations:,} conversations are "
+        f"remembered in {kept}"
+    )
+
+
+def _profile(profile: Profile) -> str:
+    start = {
+        "conversation": "with the first response of a conversation",
+        "day": "with the first response of an interaction, once a day",
+        "interaction": "with the first response of an interaction",
+    }[profile.start]
+    parts = [start]
+    if profile.unused_days is not None:
+        parts.append(f"again after {profile.unused_days:g} days without one")
+    if profile.every_hours is not None:
+        reminder = ", with a break suggested" if profile.break_reminder else ""
+        parts.append(f"every {profile.every_hours:g} hours{reminder}")
+    return f"{', '.join(parts)}; in force from {profile.in_force} ({profile.title})"
 
 
 def _sink(sink: Mapping[str, Mapping[str, Any]]) -> str:

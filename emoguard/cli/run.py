@@ -133,6 +133,8 @@ def _print(console: Console, guard: Guard, text: str, report: Report, *, as_json
         click.echo(json.dumps({"text": text, "report": report.as_dict()}))
         return
     console.print("\n")
+    if report.notice is not None:
+        console.print(Text(report.notice.text, "italic"), "\n")
     if report.scores:
         console.print(label_table(report, guard.probe.axes))
     console.print(status_line(report))

@@ -36,7 +36,9 @@ def test_an_empty_policy_is_told_by_its_defaults(check):
         "at most 1 crossings per 1,000 response tokens",
         "rolling mean of 16 tokens",
         "no token is moved by more than 0.1 of its length; nothing is steered unless",
-        "one may not bring a steering plan and may not ask for scores per token",
+        "one may not bring a steering plan, ask for scores, choose the channel of notices",
+        "a steered response carries one; no profile is followed",
+        "remembered in this process only",
         "none: reports stay in this process",
         "restart for",
     ):
@@ -55,7 +57,16 @@ def test_what_is_set_is_told(check):
         "baseline base.json",
         "happy +0.05, sad capped at quantile 0.99, sad held at the neutral median at layers 3",
         "is clipped; after a fault the rest of the response is stopped",
-        "one may bring a steering plan and may ask",
+        "one may bring a steering plan, ask for scores, choose the channel of notices, name its",
+        "a steered response carries one, one in which sad rises; users are known to be minors",
+        "a pause of 20 minutes ends an interaction; written after its text, own words for ai",
+        "100 conversations are remembered in notices.json",
+        "us_ny_1702 ",
+        "with the first response of an interaction, once a day, every 2 hours; in force from 2025",
+        "us_ca_sb243 ",
+        "of a conversation, every 3 hours, with a break suggested; in force from 2026-01-01",
+        "us_wa_2225+cn_2026 ",
+        "with the first response of an interaction, every 1 hours; in force from 2026-07-15",
         "run and reported as skipped",
         "sinks see 0.25 of all plain responses",
         "jsonl (path log, key_env K)",
@@ -72,6 +83,7 @@ def test_what_is_set_is_told(check):
         ("sinks: [{jsonl: {pth: x}}]", "sinks.0.jsonl.pth: unknown; did you mean path?"),
         ("sinks: [{jsnl: {}}]", "sinks.0.jsnl: unknown; did you mean jsonl?"),
         ("a: [", "this is no YAML"),
+        ("notices: {profiles: [eu_art5]}", "notices: eu_art5 is no profile; did you mean eu_art"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_1(check, text, sentence):
@@ -89,6 +101,13 @@ def test_a_probe_that_fits(check, probe):
     assert "1 of 1 labels can be certified at this rate" in out
 
 
+def test_an_amplifying_label_that_can_never_rise_is_told(check, probe):
+    rare = "{alarms: {rate_per_1000_tokens: 1e-9}, notices: {amplifying: [sad]}}"
+    code, out, _ = check(rare, "--probe", probe)
+    assert code == 0
+    assert "sad: listed as amplifying, and without a threshold" in out
+
+
 def test_a_rate_that_nothing_certifies(check, probe):
     rare = "{labels: [sad], alarms: {rate_per_1000_tokens: 1e-9}}"
     code, out, _ = check(rare, "--probe", probe)
@@ -100,6 +119,8 @@ def test_a_rate_that_nothing_certifies(check, probe):
     ("text", "sentence"),
     [
         ("labels: [glad]", "unknown label glad"),
+        ("notices: {amplifying: [glad]}", "notices.amplifying: glad is not read, so it never"),
+        ("{labels: [sad], notices: {amplifying: [happy]}}", "happy is not read"),
         ("steering: {plan: {cap: {glad: 0.9}}}", "unknown label glad"),
         ("steering: {plan: {cap: {sad: 0.9}, layers: [2]}}", "layers"),
     ],

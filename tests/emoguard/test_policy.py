@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from emoguard import EmoGuardError, Plan, Policy, schema
-from emoguard.policy import AlarmPolicy, DriftPolicy, RequestPolicy, SteeringPolicy
+from emoguard.policy import AlarmPolicy, DriftPolicy, NoticePolicy, RequestPolicy, SteeringPolicy
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "policy.schema.json"
 FULL = """
@@ -21,7 +21,20 @@ steering:
   plan: {add: {happy: 0.05}, cap: {sad: 0.99}, ablate: [sad], layers: [3], prompt: true}
   on_excess: clip
   on_fault: stop
-requests: {plan: true, scores: true}
+requests: {plan: true, scores: true, channel: true, conversation: true}
+notices:
+  profiles: [us_ny_1702, us_ca_sb243]
+  strictest_of: [us_wa_2225, cn_2026]
+  known_minors: true
+  every_hours: {us_ny_1702: 2, cn_2026: 1.5}
+  continuing_gap_minutes: 20
+  utc_offset_hours: -5
+  amplifying: [sad]
+  channel: suffix
+  locale: en
+  text: {ai: You are talking with software.}
+  state: notices.json
+  keep_conversations: 100
 on_unsupported: skip
 sample_ratio: 0.25
 sinks:
@@ -60,7 +73,21 @@ def test_a_full_file_is_read(load):
             "clip",
             "stop",
         ),
-        requests=RequestPolicy(plan=True, scores=True),
+        requests=RequestPolicy(plan=True, scores=True, channel=True, conversation=True),
+        notices=NoticePolicy(
+            profiles=("us_ny_1702", "us_ca_sb243"),
+            strictest_of=("us_wa_2225", "cn_2026"),
+            known_minors=True,
+            every_hours={"us_ny_1702": 2, "cn_2026": 1.5},
+            continuing_gap_minutes=20,
+            utc_offset_hours=-5,
+            amplifying=("sad",),
+            channel="suffix",
+            locale="en",
+            text={"ai": "You are talking with software."},
+            state="notices.json",
+            keep_conversations=100,
+        ),
         on_unsupported="skip",
         sample_ratio=0.25,
         sinks=({"prometheus": {"port": 9464}}, {"rate": {}}),
@@ -94,6 +121,14 @@ def test_an_empty_file_is_the_default(load, text):
         ("sample_ratio: .nan", 'sample_ratio: wanted a number, got ".nan"'),
         ("sample_ratio: 1e999", "sample_ratio: wanted .* a finite number.*, got inf"),
         ("requests: {plan: yes}", 'requests.plan: wanted a boolean, got "yes"'),
+        ("notices: {profile: []}", "notices.profile: unknown; did you mean profiles?"),
+        ("notices: {profiles: [eu]}", "notices: eu is no profile; known profiles: eu_art50"),
+        ("notices: {channel: header}", "notices.channel: wanted 'field' or 'suffix', got"),
+        ("notices: {every_hours: {cn_2026: 0}}", "notices.every_hours.cn_2026: wanted a number g"),
+        (
+            "notices: {continuing_gap_minutes: 60}",
+            "notices.continuing_gap_minutes: wanted a number",
+        ),
         ("labels: sad", 'labels: wanted a list, got "sad"'),
         ("labels: [1]", r"labels\.0: wanted text, got 1"),
         ("labels: [sad, sad]", "labels must be distinct"),
@@ -144,7 +179,8 @@ def test_code_is_held_to_the_same_ranges(make, sentence):
 
 
 def test_only_the_wire_is_denied_by_default():
-    assert Policy().requests == RequestPolicy(plan=False, scores=False)
+    requests = dataclasses.asdict(Policy().requests)
+    assert requests == dict.fromkeys(("plan", "scores", "channel", "conversation"), False)
 
 
 def test_a_policy_is_frozen():
@@ -197,6 +233,8 @@ def test_the_schema_takes_what_the_code_takes(load):
         {"sample_ratio": -0.1},
         {"sinks": ["rate"]},
         {"keep_reports": "3"},
+        {"notices": {"channel": "header"}},
+        {"notices": {"every_hours": {"cn_2026": -1}}},
     ):
         assert not check.is_valid(wrong), wrong
         with pytest.raises(EmoGuardError, match=next(iter(wrong))):

@@ -161,8 +161,12 @@ def test_what_a_watch_is_built_on_cannot_change(path, text, key):
 
 def test_every_key_can_change_or_is_named_as_fixed():
     free = {"alarms.on_alert", "steering", "requests", "on_unsupported", "sample_ratio", "version"}
-    keys = {field.name for field in dataclasses.fields(Policy)} - {"alarms"}
+    names = ("known_minors", "every_hours", "continuing_gap_minutes", "utc_offset_hours")
+    names += ("amplifying", "channel", "locale", "text")
+    free |= {f"notices.{name}" for name in names}
+    keys = {field.name for field in dataclasses.fields(Policy)} - {"alarms", "notices"}
     keys |= {f"alarms.{field.name}" for field in dataclasses.fields(Policy().alarms)}
+    keys |= {f"notices.{field.name}" for field in dataclasses.fields(Policy().notices)}
     assert keys == free | set(FIXED)
     check_change(
         Policy(),
@@ -171,6 +175,7 @@ def test_every_key_can_change_or_is_named_as_fixed():
                 "alarms": {"on_alert": "stop"},
                 "steering": {"max_dose_ratio": 0.2},
                 "requests": {"plan": True},
+                "notices": {"channel": "suffix"},
                 "on_unsupported": "skip",
                 "sample_ratio": 0.5,
             }

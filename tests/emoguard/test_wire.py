@@ -1,0 +1,139 @@
+"""What a client may ask for over a server's wire, and what it is told."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emoguard import EmoGuardError, Plan, Policy, Request
+from emoguard.policy import RequestPolicy, SteeringPolicy
+from emoguard.testing import every_kind_of_report, make_report
+from emoguard.wire import ask, told, user_text
+
+ALL = Policy(requests=RequestPolicy(plan=True, scores=True, channel=True, conversation=True))
+ASKED = {
+    "plan": {"add": {"calm": 0.05}, "ablate": ["sad"]},
+    "scores": "tokens",
+    "channel": "suffix",
+    "conversation": "c",
+}
+HEARD = {
+    "plan": Plan(add={"calm": 0.05}, ablate=("sad",)),
+    "scores": "tokens",
+    "channel": "suffix",
+    "conversation": "c",
+}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def test_nothing_is_heard_by_default_and_what_was_asked_is_named():
+    assert ask(ASKED, Policy()) == ({}, ("plan", "scores", "channel", "conversation"))
+
+
+def test_what_the_policy_allows_is_heard():
+    assert ask(ASKED, ALL) == (HEARD, ())
+    assert ask({}, ALL) == ({}, ())
+    assert Request(**HEARD, denied=()).plan == HEARD["plan"]
+
+
+@pytest.mark.parametrize("part", ASKED)
+def test_each_part_is_allowed_for_itself(part):
+    policy = Policy(requests=RequestPolicy(**{part: True}))
+    heard, denied = ask(ASKED, policy)
+    assert heard == {part: HEARD[part]}
+    assert denied == tuple(name for name in ASKED if name != part)
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(ASKED, JSON)))
+def test_what_is_denied_is_not_even_looked_at(asked):
+    assert ask(asked, Policy()) == ({}, tuple(ASKED))
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ([], "emoguard: wanted an object, got list"),
+        ("plan", "emoguard: wanted an object, got str"),
+        (None, "emoguard: wanted an object, got NoneType"),
+        ({"plans": {}}, "emoguard: plans: unknown; did you mean plan?"),
+        ({"plan": {"ad": {}}}, "emoguard: plan.ad: unknown; did you mean add?"),
+        ({"plan": 3}, "emoguard: plan: wanted a mapping, got 3"),
+        ({"plan": {"add": {"calm": 0.2}}}, "the plan's doses come to 0.2, the policy allows"),
+        ({"plan": {"add": {"calm": "much"}}}, 'emoguard: plan.add.calm: wanted a number, got "m'),
+        ({"scores": "all"}, "emoguard: scores: wanted 'summary' or 'tokens', got \"all\""),
+        ({"channel": "header"}, "emoguard: channel: wanted 'field' or 'suffix', got"),
+        ({"conversation": ""}, "conversation: wanted a name of 1 to 256 characters, got 0"),
+        ({"conversation": "c" * 257}, "conversation: wanted .* got 257"),
+        ({"conversation": 7}, "emoguard: conversation: wanted text, got 7"),
+        ({1: 2}, "emoguard: 1: not a key"),
+    ],
+)
+def test_what_cannot_be_is_named(asked, sentence):
+    with pytest.raises(EmoGuardError, match=sentence):
+        ask(asked, ALL)
+
+
+@given(JSON)
+def test_anything_is_heard_or_refused_in_a_sentence(asked):
+    try:
+        heard, denied = ask(asked, ALL)
+    except EmoGuardError as error:
+        assert 10 < len(str(error)) < 1000  # noqa: PT017
+    else:
+        assert heard.keys() <= ASKED.keys()
+        assert denied == ()
+
+
+def test_a_plan_beyond_the_bound_is_clipped_where_the_policy_clips():
+    policy = Policy(requests=RequestPolicy(plan=True), steering=SteeringPolicy(on_excess="clip"))
+    heard, _ = ask({"plan": {"add": {"calm": 0.2}}}, policy)
+    assert heard == {"plan": Plan(add={"calm": 0.2})}
+
+
+def test_a_response_of_several_reports_says_the_most_that_one_of_them_says():
+    plain, words = make_report(), every_kind_of_report()[-2]
+    field = every_kind_of_report()[-1]
+    assert words.notice.text
+    assert not field.notice.text
+    assert told([]) is None
+    assert told([plain]) == plain.wire()
+    assert told([words, plain], "tokens") == plain.wire("tokens") | {"notice": words.notice.wire()}
+    assert told([words, field])["notice"] == words.notice.wire()
+    assert told([plain, field])["notice"] == field.notice.wire()
+
+
+@pytest.mark.parametrize("report", every_kind_of_report(), ids=lambda r: r.status)
+@pytest.mark.parametrize("scores", ["none", "summary", "tokens"])
+def test_the_object_is_json_and_tells_nothing_of_the_model_or_the_probe(report, scores):
+    wire = told([report], scores)
+    text = json.dumps(wire, allow_nan=False)
+    assert json.loads(text) == wire
+    for secret in (report.identity, report.probe, report.model, "receipt", "detail", "faults"):
+        assert secret not in {*wire, *map(str, wire.values())}
+
+
+@pytest.mark.parametrize(
+    ("messages", "text"),
+    [
+        ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "a"),
+        ([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}], "b"),
+        ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}]}], "a"),
+        ([{"role": "user", "content": [{"text": "a"}, {"text": "b"}, {"text": 3}, 4]}], "a\nb"),
+        ([{"role": "system", "content": "a"}], None),
+        ([{"role": "user"}], None),
+        ([{"role": "user", "content": []}], None),
+        (["user"], None),
+        ([], None),
+        (None, None),
+        ("user", None),
+    ],
+)
+def test_the_last_word_of_the_user_is_found_or_there_is_none(messages, text):
+    assert user_text(messages) == text
