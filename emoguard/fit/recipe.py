@@ -1,6 +1,7 @@
 """The recipe, residuals in, directions out: differences of means, layers chosen on held-out texts.
 
-Steer directions are the plain differences; read directions are the same, whitened.
+Read directions are the differences whitened; steer directions are the differences as they are, but
+for the components of neutral texts.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ class Recipe:
     whitened: bool = True
     """Whether read directions are whitened by the covariance within labels, or plain."""
     shrinkage: float = d.SHRINKAGE
-    """Weight of the identity in that covariance, in [0, 1]."""
+    """Weight of the diagonal in that covariance, in [0, 1]."""
     neutral_variance: float = d.NEUTRAL_VARIANCE
-    """Share of the variance of neutral texts that is taken out of every direction, in [0, 1)."""
+    """Share of the variance of neutral texts that is taken out of steer directions, in [0, 1).
+    Read directions keep it: whitened ones transfer better with it (see docs/probes.md)."""
     keep: int = 4
     """Layers to read, where none are named."""
 
@@ -216,7 +218,7 @@ def fit(
         axes=(VALENCE,),
         recipe={
             "steer": "mean difference, neutral components removed",
-            "read": "the same, whitened by the covariance within labels",
+            "read": "mean difference, whitened by the covariance within labels",
             **dataclasses.asdict(recipe),
             "skip": skip,
             "texts": [len(corpus) for corpus in corpora],
@@ -249,11 +251,11 @@ def _at_layer(
     parts: Sequence[Part], neutral: NDArray[np.floating], names: Sequence[str], recipe: Recipe
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return read directions, unit steer directions (names, hidden) and centre of one layer."""
-    components = d.neutral_components(neutral, recipe.neutral_variance)
-    steer = _combined(parts, names, components)
+    steer = _combined(parts, names, d.neutral_components(neutral, recipe.neutral_variance))
     read = steer
     if recipe.whitened:
-        read = d.whiten(steer, d.within_covariance(parts, recipe.shrinkage))
+        whole = _combined(parts, names, np.zeros((0, neutral.shape[-1])))
+        read = d.whiten(whole, d.within_covariance(parts, recipe.shrinkage))
     centre = np.mean([residuals.mean(axis=0, dtype=np.float64) for residuals, _ in parts], axis=0)
     # Residuals grow with depth: each layer counts by the spread of its own projections.
     spread = np.mean([((residuals - centre) @ read.T).std() for residuals, _ in parts])

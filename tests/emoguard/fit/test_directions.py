@@ -66,8 +66,24 @@ def test_whitening_is_the_discriminant_of_the_pooled_covariance():
     assert np.allclose(found[0], wanted / np.linalg.norm(wanted))
 
 
-def test_full_shrinkage_leaves_directions_as_they_are():
-    x, y = RNG.normal(size=(30, 8)), np.array(["a", "b", "c"] * 10)
+def test_full_shrinkage_weighs_each_dimension_by_its_own_variance():
+    x, y = RNG.normal(size=(30, 8)) * np.arange(1, 9), np.array(["a", "b", "c"] * 10)
     directions = d.unit(RNG.normal(size=(3, 8)))
     covariance = d.within_covariance([(x, y)], shrinkage=1.0)
-    assert np.allclose(d.whiten(directions, covariance), directions)
+    assert np.allclose(covariance, np.diag(np.diag(covariance)))
+    wanted = d.unit(directions / np.diag(covariance))
+    assert np.allclose(d.whiten(directions, covariance), wanted)
+
+
+def test_what_is_read_does_not_depend_on_the_scale_of_a_dimension():
+    """Few massive dimensions dominate raw cosines: whitened scores must not see them."""
+    x, y = RNG.normal(size=(60, 8)), np.array(["a", "b", "c"] * 20)
+    x[y == "a", 0] += 2
+    massive = x * np.array([1, 1, 1, 1, 1, 1, 1, 1000.0])
+
+    def scores(rows):
+        plain = d.mean_differences(rows, y, ["a", "b", "c"], np.zeros((0, 8)))
+        found = rows @ d.whiten(plain, d.within_covariance([(rows, y)])).T
+        return (found - found.mean(0)) / found.std(0)
+
+    assert np.allclose(scores(x), scores(massive))
