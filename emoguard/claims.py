@@ -29,6 +29,7 @@ TOLD = re.compile(
     r"|\b(?:write|say|tell|reply|answer|says|entry)\b[^:.\n]{0,80}: .*$",  # words for another
     re.MULTILINE,
 )
+IM = re.compile(r"\bim\b")
 ENDS = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
@@ -66,7 +67,7 @@ def sentences(text: str) -> Iterator[str]:
     """Yield the sentences that a text says itself, in lower case and with straight quotes."""
     plain = QUOTED.sub('""', TOLD.sub("", text.translate(STRAIGHT)))
     for sentence in ENDS.split(plain):
-        yield " ".join(sentence.lower().split())
+        yield IM.sub("i'm", " ".join(sentence.lower().split()))
 
 
 @functools.cache
