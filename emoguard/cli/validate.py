@@ -1,0 +1,280 @@
+"""`emoguard validate`: does a probe mean more than word counts do? Verdicts, card and pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from emoguard import artifact
+from emoguard.calibration import Calibration
+from emoguard.cli.calibrate import Opened, bars, check
+from emoguard.cli.paint import printable
+from emoguard.cli.probes import open_probe
+from emoguard.errors import EmoGuardError
+from emoguard.fit import corpora
+from emoguard.fit.corpora import Label
+from emoguard.fit.extraction import SHORTEST, SKIP, extract
+from emoguard.fit.validation import card, plots
+from emoguard.fit.validation.card import Blocks
+from emoguard.fit.validation.human import chosen, families, read_human
+from emoguard.fit.validation.judged import Task
+from emoguard.fit.validation.reading import Texts
+from emoguard.fit.validation.validation import validate as measure
+from emoguard.probe import Probe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
+
+
+@click.command(short_help="Check what a probe's labels are worth.")
+@click.option("--model", "path", required=True, help="A GGUF file or a Transformers folder.")
+@click.option("--probe", help="A probe file to judge; without it only the recipe is judged.")
+@click.option(
+    "--corpus",
+    "corpus_paths",
+    required=True,
+    multiple=True,
+    help="JSON lines with emotion, topic, text; repeat: transfer needs two at least.",
+)
+@click.option(
+    "--neutral", "neutral_paths", required=True, multiple=True, help="JSON lines with text."
+)
+@click.option("--human", "human_path", help="Text by people: .tsv or JSON lines with labels.")
+@click.option("--families", "families_path", help="Families of emotions for it (JSON).")
+@click.option("--human-most", default=400, show_default=True, help="Texts per family.")
+@click.option("--labels", "labels_path", help="Labels and their words (JSON); default: ours.")
+@click.option("--also", multiple=True, help="Another file of the same weights, to compare with.")
+@click.option("--card", "folder", required=True, help="Folder for the card, JSON and pictures.")
+@click.option("--out", help="Write the probe with its verdicts here (.safetensors).")
+@click.option("--residuals", help="Folder of stored residuals; default: CARD/residuals.")
+@click.option("--most", default=60, show_default=True, help="Texts per label and corpus.")
+@click.option("--skip", default=SKIP, show_default=True, help="Leading tokens to leave out.")
+@click.option("--on-policy/--no-on-policy", default=True, help="Let the model respond.")
+@click.option("--responses", default=150, show_default=True, help="Neutral ones, held out.")
+@click.option("--tokens", default=128, show_default=True, help="Most tokens per response.")
+@click.option(
+    "--language",
+    "languages",
+    multiple=True,
+    metavar="TAG=FILE",
+    help="Neutral prompts of a further language, one per line.",
+)
+@click.option("--threads", type=int, help="Of llama.cpp; default: its own choice.")
+def validate(
+    *,
+    path: str,
+    probe: str | None,
+    corpus_paths: tuple[str, ...],
+    neutral_paths: tuple[str, ...],
+    human_path: str | None,
+    families_path: str | None,
+    human_most: int,
+    labels_path: str | None,
+    also: tuple[str, ...],
+    folder: str,
+    out: str | None,
+    residuals: str | None,
+    most: int,
+    skip: int,
+    on_policy: bool,
+    responses: int,
+    tokens: int,
+    languages: tuple[str, ...],
+    threads: int | None,
+) -> None:
+    """Judge a probe and the recipe behind it, against word counts and chance.
+
+    What is slow is kept in the card's folder and taken up again: residuals, and the responses.
+    """
+    from emoguard.cli.responses import Hearing, blocks
+
+    _check_options(probe, out)
+    known = families(families_path)
+    place = Path(folder)
+    found, calibrations = (None, []) if probe is None else open_probe(probe)[:2]
+    labels = _labels(labels_path, found)
+    task = _task(labels, found)
+    opened = Opened.load(path, threads)
+    if found is not None:
+        check(found, opened)
+    _make(place)
+    stores = Path(residuals) if residuals else place / "residuals"
+    with bars() as progress:
+        reader = _Reader(opened, stores, skip, progress)
+        texts = [
+            reader.labelled(name, f"corpus-{n}", corpora.balanced(corpora.read(p, labels), most))
+            for n, (name, p) in enumerate(_named(corpus_paths).items())
+        ]
+        neutral = reader.labelled(
+            "neutral", "neutral", [t for p in neutral_paths for t in corpora.read(p)]
+        )
+        people = reader.human(Path(human_path), known, human_most) if human_path else None
+        bar = progress.add_task("computing", total=None)
+        result = measure(
+            task,
+            texts,
+            neutral,
+            probe=found,
+            human=people,
+            families=known,
+            progress=lambda what: progress.update(bar, description=what),
+        )
+        progress.remove_task(bar)
+        heard = Blocks()
+        if found is not None and on_policy:
+            hearing = Hearing(place / "answers.jsonl", responses, tokens, languages, threads)
+            heard = blocks(opened, found, calibrations, task, texts, also, hearing, progress)
+    title = found.name if found is not None else f"recipe on {opened.door.identity.name}"
+    _write(place, title, result, heard)
+    _print(title, result, heard)
+    if out and found is not None:
+        _save(out, found, calibrations, card.summary(result, heard))
+        Console().print(f"Wrote {out}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Takes texts through the model, each set into a folder named as `emoguard fit` names it."""
+
+    opened: Opened
+    stores: Path
+    skip: int
+    progress: Progress
+
+    def labelled(self, name: str, folder: str, texts: Sequence[corpora.Text]) -> Texts:
+        labels, topics = [t.label for t in texts], [t.topic for t in texts]
+        return self._texts(name, folder, [t.text for t in texts], labels, topics)
+
+    def human(self, path: Path, known: Sequence[Any], most: int) -> Texts:
+        texts, found = read_human(path, known)
+        long_enough = [len(self.opened.door.tokenize(text)) >= SHORTEST for text in texts]
+        kept = np.flatnonzero(long_enough)
+        kept = kept[chosen(found[kept], most)]
+        return self._texts(
+            "human", "human", [texts[n] for n in kept], found[kept], [""] * len(kept)
+        )
+
+    def _texts(
+        self,
+        name: str,
+        folder: str,
+        texts: Sequence[str],
+        labels: Sequence[str] | NDArray[np.str_],
+        topics: Sequence[str],
+    ) -> Texts:
+        bar = self.progress.add_task(f"reading {name}", total=len(texts))
+        states, embeddings = extract(
+            self.opened.door,
+            texts,
+            self.stores / folder,
+            skip=self.skip,
+            embeddings=True,
+            progress=lambda done: self.progress.update(bar, completed=done),
+        )
+        return Texts(name, texts, np.array(labels), np.array(topics), states, embeddings)
+
+
+def _check_options(probe: str | None, out: str | None) -> None:
+    for module, package in NEEDED.items():
+        if importlib.util.find_spec(module) is None:
+            raise EmoGuardError(f"validating needs {package}: pip install 'emoguard[fit]'")
+    if out and Path(out).suffix != ".safetensors":
+        raise EmoGuardError(f"--out must end in .safetensors, got {out}")
+    if out and probe is None:
+        raise EmoGuardError("--out writes a probe with its verdicts: name it with --probe")
+
+
+def _labels(path: str | None, probe: Probe | None) -> list[Label]:
+    """Return the labels of a file, else ours; of them, those the probe has."""
+    known = corpora.default_labels()
+    if path is not None:
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            known = [Label(n, tuple(d["words"]), int(d["valence"])) for n, d in data.items()]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise EmoGuardError(
+                f"labels {path} cannot be read: wanted a JSON object of label: "
+                f"{{words, valence}} ({error})"
+            ) from error
+    if probe is None:
+        return known
+    emotions = [label for label in probe.labels if label not in probe.axes]
+    unknown = set(emotions) - {label.name for label in known}
+    if unknown:
+        raise EmoGuardError(
+            f"the words of {', '.join(sorted(unknown))} are not known: give --labels"
+        )
+    return [label for label in known if label.name in emotions]
+
+
+def _task(labels: Sequence[Label], probe: Probe | None) -> Task:
+    axis = probe.axes[0] if probe is not None and probe.axes else "valence"
+    return Task(tuple(n.name for n in labels), tuple(n.valence for n in labels), axis)
+
+
+def _named(paths: Sequence[str]) -> dict[str, str]:
+    """Return paths by a short name: the file's, or its folder's where files are named alike."""
+    stems = [Path(p).stem for p in paths]
+    if len(set(stems)) < len(stems):
+        stems = [Path(p).resolve().parent.name for p in paths]
+    if len(set(stems)) < len(stems):
+        raise EmoGuardError(f"corpora need different names, got {', '.join(paths)}")
+    return dict(zip(stems, paths, strict=True))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EmoGuardError(f"{folder} cannot be made: {error.strerror}") from error
+
+
+def _write(folder: Path, title: str, result: Any, heard: Blocks) -> None:
+    pictures = plots.draw(result, folder, title)
+    whole = {"name": title, **card.plain(result), **card.plain(heard)}
+    text = json.dumps(whole, indent=1, allow_nan=False)
+    try:
+        (folder / "validation.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "card.md").write_text(
+            card.markdown(title, result, heard, pictures), encoding="utf-8"
+        )
+    except OSError as error:
+        raise EmoGuardError(f"{folder} cannot be written: {error.strerror}") from error
+
+
+def _print(title: str, result: Any, heard: Blocks) -> None:
+    console = Console(highlight=False)
+    console.print(printable(title), style="bold", markup=False)
+    section = ""
+    for each in card.tables(result, heard):
+        if each.section != section:
+            section = each.section
+            console.print(f"\n{section}", style="bold", markup=False)
+        table = Table(title=each.title, title_justify="left", box=box.SIMPLE_HEAD)
+        for n, column in enumerate(each.columns):
+            table.add_column(column, justify="left" if n == 0 else "right", overflow="fold")
+        for row in each.rows:
+            table.add_row(*(printable(cell) for cell in row))
+        console.print(table)
+        if each.note:
+            console.print(each.note, style="dim", markup=False)
+
+
+def _save(
+    out: str, probe: Probe, calibrations: Sequence[Calibration], told: dict[str, Any]
+) -> None:
+    kept = {k: v for k, v in probe.card.items() if k != "status"}
+    artifact.save(out, dataclasses.replace(probe, card={**kept, **told}), calibrations)

@@ -1,0 +1,92 @@
+"""What counting words tells about a text: the floor under every number about a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TEXT_ONLY = ("TF-IDF, logistic", "TF-IDF, centroid")
+"""The detectors of which the better one is the floor."""
+
+
+class TextOnly:
+    """Detectors trained on texts alone: TF-IDF with logistic regression and nearest centroid.
+
+    Scores have shape (texts, names); a name that has no training text is NaN. Log-probabilities and
+    cosines are each standardised over the texts that are scored, so that names can be averaged.
+    """
+
+    def __init__(
+        self, texts: Sequence[str], labels: NDArray[np.str_], names: Sequence[str]
+    ) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415
+        from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+
+        self._names = tuple(names)
+        self._vectors = TfidfVectorizer(sublinear_tf=True, min_df=2)
+        x = self._vectors.fit_transform(texts)
+        self._classes = [name for name in names if np.any(labels == name)]
+        self._logistic = LogisticRegression(C=10, max_iter=300, class_weight="balanced")
+        self._logistic.fit(x, labels)
+        self._centroids = _centroids(x, labels, self._classes)
+        self._length = _Length(texts, labels, self._classes)
+
+    def scores(self, texts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        """Return the scores of each detector by name, and those of the length alone."""
+        x = self._vectors.transform(texts)
+        logs = self._logistic.predict_log_proba(x)
+        order = [list(self._logistic.classes_).index(name) for name in self._classes]
+        found = (logs[:, order], np.asarray(x @ self._centroids.T), self._length.scores(texts))
+        return {
+            name: self._all_names(np.asarray(scores, np.float64))
+            for name, scores in zip((*TEXT_ONLY, "length"), found, strict=True)
+        }
+
+    @property
+    def directions(self) -> NDArray[np.float64]:
+        """Return the centroids around their mean, unit length, (names, words); 0 without texts."""
+        whole = np.zeros((len(self._names), self._centroids.shape[1]))
+        whole[[self._names.index(name) for name in self._classes]] = self._centroids
+        return whole
+
+    def _all_names(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        whole = np.full((len(scores), len(self._names)), np.nan)
+        for column, name in enumerate(self._classes):
+            whole[:, self._names.index(name)] = standardised(scores[:, column])
+        return whole
+
+
+class _Length:
+    """Scores a text by how near its length is to that of a name's texts."""
+
+    def __init__(
+        self, texts: Sequence[str], labels: NDArray[np.str_], classes: Sequence[str]
+    ) -> None:
+        lengths = _log_words(texts)
+        self._means = np.array([lengths[labels == name].mean() for name in classes])
+
+    def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        return np.asarray(-np.abs(_log_words(texts)[:, None] - self._means))
+
+
+def standardised(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return scores with mean 0 and deviation 1 over the first axis; constants become 0."""
+    spread = scores.std(axis=0)
+    return np.asarray((scores - scores.mean(axis=0)) / np.where(spread > 0, spread, 1.0))
+
+
+def _centroids(x: Any, labels: NDArray[np.str_], classes: Sequence[str]) -> NDArray[np.float64]:
+    """Return the unit mean of each class around the mean of the classes, (classes, words)."""
+    means = np.concatenate([np.asarray(x[labels == name].mean(axis=0)) for name in classes])
+    means -= means.mean(axis=0)
+    lengths = np.linalg.norm(means, axis=1, keepdims=True)
+    return np.asarray(means / np.where(lengths > 0, lengths, 1.0))
+
+
+def _log_words(texts: Sequence[str]) -> NDArray[np.float64]:
+    return np.asarray(np.log([1.0 + len(text.split()) for text in texts]))

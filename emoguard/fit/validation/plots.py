@@ -1,0 +1,204 @@
+"""Pictures of a validation: layer profile, transfer matrix, confusion, valence plane."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emoguard.errors import EmoGuardError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from emoguard.fit.validation.plane import Plane
+    from emoguard.fit.validation.validation import Validation
+
+PLEASANT, UNPLEASANT, INK, MUTED = "#1a7f5a", "#b5452c", "#222222", "#888888"
+
+
+def draw(found: Validation, folder: Path, title: str) -> list[str]:
+    """Write the pictures into `folder` and return their file names.
+
+    Raises:
+        EmoGuardError: matplotlib is not installed, or a picture cannot be written.
+
+    """
+    pyplot = find_pyplot()
+    makers = {
+        "layers.png": _layers,
+        "transfer.png": _transfer,
+        "confusion.png": _confusion,
+        "valence.png": _valence,
+    }
+    written = []
+    for name, make in makers.items():
+        figure = make(pyplot, found, title)
+        if figure is not None:
+            try:
+                figure.savefig(folder / name, dpi=150)
+            except OSError as error:
+                raise EmoGuardError(f"{folder / name} cannot be written: {error}") from error
+            finally:
+                pyplot.close(figure)
+            written.append(name)
+    return written
+
+
+def find_pyplot() -> Any:
+    """Return matplotlib's pyplot, set to draw without a screen.
+
+    Raises:
+        EmoGuardError: matplotlib is not installed.
+
+    """
+    try:
+        import matplotlib as mpl  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise EmoGuardError("pictures need matplotlib: pip install 'emoguard[fit]'") from error
+    mpl.use("agg")
+    return importlib.import_module("matplotlib.pyplot")
+
+
+def _layers(pyplot: Any, found: Validation, title: str) -> Any:
+    profile = found.profile
+    if profile is None or found.left_out is None:
+        return None
+    figure, axis = pyplot.subplots(figsize=(7.2, 4.2), layout="constrained")
+    for layer in found.layers:
+        axis.axvline(layer, color="#dddddd", linewidth=5, zorder=0)
+    axis.plot(profile.layers, profile.areas, color=INK, marker="o", markersize=4)
+    words = found.left_out.macro.words.value
+    lines = [
+        (profile.level, UNPLEASANT, "best layer under permuted labels, 95 %", "bottom"),
+        (words, "#2c5fb5", "word counts", "bottom"),
+        (0.5, MUTED, "chance", "top"),
+    ]
+    for height, colour, name, side in lines:
+        axis.axhline(height, color=colour, linestyle="--", linewidth=1)
+        axis.annotate(
+            f"{name} {height:.2f}",
+            (1, height),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 3 if side == "bottom" else -3),
+            textcoords="offset points",
+            ha="right",
+            va=side,
+            color=colour,
+            fontsize=8,
+        )
+    axis.set_xlabel("layer alone (grey: chosen by the recipe on everything)")
+    axis.set_ylabel("macro AUROC on left-out corpora")
+    axis.set_ylim(min(0.45, *profile.areas) - 0.02, max(*profile.areas, words) + 0.05)
+    axis.set_title(title, fontsize=10)
+    _bare(axis)
+    return figure
+
+
+def _transfer(pyplot: Any, found: Validation, title: str) -> Any:
+    names = list(found.corpora)
+    cells = np.full((3, len(names), len(names)), np.nan)
+    for column, test in enumerate(names):
+        for row, train in enumerate(names):
+            pair = (found.within[test] if row == column else found.pairs[train][test]).macro
+            cells[:, row, column] = pair.model.value, pair.words.value, pair.difference.value
+    width = 2.2 + 1.5 * len(names)
+    figure, axes = pyplot.subplots(
+        1, 3, figsize=(3 * width, 1.4 + 0.85 * len(names)), layout="constrained"
+    )
+    titles = ("model", "word counts", "difference")
+    for axis, values, name in zip(axes, cells, titles, strict=True):
+        difference = name == "difference"
+        _heat(
+            axis,
+            values,
+            names,
+            names,
+            shown="{:+.2f}" if difference else "{:.2f}",
+            colours=("RdBu_r", -0.4, 0.4) if difference else ("Greys", 0.5, 1.0),
+        )
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("tested on")
+    axes[0].set_ylabel("fitted on")
+    figure.suptitle(f"{title}: macro AUROC (diagonal: topics held out)", fontsize=10)
+    return figure
+
+
+def _confusion(pyplot: Any, found: Validation, title: str) -> Any:
+    counts = np.array(found.confusion, float)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = 2.6 + 0.42 * len(counts)
+    figure, axis = pyplot.subplots(figsize=(size + 0.8, size), layout="constrained")
+    _heat(
+        axis,
+        shares,
+        found.labels,
+        found.labels,
+        shown="{:.0%}",
+        colours=("Greys", 0, max(0.5, shares.max())),
+    )
+    axis.set_xlabel("highest score")
+    axis.set_ylabel("label of the text")
+    axis.set_title(f"{title}: share of each label's texts, left out of the fit", fontsize=10)
+    return figure
+
+
+def _valence(pyplot: Any, found: Validation, title: str) -> Any:
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    for axis, plane, name in zip(
+        axes, (found.plane, found.plane_words), ("model", "word counts"), strict=True
+    ):
+        _points(axis, plane, found)
+        axis.set_title(
+            f"{name}: |r| with the sign of valence {plane.correlation:.2f} "
+            f"(permuted, 95 %: {plane.chance:.2f})",
+            fontsize=9,
+        )
+    figure.suptitle(f"{title}: first two components of the labels' directions", fontsize=10)
+    return figure
+
+
+def _points(axis: Any, plane: Plane, found: Validation) -> None:
+    signs = dict(zip(found.labels, found.signs, strict=True))
+    for name, (x, y) in plane.points.items():
+        colour = PLEASANT if signs[name] > 0 else UNPLEASANT
+        axis.plot(x, y, "o", color=colour)
+        axis.annotate(
+            name, (x, y), xytext=(5, 4), textcoords="offset points", color=colour, fontsize=9
+        )
+    axis.axhline(0, color="#dddddd", zorder=0)
+    axis.axvline(0, color="#dddddd", zorder=0)
+    axis.margins(0.18)
+    axis.set_xlabel(f"first component ({plane.shares[0]:.0%})")
+    axis.set_ylabel(f"second component ({plane.shares[1]:.0%})")
+    _bare(axis)
+
+
+def _heat(
+    axis: Any,
+    values: NDArray[np.float64],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    shown: str,
+    colours: tuple[str, float, float],
+) -> None:
+    palette, low, high = colours
+    axis.imshow(values, cmap=palette, vmin=low, vmax=high, aspect="auto")
+    axis.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=8)
+    axis.set_yticks(range(len(rows)), rows, fontsize=8)
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            dark = abs(value - (low + high) / 2) > (high - low) / 4 and value > (low + high) / 2
+            axis.text(
+                column, row, shown.format(value), ha="center", va="center", fontsize=8,
+                color="white" if dark and palette == "Greys" else INK,
+            )  # fmt: skip
+
+
+def _bare(axis: Any) -> None:
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)

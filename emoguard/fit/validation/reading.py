@@ -1,0 +1,90 @@
+"""Texts as a model read them: what everything in validation is computed from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emoguard.fit.recipe import Pooled
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FEWEST_TOPICS = 6
+"""With fewer topics, every text counts as a topic of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """Labelled texts of one origin and their mean residuals.
+
+    `labels` and `topics` have shape (texts,), `residuals` (texts, layers, hidden) and, where there
+    are any, `embeddings` (texts, hidden): what the first block receives. The index on the second
+    axis of `residuals` is the layer.
+    """
+
+    name: str
+    texts: Sequence[str]
+    labels: NDArray[np.str_]
+    topics: NDArray[np.str_]
+    residuals: NDArray[np.float32]
+    embeddings: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def clusters(self) -> NDArray[np.str_]:
+        """Return what is held out and resampled together, (texts,): topics, or single texts."""
+        if len(np.unique(self.topics)) >= FEWEST_TOPICS:
+            return self.topics
+        return np.array([str(n) for n in range(len(self))])
+
+    @property
+    def pooled(self) -> Pooled:
+        """Return what directions are fitted on."""
+        return Pooled(self.residuals, self.labels, self.topics)
+
+    def take(self, rows: NDArray[np.bool_]) -> Texts:
+        """Return the texts where `rows`, (texts,), is true."""
+        return Texts(
+            self.name,
+            [text for text, kept in zip(self.texts, rows, strict=True) if kept],
+            self.labels[rows],
+            self.topics[rows],
+            self.residuals[rows],
+            None if self.embeddings is None else self.embeddings[rows],
+        )
+
+    def labelled(self, labels: NDArray[np.str_]) -> Texts:
+        """Return the same texts under other labels."""
+        return dataclasses.replace(self, labels=labels)
+
+    def only_embeddings(self) -> Texts:
+        """Return the texts as if the embeddings were the output of the only layer."""
+        assert self.embeddings is not None
+        return dataclasses.replace(self, residuals=self.embeddings[:, None, :])
+
+    def folds(self, count: int, seed: int = 0) -> NDArray[np.int64]:
+        """Return which of `count` folds each text is in, (texts,); a cluster is in one fold."""
+        names, inverse = np.unique(self.clusters, return_inverse=True)
+        order = np.random.default_rng(seed).permutation(len(names))
+        return np.asarray((order % count)[inverse])
+
+    def shuffled(self, seed: int) -> Texts:
+        """Return the texts with their labels shuffled, within each topic where there are topics.
+
+        So shuffled, every label keeps its number of texts and its topics; only the meaning is gone.
+        """
+        rng = np.random.default_rng(seed)
+        labels = self.labels.copy()
+        has_topics = len(np.unique(self.topics)) >= FEWEST_TOPICS
+        groups = self.topics if has_topics else np.zeros(len(self), int)
+        for group in np.unique(groups):
+            rows = np.flatnonzero(groups == group)
+            labels[rows] = labels[rng.permutation(rows)]
+        return self.labelled(labels)
