@@ -74,6 +74,7 @@ def encode(probe: Probe, calibrations: Iterable[Calibration] = ()) -> bytes:
                 "responses": calibration.responses,
                 "tokens": calibration.tokens,
                 "context": dict(calibration.context),
+                "created": calibration.created,
                 "crossings": _described(calibration.curve),
             }
         )
@@ -221,8 +222,9 @@ def _calibration(index: int, meta: Mapping[str, Any], tensors: Mapping[str, Any]
         responses=_count(meta["responses"]),
         tokens=_count(meta["tokens"]),
         context={_text(k): _text(v) for k, v in meta["context"].items()},
-        # Files of before there were certified alarms have no such entry.
+        # Files of before there were certified alarms have no such entries.
         curve=_curve(index, meta.get("crossings"), tensors),
+        created=_number(meta.get("created", 0.0)),
         **arrays,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -32,7 +34,8 @@ class Calibration:
     (layers, 101, labels), are quantiles of h·v (v the unit steer direction) over response tokens:
     what a cap or floor is given in. `context` says in words under which conditions the responses
     were made (template, system prompt, sampling). `curve` counts how often z crossed which level;
-    without it no alarm threshold can be certified.
+    without it no alarm threshold can be certified. `created` is when this was measured, in seconds
+    since 1970, 0 where that is not known.
     """
 
     identity: ModelIdentity
@@ -45,6 +48,7 @@ class Calibration:
     tokens: int
     context: Mapping[str, str] = field(default_factory=dict)
     curve: Curve | None = None
+    created: float = 0.0
 
     @classmethod
     def measure(
@@ -91,6 +95,7 @@ class Calibration:
             len(rows),
             dict(context),
             Curve.measure(z, window, hysteresis),
+            time.time(),
         )
 
     def threshold(self, column: int, rate_per_1000: float) -> Threshold | None:
@@ -134,6 +139,11 @@ class Calibration:
                 )
         if self.curve is not None:
             self.curve.check_fits(labels)
+        if not 0 <= self.created < math.inf:
+            raise EmoGuardError(
+                f"calibration created must be seconds since 1970, got {self.created}: calibrate "
+                "this probe again"
+            )
         falls = np.any(np.diff(self.means, axis=0) < 0) or np.any(np.diff(self.limits, axis=1) < 0)
         if not (np.all(self.scale > 0) and np.all(self.norms > 0)) or falls:
             raise EmoGuardError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from emoguard.fit.responses import Answer, calibrate
 from emoguard.guard import Guard
 from emoguard.identity import ModelIdentity, Witness
 from emoguard.plan import Plan
-from emoguard.policy import AlarmPolicy, Policy, SteeringPolicy
+from emoguard.policy import AlarmPolicy, NoticePolicy, Policy, SteeringPolicy
 from emoguard.probe import Probe
 from emoguard.records import Alert, Notice, Reading, Report, Request
 from emoguard.session import Session
@@ -101,6 +101,7 @@ def make_calibration(probe: Probe, identity: ModelIdentity) -> Calibration:
         responses=1000,
         tokens=64000,
         curve=Curve(WINDOW, HYSTERESIS, 49000, 1000, LEVELS, crossings, crossings),
+        created=1_700_000_000.0,
     )
 
 
@@ -251,6 +252,7 @@ def check_plugin(harness: Harness, layers: Sequence[int] = (1, 2)) -> None:
         check_steering,
         check_steering_faults_stay_inside,
         check_alarms_while_generating,
+        check_notices,
     ):
         check(harness, probe)
 
@@ -419,6 +421,33 @@ def check_alarms_while_generating(harness: Harness, probe: Probe) -> None:
         told = [(alert.label, alert.report_id) for alert in called]
         once = [] if action == "report" else [(probe.labels[0], request.id)]
         assert told == once, f"on_alert: {action} called back with {told}"
+
+
+def check_notices(harness: Harness, probe: Probe) -> None:
+    """A notice is in the report when it is due; of a server's it is said what became of it."""
+    prompt = harness.prompts[0]
+    plain = harness.generate(prompt, 4)
+    policy = Policy(notices=NoticePolicy(profiles=("us_ut_452",)))
+    sink = ListSink()
+    asking = "Are you human?"
+    with Guard(probe, (), policy, [sink]) as guard, harness.attach(guard) as watch:
+        wanted: list[tuple[tuple[str, ...], str | None] | None] = [
+            (("start", "question"), "field"),
+            (("question",), "field"),
+            None,
+            (("question",), None),
+        ]
+        for expected, said in zip(wanted, (asking, asking, "Hello", asking), strict=True):
+            carrier: Literal["process", "server"] = "process" if expected != wanted[3] else "server"
+            request = Request(conversation="c", user_text=said, carrier=carrier)
+            assert harness.generate(prompt, 4, request) == plain, "a notice changed the ids"
+            notice = watch.reports[-1].notice
+            found = notice and (notice.reasons, notice.channel)
+            assert found == expected, f"wanted {expected}, got {found}"
+        guard.deliver(watch.reports[-1], "suffix")
+        guard.flush()
+    told = [report.notice and report.notice.channel for report in sink.reports]
+    assert told == ["field", "field", None, "suffix"], f"sinks were told {told}"
 
 
 class _Alarming(Guard):

@@ -95,6 +95,7 @@ class PrometheusExporter:
             policy=file.path.name if file else "default",
             # Bounds are per 1,000 window positions, of which a response has fewer than tokens.
             targets={label: t.bound / 1000 for label, t in thresholds.items() if t},
+            calibrated=site.calibration.created if site.calibration else 0.0,
             policy_successful=(lambda: file.successful) if file else None,
             profiles=[profile.name for profile in site.policy.notices.followed()],
         )

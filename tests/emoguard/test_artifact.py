@@ -76,6 +76,7 @@ def test_what_is_saved_is_what_is_loaded(  # noqa: PLR0917  (hypothesis passes b
     for before, after in zip(calibrations, found, strict=True):
         for field in ("location", "scale", "means", "norms", "limits", "responses", "tokens"):
             assert np.array_equal(getattr(before, field), getattr(after, field))
+        assert after.created == before.created > 0
         for field in before.curve.__dataclass_fields__:
             assert np.array_equal(getattr(before.curve, field), getattr(after.curve, field))
 

@@ -90,6 +90,8 @@ def test_few_empty_or_constant_responses_are_refused():
         {"norms": np.array([1, 0], np.float32)},
         {"limits": np.zeros((2, QUANTILES, 3), np.float32)},
         {"limits": -np.arange(2 * QUANTILES * 2, dtype=np.float32).reshape(2, QUANTILES, 2)},
+        {"created": float("nan")},
+        {"created": -1.0},
     ],
 )
 def test_a_calibration_that_cannot_be_used_is_refused(change):

@@ -482,6 +482,7 @@ def site(text: str, tmp_path) -> Site:
         labels=guard.labels,
         identity=door.identity,
         probe=probe.name,
+        calibration=guard.calibration(door.identity),
         policy_file=file,
         thresholds=guard.thresholds(door.identity),
         backend="fake",
@@ -493,6 +494,7 @@ def test_a_policy_opens_it_with_targets_and_serves_it_until_closed(tmp_path):
     with open_sinks(place) as (sink,):
         (target,) = {t.bound / 1000 for t in place.thresholds}
         assert value(sink, "alarm_target_ratio", model="fake", emotion="sad") == target
+        assert value(sink, "calibration_timestamp_seconds") == place.calibration.created > 0
         assert value(sink, "policy_last_reload_successful") == 1
         (tmp_path / "policy.yml").write_text("version: 2")
         place.policy_file.refresh()
