@@ -10,6 +10,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
+from emoguard import claims
 from emoguard import notice as notices
 from emoguard.checkpoint import Checkpoint
 from emoguard.delivery import Delivery
@@ -26,6 +27,8 @@ SAVE_SECONDS = 1.0
 """The file is written at most this often, in a thread of its own."""
 MOST_PENDING = 4096
 """Notices on their way; of more, the oldest are given up as lost."""
+MOST_LEFT = 256
+"""Requests that nobody waits for and that may still be generated for; older ones are forgotten."""
 SLOW_SECONDS = 60.0
 """A notice that is on its way for longer is overdue."""
 
@@ -48,6 +51,7 @@ class Ledger:
         self._now = now or Clock()
         self._lock = threading.Lock()
         self._pending: OrderedDict[int, tuple[Report, Moment]] = OrderedDict()
+        self._left: deque[str] = deque(maxlen=MOST_LEFT)
         self._keep = policy().keep_conversations
         self._faults: deque[str] = deque(maxlen=256)
         self._logged = False
@@ -55,6 +59,8 @@ class Ledger:
             policy().state, {"notices": FORMAT}, largest=ENTRY_BYTES * (self._keep + 1)
         )
         self._histories = self._restored()
+        if policy().followed():
+            claims.patterns()  # compiled here, not within the first response
         self._changed = False
         self._hurry = threading.Event()
         savers = [("notices", self._save)] if policy().state is not None else []
@@ -81,6 +87,16 @@ class Ledger:
             if len(self._pending) > MOST_PENDING:
                 _, (pushed, _) = self._pending.popitem(last=False)
         return self.settled(pushed, None) if pushed is not None else None
+
+    def leave(self, request_id: str) -> None:
+        """Remember that the client of a request is gone: what is still made for it is lost."""
+        with self._lock:
+            self._left.append(request_id)
+
+    def has_left(self, request_id: str) -> bool:
+        """Return whether the client of a request is known to be gone."""
+        with self._lock:
+            return request_id in self._left
 
     def take(self, report: Report) -> bool:
         """Return whether a report was waited for; it no longer is."""

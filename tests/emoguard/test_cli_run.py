@@ -84,6 +84,14 @@ def test_json_is_one_object_with_a_score_per_token(tiny, capfd):
     assert all(len(token["z"]) == len(LABELS) for token in report["tokens"])
 
 
+def test_a_steered_answer_is_followed_by_its_notice(tiny, capfd):
+    assert run(tiny, "--steer", "happy=0.1", "Hello") == 0
+    out = " ".join(capfd.readouterr().out.split())
+    assert "Software adjusted the emotional tone of this answer." in out
+    assert run(tiny, "Hello") == 0
+    assert "Software" not in capfd.readouterr().out
+
+
 def test_the_same_seed_gives_the_same_answer_and_another_another(tiny, capfd):
     def ids(*arguments: str) -> list[int]:
         assert run(tiny, "--json", *arguments, "Hello") == 0
