@@ -226,7 +226,7 @@ class Guard:
         if report.notice is None:
             if not self._is_plain(report) or self.policy.samples(report.id):
                 self._delivery.send(report)
-        elif report.finish in ("cancelled", "error"):
+        elif report.finish in ("cancelled", "error") or self.ledger.has_left(report.id):
             report = self._settle(report, None)
         elif carrier == "process":
             report = self._settle(report, "field")

@@ -157,6 +157,13 @@ class Watch(Protocol):
         """
         ...
 
+    def abandon(self, request_id: str) -> None:
+        """Say that nobody waits for the rest of a request's response, from any thread.
+
+        What can be closed is closed as cancelled; the notice of what comes later counts as lost.
+        """
+        ...
+
     def detach(self) -> None:
         """Take every hook away again; the model then behaves bit-identically. Idempotent."""
         ...

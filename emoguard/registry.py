@@ -186,6 +186,9 @@ class _Disabled:
     def steering(self, plan: Plan) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def abandon(self, request_id: str) -> None:
+        """Do nothing: nothing is reported."""
+
     def detach(self) -> None:
         """Do nothing: nothing was attached."""
 

@@ -48,6 +48,7 @@ class Session:
     skipped: str | None = None
     halted: str | None = None
     decode: Callable[[Sequence[int]], str] | None = None
+    closed: bool = False
 
     def commit(self, token_id: int, row: NDArray[np.float32]) -> None:
         """Keep the reading that `token_id` was chosen from."""

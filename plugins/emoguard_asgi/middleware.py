@@ -108,7 +108,7 @@ class EmoGuardMiddleware:
             await self._app(_for_server(scope, asked), client.receive, answer.send)
         finally:
             REQUEST.reset(token)
-            told.settle(left=True)
+            told.abandon()
 
     def _knows_key(self, scope: Scope) -> bool:
         if self._api_key is None:

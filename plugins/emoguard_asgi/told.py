@@ -55,6 +55,11 @@ class Told:
         """
         _guarded(lambda: self._settle(left=left), None)
 
+    def abandon(self) -> None:
+        """Close whatever of the request is still open: its client has all it will get."""
+        _guarded(lambda: self._watch.abandon(self._asked.request.id), None)
+        self.settle(left=True)
+
     def _now(self) -> Telling | None:
         told = wire.told(self._reports(), self._asked.scores)
         if told is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -79,6 +80,7 @@ class LlamaWatch:
         self._thinking = find_thinking_marks(llm)
         self._last = self._scores.missing
         self._session: Session | None = None
+        self._closing = threading.RLock()
         self._call: Call | None = None
         self._outer: Call | None = None
         self._backend = backend
@@ -141,6 +143,13 @@ class LlamaWatch:
             yield
         finally:
             self._plan = outer
+
+    def abandon(self, request_id: str) -> None:
+        """Close the session of a request that nobody goes on with, as cancelled."""
+        session = self._session
+        if session is not None and session.request.id == request_id:
+            self._close(session, "cancelled")
+        self.guard.ledger.leave(request_id)
 
     def live(self) -> Reading | None:
         """Return what the open session has read so far, None when none is open."""
@@ -415,9 +424,18 @@ class LlamaWatch:
         return text.decode("utf-8", "replace")
 
     def _close(self, session: Session | None, finish: Finish) -> None:
-        """Report an open session; one that was closed before stays closed."""
-        if session is None or session is not self._session:
-            return
+        """Report an open session; one that was closed before stays closed.
+
+        Whoever collects a generator that nobody went on with closes its session, too, in any thread
+        and at any moment, also within this.
+        """
+        with self._closing:
+            if session is None or session is not self._session or session.closed:
+                return
+            session.closed = True
+            self._close_open(session, finish)
+
+    def _close_open(self, session: Session, finish: Finish) -> None:
         start = time.perf_counter()
         self._guarded(self._drop_steered)
         self._guarded(self._scores.settle)

@@ -106,6 +106,10 @@ class TransformersWatch:
         finally:
             self._plan = outer
 
+    def abandon(self, request_id: str) -> None:
+        """Have the notice of what a thread still generates for a request count as lost."""
+        self.guard.ledger.leave(request_id)
+
     def detach(self) -> None:
         """Remove the hooks and wrappers; compiled code that holds them is forgotten. Idempotent."""
         self._stack.close()

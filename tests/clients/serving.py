@@ -10,6 +10,20 @@ import uvicorn
 from tests.wire import start
 
 
+class Up:
+    """A server that runs."""
+
+    def __init__(self, server):
+        self._server = server
+        self.port = server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    @property
+    def busy(self):
+        """Return whether a request is being answered."""
+        return bool(self._server.server_state.tasks)
+
+
 class Recorder:
     """Stands between the middleware and the app: keeps the text of every answer, by prompt."""
 
@@ -107,7 +121,7 @@ def _object(kind, choice):
 
 @contextlib.contextmanager
 def serving(app):
-    """Serve `app` on a free loopback port from a thread; yields the server's address."""
+    """Serve `app` on a free loopback port from a thread; yields what runs."""
     config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="serving")
@@ -116,8 +130,7 @@ def serving(app):
         while not server.started:
             assert thread.is_alive(), "the server did not start"
             time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
+        yield Up(server)
     finally:
         server.should_exit = True
         thread.join(30)

@@ -72,8 +72,8 @@ def scripted():
     """A server whose app sends what is hard to carry."""
     watch = FakeWatch(NOTICED)
     recorder = Recorder(ScriptedApp(watch))
-    with serving(EmoGuardMiddleware(recorder, watch)) as url:
-        yield url, recorder
+    with serving(EmoGuardMiddleware(recorder, watch)) as up:
+        yield up.url, recorder
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +90,9 @@ def real():
     with (
         emoguard.open_guard(served.model, NOTICED) as guard,
         emoguard.attach(served.model, guard) as watch,
-        serving(EmoGuardMiddleware(recorder, watch)) as url,
+        serving(EmoGuardMiddleware(recorder, watch)) as up,
     ):
-        yield url, recorder
+        yield up.url, recorder
     served.model.close()
 
 
