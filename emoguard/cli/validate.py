@@ -63,6 +63,11 @@ NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 @click.option("--most", default=60, show_default=True, help="Texts per label and corpus.")
 @click.option("--skip", default=SKIP, show_default=True, help="Leading tokens to leave out.")
 @click.option("--on-policy/--no-on-policy", default=True, help="Let the model respond.")
+@click.option(
+    "--responder",
+    help="The file of the same weights that responds, such as the quantised one that is served "
+    "while --model, which reads the corpora, is a faster or exacter one; default: --model.",
+)
 @click.option("--responses", default=150, show_default=True, help="Neutral ones, held out.")
 @click.option("--tokens", default=128, show_default=True, help="Most tokens per response.")
 @click.option(
@@ -90,6 +95,7 @@ def validate(
     most: int,
     skip: int,
     on_policy: bool,
+    responder: str | None,
     responses: int,
     tokens: int,
     languages: tuple[str, ...],
@@ -136,7 +142,9 @@ def validate(
         heard = Blocks()
         if found is not None and on_policy:
             hearing = Hearing(place / "answers.jsonl", responses, tokens, languages, threads)
-            heard = blocks(opened, found, calibrations, task, texts, also, hearing, progress)
+            speaker = Opened.load(responder, threads) if responder else opened
+            check(found, speaker)
+            heard = blocks(speaker, found, calibrations, task, texts, also, hearing, progress)
     title = found.name if found is not None else f"recipe on {opened.door.identity.name}"
     _write(place, title, result, heard)
     _print(title, result, heard)
