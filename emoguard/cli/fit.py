@@ -11,7 +11,7 @@ from emoguard import artifact
 from emoguard.certificate import ENOUGH_RESPONSES
 from emoguard.cli import calibrate
 from emoguard.errors import EmoGuardError
-from emoguard.fit import corpora
+from emoguard.fit import corpora, store
 from emoguard.fit.recipe import fit as make_probe
 from emoguard.fit.responses import Sampling
 from emoguard.policy import AlarmPolicy
@@ -22,16 +22,15 @@ from emoguard.policy import AlarmPolicy
 @click.option(
     "--corpus",
     "corpus_paths",
-    required=True,
     multiple=True,
-    help="JSON lines with emotion, topic, text. Repeat for several; each counts the same.",
+    help="JSON lines with emotion, topic, text. Repeat for several; each counts the same. "
+    "Default: the package's own.",
 )
 @click.option(
     "--neutral",
     "neutral_paths",
-    required=True,
     multiple=True,
-    help="JSON lines with text, without emotion. Repeat for several.",
+    help="JSON lines with text, without emotion. Repeat for several. Default: the package's own.",
 )
 @click.option("--out", required=True, help="The probe file to write (.safetensors).")
 @click.option("--name", default="", help="Name of the probe; default: the model's.")
@@ -48,6 +47,7 @@ from emoguard.policy import AlarmPolicy
     "--responses", default=ENOUGH_RESPONSES, show_default=True, help="Responses to calibrate on."
 )
 @click.option("--tokens", default=128, show_default=True, help="Most tokens per response.")
+@click.option("--keep", is_flag=True, help="Keep the residuals of the texts in OUT.residuals.")
 @click.option("--source", multiple=True, help="A line of attribution for the card.")
 def fit(
     path: str,
@@ -62,13 +62,21 @@ def fit(
     prompts_path: str | None,
     responses: int,
     tokens: int,
+    keep: bool,
     source: tuple[str, ...],
 ) -> None:
-    """Make a probe file: directions from corpora, calibration from the model's own answers."""
+    """Make a probe file: directions from corpora, calibration from the model's own answers.
+
+    What is slow is kept beside OUT as it comes, residuals in OUT.residuals and answers in
+    OUT.answers.jsonl: after an interruption the same command goes on where it was.
+    """
     if Path(out).suffix != ".safetensors":
         raise EmoGuardError(f"--out must end in .safetensors, got {out}")
     labels = corpora.default_labels()
+    source = source or tuple(Path(p).name for p in corpus_paths) or ("the package's own corpus",)
+    corpus_paths = corpus_paths or (str(corpora.own_stories()),)
     texts = [corpora.balanced(corpora.read(p, labels), most) for p in corpus_paths]
+    neutral_paths = neutral_paths or (str(corpora.own_neutral()),)
     neutral = [text for p in neutral_paths for text in corpora.read(p)]
     prompts = (
         corpora.read_prompts(prompts_path) if prompts_path else calibrate.calibrating_prompts()
@@ -86,7 +94,7 @@ def fit(
             layers=_numbers(layers),
             skip=skip,
             progress=lambda done: progress.update(bar, completed=done),
-            sources=source or corpus_paths,
+            sources=source,
         )
         sampling = Sampling(tokens)
         alarms = AlarmPolicy()
@@ -100,6 +108,8 @@ def fit(
                 calibrate.read(reader, probe, said, sampling, prompts, alarms, progress)
             )
     artifact.save(out, probe, calibrations)
+    if not keep:
+        store.remove(f"{out}.residuals")
     Console().print(
         f"Wrote {out}: {len(probe.labels)} labels at layers {', '.join(map(str, probe.layers))}, "
         f"calibrated on {calibrations[0].responses} answers. Look at it with: emoguard show {out}"

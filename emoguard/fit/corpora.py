@@ -40,6 +40,20 @@ def default_labels() -> list[Label]:
     return [Label(name, tuple(d["words"]), d["valence"]) for name, d in data.items()]
 
 
+def own_stories() -> Path:
+    """Return the package's own corpus: 12 labels x 24 topics x 3 texts of 40 to 80 words.
+
+    Written for this project, Apache-2.0 like all of it. The emotion is never named; every topic is
+    told for every label in the first and in the third person (key `person`).
+    """
+    return Path(str(files("emoguard.fit") / "corpus" / "stories.jsonl"))
+
+
+def own_neutral() -> Path:
+    """Return the package's own neutral texts: of the same kinds and topics, five of each."""
+    return Path(str(files("emoguard.fit") / "corpus" / "neutral.jsonl"))
+
+
 def neutral_prompts() -> list[str]:
     """Return the package's own neutral prompts, all different; held-out ones come last.
 

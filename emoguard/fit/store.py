@@ -102,6 +102,15 @@ class RowStore:
         (self.folder / PART).replace(self.folder / BOUND)
 
 
+def remove(folder: str | Path) -> None:
+    """Delete the stores inside `folder`, and `folder` itself when nothing else is in it."""
+    for place in [*(p for p in Path(folder).glob("*") if (p / BOUND).exists()), Path(folder)]:
+        for name in (BOUND, PART, DONE, ROWS):
+            (place / name).unlink(missing_ok=True)
+        if place.exists() and not any(place.iterdir()):
+            place.rmdir()
+
+
 def _put(file: Any, start: int, data: bytes) -> None:
     file.seek(start)
     # A full disk may take a part of it; the next call then raises.

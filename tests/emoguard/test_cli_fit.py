@@ -1,6 +1,10 @@
 """`emoguard fit`, from corpus to a probe file that reads."""
 
 import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,11 +52,57 @@ def test_fit_writes_a_probe_that_attaches_to_its_model(tmp_path, texts, capsys):
     probe, calibrations = artifact.load(out)
     assert probe.name.startswith("mine@")
     assert len(calibrations) == 2
-    assert probe.card["status"].startswith("first fit")
+    assert probe.card["status"].startswith("not yet validated")
+    assert probe.recipe["sources"] == ["stories.jsonl"]
+    assert not (tmp_path / "probe.safetensors.residuals").exists()
     llm = load_llama(model)
     with emoguard.attach(llm, Guard.load(out)) as watch:
         llm.create_completion("toast is heat", max_tokens=4, temperature=0.0)
         assert watch.reports[-1].status == "scored"
+
+
+CHILD = """
+import os, signal, sys
+from emoguard.cli import main
+from emoguard.fit.store import RowStore
+write, rows = RowStore.write, []
+def killed_half_way(store, row, values):
+    write(store, row, values)
+    rows.append(row)
+    if len(rows) == 50:
+        os.kill(os.getpid(), signal.SIGKILL)
+RowStore.write = killed_half_way
+main(sys.argv[1:])
+"""
+
+
+def test_a_killed_fit_goes_on_and_makes_the_same_probe(tmp_path, texts):
+    model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
+    stories, neutral = texts
+    arguments = ["fit", "--model", model, "--corpus", stories, "--neutral", neutral]
+    arguments += ["--tokens", "16", "--skip", "2", "--responses", "8", "--layers", "2", "--keep"]
+    whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
+    assert main([*arguments, "--out", str(whole)]) == 0
+    command = [sys.executable, "-c", CHILD, *arguments, "--out", str(killed)]
+    child = subprocess.run(command, check=False, capture_output=True)
+    assert child.returncode == -signal.SIGKILL
+    folders = [f"{killed}.residuals/{part}/done.bin" for part in ("neutral", "corpus-0")]
+    assert sum(Path(folder).read_bytes().count(b"\1") for folder in folders) == 50
+    assert main([*arguments, "--out", str(killed)]) == 0
+    assert killed.read_bytes() == whole.read_bytes()
+    assert Path(folders[1]).exists(), "--keep did not keep the residuals"
+    assert main([*arguments[:-1], "--out", str(killed)]) == 0
+    assert not Path(f"{killed}.residuals").exists()
+
+
+def test_fit_refuses_residuals_of_other_texts(tmp_path, texts, capsys):
+    model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
+    stories, neutral = texts
+    arguments = ["fit", "--model", model, "--neutral", neutral, "--layers", "2", "--keep"]
+    arguments += ["--tokens", "16", "--responses", "8", "--out", str(tmp_path / "p.safetensors")]
+    assert main([*arguments, "--corpus", stories]) == 0
+    assert main([*arguments, "--corpus", stories, "--skip", "3"]) == 1
+    assert "delete it, or name another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

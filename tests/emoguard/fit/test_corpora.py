@@ -1,10 +1,16 @@
 import json
+import re
+from collections import Counter, defaultdict
+from itertools import chain, product
 
+import numpy as np
 import pytest
 
 from emoguard import EmoGuardError
 from emoguard.fit import corpora
 from emoguard.fit.corpora import Label, Text
+from emoguard.fit.duplicates import Duplicates
+from emoguard.fit.leaks import named_emotion
 
 
 def write(path, records):
@@ -84,3 +90,106 @@ def test_default_labels_are_twelve_of_both_signs():
     assert {label.valence for label in labels} == {1, -1}
     words = [word for label in labels for word in label.words]
     assert len(words) == len(set(words))
+
+
+def own_records():
+    paths = corpora.own_stories(), corpora.own_neutral()
+    return [[json.loads(line) for line in p.read_text("utf-8").splitlines()] for p in paths]
+
+
+def test_the_own_corpus_crosses_twelve_labels_with_24_topics_three_times():
+    stories, neutral = own_records()
+    cells = Counter((r["emotion"], r["topic"]) for r in stories)
+    labels = {label.name for label in corpora.default_labels()}
+    topics = {r["topic"] for r in stories}
+    assert cells == dict.fromkeys(product(labels, topics), 3)
+    assert len(topics) == 24
+    assert Counter(r["topic"] for r in neutral) == dict.fromkeys(topics, 5)
+    assert not any("emotion" in r for r in neutral)
+
+
+def test_the_own_corpus_mixes_persons_in_every_cell():
+    stories, neutral = own_records()
+    persons = defaultdict(set)
+    for r in stories:
+        persons[r["emotion"], r["topic"]].add(r["person"])
+    assert all(found == {"first", "third"} for found in persons.values())
+    first = re.compile(r"\b(I|my|me|we|our|us)\b")
+    for r in stories + neutral:
+        told = re.sub(r'"[^"]*"', "", r["text"])  # anybody may say I in a dialogue
+        assert bool(first.search(told)) == (r["person"] == "first"), r["text"]
+
+
+def test_own_texts_have_40_to_80_words_in_one_line_of_plain_letters():
+    for r in chain(*own_records()):
+        assert 40 <= len(r["text"].split()) <= 80, r["text"]
+        assert "\n" not in r["text"]
+        assert not re.search("[\u201c\u201d\u2018\u2019]", r["text"]), r["text"]
+
+
+def test_own_texts_of_a_label_are_as_long_as_those_of_another():
+    """Otherwise length alone would tell labels apart."""
+    stories, neutral = own_records()
+    words = defaultdict(list)
+    for r in stories + neutral:
+        words[r.get("emotion", "")].append(len(r["text"].split()))
+    means = [np.mean(each) for each in words.values()]
+    assert max(means) - min(means) < 10
+
+
+def test_own_texts_never_name_an_emotion():
+    for r in chain(*own_records()):
+        assert named_emotion(r["text"]) is None, r["text"]
+
+
+def test_no_two_own_texts_are_alike():
+    known, openings = Duplicates(), Counter()
+    for r in chain(*own_records()):
+        assert known.of(r["text"]) is None, r["text"]
+        known.add(r["text"])
+        openings[tuple(r["text"].split()[:3])] += 1
+    assert max(openings.values()) <= 2
+
+
+def test_own_texts_are_read_like_any_corpus():
+    labels = corpora.default_labels()
+    texts = corpora.read(corpora.own_stories(), labels)
+    assert len(corpora.balanced(texts, 72)) == len(texts) == 864
+    assert len(corpora.read(corpora.own_neutral())) == 120
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "She was happy.",
+        "What JOY!",
+        "a calming voice",
+        "He hated it",
+        "furiously",
+        "in despair",
+        "no remorse at all",
+        "It scared him",
+        "my nerves",
+        "mixed emotions",
+        "Sadder still",
+        "lovingly",
+    ],
+)
+def test_words_that_name_an_emotion_are_found(text):
+    assert named_emotion(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a glove and a clover",
+        "the average page",
+        "He sang, and the angle was right",
+        "a hat, a scarf and a furnace",
+        "the saddle was dusty",
+        "a terrace in the country",
+        "the contents of the box",
+    ],
+)
+def test_other_words_are_left_alone(text):
+    assert named_emotion(text) is None

@@ -1,0 +1,109 @@
+"""`emoguard corpus`: let a model write texts to fit a probe on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from emoguard.cli.answer import Prompt, answer
+from emoguard.cli.calibrate import Opened, bars
+from emoguard.errors import EmoGuardError
+from emoguard.fit import corpora
+from emoguard.fit.writer import Manuscript, Order, orders
+
+
+@click.command(short_help="Let a model write texts to fit on.")
+@click.option("--model", "path", required=True, help="A GGUF file or a Transformers folder.")
+@click.option("--out", required=True, help="The corpus to write (JSON lines).")
+@click.option("--topics", "topics_path", help="Topics, one per line; default: ours.")
+@click.option("--each", default=3, show_default=True, help="Texts per label and topic.")
+@click.option("--tries", default=4, show_default=True, help="Attempts at a text before it is left.")
+@click.option("--temperature", default=0.9, show_default=True, help="Of the sampling.")
+@click.option("--threads", type=int, help="Of llama.cpp; default: its own choice.")
+def corpus(
+    path: str,
+    out: str,
+    topics_path: str | None,
+    each: int,
+    tries: int,
+    temperature: float,
+    threads: int | None,
+) -> None:
+    """Let a model write a corpus: every label with every topic, no emotion named.
+
+    Texts that name an emotion, repeat another or are too short are asked for again. Every attempt
+    is kept in OUT.attempts.jsonl as it comes: after an interruption the same command goes on where
+    it was. A corpus by the model itself shows what its own words do; fit on others, too.
+    """
+    topics = corpora.read_prompts(topics_path) if topics_path else own_topics()
+    labels = corpora.default_labels()
+    wanted = orders(labels, topics, each)
+    opened = Opened.load(path, threads)
+    identity = opened.door.identity
+    if not identity.template:
+        raise EmoGuardError(
+            f"{identity.name} has no chat template: a model that was not taught to follow "
+            "instructions cannot be asked for texts; name an instruction-tuned one"
+        )
+    bound = {
+        "model": identity.digest,
+        "topics": topics,
+        "each": each,
+        "tries": tries,
+        "temperature": temperature,
+        "prompt": wanted[0].prompt(0) if wanted else "",
+    }
+    manuscript = Manuscript(f"{out}.attempts.jsonl", bound)
+
+    def ask(prompt: str, seed: int) -> str:
+        asked = Prompt(prompt, max_tokens=160, temperature=temperature, seed=seed)
+        return answer(opened.model, opened.tokenizer, asked, lambda: None)
+
+    with bars() as progress:
+        bar = progress.add_task("writing texts", total=len(wanted))
+        for _ in manuscript.write(wanted, ask, tries):
+            progress.advance(bar)
+    _save(out, wanted, manuscript)
+    Console(highlight=False).print(_summary(out, wanted, manuscript), markup=False, soft_wrap=True)
+
+
+def own_topics() -> list[str]:
+    """Return the topics of the package's own corpus."""
+    return list(dict.fromkeys(text.topic for text in corpora.read(corpora.own_stories())))
+
+
+def _save(out: str, wanted: Sequence[Order], manuscript: Manuscript) -> None:
+    """Write the accepted texts, in the order of the corpus; the file is whole at every moment."""
+    lines = [
+        json.dumps(
+            {
+                "emotion": order.label.name,
+                "topic": order.topic,
+                "person": order.person,
+                "text": manuscript.accepted[order.key],
+            },
+            ensure_ascii=False,
+        )
+        for order in wanted
+        if order.key in manuscript.accepted
+    ]
+    part = Path(f"{out}.part")
+    try:
+        part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        part.replace(out)
+    except OSError as error:
+        raise EmoGuardError(f"{out} cannot be written: {error.strerror}") from error
+
+
+def _summary(out: str, wanted: Sequence[Order], manuscript: Manuscript) -> str:
+    rejected = ", ".join(f"{n} {reason}" for reason, n in manuscript.rejected.most_common())
+    missing = len(wanted) - len(manuscript.accepted)
+    return (
+        f"Wrote {out}: {len(manuscript.accepted)} of {len(wanted)} texts"
+        f"{f', {missing} given up' if missing else ''}. "
+        f"Rejected attempts: {manuscript.rejected.total()}{f' ({rejected})' if rejected else ''}."
+    )

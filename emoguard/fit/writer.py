@@ -1,0 +1,143 @@
+"""Lets a model write a corpus: every label with every topic, the emotion shown and never named."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emoguard.fit.corpora import Label
+from emoguard.fit.duplicates import Duplicates
+from emoguard.fit.leaks import named_emotion
+from emoguard.fit.workfile import WorkFile
+
+SHORTEST, LONGEST = 35, 90
+"""Words of a text. What is longer is cut after a sentence."""
+
+FORMS = (
+    "a short scene",
+    "a page of a diary",
+    "a message to a friend",
+    "a short scene with a few lines of dialogue",
+    "a few lines of a letter",
+    "the account of a bystander",
+)
+PERSONS = {"first": 'Tell it in the first person, as "I".', "third": "Tell it in the third person."}
+
+Ask = Callable[[str, int], str]
+"""From a prompt and a seed to what the model wrote."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One text that is wanted: the `number`-th of its label and topic, from 0."""
+
+    label: Label
+    topic: str
+    number: int
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What tells it from the others."""
+        return self.label.name, self.topic, self.number
+
+    @property
+    def person(self) -> str:
+        """The grammatical person it is told in: by turns."""
+        return tuple(PERSONS)[self.number % 2]
+
+    def prompt(self, attempt: int) -> str:
+        """Return what the model is asked; another attempt asks for another form."""
+        form = FORMS[(self.number + attempt) % len(FORMS)]
+        words = " or ".join(f'"{word}"' for word in self.label.words)
+        return (
+            f"Write {form} of about 60 words. Its subject: {self.topic}. The person it is about "
+            f"feels {self.label.name}, and that must be plain from what the person does, notices, "
+            f"thinks and says. Never use {words} or any other word that names a feeling. "
+            f"{PERSONS[self.person]} Begin at once, without a title; write nothing else."
+        )
+
+
+def orders(labels: Sequence[Label], topics: Sequence[str], each: int) -> list[Order]:
+    """Return what a corpus needs, fully crossed; labels alternate fastest: any part is balanced."""
+    return [Order(la, topic, n) for n in range(each) for topic in topics for la in labels]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One text a model wrote, and why it was rejected; empty when it was not."""
+
+    key: tuple[str, str, int]
+    text: str
+    rejected: str
+
+
+def _attempt(data: Any) -> Attempt:
+    label, topic, number = data["order"]
+    return Attempt((str(label), str(topic), int(number)), data["text"], data["rejected"])
+
+
+class Manuscript:
+    """Every attempt at a text with why it was rejected, on disk as it comes.
+
+    `bound` is what attempts depend on: the model, and what it was asked.
+    """
+
+    def __init__(self, path: str | Path, bound: dict[str, Any]) -> None:
+        self._file = WorkFile(path, "texts", bound, _attempt)
+        self.accepted: dict[tuple[str, str, int], str] = {}
+        self.rejected: Counter[str] = Counter()
+        self._tries: Counter[tuple[str, str, int]] = Counter()
+        self._known = Duplicates()
+        for attempt in self._file.records:
+            self._count(attempt)
+
+    def write(self, wanted: Sequence[Order], ask: Ask, tries: int) -> Iterator[Order]:
+        """Ask for every text until one is accepted, at most `tries` times; yields what is done.
+
+        Seeds are those of the order and the attempt, whatever was written before.
+        """
+        for number, order in enumerate(wanted):
+            while order.key not in self.accepted and self._tries[order.key] < tries:
+                attempt = self._tries[order.key]
+                text = tidy(ask(order.prompt(attempt), number * tries + attempt))
+                reason = self._fault(text)
+                self._file.append({"order": list(order.key), "text": text, "rejected": reason})
+                self._count(self._file.records[-1])
+            yield order
+
+    def _fault(self, text: str) -> str:
+        """Return why a text is rejected, empty when it is not."""
+        if len(text.split()) < SHORTEST:
+            return "too short"
+        if named_emotion(text):
+            return "names an emotion"
+        return "" if self._known.of(text) is None else "repeats another text"
+
+    def _count(self, attempt: Attempt) -> None:
+        self._tries[attempt.key] += 1
+        if attempt.rejected:
+            self.rejected[attempt.rejected] += 1
+        else:
+            self.accepted[attempt.key] = attempt.text
+            self._known.add(attempt.text)
+
+
+def tidy(text: str) -> str:
+    """Return a model's text in one line, without thoughts, heading, marks and unfinished end.
+
+    Longer texts are cut after the last sentence that ends within `LONGEST` words; a text without
+    the end of a sentence is left empty.
+    """
+    text = re.sub(r"(?s)^.*</think>", "", text).strip()
+    # "Here is a scene:" and "**Title**" stand on a first line of their own.
+    text = re.sub(r"^(?:[^\n.!?]{0,80}:|[*#][^\n]*)\n+", "", text)
+    words = re.sub(r"[*#_]+", "", text).split()
+    line = " ".join(words[:LONGEST]).strip()
+    if len(line) > 1 and line[0] == line[-1] == '"' and line.count('"') == 2:
+        line = line[1:-1]
+    ends = list(re.finditer(r"""[.!?]["')]*(?=\s|$)""", line))
+    return line[: ends[-1].end()] if ends else ""

@@ -1,0 +1,84 @@
+"""`emoguard corpus`, from a model to a corpus that `emoguard fit` reads."""
+
+import json
+
+import pytest
+
+from emoguard.cli import corpus, main
+from emoguard.fit import corpora
+from tests import tiny_gguf
+from tests.models import gemma_gguf, smollm2_gguf
+
+
+@pytest.fixture
+def topics(tmp_path):
+    path = tmp_path / "topics.txt"
+    path.write_text("a train\na garden\n")
+    return str(path)
+
+
+def scripted(monkeypatch, words=50):
+    """Answer in the model's place: a random tiny one writes nothing that could be accepted."""
+    asked = []
+
+    def answer(model, tokenizer, prompt, tick):
+        asked.append(prompt)
+        return " ".join(f"w{prompt.seed}x{n}" for n in range(words)) + "."
+
+    monkeypatch.setattr(corpus, "answer", answer)
+    return asked
+
+
+def test_a_corpus_is_written_that_fit_can_read(tmp_path, topics, monkeypatch, capsys):
+    asked = scripted(monkeypatch)
+    model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
+    out = tmp_path / "c.jsonl"
+    arguments = ["corpus", "--model", model, "--out", str(out), "--topics", topics, "--each", "2"]
+    assert main(arguments) == 0
+    assert "48 of 48 texts. Rejected attempts: 0." in capsys.readouterr().out
+    texts = corpora.read(out, corpora.default_labels())
+    assert len(texts) == len(asked) == 48
+    assert {text.topic for text in texts} == {"a train", "a garden"}
+    assert {json.loads(line)["person"] for line in out.read_text().splitlines()} == {
+        "first",
+        "third",
+    }
+    assert len({prompt.seed for prompt in asked}) == 48
+    whole = out.read_bytes()
+    out.unlink()
+    assert main(arguments) == 0
+    assert len(asked) == 48, "what was written is written again"
+    assert out.read_bytes() == whole
+    assert main([*arguments, "--temperature", "0.5"]) == 1
+    assert "sampled otherwise" in capsys.readouterr().err
+
+
+def test_texts_that_never_come_are_given_up_and_counted(tmp_path, topics, monkeypatch, capsys):
+    scripted(monkeypatch, words=5)
+    model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
+    arguments = ["corpus", "--model", model, "--out", str(tmp_path / "c.jsonl"), "--each", "1"]
+    assert main([*arguments, "--topics", topics, "--tries", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "0 of 24 texts, 24 given up. Rejected attempts: 48 (48 too short)." in said
+
+
+def test_own_topics_are_those_of_the_own_corpus():
+    assert len(corpus.own_topics()) == 24
+
+
+@pytest.mark.real
+def test_a_model_without_chat_template_is_refused(tmp_path, capsys):
+    arguments = ["corpus", "--model", str(gemma_gguf()), "--out", str(tmp_path / "c.jsonl")]
+    assert main(arguments) == 1
+    assert "has no chat template" in capsys.readouterr().err
+
+
+@pytest.mark.real
+def test_a_real_model_writes_texts_about_the_topic(tmp_path, topics):
+    out = tmp_path / "c.jsonl"
+    arguments = ["corpus", "--model", str(smollm2_gguf()), "--out", str(out), "--each", "1"]
+    (tmp_path / "topics.txt").write_text("a train\n")
+    assert main([*arguments, "--topics", topics, "--tries", "2"]) == 0
+    texts = corpora.read(out)
+    assert len(texts) >= 3
+    assert sum("train" in text.text.lower() for text in texts) > len(texts) / 3
