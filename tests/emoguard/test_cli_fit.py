@@ -89,7 +89,10 @@ def test_a_killed_fit_goes_on_and_makes_the_same_probe(tmp_path, texts):
     folders = [f"{killed}.residuals/{part}/done.bin" for part in ("neutral", "corpus-0")]
     assert sum(Path(folder).read_bytes().count(b"\1") for folder in folders) == 50
     assert main([*arguments, "--out", str(killed)]) == 0
-    assert killed.read_bytes() == whole.read_bytes()
+    found, wanted = artifact.load(killed)[0], artifact.load(whole)[0]
+    for field in ("read", "steer", "centre", "weights"):
+        assert np.array_equal(getattr(found, field), getattr(wanted, field)), field
+    assert found.card == wanted.card
     assert Path(folders[1]).exists(), "--keep did not keep the residuals"
     assert main([*arguments[:-1], "--out", str(killed)]) == 0
     assert not Path(f"{killed}.residuals").exists()
