@@ -45,12 +45,12 @@ NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 @click.option(
     "--corpus",
     "corpus_paths",
-    required=True,
     multiple=True,
-    help="JSON lines with emotion, topic, text; repeat: transfer needs two at least.",
+    help="JSON lines with emotion, topic, text; repeat: transfer needs two at least. Default: the "
+    "package's own.",
 )
 @click.option(
-    "--neutral", "neutral_paths", required=True, multiple=True, help="JSON lines with text."
+    "--neutral", "neutral_paths", multiple=True, help="JSON lines with text; default: our own."
 )
 @click.option("--human", "human_path", help="Text by people: .tsv or JSON lines with labels.")
 @click.option("--families", "families_path", help="Families of emotions for it (JSON).")
@@ -108,6 +108,8 @@ def validate(
     from emoguard.cli.responses import Hearing, blocks
 
     _check_options(probe, out)
+    corpus_paths = corpus_paths or (str(corpora.own_stories()),)
+    neutral_paths = neutral_paths or (str(corpora.own_neutral()),)
     known = families(families_path)
     place = Path(folder)
     found, calibrations = (None, []) if probe is None else open_probe(probe)[:2]
@@ -205,18 +207,28 @@ def _check_options(probe: str | None, out: str | None) -> None:
         raise EmoGuardError("--out writes a probe with its verdicts: name it with --probe")
 
 
+def read_labels(path: str | None) -> list[Label]:
+    """Return the labels of a file, else ours.
+
+    Raises:
+        EmoGuardError: the file is no JSON object of labels.
+
+    """
+    if path is None:
+        return corpora.default_labels()
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        return [Label(n, tuple(d["words"]), int(d["valence"])) for n, d in data.items()]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise EmoGuardError(
+            f"labels {path} cannot be read: wanted a JSON object of label: "
+            f"{{words, valence}} ({error})"
+        ) from error
+
+
 def _labels(path: str | None, probe: Probe | None) -> list[Label]:
     """Return the labels of a file, else ours; of them, those the probe has."""
-    known = corpora.default_labels()
-    if path is not None:
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-            known = [Label(n, tuple(d["words"]), int(d["valence"])) for n, d in data.items()]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise EmoGuardError(
-                f"labels {path} cannot be read: wanted a JSON object of label: "
-                f"{{words, valence}} ({error})"
-            ) from error
+    known = read_labels(path)
     if probe is None:
         return known
     emotions = [label for label in probe.labels if label not in probe.axes]
@@ -235,9 +247,14 @@ def _task(labels: Sequence[Label], probe: Probe | None) -> Task:
 
 def _named(paths: Sequence[str]) -> dict[str, str]:
     """Return paths by a short name: the file's, or its folder's where files are named alike."""
-    stems = [Path(p).stem for p in paths]
+    whole = [Path(p).resolve() for p in paths]
+    stems = [p.stem for p in whole]
     if len(set(stems)) < len(stems):
-        stems = [Path(p).resolve().parent.name for p in paths]
+        stems = [p.parent.name for p in whole]
+    stems = [
+        "own" if p == corpora.own_stories().resolve() else s
+        for p, s in zip(whole, stems, strict=True)
+    ]
     if len(set(stems)) < len(stems):
         raise EmoGuardError(f"corpora need different names, got {', '.join(paths)}")
     return dict(zip(stems, paths, strict=True))

@@ -17,6 +17,7 @@ NAMES = (
     "fit",
     "calibrate",
     "validate",
+    "compare",
     "export",
     "dose",
     "baseline",

@@ -1,0 +1,286 @@
+"""`emoguard compare`: two models of one family on the same texts, base against instruct say."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from emoguard.cli.calibrate import Opened, bars
+from emoguard.cli.paint import printable
+from emoguard.cli.validate import read_labels
+from emoguard.errors import EmoGuardError
+from emoguard.fit import compareplot, corpora
+from emoguard.fit.compare import ModelComparison, Paired, Read, check_pair
+from emoguard.fit.compare import compare as measure
+from emoguard.fit.extraction import SKIP, extract
+from emoguard.fit.validation.card import plain
+from emoguard.fit.validation.judged import Task
+from emoguard.fit.validation.reading import Texts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from emoguard.identity import ModelIdentity
+
+APART = "*"
+"""Marks a difference whose interval leaves out 0."""
+
+
+@click.command(short_help="Compare two models of one family.")
+@click.argument("a")
+@click.argument("b")
+@click.option("--corpus", help="JSON lines with emotion, topic, text; default: the package's own.")
+@click.option("--neutral", help="JSON lines with text; default: the package's own.")
+@click.option("--labels", "labels_path", help="Labels and their words (JSON); default: ours.")
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    type=int,
+    help="A layer to compare at, repeat for several; default: the best four of both.",
+)
+@click.option("--most", default=72, show_default=True, help="Texts per label.")
+@click.option("--skip", default=SKIP, show_default=True, help="Leading tokens to leave out.")
+@click.option(
+    "--residuals",
+    default="compare.residuals",
+    show_default=True,
+    help="Folder where residuals are kept, one part per model.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--png", help="Draw a picture into this file.")
+@click.option("--threads", type=int, help="Of llama.cpp; default: its own choice.")
+def compare(
+    *,
+    a: str,
+    b: str,
+    corpus: str | None,
+    neutral: str | None,
+    labels_path: str | None,
+    layers: tuple[int, ...],
+    most: int,
+    skip: int,
+    residuals: str,
+    as_json: bool,
+    png: str | None,
+    threads: int | None,
+) -> None:
+    """Compare models A and B (GGUF files or Transformers folders) on the same texts.
+
+    How well each tells the labels apart, whether their directions agree, and where valence lies.
+    One model is in memory at a time. Residuals are kept as they come: after an interruption the
+    same command goes on where it was.
+    """
+    _check_options(png)
+    labels = read_labels(labels_path)
+    labelled = _labelled(corpus, labels, most)
+    texts = _Corpus(labelled, corpora.read(neutral or corpora.own_neutral()))
+    # B is opened twice: what cannot be compared is refused before hours are spent on reading A.
+    before = _look(b, texts, threads)
+    with bars() as progress:
+        reader = _Reader(texts, Path(residuals), skip, threads, progress)
+        sides = reader.read(a, before), reader.read(b, None)
+        bar = progress.add_task("computing", total=None)
+        found = measure(
+            Task(tuple(n.name for n in labels), tuple(n.valence for n in labels)),
+            *sides,
+            layers=layers,
+            progress=lambda what: progress.update(bar, description=what),
+        )
+        progress.remove_task(bar)
+    if png:
+        compareplot.draw(found, Path(png))
+    if as_json:
+        click.echo(json.dumps(plain(found), indent=2))
+    else:
+        _print(found)
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    """What both models read."""
+
+    labelled: Sequence[corpora.Text]
+    neutral: Sequence[corpora.Text]
+
+    @property
+    def texts(self) -> list[str]:
+        return [each.text for each in self.labelled]
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What can be said of a model before it has read anything: who it is, and its tokens."""
+
+    identity: ModelIdentity
+    tokens: list[list[int]]
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Takes the texts through one model after the other."""
+
+    corpus: _Corpus
+    folder: Path
+    skip: int
+    threads: int | None
+    progress: Progress
+
+    def read(self, path: str, other: _Looked | None) -> Read:
+        """Read all texts with the model at `path`, which must fit `other`."""
+        opened = Opened.load(path, self.threads)
+        if other is not None:
+            mine = _describe(opened, self.corpus)
+            check_pair(
+                mine.identity, other.identity, self.corpus.texts, (mine.tokens, other.tokens)
+            )
+        labelled = self.corpus.labelled
+        states = self._extract(opened, path, "corpus-0", labelled)
+        neutral = self._extract(opened, path, "neutral", self.corpus.neutral)
+        texts = Texts(
+            path,
+            self.corpus.texts,
+            np.array([t.label for t in labelled]),
+            np.array([t.topic for t in labelled]),
+            states,
+        )
+        del opened
+        gc.collect()  # models hold cycles, and the next one needs the room
+        return Read(texts, neutral)
+
+    def _extract(
+        self, opened: Opened, path: str, part: str, texts: Sequence[corpora.Text]
+    ) -> NDArray[np.float32]:
+        bar = self.progress.add_task(f"{Path(path).name[:14]}: {part}", total=len(texts))
+        return extract(
+            opened.door,
+            [t.text for t in texts],
+            self.folder / _own_folder(path) / part,
+            skip=self.skip,
+            progress=lambda done: self.progress.update(bar, completed=done),
+        )
+
+
+def _look(path: str, corpus: _Corpus, threads: int | None) -> _Looked:
+    found = _describe(Opened.load(path, threads), corpus)
+    gc.collect()
+    return found
+
+
+def _describe(opened: Opened, corpus: _Corpus) -> _Looked:
+    return _Looked(opened.door.identity, [opened.door.tokenize(text) for text in corpus.texts])
+
+
+def _own_folder(path: str) -> str:
+    """Return a folder name of this path alone.
+
+    A model's identity looks at a few of its weights only: two fine-tunings may differ elsewhere.
+    """
+    place = Path(path).resolve()
+    return f"{place.stem}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
+
+
+def _labelled(corpus: str | None, labels: Sequence[corpora.Label], most: int) -> list[corpora.Text]:
+    """Return the texts of all labels.
+
+    Raises:
+        EmoGuardError: a label has none.
+
+    """
+    path = corpus or str(corpora.own_stories())
+    found = corpora.balanced(corpora.read(path, labels), most)
+    missing = [each for each in labels if all(t.label != each.name for t in found)]
+    if missing:
+        told = "; ".join(f"{each.name} ({' or '.join(each.words)})" for each in missing)
+        raise EmoGuardError(
+            f"{path} has no texts of {told}: give another corpus, or the labels it has by --labels"
+        )
+    return found
+
+
+def _check_options(png: str | None) -> None:
+    for module, package in {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}.items():
+        if importlib.util.find_spec(module) is None and (png or module == "sklearn"):
+            raise EmoGuardError(f"comparing needs {package}: pip install 'emoguard[fit]'")
+    if png and Path(png).suffix != ".png":
+        raise EmoGuardError(f"--png must end in .png, got {png}")
+
+
+def _print(found: ModelComparison) -> None:
+    console = Console(highlight=False)
+    names = f"A: {found.a}\nB: {found.b}"
+    console.print(printable(names), style="bold", markup=False, soft_wrap=True)
+    console.print(
+        f"{found.texts} texts of {len(found.labels)} labels, {found.topics} topics; layers "
+        f"{', '.join(map(str, found.layers))}; 95 % intervals (paired bootstrap over topics).\n",
+        markup=False,
+    )
+    columns = ("label", "AUROC, A", "AUROC, B", "B - A", "word counts", "cosine of A's and B's")
+    rows = [
+        (name, *_cells(each)[:4], str(found.cosines[name]))
+        for name, each in found.separation.items()
+    ]
+    mean = ("labels, mean", *_cells(found.macro)[:4], str(found.cosine))
+    chance = ("chance", ".50", ".50", "0", ".50", f"below {found.cosine_chance:.2f}")
+    _show(console, "Each label against all others, topics held out", columns, [*rows, mean, chance])
+    _show(
+        console,
+        "Valence among the principal components of the directions",
+        ("", "A", "B", "B - A", "word counts", "chance, below"),
+        list(_valence_rows(found)),
+    )
+    angles = ", ".join(f"{angle.value:.0f}" for angle in found.angles)
+    console.print(
+        f"Subspaces of the labels: overlap {found.overlap} (shuffled labels: below "
+        f"{found.overlap_chance:.2f}); principal angles {angles} degrees.",
+        markup=False,
+    )
+    layers = ", ".join(f"{n} {each.value:.3f}" for n, each in enumerate(found.by_layer))
+    console.print(f"Mean cosine by layer: {layers}.", markup=False)
+    console.print(
+        f"\n{APART}: the interval leaves out 0; of 20 such intervals one does so for nothing. "
+        "Word counts: TF-IDF on the same texts, which are the same for both models.",
+        style="dim",
+        markup=False,
+    )
+
+
+def _cells(each: Paired) -> tuple[str, ...]:
+    apart = not each.difference.low <= 0 <= each.difference.high
+    difference = f"{each.difference}{APART if apart else ''}"
+    chance = "" if each.chance is None else f"{each.chance:.2f}"
+    return str(each.a), str(each.b), difference, str(each.words), chance
+
+
+def _valence_rows(found: ModelComparison) -> Iterator[tuple[str, ...]]:
+    if found.valence is not None:
+        yield "component that carries it", *_cells(found.valence.rank)
+        yield "its |r| with valence", *_cells(found.valence.strongest)
+        yield "its share of variance", *_cells(found.valence.share)
+        yield "|r| of the first component", *_cells(found.valence.first)
+
+
+def _show(
+    console: Console, title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]
+) -> None:
+    if not rows:
+        return
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for n, column in enumerate(columns):
+        table.add_column(column, justify="left" if n == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(printable(cell) for cell in row))
+    console.print(table)

@@ -1,0 +1,157 @@
+"""How the labels of a model lie to each other, and to those of another model.
+
+Everything here is computed from inner products of label directions, so that any number of layers,
+of any width, has one geometry, and a bootstrap keeps small matrices instead of directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emoguard.fit.directions import unit
+from emoguard.fit.validation.estimate import RESAMPLES, cluster_weights
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MOST = 2**24
+"""Numbers of directions that are in memory at a time."""
+
+PERMUTATIONS = 2000
+
+Side = tuple["NDArray[np.floating]", "NDArray[np.str_]"]
+"""Residuals of one layer, or other features of texts, (texts, hidden), and labels, (texts,)."""
+
+
+def all_and_resampled(
+    labels: NDArray[np.str_],
+    clusters: NDArray[np.str_],
+    names: Sequence[str],
+    resamples: int = RESAMPLES,
+) -> NDArray[np.float32]:
+    """Return weights of texts, float32 (1 + resamples, texts): the first row counts all once.
+
+    The others count them as often as their cluster is drawn, the same for every caller with the
+    same clusters: what is computed from them is paired. Resamples without any text of some name
+    are left out.
+    """
+    drawn = cluster_weights(clusters, resamples)
+    whole = np.all([drawn[:, labels == name].any(axis=1) for name in names], axis=0)
+    return np.vstack([np.ones((1, len(labels)), np.float32), drawn[whole]])
+
+
+def products(
+    sides: Sequence[Side], names: Sequence[str], weights: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Return inner products of label directions, (sides, sides, resamples, names, names).
+
+    A direction is the weighted mean of a label's texts minus the mean over labels, of unit length.
+    `weights` has shape (resamples, texts). Between two sides with the same hidden size only.
+    """
+    widest = max(states.shape[1] for states, _ in sides)
+    step = max(1, MOST // (len(names) * widest))
+    found = np.empty((len(sides), len(sides), len(weights), len(names), len(names)))
+    for start in range(0, len(weights), step):
+        rows = slice(start, start + step)
+        made = [unit_differences(x, y, names, weights[rows]) for x, y in sides]
+        for i, one in enumerate(made):
+            for j, other in enumerate(made):
+                found[i, j, rows] = one @ other.transpose(0, 2, 1)
+    return found
+
+
+def unit_differences(
+    states: NDArray[np.floating],
+    labels: NDArray[np.str_],
+    names: Sequence[str],
+    weights: NDArray[np.floating],
+) -> NDArray[np.float64]:
+    """Return unit differences of label means from their mean, (resamples, names, hidden)."""
+    # Centred first: means lie far out along few dimensions, and the differences are small.
+    centred = states - states.mean(axis=0, dtype=np.float64)
+    means = np.empty((len(weights), len(names), states.shape[1]))
+    for n, name in enumerate(names):
+        mine = labels == name
+        drawn = weights[:, mine].astype(np.float64)
+        means[:, n] = drawn @ centred[mine] / drawn.sum(axis=1, keepdims=True)
+    return unit(means - means.mean(axis=1, keepdims=True))
+
+
+def cosines(found: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return per label the cosine of its directions on two sides, (resamples, names)."""
+    own = np.sqrt(np.einsum("rkk->rk", found[0, 0]) * np.einsum("rkk->rk", found[1, 1]))
+    return np.asarray(np.einsum("rkk->rk", found[0, 1]) / own)
+
+
+def axis_cosine(found: NDArray[np.float64], signs: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the cosine of the axes of two sides, (resamples,).
+
+    An axis points from the mean direction of the negative labels to that of the positive ones.
+    """
+    up, down = signs > 0, signs < 0
+    along = up / up.sum() - down / down.sum()
+    inner = np.einsum("ijrkm,k,m->ijr", found, along, along)
+    return np.asarray(inner[0, 1] / np.sqrt(inner[0, 0] * inner[1, 1]))
+
+
+def principal_cosines(found: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return cosines of the principal angles between the label subspaces of two sides.
+
+    Shape (resamples, names - 1), descending: labels around their mean span one dimension less than
+    there are labels (Björck and Golub 1973, from Gram matrices).
+    """
+    bases = []
+    for n in range(2):
+        values, vectors = np.linalg.eigh(_centred(found[n, n]))
+        # The smallest belongs to the mean, which is zero.
+        bases.append(vectors[:, :, 1:] / np.sqrt(np.maximum(values[:, None, 1:], 1e-12)))
+    between = bases[0].transpose(0, 2, 1) @ _centred(found[0, 1]) @ bases[1]
+    return np.clip(np.linalg.svd(between, compute_uv=False), 0.0, 1.0)
+
+
+def components(gram: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the principal components of label directions, most variance first.
+
+    `gram` has shape (resamples, names, names). Returned are the coordinates of labels as unit
+    vectors, (resamples, names, components), and shares of the variance, (resamples, components);
+    there is one component less than labels.
+    """
+    values, vectors = np.linalg.eigh(_centred(gram))
+    values = np.maximum(values[:, :0:-1], 0)
+    return vectors[:, :, :0:-1], values / values.sum(axis=1, keepdims=True)
+
+
+def correlations(
+    coordinates: NDArray[np.float64], ratings: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Return |r| of each component with ratings of the labels, (resamples, components)."""
+    around = coordinates - coordinates.mean(axis=1, keepdims=True)
+    rated = ratings - ratings.mean()
+    lengths = np.linalg.norm(around, axis=1) * np.linalg.norm(rated)
+    found = np.einsum("rkc,k->rc", around, rated) / np.where(lengths > 0, lengths, 1.0)
+    return np.asarray(np.abs(found))
+
+
+def permuted_correlations(
+    coordinates: NDArray[np.float64], ratings: NDArray[np.floating], seed: int = 0
+) -> NDArray[np.float64]:
+    """Return |r| of components, (names, components), with permuted ratings: what chance gives.
+
+    Shape (permutations, components).
+    """
+    rng = np.random.default_rng(seed)
+    drawn = [rng.permutation(ratings) for _ in range(PERMUTATIONS)]
+    return np.concatenate([correlations(coordinates[None], each) for each in drawn])
+
+
+def _centred(gram: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return inner products of vectors around their mean."""
+    return np.asarray(
+        gram
+        - gram.mean(axis=1, keepdims=True)
+        - gram.mean(axis=2, keepdims=True)
+        + gram.mean(axis=(1, 2), keepdims=True)
+    )
