@@ -2,12 +2,11 @@
 
 Rates. SmolLM2's responses to neutral prompts that no calibration has seen, ended by the model or at
 64, 256 or 1,024 tokens (benchmarks/readings.py generates them once; a new probe takes some minutes
-to read them). `realised_rate` is the
-crossings of all labels per 1,000 window positions at the certified thresholds of --probe, with a
-bootstrap interval over responses; `realised_lower` is its one-sided 95 % lower bound (exact
-Poisson, widened by how crossings cluster in responses), to be compared with `certified_rate`, the
-sum of the labels' certified bounds. `labels_above_certificate` counts labels whose own lower bound
-exceeds their own certificate.
+to read them). `realised_rate` is the crossings of all labels per 1,000 window positions at the
+certified thresholds of --probe, with a bootstrap interval over responses; `realised_lower` is its
+one-sided 95 % lower bound (exact Poisson, widened by how crossings cluster in responses), to be
+compared with `certified_rate`, the sum of the labels' certified bounds. `labels_above_certificate`
+counts labels whose own lower bound exceeds their own certificate.
 
 Drift. Simulated response means of 14 labels, a baseline of 50 blocks of 50 responses, 200 streams
 of 20,000 responses each: independent; AR(1) with phi .5 and .9; independent plus a daily cycle
@@ -40,6 +39,7 @@ from benchmarks import readings
 from benchmarks.measure import Row, arguments, show
 from emoguard import Guard
 from emoguard.crossing import count, rolling_mean, windows
+from emoguard.identity import ModelIdentity
 
 LABELS = 14
 BLOCK = 50
@@ -56,12 +56,16 @@ def main() -> None:
     """Print one table."""
     parser = arguments(__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--probe", default="", help="calibrated probe file; default: the shipped")
+    readings.add_options(parser)
     parser.add_argument("--streams", type=int, default=200)
     options = parser.parse_args()
-    guard, held = readings.open_guard(options.probe), readings.HeldOut()
-    raw = {tokens: held.read(guard.probe, tokens) for tokens in readings.WANTED}
-    rows = [*rates(guard, raw), *drift(options.streams), *real_length(raw, options.streams)]
+    guard, held = readings.open_guard(options.probe), readings.HeldOut(options.threads)
+    raw = {tokens: held.read(guard.probe, tokens, options.most) for tokens in readings.WANTED}
+    rows = [
+        *rates(guard, held.identity, raw),
+        *drift(options.streams),
+        *real_length(raw, options.streams),
+    ]
     if importlib.util.find_spec("river"):
         rows += river(options.streams)
     else:
@@ -69,10 +73,14 @@ def main() -> None:
     show("alarms", rows, as_json=options.json)
 
 
-def rates(guard: Guard, raw: dict[int, list[np.ndarray]]) -> Iterator[Row]:
+def rates(guard: Guard, identity: ModelIdentity, raw: dict[int, list[np.ndarray]]) -> Iterator[Row]:
     """Compare realised with certified rates at each length."""
-    calibration = next(c for c in guard.calibrations if c.curve is not None)
-    thresholds = guard.thresholds(calibration.identity)
+    calibration, thresholds = guard.calibration(identity), guard.thresholds(identity)
+    if calibration is None or not any(thresholds):
+        sys.exit(
+            f"{guard.probe.name} certifies no threshold on {identity.name} "
+            f"({identity.quantisation}): run emoguard calibrate, and give its file as --probe"
+        )
     certified = [n for n, threshold in enumerate(thresholds) if threshold is not None]
     bounds = np.array([thresholds[n].bound for n in certified])
     levels = np.array([thresholds[n].level for n in certified])
@@ -86,7 +94,11 @@ def rates(guard: Guard, raw: dict[int, list[np.ndarray]]) -> Iterator[Row]:
         z = [(rows - calibration.location) / calibration.scale for rows in responses]
         crossed = np.array(
             [
-                count(rolling_mean(rows[:, certified], 16), levels, alarms.hysteresis_sd)
+                count(
+                    rolling_mean(rows[:, certified], alarms.window_tokens),
+                    levels,
+                    alarms.hysteresis_sd,
+                )
                 for rows in z
             ]
         )

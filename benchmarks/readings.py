@@ -43,6 +43,7 @@ class HeldOut:
         )
         plugin, inner = find(self._llm)
         self._door = plugin.open_residuals(inner)
+        self.identity = self._door.identity
         self._prompts = neutral_prompts()[CALIBRATING:]
         CACHE.mkdir(parents=True, exist_ok=True)
 
@@ -62,12 +63,12 @@ class HeldOut:
         self._answers(tokens).extend(source, enough)
         sys.stderr.write("\n")
 
-    def read(self, probe: Probe, tokens: int) -> list[np.ndarray]:
-        """Return raw projections (tokens, labels) of each response of one limit.
+    def read(self, probe: Probe, tokens: int, most: int | None = None) -> list[np.ndarray]:
+        """Return raw projections (tokens, labels) of each response of one limit, `most` at most.
 
         Rows are those of live generation: the t-th token's is the residual it was chosen from.
         """
-        said = [each for each in self._answers(tokens).answers if each.token_ids]
+        said = [each for each in self._answers(tokens).answers if each.token_ids][:most]
         path = CACHE / f"rows-{digest(probe)}-{tokens}.npz"
         kept = load(path) if path.exists() else []
         if len(kept) < len(said):
@@ -76,7 +77,7 @@ class HeldOut:
                 sys.stderr.write(f"\rreading, {tokens} tokens: {n + 1}/{len(said)}")
             sys.stderr.write("\n")
             save(path, kept)
-        return kept
+        return kept[:most]
 
     def _project(self, probe: Probe, said: Answer) -> np.ndarray:
         ids = said.prompt_ids + said.token_ids[:-1]
@@ -84,9 +85,9 @@ class HeldOut:
 
     def _answers(self, tokens: int) -> AnswerFile:
         """Open the responses of one limit, bound to the model, the prompts and the sampling."""
-        identity = self._door.identity
-        context = Sampling(tokens).context(identity.template, self._prompts)
-        return AnswerFile(CACHE / f"answers-{tokens}.jsonl", {"model": identity.digest, **context})
+        context = Sampling(tokens).context(self.identity.template, self._prompts)
+        bound = {"model": self.identity.digest, **context}
+        return AnswerFile(CACHE / f"answers-{tokens}.jsonl", bound)
 
 
 def digest(probe: Probe) -> str:
@@ -121,15 +122,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--probe", default="", help="probe file; default: the shipped")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--most", type=int, default=10**6, help="per limit, to try it out")
+    add_options(parser)
     options = parser.parse_args()
     probe, held = open_guard(options.probe).probe, HeldOut(options.threads)
     for tokens, wanted in WANTED.items():
-        held.generate(tokens, min(wanted, options.most))
+        held.generate(tokens, min(wanted, options.most or wanted))
     for tokens in WANTED:
-        held.read(probe, tokens)
+        held.read(probe, tokens, options.most)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what whoever reads responses is asked."""
+    parser.add_argument("--probe", default="", help="probe file; default: the shipped")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--most", type=int, help="responses per limit, to try it out")
 
 
 if __name__ == "__main__":
