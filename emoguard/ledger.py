@@ -16,7 +16,7 @@ from emoguard.checkpoint import Checkpoint
 from emoguard.delivery import Delivery
 from emoguard.notice import Clock, History, Moment
 from emoguard.policy import NoticePolicy
-from emoguard.records import Channel, Report, Request
+from emoguard.records import Channel, Notice, Report, Request
 
 log = logging.getLogger("emoguard")
 
@@ -71,22 +71,23 @@ class Ledger:
 
         Never raises.
         """
-        policy = self._policy()
-        text = self._guarded(decode) if policy.followed() else ""
         try:
-            return self._decided(report, request, text or "", policy)
+            policy = self._policy()
+            text = self._text(decode) if policy.followed() else ""
+            return self._decided(report, request, text, policy)
         except Exception as error:  # noqa: BLE001  (the response must not notice)
             self._fail(error)
             return report
 
     def carry(self, report: Report) -> Report | None:
         """Wait for what becomes of a report's notice; return one that this pushes out as lost."""
+        now = self._now()
         with self._lock:
-            self._pending[id(report)] = report, self._now()
-            pushed = None
-            if len(self._pending) > MOST_PENDING:
-                _, (pushed, _) = self._pending.popitem(last=False)
-        return self.settled(pushed, None) if pushed is not None else None
+            self._pending[id(report)] = report, now
+            if len(self._pending) <= MOST_PENDING:
+                return None
+            _, (pushed, _) = self._pending.popitem(last=False)
+        return self.settled(pushed, None)
 
     def leave(self, request_id: str) -> None:
         """Remember that the client of a request is gone: what is still made for it is lost."""
@@ -113,13 +114,13 @@ class Ledger:
 
         Never raises.
         """
-        assert report.notice is not None
-        told = dataclasses.replace(report.notice, channel=channel)
+        told = report.notice
+        assert told is not None
         try:
-            self._settle(report, given=channel is not None)
+            self._settle(report, told, is_given=channel is not None)
         except Exception as error:  # noqa: BLE001  (the response must not notice)
             self._fail(error)
-        return dataclasses.replace(report, notice=told)
+        return dataclasses.replace(report, notice=dataclasses.replace(told, channel=channel))
 
     def overdue(self) -> int:
         """Return how many notices are late by more than one response, or stuck on their way.
@@ -162,22 +163,21 @@ class Ledger:
         with self._lock:
             history = self._histories.get(key, History()) if key is not None else History()
         found = notices.notice(report, text, request.user_text, history, policy=policy, now=now)
-        new = notices.tone(report, policy)
-        self._change(key, lambda history: notices.responded(history, new, now))
+        if found is None:
+            self._change(key, lambda history: notices.untold(history, now))
+        # Else nothing is written before it is settled: until then the notice stays due.
         return dataclasses.replace(report, notice=found)
 
-    def _settle(self, report: Report, *, given: bool) -> None:
-        told, now, policy = report.notice, self._now(), self._policy()
-        assert told is not None
-        new = notices.tone(report, policy)
-        self._change(
-            _key(report.conversation),
-            lambda history: (
-                notices.given(history, told, new, policy, now)
-                if given
-                else notices.lost(history, told)
-            ),
-        )
+    def _settle(self, report: Report, told: Notice, *, is_given: bool) -> None:
+        now, policy = self._now(), self._policy()
+        tone = notices.tone(report, policy)
+
+        def change(history: History) -> History:
+            if is_given:
+                return notices.given(history, told, tone, policy, now)
+            return notices.lost(history, told, now)
+
+        self._change(_key(report.conversation), change)
 
     def _change(self, key: str | None, change: Callable[[History], History]) -> None:
         """Put another history in the place of a conversation's; have it written soon."""
@@ -206,7 +206,7 @@ class Ledger:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise self._checkpoint.broken(error) from error
 
-    def _guarded(self, decode: Callable[[], str]) -> str:
+    def _text(self, decode: Callable[[], str]) -> str:
         try:
             return decode()
         except Exception as error:  # noqa: BLE001  (timers need no text)

@@ -133,15 +133,15 @@ def tone(report: Report, policy: NoticePolicy) -> str | None:
     return blake2b(told.encode(), digest_size=8).hexdigest()
 
 
-def responded(history: History, new: str | None, now: Moment) -> History:
-    """Return the history after a response, whatever becomes of its notice."""
-    return replace(history, seen=now, tone=history.tone if new is not None else None)
+def untold(history: History, now: Moment) -> History:
+    """Return the history after a response with which nothing was due."""
+    return replace(history, seen=now, tone=None)
 
 
 def given(
     history: History, notice: Notice, new: str | None, policy: NoticePolicy, now: Moment
 ) -> History:
-    """Return the history after a notice reached its user.
+    """Return the history after a response whose notice reached its user; `new` is its tone.
 
     Its words serve every profile that is followed, but one that wants a break suggested only where
     it was due.
@@ -151,13 +151,13 @@ def given(
         for each in policy.followed()
         if notice.text and (each.name in notice.profiles or not each.break_reminder)
     }
-    return replace(history, given={**history.given, **served}, tone=new, lost=0, owed=())
+    return History(seen=now, given={**history.given, **served}, tone=new)
 
 
-def lost(history: History, notice: Notice) -> History:
-    """Return the history after a notice did not reach its user: it is due again."""
+def lost(history: History, notice: Notice, now: Moment) -> History:
+    """Return the history after a response whose notice did not reach its user: it is due again."""
     owed = tuple(dict.fromkeys((*history.owed, *notice.profiles)))
-    return replace(history, lost=history.lost + 1, owed=owed, tone=None)
+    return History(now, history.given, tone=None, lost=history.lost + 1, owed=owed)
 
 
 def _due_by_profile(

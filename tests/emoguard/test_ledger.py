@@ -114,6 +114,17 @@ def test_a_server_says_what_became_of_a_notice_and_then_the_sinks_hear_of_it():
         assert respond(guard, carrier="server").notice is None
 
 
+def test_until_it_is_known_what_became_of_a_notice_it_stays_due():
+    time = Time()
+    with make_guard(NoticePolicy(profiles=("us_wa_2225",)), now=time) as guard:
+        respond(guard)
+        time.wait(30 * 60)  # another interaction begins
+        waiting = [respond(guard, carrier="server") for _ in range(2)]
+        assert [report.notice.reasons for report in waiting] == [("start",)] * 2
+        guard.deliver(waiting[0], "field")
+        assert respond(guard).notice is None
+
+
 def test_what_became_of_a_notice_is_said_once():
     sink = ListSink()
     with make_guard(sinks=[sink]) as guard:
