@@ -32,6 +32,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/steering_bound.py
 	$(BIN)/python benchmarks/steering_parity.py
 	$(BIN)/python benchmarks/steering_overhead.py
+	$(BIN)/python benchmarks/fit_speed.py
 	$(BIN)/python benchmarks/readings.py
 	$(BIN)/python benchmarks/alarms.py
 	$(BIN)/python benchmarks/sinks.py
