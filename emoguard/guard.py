@@ -47,6 +47,9 @@ class Guard:
     is called with the latter, in a thread of its own, where the policy says `on_alert: callback` or
     `stop`. Given a `PolicyFile`, which no other guard uses, the guard follows the file from one
     response to the next. `now` tells the time to notices.
+
+    `labels` are read and reported; of these, `monitored` may alarm and are what sinks watch. Labels
+    that validation did not find usable are monitored only where the policy names them.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Guard:
         self.policy_file = policy if isinstance(policy, PolicyFile) else None
         self._policy = policy if isinstance(policy, Policy) else Policy()
         self.labels = self.policy.labels or probe.labels
+        self.monitored = self._monitored()
         self.alerts: deque[Alert] = deque(maxlen=self.policy.keep_reports)
         self._columns = probe.indices(self.labels)
         self.calibrations = tuple(calibrations)
@@ -126,12 +130,16 @@ class Guard:
         """Return what sinks may know that are opened for one model file."""
         return Site(
             policy=self.policy,
-            labels=self.labels,
+            labels=self.monitored,
             identity=identity,
             probe=self.probe.name,
             calibration=self.calibration(identity),
             policy_file=self.policy_file,
-            thresholds=self.thresholds(identity),
+            thresholds=tuple(
+                threshold
+                for label, threshold in zip(self.labels, self.thresholds(identity), strict=True)
+                if label in self.monitored
+            ),
         )
 
     def calibration(self, identity: ModelIdentity) -> Calibration | None:
@@ -141,8 +149,8 @@ class Guard:
     def thresholds(self, identity: ModelIdentity) -> tuple[Threshold | None, ...]:
         """Return the certified alarm threshold of each of `labels`; None where none can be.
 
-        Each label may fire at an equal share of the policy's family rate. A calibration for another
-        window or hysteresis than the policy's certifies nothing.
+        Each monitored label may fire at an equal share of the policy's family rate; the others have
+        none. A calibration for another window or hysteresis than the policy's certifies nothing.
         """
         calibration = self.calibration(identity)
         if calibration is None:
@@ -302,13 +310,28 @@ class Guard:
             return "cancelled"
         return "scored" if self.calibration(reading.identity) else "uncalibrated"
 
+    def _monitored(self) -> tuple[str, ...]:
+        """Return the labels that may alarm and that sinks see: named ones, else usable ones.
+
+        A label that was never validated counts as usable; one that was found not to be is watched
+        only where the policy says so.
+        """
+        if self.policy.labels:
+            return self.policy.labels
+        poor = {label for label, found in self.probe.verdicts.items() if found != "usable"}
+        poor -= set(self.policy.notices.amplifying)
+        return tuple(label for label in self.labels if label not in poor)
+
     def _certified(self, calibration: Calibration) -> tuple[Threshold | None, ...]:
         alarms, curve = self.policy.alarms, calibration.curve
         wanted = alarms.window_tokens, alarms.hysteresis_sd
         if curve is None or (curve.window, curve.hysteresis) != wanted:
             return (None,) * len(self.labels)
-        share = alarms.rate_per_1000_tokens / len(self.labels)
-        return tuple(calibration.threshold(column, share) for column in self._columns)
+        share = alarms.rate_per_1000_tokens / max(1, len(self.monitored))
+        return tuple(
+            calibration.threshold(column, share) if label in self.monitored else None
+            for label, column in zip(self.labels, self._columns, strict=True)
+        )
 
     def _scores(self, rows: NDArray[np.float32], identity: ModelIdentity) -> dict[str, LabelScore]:
         if not len(rows):
@@ -323,8 +346,15 @@ class Guard:
             ranks = calibration.rank(means, self._columns).tolist()
         thresholds = self.thresholds(identity)
         crossed = count(rolling, _levels(thresholds), alarms.hysteresis_sd).tolist()
+        verdicts = self.probe.verdicts
         return {
-            label: LabelScore(float(mean), peak, rank, None if threshold is None else crossings)
+            label: LabelScore(
+                float(mean),
+                peak,
+                rank,
+                None if threshold is None else crossings,
+                verdicts.get(label),
+            )
             for label, mean, peak, rank, threshold, crossings in zip(
                 self.labels, means, peaks, ranks, thresholds, crossed, strict=True
             )

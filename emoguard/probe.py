@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emoguard.errors import EmoGuardError
+from emoguard.records import VERDICTS, Verdict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,6 +53,19 @@ class Probe:
     def hidden(self) -> int:
         """Return the width of the residual stream this probe reads."""
         return int(self.read.shape[2])
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """Return what validation found each label to be worth, as the card says.
+
+        Labels that were not validated are missing, and so is what is no verdict: a card may hold
+        anything.
+        """
+        told = self.card.get("verdicts")
+        if not isinstance(told, Mapping):
+            return {}
+        known = [(label, v) for label in self.labels for v in VERDICTS if told.get(label) == v]
+        return dict(known)
 
     def project(self, residuals: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return raw projections (tokens, labels) of residuals (layers, tokens, hidden)."""

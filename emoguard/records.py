@@ -141,6 +141,13 @@ class Receipt:
     """Tokens left unsteered because a number was not finite or steering broke."""
 
 
+Verdict = Literal["usable", "weak", "not usable"]
+"""What validation found a label's score to be worth; see `emoguard validate`."""
+
+VERDICTS: tuple[Verdict, ...] = ("not usable", "weak", "usable")
+"""From the worst to the best."""
+
+
 @dataclass(frozen=True)
 class LabelScore:
     """One label over the preparation and response tokens of one response."""
@@ -153,6 +160,8 @@ class LabelScore:
     """Place of the mean among the means of neutral responses, in [0, 1]; null uncalibrated."""
     crossings: int | None = None
     """Times the rolling mean rose over the alarm threshold; null without a certified one."""
+    verdict: Verdict | None = None
+    """What validation found the label to be worth; null where the probe was not validated."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emoguard.errors import EmoGuardError
-from emoguard.records import STATUSES, LabelScore, Notice, Receipt, Report, TokenScore
+from emoguard.records import STATUSES, VERDICTS, LabelScore, Notice, Receipt, Report, TokenScore
 
 BEGINS = re.compile(rb'\{"line":[0-9]')
 MAC = re.compile(rb',"mac":"[0-9a-f]{64}"\}\n\Z')
@@ -84,6 +84,7 @@ def _score(score: Mapping[str, Any]) -> LabelScore:
         _number(score["peak"]),
         _number(score["rank"]),
         None if crossings is None else int(crossings),
+        score.get("verdict") if score.get("verdict") in VERDICTS else None,
     )
 
 

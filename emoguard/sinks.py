@@ -28,9 +28,10 @@ GROUPS = ("emoguard.monitors", "emoguard.exporters")
 class Site:
     """Where a sink is put: what it may know about the model, the probe and the policy.
 
-    `labels` are those that reports will carry. `calibration` is None on an uncalibrated model.
-    `thresholds` are what `Guard.thresholds` returns for it. `policy_file` tells whether the last
-    reload went well, None when the policy is not from a file. `backend` is the runtime and path.
+    `labels` are those to monitor; reports may carry more. `calibration` is None on an uncalibrated
+    model. `thresholds` are the alarm thresholds of `labels` there. `policy_file` tells whether the
+    last reload went well, None when the policy is not from a file. `backend` is the runtime and
+    path.
     """
 
     policy: Policy

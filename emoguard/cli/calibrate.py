@@ -206,7 +206,7 @@ def bars() -> Progress:
 
 def _show(probe: Probe, made: Calibration, policy: Policy) -> None:
     guard = Guard(probe, [made], policy)
-    share = policy.alarms.rate_per_1000_tokens / len(guard.labels)
+    share = policy.alarms.rate_per_1000_tokens / max(1, len(guard.monitored))
     table = Table(
         title=f"{made.identity.quantisation}: {made.responses} responses, {made.tokens:,} tokens; "
         f"each label may cross its threshold {share:.3g} times per 1,000 tokens",
@@ -217,12 +217,12 @@ def _show(probe: Probe, made: Calibration, policy: Policy) -> None:
     for column in ("threshold (z)", "crossings", "at most, per 1,000 (95 %)"):
         table.add_column(column, justify="right")
     for label, threshold in zip(guard.labels, guard.thresholds(made.identity), strict=True):
-        told = ("cannot certify", "", "")
+        told = ("cannot certify" if label in guard.monitored else "not monitored", "", "")
         if threshold is not None:
             told = f"{threshold.level:.2f}", str(threshold.crossings), f"{threshold.bound:.3f}"
         table.add_row(printable(label), *told)
     Console(highlight=False).print(table)
-    if None in guard.thresholds(made.identity):
+    if None in guard.site(made.identity).thresholds:
         Console(highlight=False).print(_advice(made))
 
 

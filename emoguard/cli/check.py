@@ -68,13 +68,20 @@ def _fit(guard: Guard) -> list[tuple[str, str]]:
     """
     guard.check(guard.policy)
     rows = [("probe", f"{guard.probe.name} has every label and layer that is named")]
+    verdicts = guard.probe.verdicts
+    poor = [
+        f"{label} ({verdicts[label]})" for label in guard.labels if label not in guard.monitored
+    ]
+    if poor:
+        told = f"{', '.join(poor)}: found not to be usable, so not monitored unless named in labels"
+        rows.append(("verdicts", told))
     amplifying = guard.policy.notices.amplifying
     for calibration in guard.calibrations:
         thresholds = guard.thresholds(calibration.identity)
         pairs = zip(guard.labels, thresholds, strict=True)
-        without = [label for label, threshold in pairs if threshold is None]
-        identity = calibration.identity
-        said = f"{len(guard.labels) - len(without)} of {len(guard.labels)} labels can be certified"
+        without = [n for n, threshold in pairs if threshold is None and n in guard.monitored]
+        identity, labels = calibration.identity, len(guard.monitored)
+        said = f"{labels - len(without)} of {labels} labels can be certified"
         told = f"; not {', '.join(without)}: they never alarm" if without else ""
         rows.append((f"on {identity.quantisation}", f"{said} at this rate{told}"))
         if mute := [label for label in amplifying if label in without]:
@@ -87,7 +94,7 @@ def meaning(policy: Policy) -> list[tuple[str, str]]:
     sampled = f"{policy.sample_ratio:.6g} of all" if policy.sample_ratio < 1 else "all"
     unsupported = "refused" if policy.on_unsupported == "refuse" else "run and reported as skipped"
     return [
-        ("labels", ", ".join(policy.labels) or "all labels of the probe"),
+        ("labels", ", ".join(policy.labels) or "all usable labels of the probe"),
         ("alarms", _alarms(policy.alarms)),
         ("drift", _drift(policy.drift)),
         ("steering", _steering(policy.steering)),

@@ -29,6 +29,7 @@ from emoguard.fit.validation.agreement import (
 from emoguard.fit.validation.card import Blocks
 from emoguard.fit.validation.onpolicy import FALLBACK, Prompt, Response, on_policy, prompts
 from emoguard.guard import Guard
+from emoguard.policy import Policy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,7 +85,8 @@ def blocks(
         EmoGuardError: no calibration of this model file.
 
     """
-    guard = Guard(probe, calibrations)
+    # Every label is judged, whatever an earlier validation found.
+    guard = Guard(probe, calibrations, Policy(labels=probe.labels))
     identity = opened.door.identity
     calibration = guard.calibration(identity)
     if calibration is None:

@@ -16,6 +16,7 @@ from rich.text import Text
 from emoguard.calibration import Calibration
 from emoguard.cli.paint import printable
 from emoguard.cli.probes import open_probe
+from emoguard.cli.summary import worth
 from emoguard.probe import Probe
 from emoguard.registry import shipped_files
 
@@ -100,8 +101,11 @@ def _print_one(console: Console, probe: Mapping[str, Any]) -> None:
     _add(table, "probe", f"{probe['name']}, {_kib(probe['bytes'])}")
     layers, hidden = probe["model_layers"], probe["hidden"]
     _add(table, "model", f"{probe['architecture']}, {layers} layers of width {hidden}")
-    _add(table, "labels", ", ".join(emotions))
-    _add(table, "contrasts", ", ".join(probe["axes"]) or "none")
+    verdicts = probe["card"].get("verdicts")
+    told = verdicts if isinstance(verdicts, Mapping) else {}
+    _add(table, "labels", ", ".join(label + worth(told.get(label)) for label in emotions))
+    axes = ", ".join(label + worth(told.get(label)) for label in probe["axes"])
+    _add(table, "contrasts", axes or "none")
     _add(table, "layers", ", ".join(map(str, probe["layers"])))
     for title in ("recipe", "card"):
         for key, value in probe[title].items():

@@ -49,12 +49,17 @@ def _cells(label: str, score: LabelScore, *, coloured: bool) -> tuple[Text | str
     mean = signed(score.mean) if coloured else f"{score.mean:+.3g}"
     peak = score.peak
     return (
-        Text(printable(label)),
+        Text(printable(label)).append(worth(score.verdict), "dim"),
         Text(f" {mean} ", tint(score.mean) if coloured else ""),
         "-" if peak is None else signed(peak) if coloured else f"{peak:+.3g}",
         "-" if score.rank is None else f"{score.rank:.2f}",
         place(score.rank),
     )
+
+
+def worth(verdict: str | None) -> str:
+    """Return what to write behind a label that validation did not find usable."""
+    return "" if verdict in (None, "usable") else f" ({verdict})"
 
 
 def _steered(receipt: Receipt) -> str:

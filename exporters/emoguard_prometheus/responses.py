@@ -40,7 +40,9 @@ class ResponseMetrics:
             phases = report.phases
             self._tokens[model].inc(phases.get("preparation", 0) + phases.get("response", 0))
         for label, score in report.scores.items():
-            self._count_score(self._emotions.pick(model, label), score)
+            # A label that is reported but not monitored is no series, and no unknown one either.
+            if score.verdict in {None, "usable"} or (self._emotions.known, label) in self._ranks:
+                self._count_score(self._emotions.pick(model, label), score)
 
     def _count_score(self, pair: tuple[str, str], score: LabelScore) -> None:
         if score.rank is not None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from emoguard.baseline import Baseline, counts
 from emoguard.checkpoint import Checkpoint
+from emoguard.errors import EmoGuardError
 from emoguard.records import Alert, Report
 from emoguard_drift.detector import DriftDetector
 
@@ -82,9 +83,14 @@ class DriftMonitor:
 
         Raises:
             EmoGuardError: the baseline cannot be read, or is of another model file, probe or block
-                size.
+                size, or no label is to be monitored.
 
         """
+        if not site.labels:
+            raise EmoGuardError(
+                f"no label of {site.probe} was found usable, so there is none to watch: name those "
+                "to monitor in labels"
+            )
         drift = site.policy.drift
         baseline = None if drift.baseline is None else Baseline.load(drift.baseline)
         if baseline is not None:

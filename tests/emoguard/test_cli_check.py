@@ -32,7 +32,7 @@ def test_an_empty_policy_is_told_by_its_defaults(check):
     code, out, err = check("")
     assert (code, err) == (0, "")
     for words in (
-        "all labels of the probe",
+        "all usable labels of the probe",
         "at most 1 crossings per 1,000 response tokens",
         "rolling mean of 16 tokens",
         "no token is moved by more than 0.1 of its length; nothing is steered unless",

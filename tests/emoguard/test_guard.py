@@ -286,3 +286,48 @@ def test_a_callback_that_raises_is_counted_and_disturbs_nobody(caplog):
         assert guard.publish(report()).faults == ("callback",)
         assert list(guard.alerts) == [alert]
     assert "callback failed" in caplog.text
+
+
+def judged(verdicts, policy=None):
+    """A guard whose probe carries verdicts, calibrated so that every label has a threshold."""
+    probe = dataclasses.replace(make_probe(FakeResiduals()), card={"verdicts": verdicts})
+    return Guard(probe, [make_calibration(probe, FAKE_IDENTITY)], policy)
+
+
+def test_labels_below_usable_are_read_and_marked_but_not_monitored():
+    guard = judged({"happy": "usable", "sad": "weak"})
+    assert guard.labels == ("happy", "sad")
+    assert guard.monitored == ("happy",)
+    happy, sad = guard.thresholds(FAKE_IDENTITY)
+    assert happy is not None
+    assert sad is None
+    site = guard.site(FAKE_IDENTITY)
+    assert site.labels == ("happy",)
+    assert site.thresholds == (happy,)
+    report = guard.report(make_reading(tokens=20), Request())
+    assert {n: s.verdict for n, s in report.scores.items()} == {"happy": "usable", "sad": "weak"}
+    assert report.scores["sad"].crossings is None
+
+
+def test_labels_below_usable_are_monitored_where_the_policy_names_them():
+    guard = judged({"happy": "usable", "sad": "not usable"}, Policy(labels=("sad",)))
+    assert guard.monitored == ("sad",)
+    assert guard.thresholds(FAKE_IDENTITY)[0] is not None
+    report = guard.report(make_reading(tokens=20, labels=1), Request())
+    assert report.scores["sad"].verdict == "not usable"
+
+
+def test_the_alarm_rate_is_shared_by_the_labels_that_are_monitored():
+    alone = judged({"happy": "usable", "sad": "weak"}).thresholds(FAKE_IDENTITY)[0]
+    named = judged({}, Policy(labels=("happy",))).thresholds(FAKE_IDENTITY)[0]
+    assert alone == named
+
+
+@pytest.mark.parametrize(
+    "told", [None, "usable", ["weak"], {"happy": "superb"}, {"happy": ["weak"]}, {"other": "weak"}]
+)
+def test_a_card_without_verdicts_or_with_nonsense_monitors_everything(told):
+    guard = judged(told)
+    assert guard.monitored == guard.labels == ("happy", "sad")
+    report = guard.report(make_reading(tokens=20), Request())
+    assert report.scores["happy"].verdict is None

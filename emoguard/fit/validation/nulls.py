@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emoguard.fit.validation.judged import MODEL, Task, judge
+from emoguard.fit.recipe import Fitted, Recipe, fit_directions
+from emoguard.fit.textonly import standardised
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from emoguard.fit.recipe import Recipe
+    from emoguard.fit.validation.judged import Task
     from emoguard.fit.validation.reading import Texts
 
 ERROR = 0.05
@@ -97,17 +98,18 @@ def chance(
     whole: list[NDArray[np.float64]] = []
     for seed in range(shuffles):
         wrong = [c.shuffled(1000 * seed + n) for n, c in enumerate(corpora)]
+
+        def areas(train: Sequence[Texts], tests: Sequence[Texts]) -> list[NDArray[np.float64]]:
+            pooled = [each.pooled for each in train]
+            fitted = fit_directions(pooled, neutral, task.names, recipe, tuple(layers))
+            return [_point_areas(task, fitted, test) for test in tests]
+
+        whole.append(_mean(areas(wrong, corpora)))
         # A single corpus is tested on what its own labels, shuffled, gave: nothing true is in that.
         trained = [[w for w in wrong if w is not own] or wrong for own in wrong]
-        every = [wrong] * len(corpora)
-        for found, trains in ((left_out, trained), (whole, every)):
-            areas = []
-            for train, test in zip(trains, corpora, strict=True):
-                judged = judge(
-                    task, train, test, neutral, recipe=recipe, layers=layers, words=False
-                )
-                areas.append(point_areas(judged.scores[MODEL], judged.positive))
-            found.append(_mean(areas))
+        left_out.append(
+            _mean([areas(t, [test])[0] for t, test in zip(trained, corpora, strict=True)])
+        )
     names = len(task.names)
     drawn = [
         random_areas(task, corpora, layers, directions, isotropic=isotropic)
@@ -155,6 +157,13 @@ def point_areas(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDA
     """Return the AUROC per target of scores (texts, targets), without an interval."""
     pairs = zip(scores.T, positive.T, strict=True)
     return np.array([_areas_of(s[:, None], yes)[0] for s, yes in pairs])
+
+
+def _point_areas(task: Task, fitted: Fitted, test: Texts) -> NDArray[np.float64]:
+    """Return the AUROC per target, NaN for names that the fit or the test has no texts of."""
+    scores = standardised(fitted.scores(test.residuals))
+    scores[:, ~np.any(fitted.read, axis=(0, 2))] = np.nan
+    return point_areas(task.with_axis(scores), task.positives(test.labels))
 
 
 @dataclass(frozen=True)
@@ -223,7 +232,7 @@ def _ranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 def _areas_of(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the AUROC of each column of scores (texts, columns), NaN without both classes."""
     n, m = int(positive.sum()), int((~positive).sum())
-    if not n or not m:
+    if not n or not m or not np.isfinite(scores).all():
         return np.full(scores.shape[1], np.nan)
     won = _ranks(scores)[positive].sum(axis=0) - n * (n + 1) / 2
     return np.asarray(won / (n * m))

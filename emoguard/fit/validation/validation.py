@@ -27,7 +27,8 @@ from emoguard.fit.validation.judged import (
 )
 from emoguard.fit.validation.nulls import Chance, LayerProfile, chance, layer_profile
 from emoguard.fit.validation.plane import Plane, plane
-from emoguard.fit.validation.verdict import Evidence, Verdict, verdict
+from emoguard.fit.validation.verdict import Evidence, verdict
+from emoguard.records import Verdict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from emoguard.fit.validation.estimate import Estimate
-
-Verdict = Literal["usable", "weak", "not usable"]
+from emoguard.records import VERDICTS, Verdict
 
 LEAST = 0.70
 """AUROC that the interval of a usable label lies above."""
-
-RANKED: tuple[Verdict, ...] = ("not usable", "weak", "usable")
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ def verdict(evidence: Evidence) -> Verdict:
         return "not usable"
     found = _recipe(evidence)
     if evidence.file is not None:
-        found = min(found, _above(evidence.file, LEAST, evidence.file_chance), key=RANKED.index)
+        found = min(found, _above(evidence.file, LEAST, evidence.file_chance), key=VERDICTS.index)
     return found
 
 
