@@ -39,6 +39,11 @@ from emoguard.policy import AlarmPolicy
     multiple=True,
     help="Another file of the same weights (a quantisation, a Transformers folder) to calibrate.",
 )
+@click.option(
+    "--responder",
+    help="The file of the same weights that answers, such as the quantised one that is served "
+    "while --model, which reads the texts, is a faster or exacter one; default: --model.",
+)
 @click.option("--most", default=60, show_default=True, help="Texts per label and corpus.")
 @click.option("--skip", default=20, show_default=True, help="Leading tokens to leave out.")
 @click.option("--layers", default="", help="Layers to read, e.g. 14,18; default: the best four.")
@@ -56,6 +61,7 @@ def fit(
     out: str,
     name: str,
     also: tuple[str, ...],
+    responder: str | None,
     most: int,
     skip: int,
     layers: str,
@@ -98,15 +104,17 @@ def fit(
         )
         sampling = Sampling(tokens)
         alarms = AlarmPolicy()
+        speaker = calibrate.Opened.load(responder) if responder else opened
+        calibrate.check(probe, speaker)
         said = calibrate.respond(
-            opened, prompts, sampling, responses, alarms.window_tokens, out, progress
+            speaker, prompts, sampling, responses, alarms.window_tokens, out, progress
         )
         calibrations = []
-        for other in (None, *also):
-            reader = opened if other is None else calibrate.Opened.load(other)
-            calibrations.append(
-                calibrate.read(reader, probe, said, sampling, prompts, alarms, progress)
-            )
+        readers = [speaker, *([opened] if responder else [])]
+        calibrations = [
+            calibrate.read(reader, probe, said, sampling, prompts, alarms, progress)
+            for reader in (*readers, *map(calibrate.Opened.load, also))
+        ]
     artifact.save(out, probe, calibrations)
     if not keep:
         store.remove(f"{out}.residuals")

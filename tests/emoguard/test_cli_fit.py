@@ -13,7 +13,7 @@ import emoguard
 from emoguard import Guard, artifact
 from emoguard.cli import main
 from emoguard.fit import corpora
-from tests import tiny_gguf
+from tests import models, tiny_gguf
 from tests.models import DATA, load_llama, smollm2_gguf
 
 
@@ -59,6 +59,19 @@ def test_fit_writes_a_probe_that_attaches_to_its_model(tmp_path, texts, capsys):
     with emoguard.attach(llm, Guard.load(out)) as watch:
         llm.create_completion("toast is heat", max_tokens=4, temperature=0.0)
         assert watch.reports[-1].status == "scored"
+
+
+def test_another_file_of_the_weights_may_answer(tmp_path, texts, monkeypatch):
+    monkeypatch.setattr(models, "CACHE", tmp_path)
+    model = tiny_gguf.write(tmp_path / "tiny.gguf", "llama")
+    served = models.quantised(model, "F16")
+    out = tmp_path / "probe.safetensors"
+    stories, neutral = texts
+    arguments = ["fit", "--model", str(model), "--responder", str(served), "--corpus", stories]
+    arguments += ["--neutral", neutral, "--out", str(out), "--tokens", "16", "--skip", "2"]
+    assert main([*arguments, "--responses", "8", "--layers", "1"]) == 0
+    _, calibrations = artifact.load(out)
+    assert [c.identity.quantisation for c in calibrations] == ["F16", "F32"]
 
 
 CHILD = """
