@@ -105,9 +105,8 @@ def _transfer(pyplot: Any, found: Validation, title: str) -> Any:
         for row, train in enumerate(names):
             pair = (found.within[test] if row == column else found.pairs[train][test]).macro
             cells[:, row, column] = pair.model.value, pair.words.value, pair.difference.value
-    width = 2.2 + 1.5 * len(names)
     figure, axes = pyplot.subplots(
-        1, 3, figsize=(3 * width, 1.4 + 0.85 * len(names)), layout="constrained"
+        1, 3, figsize=(3 + 2.7 * len(names), 1.5 + 0.7 * len(names)), layout="constrained"
     )
     titles = ("model", "word counts", "difference")
     for axis, values, name in zip(axes, cells, titles, strict=True):
@@ -163,15 +162,25 @@ def _valence(pyplot: Any, found: Validation, title: str) -> Any:
 
 def _points(axis: Any, plane: Plane, found: Validation) -> None:
     signs = dict(zip(found.labels, found.signs, strict=True))
-    for name, (x, y) in plane.points.items():
+    placed: list[tuple[float, float]] = []
+    for name, (x, y) in sorted(plane.points.items(), key=lambda item: item[1][1]):
         colour = PLEASANT if signs[name] > 0 else UNPLEASANT
         axis.plot(x, y, "o", color=colour)
+        # A name that would be written over another goes to the other side of its point.
+        crowded = any(abs(x - a) < 0.3 and abs(y - b) < 0.06 for a, b in placed)
+        placed.append((x, y))
         axis.annotate(
-            name, (x, y), xytext=(5, 4), textcoords="offset points", color=colour, fontsize=9
+            name,
+            (x, y),
+            xytext=(-6 if crowded else 6, 3),
+            textcoords="offset points",
+            ha="right" if crowded else "left",
+            color=colour,
+            fontsize=9,
         )
     axis.axhline(0, color="#dddddd", zorder=0)
     axis.axvline(0, color="#dddddd", zorder=0)
-    axis.margins(0.18)
+    axis.margins(x=0.28, y=0.15)
     axis.set_xlabel(f"first component ({plane.shares[0]:.0%})")
     axis.set_ylabel(f"second component ({plane.shares[1]:.0%})")
     _bare(axis)
@@ -192,10 +201,10 @@ def _heat(
     axis.set_yticks(range(len(rows)), rows, fontsize=8)
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            dark = abs(value - (low + high) / 2) > (high - low) / 4 and value > (low + high) / 2
+            dark = palette == "Greys" and value > low + 0.52 * (high - low)
             axis.text(
                 column, row, shown.format(value), ha="center", va="center", fontsize=8,
-                color="white" if dark and palette == "Greys" else INK,
+                color="white" if dark else INK,
             )  # fmt: skip
 
 
