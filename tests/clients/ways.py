@@ -41,12 +41,15 @@ def openai_ways(base):
         return text, found
 
     def helper(way):
-        found = None
+        # Not get_final_completion: it raises where an answer ended at max_tokens.
+        text, found = "", None
         with chat.stream(**say(way)) as stream:
             for event in stream:
                 if event.type == "chunk":
                     found = event.chunk.model_extra.get("emoguard", found)
-            return stream.get_final_completion().choices[0].message.content, found
+                if event.type == "content.delta":
+                    text = event.snapshot
+        return text, found
 
     return {"whole": whole, "raw": raw, "helper": helper}
 
