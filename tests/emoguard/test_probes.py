@@ -32,9 +32,9 @@ def test_there_is_one_probe_per_model_small_and_with_its_origin():
         names = [label.name for label in corpora.default_labels()]
         assert guard.probe.labels == (*names, "valence")
         assert guard.probe.axes == ("valence",)
-        assert len(guard.probe.recipe["sources"]) == 2
+        assert len(guard.probe.recipe["sources"]) == 3
         assert set(guard.probe.card["held_out_auroc"]) == set(names)
-        assert len(guard.calibrations) == 2
+        assert len(guard.calibrations) == 3
 
 
 @pytest.mark.real
