@@ -42,20 +42,29 @@ soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py
 	$(BIN)/python benchmarks/soak_serve.py
 
-# Re-makes the shipped probe files from corpora that are not part of this repository (about 1 hour).
+# Re-makes the shipped probe files, with verdicts and cards, from our corpus and two that are not part
+# of this repository (about 2 hours). Texts are read by the exact copy, answers are the quantised file's.
 DATA := ../shared/data
-FIT = $(BIN)/emoguard fit --corpus $(DATA)/stories_a/stories.jsonl \
-	--corpus $(DATA)/stories_b/stories.jsonl --neutral $(DATA)/stories_a/neutral.jsonl \
-	--neutral $(DATA)/stories_b/neutral.jsonl \
+TEXTS = $(foreach c,emoguard/fit/corpus $(DATA)/stories_a $(DATA)/stories_b, \
+	--corpus $(c)/stories.jsonl --neutral $(c)/neutral.jsonl) --most 72
+SOURCES = --source "the package's own corpus, Apache-2.0" \
 	--source "stories of emotion-vector-bench, MIT licence" \
 	--source "situations of EmotionScope, MIT licence"
 MODEL = $$($(BIN)/python -c "from tests import models as m; print(m.$(1))")
+# name, function of its GGUF file
+define make-probe
+$(BIN)/emoguard fit --model $(call MODEL,hf_copy(m.$(2)())) --responder $(call MODEL,$(2)()) \
+	--also $(call MODEL,bf16_copy(m.$(2)())) $(TEXTS) $(SOURCES) --keep \
+	--name $(1) --out .cache/$(1).safetensors
+$(BIN)/emoguard validate --model $(call MODEL,hf_copy(m.$(2)())) \
+	--responder $(call MODEL,$(2)()) --probe .cache/$(1).safetensors $(TEXTS) \
+	--human $(DATA)/goemotions/dev.tsv --residuals .cache/$(1).safetensors.residuals \
+	--card docs/cards/$(1) --responses 100 --tokens 64 --out emoguard/probes/$(1).safetensors
+endef
 
 probes: $(VENV)/.dev
-	$(FIT) --model $(call MODEL,smollm2_gguf()) --also $(call MODEL,hf_copy(m.smollm2_gguf())) \
-		--name smollm2-135m-instruct --out emoguard/probes/smollm2-135m-instruct.safetensors
-	$(FIT) --model $(call MODEL,gemma_gguf()) --also $(call MODEL,hf_copy(m.gemma_gguf())) \
-		--name gemma-3-270m --out emoguard/probes/gemma-3-270m.safetensors
+	$(call make-probe,smollm2-135m-instruct,smollm2_gguf)
+	$(call make-probe,gemma-3-270m,gemma_gguf)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -86,6 +86,18 @@ def hf_copy(gguf: Path) -> Path:
     return folder
 
 
+def bf16_copy(gguf: Path) -> Path:
+    """Return a folder with the Transformers copy in bfloat16."""
+    folder = CACHE / f"{gguf.stem}-hf-bf16"
+    if not (folder / "tokenizer.json").exists():
+        import torch
+
+        model, tokenizer = load_hf(gguf, dtype=torch.bfloat16)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return folder
+
+
 def load_llama(path: Path, **options: Any) -> Any:
     """Return a quiet `llama_cpp.Llama` on two threads."""
     import llama_cpp
