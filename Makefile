@@ -53,6 +53,8 @@ SOURCES = --source "the package's own corpus, Apache-2.0" \
 MODEL = $$($(BIN)/python -c "from tests import models as m; print(m.$(1))")
 # name, function of its GGUF file
 define make-probe
+test -e .cache/$(1).safetensors.answers.jsonl || \
+	gunzip -c benchmarks/answers/$(1).jsonl.gz > .cache/$(1).safetensors.answers.jsonl
 $(BIN)/emoguard fit --model $(call MODEL,hf_copy(m.$(2)())) --responder $(call MODEL,$(2)()) \
 	--also $(call MODEL,bf16_copy(m.$(2)())) $(TEXTS) $(SOURCES) --keep \
 	--name $(1) --out .cache/$(1).safetensors

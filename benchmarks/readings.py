@@ -3,7 +3,8 @@
 Responses are generated once and kept under `.cache/alarms` as token ids, which depend on the model
 and the prompts alone (about an hour on two cores; resumable). A probe then reads them through the
 offline door, at the same points as during generation, and its projections are kept beside them: a
-new probe costs minutes, a new detector seconds.
+new probe costs minutes, a new detector seconds. Responses that come with the repository, in
+`benchmarks/answers`, are taken from there.
 
 `python benchmarks/readings.py` generates what is missing and reads it with --probe.
 """
@@ -11,6 +12,7 @@ new probe costs minutes, a new detector seconds.
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
 import sys
 from collections.abc import Iterator
@@ -30,6 +32,7 @@ from emoguard.registry import find, shipped_files
 from tests.models import load_llama, smollm2_gguf
 
 CACHE = Path(__file__).parents[1] / ".cache" / "alarms"
+KEPT = Path(__file__).parent / "answers"
 WANTED = {64: 1000, 256: 300, 1024: 100}
 """Responses by the most tokens they may have."""
 
@@ -87,7 +90,10 @@ class HeldOut:
         """Open the responses of one limit, bound to the model, the prompts and the sampling."""
         context = Sampling(tokens).context(self.identity.template, self._prompts)
         bound = {"model": self.identity.digest, **context}
-        return AnswerFile(CACHE / f"answers-{tokens}.jsonl", bound)
+        path, kept = CACHE / f"answers-{tokens}.jsonl", KEPT / f"heldout-{tokens}.jsonl.gz"
+        if kept.exists() and not path.exists():
+            path.write_bytes(gzip.decompress(kept.read_bytes()))
+        return AnswerFile(path, bound)
 
 
 def digest(probe: Probe) -> str:
