@@ -16,7 +16,7 @@ from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora
 from emoguard.fit.answers import AnswerFile
 from emoguard.fit.responses import SHORTEST, Answer, Sampling, answers
-from emoguard.fit.responses import calibrate as calibrated
+from emoguard.fit.responses import calibrate as measure
 from emoguard.fit.textonly import TextOnly
 from emoguard.fit.validation.agreement import (
     Agreement,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from emoguard.fit.validation.judged import Task
     from emoguard.fit.validation.reading import Texts
+    from emoguard.identity import ModelIdentity
     from emoguard.policy import AlarmPolicy
     from emoguard.probe import Probe
 
@@ -87,13 +88,7 @@ def blocks(
     """
     # Every label is judged, whatever an earlier validation found.
     guard = Guard(probe, calibrations, Policy(labels=probe.labels))
-    identity = opened.door.identity
-    calibration = guard.calibration(identity)
-    if calibration is None:
-        raise EmoGuardError(
-            f"{probe.name} has no calibration of {identity.name} ({identity.quantisation}): run "
-            "emoguard calibrate first, or validate with --no-on-policy"
-        )
+    calibration = calibrated(probe, calibrations, opened.door.identity)
     asked = hearing.prompts()
     said = _answers(opened, asked, hearing, progress)
     bar = progress.add_task("reading responses", total=len(said))
@@ -125,6 +120,24 @@ def blocks(
         _agreement(opened, path, guard, task, some, alarms, hearing, progress) for path in also
     ]
     return Blocks(measured, tuple(agreements), _invariance(opened, guard, texts))
+
+
+def calibrated(
+    probe: Probe, calibrations: Sequence[Calibration], identity: ModelIdentity
+) -> Calibration:
+    """Return the calibration of a model file, without which no response has a z.
+
+    Raises:
+        EmoGuardError: there is none.
+
+    """
+    for each in calibrations:
+        if each.identity.matches(identity):
+            return each
+    raise EmoGuardError(
+        f"{probe.name} has no calibration of {identity.name} ({identity.quantisation}): run "
+        "emoguard calibrate first, or validate with --no-on-policy"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +225,7 @@ def _agreement(
     own = guard.calibration(other.door.identity)
     if own is None:  # the neutral ones among these responses serve
         long = [a for a, plain in zip(some.said, some.neutral, strict=True) if plain]
-        own = calibrated(other.door, guard.probe, [a for a in long if len(a.token_ids) >= SHORTEST])
+        own = measure(other.door, guard.probe, [a for a in long if len(a.token_ids) >= SHORTEST])
     read = read_z(other.door, guard.probe, own, some.said, task.targets)
     progress.advance(bar)
     levels = [

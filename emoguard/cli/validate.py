@@ -105,7 +105,7 @@ def validate(
 
     What is slow is kept in the card's folder and taken up again: residuals, and the responses.
     """
-    from emoguard.cli.responses import Hearing, blocks
+    from emoguard.cli.responses import Hearing, blocks, calibrated
 
     _check_options(probe, out)
     corpus_paths = corpus_paths or (str(corpora.own_stories()),)
@@ -115,21 +115,30 @@ def validate(
     found, calibrations = (None, []) if probe is None else open_probe(probe)[:2]
     labels = _labels(labels_path, found)
     task = _task(labels, found)
+    # Whatever is wrong with files is said before a model is opened.
+    stories = {
+        name: corpora.balanced(corpora.read(p, labels), most)
+        for name, p in _named(corpus_paths).items()
+    }
+    plain = [text for p in neutral_paths for text in corpora.read(p)]
+    written = read_human(human_path, known) if human_path else None
     opened = Opened.load(path, threads)
+    speaker = Opened.load(responder, threads) if responder else opened
     if found is not None:
         check(found, opened)
+        if on_policy:
+            check(found, speaker)
+            calibrated(found, calibrations, speaker.door.identity)
     _make(place)
     stores = Path(residuals) if residuals else place / "residuals"
     with bars() as progress:
         reader = _Reader(opened, stores, skip, progress)
         texts = [
-            reader.labelled(name, f"corpus-{n}", corpora.balanced(corpora.read(p, labels), most))
-            for n, (name, p) in enumerate(_named(corpus_paths).items())
+            reader.labelled(name, f"corpus-{n}", each)
+            for n, (name, each) in enumerate(stories.items())
         ]
-        neutral = reader.labelled(
-            "neutral", "neutral", [t for p in neutral_paths for t in corpora.read(p)]
-        )
-        people = reader.human(Path(human_path), known, human_most) if human_path else None
+        neutral = reader.labelled("neutral", "neutral", plain)
+        people = reader.human(*written, human_most) if written else None
         bar = progress.add_task("computing", total=None)
         result = measure(
             task,
@@ -144,8 +153,6 @@ def validate(
         heard = Blocks()
         if found is not None and on_policy:
             hearing = Hearing(place / "answers.jsonl", responses, tokens, languages, threads)
-            speaker = Opened.load(responder, threads) if responder else opened
-            check(found, speaker)
             heard = blocks(speaker, found, calibrations, task, texts, also, hearing, progress)
     title = found.name if found is not None else f"recipe on {opened.door.identity.name}"
     _write(place, title, result, heard)
@@ -168,13 +175,12 @@ class _Reader:
         labels, topics = [t.label for t in texts], [t.topic for t in texts]
         return self._texts(name, folder, [t.text for t in texts], labels, topics)
 
-    def human(self, path: Path, known: Sequence[Any], most: int) -> Texts:
-        texts, found = read_human(path, known)
+    def human(self, texts: Sequence[str], found: NDArray[np.str_], most: int) -> Texts:
         long_enough = [len(self.opened.door.tokenize(text)) >= SHORTEST for text in texts]
         kept = np.flatnonzero(long_enough)
         kept = kept[chosen(found[kept], most)]
         return self._texts(
-            "human", "human", [texts[n] for n in kept], found[kept], [""] * len(kept)
+            "human", "human", [texts[n] for n in kept.tolist()], found[kept], [""] * len(kept)
         )
 
     def _texts(
