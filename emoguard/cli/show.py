@@ -109,7 +109,8 @@ def _print_one(console: Console, probe: Mapping[str, Any]) -> None:
     _add(table, "layers", ", ".join(map(str, probe["layers"])))
     for title in ("recipe", "card"):
         for key, value in probe[title].items():
-            _add(table, f"{title}: {key}", _plain(value))
+            if not _is_nested(value):  # what a validation measured label by label: --json shows it
+                _add(table, f"{title}: {key}", _plain(value))
     console.print(table)
     _print_calibrations(console, probe["calibrations"])
 
@@ -141,6 +142,10 @@ def _plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_plain, value))
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values())
 
 
 def _kib(size: int) -> str:
