@@ -288,6 +288,8 @@ def _write(folder: Path, title: str, result: Any, heard: Blocks) -> None:
 
 def _print(title: str, result: Any, heard: Blocks) -> None:
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 180  # a log has no edge that an interval must be broken at
     console.print(printable(title), style="bold", markup=False)
     section = ""
     for each in card.tables(result, heard):
