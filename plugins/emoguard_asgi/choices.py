@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +14,13 @@ MUTING = frozenset(
 behind it then."""
 
 
+# Most chunks end nothing, and need not be parsed. Inside a text the quotes would be escaped.
+END = re.compile(rb'"finish_reason"\s*:\s*(?!null)[^\s]')
+
+
 def read(text: bytes) -> dict[str, Any] | None:
     """Return a completion, or a chunk, whose choices end here; None for everything else."""
-    if b'"finish_reason"' not in text:
+    if END.search(text) is None:
         return None
     try:
         found = json.loads(text)
