@@ -128,7 +128,7 @@ def test_an_architecture_without_named_outputs_is_refused(llm: Any) -> None:
     # Blocks the graph does not have are like blocks it does not name.
     door = emoguard_llamacpp.door.Door(llm, "callback")
     door.identity = dataclasses.replace(door.identity, layers=9)
-    with pytest.raises(EmoGuardError, match="does not name the output of block 7"):
+    with pytest.raises(EmoGuardError, match="does not name l_out-7 for every token"):
         door.residuals([1, 90, 91], [1, 7])
 
 
