@@ -56,7 +56,8 @@ class RowStore:
 
         """
         try:
-            _put(self._rows_file, self._start + row * self._width, values.astype("<f4").tobytes())
+            data = np.ascontiguousarray(values, "<f4").data.cast("B")
+            _put(self._rows_file, self._start + row * self._width, data)
             _put(self._done_file, row, b"\1")
         except OSError as error:
             raise EmoGuardError(f"{self.folder} cannot be written: {error.strerror}") from error
@@ -111,7 +112,7 @@ def remove(folder: str | Path) -> None:
             place.rmdir()
 
 
-def _put(file: Any, start: int, data: bytes) -> None:
+def _put(file: Any, start: int, data: bytes | memoryview) -> None:
     file.seek(start)
     # A full disk may take a part of it; the next call then raises.
     while data:

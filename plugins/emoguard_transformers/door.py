@@ -63,7 +63,9 @@ class Door:
     ) -> AbstractContextManager[Pool]:
         """Open a pass over batches of texts; see `emoguard.protocols.Pooling`."""
         self._check_layers([layer for layer in layers if layer != -1] or [0])
-        return pooling.pooling(self._model, layers, self._device())
+        return pooling.pooling(
+            self._model, layers, self.identity.hidden, self._device(), texts=texts
+        )
 
     def _device(self) -> torch.device:
         """Return where token ids go."""

@@ -19,20 +19,22 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def pooling(model: Any, layers: Sequence[int], device: torch.device) -> Iterator[Pool]:
-    """Open a pass; `device` is where token ids go.
+def pooling(
+    model: Any, layers: Sequence[int], hidden: int, device: torch.device, *, texts: int
+) -> Iterator[Pool]:
+    """Open a pass over batches of at most `texts` texts; `device` is where token ids go.
 
     No attention mask is given: padding stands on the right and attention looks to the left, so no
     token of a text ever sees it, and positions are those of the text alone.
     """
     body, blocks = find_body(model), find_blocks(model)
-    means = _Means(threading.get_ident())
+    means = _Means(torch.empty(texts, len(layers), hidden, device=device))
     with ExitStack() as stack:
-        for layer in layers:
+        for n, layer in enumerate(layers):
             if layer == -1:
-                hook = blocks[0].register_forward_pre_hook(means.before, with_kwargs=True)
+                hook = blocks[0].register_forward_pre_hook(means.before(n), with_kwargs=True)
             else:
-                hook = blocks[layer].register_forward_hook(means.after(layer))
+                hook = blocks[layer].register_forward_hook(means.after(n))
             stack.callback(hook.remove)
         stack.enter_context(compiled.eager())
 
@@ -40,39 +42,51 @@ def pooling(model: Any, layers: Sequence[int], device: torch.device) -> Iterator
             longest = max(map(len, batch))
             # Any token pads; its own last one is in every vocabulary.
             ids = [[*row, *[row[-1]] * (longest - len(row))] for row in batch]
-            means.weights = _weights(batch, starts).to(device)
+            means.weights, means.seen = _weights(batch, starts).to(device), 0
             with torch.no_grad():
                 body(input_ids=torch.tensor(ids, device=device), use_cache=False)
-            return np.stack([means.found.pop(n).cpu().numpy() for n in layers], axis=1)
+            assert means.seen == len(layers), "a block did not run"
+            found: NDArray[np.float32] = means.kept[: len(batch)].cpu().numpy().copy()
+            return found
 
         yield run
 
 
 class _Means:
-    """Takes what blocks return, and keeps the mean of each text, float32 (texts, hidden)."""
+    """Takes what blocks return, and keeps the mean of each text.
 
-    def __init__(self, thread: int) -> None:
+    `kept` is float32 (texts, layers, hidden), the same memory for every batch: small results that
+    outlive their layer would fragment the heap, which then grows from batch to batch.
+    """
+
+    def __init__(self, kept: torch.Tensor) -> None:
+        self.kept = kept
         self.weights: torch.Tensor
-        self.found: dict[int, torch.Tensor] = {}
-        self._thread = thread
+        self.seen = 0
+        self._thread = threading.get_ident()
 
-    def before(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Take what block 0 receives: a forward pre-hook."""
-        self._keep(-1, args[0] if args else kwargs["hidden_states"])
+    def before(self, place: int) -> Any:
+        """Return a forward pre-hook for the block whose input is kept at `place`."""
 
-    def after(self, layer: int) -> Any:
-        """Return the forward hook of a block."""
-
-        def hook(_module: Any, _args: Any, output: Any) -> None:
-            self._keep(layer, hidden_state(output))
+        def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._keep(place, args[0] if args else kwargs["hidden_states"])
 
         return hook
 
-    def _keep(self, layer: int, state: torch.Tensor) -> None:
+    def after(self, place: int) -> Any:
+        """Return a forward hook for the block whose output is kept at `place`."""
+
+        def hook(_module: Any, _args: Any, output: Any) -> None:
+            self._keep(place, hidden_state(output))
+
+        return hook
+
+    def _keep(self, place: int, state: torch.Tensor) -> None:
         # Another thread may be generating on the same model.
         if threading.get_ident() == self._thread:
-            weights = self.weights.to(state.device)
-            self.found[layer] = torch.bmm(weights, state.float()).squeeze(1)
+            means = torch.bmm(self.weights.to(state.device), state.float()).squeeze(1)
+            self.kept[: len(means), place] = means
+            self.seen += 1
 
 
 def _weights(batch: Sequence[Sequence[int]], starts: Sequence[int]) -> torch.Tensor:
