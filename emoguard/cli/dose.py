@@ -19,6 +19,7 @@ from emoguard.cli.probes import guard_for
 from emoguard.errors import EmoGuardError
 from emoguard.fit.corpora import default_labels
 from emoguard.fit.dose import DoseResult, Effect, Judge, LabelResult, measure
+from emoguard.fit.validation.plots import find_pyplot
 
 if TYPE_CHECKING:
     from emoguard.guard import Guard
@@ -59,7 +60,7 @@ def dose(
 
     judge = find_judge(judge_name)
     if plot_path:
-        find_pyplot()  # refuses now, not after an hour
+        find_pyplot("dose")  # refuses now, not after an hour
     openings = read_openings(file, count)
     model, tokenizer = load(path, "transformers")
     guard = guard_for(model, attach_options(tokenizer), probe)
@@ -112,21 +113,6 @@ def find_judge(name: str) -> Judge:
             f"--judge takes vader or module:function, a text to a number, got {name} ({error})"
         ) from error
     return lambda text: float(found(text))
-
-
-def find_pyplot() -> Any:
-    """Return matplotlib's pyplot, set to draw without a screen.
-
-    Raises:
-        EmoGuardError: matplotlib is not installed.
-
-    """
-    try:
-        import matplotlib as mpl
-    except ModuleNotFoundError as error:
-        raise EmoGuardError("--plot needs matplotlib: pip install 'emoguard[dose]'") from error
-    mpl.use("agg")
-    return importlib.import_module("matplotlib.pyplot")
 
 
 def read_openings(file: str | None, count: int) -> list[str]:
@@ -189,7 +175,7 @@ def _cells(effect: Effect) -> tuple[str, ...]:
 
 def plot(result: DoseResult, path: Path, model: str, judge: str) -> None:
     """Draw dose against effect for each label, with what random directions do."""
-    pyplot = find_pyplot()
+    pyplot = find_pyplot("dose")
     figure, axes = pyplot.subplots(
         1, len(result.labels), figsize=(5 * len(result.labels), 4), sharey=True, squeeze=False
     )

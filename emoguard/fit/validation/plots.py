@@ -48,8 +48,8 @@ def draw(found: Validation, folder: Path, title: str) -> list[str]:
     return written
 
 
-def find_pyplot() -> Any:
-    """Return matplotlib's pyplot, set to draw without a screen.
+def find_pyplot(extra: str = "fit") -> Any:
+    """Return matplotlib's pyplot, set to draw without a screen; `extra` is what brings it.
 
     Raises:
         EmoGuardError: matplotlib is not installed.
@@ -58,7 +58,7 @@ def find_pyplot() -> Any:
     try:
         import matplotlib as mpl  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise EmoGuardError("pictures need matplotlib: pip install 'emoguard[fit]'") from error
+        raise EmoGuardError(f"pictures need matplotlib: pip install 'emoguard[{extra}]'") from error
     mpl.use("agg")
     return importlib.import_module("matplotlib.pyplot")
 
