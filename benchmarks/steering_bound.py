@@ -269,27 +269,29 @@ def stored_rows() -> Iterator[dict[int, Seen]]:
     from emoguard_llamacpp import ctypes_llama
 
     seen: dict[int, Seen] = {}
-    read, write = ctypes_llama.tensor_rows, ctypes_llama.write_rows
+    read, write = ctypes_llama.copy_row, ctypes_llama.write_row
 
     def at(address: int) -> Seen:
         layer = int(ctypes_llama.tensor_name(address).rsplit(b"-", 1)[1])
         return seen.setdefault(layer, Seen())
 
-    def reading(address: int, hidden: int, start: int = 0) -> NDArray[np.float32]:
-        rows = read(address, hidden, start)
-        at(address).before.append(rows.astype(np.float64))
-        at(address).after.append(rows.astype(np.float64))
-        return rows
+    def stored(address: int, hidden: int, place: int) -> NDArray[np.float64]:
+        return ctypes_llama.tensor_rows(address, hidden)[[place]].astype(np.float64)
 
-    def writing(address: int, hidden: int, start: int, rows: NDArray[np.float32]) -> None:
-        write(address, hidden, start, rows)
-        at(address).after[-1] = read(address, hidden, start).astype(np.float64)
+    def reading(address: int, hidden: int, place: int, into: int) -> None:
+        read(address, hidden, place, into)
+        at(address).before.append(stored(address, hidden, place))
+        at(address).after.append(at(address).before[-1])
 
-    ctypes_llama.tensor_rows, ctypes_llama.write_rows = reading, writing
+    def writing(address: int, hidden: int, place: int, source: int) -> None:
+        write(address, hidden, place, source)
+        at(address).after[-1] = stored(address, hidden, place)
+
+    ctypes_llama.copy_row, ctypes_llama.write_row = reading, writing
     try:
         yield seen
     finally:
-        ctypes_llama.tensor_rows, ctypes_llama.write_rows = read, write
+        ctypes_llama.copy_row, ctypes_llama.write_row = read, write
 
 
 def live_transformers(

@@ -79,7 +79,7 @@ def in_llamacpp(model: str, pairs: int) -> list[Row]:
     llm = load_llama(MODELS[model](), n_ctx=2048)
     guard = shipped(find(llm)[0].open_residuals(llm))
     with attach(llm, guard, backend="callback") as watch:
-        return measure("llamacpp" + _suffix(model), watch, llama_generate(llm, 12), pairs)
+        return measure("llamacpp" + _suffix(model), watch, llama_generate(llm, 48), pairs)
 
 
 def in_transformers(model: str, pairs: int) -> list[Row]:
@@ -88,7 +88,7 @@ def in_transformers(model: str, pairs: int) -> list[Row]:
     guard = shipped(find(hf)[0].open_residuals(hf, tokenizer=tokenizer))
     inputs: dict[str, Any] = dict(tokenizer(PROMPT, return_tensors="pt"))
     with attach(hf, guard, tokenizer=tokenizer) as watch:
-        return measure("transformers" + _suffix(model), watch, hf_generate(hf, inputs, 6), pairs)
+        return measure("transformers" + _suffix(model), watch, hf_generate(hf, inputs, 16), pairs)
 
 
 def _suffix(model: str) -> str:
@@ -98,7 +98,7 @@ def _suffix(model: str) -> str:
 def main() -> None:
     """Run what the arguments name and print one table."""
     parser = arguments(__doc__)
-    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--runtime", default="llamacpp,transformers")
     options = parser.parse_args()

@@ -4,8 +4,12 @@ Method. The same F16 file runs in llama.cpp and, dequantised to float32, in Tran
 prompt and plan the change of logits, steered minus plain, is compared after the prompt (first turn)
 and after a longer prompt that begins with it (second turn). In llama.cpp the second turn follows a
 steered answer to the first, whose prefix cache it finds; Transformers computes it from nothing.
-Rows: the lowest cosine and the largest relative error (norm of the difference over norm of the
-change) over prompts and plans. `plain` is the relative difference of the logits unsteered.
+Rows: the lowest cosine and the relative errors (norm of the difference over norm of the change)
+over prompts and plans. `plain` is the relative difference of the logits unsteered.
+
+llama.cpp rounds what it multiplies with F16 weights to F16, and keeps its cache in F16;
+Transformers computes in float32. Rows with `f32` are the same weights written as float32, with a
+float32 cache and without flash attention: they say how much of the difference is that rounding.
 
 `export`: a control vector written by `emoguard export` is read back from its file and given to
 llama.cpp itself, on a context without our callback; its block outputs are compared with those under
@@ -52,6 +56,7 @@ PROMPTS = (
     "The children built a tower of wooden blocks on the kitchen floor.",
     "Why do leaves change their colour in autumn?",
 )
+IN_FLOAT32 = {"type_k": 0, "type_v": 0, "flash_attn": False}  # 0 is GGML_TYPE_F32
 SECOND = " After that, everybody went home and nobody spoke about it for a week. Then"
 
 
@@ -105,11 +110,11 @@ def hf_logits(model: Any, ids: Sequence[int], plan: Plan | None) -> NDArray[Any]
     return np.asarray(out.logits[0][0].float().numpy())
 
 
-def runtimes(name: str, prompts: Sequence[str]) -> list[Row]:
-    """Compare the change of logits in both runtimes."""
+def runtimes(name: str, prompts: Sequence[str], kind: str) -> list[Row]:
+    """Compare the change of logits in both runtimes, llama.cpp computing in `kind`."""
     path = quantised(MODELS[name](), "F16")
-    llm = load_llama(path)
     model, tokenizer = load_hf(path)
+    llm = load_llama(path) if kind == "f16" else load_llama(quantised(path, "F32"), **IN_FLOAT32)
     calibration = own_answers(llm)
     found: dict[str, list[tuple[float, float]]] = {"first": [], "second": []}
     plain: list[float] = []
@@ -135,7 +140,7 @@ def runtimes(name: str, prompts: Sequence[str]) -> list[Row]:
                         raise RuntimeError("llama.cpp was not steered")
                     wanted = hf_logits(model, ids, plan) - ours[turn]
                     found[turn].append((cosine(changed, wanted), relative(changed, wanted)))
-    suffix = "" if name == "smollm2" else f"_{name}"
+    suffix = f"_{name}_{kind}"
     rows = [Row(f"plain_relative_error_max{suffix}", max(plain), None, None, "")]
     for turn, pairs in found.items():
         cosines, errors = zip(*pairs, strict=True)
@@ -172,7 +177,7 @@ def exported(name: str) -> list[Row]:
     first = steering.layers[0]
     change = [relative(theirs[n] - plain[n], ours[n] - plain[n]) for n in range(first, blocks)]
     below = max(float(np.abs(theirs[n] - plain[n]).max()) for n in range(first))
-    suffix = "" if name == "smollm2" else f"_{name}"
+    suffix = f"_{name}"
     return [
         Row(f"export_change_error_max{suffix}", max(change), None, None, ""),
         Row(f"export_change_below{suffix}", below, None, None, ""),
@@ -240,11 +245,14 @@ def main() -> None:
     """Run both comparisons and print one table."""
     parser = arguments(__doc__)
     parser.add_argument("--models", default="smollm2,gemma")
+    parser.add_argument("--kinds", default="f16,f32")
     parser.add_argument("--prompts", type=int, default=len(PROMPTS))
     options = parser.parse_args()
     rows = []
     for name in options.models.split(","):
-        rows += runtimes(name, PROMPTS[: options.prompts]) + exported(name)
+        for kind in options.kinds.split(","):
+            rows += runtimes(name, PROMPTS[: options.prompts], kind)
+        rows += exported(name)
     show("steering_parity", rows, as_json=options.json)
 
 

@@ -13,7 +13,7 @@ from emoguard.phases import mark
 from emoguard.records import Finish, Reading, Request, Steered
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from emoguard.guard import Guard
     from emoguard.identity import ModelIdentity
@@ -41,7 +41,7 @@ class Session:
     rows: list[NDArray[np.float32]] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     steering: Steering | None = None
-    moves: list[NDArray[np.float32]] = field(default_factory=list)
+    moves: list[tuple[float, float, float]] = field(default_factory=list)
     seconds: float = 0.0
     fault: str | None = None
     steering_fault: str | None = None
@@ -101,7 +101,7 @@ class Session:
         return self.decode(self.token_ids) if self.decode is not None else ""
 
 
-def _stacked(rows: Sequence[NDArray[np.float32]], count: int, width: int) -> NDArray[np.float32]:
+def _stacked(rows: Sequence[ArrayLike], count: int, width: int) -> NDArray[np.float32]:
     """Return the first `count` rows, (count, width); NaN where there are fewer."""
     out = np.full((count, width), np.nan, np.float32)
     for index, row in enumerate(rows[:count]):

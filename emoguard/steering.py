@@ -12,8 +12,12 @@ own version must equal.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from operator import mul
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -30,14 +34,14 @@ SWEEPS = 32
 """Passes over the limits: they leave nothing to see (1e-14 of a standard deviation) for limits on
 six labels of a shipped probe, .06 on all thirteen, which are nearly dependent."""
 
+SETTLED = 1e-3
+"""Share of the inset below which a pass over the limits has nothing left to do."""
+
 SINGLE = 2.0**-24
 """Unit roundoff of float32, in which everything is computed."""
 
 SHORTEST = 1e-17
 """Lengths below have squares whose sum float32 no longer holds exactly enough."""
-
-TINY = 1e-38
-"""Keeps a division by a length of 0 finite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,14 +80,92 @@ class Steering:
         return tuple(intervention.layer for intervention in self.interventions)
 
 
+class Rounding(NamedTuple):
+    """What storing in a dtype does: `roundoff`, and `store`, from float32 to that and back."""
+
+    unit: float
+    tiny: float
+    store: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+class Limit(NamedTuple):
+    """One limited direction: h·v lies between `low` and `high`; `gram` is its row of V Vᵀ."""
+
+    low: float
+    high: float
+    gram: tuple[float, ...]
+
+
+class Move(NamedTuple):
+    """What became of one residual: `h` as stored, None where it stays as it is, to the bit.
+
+    The realised `dose` is ‖h' - h‖/‖h‖. It is `clipped` where the bound cut the step short, or
+    limits contradict each other, so that one may not hold; `faulted` where a number was not finite.
+    """
+
+    h: NDArray[np.float32] | None
+    dose: float
+    clipped: bool
+    faulted: bool
+
+
+FAULT = Move(None, 0.0, clipped=False, faulted=True)
+
+
+class Mover:
+    """One intervention on residuals stored in one dtype, one at a time.
+
+    Composed in float32 and rounded once to the dtype that `rounding` describes. A residual whose
+    length or result is not finite stays as it is, `faulted`.
+    """
+
+    def __init__(self, intervention: Intervention, rounding: Rounding) -> None:
+        hidden = len(intervention.shift)
+        bounds = zip(intervention.low.tolist(), intervention.high.tolist(), strict=True)
+        grams = map(tuple, intervention.gram.tolist())
+        self._limits = [Limit(*b, gram) for b, gram in zip(bounds, grams, strict=True)]
+        self._directions = intervention.directions
+        self._shift = intervention.shift
+        self._shift_length = _length(intervention.shift)
+        self._shift_along = np.dot(intervention.directions, intervention.shift)
+        self._inset = limit_inset(hidden, rounding.unit)
+        self._slope, self._offset = allowance(
+            intervention.budget, hidden, rounding.unit, rounding.tiny
+        )
+        self._store = rounding.store
+
+    def __call__(self, h: NDArray[np.float32]) -> Move:
+        """Move one residual (hidden,): float32 of the values as stored."""
+        length = _length(h)
+        if not math.isfinite(length):
+            return FAULT
+        step, size, missed = self._shift, self._shift_length, False
+        if self._limits:
+            along = (np.dot(self._directions, h) + self._shift_along).tolist()
+            steps, missed = limit(along, self._limits, self._inset * length)
+            if steps is not None:
+                step = step + np.dot(np.array(steps, np.float32), self._directions)
+                size = _length(step)
+                if not math.isfinite(size):
+                    return FAULT
+        most = self._slope * length - self._offset
+        if most <= SHORTEST:
+            most = 0.0
+        clipped = missed or size > most
+        if not (size and most):
+            return Move(None, 0.0, clipped, faulted=False)
+        if size > most:
+            step = step * np.float32(most / size)
+        moved = self._store(h + step)
+        dose = _length(moved - h) / length
+        if not math.isfinite(dose):
+            return FAULT
+        return Move(moved if dose else None, dose, clipped, faulted=False)
+
+
 @dataclass(frozen=True, eq=False)
 class Moved:
-    """What became of residuals: `h`, of the shape and dtype they were given in.
-
-    Per row (rows,): the realised `dose` ‖h' - h‖/‖h‖; whether it is `clipped`: the bound cut the
-    step short, or limits contradict each other, so that one may not hold; whether the row was left
-    alone as `faulted` because a number was not finite.
-    """
+    """What became of many residuals: `h` (rows, hidden), the rest (rows,) as in `Move`."""
 
     h: NDArray[np.floating]
     dose: NDArray[np.float32]
@@ -103,74 +185,82 @@ def add(
 
 
 def limit(
-    along: NDArray[np.floating], intervention: Intervention, inset: NDArray[np.floating]
-) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-    """Return the smallest step that satisfies an intervention's limits, and where it does not.
+    along: Sequence[float], limits: Sequence[Limit], inset: float
+) -> tuple[list[float] | None, bool]:
+    """Return the smallest step that satisfies the limits, and whether one is missed all the same.
 
-    `along` (rows, limits) is h·v for each limited direction v; the step is Δ = λ V with λ (rows,
-    limits). One direction gives a cap, Δ = min(0, high - h·v) v; a floor, Δ = max(0, low - h·v) v;
-    or, with low = high, an ablation. Several are not orthogonal: `SWEEPS` passes of Hildreth's
-    method (1957) on the dual, each setting one λ to what its own limit wants given the others.
+    `along` holds h·v for each limited direction v; the step is Δ = Σ λ v, returned as the λ, or
+    None where nothing is to be done. One direction gives a cap, Δ = min(0, high - h·v) v; a floor,
+    Δ = max(0, low - h·v) v; or, with low = high, an ablation. Several are not orthogonal: up to
+    `SWEEPS` passes of Hildreth's method (1957) on the dual, each setting one λ to what its own
+    limit wants given the others.
 
-    `inset` (rows, 1) is how far inside the limits to aim, where there is room, so that rounding
-    does not cross them. The second array (rows,) says where a limit is missed all the same.
+    `inset` is how far inside the limits to aim, where there is room, so that rounding does not
+    cross them.
     """
-    low, high, gram = intervention.low, intervention.high, intervention.gram
-    inside = np.minimum(inset, (high - low) / 2)
-    least, most = low + inside, high - inside
-    steps = np.zeros_like(along)
-    if np.all((least <= along) & (along <= most)):
-        return steps, np.zeros(len(along), np.bool_)
-    for _ in range(SWEEPS if len(gram) > 1 else 1):
-        for i, row in enumerate(gram):
-            without = along[:, i] + steps @ row - steps[:, i]
-            steps[:, i] = np.clip(without, least[:, i], most[:, i]) - without
-    after, slack = along + steps @ gram, inset - inside
-    return steps, np.any((after < low - slack) | (after > high + slack), axis=1)
+    for at, (low, high, _) in zip(along, limits, strict=True):
+        if not low + inset <= at <= high - inset:
+            break
+    else:
+        return None, False
+    return _project(along, limits, inset)
+
+
+def _project(
+    along: Sequence[float], limits: Sequence[Limit], inset: float
+) -> tuple[list[float] | None, bool]:
+    """Do the work of `limit`."""
+    insides = [min(inset, (high - low) / 2) for low, high, _ in limits]
+    aims = [(low + by, high - by) for (low, high, _), by in zip(limits, insides, strict=True)]
+    steps = [0.0] * len(limits)
+
+    def at(i: int) -> float:
+        return along[i] + sum(map(mul, limits[i].gram, steps), 0.0)
+
+    for _ in range(SWEEPS if len(limits) > 1 else 1):
+        largest = 0.0
+        for i, (least, most) in enumerate(aims):
+            without = at(i) - steps[i]
+            wanted = min(max(without, least), most) - without
+            largest = max(largest, abs(wanted - steps[i]))
+            steps[i] = wanted
+        if largest <= SETTLED * inset:
+            break
+    missed = any(
+        not low - (inset - by) <= at(i) <= high + (inset - by)
+        for i, ((low, high, _), by) in enumerate(zip(limits, insides, strict=True))
+    )
+    return steps, missed
 
 
 def intervene(h: NDArray[np.floating], intervention: Intervention) -> Moved:
-    """Move residuals (rows, hidden) of dtype float16, float32 or float64 within the bound.
-
-    Composed in float32, rounded once to the dtype of `h`. A row whose length or result is not
-    finite stays as it is, `faulted`.
-    """
-    unit, tiny = rounding(h.dtype)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
-        wide = h.astype(np.float32)
-        length = _length(wide)
-        step = np.broadcast_to(intervention.shift, wide.shape)
-        missed = np.zeros(len(h), np.bool_)
-        if len(intervention.directions):
-            inset = limit_inset(h.shape[-1], unit) * length[:, None]
-            along = (wide + step) @ intervention.directions.T
-            steps, missed = limit(along, intervention, inset)
-            step = np.asarray(step + steps @ intervention.directions, np.float32)
-        size = _length(step)
-        most = allowance(length, intervention.budget, h.shape[-1], unit, tiny)
-        share = np.minimum(np.float32(1), most / np.maximum(size, TINY))
-        moved = (wide + step * share[:, None]).astype(h.dtype)
-        sound = np.isfinite(length) & np.isfinite(size) & np.isfinite(moved).all(axis=-1)
-        acts = sound & (size > 0) & (most > 0)
-        moved = np.where(acts[:, None], moved, h)
-        dose = np.where(acts, _length(moved.astype(np.float32) - wide) / length, 0)
-        clipped = sound & ((size > most) | missed)
-        return Moved(moved, dose.astype(np.float32), clipped, ~sound)
+    """Move residuals (rows, hidden) of dtype float16, float32 or float64, one by one."""
+    mover = Mover(intervention, numpy_rounding(h.dtype))
+    moved = h.copy()
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        moves = [mover(row) for row in h.astype(np.float32)]
+        for n, each in enumerate(moves):
+            if each.h is not None:
+                moved[n] = each.h
+    return Moved(
+        moved,
+        np.array([each.dose for each in moves], np.float32),
+        np.array([each.clipped for each in moves], np.bool_),
+        np.array([each.faulted for each in moves], np.bool_),
+    )
 
 
-def allowance(
-    length: NDArray[np.floating], budget: float, hidden: int, unit: float, tiny: float
-) -> NDArray[np.float32]:
-    """Return how long Δ may be before rounding so that ‖h' - h‖ ≤ b‖h‖ holds after it.
+def allowance(budget: Any, hidden: int, unit: float, tiny: float) -> tuple[Any, float]:
+    """Return (slope, offset): Δ may be slope·‖h‖ - offset long before rounding, and no longer.
 
     Rounding h + Δ to the stored dtype moves it by at most u‖h + Δ‖ + √hidden·η (u unit roundoff, η
-    half the smallest number), hence ‖Δ‖ ≤ ((b - u)‖h‖ - √hidden·η) / (1 + u). The first factor
-    covers the float32 sums behind both lengths, in whatever order they are taken; they hold down
-    to `SHORTEST`, below which nothing is moved.
+    half the smallest number), hence ‖h' - h‖ ≤ b‖h‖ wherever ‖Δ‖ ≤ ((b - u)‖h‖ - √hidden·η) /
+    (1 + u). A first factor covers the float32 sums behind both lengths, in whatever order they are
+    taken; they hold down to `SHORTEST`, below which nothing is moved. `budget` is b: a number, or a
+    tensor of them.
     """
-    sums = 1 - (hidden + 16) * SINGLE
-    most = sums * ((budget - unit) * length - hidden**0.5 * tiny) / (1 + unit)
-    return np.asarray(np.where(most > SHORTEST, most, 0), np.float32)
+    share = (1 - (hidden + 16) * SINGLE) / (1 + unit)
+    return share * (budget - unit), share * hidden**0.5 * tiny
 
 
 def limit_inset(hidden: int, unit: float) -> float:
@@ -178,13 +268,25 @@ def limit_inset(hidden: int, unit: float) -> float:
     return 1.5 * (unit + hidden * SINGLE)
 
 
-def rounding(dtype: np.dtype[np.floating]) -> tuple[float, float]:
+def roundoff(eps: float, smallest: float) -> tuple[float, float]:
     """Return (u, η) of a dtype that float32 is rounded to: unit roundoff, half the smallest number.
 
-    The 2 float32 roundoffs on top are those of h + Δ before it is stored.
+    `eps` is the dtype's relative spacing, `smallest` its smallest subnormal number. The 2 float32
+    roundoffs on top are those of h + Δ before it is stored.
     """
+    return max(eps / 2, SINGLE) + 2 * SINGLE, smallest / 2
+
+
+@cache
+def numpy_rounding(dtype: np.dtype[np.floating]) -> Rounding:
+    """Return the rounding of a dtype of numpy."""
     info = np.finfo(dtype)
-    return max(float(info.eps) / 2, SINGLE) + 2 * SINGLE, float(info.smallest_subnormal) / 2
+    unit, tiny = roundoff(float(info.eps), float(info.smallest_subnormal))
+    return Rounding(unit, tiny, lambda moved: moved.astype(dtype).astype(np.float32))
+
+
+FLOAT32 = Rounding(*roundoff(2 * SINGLE, 2.0**-149), lambda moved: moved)
+"""Stored as computed: what llama.cpp does."""
 
 
 def prepare(plan: Plan, probe: Probe, calibration: Calibration | None, bound: float) -> Steering:
@@ -262,6 +364,6 @@ def _limits(plan: Plan, label: str, quantiles: NDArray[np.float32]) -> tuple[flo
     return low, high
 
 
-def _length(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the length of each row, float32 (rows,)."""
-    return np.asarray(np.sqrt(np.einsum("...h,...h->...", rows, rows)), np.float32)
+def _length(row: NDArray[np.float32]) -> float:
+    """Return the length of one row."""
+    return math.sqrt(float(np.dot(row, row)))

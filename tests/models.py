@@ -47,14 +47,15 @@ def gemma_gguf() -> Path:
 
 
 def quantised(source: Path, kind: str) -> Path:
-    """Return `source` requantised to `kind` (F16, Q8_0, Q4_K_M, Q2_K), made once and cached."""
+    """Return `source` written as `kind` (F32, F16, Q8_0, Q4_K_M, Q2_K), made once and cached."""
     import llama_cpp
 
     path = CACHE / f"{source.stem}.{kind}.gguf"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         params = llama_cpp.llama_model_quantize_default_params()
-        params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
+        prefix = "LLAMA_FTYPE_ALL_" if kind == "F32" else "LLAMA_FTYPE_MOSTLY_"
+        params.ftype = getattr(llama_cpp, prefix + kind)
         params.allow_requantize = True
         part = path.with_suffix(".part")
         code = llama_cpp.llama_model_quantize(str(source).encode(), str(part).encode(), params)

@@ -204,26 +204,26 @@ def _tensor_get() -> Any:
     return _bind(None, arguments, "ggml_backend_tensor_get")
 
 
-def tensor_rows(address: int, hidden: int, start: int = 0) -> NDArray[np.float32]:
-    """Return the rows of the tensor at `address` from number `start` on: float32 (rows, hidden)."""
-    out = np.empty((_check_rows(address, hidden) - start, hidden), np.float32)
-    _tensor_get()(address, out.ctypes.data, start * 4 * hidden, out.nbytes)
+def tensor_rows(address: int, hidden: int) -> NDArray[np.float32]:
+    """Return all rows of the tensor at `address`: float32 (rows, hidden)."""
+    out = np.empty((row_count(address, hidden), hidden), np.float32)
+    _tensor_get()(address, out.ctypes.data, 0, out.nbytes)
     return out
 
 
 def copy_last_row(address: int, hidden: int, into: int) -> None:
     """Copy the last row of the tensor at `address` to the memory at `into`."""
-    last = _check_rows(address, hidden) - 1
-    _tensor_get()(address, into, last * 4 * hidden, 4 * hidden)
+    copy_row(address, hidden, row_count(address, hidden) - 1, into)
 
 
-def write_rows(address: int, hidden: int, start: int, rows: NDArray[np.float32]) -> None:
-    """Overwrite rows of the tensor at `address` from number `start` on, wherever it lives."""
-    held = _check_rows(address, hidden)
-    if rows.shape[1] != hidden or not 0 <= start <= held - len(rows):
-        raise EmoGuardError(f"cannot write rows of shape {rows.shape} at {start} of {held} rows")
-    rows = np.ascontiguousarray(rows, np.float32)
-    _tensor_set()(address, rows.ctypes.data, start * 4 * hidden, rows.nbytes)
+def copy_row(address: int, hidden: int, place: int, into: int) -> None:
+    """Copy row number `place` of a tensor that `row_count` has checked to the memory at `into`."""
+    _tensor_get()(address, into, place * 4 * hidden, 4 * hidden)
+
+
+def write_row(address: int, hidden: int, place: int, source: int) -> None:
+    """Overwrite row number `place` of a tensor that was checked, from the memory at `source`."""
+    _tensor_set()(address, source, place * 4 * hidden, 4 * hidden)
 
 
 @functools.cache
@@ -232,12 +232,7 @@ def _tensor_set() -> Any:
     return _bind(None, arguments, "ggml_backend_tensor_set")
 
 
-def row_count(address: int) -> int:
-    """Return how many rows the tensor at `address` has."""
-    return int(Tensor.from_address(address).ne[1])
-
-
-def _check_rows(address: int, hidden: int) -> int:
+def row_count(address: int, hidden: int) -> int:
     """Return how many rows a residual holds; refuse what is none."""
     tensor = Tensor.from_address(address)
     shape = tensor.ne

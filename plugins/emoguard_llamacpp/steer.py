@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
 
 import numpy as np
 
-from emoguard.steering import Intervention, Steering, intervene
+from emoguard.steering import FLOAT32, Move, Mover, Steering
 from emoguard_llamacpp import ctypes_llama
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class Steer:
     """The steering of one session, called for every wanted node.
 
-    `moves` (layers, 3) holds dose, clipped and faulted of the last token of the last decode, NaN
-    until each layer has acted. Whatever breaks is kept in `fault`, and nothing is steered any more.
+    Whatever breaks is kept in `fault`, and nothing is steered any more. Residuals go through one
+    row of memory: every decode sweeps the processor's caches, so that each call saved counts.
     """
 
     def __init__(self, steering: Steering, hidden: int) -> None:
         self.steering = steering
         self.fault: Exception | None = None
-        self.moves = np.full((len(steering.layers), 3), np.nan, np.float32)
         self._hidden = hidden
         self._whole = steering.plan.prompt
-        self._places: dict[bytes, tuple[int, Intervention]] = {
-            b"l_out-%d" % each.layer: (n, each) for n, each in enumerate(steering.interventions)
+        self._movers = {
+            b"l_out-%d" % each.layer: Mover(each, FLOAT32) for each in steering.interventions
         }
-        self._to_come = dict.fromkeys(self._places, 0)
+        self._moves: dict[bytes, Move] = {}
+        self._to_come = dict.fromkeys(self._movers, 0)
+        self._row = np.empty(hidden, np.float32)
+        self._address = self._row.ctypes.data
 
     def before(self, tokens: int) -> None:
         """Expect a decode of `tokens` tokens, in however many passes."""
-        self.moves.fill(np.nan)
-        self._to_come = dict.fromkeys(self._places, tokens)
+        self._moves.clear()
+        self._to_come = dict.fromkeys(self._movers, tokens)
 
     def see(self, tensor: int) -> None:
         """Move the rows of a node that are to be steered: its last token, or all; never raises."""
@@ -45,26 +44,36 @@ class Steer:
         except Exception as error:  # noqa: BLE001  (an exception in here would break off the graph)
             self.fault = error
 
-    def take(self) -> NDArray[np.float32]:
-        """Return what happened to the token of the last decode, layers added up, (3,)."""
-        moved = self.moves.sum(axis=0)
-        self.moves.fill(np.nan)
-        return np.asarray(moved, np.float32)
+    def take(self) -> tuple[float, float, float]:
+        """Return what happened to the token of the last decode: dose, clipped and faulted.
+
+        Layers are added up; NaN unless each of them acted.
+        """
+        moves, self._moves = self._moves, {}
+        if len(moves) < len(self._movers):
+            return math.nan, math.nan, math.nan
+        dose = clipped = faulted = 0.0
+        for _, each_dose, was_clipped, was_faulted in moves.values():
+            dose += each_dose
+            clipped += was_clipped
+            faulted += was_faulted
+        return dose, clipped, faulted
 
     def _move(self, tensor: int) -> None:
         name = ctypes_llama.tensor_name(tensor)
-        if name not in self._places:
+        mover = self._movers.get(name)
+        if mover is None:
             return
-        index, intervention = self._places[name]
-        rows = ctypes_llama.row_count(tensor)
+        rows = ctypes_llama.row_count(tensor, self._hidden)
         self._to_come[name] -= rows
         is_last = self._to_come[name] == 0
         if not (is_last or self._whole):
             return  # the last row of this pass is one of the prompt's own
-        start = 0 if self._whole else rows - 1
-        found = ctypes_llama.tensor_rows(tensor, self._hidden, start)
-        moved = intervene(found, intervention)
-        if moved.dose.any():
-            ctypes_llama.write_rows(tensor, self._hidden, start, moved.h)
+        for place in range(0 if self._whole else rows - 1, rows):
+            ctypes_llama.copy_row(tensor, self._hidden, place, self._address)
+            move = mover(self._row)
+            if move.h is not None:
+                self._row[:] = move.h
+                ctypes_llama.write_row(tensor, self._hidden, place, self._address)
         if is_last:
-            self.moves[index] = moved.dose[-1], moved.clipped[-1], moved.faulted[-1]
+            self._moves[name] = move

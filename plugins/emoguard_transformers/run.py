@@ -136,7 +136,7 @@ class Run:
         for row, request in enumerate(self.each_request(rows.shape[1])):
             session = self._session(row, request, ids[row, :prompt].tolist())
             if session.steering:
-                session.moves = list(moves[:, row])
+                session.moves = list(map(tuple, moves[:, row].tolist()))
             stopped = np.flatnonzero(stops[:, row])
             end = stopped[0] + 1 if len(stopped) else steps
             for step in range(end):

@@ -76,8 +76,8 @@ class LlamaHarness:
         def broken(*_: Any) -> None:
             raise RuntimeError("injected")
 
-        steer.intervene, plain = broken, steer.intervene
-        watch._undo.callback(setattr, steer, "intervene", plain)  # type: ignore[attr-defined]
+        plain, steer.Mover.__call__ = steer.Mover.__call__, broken
+        watch._undo.callback(setattr, steer.Mover, "__call__", plain)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")

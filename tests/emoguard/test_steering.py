@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from emoguard import EmoGuardError, Guard, Plan, Policy
 from emoguard.calibration import QUANTILES
 from emoguard.policy import SteeringPolicy
-from emoguard.steering import Intervention, add, intervene, limit, prepare
+from emoguard.steering import Intervention, Limit, add, intervene, limit, prepare
 from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
 
 DOOR = FakeResiduals()
@@ -113,7 +113,12 @@ def test_a_cap_holds_in_the_stored_values_without_tolerance():
 def test_several_limits_give_the_nearest_point_that_satisfies_them(directions, along, low, high):
     directions = directions + np.eye(4, 8) * 4  # correlated, up to a cosine of about .8
     intervention = dataclasses.replace(make_intervention(directions, low, high), low=low, high=high)
-    steps, missed = limit(along, intervention, np.zeros((5, 1)))
+    limits = [
+        Limit(float(low[i]), float(high[i]), tuple(intervention.gram[i].tolist())) for i in range(4)
+    ]
+    found = [limit(row.tolist(), limits, 0.0) for row in along]
+    steps = np.array([np.zeros(4) if each is None else each for each, _ in found])
+    missed = np.array([each for _, each in found])
     after = along + steps @ intervention.gram
     hold = np.all((after >= low - 1e-5) & (after <= high + 1e-5), axis=1)
     assert np.all(hold | missed)

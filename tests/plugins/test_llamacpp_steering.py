@@ -90,14 +90,14 @@ def test_every_live_token_is_moved_by_the_reference_within_the_bound(
 ) -> None:
     seen: list[tuple[int, np.ndarray, np.ndarray]] = []
 
-    def recording(address: int, hidden: int, start: int, rows: np.ndarray) -> None:
-        before = ctypes_llama.tensor_rows(address, hidden, start)
-        write(address, hidden, start, rows)
+    def recording(address: int, hidden: int, place: int, source: int) -> None:
+        before = ctypes_llama.tensor_rows(address, hidden)[[place]]
+        write(address, hidden, place, source)
         layer = int(ctypes_llama.tensor_name(address).rsplit(b"-", 1)[1])
-        seen.append((layer, before, ctypes_llama.tensor_rows(address, hidden, start)))
+        seen.append((layer, before, ctypes_llama.tensor_rows(address, hidden)[[place]]))
 
-    write = ctypes_llama.write_rows
-    monkeypatch.setattr(ctypes_llama, "write_rows", recording)
+    write = ctypes_llama.write_row
+    monkeypatch.setattr(ctypes_llama, "write_row", recording)
     complete(llm, plan=MIXED, max_tokens=20)
     receipt = watch.reports[-1].receipt
     made = watch.guard.steering(MIXED, watch.identity)
@@ -378,15 +378,15 @@ def test_a_fault_in_the_middle_leaves_the_rest_unsteered_or_ends_it(
     llm = tiny_gguf.load(path)
     guard = guard_for(llm, on_fault=on_fault)
     calls: list[int] = []
-    plain = steer_module.intervene
+    plain = steer_module.Mover.__call__
 
-    def third_token_broken(h: Any, intervention: Any) -> Any:
+    def third_token_broken(self: Any, h: Any) -> Any:
         calls.append(1)
         if len(calls) == 5:  # two layers per token
             raise RuntimeError("injected")
-        return plain(h, intervention)
+        return plain(self, h)
 
-    monkeypatch.setattr(steer_module, "intervene", third_token_broken)
+    monkeypatch.setattr(steer_module.Mover, "__call__", third_token_broken)
     with emoguard_llamacpp.attach(llm, guard) as watch:
         made = complete(llm, plan=STRONG, stream=stream)
         list(made) if stream else None
@@ -407,8 +407,9 @@ def test_a_residual_that_is_not_finite_is_left_alone_and_counted(
     llm: Any, watch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = text_of(llm)
-    read = ctypes_llama.tensor_rows
-    monkeypatch.setattr(ctypes_llama, "tensor_rows", lambda *a: np.full_like(read(*a), np.nan))
+    plain_call = steer_module.Mover.__call__
+    broken = lambda self, h: plain_call(self, np.full_like(h, np.nan))  # noqa: E731
+    monkeypatch.setattr(steer_module.Mover, "__call__", broken)
     assert text_of(llm, plan=STRONG) == plain
     receipt = watch.reports[-1].receipt
     wanted = (0, watch.reports[-1].completion_tokens, 0)
