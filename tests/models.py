@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -100,12 +101,12 @@ def bf16_copy(gguf: Path) -> Path:
 
 
 def load_llama(path: Path, **options: Any) -> Any:
-    """Return a quiet `llama_cpp.Llama` on two threads."""
+    """Return a quiet `llama_cpp.Llama` on two threads, or as many as OMP_NUM_THREADS says."""
     import llama_cpp
 
-    return llama_cpp.Llama(
-        str(path), **({"n_ctx": 1024, "n_threads": 2, "verbose": False, "seed": 1} | options)
-    )
+    threads = int(os.environ.get("OMP_NUM_THREADS", "2"))
+    fixed = {"n_threads": threads, "n_threads_batch": threads, "verbose": False, "seed": 1}
+    return llama_cpp.Llama(str(path), **({"n_ctx": 1024} | fixed | options))
 
 
 def load_hf(gguf: Path, **options: Any) -> tuple[Any, Any]:
