@@ -34,7 +34,7 @@ SWEEPS = 32
 """Passes over the limits: they leave nothing to see (1e-14 of a standard deviation) for limits on
 six labels of a shipped probe, .06 on all thirteen, which are nearly dependent."""
 
-SETTLED = 1e-3
+SETTLED = 0.03
 """Share of the inset below which a pass over the limits has nothing left to do."""
 
 SINGLE = 2.0**-24

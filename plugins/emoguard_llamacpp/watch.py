@@ -9,20 +9,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from emoguard import wire
 from emoguard.errors import EmoGuardError
 from emoguard.live import LiveAlarm
 from emoguard.phases import THINKING_MARKS
 from emoguard.plan import Plan
-from emoguard.records import Finish, Reading, Report, Request
-from emoguard.session import REQUEST, Session, take_request
+from emoguard.records import Finish, Reading, Report
+from emoguard.session import Session, take_request
 from emoguard_llamacpp import ctypes_llama
+from emoguard_llamacpp.calls import Call, Calls
 from emoguard_llamacpp.reader import CallbackReader, Reader
 from emoguard_llamacpp.scores import Scores
 from emoguard_llamacpp.steer import Steer
@@ -38,30 +38,6 @@ log = logging.getLogger("emoguard")
 
 MARK = "_emoguard_watch"
 """Instance attribute that says a Llama is watched."""
-
-
-HALTED = "content_filter"
-"""The finish reason of a completion that EmoGuard ended: what OpenAI's vocabulary has for an answer
-that who serves it cut off."""
-
-
-@dataclass
-class Call:
-    """One call: it knows the request before its generation starts and the finish after.
-
-    `session` is the session that a completion's generation opened. A chat is a call around one or
-    several completions; `reports` are those of all.
-    """
-
-    request: Request
-    session: Session | None = None
-    reports: list[Report] = field(default_factory=list)
-
-    def tell(self, result: Any) -> None:
-        """Put the `emoguard` object into what the caller gets, unless a server carries it."""
-        if self.request.carrier == "process" and self.reports and isinstance(result, dict):
-            wanted = self.request.scores == "tokens"
-            result[wire.KEY] = wire.told(self.reports, "tokens" if wanted else "none")
 
 
 class LlamaWatch:
@@ -81,8 +57,7 @@ class LlamaWatch:
         self._last = self._scores.missing
         self._session: Session | None = None
         self._closing = threading.RLock()
-        self._call: Call | None = None
-        self._outer: Call | None = None
+        self._calls = Calls(self.reports, self._close)
         self._backend = backend
         self._plan = Plan()
         self._first_steered: int | None = None
@@ -111,10 +86,10 @@ class LlamaWatch:
         return (
             ("eval", self._eval),
             ("generate", self._generate),
-            ("_create_completion", self._follow_completion),
+            ("_create_completion", self._calls.follow),
             ("save_state", self._save_state),
-            ("create_completion", self._carry_request),
-            ("create_chat_completion", self._carry_chat),
+            ("create_completion", self._calls.carry),
+            ("create_chat_completion", self._calls.carry_chat),
         )
 
     def detach(self) -> None:
@@ -238,7 +213,7 @@ class LlamaWatch:
     def _generate(
         self, original: Callable[..., Any], tokens: Sequence[int], *args: Any, **kwargs: Any
     ) -> Any:
-        call = self._call
+        call = self._calls.current
         request = call.request if call else take_request(kwargs)
         prompt = list(tokens)
         if not prompt and (kwargs.get("reset", True) or not self._llm.n_tokens):
@@ -465,102 +440,6 @@ class LlamaWatch:
         if message not in self._logged:
             self._logged.add(message)
             log.error("%s (logged once): %r", message, error)
-
-    def _follow_completion(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self._outer is not None:
-            call = Call(self._outer.request, reports=self._outer.reports)
-        else:
-            call = Call(REQUEST.get() or Request())
-        return self._follow(original(*args, **kwargs), call)
-
-    def _follow(self, chunks: Generator[Any, None, None], call: Call) -> Iterator[Any]:
-        """Yield what a completion yields; its session is reported before the last chunk is out."""
-        try:
-            while True:
-                outer, self._call = self._call, call
-                try:
-                    chunk = next(chunks)
-                finally:
-                    self._call = outer
-                finish = find_finish(chunk)
-                if finish is not None:
-                    if call.session is not None and call.session.halted:
-                        finish, chunk["choices"][0]["finish_reason"] = "halted", HALTED
-                    self._finish(call, finish)
-                    call.tell(chunk)
-                yield chunk
-        except StopIteration:
-            return
-        except Exception as error:
-            if call.session is not None:
-                call.session.fail(error)
-                self._close(call.session, "error")
-            raise
-        finally:
-            chunks.close()
-            self._close(call.session, "cancelled")
-
-    def _finish(self, call: Call, finish: Finish) -> None:
-        """Close the session of a completion and keep its report for who called."""
-        before = self.reports[-1] if self.reports else None
-        self._close(call.session, finish)
-        if self.reports and self.reports[-1] is not before:
-            call.reports.append(self.reports[-1])
-
-    def _carry_chat(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Carry the request of a chat, whose user may have asked for a human."""
-        messages = kwargs.get("messages", args[0] if args else None)
-        return self._carry(original, args, kwargs, wire.user_text(messages))
-
-    def _carry_request(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self._carry(original, args, kwargs, None)
-
-    def _carry(
-        self,
-        original: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        user_text: str | None,
-    ) -> Any:
-        """Take `emoguard=` off a call and hold it for the generations the call starts."""
-        if "emoguard" not in kwargs and self._outer is not None:
-            return original(*args, **kwargs)
-        request = take_request(kwargs)
-        if request.user_text is None:
-            request = replace(request, user_text=user_text)
-        call = Call(request)
-        result = self._holding(call, lambda: original(*args, **kwargs))
-        if isinstance(result, Generator):
-            return self._lazily(result, call)
-        call.tell(result)
-        return result
-
-    def _lazily(self, chunks: Generator[Any, None, None], call: Call) -> Iterator[Any]:
-        end = object()
-        try:
-            while (chunk := self._holding(call, lambda: next(chunks, end))) is not end:
-                if find_finish(chunk) is not None:
-                    call.tell(chunk)
-                yield chunk
-        finally:
-            chunks.close()
-
-    def _holding(self, call: Call, action: Callable[[], Any]) -> Any:
-        outer, self._outer = self._outer, call
-        try:
-            return action()
-        finally:
-            self._outer = outer
-
-
-def find_finish(chunk: Any) -> Finish | None:
-    """Return why a completion ended, None for a chunk that is not the last."""
-    try:
-        reason = chunk["choices"][0]["finish_reason"]
-    except (KeyError, IndexError, TypeError):
-        return None
-    known: dict[Any, Finish | None] = {None: None, "stop": "stop", "length": "length"}
-    return known.get(reason, "unknown")
 
 
 def find_thinking_marks(llm: Any) -> tuple[int, int] | None:

@@ -1,0 +1,150 @@
+"""What a call of a `llama_cpp.Llama` asks for, brought to the generations it starts, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from emoguard import wire
+from emoguard.records import Finish, Report, Request
+from emoguard.session import REQUEST, Session, take_request
+
+if TYPE_CHECKING:
+    from collections import deque
+
+HALTED = "content_filter"
+"""The finish reason of a completion that EmoGuard ended: what OpenAI's vocabulary has for an answer
+that who serves it cut off."""
+
+
+@dataclass
+class Call:
+    """One call: it knows the request before its generation starts and the finish after.
+
+    `session` is the session that a completion's generation opened. A chat is a call around one or
+    several completions; `reports` are those of all.
+    """
+
+    request: Request
+    session: Session | None = None
+    reports: list[Report] = field(default_factory=list)
+
+    def tell(self, result: Any) -> None:
+        """Put the `emoguard` object into what the caller gets, unless a server carries it."""
+        if self.request.carrier == "process" and self.reports and isinstance(result, dict):
+            wanted = self.request.scores == "tokens"
+            result[wire.KEY] = wire.told(self.reports, "tokens" if wanted else "none")
+
+
+class Calls:
+    """Follows the calls of one Llama, which call each other.
+
+    `current` is the completion whose generation is being made; `reports` are all of the watch,
+    `close` ends a session there.
+    """
+
+    def __init__(
+        self, reports: deque[Report], close: Callable[[Session | None, Finish], None]
+    ) -> None:
+        self.current: Call | None = None
+        self._outer: Call | None = None
+        self._reports = reports
+        self._close = close
+
+    def carry(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Carry the request of a completion."""
+        return self._carried(original, args, kwargs, None)
+
+    def carry_chat(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Carry the request of a chat, whose user may have asked for a human."""
+        messages = kwargs.get("messages", args[0] if args else None)
+        return self._carried(original, args, kwargs, wire.user_text(messages))
+
+    def follow(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Make a completion, and report its session before the last chunk is out."""
+        if self._outer is not None:
+            call = Call(self._outer.request, reports=self._outer.reports)
+        else:
+            call = Call(REQUEST.get() or Request())
+        return self._follow(original(*args, **kwargs), call)
+
+    def _follow(self, chunks: Generator[Any, None, None], call: Call) -> Iterator[Any]:
+        try:
+            while True:
+                outer, self.current = self.current, call
+                try:
+                    chunk = next(chunks)
+                finally:
+                    self.current = outer
+                finish = find_finish(chunk)
+                if finish is not None:
+                    if call.session is not None and call.session.halted:
+                        finish, chunk["choices"][0]["finish_reason"] = "halted", HALTED
+                    self._finish(call, finish)
+                    call.tell(chunk)
+                yield chunk
+        except StopIteration:
+            return
+        except Exception as error:
+            if call.session is not None:
+                call.session.fail(error)
+                self._close(call.session, "error")
+            raise
+        finally:
+            chunks.close()
+            self._close(call.session, "cancelled")
+
+    def _finish(self, call: Call, finish: Finish) -> None:
+        """Close the session of a completion and keep its report for who called."""
+        before = self._reports[-1] if self._reports else None
+        self._close(call.session, finish)
+        if self._reports and self._reports[-1] is not before:
+            call.reports.append(self._reports[-1])
+
+    def _carried(
+        self,
+        original: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        user_text: str | None,
+    ) -> Any:
+        """Take `emoguard=` off a call and hold it for the generations the call starts."""
+        if "emoguard" not in kwargs and self._outer is not None:
+            return original(*args, **kwargs)
+        request = take_request(kwargs)
+        if request.user_text is None:
+            request = replace(request, user_text=user_text)
+        call = Call(request)
+        result = self._holding(call, lambda: original(*args, **kwargs))
+        if isinstance(result, Generator):
+            return self._lazily(result, call)
+        call.tell(result)
+        return result
+
+    def _lazily(self, chunks: Generator[Any, None, None], call: Call) -> Iterator[Any]:
+        end = object()
+        try:
+            while (chunk := self._holding(call, lambda: next(chunks, end))) is not end:
+                if find_finish(chunk) is not None:
+                    call.tell(chunk)
+                yield chunk
+        finally:
+            chunks.close()
+
+    def _holding(self, call: Call, action: Callable[[], Any]) -> Any:
+        outer, self._outer = self._outer, call
+        try:
+            return action()
+        finally:
+            self._outer = outer
+
+
+def find_finish(chunk: Any) -> Finish | None:
+    """Return why a completion ended, None for a chunk that is not the last."""
+    try:
+        reason = chunk["choices"][0]["finish_reason"]
+    except (KeyError, IndexError, TypeError):
+        return None
+    known: dict[Any, Finish | None] = {None: None, "stop": "stop", "length": "length"}
+    return known.get(reason, "unknown")
