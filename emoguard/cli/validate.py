@@ -24,7 +24,7 @@ from emoguard.cli.probes import open_probe
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora
 from emoguard.fit.corpora import Label
-from emoguard.fit.extraction import SHORTEST, SKIP, extract
+from emoguard.fit.extraction import SHORTEST, SKIP, extract_embedded
 from emoguard.fit.validation import card, plots
 from emoguard.fit.validation.card import Blocks
 from emoguard.fit.validation.human import chosen, families, read_human
@@ -192,12 +192,11 @@ class _Reader:
         topics: Sequence[str],
     ) -> Texts:
         bar = self.progress.add_task(f"reading {name}", total=len(texts))
-        states, embeddings = extract(
+        states, embeddings = extract_embedded(
             self.opened.door,
             texts,
             self.stores / folder,
             skip=self.skip,
-            embeddings=True,
             progress=lambda done: self.progress.update(bar, completed=done),
         )
         return Texts(name, texts, np.array(labels), np.array(topics), states, embeddings)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -44,63 +44,43 @@ def skipped_tokens(tokens: int, skip: int) -> int:
     return max(1, min(skip, tokens // 2))
 
 
-@overload
-def extract(
-    door: Residuals,
-    texts: Sequence[str],
-    folder: str | Path,
-    *,
-    skip: int = ...,
-    embeddings: Literal[False] = ...,
-    progress: Callable[[int], None] = ...,
-) -> NDArray[np.float32]: ...
-
-
-@overload
-def extract(
-    door: Residuals,
-    texts: Sequence[str],
-    folder: str | Path,
-    *,
-    skip: int = ...,
-    embeddings: Literal[True],
-    progress: Callable[[int], None] = ...,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
-
-
 def extract(
     door: Residuals,
     texts: Sequence[str],
     folder: str | Path,
     *,
     skip: int = SKIP,
-    embeddings: bool = False,
     progress: Callable[[int], None] = lambda _: None,
-) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> NDArray[np.float32]:
     """Return mean residuals at all layers that can be read, float32 (texts, layers, hidden).
 
     Index n on the second axis is layer n. The mean runs over the tokens from position `skip` on;
     the first token is never in it. The array is mapped from `folder`, where rows are kept as they
     come: a second call with the same model, texts and `skip` goes on where the first one ended.
-    With `embeddings`, the mean input of block 0, (texts, hidden), is returned beside it. `progress`
-    is called with the number of texts done.
+    `progress` is called with the number of texts done.
 
     Raises:
-        EmoGuardError: a text of fewer than 4 tokens, a folder of something else, or no embeddings
-            behind this door.
+        EmoGuardError: a text of fewer than 4 tokens, or a folder of something else.
 
     """
-    lengths = _lengths(door, texts)
-    bound = {"model": door.identity.digest, "texts": _digest(texts), "skip": skip}
-    # The embeddings come first, then every block but the last.
-    shape = (len(texts), door.identity.layers, door.identity.hidden)
-    with RowStore(folder, bound, shape) as store:
-        progress(int(store.done.sum()))
-        if not store.done.all():
-            _fill(store, door, texts, lengths, skip=skip, progress=progress)
-        rows = store.rows()
-    if not embeddings:
-        return rows[:, 1:]
+    return _rows(door, texts, folder, skip=skip, progress=progress)[:, 1:]
+
+
+def extract_embedded(
+    door: Residuals,
+    texts: Sequence[str],
+    folder: str | Path,
+    *,
+    skip: int = SKIP,
+    progress: Callable[[int], None] = lambda _: None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return what `extract` does, and the mean input of block 0, (texts, hidden).
+
+    Raises:
+        EmoGuardError: what `extract` raises, or no embeddings behind this door.
+
+    """
+    rows = _rows(door, texts, folder, skip=skip, progress=progress)
     if np.isnan(rows[:1, 0]).any():
         raise EmoGuardError(f"the door into {door.identity.name} cannot read its embeddings")
     return rows[:, 1:], rows[:, 0]
@@ -166,6 +146,25 @@ def _one_by_one(door: Residuals, layers: Sequence[int]) -> Iterator[Pool]:
         return out
 
     yield run
+
+
+def _rows(
+    door: Residuals,
+    texts: Sequence[str],
+    folder: str | Path,
+    *,
+    skip: int,
+    progress: Callable[[int], None],
+) -> NDArray[np.float32]:
+    """Return (texts, 1 + layers, hidden): the embeddings, then every block but the last."""
+    lengths = _lengths(door, texts)
+    bound = {"model": door.identity.digest, "texts": _digest(texts), "skip": skip}
+    shape = (len(texts), door.identity.layers, door.identity.hidden)
+    with RowStore(folder, bound, shape) as store:
+        progress(int(store.done.sum()))
+        if not store.done.all():
+            _fill(store, door, texts, lengths, skip=skip, progress=progress)
+        return store.rows()
 
 
 def _fill(

@@ -15,7 +15,7 @@ import pytest
 
 from emoguard import EmoGuardError
 from emoguard.fit import extraction
-from emoguard.fit.extraction import extract, pool, skipped_tokens
+from emoguard.fit.extraction import extract, extract_embedded, pool, skipped_tokens
 from emoguard.testing import FakeResiduals
 from tests import tiny_gguf
 from tests.contract import hf_models
@@ -79,7 +79,7 @@ def test_llamacpp_sequences_give_what_each_text_gives_alone(tmp_path, architectu
 def test_native_and_callback_pool_the_same_numbers(tmp_path):
     texts = some_texts(10)
     native, callback = (
-        extract(llama_door(tmp_path, "llama", backend), texts, tmp_path / backend, embeddings=True)
+        extract_embedded(llama_door(tmp_path, "llama", backend), texts, tmp_path / backend)
         for backend in ("native", "callback")
     )
     assert np.array_equal(native[0], callback[0])
@@ -99,7 +99,7 @@ def test_texts_longer_than_a_batch_are_run_in_parts(tmp_path):
 @pytest.mark.parametrize("architecture", ["llama", "gemma3_text"])
 def test_embeddings_are_what_block_0_receives(tmp_path, architecture):
     door, texts = hf_door(architecture), some_texts(6)
-    _, embeddings = extract(door, texts, tmp_path / "r", embeddings=True)
+    _, embeddings = extract_embedded(door, texts, tmp_path / "r")
     model = door._model
     for text, found in zip(texts, embeddings, strict=True):
         ids = door.tokenize(text)
@@ -113,7 +113,7 @@ def test_embeddings_are_what_block_0_receives(tmp_path, architecture):
 def test_llamacpp_embeddings_are_a_row_of_the_table_per_token(tmp_path):
     door = llama_door(tmp_path, "llama")
     texts = some_texts(4)
-    _, embeddings = extract(door, texts, tmp_path / "r", embeddings=True)
+    _, embeddings = extract_embedded(door, texts, tmp_path / "r")
     rng = np.random.default_rng(0)  # as tiny_gguf draws it: the table comes first
     table = rng.normal(size=(tiny_gguf.VOCABULARY, 64)) * (2.0 / 8)
     for text, found in zip(texts, embeddings, strict=True):
@@ -284,7 +284,7 @@ def test_a_door_without_batches_has_no_embeddings(tmp_path):
     found = extract(FakeResiduals(), texts, tmp_path / "r")
     assert_close(found, text_by_text(FakeResiduals(), texts, 20))
     with pytest.raises(EmoGuardError, match="cannot read its embeddings"):
-        extract(FakeResiduals(), texts, tmp_path / "r", embeddings=True)
+        extract_embedded(FakeResiduals(), texts, tmp_path / "r")
 
 
 def test_layers_outside_the_model_are_refused_in_both_runtimes(tmp_path):
