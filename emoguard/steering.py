@@ -80,6 +80,10 @@ class Steering:
         return tuple(intervention.layer for intervention in self.interventions)
 
 
+LONGEST = 1e15
+"""Lengths beyond have products that float32 may not hold; nothing that long is a residual."""
+
+
 class Rounding(NamedTuple):
     """What storing in a dtype does: `roundoff`, and `store`, from float32 to that and back."""
 
@@ -115,8 +119,8 @@ FAULT = Move(None, 0.0, clipped=False, faulted=True)
 class Mover:
     """One intervention on residuals stored in one dtype, one at a time.
 
-    Composed in float32 and rounded once to the dtype that `rounding` describes. A residual whose
-    length or result is not finite stays as it is, `faulted`.
+    Composed in float32 and rounded once to the dtype that `rounding` describes. A residual that is
+    not finite, that is `LONGEST`, or whose result is not finite stays as it is, `faulted`.
     """
 
     def __init__(self, intervention: Intervention, rounding: Rounding) -> None:
@@ -136,8 +140,8 @@ class Mover:
 
     def __call__(self, h: NDArray[np.float32]) -> Move:
         """Move one residual (hidden,): float32 of the values as stored."""
-        length = _length(h)
-        if not math.isfinite(length):
+        length = _length(h.astype(np.float64))
+        if not length < LONGEST:
             return FAULT
         step, size, missed = self._shift, self._shift_length, False
         if self._limits:
@@ -364,6 +368,6 @@ def _limits(plan: Plan, label: str, quantiles: NDArray[np.float32]) -> tuple[flo
     return low, high
 
 
-def _length(row: NDArray[np.float32]) -> float:
+def _length(row: NDArray[np.floating]) -> float:
     """Return the length of one row."""
     return math.sqrt(float(np.dot(row, row)))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from emoguard.steering import (
+    LONGEST,
     SHORTEST,
     SWEEPS,
     Intervention,
@@ -224,7 +225,7 @@ def intervene(h: torch.Tensor, layer: Layer, act: torch.Tensor) -> torch.Tensor:
     most = torch.nn.functional.threshold(slope * length - offset, SHORTEST, 0.0)
     share = (most / size.clamp_min(TINY)).clamp_max(1)
     moved = (wide + step * share[..., None]).to(h.dtype)
-    sound = length.isfinite() & size.isfinite() & moved.isfinite().all(dim=-1)
+    sound = (length < LONGEST) & size.isfinite() & moved.isfinite().all(dim=-1)
     acts = act & sound & (size > 0) & (most > 0)
     dose = torch.linalg.vector_norm(moved.float() - wide, dim=-1) / length
     short = (size > most) if missed is None else (size > most) | missed

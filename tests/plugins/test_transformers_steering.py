@@ -137,19 +137,57 @@ def test_dose_never_exceeds_the_bound_in_any_dtype(guard, plan, bound, dtype, dr
     layer = gather([made] * 64, 1, "cpu", torch.full((64, 3), torch.nan))
     rng = torch.Generator().manual_seed(seed)
     h = (torch.randn((64, 1, guard.probe.hidden), generator=rng) * 10.0**exponent).to(dtype)
-    moved = intervene(h, layer, layer.rows)
     finite = h.isfinite().all(-1)
-    change = torch.linalg.vector_norm(moved.double() - h.double(), dim=-1)[finite]
     length = torch.linalg.vector_norm(h.double(), dim=-1)[finite]
-    assert torch.all(change <= made.interventions[0].budget * length)
-    assert torch.equal(moved[~finite], h[~finite])
+    for moved in (intervene(h, layer, layer.rows), steer(layer, h, 0)):
+        change = torch.linalg.vector_norm(moved.double() - h.double(), dim=-1)[finite]
+        assert torch.all(change <= made.interventions[0].budget * length)
+        assert torch.equal(moved[~finite], h[~finite])
 
 
-def test_rows_that_are_not_finite_are_left_alone_and_counted(guard):
+@given(
+    st.lists(st.one_of(st.none(), plans), min_size=2, max_size=5),
+    st.integers(0, 2**31),
+    dtypes,
+    st.tuples(st.integers(1, 4), st.integers(0, 5), st.sampled_from([None, 0, 1])),
+)
+@settings(max_examples=80, deadline=None)
+def test_one_by_one_on_a_cpu_is_all_at_once_on_a_device(guard, chosen, seed, dtype, shape):
+    count, steps, more = shape
+    chosen = [
+        plan and dataclasses.replace(plan, prompt=n % 2 == 1) for n, plan in enumerate(chosen)
+    ]
+    made = [guard.steering(plan, guard.calibrations[0].identity) for plan in chosen]
+    if not any(plan and 1 in plan.layers for plan in made):
+        return
+    rng = torch.Generator().manual_seed(seed)
+    scale = float(guard.calibrations[0].norms[0]) / guard.probe.hidden**0.5
+    h = (torch.randn((len(made), count, guard.probe.hidden), generator=rng) * scale).to(dtype)
+    found = []
+    for marked in (True, False):
+        # `more` positions of a chunked prefill are to come after these.
+        chunked = None if more is None else count + more
+        layer = gather(made, 1, "cpu", torch.full((len(made), 3), torch.nan), chunked)
+        layer.marks = layer.marks if marked else None
+        found.append((steer(layer, h, steps), layer.moves))
+    (one, marks), (all_, moves) = found
+    near = 2e-2 if dtype is torch.bfloat16 else 3e-3
+    assert torch.allclose(one.float(), all_.float(), rtol=near, atol=near * scale)
+    assert torch.equal((one == h).all(-1), (all_ == h).all(-1))
+    assert torch.allclose(marks[:, 0], moves[:, 0], rtol=5e-2, atol=1e-3)
+    assert torch.equal(marks[:, 1:], moves[:, 1:])
+
+
+@pytest.mark.parametrize(
+    "move",
+    [lambda layer, h: intervene(h, layer, layer.rows), lambda layer, h: steer(layer, h, 0)],
+    ids=["all", "each"],
+)
+def test_rows_that_are_not_finite_are_left_alone_and_counted(guard, move):
     _, layer = layer_of([STRONG] * 3, guard, 1)
     h = torch.ones((3, 1, guard.probe.hidden))
     h[1, 0, 4] = torch.inf
-    moved = intervene(h, layer, layer.rows)
+    moved = move(layer, h)
     assert torch.equal(moved[1], h[1])
     assert layer.moves[:, 2].tolist() == [0, 1, 0]
     assert not torch.equal(moved[0], h[0])
