@@ -123,15 +123,35 @@ def in_torch(
     rows: NDArray[np.float64], plans: Sequence[Steering], index: int, dtype: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the same for one batch in torch, in which every row has its own plan."""
+    from emoguard_transformers import steer
+
+    return _batch(rows, plans, index, dtype, lambda h, layer: steer.intervene(h, layer, layer.rows))
+
+
+def on_cpu(
+    rows: NDArray[np.float64], plans: Sequence[Steering], index: int, dtype: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the same for one batch on a CPU, where the reference moves each row."""
+    from emoguard_transformers import steer
+
+    return _batch(rows, plans, index, dtype, lambda h, layer: steer.steer(layer, h, 0))
+
+
+def _batch(
+    rows: NDArray[np.float64],
+    plans: Sequence[Steering],
+    index: int,
+    dtype: str,
+    move: Callable[..., Any],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     import torch
     from emoguard_transformers.steer import MOVES, gather
-    from emoguard_transformers.steer import intervene as move
 
     stored = torch.tensor(rows).to(getattr(torch, dtype))[:, None]
     each = [plan for plan in plans for _ in range(len(rows) // len(plans))]
     at = plans[0].interventions[index].layer
     layer = gather(each, at, "cpu", torch.empty((len(rows), MOVES)))
-    moved = move(stored, layer, layer.rows)
+    moved = move(stored, layer)
     return stored[:, 0].double().numpy(), moved[:, 0].double().numpy()
 
 
@@ -141,6 +161,8 @@ VARIANTS: dict[str, tuple[Callable[..., Any], str]] = {
     "torch_float32": (in_torch, "float32"),
     "torch_float16": (in_torch, "float16"),
     "torch_bfloat16": (in_torch, "bfloat16"),
+    "cpu_float16": (on_cpu, "float16"),
+    "cpu_bfloat16": (on_cpu, "bfloat16"),
 }
 
 
