@@ -85,22 +85,38 @@ class Plan:
         """Return this plan laid over `base`, whose limits it can tighten and never loosen.
 
         Doses of `add` replace those of the same label; of two caps the lower holds, of two floors
-        the higher.
+        the higher. Layers are added to those of a `base` that does something.
+
+        Raises:
+            EmoGuardError: limits that contradict each other, or one on what `base` ablates.
+
         """
         cap, floor = dict(base.cap), dict(base.floor)
         for label, limit in self.cap.items():
             cap[label] = min(limit, cap.get(label, 1.0))
         for label, limit in self.floor.items():
             floor[label] = max(limit, floor.get(label, 0.0))
+        for label in base.ablate:
+            if (cap.get(label), floor.get(label)) != (base.cap.get(label), base.floor.get(label)):
+                raise EmoGuardError(
+                    f"{label} is held at its neutral median already (ablate): leave it out of "
+                    "plan.cap and plan.floor"
+                )
         return Plan(
             add={**base.add, **self.add},
             cap=cap,
             floor=floor,
             ablate=tuple(dict.fromkeys((*base.ablate, *self.ablate))),
-            layers=self.layers or base.layers,
+            layers=self._layers_over(base),
             prompt=self.prompt or base.prompt,
             probe=self.probe or base.probe,
         )
+
+    def _layers_over(self, base: Plan) -> tuple[int, ...]:
+        """Return layers among which are all of `base`, where no layers mean all of the probe's."""
+        if base.is_empty or not self.layers:
+            return self.layers or base.layers
+        return tuple(sorted({*base.layers, *self.layers})) if base.layers else ()
 
     def clipped(self, most: float) -> Plan:
         """Return the plan with its doses scaled down so that they come to at most `most`."""

@@ -85,7 +85,7 @@ LONGEST = 1e15
 
 
 class Rounding(NamedTuple):
-    """What storing in a dtype does: `roundoff`, and `store`, from float32 to that and back."""
+    """What storing in a dtype does: its `roundoff`; `store` is from float32 to that and back."""
 
     unit: float
     tiny: float

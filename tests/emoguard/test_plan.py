@@ -36,6 +36,24 @@ def test_a_plan_laid_over_another_that_contradicts_it_is_refused():
         Plan(floor={"sad": 0.5}).over(Plan(cap={"sad": 0.4}))
 
 
+@pytest.mark.parametrize("mine", [{"cap": {"sad": 0.2}}, {"floor": {"sad": 1.0}}])
+def test_what_is_ablated_underneath_takes_no_other_limit(mine):
+    base = Plan(ablate=("sad",), cap={"sad": 0.9})
+    with pytest.raises(EmoGuardError, match="sad is held at its neutral median"):
+        Plan(**mine).over(base)
+    assert Plan(cap={"sad": 0.95, "calm": 0.5}).over(base).cap == {"sad": 0.9, "calm": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("mine", "base", "wanted"),
+    [((4,), (2, 3), (2, 3, 4)), ((4,), (), ()), ((), (2,), (2,)), ((), (), ())],
+)
+def test_laying_over_leaves_no_layer_of_the_plan_underneath_out(mine, base, wanted):
+    over = Plan(add={"calm": 0.1}, layers=mine).over(Plan(cap={"sad": 0.9}, layers=base))
+    assert over.layers == wanted
+    assert Plan(add={"calm": 0.1}, layers=mine).over(Plan()).layers == mine
+
+
 @given(st.dictionaries(names, numbers), st.floats(0.01, 0.5))
 def test_clipping_keeps_proportions_and_comes_to_at_most_the_limit(add, most):
     plan = Plan(add=add, cap={"sad": 0.9})
