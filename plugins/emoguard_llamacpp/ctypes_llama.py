@@ -339,6 +339,7 @@ def swap_context(llm: Any, callback: Any = None, *, keep_state: bool = False) ->
     if keep_state:
         _copy_state(old, new)
     holder.ctx, holder.memory = new, bindings.llama_get_memory(new)
+    holder.emoguard_callback = callback  # lives as long as the context that calls it
     bindings.llama_free(old)
     if not keep_state:
         llm.reset()
@@ -360,10 +361,12 @@ def _new_context(llm: Any, params: Any) -> Any:
 
 
 def _copy_state(old: Any, new: Any) -> None:
+    """Copy what one context holds to another, which is freed where that fails."""
     size = bindings.llama_state_get_size(old)
     state = (ctypes.c_uint8 * size)()
     written = bindings.llama_state_get_data(old, state, size)
     if bindings.llama_state_set_data(new, state, written) != written:
+        bindings.llama_free(new)
         raise EmoGuardError("llama.cpp could not carry its state over to another context")
 
 

@@ -40,6 +40,10 @@ MARK = "_emoguard_watch"
 """Instance attribute that says a Llama is watched."""
 
 
+NO_TOKEN = -1
+"""An id that no prompt has."""
+
+
 class LlamaWatch:
     """The handle `attach` returns for a `llama_cpp.Llama`."""
 
@@ -60,7 +64,7 @@ class LlamaWatch:
         self._calls = Calls(self.reports, self._close)
         self._backend = backend
         self._plan = Plan()
-        self._first_steered: int | None = None
+        self._steered: tuple[Session, int] | None = None
         self._alarm: LiveAlarm | None = None
         self._undo = ExitStack()
         self._attached = False
@@ -112,12 +116,22 @@ class LlamaWatch:
             EmoGuardError: a plan that this probe, model or policy does not allow.
 
         """
-        self._steerable(self.guard.steering(plan, self.identity))
+        self.check_plan(plan)
         outer, self._plan = self._plan, plan.over(self._plan)
         try:
             yield
         finally:
             self._plan = outer
+
+    def check_plan(self, plan: Plan | None) -> None:
+        """Refuse what a generation that starts now would refuse, too.
+
+        Raises:
+            EmoGuardError: a plan that this probe, model, policy or read path does not allow.
+
+        """
+        laid = plan.over(self._plan) if plan is not None else self._plan
+        self._check(self.guard.steering(laid, self.identity))
 
     def abandon(self, request_id: str) -> None:
         """Close the session of a request that nobody goes on with, as cancelled."""
@@ -220,7 +234,9 @@ class LlamaWatch:
             raise EmoGuardError("the prompt is empty: give the model at least one token to go on")
         laid = request.plan.over(self._plan) if request.plan is not None else self._plan
         steering = self.guard.steering(laid, self.identity)
-        self._steerable(steering)
+        self._check(steering)
+        if steering is not None:
+            self._read_through_callback()
         session = Session(
             request,
             self.identity,
@@ -254,6 +270,7 @@ class LlamaWatch:
                     session.skipped = "tokens were sent into generate"
                 if session.halted:
                     finish = "halted"
+                    yield from self._end_mark(call)
                     return
                 finish = "error"
         except StopIteration:
@@ -270,11 +287,19 @@ class LlamaWatch:
             raise
         finally:
             inner.close()
+            self._guarded(self._drop_steered, session)
             if call is None or finish in ("error", "cancelled"):
                 self._close(session, finish)
 
+    def _end_mark(self, call: Call | None) -> Iterator[int]:
+        """Yield an end mark to a completion: only then one that is not streamed has its text."""
+        mark = self._llm.token_eos()
+        if call is not None and mark >= 0:
+            yield mark
+
     def _open(self, session: Session, call: Call | None) -> None:
         self._close(self._session, "cancelled")
+        self._drop_steered(self._steered[0] if self._steered else session)
         if self._llm.draft_model is not None:
             session.skipped = "a draft model was set after attach"
         if call:
@@ -338,13 +363,7 @@ class LlamaWatch:
     def _steer(self) -> Steer | None:
         return self.reader.steer if isinstance(self.reader, CallbackReader) else None
 
-    def _steerable(self, steering: Steering | None) -> None:
-        """Read through the callback from now on if there is something to steer.
-
-        Raises:
-            EmoGuardError: only the native read was asked for, or the callback cannot be had.
-
-        """
+    def _check(self, steering: Steering | None) -> None:
         if steering is None:
             return
         if self._llm.draft_model is not None:
@@ -354,12 +373,20 @@ class LlamaWatch:
                 "llama.cpp cannot steer layer 0: leave it out of plan.layers, or fit a probe at "
                 "layers from 1 on"
             )
-        if isinstance(self.reader, CallbackReader):
-            return
         if self._backend == "native":
             raise EmoGuardError(
                 'the native read cannot steer: attach with backend="auto" or "callback"'
             )
+
+    def _read_through_callback(self) -> None:
+        """Change from the native read to the callback, which can steer; the cache is lost.
+
+        Raises:
+            EmoGuardError: the callback cannot be had.
+
+        """
+        if isinstance(self.reader, CallbackReader):
+            return
         self._close(self._session, "cancelled")
         reader = CallbackReader(self._llm, self.guard.probe.layers, self.identity.hidden)
         reader.start(self.guard.probe.witness.token_ids.tolist())
@@ -369,16 +396,21 @@ class LlamaWatch:
     def _note_steered(self, tokens: int) -> None:
         """Remember the first position that is computed under steering."""
         steer = self._steer
-        if steer is not None and self._first_steered is None:
+        if steer is not None and self._steered is None and self._session is not None:
             last = self._llm.n_tokens + tokens - 1
-            self._first_steered = self._llm.n_tokens if steer.steering.plan.prompt else last
+            first = self._llm.n_tokens if steer.steering.plan.prompt else last
+            self._steered = self._session, first
 
-    def _drop_steered(self) -> None:
-        """Forget every position computed under steering: none may be the prefix of another turn."""
-        first, self._first_steered = self._first_steered, None
-        if isinstance(self.reader, CallbackReader):
-            self.reader.steer = None
-        if first is None or self._llm.ctx is None or self._llm.n_tokens <= first:
+    def _drop_steered(self, session: Session) -> None:
+        """Forget every position `session` computed steered: none may be the prefix of another turn.
+
+        Done when its generation is over, in its own thread: one that goes on unwatched needs them.
+        """
+        if self._steered is None or self._steered[0] is not session:
+            return
+        (_, first), self._steered = self._steered, None
+        taken = session.closed and self._llm.input_ids[first] != NO_TOKEN
+        if taken or self._llm.ctx is None or self._llm.n_tokens <= first:
             return
         self._llm.n_tokens = first
         if not self._llm._ctx.kv_cache_seq_rm(-1, first, -1):  # noqa: SLF001
@@ -386,11 +418,16 @@ class LlamaWatch:
             self._llm.reset()
             self._llm._ctx.kv_cache_clear()  # noqa: SLF001
 
+    def _hide_steered(self) -> None:
+        """Have no prompt find them as its prefix while their generation, closed here, goes on."""
+        if self._steered is not None:
+            self._llm.input_ids[self._steered[1] : self._llm.n_tokens] = NO_TOKEN
+
     def _save_state(self, original: Callable[[], Any]) -> Any:
         """Save the state as far as it is unsteered: whoever loads it computes the rest again."""
         state = original()
-        if self._first_steered is not None:
-            state.n_tokens = min(state.n_tokens, self._first_steered)
+        if self._steered is not None:
+            state.n_tokens = min(state.n_tokens, self._steered[1])
             state.scores = state.scores[: state.n_tokens]
         return state
 
@@ -412,7 +449,9 @@ class LlamaWatch:
 
     def _close_open(self, session: Session, finish: Finish) -> None:
         start = time.perf_counter()
-        self._guarded(self._drop_steered)
+        if isinstance(self.reader, CallbackReader):
+            self.reader.steer = None
+        self._guarded(self._hide_steered)
         self._guarded(self._scores.settle)
         session.seconds += time.perf_counter() - start
         try:

@@ -99,12 +99,22 @@ class TransformersWatch:
             EmoGuardError: a plan that this probe, model or policy does not allow.
 
         """
-        self.guard.steering(plan, self._identity_now())
+        self.check_plan(plan)
         outer, self._plan = self._plan, plan.over(self._plan)
         try:
             yield
         finally:
             self._plan = outer
+
+    def check_plan(self, plan: Plan | None) -> None:
+        """Refuse what a generation that starts now would refuse, too.
+
+        Raises:
+            EmoGuardError: a plan that this probe, model or policy does not allow.
+
+        """
+        laid = plan.over(self._plan) if plan is not None else self._plan
+        self.guard.steering(laid, self._identity_now())
 
     def abandon(self, request_id: str) -> None:
         """Have the notice of what a thread still generates for a request count as lost."""

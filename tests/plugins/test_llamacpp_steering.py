@@ -288,6 +288,28 @@ def test_a_steered_stream_that_is_broken_off_leaves_no_steered_position(
     assert np.allclose(found, logits_after_plain(tiny_gguf.load(path), second), atol=1e-3)
 
 
+@pytest.mark.parametrize("how", ["detached", "abandoned"])
+def test_a_steered_stream_goes_on_where_it_was_when_its_watch_leaves_it(
+    path: Path, how: str
+) -> None:
+    llm = tiny_gguf.load(path)
+    watch = emoguard_llamacpp.attach(llm, guard_for(llm))
+    tokens = llm.generate(ids_of(llm, PROMPT), temp=0.0, emoguard=Request(id="r", plan=STRONG))
+    said, seen = list(islice(tokens, 5)), []
+    watch.detach() if how == "detached" else watch.abandon("r")
+    for token in islice(tokens, 10):
+        seen.append((llm.n_tokens, int(llm.input_ids[llm.n_tokens - 1])))
+        said.append(token)
+    start = len(ids_of(llm, PROMPT))
+    assert seen == [(start + n, said[n - 1]) for n in range(5, 15)]
+    tokens.close()
+    watch.detach()
+    again = ids_of(llm, PROMPT) + said
+    next(llm.generate(again, temp=0.0))
+    found = ctypes_llama.last_logits(llm, llm.ctx)
+    assert np.allclose(found, logits_after_plain(tiny_gguf.load(path), again), atol=1e-3)
+
+
 # Which read path.
 
 
@@ -426,8 +448,10 @@ def test_a_completion_that_was_halted_says_so_in_its_finish_reason(
     guard = Alarming(guard.probe, guard.calibrations, policy)
     with emoguard_llamacpp.attach(llm, guard) as watch:
         if chat:
-            turns = [{"role": "user", "content": PROMPT}]
-            made = llm.create_chat_completion(turns, max_tokens=20, stream=stream)
+            turns: Any = [{"role": "user", "content": PROMPT}]
+            made = llm.create_chat_completion(
+                turns, max_tokens=20, stream=stream, emoguard=Request(scores="tokens")
+            )
         else:
             made = complete(llm, max_tokens=20, stream=stream)
         chunks = list(made) if stream else [made]
@@ -435,7 +459,19 @@ def test_a_completion_that_was_halted_says_so_in_its_finish_reason(
     assert chunks[-1]["choices"][0]["finish_reason"] == "content_filter"
     assert (report.finish, report.completion_tokens) == ("halted", 4)
     assert "happy" in report.detail
+    text = llm.detokenize([token.id for token in report.tokens]).decode("utf-8", "ignore")
+    assert said(chunks) == text != ""
     assert [alert.monitor for alert in guard.alerts] == ["crossing"]
+
+
+def said(chunks: list[Any]) -> str:
+    """The text of a completion or a chat, streamed or not."""
+    choices = [chunk["choices"][0] for chunk in chunks]
+    parts = [
+        each.get("delta") or each.get("message") or {"content": each.get("text")}
+        for each in choices
+    ]
+    return "".join(part.get("content") or "" for part in parts)
 
 
 class Alarming(Guard):
