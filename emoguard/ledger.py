@@ -15,7 +15,7 @@ from emoguard import notice as notices
 from emoguard.checkpoint import Checkpoint
 from emoguard.delivery import Delivery
 from emoguard.notice import Clock, History, Moment
-from emoguard.policy import NoticePolicy
+from emoguard.policy import MOST_CONVERSATIONS, NoticePolicy
 from emoguard.records import Channel, Notice, Report, Request
 
 log = logging.getLogger("emoguard")
@@ -55,9 +55,9 @@ class Ledger:
         self._keep = policy().keep_conversations
         self._faults: deque[str] = deque(maxlen=256)
         self._logged = False
-        self._checkpoint = Checkpoint(
-            policy().state, {"notices": FORMAT}, largest=ENTRY_BYTES * (self._keep + 1)
-        )
+        # As large as any policy allows: the file may be from a time when more were kept.
+        largest = ENTRY_BYTES * (MOST_CONVERSATIONS + 1)
+        self._checkpoint = Checkpoint(policy().state, {"notices": FORMAT}, largest=largest)
         self._histories = self._restored()
         if policy().followed():
             claims.patterns()  # compiled here, not within the first response
@@ -202,9 +202,12 @@ class Ledger:
     def _restored(self) -> OrderedDict[str, History]:
         state = self._checkpoint.load() or {}
         try:
-            return OrderedDict((key, _history(each)) for key, each in state.items())
+            histories = OrderedDict((key, _history(each)) for key, each in state.items())
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise self._checkpoint.broken(error) from error
+        while len(histories) > self._keep:
+            histories.popitem(last=False)
+        return histories
 
     def _text(self, decode: Callable[[], str]) -> str:
         try:

@@ -14,6 +14,9 @@ from emoguard.interval import Interval, check_intervals
 from emoguard.plan import CEILING, Plan
 from emoguard.profiles import Profile
 
+MOST_CONVERSATIONS = 100_000
+"""What `notices.keep_conversations` may be at most."""
+
 
 @dataclass(frozen=True)
 class AlarmPolicy:
@@ -140,7 +143,7 @@ class NoticePolicy:
     state: str | None = None
     """File that remembers over restarts what each conversation was told; without one, every
     conversation is new after a restart."""
-    keep_conversations: Annotated[int, Interval(least=1, most=100_000)] = 4096
+    keep_conversations: Annotated[int, Interval(least=1, most=MOST_CONVERSATIONS)] = 4096
     """Conversations that are remembered; one that was forgotten is new when it goes on."""
 
     def __post_init__(self) -> None:

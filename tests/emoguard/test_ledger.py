@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -291,6 +292,20 @@ def test_only_so_many_conversations_are_kept_and_a_forgotten_one_is_new(tmp_path
         told = [respond(guard, conversation=name).notice is not None for name in "abcadbc"]
     assert told == [True, True, True, False, True, True, True]
     assert len(json.loads((tmp_path / "state.json").read_text())["state"]) == 3
+
+
+def test_a_policy_that_keeps_fewer_conversations_takes_over_the_newest(tmp_path):
+    path = tmp_path / "state.json"
+    more = NoticePolicy(profiles=("eu_art50",), keep_conversations=300, state=str(path))
+    with make_guard(more) as guard:
+        for n in range(300):
+            respond(guard, conversation=str(n))
+    fewer = replace(more, keep_conversations=2)
+    assert path.stat().st_size > ledgers.ENTRY_BYTES * 3
+    with make_guard(fewer) as guard:
+        told = [respond(guard, conversation=name).notice is not None for name in ("298", "297")]
+    assert told == [False, True]
+    assert len(json.loads(path.read_text())["state"]) == 2
 
 
 def test_the_state_names_no_conversation_and_holds_no_text(tmp_path):
