@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from emoguard_rate.detector import RateDetector
 
 if TYPE_CHECKING:
     from emoguard.sinks import Site
+
+log = logging.getLogger("emoguard")
 
 EVERY = 50
 """Responses between two checkpoints."""
@@ -63,6 +66,7 @@ class RateMonitor:
         self._alarms = dict.fromkeys(self._labels, 0)
         self._responses = 0
         self._lock = threading.Lock()
+        self._logged = False
         bound = {
             "rates": self.rates,
             "window_tokens": window_tokens,
@@ -117,7 +121,7 @@ class RateMonitor:
             self._alert(self._labels[n], report) for n in self._detector.update(flagged, exposure)
         ]
         if alerts or not self._responses % EVERY:
-            self._save()
+            self._keep(alerts)
         return alerts
 
     def _alert(self, label: str, report: Report) -> Alert:
@@ -131,6 +135,18 @@ class RateMonitor:
             f"{self._responses:,}",
             report.id,
         )
+
+    def _keep(self, alerts: Sequence[Alert]) -> None:
+        """Save what was seen; a file that cannot be written keeps no alert from being raised."""
+        try:
+            self._save()
+        except OSError as error:
+            if not alerts:
+                raise
+            first, self._logged = not self._logged, True
+            if first:
+                why = "rate: an alert goes out, the state is not kept (logged once): %r"
+                log.error(why, error)  # noqa: TRY400  (one sentence says it)
 
     def _save(self) -> None:
         self._checkpoint.save(

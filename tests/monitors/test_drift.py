@@ -172,6 +172,22 @@ def test_killed_it_loses_at_most_the_block_that_was_not_full(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["drift.json"]
 
 
+def test_a_state_that_cannot_be_written_costs_no_alert(tmp_path, caplog):
+    path = tmp_path / "state" / "drift.json"
+    path.parent.mkdir()
+    sink, plain, found, failed = monitor(state=path), monitor(), [], 0
+    path.parent.rmdir()
+    for report in SHIFTED:
+        try:
+            found += sink.report(report)
+        except FileNotFoundError:
+            failed += 1
+    assert len(found) > 1
+    assert found == alarms(plain, SHIFTED)
+    assert failed == len(SHIFTED) // 50 - len(found)
+    assert sum("the state is not kept" in record.message for record in caplog.records) == 1
+
+
 def test_a_state_of_another_baseline_is_not_taken_over(tmp_path):
     path = tmp_path / "drift.json"
     sink = monitor(state=path)

@@ -147,6 +147,17 @@ def test_killed_it_loses_at_most_fifty_responses(tmp_path):
     assert np.array_equal(after._detector.evidence, plain._detector.evidence)
 
 
+def test_a_state_that_cannot_be_written_costs_no_alert(tmp_path, caplog):
+    sink, plain = monitor(state=tmp_path / "gone" / "rate.json"), monitor()
+    reports = [flagged()] * 20
+    found = alarms(sink, reports)
+    assert len(found) > 1
+    assert found == alarms(plain, reports)
+    assert sum("the state is not kept" in record.message for record in caplog.records) == 1
+    with pytest.raises(OSError, match="gone"):
+        alarms(sink, [USUAL] * 50)
+
+
 def test_a_state_of_other_rates_is_not_taken_over(tmp_path):
     path = tmp_path / "rate.json"
     sink = monitor(state=path)
