@@ -50,6 +50,10 @@ class Guard:
 
     `labels` are read and reported; of these, `monitored` may alarm and are what sinks watch. Labels
     that validation did not find usable are monitored only where the policy names them.
+
+    Raises:
+        EmoGuardError: unknown labels, or amplifying ones that cannot rise.
+
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Guard:
         self._policy = policy if isinstance(policy, Policy) else Policy()
         self.labels = self.policy.labels or probe.labels
         self.monitored = self._monitored()
+        self._check_amplifying(self.policy)
         self.alerts: deque[Alert] = deque(maxlen=self.policy.keep_reports)
         self._columns = probe.indices(self.labels)
         self.calibrations = tuple(calibrations)
@@ -111,16 +116,12 @@ class Guard:
         """Refuse a policy that this probe and these calibrations cannot serve.
 
         Raises:
-            EmoGuardError: unknown labels, a standing plan that cannot be.
+            EmoGuardError: unknown labels, amplifying ones that cannot rise, a standing plan that
+                cannot be.
 
         """
         self.probe.indices(policy.labels)
-        for label in policy.notices.amplifying:
-            if label not in self.labels:
-                raise EmoGuardError(
-                    f"notices.amplifying: {label:.60} is not read, so it never rises; labels that "
-                    f"are: {', '.join(self.labels)}"
-                )
+        self._check_amplifying(policy)
         steering = policy.steering
         if not steering.plan.is_empty:
             for calibration in self.calibrations or (None,):
@@ -321,6 +322,20 @@ class Guard:
         poor = {label for label, found in self.probe.verdicts.items() if found != "usable"}
         poor -= set(self.policy.notices.amplifying)
         return tuple(label for label in self.labels if label not in poor)
+
+    def _check_amplifying(self, policy: Policy) -> None:
+        """Refuse amplifying labels that have no threshold here to rise over."""
+        for label in policy.notices.amplifying:
+            if label not in self.labels:
+                raise EmoGuardError(
+                    f"notices.amplifying: {label:.60} is not read, so it never rises: take it out, "
+                    f"or choose of those that are: {', '.join(self.labels)}"
+                )
+            if label not in self.monitored:
+                raise EmoGuardError(
+                    f"notices.amplifying: {label} was found {self.probe.verdicts[label]} and is "
+                    "not monitored here, so it never rises: restart with it, or take it out"
+                )
 
     def _certified(self, calibration: Calibration) -> tuple[Threshold | None, ...]:
         alarms, curve = self.policy.alarms, calibration.curve

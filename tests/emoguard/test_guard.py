@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emoguard import Alert, EmoGuardError, Guard, Plan, Policy, Request
-from emoguard.policy import AlarmPolicy
+from emoguard.policy import AlarmPolicy, NoticePolicy
 from emoguard.records import PHASES, Steered
 from emoguard.steering import prepare
 from emoguard.testing import (
@@ -315,6 +315,26 @@ def test_labels_below_usable_are_monitored_where_the_policy_names_them():
     assert guard.thresholds(FAKE_IDENTITY)[0] is not None
     report = guard.report(make_reading(tokens=20, labels=1), Request())
     assert report.scores["sad"].verdict == "not usable"
+
+
+def test_amplifying_labels_are_monitored_from_the_start():
+    weak = NoticePolicy(amplifying=("sad",))
+    guard = judged({"happy": "usable", "sad": "weak"}, Policy(notices=weak))
+    assert guard.monitored == ("happy", "sad")
+
+
+@pytest.mark.parametrize("label", ["sad", "glad"])
+def test_an_amplifying_label_that_is_not_read_is_refused_when_the_guard_is_made(label):
+    policy = Policy(labels=("happy",), notices=NoticePolicy(amplifying=(label,)))
+    with pytest.raises(EmoGuardError, match=f"{label} is not read, so it never rises: take it"):
+        Guard(PROBE, [CALIBRATION], policy)
+
+
+def test_an_amplifying_label_that_is_not_monitored_is_refused():
+    guard = judged({"happy": "usable", "sad": "weak"})
+    with pytest.raises(EmoGuardError, match="sad was found weak .* never rises: restart with it"):
+        guard.check(Policy(notices=NoticePolicy(amplifying=("sad",))))
+    guard.check(Policy(notices=NoticePolicy(amplifying=("happy",))))
 
 
 def test_the_alarm_rate_is_shared_by_the_labels_that_are_monitored():

@@ -273,6 +273,15 @@ def test_a_plan_without_a_calibration_is_refused_at_reload(path):
     assert guard.policy.steering.plan.is_empty
 
 
+def test_an_amplifying_label_that_is_not_monitored_is_refused_at_reload(path):
+    judged = dataclasses.replace(PROBE, card={"verdicts": {"happy": "usable", "sad": "weak"}})
+    guard = Guard(judged, [CALIBRATION], PolicyFile(path))
+    path.write_text("notices: {amplifying: [sad]}")
+    guard.refresh()
+    assert "sad was found weak and is not monitored here" in guard.policy_file.error
+    assert guard.policy.notices.amplifying == ()
+
+
 def test_a_guard_without_a_file_keeps_its_policy():
     guard = Guard(PROBE, policy=Policy(sample_ratio=0.5))
     guard.refresh()
