@@ -27,11 +27,12 @@ LARGEST = 64 * 2**20
 
 
 def counts(report: Report) -> bool:
-    """Return whether a response belongs to traffic: scored and left alone by steering.
+    """Return whether a response belongs to traffic: sampled, scored and left alone by steering.
 
     Flagged ones belong to it. Both the baseline and drift ask here.
     """
-    return report.status == "scored" and bool(report.scores) and not report.steered
+    scored = report.status == "scored" and bool(report.scores)
+    return scored and report.sampled and not report.steered
 
 
 @dataclass(frozen=True)

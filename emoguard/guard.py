@@ -225,15 +225,17 @@ class Guard:
     def publish(self, report: Report, carrier: Literal["process", "server"] = "process") -> Report:
         """Hand a report to the sinks; return it with the parts that failed since the last one.
 
-        Of plain scored responses only the policy's sample goes to the sinks. One with a notice goes
-        there when it is known what became of that: at once in this process, where the caller has
-        the report, unless the response was broken off; by `deliver` or `lost` from a server.
+        Of plain scored responses only the policy's sample goes to the sinks. Every report says
+        whether it belongs to the sample: rates hold over that alone. One with a notice goes there
+        when it is known what became of that: at once in this process, where the caller has the
+        report, unless the response was broken off; by `deliver` or `lost` from a server.
         """
         found = (self._delivery, self._calls, self.ledger)
         faults = (*report.faults, *(fault for part in found for fault in part.faults()))
-        report = dataclasses.replace(report, faults=faults)
+        sampled = self.policy.samples(report.id)
+        report = dataclasses.replace(report, faults=faults, sampled=sampled)
         if report.notice is None:
-            if not self._is_plain(report) or self.policy.samples(report.id):
+            if sampled or not self._is_plain(report):
                 self._delivery.send(report)
         elif report.finish in ("cancelled", "error") or self.ledger.has_left(report.id):
             report = self._settle(report, None)

@@ -218,7 +218,8 @@ class Policy:
     before anything is generated, or run and are reported as skipped."""
     sample_ratio: Annotated[float, Interval(least=0, most=1)] = 1.0
     """Share of plain responses that sinks are told of, chosen by request id. They are told of every
-    one that was steered, halted or did not go well; the watch keeps all reports."""
+    one that was steered, halted, carries a notice or did not go well, but count rates, ranks and
+    drift over the share alone; the watch keeps all reports."""
     sinks: tuple[Mapping[str, Mapping[str, Any]], ...] = ()
     """Monitors and exporters that see every report: one mapping each, name to options."""
     keep_reports: Annotated[int, Interval(least=1)] = 256

@@ -263,6 +263,9 @@ class Report:
     denied: tuple[str, ...] = ()
     """Parts of a request over a server's wire that the policy does not allow and that were left
     out: plan, scores, channel, conversation."""
+    sampled: bool = True
+    """Whether the policy's sample_ratio chose this response by its id. Rates, ranks and drift are
+    counted over these alone: of the others only those are told of that were not plain."""
     created: float = field(default_factory=time.time)
     """When the report was made, seconds since 1970 (UTC)."""
     version: Literal[1] = 1

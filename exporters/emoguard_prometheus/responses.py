@@ -34,8 +34,15 @@ class ResponseMetrics:
         self._add_targets(own, targets)
 
     def count(self, model: str, report: Report) -> None:
-        """Count one report on an allowed `model`."""
+        """Count one report on an allowed `model`; its scores where it belongs to the sample.
+
+        The others are told of because of what was read or done: with them no rate would hold.
+        """
         self._responses[model, self._statuses.pick(report.status)].inc()
+        if report.sampled:
+            self._count_scores(model, report)
+
+    def _count_scores(self, model: str, report: Report) -> None:
         if report.scores:
             phases = report.phases
             self._tokens[model].inc(phases.get("preparation", 0) + phases.get("response", 0))

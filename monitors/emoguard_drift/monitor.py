@@ -27,7 +27,8 @@ class DriftMonitor:
 
     Responses are averaged in blocks, of the size of the baseline's; see `DriftDetector`. `labels`
     are the baseline's unless given. Without a baseline the monitor is `learning` and never alarms.
-    Steered responses, those without a score and those of other model files or probes never count.
+    Steered responses, those without a score, those outside the policy's sample and those of other
+    model files or probes never count.
     `state` is a file for what was seen, so that a restart keeps the evidence.
 
     >>> from dataclasses import replace

@@ -28,7 +28,8 @@ class RateMonitor:
     """Alarms when responses cross a label's threshold more often than its certified rate.
 
     `rates` are crossings per 1,000 window positions by label; labels without one are not watched.
-    Responses of other model files than `identity` (a digest) are passed over, if it is given.
+    Responses of other model files than `identity` (a digest) are passed over, if it is given, and
+    those outside the policy's sample: they are told of because of what was read or done.
     `arl_responses` is the mean number of responses to the first false alarm, all labels together,
     at least. `state` is a file for what was seen, so that a restart keeps it.
 
@@ -92,7 +93,9 @@ class RateMonitor:
 
     def report(self, report: Report) -> Sequence[Alert]:
         """Take one report; return an alert for each label that fires too often."""
-        if report.status != "scored" or self._identity not in (None, report.identity):
+        if report.status != "scored" or not report.sampled:
+            return ()
+        if self._identity not in (None, report.identity):
             return ()
         phases = report.phases
         tokens = phases.get("preparation", 0) + phases.get("response", 0)

@@ -256,6 +256,14 @@ def test_sinks_are_told_of_every_response_that_was_steered_halted_or_went_wrong(
     assert len(sampled(Policy(sample_ratio=0.0), [plain, *others])) == len(others)
 
 
+def test_a_report_says_whether_it_belongs_to_the_sample():
+    policy = Policy(sample_ratio=0.25)
+    reports = [report(request=Request(id=f"r{n}"), finish="halted") for n in range(50)]
+    seen = sampled(policy, reports)
+    assert [r.sampled for r in seen] == [policy.samples(r.id) for r in reports]
+    assert {r.sampled for r in seen} == {True, False}
+
+
 def test_a_receipt_sums_up_what_steering_did():
     steering = prepare(Plan(add={"happy": 0.05}), PROBE, CALIBRATION, 0.1)
     dose = np.array([0.05, 0.03, 0.0, np.nan], np.float32)
@@ -332,7 +340,7 @@ def test_an_amplifying_label_that_is_not_read_is_refused_when_the_guard_is_made(
 
 def test_an_amplifying_label_that_is_not_monitored_is_refused():
     guard = judged({"happy": "usable", "sad": "weak"})
-    with pytest.raises(EmoGuardError, match="sad was found weak .* never rises: restart with it"):
+    with pytest.raises(EmoGuardError, match=r"sad was found weak .* never rises: restart with it"):
         guard.check(Policy(notices=NoticePolicy(amplifying=("sad",))))
     guard.check(Policy(notices=NoticePolicy(amplifying=("happy",))))
 

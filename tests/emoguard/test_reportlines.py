@@ -36,6 +36,13 @@ def test_lines_of_an_audit_log_have_keys_of_its_own():
     assert same(reportlines.parse(data), REPORTS[0])
 
 
+def test_a_line_from_before_there_was_a_sample_belongs_to_it():
+    data = dataclasses.replace(REPORTS[0], sampled=False).as_dict()
+    assert not reportlines.parse(data).sampled
+    del data["sampled"]
+    assert reportlines.parse(data).sampled
+
+
 def test_a_last_line_that_was_being_written_is_left_out(tmp_path):
     path = tmp_path / "log"
     path.write_text(line(REPORTS[0]) + line(REPORTS[1])[:-40], encoding="utf-8")

@@ -202,6 +202,33 @@ def test_an_uncalibrated_report_has_no_rank():
     assert value(sink, "response_rank_ratio_count", model="fake", emotion="sad") == 0
 
 
+def test_outside_the_sample_all_but_scores_is_counted():
+    sink = exporter(sinks=())
+    receipt = Receipt({"add": {"sad": 0.1}}, None, (1,), 0.1, 0.05, 0.06, 40, 1, 0)
+    notice = Notice("steered", ("steered",), (), "Words.", 1, "en", channel="field")
+    score = LabelScore(mean=1.0, peak=2.0, rank=0.9, crossings=3)
+    outside = dataclasses.replace(
+        make_report(),
+        sampled=False,
+        scores={"sad": score},
+        receipt=receipt,
+        notice=notice,
+        faults=("steering",),
+    )
+    sink.report(outside)
+    at = {"model": "fake", "emotion": "sad"}
+    assert value(sink, "response_tokens_total", model="fake") == 0
+    assert value(sink, "response_rank_ratio_count", **at) == 0
+    assert value(sink, "crossings_total", **at) == 0
+    assert value(sink, "responses_total", model="fake", status="scored") == 1
+    assert value(sink, "steering_tokens_total", outcome="applied", **at) == 40
+    assert value(sink, "errors_total", part="steering") == 1
+    given = {"profile": "none", "reason": "steered", "channel": "field"}
+    assert value(sink, "notices_total", model="fake", **given) == 1
+    sink.report(dataclasses.replace(outside, sampled=True))
+    assert value(sink, "crossings_total", **at) == 3
+
+
 def test_faults_are_counted_by_part():
     sink = exporter(sinks=("FailingSink",))
     faults = ("reading", "sink:FailingSink", "sink:FailingSink")

@@ -138,6 +138,7 @@ def test_what_is_no_traffic_never_counts():
     before = list(sink._block)
     for report in [
         dataclasses.replace(SHIFTED[0], receipt=RECEIPT),
+        dataclasses.replace(SHIFTED[0], sampled=False),
         dataclasses.replace(SHIFTED[0], identity="another"),
         dataclasses.replace(SHIFTED[0], probe="another"),
         dataclasses.replace(SHIFTED[0], scores={"sad": SHIFTED[0].scores["sad"]}),

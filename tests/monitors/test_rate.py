@@ -116,6 +116,7 @@ def test_what_is_not_scored_has_no_exposure_or_is_of_another_model_does_not_coun
     for report in [
         *(r for r in every_kind_of_report() if r.status != "scored" or r.short),
         dataclasses.replace(flagged(), identity="another"),
+        dataclasses.replace(flagged(), sampled=False),
     ]:
         sink.report(report)
     assert not sink._detector.evidence.any()
