@@ -18,7 +18,7 @@ HALTED = "content_filter"
 that who serves it cut off."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Call:
     """One call: it knows the request before its generation starts and the finish after.
 

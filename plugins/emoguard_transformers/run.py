@@ -23,7 +23,7 @@ BLOCK = 256
 """Tokens for which room is made at a time."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """The state of one `generate`: a batch of sequences that advance together.
 
@@ -50,14 +50,18 @@ class Run:
     alarms: list[LiveAlarm | None] | None = None
     seconds: float = 0.0
     closed: bool = False
-    steps: int = 0
-    _ids: Any = None
+    _committed: tuple[int, Any] = (0, None)
     _blocks: list[tuple[Any, Any, Any]] = field(default_factory=list)
 
     @property
     def reading(self) -> bool:
         """Return whether the hooks have somewhere to write."""
         return self.pending is not None
+
+    @property
+    def steps(self) -> int:
+        """Return how many tokens were chosen so far."""
+        return self._committed[0]
 
     def commit(self, input_ids: Any, stopped: Any) -> None:
         """Keep one row for each sequence whose token was just chosen.
@@ -78,23 +82,29 @@ class Run:
         if self.steering is not None:
             torch.sum(self.steering.moves, 0, out=moves[step])
             self.steering.moves.fill_(torch.nan)
-        self._ids = input_ids
-        self.steps += 1
+        # Both at once: another thread may be reading.
+        self._committed = self.steps + 1, input_ids
         if self.alarms is not None and self.fault is None:
-            for row in self._crossing(input_ids, rows[step]):
+            for row in self._crossing(input_ids, rows[step], stopped):
                 stops[step, row] = True
         self.seconds += time.perf_counter() - start
 
-    def _crossing(self, input_ids: Any, rows: Any) -> list[int]:
-        """Return the sequences that are to end here; only where an alarm follows them is waited."""
+    def _crossing(self, input_ids: Any, rows: Any, stopped: Any) -> list[int]:
+        """Return the sequences that are to end here; only where an alarm follows them is waited.
+
+        One that has ended is followed no more: what comes after is padding.
+        """
         assert self.alarms is not None
         ids, z = input_ids[:, -1].cpu().tolist(), rows.cpu().numpy()
         ended = []
-        for row, alarm in enumerate(self.alarms):
+        for row, has_stopped in enumerate(stopped.cpu().tolist()):
+            alarm = self.alarms[row]
             why = alarm.update(ids[row], z[row]) if alarm is not None else None
-            if why and row not in self.halts:
+            if why and not has_stopped:
                 self.halts[row] = why
                 ended.append(row)
+            if why or has_stopped:
+                self.alarms[row] = None
         return ended
 
     def _new_block(self, stopped: Any) -> tuple[Any, Any, Any]:
@@ -122,9 +132,9 @@ class Run:
 
         May be called while another thread commits.
         """
-        steps, ids = self.steps, self._ids
+        steps, ids = self._committed
         if not steps:
-            return [(self._session(0, request), "unknown") for request in self.each_request(1)]
+            return [(session, "unknown") for session in self.empty_sessions()]
         rows, moves, stops = (
             np.concatenate([block[part].cpu().numpy() for block in self._blocks])[:steps]
             for part in range(3)
@@ -144,6 +154,10 @@ class Run:
             session.seconds /= rows.shape[1]  # so that the reports of a batch add up
             found.append((session, self._finish(row, stopped=len(stopped) > 0)))
         return found
+
+    def empty_sessions(self) -> list[Session]:
+        """Return one session without a token for each request."""
+        return [self._session(row, each) for row, each in enumerate(self.each_request(1))]
 
     def _finish(self, row: int, *, stopped: bool) -> Finish:
         if row in self.halts:

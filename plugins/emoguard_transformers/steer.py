@@ -152,7 +152,8 @@ def steer(layer: Layer, output: Any, steps: int) -> Any:
     whole = hidden_state(output)
     positions = whole.shape[1]
     count = 1 if positions == 1 else min(positions, steps + 1)
-    if layer.marks is not None and not torch.compiler.is_compiling():
+    one_by_one = layer.marks is not None and whole.dtype is not torch.float64
+    if one_by_one and not torch.compiler.is_compiling():
         moved = _on_cpu(whole, layer, count)
     else:
         moved = _on_device(whole, layer, count)
@@ -162,6 +163,7 @@ def steer(layer: Layer, output: Any, steps: int) -> Any:
 def _on_cpu(whole: torch.Tensor, layer: Layer, count: int) -> torch.Tensor:
     """Move the last `count` positions, and prompts that ask for it, one by one.
 
+    Everything comes back through float32, which changes no value of a dtype that is not longer.
     Few calls of torch: after every block the processor's caches hold weights, and a call of torch
     costs several times what it costs in a loop.
     """

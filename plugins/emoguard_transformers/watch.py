@@ -75,6 +75,7 @@ class TransformersWatch:
         self._local = threading.local()
         self._logged: set[str] = set()
         self._plan = Plan()
+        self._detached = False
         self._stack = ExitStack()
         with ExitStack() as undo:
             self._add_hooks(undo)
@@ -122,6 +123,7 @@ class TransformersWatch:
 
     def detach(self) -> None:
         """Remove the hooks and wrappers; compiled code that holds them is forgotten. Idempotent."""
+        self._detached = True
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -188,27 +190,30 @@ class TransformersWatch:
                 f"{type(model).__qualname__} does not say when its tokens are chosen "
                 "(no _get_stopping_criteria): use transformers 5"
             )
-        owned = {name: value for name, value in vars(model).items() if name in plain}
+        ours = {
+            "_emoguard": self,
+            "generate": self._wrapped_generate(plain["generate"]),
+            "_get_stopping_criteria": self._wrapped_criteria(plain["_get_stopping_criteria"]),
+        }
+        ours |= {n: self._wrapped_batch(plain[n]) for n in plain.keys() & set(BATCHED)}
+        before = {name: value for name, value in vars(model).items() if name in ours}
 
         def unwrap() -> None:
-            for name in ("_emoguard", *plain):
-                vars(model).pop(name, None)
-            vars(model).update(owned)
+            # What somebody else has put over it since is theirs to take away.
+            for name in [name for name in ours if vars(model).get(name) is ours[name]]:
+                del vars(model)[name]
+                vars(model).update({k: v for k, v in before.items() if k == name})
 
         undo.callback(unwrap)
-        vars(model)["_emoguard"] = self
-        vars(model)["generate"] = self._wrapped_generate(plain["generate"])
-        vars(model)["_get_stopping_criteria"] = self._wrapped_criteria(
-            plain["_get_stopping_criteria"]
-        )
-        for name in plain.keys() & set(BATCHED):
-            vars(model)[name] = self._wrapped_batch(plain[name])
+        vars(model).update(ours)
 
     def _wrapped_generate(self, plain: Any) -> Callable[..., Any]:
         local = self._local
 
         def generate(*args: Any, **kwargs: Any) -> Any:
             requests = take_requests(kwargs)
+            if self._detached:  # whoever wrapped it, too, still calls this
+                return plain(*args, **kwargs)
             outer = getattr(local, "run", None)
             if outer is not None:
                 # A generate inside a generate: where the outer one counts tokens itself, the inner
@@ -271,6 +276,8 @@ class TransformersWatch:
     def _wrapped_batch(self, plain: Any) -> Callable[..., Any]:
         def generate_batch(*args: Any, **kwargs: Any) -> Any:
             requests = take_requests(kwargs)
+            if self._detached:
+                return plain(*args, **kwargs)
             run = getattr(self._local, "run", None)
             if run is not None:
                 self._skip(run, "continuous batching")
@@ -398,7 +405,7 @@ class TransformersWatch:
             pairs = [(self._scaled(run, s), f) for s, f in run.sessions(len(self.guard.labels))]
         except Exception as error:  # noqa: BLE001  (the response must not notice)
             self._fail(run, error)
-            pairs = [(self._empty(run), "error")]
+            pairs = [(session, "error") for session in run.empty_sessions()]
         for buffer in (run.pending, run.steering.moves if run.steering else None):
             if buffer is not None:
                 self._free[tuple(buffer.shape)].append(buffer)
@@ -420,7 +427,7 @@ class TransformersWatch:
         The hooks multiply with the scale of the model as it was at attach; with other adapters
         since then, another calibration holds, or none.
         """
-        if run.identity != self.identity:
+        if session.rows and run.identity != self.identity:
             rows = np.array(session.rows, np.float64)
             if old := self.guard.calibration(self.identity):
                 rows = rows * old.scale[self._columns] + old.location[self._columns]
@@ -428,10 +435,6 @@ class TransformersWatch:
                 rows = (rows - new.location[self._columns]) / new.scale[self._columns]
             session.rows = list(rows.astype(np.float32))
         return session
-
-    def _empty(self, run: Run) -> Session:
-        request = run.requests if isinstance(run.requests, Request) else run.requests[0]
-        return Session(request, run.identity, "transformers", (), fault=run.fault)
 
 
 class _Commit(StoppingCriteriaList):

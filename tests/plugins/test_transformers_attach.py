@@ -8,6 +8,7 @@ import emoguard_transformers
 import numpy as np
 import pytest
 import torch
+from emoguard_transformers.run import Run
 
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
@@ -48,12 +49,15 @@ def test_rows_are_raw_once_another_adapter_is_active() -> None:
     with emoguard_transformers.attach(model, Guard(probe)) as watch:
         model.generate(IDS, emoguard=detail, **OPTIONS)
     raw = np.array([token.z for token in watch.reports[-1].tokens])
-    guard = Guard(probe, [make_calibration(probe, watch.identity)])
+    calibrations = [make_calibration(probe, watch.identity)]
+    guard = Guard(probe, calibrations, Policy(on_unsupported="skip"))
     with emoguard_transformers.attach(model, guard) as watch:
         model.generate(IDS, emoguard=detail, **OPTIONS)
         wrapped.base_model.disable_adapter_layers()
         model.generate(IDS, emoguard=detail, **OPTIONS)
-    first, second = watch.reports
+        model.generate(IDS, num_beams=2, **OPTIONS)
+    first, second, unread = watch.reports
+    assert (unread.status, unread.faults) == ("skipped", ())
     assert (first.status, second.status) == ("scored", "uncalibrated")
     found = np.array([token.z for token in second.tokens])
     assert np.allclose(found, raw, atol=1e-4)
@@ -67,6 +71,27 @@ def test_continuous_batching_is_refused_before_it_starts(name: str) -> None:
         with pytest.raises(EmoGuardError, match="continuous batching"):
             getattr(model, name)()
         assert not watch.reports
+
+
+def test_who_wrapped_the_model_after_us_keeps_a_working_wrapper() -> None:
+    model = build()
+    watch = emoguard_transformers.attach(model, Guard(probe_for(model)))
+    inner, calls = model.generate, []
+
+    def theirs(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return inner(*args, **kwargs)
+
+    model.generate = theirs
+    watch.detach()
+    assert model.generate is theirs
+    assert len(model.generate(IDS, emoguard=Request(), **OPTIONS)[0]) == 10
+    assert (len(calls), list(watch.reports)) == (1, [])
+
+
+def test_runs_with_the_same_request_are_two() -> None:
+    request = Request(id="same")
+    assert Run(request, None, None) != Run(request, None, None)  # type: ignore[arg-type]
 
 
 def test_continuous_batching_that_is_skipped_says_so() -> None:

@@ -52,7 +52,8 @@ def watch(model, guard):
 
 def generate(model, ids=IDS[:1], tokens=6, **how):
     how = {"attention_mask": torch.ones_like(ids), "do_sample": False} | how
-    return model.generate(input_ids=ids, max_new_tokens=tokens, min_new_tokens=tokens, **how)
+    how = {"min_new_tokens": tokens} | how
+    return model.generate(input_ids=ids, max_new_tokens=tokens, **how)
 
 
 def asking(plan, **more):
@@ -466,6 +467,26 @@ def test_only_the_row_that_crosses_its_threshold_is_ended(model, guard):
     assert (reports[other].finish, reports[other].completion_tokens) == ("length", 8)
     assert torch.equal(out[other], plain[other])
     assert [alert.report_id for alert in alarming.alerts] == [reports[ended].id]
+
+
+def test_a_row_that_ended_by_itself_is_followed_no_more(model, guard):
+    policy = dataclasses.replace(guard.policy, alarms=AlarmPolicy(window_tokens=4, on_alert="stop"))
+
+    class Alarming(Guard):
+        def thresholds(self, identity):
+            return Threshold(-1e6, 0.1, 0), None, None
+
+    plain = generate(model, IDS, tokens=2)
+    end = int(plain[0, -1])
+    assert end != int(plain[1, -1])
+    alarming = Alarming(guard.probe, guard.calibrations, policy)
+    with emoguard.attach(model, alarming) as watch:
+        how = {"min_new_tokens": 1, "eos_token_id": end, "pad_token_id": 0}
+        generate(model, IDS, tokens=8, **how)
+        first, second = watch.reports
+    assert (first.finish, first.completion_tokens) == ("stop", 2)
+    assert (second.finish, second.completion_tokens) == ("halted", 4)
+    assert {alert.report_id for alert in alarming.alerts} == {second.id}
 
 
 # Compiled.
