@@ -194,6 +194,7 @@ class Guard:
         rows = reading.rows[counted] if scored else reading.rows[:0]
         return Report(
             id=request.id,
+            call=request.call,
             conversation=request.conversation,
             status=status,
             model=reading.identity.name,
@@ -237,7 +238,7 @@ class Guard:
         if report.notice is None:
             if sampled or not self._is_plain(report):
                 self._delivery.send(report)
-        elif report.finish in ("cancelled", "error") or self.ledger.has_left(report.id):
+        elif report.finish in ("cancelled", "error") or self.ledger.has_left(report.call):
             report = self._settle(report, None)
         elif carrier == "process":
             report = self._settle(report, "field")

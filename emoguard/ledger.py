@@ -28,7 +28,7 @@ SAVE_SECONDS = 1.0
 MOST_PENDING = 4096
 """Notices on their way; of more, the oldest are given up as lost."""
 MOST_LEFT = 256
-"""Requests that nobody waits for and that may still be generated for; older ones are forgotten."""
+"""Calls that nobody waits for and that may still be generated for; older ones are forgotten."""
 SLOW_SECONDS = 60.0
 """A notice that is on its way for longer is overdue."""
 
@@ -89,25 +89,26 @@ class Ledger:
             _, (pushed, _) = self._pending.popitem(last=False)
         return self.settled(pushed, None)
 
-    def leave(self, request_id: str) -> None:
-        """Remember that the client of a request is gone: what is still made for it is lost."""
+    def leave(self, call: str) -> None:
+        """Remember that the client of a call is gone: what is still made for it is lost."""
         with self._lock:
-            self._left.append(request_id)
+            self._left.append(call)
 
-    def has_left(self, request_id: str) -> bool:
-        """Return whether the client of a request is known to be gone."""
+    def has_left(self, call: str) -> bool:
+        """Return whether the client of a call is known to be gone."""
         with self._lock:
-            return request_id in self._left
+            return call in self._left
 
     def take(self, report: Report) -> bool:
         """Return whether a report was waited for; it no longer is."""
         with self._lock:
             return self._pending.pop(id(report), None) is not None
 
-    def waiting(self) -> list[Report]:
-        """Return the reports whose notices are on their way."""
+    def waiting(self, call: str | None = None) -> list[Report]:
+        """Return the reports whose notices are on their way, those of one call if it is named."""
         with self._lock:
-            return [report for report, _ in self._pending.values()]
+            found = [report for report, _ in self._pending.values()]
+        return [report for report in found if call in (None, report.call)]
 
     def settled(self, report: Report, channel: Channel | None) -> Report:
         """Note that a report's notice was given by `channel`, or lost; return what sinks are told.

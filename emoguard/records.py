@@ -52,6 +52,9 @@ class Request:
     policy's way unless set. A `carrier` "process" has the notice with the response; a "server" says
     later, by `Guard.deliver` or `Guard.lost`, what became of it. `denied` names what the client of
     a server asked for and was not allowed.
+
+    `call` is the `id` as it was given, which a plug-in numbers where one call makes several
+    responses: by it they are found, and their notices given or lost, together.
     """
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -62,8 +65,10 @@ class Request:
     channel: Literal["field", "suffix"] | None = None
     carrier: Literal["process", "server"] = "process"
     denied: tuple[str, ...] = ()
+    call: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "call", self.call or self.id)
         if self.scores not in ("summary", "tokens"):
             raise ValueError(f"scores must be 'summary' or 'tokens', got {self.scores!r}")
         if self.plan is not None and not isinstance(self.plan, Plan):
@@ -263,6 +268,8 @@ class Report:
     denied: tuple[str, ...] = ()
     """Parts of a request over a server's wire that the policy does not allow and that were left
     out: plan, scores, channel, conversation."""
+    call: str = ""
+    """The request's id before it was numbered: the same for all responses of one call."""
     sampled: bool = True
     """Whether the policy's sample_ratio chose this response by its id. Rates, ranks and drift are
     counted over these alone: of the others only those are told of that were not plain."""
@@ -270,6 +277,9 @@ class Report:
     """When the report was made, seconds since 1970 (UTC)."""
     version: Literal[1] = 1
     """Version of this schema; later versions only add fields."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "call", self.call or self.id)
 
     @property
     def steered(self) -> bool:

@@ -7,6 +7,7 @@ messages it was given, cut wherever the test wants.
 import asyncio
 import json
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 from emoguard_asgi import EmoGuardMiddleware
@@ -40,20 +41,26 @@ class FakeWatch:
         self.identity = FAKE_IDENTITY
         self.reports = deque(maxlen=256)
         self.requests = []
+        self.sequences = 1
 
     def abandon(self, request_id):
         """Note that nobody waits for a request any more."""
         self.guard.ledger.leave(request_id)
 
     def generate(self, text="", **changes):
-        """Make the report of one generation in the context of the caller."""
+        """Make the reports of one generation in the context of the caller, one per sequence."""
         request = REQUEST.get() or Request()
         self.requests.append(request)
+        for n in range(self.sequences):
+            numbered = request if self.sequences == 1 else replace(request, id=f"{request.id}-{n}")
+            self._generate(numbered, text, changes)
+
+    def _generate(self, request, text, changes):
         steering = self.guard.steering(request.plan, self.identity)
         if steering is not None:
             dose = np.full(40, 0.05, np.float32)
             none = np.zeros(40, bool)
-            changes["steered"] = Steered(steering, dose, none, none)
+            changes = changes | {"steered": Steered(steering, dose, none, none)}
         report = self.guard.report(make_reading(**changes), request)
         report = self.guard.note(report, request, lambda: text)
         self.reports.append(self.guard.publish(report, request.carrier))

@@ -62,12 +62,13 @@ def content(report: Report, key: Key) -> dict[str, Any]:
     """Return what a line says of a report: no text, and nothing to make text of.
 
     Left out are token ids (`tokens` is empty) and what errors quote: of `detail` the words before
-    the first colon or bracket stay. A conversation becomes its keyed pseudonym, an id is cut to 128
+    the first colon or bracket stay. A conversation becomes its keyed pseudonym, ids are cut to 128
     characters. Not `Report.as_dict`, which copies every part first: twice the time.
     """
     conversation, detail = report.conversation, report.detail
     return vars(report) | {
         "id": report.id[:LONGEST_ID],
+        "call": report.call[:LONGEST_ID],
         "scores": {label: vars(score) for label, score in report.scores.items()},
         "conversation": None if conversation is None else key.pseudonym(conversation),
         "tokens": (),

@@ -73,16 +73,17 @@ class Told:
 
     def _settle(self, *, left: bool) -> None:
         guard = self._watch.guard
-        for report in self._reports():
+        for report in guard.ledger.waiting(self._asked.request.call):
             if left or self.channel is None:
                 guard.lost(report)
             else:
                 guard.deliver(report, self.channel)
 
     def _reports(self) -> list[Report]:
-        """Return the reports of this request; a list of prompts makes several."""
+        """Return the reports of this request; several prompts or choices make several."""
+        call = self._asked.request.call
         # The list is made first: the thread that generates appends to the deque.
-        return [each for each in list(self._watch.reports) if each.id == self._asked.request.id]
+        return [each for each in list(self._watch.reports) if each.call == call]
 
 
 def standing_kind(watch: Watch) -> str | None:

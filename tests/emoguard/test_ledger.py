@@ -115,6 +115,18 @@ def test_a_server_says_what_became_of_a_notice_and_then_the_sinks_hear_of_it():
         assert respond(guard, carrier="server").notice is None
 
 
+def test_a_call_that_was_left_loses_the_notices_of_all_its_responses():
+    sink = ListSink()
+    with make_guard(sinks=[sink]) as guard:
+        request = Request(carrier="server")
+        guard.ledger.leave(request.id)
+        for n in range(3):
+            make_session(replace(request, id=f"{request.id}-{n}")).close(guard, "stop")
+        assert not guard.ledger.waiting()
+        guard.flush()
+    assert [report.notice.channel for report in sink.reports] == [None] * 3
+
+
 def test_until_it_is_known_what_became_of_a_notice_it_stays_due():
     time = Time()
     with make_guard(NoticePolicy(profiles=("us_wa_2225",)), now=time) as guard:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from pydantic import TypeAdapter
 
 from emoguard import Report, Request
 from emoguard.records import STATUSES
-from emoguard.testing import every_kind_of_report, make_reading
+from emoguard.testing import every_kind_of_report, make_reading, make_report
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
 REPORTS = every_kind_of_report()
@@ -53,6 +54,14 @@ def test_reports_are_valid_and_survive_json(report):
 def test_a_reading_without_one_row_per_token_is_no_reading():
     with pytest.raises(ValueError, match="one row, id and phase per token"):
         make_reading(tokens=4, token_ids=np.arange(5))
+
+
+def test_the_responses_of_one_call_have_one_name_for_it():
+    request = Request(id="a")
+    numbered = [dataclasses.replace(request, id=f"a-{n}") for n in range(2)]
+    assert [each.call for each in (request, *numbered)] == ["a"] * 3
+    assert make_report(numbered[1]).call == "a"
+    assert make_report().call != make_report().call
 
 
 def test_requests_have_distinct_ids_and_known_detail():

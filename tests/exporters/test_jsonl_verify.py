@@ -222,7 +222,7 @@ def test_the_command_makes_a_key_and_verifies(tmp_path, capsys):
     path, key = tmp_path / "audit.jsonl", tmp_path / "key"
     assert run(capsys, "key", key)[0] == 0
     assert run(capsys, "key", key)[0] == 1
-    write(path, 40, Key.load(key), rotate_mib=0.01)
+    write(path, 40, Key.load(key), rotate_mib=0.012)
     code, out, _ = run(capsys, "verify", path, "--key-file", key)
     assert code == 0
     assert out.startswith("sound: lines 1 to 40 in 3 files; whether lines were cut off at the end")

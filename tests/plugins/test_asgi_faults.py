@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import deque
 
 import pytest
 from emoguard_asgi import EmoGuardMiddleware
@@ -145,6 +146,25 @@ class TestBrokenOff:
         call(app)
         watch.guard.flush()
         assert [report.notice.channel for report in sink.reports] == ["field"]
+
+    @pytest.mark.parametrize("kept", [256, 1])
+    @pytest.mark.parametrize(
+        ("messages", "leave_after", "channel"),
+        [(stream(*STREAM), None, "field"), (whole(), None, "field"), (stream(*STREAM), 1, None)],
+        ids=["stream", "body", "left"],
+    )
+    def test_the_notices_of_one_call_arrive_or_are_lost_together(
+        self, messages, leave_after, channel, kept
+    ):
+        sink = ListSink()
+        app, watch, _ = wrapped(messages, sinks=[sink])
+        watch.sequences, watch.reports = 3, deque(maxlen=kept)
+        call(app, leave_after=leave_after)
+        watch.guard.flush()
+        request = watch.requests[-1]
+        assert [report.id for report in sink.reports] == [f"{request.id}-{n}" for n in range(3)]
+        assert [report.notice.channel for report in sink.reports] == [channel] * 3
+        assert not watch.guard.ledger.waiting()
 
     def test_who_leaves_before_a_body_is_sent_does_not_have_it(self):
         sink = ListSink()
