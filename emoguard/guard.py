@@ -78,12 +78,12 @@ class Guard:
         for calibration in self.calibrations:
             calibration.check_fits(len(probe.labels), len(probe.layers))
         self._thresholds = {c: self._certified(c) for c in self.calibrations}
-        self.ledger = Ledger(lambda: self.policy.notices, now)
+        named = [(f"sink:{type(sink).__name__}", sink.report) for sink in sinks]
+        self._delivery: Delivery[Report] = Delivery(named, self.alerts)
+        self.ledger = Ledger(lambda: self.policy.notices, now, self._delivery.send)
         for sink in sinks:
             if isinstance(sink, ShowsNotices):
                 sink.show_notices(self.ledger)
-        named = [(f"sink:{type(sink).__name__}", sink.report) for sink in sinks]
-        self._delivery: Delivery[Report] = Delivery(named, self.alerts)
         calls = [("callback", _returning_nothing(on_alert))] if on_alert else []
         self._calls: Delivery[Alert] = Delivery(calls, self.alerts)
 
@@ -243,9 +243,7 @@ class Guard:
         elif carrier == "process":
             report = self._settle(report, "field")
         else:
-            pushed = self.ledger.carry(report)
-            if pushed is not None:
-                self._delivery.send(pushed)
+            self.ledger.carry(report)
         self.refresh()
         return report
 

@@ -37,7 +37,8 @@ class Ledger:
     """Decides on notices and follows them until they are given or lost. Thread-safe.
 
     Conversations are kept under a hash of their name, the least recent forgotten first. What
-    breaks here is counted, logged once, and disturbs no response.
+    breaks here is counted, logged once, and disturbs no response. `tell` is called with each report
+    whose notice is lost here, for the sinks.
 
     Raises:
         EmoGuardError: the state file cannot be used.
@@ -45,9 +46,13 @@ class Ledger:
     """
 
     def __init__(
-        self, policy: Callable[[], NoticePolicy], now: Callable[[], Moment] | None = None
+        self,
+        policy: Callable[[], NoticePolicy],
+        now: Callable[[], Moment] | None = None,
+        tell: Callable[[Report], None] = lambda _: None,
     ) -> None:
         self._policy = policy
+        self._tell = tell
         self._now = now or Clock()
         self._lock = threading.Lock()
         self._pending: OrderedDict[int, tuple[Report, Moment]] = OrderedDict()
@@ -79,20 +84,25 @@ class Ledger:
             self._fail(error)
             return report
 
-    def carry(self, report: Report) -> Report | None:
-        """Wait for what becomes of a report's notice; return one that this pushes out as lost."""
-        now = self._now()
-        with self._lock:
-            self._pending[id(report)] = report, now
-            if len(self._pending) <= MOST_PENDING:
-                return None
-            _, (pushed, _) = self._pending.popitem(last=False)
-        return self.settled(pushed, None)
+    def carry(self, report: Report) -> None:
+        """Wait for what becomes of a report's notice; it is lost at once if its client is gone."""
+        now, lost = self._now(), report
+        with self._lock:  # as `leave`, so that one of the two finds the other
+            if report.call not in self._left:
+                self._pending[id(report)] = report, now
+                if len(self._pending) <= MOST_PENDING:
+                    return
+                _, (lost, _) = self._pending.popitem(last=False)
+        self._lose(lost)
 
     def leave(self, call: str) -> None:
-        """Remember that the client of a call is gone: what is still made for it is lost."""
+        """Note that the client of a call is gone: what was and is still made for it is lost."""
         with self._lock:
             self._left.append(call)
+            gone = [key for key, (report, _) in self._pending.items() if report.call == call]
+            lost = [self._pending.pop(key)[0] for key in gone]
+        for report in lost:
+            self._lose(report)
 
     def has_left(self, call: str) -> bool:
         """Return whether the client of a call is known to be gone."""
@@ -158,6 +168,9 @@ class Ledger:
         self._hurry.set()
         self._saving.close(timeout)
         self._hurry.clear()
+
+    def _lose(self, report: Report) -> None:
+        self._tell(self.settled(report, None))
 
     def _decided(self, report: Report, request: Request, text: str, policy: NoticePolicy) -> Report:
         now, key = self._now(), _key(report.conversation)

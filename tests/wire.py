@@ -42,9 +42,11 @@ class FakeWatch:
         self.reports = deque(maxlen=256)
         self.requests = []
         self.sequences = 1
+        self.abandoned = []
 
     def abandon(self, request_id):
         """Note that nobody waits for a request any more."""
+        self.abandoned.append(request_id)
         self.guard.ledger.leave(request_id)
 
     def generate(self, text="", **changes):

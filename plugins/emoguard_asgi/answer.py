@@ -31,9 +31,17 @@ class Answer:
         self._form: Form = "other"
         self._start: Message = {}
         self._parts: list[bytes] = []
+        self.complete = False
+        """Whether all of it was sent, to a client that was there."""
 
     async def send(self, message: Message) -> None:
         """Take one message."""
+        left = self._client.left  # once all is sent, servers call every client gone
+        await self._pass(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.complete = not left
+
+    async def _pass(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             await self._begin(message)
         elif message["type"] != "http.response.body" or self._form == "other":

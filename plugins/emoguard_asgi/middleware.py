@@ -108,7 +108,7 @@ class EmoGuardMiddleware:
             await self._app(_for_server(scope, asked), client.receive, answer.send)
         finally:
             REQUEST.reset(token)
-            told.abandon()
+            told.end(complete=answer.complete)
 
     def _knows_key(self, scope: Scope) -> bool:
         if self._api_key is None:

@@ -55,10 +55,18 @@ class Told:
         """
         _guarded(lambda: self._settle(left=left), None)
 
-    def abandon(self) -> None:
-        """Close whatever of the request is still open: its client has all it will get."""
-        _guarded(lambda: self._watch.abandon(self._asked.request.id), None)
+    def end(self, *, complete: bool) -> None:
+        """Say that the client has all it will get: what was not given by now is lost.
+
+        Unless the answer is complete, its generation may go on: that is abandoned.
+        """
+        _guarded(lambda: self._abandon(complete=complete), None)
         self.settle(left=True)
+
+    def _abandon(self, *, complete: bool) -> None:
+        # The ledger has room for few calls: only those go there that more may come of.
+        if not (complete and self._reports()):
+            self._watch.abandon(self._asked.request.id)
 
     def _now(self) -> Telling | None:
         told = wire.told(self._reports(), self._asked.scores)

@@ -127,6 +127,22 @@ def test_a_call_that_was_left_loses_the_notices_of_all_its_responses():
     assert [report.notice.channel for report in sink.reports] == [None] * 3
 
 
+@pytest.mark.parametrize("when", ["before it waits", "while it waits"])
+def test_who_leaves_while_a_report_is_published_loses_its_notice(monkeypatch, when):
+    sink = ListSink()
+    with make_guard(sinks=[sink]) as guard:
+        leave = guard.ledger.leave
+        if when == "before it waits":
+            monkeypatch.setattr(guard.ledger, "has_left", leave)  # says no, and the client leaves
+        report = respond(guard, carrier="server")
+        leave(report.call)
+        assert not guard.ledger.waiting()
+        guard.deliver(report, "field")
+        guard.flush()
+        assert [told.notice.channel for told in sink.reports] == [None]
+        assert "undelivered" in respond(guard).notice.reasons
+
+
 def test_until_it_is_known_what_became_of_a_notice_it_stays_due():
     time = Time()
     with make_guard(NoticePolicy(profiles=("us_wa_2225",)), now=time) as guard:

@@ -166,6 +166,26 @@ class TestBrokenOff:
         assert [report.notice.channel for report in sink.reports] == [channel] * 3
         assert not watch.guard.ledger.waiting()
 
+    def test_only_what_was_broken_off_or_not_generated_is_abandoned(self):
+        app, watch, inner = wrapped(stream(*STREAM))
+        call(app)
+        inner.messages = whole()
+        call(app)
+        assert watch.abandoned == []
+        inner.messages = stream(*STREAM)
+        call(app, leave_after=1)
+        inner.messages = stream(*STREAM)[:-1]
+        call(app)
+        assert watch.abandoned == [request.id for request in watch.requests[2:]]
+        inner.messages = whole(b"{}", status=504)
+        call(app)
+        assert len(watch.abandoned) == 3
+
+    def test_a_server_that_calls_every_client_gone_in_the_end_abandons_nobody(self):
+        app, watch, inner = wrapped(stream(*STREAM))
+        call(app, leave_after=len(inner.messages))
+        assert watch.abandoned == []
+
     def test_who_leaves_before_a_body_is_sent_does_not_have_it(self):
         sink = ListSink()
         watch = FakeWatch(sinks=[sink])
