@@ -66,21 +66,11 @@ def _read(body: bytes, headers: Headers, policy: Policy) -> Asked:
 def user_text(sent: Mapping[str, Any]) -> str | None:
     """Return what the user said last: the last user message, or the prompt; None without any."""
     messages = sent.get("messages")
-    if not isinstance(messages, list):
-        prompt = sent.get("prompt")
-        prompt = prompt[-1] if isinstance(prompt, list) and prompt else prompt
-        return prompt if isinstance(prompt, str) else None
-    said = [m for m in messages if isinstance(m, dict) and m.get("role") == "user"]
-    return _text(said[-1].get("content")) if said else None
-
-
-def _text(content: Any) -> str | None:
-    """Return the text of a message's content, which may be in parts, among them pictures."""
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    texts = [part.get("text") for part in parts if isinstance(part, dict)]
-    return "\n".join(text for text in texts if isinstance(text, str)) or None
+    if isinstance(messages, list):
+        return wire.user_text(messages)
+    prompt = sent.get("prompt")
+    prompt = prompt[-1] if isinstance(prompt, list) and prompt else prompt
+    return prompt if isinstance(prompt, str) else None
 
 
 def _object(body: bytes) -> dict[str, Any] | None:
