@@ -157,6 +157,15 @@ class Watch(Protocol):
         """
         ...
 
+    def check_plan(self, plan: Plan | None) -> None:
+        """Refuse what a generation by this plan that starts now would refuse, too.
+
+        Raises:
+            EmoGuardError: a plan that this probe, model, policy or read path does not allow.
+
+        """
+        ...
+
     def abandon(self, request_id: str) -> None:
         """Say that nobody waits for the rest of a request's response, from any thread.
 

@@ -186,6 +186,9 @@ class _Disabled:
     def steering(self, plan: Plan) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def check_plan(self, plan: Plan | None) -> None:
+        """Do nothing: nothing is steered."""
+
     def abandon(self, request_id: str) -> None:
         """Do nothing: nothing is reported."""
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from emoguard_asgi import EmoGuardMiddleware
 
-from emoguard import Guard, Policy, Request
+from emoguard import EmoGuardError, Guard, Policy, Request
 from emoguard.policy import NoticePolicy
 from emoguard.records import Steered
 from emoguard.session import REQUEST
@@ -43,6 +43,12 @@ class FakeWatch:
         self.requests = []
         self.sequences = 1
         self.abandoned = []
+
+    def check_plan(self, plan):
+        """Refuse what the guard refuses, and what this watch cannot do."""
+        if plan.layers == (0,):
+            raise EmoGuardError("layer 0 cannot be steered here: leave it out")
+        self.guard.steering(plan, self.identity)
 
     def abandon(self, request_id):
         """Note that nobody waits for a request any more."""

@@ -97,7 +97,7 @@ class EmoGuardMiddleware:
         asked = read(body, scope["headers"], guard.policy)
         if asked.request.plan is not None:
             # Asked here: when the model refuses it, a stream has begun.
-            guard.steering(asked.request.plan, self._watch.identity)
+            self._watch.check_plan(asked.request.plan)
         return asked
 
     async def _answer(self, scope: Scope, client: Client, asked: Asked, send: Send) -> None:

@@ -49,6 +49,7 @@ def error_of(answer):
         ({"plan": {"add": {"happy": "much"}}}, "plan"),
         ({"plan": {"add": {"happy": 0.2}}}, "max_dose_ratio 0.1"),
         ({"plan": {"add": {"joy": 0.05}}}, "joy"),
+        ({"plan": {"add": {"happy": 0.05}, "layers": [0]}}, "layer 0 cannot be steered here"),
     ],
 )
 def test_a_malformed_object_or_a_plan_beyond_the_bound_is_refused(asked, named):
