@@ -70,6 +70,7 @@ def test_rows_of_a_left_padded_batch_equal_those_of_single_calls(model: Any, wat
     ids = generate(model, batch(PROMPT, SHORT), emoguard=DETAIL)
     together = list(watch.reports)
     assert [r.id for r in together] == ["r-0", "r-1"]
+    assert {r.call for r in together} == {"r"}
     for row, (prompt, report) in enumerate(zip((PROMPT, SHORT), together, strict=True)):
         assert tokens_of(report) == ids[row]
         assert generate(model, batch(prompt), emoguard=DETAIL) == [ids[row]]
