@@ -287,33 +287,28 @@ def live_llamacpp(
 
 @contextmanager
 def stored_rows() -> Iterator[dict[int, Seen]]:
-    """Note every residual that steering looks at, and how it is stored afterwards, by layer."""
+    """Note what is stored in the last row of each steered node, before and after, by layer."""
     from emoguard_llamacpp import ctypes_llama
+    from emoguard_llamacpp.steer import Steer
 
     seen: dict[int, Seen] = {}
-    read, write = ctypes_llama.copy_row, ctypes_llama.write_row
+    plain = Steer.see
 
-    def at(address: int) -> Seen:
-        layer = int(ctypes_llama.tensor_name(address).rsplit(b"-", 1)[1])
-        return seen.setdefault(layer, Seen())
+    def noting(self: Steer, tensor: int) -> None:
+        head, _, layer = ctypes_llama.tensor_name(tensor).partition(b"-")
+        if head != b"l_out" or int(layer) not in self.steering.layers:
+            return
+        each = seen.setdefault(int(layer), Seen())
+        hidden = len(self.steering.interventions[0].shift)
+        each.before.append(ctypes_llama.tensor_rows(tensor, hidden)[-1:].astype(np.float64))
+        plain(self, tensor)
+        each.after.append(ctypes_llama.tensor_rows(tensor, hidden)[-1:].astype(np.float64))
 
-    def stored(address: int, hidden: int, place: int) -> NDArray[np.float64]:
-        return ctypes_llama.tensor_rows(address, hidden)[[place]].astype(np.float64)
-
-    def reading(address: int, hidden: int, place: int, into: int) -> None:
-        read(address, hidden, place, into)
-        at(address).before.append(stored(address, hidden, place))
-        at(address).after.append(at(address).before[-1])
-
-    def writing(address: int, hidden: int, place: int, source: int) -> None:
-        write(address, hidden, place, source)
-        at(address).after[-1] = stored(address, hidden, place)
-
-    ctypes_llama.copy_row, ctypes_llama.write_row = reading, writing
+    Steer.see = noting  # type: ignore[method-assign]
     try:
         yield seen
     finally:
-        ctypes_llama.copy_row, ctypes_llama.write_row = read, write
+        Steer.see = plain  # type: ignore[method-assign]
 
 
 def live_transformers(
