@@ -13,6 +13,9 @@ from emoguard.session import REQUEST, Session, take_request
 if TYPE_CHECKING:
     from collections import deque
 
+Close = Callable[["Session | None", Finish], None]
+"""Ends a session and reports it."""
+
 HALTED = "content_filter"
 """The finish reason of a completion that EmoGuard ended: what OpenAI's vocabulary has for an answer
 that who serves it cut off."""
@@ -40,17 +43,13 @@ class Call:
 class Calls:
     """Follows the calls of one Llama, which call each other.
 
-    `current` is the completion whose generation is being made; `reports` are all of the watch,
-    `close` ends a session there.
+    `current` is the completion whose generation is being made; `reports` are all of the watch.
     """
 
-    def __init__(
-        self, reports: deque[Report], close: Callable[[Session | None, Finish], None]
-    ) -> None:
+    def __init__(self, reports: deque[Report]) -> None:
         self.current: Call | None = None
         self._outer: Call | None = None
         self._reports = reports
-        self._close = close
 
     def carry(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Carry the request of a completion."""
@@ -61,15 +60,19 @@ class Calls:
         messages = kwargs.get("messages", args[0] if args else None)
         return self._carried(original, args, kwargs, wire.user_text(messages))
 
-    def follow(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Make a completion, and report its session before the last chunk is out."""
+    def follow(
+        self, close: Close, original: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Iterator[Any]:
+        """Make a completion; `close` its session, so that it is reported before the last chunk."""
         if self._outer is not None:
             call = Call(self._outer.request, reports=self._outer.reports)
         else:
             call = Call(REQUEST.get() or Request())
-        return self._follow(original(*args, **kwargs), call)
+        return self._follow(original(*args, **kwargs), call, close)
 
-    def _follow(self, chunks: Generator[Any, None, None], call: Call) -> Iterator[Any]:
+    def _follow(
+        self, chunks: Generator[Any, None, None], call: Call, close: Close
+    ) -> Iterator[Any]:
         try:
             while True:
                 outer, self.current = self.current, call
@@ -81,7 +84,7 @@ class Calls:
                 if finish is not None:
                     if call.session is not None and call.session.halted:
                         finish, chunk["choices"][0]["finish_reason"] = "halted", HALTED
-                    self._finish(call, finish)
+                    self._finish(call, finish, close)
                     call.tell(chunk)
                 yield chunk
         except StopIteration:
@@ -89,16 +92,16 @@ class Calls:
         except Exception as error:
             if call.session is not None:
                 call.session.fail(error)
-                self._close(call.session, "error")
+                close(call.session, "error")
             raise
         finally:
             chunks.close()
-            self._close(call.session, "cancelled")
+            close(call.session, "cancelled")
 
-    def _finish(self, call: Call, finish: Finish) -> None:
+    def _finish(self, call: Call, finish: Finish, close: Close) -> None:
         """Close the session of a completion and keep its report for who called."""
         before = self._reports[-1] if self._reports else None
-        self._close(call.session, finish)
+        close(call.session, finish)
         if self._reports and self._reports[-1] is not before:
             call.reports.append(self._reports[-1])
 

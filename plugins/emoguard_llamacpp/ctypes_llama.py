@@ -180,6 +180,15 @@ def make_callback(function: Callback) -> Any:
     return ctypes.cast(short, bindings.ggml_backend_sched_eval_callback)
 
 
+def release_callback(callback: Any) -> None:
+    """Let go of the function of a callback that no context calls any more.
+
+    A cast object and what it keeps hold each other: the collector alone would free the function,
+    and with it the model.
+    """
+    callback._objects.clear()  # noqa: SLF001
+
+
 MEMORY = (ctypes.c_uint64 * 2**50).from_address(0)
 """All of memory in words of 8 bytes: the cheapest way from an address to eight bytes of a name.
 
@@ -311,14 +320,17 @@ def own_context(
     params.n_batch = params.n_ubatch = min(params.n_ctx, chunk)
     # One text from its beginning needs no more than the window; saves llama.cpp a warning, too.
     params.swa_full = False
+    made = None
     if callback is not None:
         check_layout()
-        params.cb_eval = make_callback(callback)
+        params.cb_eval = made = make_callback(callback)
     context = _new_context(llm, params)
     try:
         yield context
     finally:
         bindings.llama_free(context)
+        if made is not None:
+            release_callback(made)
 
 
 def swap_context(llm: Any, callback: Any = None, *, keep_state: bool = False) -> None:

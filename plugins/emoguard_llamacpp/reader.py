@@ -125,6 +125,7 @@ class CallbackReader:
     def stop(self, *, keep_state: bool) -> None:
         """Rebuild the context without the callback."""
         ctypes_llama.swap_context(self._llm, keep_state=keep_state)
+        ctypes_llama.release_callback(self._callback)
         self._callback = None
 
     def before(self, tokens: int) -> None:

@@ -61,7 +61,7 @@ class LlamaWatch:
         self._last = self._scores.missing
         self._session: Session | None = None
         self._closing = threading.RLock()
-        self._calls = Calls(self.reports, self._close)
+        self._calls = Calls(self.reports)
         self._backend = backend
         self._plan = Plan()
         self._steered: tuple[Session, int] | None = None
@@ -90,7 +90,7 @@ class LlamaWatch:
         return (
             ("eval", self._eval),
             ("generate", self._generate),
-            ("_create_completion", self._calls.follow),
+            ("_create_completion", functools.partial(self._calls.follow, self._close)),
             ("save_state", self._save_state),
             ("create_completion", self._calls.carry),
             ("create_chat_completion", self._calls.carry_chat),

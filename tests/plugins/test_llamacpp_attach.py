@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +249,23 @@ def test_an_attribute_of_the_instance_comes_back(llm: Any, probe: Probe) -> None
         complete(llm)
         assert watch.reports
     assert vars(llm)["generate"] is own
+
+
+@pytest.mark.parametrize("way", BACKENDS)
+def test_a_model_that_was_watched_is_freed_when_it_is_dropped(
+    path: Path, probe: Probe, way: str
+) -> None:
+    llm = tiny_gguf.load(path)
+    gone = weakref.ref(llm)
+    with emoguard_llamacpp.attach(llm, Guard(probe), way):
+        llm.create_completion("a", max_tokens=3)
+        list(llm.create_completion("a", max_tokens=3, stream=True))
+    gc.disable()  # nobody waits for the collector while a model fills the memory
+    try:
+        del llm
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_wrapper_kept_by_somebody_is_inert_after_detach(llm: Any, probe: Probe) -> None:
