@@ -7,7 +7,7 @@ alternating, the prompt cache emptied before; attaching lies outside the timed p
 are threads of this process, 1 or 4 at once; the server generates one stream at a time.
 `throughput_loss_percent` is the share of tokens per second that is lost over a batch,
 `first_token_ms` the difference of the median time from a request to the first piece of its text,
-waiting for others included. Medians of paired differences with 95 % bootstrap intervals; the goals
+less the time the server was busy with another stream, which throughput tells of. Medians of paired differences with 95 % bootstrap intervals; the goals
 are for the upper ends.
 """
 
@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -120,8 +120,17 @@ def request(port: int, method: str, path: str, body: Any = None) -> http.client.
     return connection
 
 
-def stream(port: int, prompt: str) -> tuple[float, int]:
-    """Return the milliseconds to the first piece of text, and the number of pieces."""
+class Stream(NamedTuple):
+    """When a stream was asked for, when its first and last piece came, and how many came."""
+
+    start: float
+    first: float
+    last: float
+    pieces: int
+
+
+def stream(port: int, prompt: str) -> Stream:
+    """Ask for one stream and read it."""
     start, first, pieces = time.perf_counter(), 0.0, 0
     asked = {"messages": [{"role": "user", "content": prompt}], "stream": True}
     connection = request(
@@ -130,16 +139,16 @@ def stream(port: int, prompt: str) -> tuple[float, int]:
     with contextlib.closing(connection):
         for line in connection.getresponse():
             if b'"content"' in line:
-                first = first or 1e3 * (time.perf_counter() - start)
+                first = first or time.perf_counter()
                 pieces += 1
-    return first, pieces
+    return Stream(start, first, time.perf_counter(), pieces)
 
 
 def batch(port: int, clients: int, watched: bool) -> tuple[float, float]:
-    """Return a batch's pieces per second, and the median ms to the first piece of its streams."""
+    """Return a batch's pieces per second, and `first_token` of its streams."""
     with contextlib.closing(request(port, "POST", "/watched" if watched else "/bare")) as asked:
         asked.getresponse().read()
-    results: list[tuple[float, int]] = []
+    results: list[Stream] = []
 
     def work(prompts: Sequence[str]) -> None:
         results.extend(stream(port, prompt) for prompt in prompts)
@@ -153,7 +162,16 @@ def batch(port: int, clients: int, watched: bool) -> tuple[float, float]:
         thread.join()
     seconds = time.perf_counter() - start
     assert len(results) == len(PROMPTS)
-    return sum(n for _, n in results) / seconds, float(np.median([ms for ms, _ in results]))
+    return sum(each.pieces for each in results) / seconds, first_token(results)
+
+
+def first_token(streams: Sequence[Stream]) -> float:
+    """Return the median ms to a first piece, counted from when the server was free for it."""
+    free, waits = 0.0, []
+    for each in sorted(streams, key=lambda each: each.first):
+        waits.append(1e3 * (each.first - max(each.start, free)))
+        free = each.last
+    return float(np.median(waits))
 
 
 def measure(port: int, clients: int, pairs: int) -> list[Row]:
