@@ -7,8 +7,8 @@ alternating, the prompt cache emptied before; attaching lies outside the timed p
 are threads of this process, 1 or 4 at once; the server generates one stream at a time.
 `throughput_loss_percent` is the share of tokens per second that is lost over a batch,
 `first_token_ms` the difference of the median time from a request to the first piece of its text,
-less the time the server was busy with another stream, which throughput tells of. Medians of paired differences with 95 % bootstrap intervals; the goals
-are for the upper ends.
+less the time the server was busy with another stream, which throughput tells of. Medians of paired
+differences with 95 % bootstrap intervals; the goals are for the upper ends.
 """
 
 from __future__ import annotations
