@@ -199,9 +199,10 @@ def measure(port: int, clients: int, pairs: int) -> list[Row]:
 
 
 def main() -> None:
-    """Measure with 1 and 4 clients, print the table, say whether the goals were met."""
+    """Measure with so many clients, print the table, say whether the goals were met."""
     parser = arguments(__doc__)
     parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--clients", default="1,4", help="clients at once")
     parser.add_argument("--threads", type=int, default=1, help="threads of llama.cpp")
     parser.add_argument("--serve", help="be the child, with this folder")
     options = parser.parse_args()
@@ -209,7 +210,11 @@ def main() -> None:
         serve(options.serve, options.threads)
         return
     with child(options.threads) as port:
-        rows = [row for clients in (1, 4) for row in measure(port, clients, options.pairs)]
+        rows = [
+            row
+            for clients in map(int, options.clients.split(","))
+            for row in measure(port, clients, options.pairs)
+        ]
     show("serve_overhead", rows, as_json=options.json)
     for row in rows:
         goal = GOALS.get(row.name.partition("_")[2])
