@@ -371,6 +371,10 @@ def check_steering(harness: Harness, probe: Probe) -> None:
                 lambda wrong=wrong: harness.generate(prompt, 8, Request(plan=wrong)),
                 f"the plan {wrong.as_dict()}",
             )
+            _refused(
+                lambda wrong=wrong: watch.check_plan(wrong), f"check_plan of {wrong.as_dict()}"
+            )
+        watch.check_plan(Plan(add={label: 0.4}))
         assert len(watch.reports) == before, "a refused plan made a report"
         assert harness.generate(other, 8) == plain_other, "ids differ after a refused plan"
     assert harness.generate(prompt, 8) == plain, "ids differ after detach"
