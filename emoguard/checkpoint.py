@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emoguard.errors import EmoGuardError
+
+if TYPE_CHECKING:
+    from emoguard.records import Alert
 
 log = logging.getLogger("emoguard")
 
@@ -29,6 +32,7 @@ class Checkpoint:
         self._path = Path(path) if path is not None else None
         self._bound = json.loads(json.dumps(dict(bound)))
         self._largest = largest
+        self._logged = False
 
     def load(self) -> dict[str, Any] | None:
         """Return the state that was saved last, None when there is none for what it is bound to.
@@ -69,6 +73,26 @@ class Checkpoint:
         part = self._path.with_name(f"{self._path.name}.part{os.getpid()}")
         part.write_text(json.dumps({"bound": self._bound, "state": dict(state)}), encoding="utf-8")
         part.replace(self._path)
+
+    def keep(self, state: Mapping[str, Any], alerts: Sequence[Alert]) -> None:
+        """Save the state that `alerts` came of; a file that cannot be written costs none of them.
+
+        Raises:
+            OSError: it cannot be written, and there is no alert to lose.
+
+        """
+        try:
+            self.save(state)
+        except OSError as error:
+            if not alerts:
+                raise
+            if not self._logged:
+                self._logged = True
+                log.error(  # noqa: TRY400  (one sentence says it)
+                    "%s: an alert goes out, the state is not kept (logged once): %r",
+                    self._path,
+                    error,
+                )
 
     def broken(self, error: Exception) -> EmoGuardError:
         """Return the error for a state that cannot be used."""

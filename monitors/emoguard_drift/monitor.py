@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -18,8 +17,6 @@ from emoguard_drift.detector import DriftDetector
 
 if TYPE_CHECKING:
     from emoguard.sinks import Site
-
-log = logging.getLogger("emoguard")
 
 
 class DriftMonitor:
@@ -67,7 +64,6 @@ class DriftMonitor:
         self.baseline_created = baseline.created if baseline else None
         self._alarms = dict.fromkeys(self.labels, 0)
         self._lock = threading.Lock()
-        self._logged = False
         means = baseline.columns(self.labels) if baseline else np.zeros((1, len(self.labels)))
         self._usual = means.mean(axis=0)
         self._detector = DriftDetector(means, tolerance=tolerance_rank, arl=arl_blocks)
@@ -137,13 +133,13 @@ class DriftMonitor:
     def close(self) -> None:
         """Save what was seen, a block that is not full included."""
         with self._lock:
-            self._save()
+            self._checkpoint.save(self._state())
 
     def _end_block(self, report_id: str) -> Sequence[Alert]:
         means = np.mean(self._block, axis=0)
         self._block = []
         alerts = [self._alert(n, means[n], report_id) for n in self._detector.update(means)]
-        self._keep(alerts)
+        self._checkpoint.keep(self._state(), alerts)
         return alerts
 
     def _alert(self, n: int, mean: float, report_id: str) -> Alert:
@@ -153,20 +149,8 @@ class DriftMonitor:
         message = f"responses moved {way} from the baseline: mean z {mean:.2f}, was {usual:.2f}"
         return Alert("drift", label, "warning", message, report_id)
 
-    def _keep(self, alerts: Sequence[Alert]) -> None:
-        """Save what was seen; a file that cannot be written keeps no alert from being raised."""
-        try:
-            self._save()
-        except OSError as error:
-            if not alerts:
-                raise
-            first, self._logged = not self._logged, True
-            if first:
-                why = "drift: an alert goes out, the state is not kept (logged once): %r"
-                log.error(why, error)  # noqa: TRY400  (one sentence says it)
-
-    def _save(self) -> None:
-        self._checkpoint.save({"evidence": self._detector.evidence.tolist(), "block": self._block})
+    def _state(self) -> dict[str, Any]:
+        return {"evidence": self._detector.evidence.tolist(), "block": self._block}
 
     def _restore(self) -> None:
         state = self._checkpoint.load()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -17,8 +16,6 @@ from emoguard_rate.detector import RateDetector
 
 if TYPE_CHECKING:
     from emoguard.sinks import Site
-
-log = logging.getLogger("emoguard")
 
 EVERY = 50
 """Responses between two checkpoints."""
@@ -67,7 +64,6 @@ class RateMonitor:
         self._alarms = dict.fromkeys(self._labels, 0)
         self._responses = 0
         self._lock = threading.Lock()
-        self._logged = False
         bound = {
             "rates": self.rates,
             "window_tokens": window_tokens,
@@ -112,7 +108,7 @@ class RateMonitor:
     def close(self) -> None:
         """Save what was seen."""
         with self._lock:
-            self._save()
+            self._checkpoint.save(self._state())
 
     def _take(self, report: Report, flagged: Sequence[int], exposure: int) -> Sequence[Alert]:
         if not exposure or not self._labels:
@@ -124,7 +120,7 @@ class RateMonitor:
             self._alert(self._labels[n], report) for n in self._detector.update(flagged, exposure)
         ]
         if alerts or not self._responses % EVERY:
-            self._keep(alerts)
+            self._checkpoint.keep(self._state(), alerts)
         return alerts
 
     def _alert(self, label: str, report: Report) -> Alert:
@@ -139,26 +135,12 @@ class RateMonitor:
             report.id,
         )
 
-    def _keep(self, alerts: Sequence[Alert]) -> None:
-        """Save what was seen; a file that cannot be written keeps no alert from being raised."""
-        try:
-            self._save()
-        except OSError as error:
-            if not alerts:
-                raise
-            first, self._logged = not self._logged, True
-            if first:
-                why = "rate: an alert goes out, the state is not kept (logged once): %r"
-                log.error(why, error)  # noqa: TRY400  (one sentence says it)
-
-    def _save(self) -> None:
-        self._checkpoint.save(
-            {
-                "responses": self._responses,
-                "flagged": self._flagged,
-                "evidence": self._detector.evidence.tolist(),
-            }
-        )
+    def _state(self) -> dict[str, Any]:
+        return {
+            "responses": self._responses,
+            "flagged": self._flagged,
+            "evidence": self._detector.evidence.tolist(),
+        }
 
     def _restore(self) -> None:
         state = self._checkpoint.load()
