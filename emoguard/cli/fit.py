@@ -109,7 +109,6 @@ def fit(
         said = calibrate.respond(
             speaker, prompts, sampling, responses, alarms.window_tokens, out, progress
         )
-        calibrations = []
         readers = [speaker, *([opened] if responder else [])]
         calibrations = [
             calibrate.read(reader, probe, said, sampling, prompts, alarms, progress)

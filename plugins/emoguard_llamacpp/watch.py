@@ -130,8 +130,7 @@ class LlamaWatch:
             EmoGuardError: a plan that this probe, model, policy or read path does not allow.
 
         """
-        laid = plan.over(self._plan) if plan is not None else self._plan
-        self._check(self.guard.steering(laid, self.identity))
+        self._steering(plan)
 
     def abandon(self, request_id: str) -> None:
         """Close the session of a request that nobody goes on with, as cancelled."""
@@ -232,9 +231,7 @@ class LlamaWatch:
         prompt = list(tokens)
         if not prompt and (kwargs.get("reset", True) or not self._llm.n_tokens):
             raise EmoGuardError("the prompt is empty: give the model at least one token to go on")
-        laid = request.plan.over(self._plan) if request.plan is not None else self._plan
-        steering = self.guard.steering(laid, self.identity)
-        self._check(steering)
+        steering = self._steering(request.plan)
         if steering is not None:
             self._read_through_callback()
         session = Session(
@@ -363,9 +360,12 @@ class LlamaWatch:
     def _steer(self) -> Steer | None:
         return self.reader.steer if isinstance(self.reader, CallbackReader) else None
 
-    def _check(self, steering: Steering | None) -> None:
+    def _steering(self, plan: Plan | None) -> Steering | None:
+        """Return what a request's plan comes to here; refuse one that cannot be."""
+        laid = plan.over(self._plan) if plan is not None else self._plan
+        steering = self.guard.steering(laid, self.identity)
         if steering is None:
-            return
+            return None
         if self._llm.draft_model is not None:
             raise EmoGuardError("speculative decoding cannot be steered: unset draft_model")
         if steering.layers[0] == 0:
@@ -377,6 +377,7 @@ class LlamaWatch:
             raise EmoGuardError(
                 'the native read cannot steer: attach with backend="auto" or "callback"'
             )
+        return steering
 
     def _read_through_callback(self) -> None:
         """Change from the native read to the callback, which can steer; the cache is lost.

@@ -114,8 +114,7 @@ class TransformersWatch:
             EmoGuardError: a plan that this probe, model or policy does not allow.
 
         """
-        laid = plan.over(self._plan) if plan is not None else self._plan
-        self.guard.steering(laid, self._identity_now())
+        self._plans(Request(plan=plan), self._identity_now())
 
     def abandon(self, request_id: str) -> None:
         """Have the notice of what a thread still generates for a request count as lost."""
