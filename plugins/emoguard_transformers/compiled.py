@@ -1,8 +1,8 @@
-"""Makes torch.compile forget a model whose hooks have changed.
+"""Makes torch.compile look at hooks, and forget a model whose hooks have changed.
 
-By default torch.compile does not check whether hooks were added to a module after it compiled the
-module's call: code made before an attach would run without the reading, code made under a watch
-would keep it after the detach.
+By default torch.compile does not check whether a module has hooks when it runs code made for a
+module of the same class: code made before an attach, or for another model that is not watched,
+would run without the reading; code made under a watch would keep it after the detach.
 """
 
 from __future__ import annotations
@@ -30,6 +30,19 @@ def forget_compiled(model: Any, blocks: Iterable[Any]) -> None:
     functions += [kind.forward for kind in kinds] + [type(model).__call__]
     for code in {code for function in functions for code in _codes(function)}:
         sys.modules["torch._dynamo"].reset_code(code)
+
+
+def look_at_hooks(model: Any, blocks: Iterable[Any]) -> None:
+    """Have torch.compile check hooks from now on, in this process; forget what it made without.
+
+    To be asked before each generation: the compiler may have come into the process since.
+    """
+    if not _used():
+        return
+    config = sys.modules["torch._dynamo"].config
+    if config.skip_nnmodule_hook_guards:
+        config.skip_nnmodule_hook_guards = False
+        forget_compiled(model, blocks)
 
 
 def eager() -> AbstractContextManager[None]:

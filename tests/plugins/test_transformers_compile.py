@@ -77,6 +77,28 @@ def test_the_hook_traces_into_one_graph():
         assert watch.reports[-1].tokens_scored == 6
 
 
+@pytest.mark.parametrize("compile_it", [compile_forward, compile_module])
+@pytest.mark.parametrize("first", ["the other", "the watched one"])
+def test_code_made_for_another_model_of_the_class_does_not_hide_the_reading(compile_it, first):
+    other, model = build(num_hidden_layers=4), build(num_hidden_layers=4)
+    torch._dynamo.config.skip_nnmodule_hook_guards = True  # as a fresh process has it
+    plain = generate(other)
+    with emoguard.attach(model, guard_for(model)) as watch:
+        for each in (other, model):
+            compile_it(each)
+        for each in (other, model) if first == "the other" else (model, other):
+            generate(each)
+        for _ in range(2):
+            generate(model)
+            assert watch.reports[-1].tokens_scored == 6
+            assert torch.equal(generate(other), plain)
+        compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        generate(model)
+        generate(other)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
+        assert all(report.tokens_scored == 6 for report in watch.reports), watch.reports
+
+
 def test_further_generations_do_not_compile_again():
     model = build(num_hidden_layers=4)
     guard = guard_for(model)
