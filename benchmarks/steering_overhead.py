@@ -7,6 +7,9 @@ a bootstrap interval over pairs. `first_token` is the difference of the time to 
 llama.cpp reads through the callback on both sides. Plans: `add_cap` adds one label and caps
 another, at four layers; `two_caps` caps two labels at their neutral median, so that something is to
 be done at most tokens; `1_layer` is `add_cap` at one layer. `_percent` is the share of a token.
+
+`--model random:llama-8b --device cuda` measures a randomly initialised model of that shape in
+Transformers; see read_overhead.py.
 """
 
 from __future__ import annotations
@@ -22,13 +25,24 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measure import Row, arguments, interleave, median, paired, show
-from benchmarks.read_overhead import MODELS, PROMPT, hf_generate, llama_generate
-from emoguard import Plan, attach
+from benchmarks.read_overhead import (
+    MODELS,
+    PROMPT,
+    Ids,
+    hf_generate,
+    llama_generate,
+    middle_layers,
+    random_inputs,
+    random_model,
+)
+from emoguard import Guard, Plan, attach
 from emoguard.protocols import Watch
 from emoguard.registry import find, shipped
+from emoguard.testing import make_probe, measure_calibration
 from tests.models import load_hf, load_llama
 
 ADD_CAP = Plan(add={"calm": 0.05}, cap={"desperate": 0.99})
+RANDOM_LABELS = ("calm", "desperate", "angry", *(f"label{n}" for n in range(17)))
 TWO_CAPS = Plan(cap={"desperate": 0.5, "angry": 0.5})
 
 
@@ -91,6 +105,17 @@ def in_transformers(model: str, pairs: int) -> list[Row]:
         return measure("transformers" + _suffix(model), watch, hf_generate(hf, inputs, 16), pairs)
 
 
+def in_random(shape: str, device: str, batch: int, mode: str, pairs: int) -> list[Row]:
+    """Measure the hooks on a randomly initialised model."""
+    model = random_model(shape, device)
+    door = Ids(find(model)[0].open_residuals(model))
+    probe = make_probe(door, RANDOM_LABELS, middle_layers(model.config.num_hidden_layers, 4))
+    guard = Guard(probe, [measure_calibration(door, probe)])
+    generate = hf_generate(model, random_inputs(model, batch, mode), 24)
+    with attach(model, guard) as watch:
+        return measure(f"{shape}_{mode}_batch{batch}", watch, generate, pairs)
+
+
 def _suffix(model: str) -> str:
     return "" if model == "smollm2" else f"_{model}"
 
@@ -101,7 +126,20 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--runtime", default="llamacpp,transformers")
+    parser.add_argument("--device", default="cpu", help="of random models")
+    parser.add_argument("--batch", default="1,32", help="of random models")
+    parser.add_argument("--mode", default="eager,static", help="of random models")
     options = parser.parse_args()
+    if options.model.startswith("random:"):
+        shape = options.model.partition(":")[2]
+        rows = [
+            row
+            for mode in options.mode.split(",")
+            for batch in map(int, options.batch.split(","))
+            for row in in_random(shape, options.device, batch, mode, options.pairs)
+        ]
+        show("steering_overhead", rows, as_json=options.json)
+        return
     runs = {"llamacpp": in_llamacpp, "transformers": in_transformers}
     rows = [
         row

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from operator import mul
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -133,9 +133,8 @@ class Mover:
         self._shift_length = _length(intervention.shift)
         self._shift_along = np.dot(intervention.directions, intervention.shift)
         self._inset = limit_inset(hidden, rounding.unit)
-        self._slope, self._offset = allowance(
-            intervention.budget, hidden, rounding.unit, rounding.tiny
-        )
+        share, self._offset = allowance(hidden, rounding.unit, rounding.tiny)
+        self._slope = share * (intervention.budget - rounding.unit)
         self._store = rounding.store
 
     def __call__(self, h: NDArray[np.float32]) -> Move:
@@ -254,17 +253,16 @@ def intervene(h: NDArray[np.floating], intervention: Intervention) -> Moved:
     )
 
 
-def allowance(budget: Any, hidden: int, unit: float, tiny: float) -> tuple[Any, float]:
-    """Return (slope, offset): Δ may be slope·‖h‖ - offset long before rounding, and no longer.
+def allowance(hidden: int, unit: float, tiny: float) -> tuple[float, float]:
+    """Return (share, offset): Δ may be share·(b - u)‖h‖ - offset long before rounding, no longer.
 
     Rounding h + Δ to the stored dtype moves it by at most u‖h + Δ‖ + √hidden·η (u unit roundoff, η
     half the smallest number), hence ‖h' - h‖ ≤ b‖h‖ wherever ‖Δ‖ ≤ ((b - u)‖h‖ - √hidden·η) /
-    (1 + u). A first factor covers the float32 sums behind both lengths, in whatever order they are
-    taken; they hold down to `SHORTEST`, below which nothing is moved. `budget` is b: a number, or a
-    tensor of them.
+    (1 + u). A further factor covers the float32 sums behind both lengths, in whatever order they
+    are taken; they hold down to `SHORTEST`, below which nothing is moved.
     """
     share = (1 - (hidden + 16) * SINGLE) / (1 + unit)
-    return share * (budget - unit), share * hidden**0.5 * tiny
+    return share, share * hidden**0.5 * tiny
 
 
 def limit_inset(hidden: int, unit: float) -> float:

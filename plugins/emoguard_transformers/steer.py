@@ -1,19 +1,22 @@
 """Bounded steering of a batch, one plan per row.
 
 On a CPU the reference itself moves each residual: a dozen calls of numpy cost less than three dozen
-of torch. On any other device, and in compiled code, the same in torch, for all rows at once and
-without waiting for the device.
+of torch. In compiled code, and on any other device, the same in torch, for all rows at once and
+without waiting for the device; on GPUs with Triton in one launch (`fused`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 
+from emoguard.plan import Plan
 from emoguard.steering import (
     LONGEST,
     SHORTEST,
@@ -21,14 +24,14 @@ from emoguard.steering import (
     Intervention,
     Mover,
     Rounding,
+    Steering,
     allowance,
     limit_inset,
     roundoff,
 )
 from emoguard_transformers.blocks import hidden_state
 
-if TYPE_CHECKING:
-    from emoguard.steering import Steering
+log = logging.getLogger("emoguard")
 
 MOVES = 3
 """What is kept per token: dose, clipped, faulted."""
@@ -46,7 +49,8 @@ class Layer:
     `high` (rows, 1, limits) infinite where a row has no such limit. `rows` (rows, 1) says which
     rows act here, `prompt` (rows, 1) which of them on their prompts, too; None when none does.
     `moves` (rows, 3) is where the last position's dose, clipped and faulted are written, `marks`
-    the same memory where all is on a CPU, else None. `waiting` counts the positions of a chunked
+    the same memory where all is on a CPU, else None. `fused` does what `intervene` does in one
+    launch; None where there is no such thing. `waiting` counts the positions of a chunked
     prefill that are still to come; None in any other.
     """
 
@@ -62,6 +66,7 @@ class Layer:
     moves: torch.Tensor
     waiting: torch.Tensor | None = None
     marks: Any = None
+    fused: Kernel | None = None
     made: dict[torch.dtype, list[Mover | None]] = field(default_factory=dict)
 
     def movers(self, dtype: torch.dtype) -> list[Mover | None]:
@@ -70,6 +75,10 @@ class Layer:
             rounding = torch_rounding(dtype)
             self.made[dtype] = [Mover(at, rounding) if at else None for at in self.each]
         return self.made[dtype]
+
+
+Kernel = Callable[[torch.Tensor, Layer, torch.Tensor], torch.Tensor]
+"""See `intervene`."""
 
 
 @dataclass
@@ -200,9 +209,12 @@ def _on_device(whole: torch.Tensor, layer: Layer, count: int) -> torch.Tensor:
         place = torch.arange(positions, device=act.device)
         act = (act & (place >= positions - count)) | (layer.rows & layer.prompt)
         count = positions
+    move: Kernel = intervene
+    if layer.fused and whole.dtype is not torch.float64 and not torch.compiler.is_compiling():
+        move = layer.fused
     if count == positions:
-        return intervene(whole, layer, act)
-    last = intervene(whole[:, positions - count :], layer, act)
+        return move(whole, layer, act)
+    last = move(whole[:, positions - count :], layer, act)
     return torch.cat([whole[:, : positions - count], last], dim=1)
 
 
@@ -214,6 +226,7 @@ def intervene(h: torch.Tensor, layer: Layer, act: torch.Tensor) -> torch.Tensor:
     """
     wide = h.detach().float()
     unit, tiny = torch_roundoff(h.dtype)
+    share, offset = allowance(h.shape[-1], unit, tiny)
     length = torch.linalg.vector_norm(wide, dim=-1)
     step = layer.shift.expand_as(wide)
     missed = None
@@ -223,10 +236,10 @@ def intervene(h: torch.Tensor, layer: Layer, act: torch.Tensor) -> torch.Tensor:
         steps, missed = limit(along, layer, inset)
         step = step + steps @ layer.directions
     size = torch.linalg.vector_norm(step, dim=-1)
-    slope, offset = allowance(layer.budget, h.shape[-1], unit, tiny)
-    most = torch.nn.functional.threshold(slope * length - offset, SHORTEST, 0.0)
-    share = (most / size.clamp_min(TINY)).clamp_max(1)
-    moved = (wide + step * share[..., None]).to(h.dtype)
+    most = share * (layer.budget - unit) * length - offset
+    most = torch.nn.functional.threshold(most, SHORTEST, 0.0)
+    kept = (most / size.clamp_min(TINY)).clamp_max(1)
+    moved = (wide + step * kept[..., None]).to(h.dtype)
     sound = (length < LONGEST) & size.isfinite() & moved.isfinite().all(dim=-1)
     acts = act & sound & (size > 0) & (most > 0)
     dose = torch.linalg.vector_norm(moved.float() - wide, dim=-1) / length
@@ -256,6 +269,55 @@ def limit(
     steps = torch.stack(columns, dim=-1)
     after, slack = along + steps @ layer.gram, inset - inside
     return steps, ((after < layer.low - slack) | (after > layer.high + slack)).any(dim=-1)
+
+
+@cache
+def fused_for(device: torch.device) -> Kernel | None:
+    """Return what does the same as `intervene` in one launch on `device`; None where nothing does.
+
+    Whether it does the same is tried once per device, on every dtype.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        from emoguard_transformers.fused import intervene as fused  # noqa: PLC0415
+
+        if agree(fused, intervene, device):
+            return fused
+        why = "the one kernel gives something else here"
+    except Exception as error:  # noqa: BLE001  (no triton, no C compiler, an old GPU)
+        why = f"{type(error).__name__}: {error}"
+    log.warning("steering takes many launches per block on %s: %s", device, why)
+    return None
+
+
+def agree(one: Kernel, other: Kernel, device: torch.device) -> bool:
+    """Return whether two ways to intervene give the same for a few random plans on `device`."""
+    rng = np.random.default_rng(0)
+    rows, hidden, limits = 12, 96, 3
+    directions = rng.normal(size=(limits, hidden)) + rng.normal(size=hidden)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    gram = (directions @ directions.T).astype(np.float32)
+    plans: list[Steering | None] = [None]
+    for row in range(1, rows):
+        low, high = np.sort(rng.normal(size=(2, limits)), axis=0).astype(np.float32)
+        low[rng.random(limits) < 0.3], high[rng.random(limits) < 0.3] = -np.inf, np.inf
+        shift = (rng.normal(size=hidden) * (row % 3) / 9).astype(np.float32)
+        budget = 0.05 * (1 + row % 4)
+        at = Intervention(0, shift, directions.astype(np.float32), low, high, gram, budget)
+        plans.append(Steering(Plan(), budget, (at,)))
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        h = torch.tensor(rng.normal(size=(rows, 2, hidden)), device=device).to(dtype)
+        h[-1, 0, 0] = torch.inf
+        found = []
+        for way in (one, other):
+            layer = gather(plans, 0, device, torch.full((rows, MOVES), torch.nan, device=device))
+            found.append((way(h, layer, layer.rows).float(), layer.moves))
+        near = 4 * torch.finfo(dtype).eps
+        for ours, theirs in zip(*found, strict=True):
+            if not torch.allclose(ours, theirs, rtol=near, atol=near):
+                return False
+    return True
 
 
 def torch_roundoff(dtype: torch.dtype) -> tuple[float, float]:

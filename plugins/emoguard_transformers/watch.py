@@ -35,7 +35,7 @@ from emoguard_transformers.requests import (
     unsupported,
 )
 from emoguard_transformers.run import Run
-from emoguard_transformers.steer import MOVES, Batch, acting, gather, steer
+from emoguard_transformers.steer import MOVES, Batch, acting, fused_for, gather, steer
 
 if TYPE_CHECKING:
     from emoguard.guard import Guard
@@ -222,6 +222,7 @@ class TransformersWatch:
                     return plain(*args, **kwargs)
                 finally:
                     local.run = outer
+            compiled.look_at_hooks(self._model, self._blocks)
             identity = self._identity_now()
             run = Run(
                 requests,
@@ -372,10 +373,12 @@ class TransformersWatch:
         if not indices:
             return None
         moves = self._buffer((len(indices), rows, MOVES))
-        layers = {
-            index: gather(run.plans, probed[index], self._devices[index], place, chunked)
-            for index, place in zip(indices, moves, strict=True)
-        }
+        layers = {}
+        for index, place in zip(indices, moves, strict=True):
+            compiled.hold_still(place)
+            layer = gather(run.plans, probed[index], self._devices[index], place, chunked)
+            layer.fused = fused_for(torch.device(self._devices[index]))
+            layers[index] = layer
         return Batch(layers, moves)
 
     def _fail_steering(self, run: Run, error: BaseException) -> None:

@@ -94,7 +94,7 @@ class HfHarness:
 
     def generate(self, prompt, tokens, request=None):
         """See `emoguard.testing.Harness`."""
-        ids = torch.tensor([list(prompt)])
+        ids = torch.tensor([list(prompt)], device=self.model.device)
         more = {} if request is None else {"emoguard": request}
         out = self.model.generate(
             input_ids=ids,
@@ -109,7 +109,8 @@ class HfHarness:
     def logits(self, prompt):
         """See `emoguard.testing.Harness`."""
         with torch.no_grad():
-            return self.model(torch.tensor([list(prompt)])).logits[0, -1].float().numpy()
+            ids = torch.tensor([list(prompt)], device=self.model.device)
+            return self.model(ids).logits[0, -1].float().cpu().numpy()
 
     def traces(self):
         """See `emoguard.testing.Harness`."""

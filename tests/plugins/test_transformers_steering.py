@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from emoguard_transformers import watch as watch_module
-from emoguard_transformers.steer import gather, intervene, steer
+from emoguard_transformers.steer import agree, fused_for, gather, intervene, steer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -177,6 +177,25 @@ def test_one_by_one_on_a_cpu_is_all_at_once_on_a_device(guard, chosen, seed, dty
     assert torch.equal((one == h).all(-1), (all_ == h).all(-1))
     assert torch.allclose(marks[:, 0], moves[:, 0], rtol=5e-2, atol=1e-3)
     assert torch.equal(marks[:, 1:], moves[:, 1:])
+
+
+def test_a_kernel_is_used_only_where_it_gives_the_same():
+    cpu = torch.device("cpu")
+    assert agree(intervene, intervene, cpu)
+    assert not agree(intervene, lambda h, _layer, _act: h, cpu)
+
+    def longer(h, layer, act):
+        moved = intervene(h, layer, act)
+        return h + 1.1 * (moved - h)
+
+    def unmarked(h, layer, act):
+        moved = intervene(h, layer, act)
+        layer.moves[:, 1] = 0
+        return moved
+
+    assert not agree(intervene, longer, cpu)
+    assert not agree(intervene, unmarked, cpu)
+    assert fused_for(cpu) is None
 
 
 @pytest.mark.parametrize(
