@@ -13,7 +13,7 @@ ifeq ($(shell uname -m),x86_64)
 export CMAKE_ARGS ?= -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8
 endif
 
-.PHONY: demo test check bench soak probes clean
+.PHONY: demo test check bench soak probes probe-smollm2 probe-gemma clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/emoguard demo
@@ -51,7 +51,8 @@ SOURCES = --source "the package's own corpus, Apache-2.0" \
 	--source "stories of emotion-vector-bench, MIT licence" \
 	--source "situations of EmotionScope, MIT licence"
 MODEL = $$($(BIN)/python -c "from tests import models as m; print(m.$(1))")
-# name, function of its GGUF file
+QUANTISED = $$($(BIN)/python -c "from tests import models as m; print(m.quantised(m.$(1)(), '$(2)'))")
+# name, function of its GGUF file, further quantisations to compare with
 define make-probe
 test -e .cache/$(1).safetensors.answers.jsonl || \
 	gunzip -c benchmarks/answers/$(1).jsonl.gz > .cache/$(1).safetensors.answers.jsonl
@@ -61,12 +62,18 @@ $(BIN)/emoguard fit --model $(call MODEL,hf_copy(m.$(2)())) --responder $(call M
 $(BIN)/emoguard validate --model $(call MODEL,hf_copy(m.$(2)())) \
 	--responder $(call MODEL,$(2)()) --probe .cache/$(1).safetensors $(TEXTS) \
 	--human $(DATA)/goemotions/dev.tsv --residuals .cache/$(1).safetensors.residuals \
+	--also $(call MODEL,hf_copy(m.$(2)())) --also $(call MODEL,bf16_copy(m.$(2)())) \
+	$(foreach kind,$(3),--also $(call QUANTISED,$(2),$(kind))) \
 	--card docs/cards/$(1) --responses 100 --tokens 64 --out emoguard/probes/$(1).safetensors
 endef
 
-probes: $(VENV)/.dev
-	$(call make-probe,smollm2-135m-instruct,smollm2_gguf)
-	$(call make-probe,gemma-3-270m,gemma_gguf)
+probes: probe-smollm2 probe-gemma
+
+probe-smollm2: $(VENV)/.dev
+	$(call make-probe,smollm2-135m-instruct,smollm2_gguf,F16 Q8_0 Q4_K_M)
+
+probe-gemma: $(VENV)/.dev
+	$(call make-probe,gemma-3-270m,gemma_gguf,F16 Q8_0)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -72,6 +72,7 @@ class Hearing:
 
 def blocks(
     opened: Opened,
+    exact: Opened,
     probe: Probe,
     calibrations: Sequence[Calibration],
     task: Task,
@@ -81,6 +82,8 @@ def blocks(
     progress: Progress,
 ) -> Blocks:
     """Return what needs the model at hand: on-policy, other files, invariance.
+
+    `opened` is the file that responds, `exact` the one that read the texts.
 
     Raises:
         EmoGuardError: no calibration of this model file.
@@ -119,7 +122,7 @@ def blocks(
     agreements = [
         _agreement(opened, path, guard, task, some, alarms, hearing, progress) for path in also
     ]
-    return Blocks(measured, tuple(agreements), _invariance(opened, guard, texts))
+    return Blocks(measured, tuple(agreements), _invariance(opened, exact, guard, texts))
 
 
 def calibrated(
@@ -256,12 +259,16 @@ def _flag_levels(
     return np.asarray(np.quantile(peaks, 1 - FALLBACK, axis=0))
 
 
-def _invariance(opened: Opened, guard: Guard, texts: Sequence[Texts]) -> Invariance:
+def _invariance(
+    opened: Opened, exact: Opened, guard: Guard, texts: Sequence[Texts]
+) -> Invariance:
     some = [text for each in texts for text in list(each.texts)[: TOGETHER // len(texts)]]
     together = batch_difference(opened.door, some, guard.probe.layers)
-    if opened.tokenizer is None:
-        return Invariance(together, None)
-    return Invariance(together, padding_difference(opened.model, opened.tokenizer, guard, some[:8]))
+    for each in (opened, exact):
+        if each.tokenizer is not None:  # only Transformers pads
+            found = padding_difference(each.model, each.tokenizer, guard, some[:8])
+            return Invariance(together, found)
+    return Invariance(together, None)
 
 
 def _spread(count: int, wanted: int) -> list[int]:

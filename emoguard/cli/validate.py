@@ -153,7 +153,9 @@ def validate(
         heard = Blocks()
         if found is not None and on_policy:
             hearing = Hearing(place / "answers.jsonl", responses, tokens, languages, threads)
-            heard = blocks(speaker, found, calibrations, task, texts, also, hearing, progress)
+            heard = blocks(
+                speaker, opened, found, calibrations, task, texts, also, hearing, progress
+            )
     title = found.name if found is not None else f"recipe on {opened.door.identity.name}"
     _write(place, title, result, heard)
     _print(title, result, heard)
