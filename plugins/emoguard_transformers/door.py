@@ -13,7 +13,7 @@ import torch
 from emoguard.errors import EmoGuardError
 from emoguard.protocols import Pool
 from emoguard_transformers import compiled, pooling
-from emoguard_transformers.blocks import find_blocks, hidden_state
+from emoguard_transformers.blocks import find_blocks, find_body, hidden_state
 from emoguard_transformers.identity import identify
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Door:
         self.identity = identify(model, tokenizer)
         self._model = model
         self._tokenizer = tokenizer
+        self._body = find_body(model)
         self._blocks = find_blocks(model)
         self.devices: dict[int, torch.device] = {}
 
@@ -53,7 +54,7 @@ class Door:
                 stack.enter_context(self._captured(layer, found))
             stack.enter_context(torch.no_grad())
             stack.enter_context(compiled.eager())
-            self._model(input_ids=ids, use_cache=False)
+            self._body(input_ids=ids, use_cache=False)  # nobody asks for logits
         # Weights may be kept elsewhere than where the block runs (offloading).
         self.devices |= {layer: state.device for layer, state in found.items()}
         return np.stack([found[layer].float().cpu().numpy() for layer in layers])
