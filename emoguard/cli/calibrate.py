@@ -100,7 +100,8 @@ def calibrate(
             reader = opened if other is None else Opened.load(other, threads)
             check(found, reader)
             made.append(read(reader, found, said, sampling, prompts, policy.alarms, progress))
-    artifact.save(out, found, replaced(calibrations, made))
+            # Reading a file can take an hour: what was measured is not lost with the next one.
+            artifact.save(out, found, replaced(calibrations, made))
     for each in made:
         _show(found, each, policy)
     Console(highlight=False).print(
