@@ -259,9 +259,7 @@ def _flag_levels(
     return np.asarray(np.quantile(peaks, 1 - FALLBACK, axis=0))
 
 
-def _invariance(
-    opened: Opened, exact: Opened, guard: Guard, texts: Sequence[Texts]
-) -> Invariance:
+def _invariance(opened: Opened, exact: Opened, guard: Guard, texts: Sequence[Texts]) -> Invariance:
     some = [text for each in texts for text in list(each.texts)[: TOGETHER // len(texts)]]
     together = batch_difference(opened.door, some, guard.probe.layers)
     for each in (opened, exact):
