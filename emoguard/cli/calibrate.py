@@ -90,6 +90,8 @@ def calibrate(
     found, calibrations, _ = open_probe(probe)
     prompts = corpora.read_prompts(prompts_path) if prompts_path else calibrating_prompts()
     opened = Opened.load(path, threads)
+    for given in also:  # said before hours of answers, not after
+        check(found, Opened.load(given, threads))
     check(found, opened)
     sampling = Sampling(tokens, temperature, system, language)
     with bars() as progress:
@@ -98,7 +100,6 @@ def calibrate(
         made = []
         for other in (None, *also):
             reader = opened if other is None else Opened.load(other, threads)
-            check(found, reader)
             made.append(read(reader, found, said, sampling, prompts, policy.alarms, progress))
             # Reading a file can take an hour: what was measured is not lost with the next one.
             artifact.save(out, found, replaced(calibrations, made))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import emoguard
-from emoguard import Guard, Policy, artifact
-from emoguard.cli import main
+from emoguard import EmoGuardError, Guard, Policy, artifact
+from emoguard.cli import calibrate, main
 from emoguard.registry import find
 from emoguard.testing import make_calibration, make_probe
 from tests import models, tiny_gguf
@@ -88,6 +88,23 @@ def test_another_model_is_not_calibrated_on_them(files, model, capsys):
     assert main(arguments(files, model, also=other)) == 1
     assert "does not sit where the probe was fitted" in capsys.readouterr().err
     assert not (files / "out.safetensors").exists()
+    assert not (files / "out.safetensors.answers.jsonl").exists()  # said before any answer
+
+
+def test_what_was_measured_is_kept_when_the_next_file_breaks(files, model, monkeypatch):
+    plain, read = calibrate.read, []
+
+    def breaking(reader, *rest):
+        if read:
+            raise EmoGuardError("injected")
+        read.append(reader)
+        return plain(reader, *rest)
+
+    monkeypatch.setattr(calibrate, "read", breaking)
+    monkeypatch.setattr(models, "CACHE", files)
+    assert main(arguments(files, model, also=str(models.quantised(Path(model), "F16")))) == 1
+    _, found = artifact.load(files / "out.safetensors")
+    assert [c.identity.quantisation for c in found] == ["Q2_K", "F32"]
 
 
 def test_too_few_responses_say_that_nothing_is_certified(files, model, capsys):
