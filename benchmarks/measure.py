@@ -44,6 +44,23 @@ def median(name: str, values: Sequence[float] | np.ndarray, unit: str) -> Row:
     return Row(name, float(np.median(array)), float(low), float(high), unit)
 
 
+def per_token(
+    name: str,
+    base: str,
+    before: Sequence[float],
+    after: Sequence[float],
+    first: tuple[Sequence[float], Sequence[float]],
+) -> list[Row]:
+    """Return rows for what a token costs in ms and as a share of a `base` token, and the first."""
+    share = 100 * (np.array(after) - np.array(before)) / np.median(before)
+    return [
+        paired(f"{name}_ms", before, after),
+        median(f"{name}_percent", share, "%"),
+        median(f"{name}_token_ms_{base}", before, "ms"),
+        paired(f"{name}_first_token_ms", *first),
+    ]
+
+
 def interleave(
     plain: Callable[[], float], watched: Callable[[], float], pairs: int, label: str = ""
 ) -> tuple[list[float], list[float]]:

@@ -29,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.measure import Row, arguments, interleave, median, paired, show
+from benchmarks.measure import Row, arguments, interleave, median, paired, per_token, show
 from emoguard import Guard, attach
 from emoguard.registry import find
 from emoguard.testing import make_probe
@@ -264,14 +264,13 @@ def _transformers_rows(name: str, suffix: str, pairs: int) -> list[Row]:
 def random_model(shape: str, device: str) -> Any:
     """Return a randomly initialised bfloat16 Transformers model of a real shape."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig
 
     if shape not in SHAPES:
         sys.exit(f"--model random: knows {', '.join(SHAPES)}, got {shape}")
-    torch.set_default_dtype(torch.bfloat16)
     with torch.device(device):
-        model = LlamaForCausalLM(LlamaConfig(**SHAPES[shape])).eval()
-    torch.set_default_dtype(torch.float32)
+        config = LlamaConfig(**SHAPES[shape])
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
     model.generation_config.pad_token_id = 0
     model.generation_config.eos_token_id = None
     return model
@@ -308,13 +307,7 @@ def resident(name: str, model: Any, count: int, batch: int, mode: str, pairs: in
         plain_ms, watched_ms = interleave(lambda: block(0), lambda: block(1), pairs, name)
         if watch.reports[-1].status != "uncalibrated":
             raise RuntimeError(f"nothing was read: {watch.reports[-1]}")
-    share = 100 * (np.array(watched_ms) - np.array(plain_ms)) / np.median(plain_ms)
-    return [
-        paired(f"{name}_ms", plain_ms, watched_ms),
-        median(f"{name}_percent", share, "%"),
-        median(f"{name}_token_ms_plain", plain_ms, "ms"),
-        paired(f"{name}_first_token_ms", *first),
-    ]
+    return per_token(name, "plain", plain_ms, watched_ms, first)
 
 
 def main() -> None:

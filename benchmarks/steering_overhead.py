@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.measure import Row, arguments, interleave, median, paired, show
+from benchmarks.measure import Row, arguments, interleave, per_token, show
 from benchmarks.read_overhead import (
     MODELS,
     PROMPT,
@@ -68,13 +68,7 @@ def compare(
     steered(), block(0)
     first[0].clear(), first[1].clear()
     read_ms, steered_ms = interleave(lambda: block(0), steered, pairs, name)
-    share = 100 * (np.array(steered_ms) - np.array(read_ms)) / np.median(read_ms)
-    return [
-        paired(f"{name}_ms", read_ms, steered_ms),
-        median(f"{name}_percent", share, "%"),
-        median(f"{name}_token_ms_read", read_ms, "ms"),
-        paired(f"{name}_first_token_ms", *first),
-    ]
+    return per_token(name, "read", read_ms, steered_ms, first)
 
 
 def measure(name: str, watch: Watch, generate: Callable[[], list[float]], pairs: int) -> list[Row]:

@@ -49,11 +49,11 @@ def guard_for(model):
 
 
 def prompts(rows):
-    return torch.randint(3, 200, (rows, 9), generator=torch.Generator().manual_seed(1)).cuda()
+    return torch.randint(3, 200, (rows, 9), generator=torch.Generator().manual_seed(1))
 
 
 def generate(model, rows=2, tokens=8, **how):
-    ids = prompts(rows)
+    ids = prompts(rows).to(model.device)
     how = {"attention_mask": torch.ones_like(ids), "do_sample": False} | how
     return model.generate(input_ids=ids, min_new_tokens=tokens, max_new_tokens=tokens, **how)
 
@@ -75,15 +75,7 @@ def test_the_device_reads_what_the_cpu_reads():
     found = []
     for model in (build(num_hidden_layers=4), build_here()):
         with emoguard.attach(model, guard_for(model)) as watch:
-            ids = prompts(1).to(model.device)
-            model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=False,
-                min_new_tokens=1,
-                max_new_tokens=1,
-                emoguard=asking(),
-            )
+            generate(model, rows=1, tokens=1, emoguard=asking())
             found.append(z_of(watch.reports[-1]))
     assert np.allclose(*found, atol=2e-2), found
 
