@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,22 +88,17 @@ def calibrate(
     if Path(out).suffix != ".safetensors":
         raise EmoGuardError(f"--out must end in .safetensors, got {out}")
     policy = Policy.load(policy_path) if policy_path else Policy()
-    found, calibrations, _ = open_probe(probe)
-    prompts = corpora.read_prompts(prompts_path) if prompts_path else calibrating_prompts()
+    found, before, _ = open_probe(probe)
+    asked = Asked(
+        corpora.read_prompts(prompts_path) if prompts_path else calibrating_prompts(),
+        Sampling(tokens, temperature, system, language),
+        responses,
+        policy.alarms,
+    )
     opened = Opened.load(path, threads)
-    for given in also:  # said before hours of answers, not after
-        check(found, Opened.load(given, threads))
-    check(found, opened)
-    sampling = Sampling(tokens, temperature, system, language)
+    others = [partial(Opened.load, given, threads) for given in also]
     with bars() as progress:
-        window = policy.alarms.window_tokens
-        said = respond(opened, prompts, sampling, responses, window, out, progress)
-        made = []
-        for other in (None, *also):
-            reader = opened if other is None else Opened.load(other, threads)
-            made.append(read(reader, found, said, sampling, prompts, policy.alarms, progress))
-            # Reading a file can take an hour: what was measured is not lost with the next one.
-            artifact.save(out, found, replaced(calibrations, made))
+        made = calibrate_files(found, before, opened, others, asked, out, progress)
     for each in made:
         _show(found, each, policy)
     Console(highlight=False).print(
@@ -110,6 +106,46 @@ def calibrate(
         markup=False,
         soft_wrap=True,
     )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a model is asked to calibrate on: `wanted` answers at least as long as the window."""
+
+    prompts: Sequence[str]
+    sampling: Sampling
+    wanted: int
+    alarms: AlarmPolicy
+
+
+def calibrate_files(
+    probe: Probe,
+    before: Sequence[Calibration],
+    speaker: Opened,
+    others: Sequence[Callable[[], Opened]],
+    asked: Asked,
+    out: str,
+    progress: Progress,
+) -> list[Calibration]:
+    """Let `speaker` answer; measure the probe on it and on `others`, which read the same answers.
+
+    The probe is written to `out` after each of them, with what was measured so far in place of the
+    calibrations `before` of the same files.
+
+    Raises:
+        EmoGuardError: a file the probe was not made for, said before the first answer.
+
+    """
+    for opener in (lambda: speaker, *others):
+        check(probe, opener())
+    said = respond(speaker, asked, out, progress)
+    made: list[Calibration] = []
+    # Each is opened again for its turn: several models at a time may not fit the memory.
+    for opener in (lambda: speaker, *others):
+        made.append(read(opener(), probe, said, asked, progress))
+        # Reading can take an hour: what was measured is not lost with the next file.
+        artifact.save(out, probe, replaced(before, made))
+    return made
 
 
 def check(probe: Probe, opened: Opened) -> None:
@@ -134,16 +170,8 @@ def calibrating_prompts() -> list[str]:
     return corpora.neutral_prompts()[: corpora.CALIBRATING]
 
 
-def respond(
-    opened: Opened,
-    prompts: Sequence[str],
-    sampling: Sampling,
-    wanted: int,
-    window: int,
-    out: str,
-    progress: Progress,
-) -> list[Answer]:
-    """Return the model's answers, `wanted` of them of at least `window` tokens if prompts allow.
+def respond(opened: Opened, asked: Asked, out: str, progress: Progress) -> list[Answer]:
+    """Return the model's answers; as many as wanted are as long as the window, if prompts allow.
 
     Those in the work file beside `out` are taken from there.
 
@@ -151,35 +179,30 @@ def respond(
         EmoGuardError: no answer could be as long as the window; a work file of something else.
 
     """
+    sampling, window = asked.sampling, asked.alarms.window_tokens
     if sampling.tokens < window:
         raise EmoGuardError(
             f"--tokens must be at least the {window} of the alarm window, got {sampling.tokens}"
         )
-    bar = progress.add_task("responding", total=wanted)
+    bar = progress.add_task("responding", total=asked.wanted)
 
     def enough(said: list[Answer]) -> bool:
         whole = sum(len(answer.token_ids) >= max(window, SHORTEST) for answer in said)
         progress.update(bar, completed=whole)
-        return whole >= wanted
+        return whole >= asked.wanted
 
     identity = opened.door.identity
-    bound = {"model": identity.digest, **sampling.context(identity.template, prompts)}
+    bound = {"model": identity.digest, **sampling.context(identity.template, asked.prompts)}
     file = AnswerFile(f"{out}.answers.jsonl", bound)
     file.extend(
-        lambda start: answers(opened.model, opened.tokenizer, prompts, sampling, start=start),
+        lambda start: answers(opened.model, opened.tokenizer, asked.prompts, sampling, start=start),
         enough,
     )
     return file.answers
 
 
 def read(
-    opened: Opened,
-    probe: Probe,
-    said: Sequence[Answer],
-    sampling: Sampling,
-    prompts: Sequence[str],
-    alarms: AlarmPolicy,
-    progress: Progress,
+    opened: Opened, probe: Probe, said: Sequence[Answer], asked: Asked, progress: Progress
 ) -> Calibration:
     """Measure `probe` on the answers, as the model behind `opened` reads them."""
     identity = opened.door.identity
@@ -188,9 +211,9 @@ def read(
         opened.door,
         probe,
         said,
-        context=sampling.context(identity.template, prompts),
-        window=alarms.window_tokens,
-        hysteresis=alarms.hysteresis_sd,
+        context=asked.sampling.context(identity.template, asked.prompts),
+        window=asked.alarms.window_tokens,
+        hysteresis=asked.alarms.hysteresis_sd,
         progress=lambda done: progress.update(bar, completed=done),
     )
 

@@ -20,7 +20,6 @@ from rich.table import Table
 
 from emoguard.cli.calibrate import Opened, bars
 from emoguard.cli.paint import printable
-from emoguard.cli.validate import read_labels
 from emoguard.errors import EmoGuardError
 from emoguard.fit import compareplot, corpora
 from emoguard.fit.compare import ModelComparison, Paired, Read, check_pair
@@ -85,7 +84,7 @@ def compare(
     same command goes on where it was.
     """
     _check_options(png)
-    labels = read_labels(labels_path)
+    labels = corpora.read_labels(labels_path)
     labelled = _labelled(corpus, labels, most)
     texts = _Corpus(labelled, corpora.read(neutral or corpora.own_neutral()))
     # B is opened twice: what cannot be compared is refused before hours are spent on reading A.

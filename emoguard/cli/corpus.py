@@ -19,6 +19,7 @@ from emoguard.fit.writer import Manuscript, Order, orders
 @click.command(short_help="Let a model write texts to fit on.")
 @click.option("--model", "path", required=True, help="A GGUF file or a Transformers folder.")
 @click.option("--out", required=True, help="The corpus to write (JSON lines).")
+@click.option("--labels", "labels_path", help="Labels and their words (JSON); default: ours.")
 @click.option("--topics", "topics_path", help="Topics, one per line; default: ours.")
 @click.option("--each", default=3, show_default=True, help="Texts per label and topic.")
 @click.option("--tries", default=4, show_default=True, help="Attempts at a text before it is left.")
@@ -27,6 +28,7 @@ from emoguard.fit.writer import Manuscript, Order, orders
 def corpus(
     path: str,
     out: str,
+    labels_path: str | None,
     topics_path: str | None,
     each: int,
     tries: int,
@@ -40,7 +42,7 @@ def corpus(
     it was. A corpus by the model itself shows what its own words do; fit on others, too.
     """
     topics = corpora.read_prompts(topics_path) if topics_path else own_topics()
-    labels = corpora.default_labels()
+    labels = corpora.read_labels(labels_path)
     wanted = orders(labels, topics, each)
     opened = Opened.load(path, threads)
     identity = opened.door.identity
@@ -55,9 +57,11 @@ def corpus(
         "each": each,
         "tries": tries,
         "temperature": temperature,
-        "prompt": wanted[0].prompt(0) if wanted else "",
+        "labels": {label.name: list(label.words) for label in labels},
+        "prompt": wanted[0].prompt(0),
     }
-    manuscript = Manuscript(f"{out}.attempts.jsonl", bound)
+    words = [word for label in labels for word in label.words]
+    manuscript = Manuscript(f"{out}.attempts.jsonl", bound, words)
 
     def ask(prompt: str, seed: int) -> str:
         asked = Prompt(prompt, max_tokens=160, temperature=temperature, seed=seed)

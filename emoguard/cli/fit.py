@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from emoguard import artifact
 from emoguard.certificate import ENOUGH_RESPONSES
 from emoguard.cli import calibrate
+from emoguard.cli.calibrate import Opened
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora, store
 from emoguard.fit.recipe import fit as make_probe
 from emoguard.fit.responses import Sampling
+from emoguard.identity import ModelIdentity
 from emoguard.policy import AlarmPolicy
 
 
@@ -33,6 +36,7 @@ from emoguard.policy import AlarmPolicy
     help="JSON lines with text, without emotion. Repeat for several. Default: the package's own.",
 )
 @click.option("--out", required=True, help="The probe file to write (.safetensors).")
+@click.option("--labels", "labels_path", help="Labels and their words (JSON); default: ours.")
 @click.option("--name", default="", help="Name of the probe; default: the model's.")
 @click.option(
     "--also",
@@ -59,6 +63,7 @@ def fit(
     corpus_paths: tuple[str, ...],
     neutral_paths: tuple[str, ...],
     out: str,
+    labels_path: str | None,
     name: str,
     also: tuple[str, ...],
     responder: str | None,
@@ -78,16 +83,21 @@ def fit(
     """
     if Path(out).suffix != ".safetensors":
         raise EmoGuardError(f"--out must end in .safetensors, got {out}")
-    labels = corpora.default_labels()
+    labels = corpora.read_labels(labels_path)
     source = source or tuple(Path(p).name for p in corpus_paths) or ("the package's own corpus",)
     corpus_paths = corpus_paths or (str(corpora.own_stories()),)
     texts = [corpora.balanced(corpora.read(p, labels), most) for p in corpus_paths]
     neutral_paths = neutral_paths or (str(corpora.own_neutral()),)
     neutral = [text for p in neutral_paths for text in corpora.read(p)]
-    prompts = (
-        corpora.read_prompts(prompts_path) if prompts_path else calibrate.calibrating_prompts()
+    asked = calibrate.Asked(
+        corpora.read_prompts(prompts_path) if prompts_path else calibrate.calibrating_prompts(),
+        Sampling(tokens),
+        responses,
+        AlarmPolicy(),
     )
-    opened = calibrate.Opened.load(path)
+    opened = Opened.load(path)
+    speaker = Opened.load(responder) if responder else opened
+    _check_sizes(opened, [speaker.door.identity, *(Opened.load(p).door.identity for p in also)])
     with calibrate.bars() as progress:
         bar = progress.add_task("reading texts", total=len(neutral) + sum(map(len, texts)))
         probe = make_probe(
@@ -102,25 +112,28 @@ def fit(
             progress=lambda done: progress.update(bar, completed=done),
             sources=source,
         )
-        sampling = Sampling(tokens)
-        alarms = AlarmPolicy()
-        speaker = calibrate.Opened.load(responder) if responder else opened
-        calibrate.check(probe, speaker)
-        said = calibrate.respond(
-            speaker, prompts, sampling, responses, alarms.window_tokens, out, progress
-        )
-        readers = [speaker, *([opened] if responder else [])]
-        calibrations = [
-            calibrate.read(reader, probe, said, sampling, prompts, alarms, progress)
-            for reader in (*readers, *map(calibrate.Opened.load, also))
-        ]
-    artifact.save(out, probe, calibrations)
+        others: list[Callable[[], Opened]] = [partial(Opened.load, given) for given in also]
+        if responder:
+            others.insert(0, lambda: opened)
+        made = calibrate.calibrate_files(probe, [], speaker, others, asked, out, progress)
     if not keep:
         store.remove(f"{out}.residuals")
     Console().print(
         f"Wrote {out}: {len(probe.labels)} labels at layers {', '.join(map(str, probe.layers))}, "
-        f"calibrated on {calibrations[0].responses} answers. Look at it with: emoguard show {out}"
+        f"calibrated on {made[0].responses} answers. Look at it with: emoguard show {out}"
     )
+
+
+def _check_sizes(opened: Opened, others: Sequence[ModelIdentity]) -> None:
+    """Refuse files of other models before hours of reading; the witness decides after it."""
+    mine = opened.door.identity
+    for each in others:
+        if (each.layers, each.hidden) != (mine.layers, mine.hidden):
+            raise EmoGuardError(
+                "--responder and --also take other files of the same weights as --model, which has "
+                f"{mine.layers} layers of width {mine.hidden}; {each.name} has {each.layers} of "
+                f"width {each.hidden}"
+            )
 
 
 def _numbers(text: str) -> list[int]:

@@ -214,28 +214,9 @@ def _check_options(probe: str | None, out: str | None) -> None:
         raise EmoGuardError("--out writes a probe with its verdicts: name it with --probe")
 
 
-def read_labels(path: str | None) -> list[Label]:
-    """Return the labels of a file, else ours.
-
-    Raises:
-        EmoGuardError: the file is no JSON object of labels.
-
-    """
-    if path is None:
-        return corpora.default_labels()
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-        return [Label(n, tuple(d["words"]), int(d["valence"])) for n, d in data.items()]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise EmoGuardError(
-            f"labels {path} cannot be read: wanted a JSON object of label: "
-            f"{{words, valence}} ({error})"
-        ) from error
-
-
 def _labels(path: str | None, probe: Probe | None) -> list[Label]:
     """Return the labels of a file, else ours; of them, those the probe has."""
-    known = read_labels(path)
+    known = corpora.read_labels(path)
     if probe is None:
         return known
     emotions = [label for label in probe.labels if label not in probe.axes]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from emoguard.errors import EmoGuardError
 
@@ -37,7 +38,42 @@ class Label:
 def default_labels() -> list[Label]:
     """Return the twelve labels of the shipped probes, as `labels.json` describes them."""
     data = json.loads((files("emoguard.fit") / "labels.json").read_text(encoding="utf-8"))
-    return [Label(name, tuple(d["words"]), d["valence"]) for name, d in data.items()]
+    return [_label(*each) for each in data.items()]
+
+
+def read_labels(path: str | Path | None = None) -> list[Label]:
+    """Return the labels of a JSON file as `labels.json` is one, without a path those of ours.
+
+    An object of label: {"words": [which emotions of a corpus mean it], "valence": 1 or -1}.
+
+    Raises:
+        EmoGuardError: the file is none, or one word would mean two labels.
+
+    """
+    if path is None:
+        return default_labels()
+    try:
+        found = [_label(*each) for each in json.loads(Path(path).read_text("utf-8")).items()]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise EmoGuardError(
+            f"labels {path} cannot be read: wanted a JSON object such as "
+            f'{{"happy": {{"words": ["happy", "joyful"], "valence": 1}}}} ({error})'
+        ) from error
+    words = Counter(word for label in found for word in label.words)
+    twice = [word for word, count in words.items() if count > 1]
+    if twice or not found:
+        problem = f"{', '.join(twice)} stands more than once" if twice else "it names none"
+        raise EmoGuardError(f"labels {path}: every word must mean one label, but {problem}")
+    return found
+
+
+def _label(name: str, data: dict[str, Any]) -> Label:
+    words, valence = data["words"], data["valence"]
+    if not isinstance(words, list) or not words or not all(isinstance(w, str) for w in words):
+        raise ValueError(f"{name}: words must be a list of strings, got {words!r}")
+    if valence not in (-1, 1):
+        raise ValueError(f"{name}: valence must be 1 or -1, got {valence!r}")
+    return Label(name, tuple(words), valence)
 
 
 def own_stories() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 STEMS = (
     *("happ(?:y|i\\w*)", "joy\\w*", "glad\\w*", "delight\\w*"),
@@ -25,7 +26,11 @@ STEMS = (
 _NAMED = re.compile(rf"\b(?:{'|'.join(STEMS)})\b", re.IGNORECASE)
 
 
-def named_emotion(text: str) -> str | None:
-    """Return the first word of `text` that names one of the twelve emotions, None without any."""
-    found = _NAMED.search(text)
+def named_emotion(text: str, words: Sequence[str] = ()) -> str | None:
+    """Return the first word of `text` that names one of the twelve emotions, None without any.
+
+    `words` are further ones that must not stand in it, as they are: no other form of them is known.
+    """
+    own = rf"\b(?:{'|'.join(map(re.escape, words))})\b" if words else None
+    found = _NAMED.search(text) or (own and re.search(own, text, re.IGNORECASE))
     return found.group() if found else None

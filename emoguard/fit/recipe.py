@@ -305,6 +305,10 @@ def _check(
             f"layers must lie in [0, {door.identity.layers - 2}] for {door.identity.name}, "
             f"got {wrong}"
         )
+    if any(label.name == VALENCE for label in labels):
+        raise EmoGuardError(
+            f"{VALENCE} is the axis that is made from the labels: name it otherwise"
+        )
     for label in labels:
         most = max(sum(t.label == label.name for t in corpus) for corpus in corpora)
         if most < 6:

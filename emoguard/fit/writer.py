@@ -83,15 +83,17 @@ def _attempt(data: Any) -> Attempt:
 class Manuscript:
     """Every attempt at a text with why it was rejected, on disk as it comes.
 
-    `bound` is what attempts depend on: the model, and what it was asked.
+    `bound` is what attempts depend on: the model, and what it was asked. No text may hold one of
+    `words`, or of the words that name one of our own labels.
     """
 
-    def __init__(self, path: str | Path, bound: dict[str, Any]) -> None:
+    def __init__(self, path: str | Path, bound: dict[str, Any], words: Sequence[str] = ()) -> None:
         self._file = WorkFile(path, "texts", bound, _attempt)
         self.accepted: dict[tuple[str, str, int], str] = {}
         self.rejected: Counter[str] = Counter()
         self._tries: Counter[tuple[str, str, int]] = Counter()
         self._known = Duplicates()
+        self._words = words
         for attempt in self._file.records:
             self._count(attempt)
 
@@ -113,7 +115,7 @@ class Manuscript:
         """Return why a text is rejected, empty when it is not."""
         if len(text.split()) < SHORTEST:
             return "too short"
-        if named_emotion(text):
+        if named_emotion(text, self._words):
             return "names an emotion"
         return "" if self._known.of(text) is None else "repeats another text"
 

@@ -39,9 +39,10 @@ def texts(tmp_path):
     )
 
 
-def test_fit_writes_a_probe_that_attaches_to_its_model(tmp_path, texts, capsys):
+def test_fit_writes_a_probe_that_attaches_to_its_model(tmp_path, texts, capsys, monkeypatch):
+    monkeypatch.setattr(models, "CACHE", tmp_path)
     model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
-    other = str(tiny_gguf.write(tmp_path / "other.gguf", "llama", seed=1))
+    other = str(models.quantised(Path(model), "F16"))
     out = tmp_path / "probe.safetensors"
     stories, neutral = texts
     arguments = ["fit", "--model", model, "--corpus", stories, "--neutral", neutral]
@@ -72,6 +73,47 @@ def test_another_file_of_the_weights_may_answer(tmp_path, texts, monkeypatch):
     assert main([*arguments, "--responses", "8", "--layers", "1"]) == 0
     _, calibrations = artifact.load(out)
     assert [c.identity.quantisation for c in calibrations] == ["F16", "F32"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [({"blocks": 7}, "same weights as --model"), ({"seed": 1}, "does not sit where")],
+    ids=["size", "weights"],
+)
+def test_another_model_is_not_calibrated(tmp_path, texts, capsys, changes, sentence):
+    model = tiny_gguf.write(tmp_path / "tiny.gguf", "llama")
+    other = tiny_gguf.write(tmp_path / "other.gguf", "llama", **changes)
+    out = tmp_path / "p.safetensors"
+    stories, neutral = texts
+    arguments = ["fit", "--model", str(model), "--also", str(other), "--corpus", stories]
+    arguments += ["--neutral", neutral, "--out", str(out), "--tokens", "16", "--skip", "2"]
+    assert main([*arguments, "--responses", "8", "--layers", "1"]) == 1
+    assert sentence in capsys.readouterr().err
+    assert not out.exists()
+    assert not Path(f"{out}.answers.jsonl").exists()  # said before any answer
+    assert Path(f"{out}.residuals").exists() == ("seed" in changes)  # a size before any text
+
+
+def test_labels_of_ones_own(tmp_path, texts, capsys):
+    labels = {
+        "bright": {"words": ["happy", "calm"], "valence": 1},
+        "dim": {"words": ["sad"], "valence": -1},
+    }
+    (tmp_path / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
+    stories, neutral = texts
+    out = tmp_path / "p.safetensors"
+    arguments = ["fit", "--model", str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))]
+    arguments += ["--corpus", stories, "--neutral", neutral, "--out", str(out), "--skip", "2"]
+    arguments += ["--tokens", "16", "--responses", "8", "--layers", "1"]
+    arguments += ["--labels", str(tmp_path / "labels.json")]
+    assert main(arguments) == 0
+    probe, _ = artifact.load(out)
+    assert probe.labels == ("bright", "dim", "valence")
+    assert probe.recipe["texts"] == [18]
+    labels["valence"] = labels.pop("dim")
+    (tmp_path / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
+    assert main(arguments) == 1
+    assert "valence is the axis" in capsys.readouterr().err
 
 
 CHILD = """

@@ -84,6 +84,35 @@ def test_neutral_prompts_are_many_and_different_and_some_are_held_out():
     assert len(found) - corpora.CALIBRATING >= 1000
 
 
+def test_labels_of_a_file(tmp_path):
+    path = tmp_path / "labels.json"
+    path.write_text('{"glad": {"words": ["joyful", "happy"], "valence": 1}}', encoding="utf-8")
+    assert corpora.read_labels(path) == [corpora.Label("glad", ("joyful", "happy"), 1)]
+    assert corpora.read_labels() == corpora.default_labels()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[1]", "cannot be read"),
+        ("{", "cannot be read"),
+        ("{}", "it names none"),
+        ('{"glad": {"words": ["a"]}}', "valence"),
+        ('{"glad": {"words": "glad", "valence": 1}}', "words must be a list of strings"),
+        ('{"glad": {"words": [], "valence": 1}}', "words must be a list of strings"),
+        ('{"glad": {"words": ["a"], "valence": 0}}', "valence must be 1 or -1, got 0"),
+        (
+            '{"a": {"words": ["x"], "valence": 1}, "b": {"words": ["x"], "valence": 1}}',
+            "x stands more than once",
+        ),
+    ],
+)
+def test_labels_that_mean_nothing_are_refused(tmp_path, text, sentence):
+    (tmp_path / "labels.json").write_text(text, encoding="utf-8")
+    with pytest.raises(EmoGuardError, match=sentence):
+        corpora.read_labels(tmp_path / "labels.json")
+
+
 def test_default_labels_are_twelve_of_both_signs():
     labels = corpora.default_labels()
     assert len(labels) == 12
