@@ -100,12 +100,12 @@ def compare(
             progress=lambda what: progress.update(bar, description=what),
         )
         progress.remove_task(bar)
-    if png:
-        compareplot.draw(found, Path(png))
     if as_json:
         click.echo(json.dumps(plain(found), indent=2))
     else:
         _print(found)
+    if png:
+        compareplot.draw(found, Path(png))
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def _print(found: ModelComparison) -> None:
         f"{', '.join(map(str, found.layers))}; 95 % intervals (paired bootstrap over topics).\n",
         markup=False,
     )
-    columns = ("label", "AUROC, A", "AUROC, B", "B - A", "word counts", "cosine of A's and B's")
+    columns = ("label", "AUROC, A", "AUROC, B", "B - A", "text alone", "cosine of A's and B's")
     rows = [
         (name, *_cells(each)[:4], str(found.cosines[name]))
         for name, each in found.separation.items()
@@ -251,7 +251,7 @@ def _print(found: ModelComparison) -> None:
     console.print(f"Mean cosine by layer: {layers}.", markup=False)
     console.print(
         f"\n{APART}: the interval leaves out 0; of 20 such intervals one does so for nothing. "
-        "Word counts: TF-IDF on the same texts, which are the same for both models.",
+        "Text alone: the best of TF-IDF and VADER; word counts: TF-IDF. The same for both models.",
         style="dim",
         markup=False,
     )

@@ -17,8 +17,9 @@ from rich.table import Table
 from emoguard.cli.models import attach_options, load
 from emoguard.cli.probes import guard_for
 from emoguard.errors import EmoGuardError
-from emoguard.fit.corpora import default_labels
+from emoguard.fit.corpora import recorded_labels
 from emoguard.fit.dose import DoseResult, Effect, Judge, LabelResult, measure
+from emoguard.fit.textonly import vader
 from emoguard.fit.validation.plots import find_pyplot
 
 if TYPE_CHECKING:
@@ -59,8 +60,12 @@ def dose(
     from emoguard.fit.stage import TransformersStage
 
     judge = find_judge(judge_name)
+    # What cannot be done is said now, not after an hour.
     if plot_path:
-        find_pyplot("dose")  # refuses now, not after an hour
+        find_pyplot("dose")
+    for given in (json_path, plot_path):
+        if given and not Path(given).resolve().parent.is_dir():
+            raise EmoGuardError(f"{given} cannot be written: its folder does not exist")
     openings = read_openings(file, count)
     model, tokenizer = load(path, "transformers")
     guard = guard_for(model, attach_options(tokenizer), probe)
@@ -84,7 +89,10 @@ def dose(
             "tokens": tokens,
             **dataclasses.asdict(result),
         }
-        Path(json_path).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        try:
+            Path(json_path).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise EmoGuardError(f"{json_path} cannot be written: {error.strerror}") from error
     if plot_path:
         plot(result, Path(plot_path), Path(path).name, judge_name)
 
@@ -98,13 +106,11 @@ def find_judge(name: str) -> Judge:
     """
     if name == "vader":
         try:
-            from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+            return vader()
         except ModuleNotFoundError as error:
             raise EmoGuardError(
                 "judging with VADER needs vaderSentiment: pip install 'emoguard[dose]'"
             ) from error
-        analyser = SentimentIntensityAnalyzer()
-        return lambda text: float(analyser.polarity_scores(text)["compound"])
     module, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)
@@ -134,7 +140,7 @@ def read_openings(file: str | None, count: int) -> list[str]:
 def signs(guard: Guard, labels: tuple[str, ...]) -> list[tuple[str, int]]:
     """Return each label with its sign: which way a pleasantness score should go; axes go up."""
     guard.probe.indices(labels)
-    known = {label.name: label.valence for label in default_labels()}
+    known = {label.name: label.valence for label in recorded_labels(guard.probe.recipe)}
     return [(label, 1 if known.get(label, 1) > 0 else -1) for label in labels]
 
 

@@ -17,7 +17,7 @@ from emoguard.fit import corpora
 from emoguard.fit.answers import AnswerFile
 from emoguard.fit.responses import SHORTEST, Answer, Sampling, answers
 from emoguard.fit.responses import calibrate as measure
-from emoguard.fit.textonly import TextOnly
+from emoguard.fit.textonly import TEXT_ONLY, TextOnly
 from emoguard.fit.validation.agreement import (
     Agreement,
     Invariance,
@@ -89,7 +89,7 @@ def blocks(
         EmoGuardError: no calibration of this model file.
 
     """
-    # Every label is judged, whatever an earlier validation found.
+    # Every label is judged, whatever was found about it.
     guard = Guard(probe, calibrations, Policy(labels=probe.labels))
     calibration = calibrated(probe, calibrations, opened.door.identity)
     asked = hearing.prompts()
@@ -103,12 +103,11 @@ def blocks(
         Response(prompt, _text(opened, answer), rows)
         for prompt, answer, rows in zip(asked, said, z, strict=True)
     ]
-    levels = _certified(guard, opened, task)
     alarms = guard.policy.alarms
     measured = on_policy(
         task,
         heard,
-        levels,
+        _certified(probe, calibrations, opened.door.identity, task),
         _words(task, texts, [r.text for r in heard]),
         window=alarms.window_tokens,
         hysteresis=alarms.hysteresis_sd,
@@ -120,7 +119,8 @@ def blocks(
         np.array([asked[n].kind == "neutral" for n in chosen]),
     )
     agreements = [
-        _agreement(opened, path, guard, task, some, alarms, hearing, progress) for path in also
+        _agreement(opened, path, guard, calibrations, task, some, alarms, hearing, progress)
+        for path in also
     ]
     return Blocks(measured, tuple(agreements), _invariance(opened, exact, guard, texts))
 
@@ -183,34 +183,38 @@ def _words(
     task: Task, texts: Sequence[Texts], said: Sequence[str]
 ) -> dict[str, NDArray[np.float64]]:
     """Return scores of text-only detectors, each (responses, targets)."""
-    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
-
     detector = TextOnly(
         [text for each in texts for text in each.texts],
         np.concatenate([each.labels for each in texts]),
         task.names,
+        task.signs,
     )
-    found = {
-        name: task.with_axis(scores)
-        for name, scores in detector.scores(said).items()
-        if name != "length"
-    }
-    analyser = SentimentIntensityAnalyzer()
-    compound = np.array([analyser.polarity_scores(text)["compound"] for text in said])
-    signs = [*task.signs, 1][: len(task.targets)]
-    return {**found, "VADER": compound[:, None] * np.array(signs)}
+    scores = detector.scores(said)
+    return {name: task.with_axis(scores[name]) for name in TEXT_ONLY}
 
 
-def _certified(guard: Guard, opened: Opened, task: Task) -> list[float | None]:
-    thresholds = dict(zip(guard.labels, guard.thresholds(opened.door.identity), strict=True))
-    found = [thresholds[target] for target in task.targets]
-    return [None if each is None else each.level for each in found]
+def _certified(
+    probe: Probe, calibrations: Sequence[Calibration], identity: ModelIdentity, task: Task
+) -> list[float | None]:
+    """Return the thresholds that alarms have, None where none is certified.
+
+    For labels that are watched without being named, these are those of the default policy; for the
+    others, what they are where a policy names all labels.
+    """
+    found: dict[str, float | None] = {}
+    for policy in (Policy(labels=probe.labels), Policy()):
+        guard = Guard(probe, calibrations, policy)
+        for label, threshold in zip(guard.labels, guard.thresholds(identity), strict=True):
+            if label in guard.monitored:
+                found[label] = None if threshold is None else threshold.level
+    return [found[target] for target in task.targets]
 
 
 def _agreement(
     opened: Opened,
     path: str,
     guard: Guard,
+    calibrations: Sequence[Calibration],
     task: Task,
     some: _Some,
     alarms: AlarmPolicy,
@@ -221,42 +225,51 @@ def _agreement(
     check(guard.probe, other)
     name, window = other.door.identity.quantisation, alarms.window_tokens
     bar = progress.add_task(f"comparing with {name}", total=2)
-    again = read_z(
-        opened.door, guard.probe, guard.calibration(opened.door.identity), some.said, task.targets
+    doors = (opened.door, other.door)
+    made = [guard.calibration(door.identity) for door in doors]
+    certified = [_certified(guard.probe, calibrations, door.identity, task) for door in doors]
+    z = some.z
+    if made[1] is None:
+        # Both on the same answers, the neutral ones among these: one on more would tell how much
+        # calibrations differ, not files.
+        plain = [a for a, n in zip(some.said, some.neutral, strict=True) if n]
+        plain = [a for a in plain if len(a.token_ids) >= SHORTEST]
+        made = [measure(door, guard.probe, plain) for door in doors]
+        certified = [[None] * len(task.targets)] * 2
+        z = read_z(doors[0], guard.probe, made[0], some.said, task.targets)
+    again, read = (
+        read_z(door, guard.probe, own, some.said, task.targets)
+        for door, own in zip(doors, made, strict=True)
     )
     progress.advance(bar)
-    own = guard.calibration(other.door.identity)
-    if own is None:  # the neutral ones among these responses serve
-        long = [a for a, plain in zip(some.said, some.neutral, strict=True) if plain]
-        own = measure(other.door, guard.probe, [a for a in long if len(a.token_ids) >= SHORTEST])
-    read = read_z(other.door, guard.probe, own, some.said, task.targets)
-    progress.advance(bar)
-    levels = [
-        _flag_levels(_certified(guard, o, task), rows, some.neutral, window)
-        for o, rows in ((opened, some.z), (other, read))
-    ]
     return agreement(
         (opened.door.identity.quantisation, name),
-        z=some.z,
+        z=z,
         other=read,
         again=again,
-        levels=(levels[0], levels[1]),
+        levels=_flag_levels(certified, (z, read), some.neutral, window),
         window=window,
     )
 
 
 def _flag_levels(
-    certified: Sequence[float | None],
-    z: Sequence[NDArray[np.float32]],
+    certified: Sequence[Sequence[float | None]],
+    z: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]],
     neutral: NDArray[np.bool_],
     window: int,
-) -> NDArray[np.float64]:
-    """Return certified levels, else what 5 % of the neutral responses reach in this file."""
-    if None not in certified:
-        return np.array(certified, float)
-    rolling = [rolling_mean(rows, window) for rows, n in zip(z, neutral, strict=True) if n]
-    peaks = np.array([rows.max(axis=0) for rows in rolling if len(rows)])
-    return np.asarray(np.quantile(peaks, 1 - FALLBACK, axis=0))
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return each file's level per label: certified where both are, else a share of neutral ones.
+
+    That is what 5 % of the neutral responses reach in that file.
+    """
+    both = [None not in pair for pair in zip(*certified, strict=True)]
+    found = []
+    for levels, each in zip(certified, z, strict=True):
+        rolling = [rolling_mean(rows, window) for rows, n in zip(each, neutral, strict=True) if n]
+        peaks = np.array([rows.max(axis=0) for rows in rolling if len(rows)])
+        reached = np.quantile(peaks, 1 - FALLBACK, axis=0)
+        found.append(np.where(both, np.array(levels, float), reached))
+    return found[0], found[1]
 
 
 def _invariance(opened: Opened, exact: Opened, guard: Guard, texts: Sequence[Texts]) -> Invariance:

@@ -1,4 +1,4 @@
-"""`emoguard validate`: does a probe mean more than word counts do? Verdicts, card and pictures."""
+"""`emoguard validate`: does a probe mean more than the text alone? Verdicts, card and pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from rich.progress import Progress
 from rich.table import Table
 
 from emoguard import artifact
-from emoguard.calibration import Calibration
 from emoguard.cli.calibrate import Opened, bars, check
 from emoguard.cli.paint import printable
 from emoguard.cli.probes import open_probe
@@ -27,7 +26,7 @@ from emoguard.fit.corpora import Label
 from emoguard.fit.extraction import SHORTEST, SKIP, extract_embedded
 from emoguard.fit.validation import card, plots
 from emoguard.fit.validation.card import Blocks
-from emoguard.fit.validation.human import chosen, families, read_human
+from emoguard.fit.validation.human import chosen, families, family_task, read_human
 from emoguard.fit.validation.judged import Task
 from emoguard.fit.validation.reading import Texts
 from emoguard.fit.validation.validation import validate as measure
@@ -61,7 +60,9 @@ NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 @click.option("--out", help="Write the probe with its verdicts here (.safetensors).")
 @click.option("--residuals", help="Folder of stored residuals; default: CARD/residuals.")
 @click.option("--most", default=60, show_default=True, help="Texts per label and corpus.")
-@click.option("--skip", default=SKIP, show_default=True, help="Leading tokens to leave out.")
+@click.option(
+    "--skip", type=int, help=f"Leading tokens to leave out; default: the probe's, {SKIP}."
+)
 @click.option("--on-policy/--no-on-policy", default=True, help="Let the model respond.")
 @click.option(
     "--responder",
@@ -93,7 +94,7 @@ def validate(
     out: str | None,
     residuals: str | None,
     most: int,
-    skip: int,
+    skip: int | None,
     on_policy: bool,
     responder: str | None,
     responses: int,
@@ -101,9 +102,11 @@ def validate(
     languages: tuple[str, ...],
     threads: int | None,
 ) -> None:
-    """Judge a probe and the recipe behind it, against word counts and chance.
+    """Judge a probe and the recipe behind it, against the text alone and chance.
 
-    What is slow is kept in the card's folder and taken up again: residuals, and the responses.
+    The recipe is judged as the probe was fitted: with its labels and skipped tokens, and at its
+    layers where they were named. What is slow is kept in the card's folder and taken up again:
+    residuals, and the responses.
     """
     from emoguard.cli.responses import Hearing, blocks, calibrated
 
@@ -115,6 +118,8 @@ def validate(
     found, calibrations = (None, []) if probe is None else open_probe(probe)[:2]
     labels = _labels(labels_path, found)
     task = _task(labels, found)
+    recipe = {} if found is None else found.recipe
+    skip = skip if skip is not None else recipe.get("skip", SKIP)
     # Whatever is wrong with files is said before a model is opened.
     stories = {
         name: corpora.balanced(corpora.read(p, labels), most)
@@ -122,6 +127,8 @@ def validate(
     }
     plain = [text for p in neutral_paths for text in corpora.read(p)]
     written = read_human(human_path, known) if human_path else None
+    if written:
+        family_task(known, written[1], task.names)
     opened = Opened.load(path, threads)
     speaker = Opened.load(responder, threads) if responder else opened
     if found is not None:
@@ -144,6 +151,7 @@ def validate(
             task,
             texts,
             neutral,
+            layers=recipe.get("layers", ()),
             probe=found,
             human=people,
             families=known,
@@ -153,14 +161,15 @@ def validate(
         heard = Blocks()
         if found is not None and on_policy:
             hearing = Hearing(place / "answers.jsonl", responses, tokens, languages, threads)
+            judged = _judged(found, card.summary(result, heard))
             heard = blocks(
-                speaker, opened, found, calibrations, task, texts, also, hearing, progress
+                speaker, opened, judged, calibrations, task, texts, also, hearing, progress
             )
     title = found.name if found is not None else f"recipe on {opened.door.identity.name}"
     _write(place, title, result, heard)
     _print(title, result, heard)
     if out and found is not None:
-        _save(out, found, calibrations, card.summary(result, heard))
+        artifact.save(out, _judged(found, card.summary(result, heard)), calibrations)
         Console().print(f"Wrote {out}.")
 
 
@@ -215,10 +224,10 @@ def _check_options(probe: str | None, out: str | None) -> None:
 
 
 def _labels(path: str | None, probe: Probe | None) -> list[Label]:
-    """Return the labels of a file, else ours; of them, those the probe has."""
-    known = corpora.read_labels(path)
+    """Return the labels of a file, else those the probe was fitted with, else ours."""
     if probe is None:
-        return known
+        return corpora.read_labels(path)
+    known = corpora.read_labels(path) if path else corpora.recorded_labels(probe.recipe)
     emotions = [label for label in probe.labels if label not in probe.axes]
     unknown = set(emotions) - {label.name for label in known}
     if unknown:
@@ -288,8 +297,7 @@ def _print(title: str, result: Any, heard: Blocks) -> None:
             console.print(each.note, style="dim", markup=False)
 
 
-def _save(
-    out: str, probe: Probe, calibrations: Sequence[Calibration], told: dict[str, Any]
-) -> None:
+def _judged(probe: Probe, told: dict[str, Any]) -> Probe:
+    """Return the probe with what was found about it, verdicts first of all."""
     kept = {k: v for k, v in probe.card.items() if k != "status"}
-    artifact.save(out, dataclasses.replace(probe, card={**kept, **told}), calibrations)
+    return dataclasses.replace(probe, card={**kept, **told})

@@ -14,7 +14,7 @@ from emoguard.fit.directions import neutral_components
 from emoguard.fit.recipe import Recipe, best_layers, layer_scores
 from emoguard.fit.textonly import TEXT_ONLY
 from emoguard.fit.validation.estimate import Estimate, Sample
-from emoguard.fit.validation.judged import MODEL, Judged, Task, joined, judge
+from emoguard.fit.validation.judged import MODEL, Judged, Task, check_crossed, joined, judge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,7 +49,7 @@ class Read:
 
 @dataclass(frozen=True)
 class Paired:
-    """One number in both models, what is B's more than A's, and the same of word counts.
+    """One number in both models, what is B's more than A's, and the same of the text alone.
 
     `chance` is what the number is without meaning: .5 for an AUROC, for a correlation what 95 % of
     permutations stay below, None where it has none.
@@ -183,7 +183,8 @@ class _Pair:
         return _Pair(self.task, a, b, self.recipe)
 
     def held_out(self, layers: Sequence[int]) -> tuple[Judged, Judged]:
-        """Return both models' scores on topics held out; A's stand beside word counts."""
+        """Return both models' scores on topics held out; A's stand beside the text alone."""
+        check_crossed(self.a.texts, self.task.names, FOLDS)
         folds = self.a.texts.folds(FOLDS)
         parts = [self._fold(folds == n, layers) for n in range(FOLDS)]
         clusters = self.a.texts.clusters[np.argsort(folds, kind="stable")]
@@ -221,6 +222,7 @@ class _Pair:
                 recipe=self.recipe,
                 layers=chosen,
                 words=words,
+                names=self.task.names,
             )
 
         # The words are the same for both.

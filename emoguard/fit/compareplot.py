@@ -47,7 +47,7 @@ def _labels(axis: Any, found: ModelComparison) -> None:
             axis.plot(value.value, place + shift, "o", color=colour, markersize=5, label=told)
         axis.plot(
             each.words.value, place, "|", color=INK, markersize=13,
-            label="word counts" if place == 0 else None,
+            label="text alone" if place == 0 else None,
         )  # fmt: skip
     axis.axvline(0.5, color=MUTED, linestyle="--", linewidth=1)
     axis.set_yticks(range(len(rows)), [name for name, _ in rows])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -65,6 +65,22 @@ def read_labels(path: str | Path | None = None) -> list[Label]:
         problem = f"{', '.join(twice)} stands more than once" if twice else "it names none"
         raise EmoGuardError(f"labels {path}: every word must mean one label, but {problem}")
     return found
+
+
+def recorded_labels(recipe: Mapping[str, Any]) -> list[Label]:
+    """Return the labels that a probe was fitted with, from its recipe; ours where it has none.
+
+    Raises:
+        EmoGuardError: the recipe holds something else.
+
+    """
+    data = recipe.get("labels")
+    if data is None:
+        return default_labels()
+    try:
+        return [_label(*each) for each in data.items()]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise EmoGuardError(f"the recipe in the probe file has no labels: {error}") from error
 
 
 def _label(name: str, data: dict[str, Any]) -> Label:
@@ -127,13 +143,14 @@ def read(path: str | Path, labels: Sequence[Label] = ()) -> list[Text]:
     meaning = {word: label.name for label in labels for word in label.words}
     texts = []
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        # Not splitlines: a text in JSON may hold other marks that end a line.
+        lines = Path(path).read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise EmoGuardError(f"corpus {path} cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            emotion, text = record.get("emotion", ""), record["text"]
+            emotion, text = _string(record.get("emotion", "")), _string(record["text"])
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise EmoGuardError(
                 f"{path}:{number}: wanted a JSON object with emotion, topic and text, "
@@ -145,6 +162,12 @@ def read(path: str | Path, labels: Sequence[Label] = ()) -> list[Text]:
         words = ", ".join(sorted(meaning))
         raise EmoGuardError(f"corpus {path} holds no text with an emotion among: {words}")
     return texts
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"wanted a string, got {value!r:.40}")
+    return value
 
 
 def balanced(texts: Sequence[Text], most: int, seed: int = 0) -> list[Text]:

@@ -90,9 +90,11 @@ def unit(directions: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def auroc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
-    """Return the area under the ROC curve: the chance that a positive outranks a negative."""
-    order = np.argsort(scores, kind="stable")
-    ranks = np.empty(len(scores))
-    ranks[order] = np.arange(1, len(scores) + 1)
+    """Return the area under the ROC curve: the chance that a positive outranks a negative.
+
+    Ties count one half.
+    """
+    ordered = np.sort(scores)
+    ranks = (np.searchsorted(ordered, scores) + np.searchsorted(ordered, scores, "right") + 1) / 2
     n, m = int(positive.sum()), int((~positive).sum())
     return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))

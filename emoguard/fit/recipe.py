@@ -146,8 +146,19 @@ def layer_scores(
 
 
 def best_layers(scores: NDArray[np.float64], keep: int) -> tuple[int, ...]:
-    """Return the `keep` layers of the highest mean score, in order; layer 0 is not among them."""
-    order = 1 + np.argsort(-np.nanmean(scores[1:], axis=1), kind="stable")
+    """Return the `keep` layers of the highest mean score, in order; layer 0 is not among them.
+
+    Raises:
+        EmoGuardError: no name has a score.
+
+    """
+    tested = np.isfinite(scores).all(axis=0)
+    if not tested.any():
+        raise EmoGuardError(
+            "layers cannot be chosen: no label has texts both to fit on and of topics held out; "
+            "give texts of more topics for every label, or name the layers"
+        )
+    order = 1 + np.argsort(-scores[1:, tested].mean(axis=1), kind="stable")
     return tuple(sorted(order[:keep].tolist()))
 
 
@@ -221,6 +232,11 @@ def fit(
             "read": "mean difference, whitened by the covariance within labels",
             **dataclasses.asdict(recipe),
             "skip": skip,
+            "layers": list(layers),
+            "labels": {
+                label.name: {"words": list(label.words), "valence": label.valence}
+                for label in labels
+            },
             "texts": [len(corpus) for corpus in corpora],
             "neutral_texts": len(neutral),
             "sources": list(sources),
@@ -284,7 +300,8 @@ def _held_out_auroc(
         residuals, labels = corpus.at(layer, corpus.held_out())
         for index, name in enumerate(names):
             positive = labels == name
-            if positive.any() and not positive.all():
+            # No direction: none of the texts it would be fitted on has this label.
+            if positive.any() and not positive.all() and read[index].any():
                 row[index] = d.auroc(residuals @ read[index], positive)
     tested = np.isfinite(found).sum(axis=0)
     return np.where(tested, np.nansum(found, axis=0) / np.maximum(tested, 1), np.nan)
@@ -323,14 +340,15 @@ def _check(
 def _card(
     scores: NDArray[np.float64], layers: Sequence[int], names: Sequence[str]
 ) -> dict[str, Any]:
+    def told(each: NDArray[np.float64]) -> float | None:
+        known = each[np.isfinite(each)]
+        return round(float(known.mean()), 3) if len(known) else None
+
     return {
         "status": "not yet validated: run emoguard validate",
         "auroc_chance": 0.5,
         "held_out_auroc": {
-            name: round(float(value), 3)
-            for name, value in zip(names, scores[list(layers)].mean(axis=0), strict=True)
+            name: told(column) for name, column in zip(names, scores[list(layers)].T, strict=True)
         },
-        "layer_auroc": {
-            str(layer): round(float(value), 3) for layer, value in enumerate(scores.mean(axis=1))
-        },
+        "layer_auroc": {str(layer): told(row) for layer, row in enumerate(scores)},
     }

@@ -1,8 +1,9 @@
-"""What counting words tells about a text: the floor under every number about a model."""
+"""What a text tells without a language model: the floor under every number about a model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,19 +11,25 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TEXT_ONLY = ("TF-IDF, logistic", "TF-IDF, centroid")
-"""The detectors of which the better one is the floor."""
+TEXT_ONLY = ("TF-IDF, logistic", "TF-IDF, centroid", "VADER")
+"""The detectors of which the best one is the floor."""
 
 
 class TextOnly:
-    """Detectors trained on texts alone: TF-IDF with logistic regression and nearest centroid.
+    """Detectors that see the text alone.
 
-    Scores have shape (texts, names); a name that has no training text is NaN. Log-probabilities and
-    cosines are each standardised over the texts that are scored, so that names can be averaged.
+    Trained on texts: TF-IDF with logistic regression and with nearest centroid. Not trained: the
+    compound score of VADER (Hutto and Gilbert 2014), times `signs`, +1 or -1 per name. Scores have
+    shape (texts, names); a name that has no training text is NaN. All are standardised over the
+    texts that are scored, so that names can be averaged.
     """
 
     def __init__(
-        self, texts: Sequence[str], labels: NDArray[np.str_], names: Sequence[str]
+        self,
+        texts: Sequence[str],
+        labels: NDArray[np.str_],
+        names: Sequence[str],
+        signs: Sequence[int],
     ) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415
         from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
@@ -34,6 +41,7 @@ class TextOnly:
         self._logistic = LogisticRegression(C=10, max_iter=300, class_weight="balanced")
         self._logistic.fit(x, labels)
         self._centroids = _centroids(x, labels, self._classes)
+        self._signs = np.array([s for n, s in zip(names, signs, strict=True) if n in self._classes])
         self._length = _Length(texts, labels, self._classes)
 
     def scores(self, texts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
@@ -41,7 +49,12 @@ class TextOnly:
         x = self._vectors.transform(texts)
         logs = self._logistic.predict_log_proba(x)
         order = [list(self._logistic.classes_).index(name) for name in self._classes]
-        found = (logs[:, order], np.asarray(x @ self._centroids.T), self._length.scores(texts))
+        found = (
+            logs[:, order],
+            np.asarray(x @ self._centroids.T),
+            np.array([_compound(text) for text in texts])[:, None] * self._signs,
+            self._length.scores(texts),
+        )
         return {
             name: self._all_names(np.asarray(scores, np.float64))
             for name, scores in zip((*TEXT_ONLY, "length"), found, strict=True)
@@ -59,6 +72,20 @@ class TextOnly:
         for column, name in enumerate(self._classes):
             whole[:, self._names.index(name)] = standardised(scores[:, column])
         return whole
+
+
+@cache
+def vader() -> Callable[[str], float]:
+    """Return the compound score of VADER, a text to a number in [-1, 1]."""
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer  # noqa: PLC0415
+
+    analyser = SentimentIntensityAnalyzer()
+    return lambda text: float(analyser.polarity_scores(text)["compound"])
+
+
+@lru_cache(maxsize=2**16)
+def _compound(text: str) -> float:
+    return vader()(text)  # cached: the same texts are scored in many splits
 
 
 class _Length:

@@ -54,8 +54,11 @@ class WorkFile(Generic[Record]):
 
     def append(self, data: Mapping[str, Any]) -> None:
         """Keep one more record, given as its line holds it."""
-        with self.path.open("ab") as file:
-            file.write(_line(dict(data)))
+        try:
+            with self.path.open("ab") as file:
+                file.write(_line(dict(data)))
+        except OSError as error:
+            raise EmoGuardError(f"{self.path} cannot be written: {error.strerror}") from error
         self.records.append(self._parse(data))
 
     def _read(self, lines: list[bytes], bound: Mapping[str, Any]) -> None:

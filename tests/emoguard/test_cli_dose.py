@@ -1,5 +1,6 @@
 """`emoguard dose`, and the plans of `emoguard run`, on tiny random models."""
 
+import dataclasses
 import json
 
 import pytest
@@ -73,6 +74,13 @@ def test_dose_without_a_calibration_of_the_file_is_refused(folder, tmp_path):
     assert "emoguard calibrate" in str(found.exception)
 
 
+def test_a_place_that_is_not_there_is_refused_before_anything_is_measured(folder, tmp_path):
+    for option in ("--json", "--plot"):
+        found = invoke("dose", "--model", "none", option, tmp_path / "no" / "dose.png")
+        assert isinstance(found.exception, EmoGuardError)
+        assert "dose.png cannot be written: its folder does not exist" in str(found.exception)
+
+
 def test_the_openings_shipped_are_enough_and_all_different():
     openings = read_openings(None, 80)
     assert len(set(openings)) == 80
@@ -92,6 +100,9 @@ def test_vader_is_the_judge_unless_another_is_named():
 def test_the_sign_of_a_label_is_its_valence_and_an_axis_points_up():
     guard = Guard(make_probe(FakeResiduals(), ("sad", "calm", "valence", "mine")))
     assert signs(guard, guard.labels) == [("sad", -1), ("calm", 1), ("valence", 1), ("mine", 1)]
+    recipe = {"labels": {"mine": {"words": ["mine"], "valence": -1}}}
+    mine = Guard(dataclasses.replace(guard.probe, recipe=recipe))
+    assert signs(mine, ("mine", "valence")) == [("mine", -1), ("valence", 1)]
     with pytest.raises(EmoGuardError, match="unknown label joy"):
         signs(guard, ("joy",))
 

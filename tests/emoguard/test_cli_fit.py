@@ -110,6 +110,7 @@ def test_labels_of_ones_own(tmp_path, texts, capsys):
     probe, _ = artifact.load(out)
     assert probe.labels == ("bright", "dim", "valence")
     assert probe.recipe["texts"] == [18]
+    assert corpora.recorded_labels(probe.recipe) == corpora.read_labels(tmp_path / "labels.json")
     labels["valence"] = labels.pop("dim")
     (tmp_path / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
     assert main(arguments) == 1

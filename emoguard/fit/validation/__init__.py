@@ -1,1 +1,1 @@
-"""Does a direction mean anything? Transfer, word counts, chance and intervals for every number."""
+"""Does a direction mean anything? Transfer, the text alone, chance and intervals to all numbers."""

@@ -94,7 +94,7 @@ def agreement(
 ) -> Agreement:
     """Compare z of the same responses in two files; `again` is the first file's second reading.
 
-    `levels` are each file's alarm thresholds, (labels,), infinite where there is none.
+    `levels` are what a flag lies above in each file, (labels,).
     """
     gaps = np.concatenate([np.abs(a - b) for a, b in zip(z, other, strict=True)])
     means = [np.array([rows.mean(axis=0) for rows in each]) for each in (z, other)]

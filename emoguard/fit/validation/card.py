@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 RULE = (
     f"usable: the whole 95 % interval of the AUROC on corpora left out lies above {LEAST:.2f} and "
-    "above word counts; weak: it lies above what directions without meaning reach; else not usable"
+    "above what the text alone gives; weak: it lies above what directions without meaning reach; "
+    "else not usable"
 )
 INTRODUCTION = (
-    "A direction is not a feeling. Every number stands beside what counting words gives on the "
-    "same texts and beside chance, with 95 % intervals (bootstrap over topics)."
+    "A direction is not a feeling. Every number stands beside what the text alone gives, without a "
+    "language model, and beside chance, with 95 % intervals (bootstrap over topics)."
 )
 NONE = "-"
 
@@ -140,6 +141,7 @@ def _verdicts(found: Validation) -> Table:
                 str(evidence.recipe or NONE),
                 _two(evidence.words),
                 str(pair.difference) if pair else NONE,
+                _weakest(found, target),
                 str(evidence.held_out),
             )
         )
@@ -147,13 +149,28 @@ def _verdicts(found: Validation) -> Table:
         "label",
         "verdict",
         "left-out corpora",
-        "word counts",
+        "text alone",
         "difference",
+        "weakest of them (text alone)",
         "topics held out",
     )
     return Table(
-        "Verdicts", "AUROC of each label against all others", columns, tuple(rows), RULE + "."
+        "Verdicts",
+        "AUROC of each label against all others",
+        columns,
+        tuple(rows),
+        f"{RULE}. The interval is over topics of these corpora, averaged; how far writers differ "
+        "shows in the weakest one.",
     )
+
+
+def _weakest(found: Validation, target: str) -> str:
+    """Return the left-out corpus on which a target is furthest below, or least above, the text."""
+    pairs = {n: c.targets[target] for n, c in found.each_left_out.items() if target in c.targets}
+    if not pairs:
+        return NONE
+    name = min(pairs, key=lambda n: pairs[n].difference.value)
+    return f"{name} {_two(pairs[name].model.value)} ({_two(pairs[name].words.value)})"
 
 
 def _splits(found: Validation) -> Table:
@@ -167,15 +184,15 @@ def _splits(found: Validation) -> Table:
         rows.append(_split("the same from embeddings alone", found.embeddings))
     return Table(
         "The recipe, on texts it was not fitted on",
-        "All labels together: the model, word counts, chance",
+        "All labels together: the model, the text alone, chance",
         (
-            "fit → test", "texts", "AUROC, model", "word counts", "difference", "length",
-            "top-1, model", "word counts", "chance", "layers",
+            "fit → test", "texts", "AUROC, model", "text alone", "difference", "length",
+            "top-1, model", "text alone", "chance", "layers",
         ),
         tuple(rows),
-        "Word counts: the better of TF-IDF with logistic regression and with nearest centroid, "
-        "trained on the same texts. Labels that both sides have; all scores centred on the texts "
-        "tested. AUROC chance .50.",
+        "Text alone: the best of TF-IDF with logistic regression and with nearest centroid, "
+        "trained on the same texts, and VADER, a lexicon of sentiment. Labels that both sides "
+        "have; all scores centred on the texts tested. AUROC chance .50.",
     )  # fmt: skip
 
 
@@ -205,8 +222,9 @@ def _human(found: Validation) -> Iterator[Table]:
     yield Table(
         "The recipe, on texts it was not fitted on",
         f"Text by people ({found.human.texts} texts), fitted on the corpora only: AUROC",
-        ("family", "model", "word counts", "difference", "chance"),
+        ("family", "model", "text alone", "difference", "chance"),
         tuple(rows),
+        "Text alone: the best of TF-IDF, trained on the corpora, and VADER, made for such text.",
     )
 
 
@@ -272,7 +290,7 @@ def _file(found: Validation) -> Iterator[Table]:
     if found.file:
         yield Table(
             "The file, fitted on everything",
-            "AUROC on the texts it was fitted on: can lower a verdict, never raise it",
+            "AUROC on the texts it was fitted on: shows a wrong file, can never raise a verdict",
             ("label", "AUROC"),
             tuple((target, str(each)) for target, each in found.file.items()),
         )
@@ -310,7 +328,10 @@ def _on_policy(blocks: Blocks) -> Iterator[Table]:
         tuple(rows),
         f"Flagged by any label: {some}. Text-only detectors (VADER, TF-IDF trained on the corpora) "
         "see the whole response and flag no more neutral responses than the monitor does; shown is "
-        "the one that finds most personas, and the best AUROC. Shares with Wilson intervals.",
+        "the one that finds most personas, and the best AUROC. Shares with Wilson intervals. "
+        "Thresholds are those the default policy certifies; of labels it does not watch, those of "
+        "a policy that names all labels; where none is certified, what 5 % of the neutral "
+        "responses reach.",
     )  # fmt: skip
 
 
@@ -334,21 +355,24 @@ def _agreement(blocks: Blocks) -> Iterator[Table]:
     ]
     yield Table(
         "The file, fitted on everything",
-        "Other files of the same weights, each with its own calibration, on the same responses",
+        "Other files of the same weights, on the same responses",
         (
             "files", "responses", "|Δz| median", "|Δz| 95 %", "rank r, lowest label",
             "flags agree", "flagged by both", "|Δz| of a rerun",
         ),
         tuple(rows),
+        "Each file has a calibration of its own: that in the probe or, where it has none, both one "
+        "on the neutral responses among these. A flag lies above the certified threshold where "
+        "both files have one, else above what 5 % of the neutral responses reach in that file.",
     )  # fmt: skip
     if blocks.invariance:
         i = blocks.invariance
         padding = NONE if i.padding is None else f"{i.padding:.1g}"
         yield Table(
             "The file, fitted on everything",
-            "Company a text is read in (wanted: below 1e-3)",
+            f"Company a text is read in (wanted: below 1e-3; {'held' if i.holds else 'missed'})",
             ("run together or alone, share of ‖h‖", "left-padded or alone, |Δz|"),
-            ((f"{i.batch:.1g}", padding),),
+            ((f"{i.batch:.2g}", padding),),
         )
 
 

@@ -1,4 +1,4 @@
-"""Model beside word counts beside chance, on the same texts, with intervals."""
+"""Model beside the text alone beside chance, on the same texts, with intervals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LENGTH = "length"
 
 @dataclass(frozen=True)
 class Pair:
-    """One number of the model beside that of word counts, and the paired difference."""
+    """One number of the model beside that of the text alone, and the paired difference."""
 
     model: Estimate
     words: Estimate
@@ -44,7 +44,7 @@ class Comparison:
 def compare(task: Task, parts: Sequence[Judged]) -> Comparison:
     """Return the comparison over test corpora, each counting the same.
 
-    The text-only detector shown is for each target, and for each mean, the better one there: chosen
+    The text-only detector shown is for each target, and for each mean, the best one there: chosen
     on what is tested, so that the floor is rather too high than too low.
     """
     samples = {name: average([p.areas(name) for p in parts]) for name in parts[0].scores}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -71,13 +72,21 @@ def halves(
 
 
 def _cosines(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the cosine per label, mean over layers, of (layers, labels, hidden)."""
-    return np.asarray(np.einsum("lkh,lkh->lk", unit(a), unit(b)).mean(axis=0)[: a.shape[1]])
+    """Return the cosine per label, mean over layers, of (layers, labels, hidden).
+
+    NaN for a label that one of the halves has no text of, and so no direction.
+    """
+    found = np.einsum("lkh,lkh->lk", unit(a), unit(b)).mean(axis=0)
+    return np.where(a.any(axis=(0, 2)) & b.any(axis=(0, 2)), found, np.nan)
 
 
 def _central(cosines: NDArray[np.float64], names: Sequence[str]) -> dict[str, Estimate]:
-    low, high = np.percentile(cosines, [2.5, 97.5], axis=0)
-    means = cosines.mean(axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # never in both halves: NaN, as it should be
+        low, high = np.nanpercentile(cosines, [2.5, 97.5], axis=0)
+        means = np.nanmean(cosines, axis=0)
     return {
         name: Estimate(float(means[n]), float(low[n]), float(high[n]))
         for n, name in enumerate(names)

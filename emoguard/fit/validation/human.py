@@ -89,8 +89,18 @@ def chosen(found: NDArray[np.str_], most: int, seed: int = 0) -> NDArray[np.bool
 
 
 def family_task(known: Sequence[Family], found: NDArray[np.str_], names: Sequence[str]) -> Task:
-    """Return the task of telling families apart that occur and that the probe has a label of."""
+    """Return the task of telling families apart that occur and that the probe has a label of.
+
+    Raises:
+        EmoGuardError: fewer than two families have a label of these.
+
+    """
     kept = [f for f in known if f.name in found and set(f.labels) & set(names)]
+    if len(kept) < 2:
+        raise EmoGuardError(
+            f"text by people needs at least two families with a label of {', '.join(names)}; "
+            f"{', '.join(f.name for f in kept) or 'none'} has one: give --families that name them"
+        )
     return Task(tuple(f.name for f in kept), tuple(f.valence for f in kept))
 
 

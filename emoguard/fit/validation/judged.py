@@ -1,4 +1,4 @@
-"""Scores of the model and of word counts on texts that neither was fitted on."""
+"""Scores of the model and of the text alone, on texts that neither was fitted on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emoguard.errors import EmoGuardError
 from emoguard.fit.recipe import Recipe, fit_directions
 from emoguard.fit.textonly import TextOnly, standardised
 from emoguard.fit.validation.estimate import Sample, areas, cluster_weights, shares
@@ -127,14 +128,14 @@ def judge(
     if not names:
         names = shared_names(task, train, test)
         test = having(test, names)
-    train = [having(each, names) for each in train]
+    train = [each for each in (having(each, names) for each in train) if len(each)]
     fitted = fit_directions([t.pooled for t in train], neutral, names, recipe, tuple(layers))
     found = {MODEL: standardised(fitted.scores(test.residuals))}
     if words:
         texts = [text for each in train for text in each.texts]
-        found |= TextOnly(texts, np.concatenate([t.labels for t in train]), names).scores(
-            test.texts
-        )
+        signs = [task.signs[task.names.index(name)] for name in names]
+        floor = TextOnly(texts, np.concatenate([t.labels for t in train]), names, signs)
+        found |= floor.scores(test.texts)
     return Judged(
         task,
         test.labels,
@@ -161,6 +162,24 @@ def shared_names(task: Task, train: Sequence[Texts], test: Texts) -> tuple[str, 
     """Return the names that occur in the test and in one of the training corpora."""
     known = set(np.concatenate([each.labels for each in train])) & set(test.labels)
     return tuple(name for name in task.names if name in known)
+
+
+def check_crossed(texts: Texts, names: Sequence[str], count: int) -> None:
+    """Refuse texts of which some name could not be held out in `count` folds and still be fitted.
+
+    Raises:
+        EmoGuardError: all texts of a name are in one fold.
+
+    """
+    folds = texts.folds(count)
+    for name in names:
+        own = folds[texts.labels == name]
+        if len(own) and len(np.unique(own)) < 2:
+            raise EmoGuardError(
+                f"corpus {texts.name}: the {len(own)} texts of label {name} are all of topics that "
+                "are held out together, so that none would be left to fit on: tell more topics "
+                "for it, best every topic for every label"
+            )
 
 
 def having(texts: Texts, names: Sequence[str]) -> Texts:

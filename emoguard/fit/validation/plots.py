@@ -74,7 +74,7 @@ def _layers(pyplot: Any, found: Validation, title: str) -> Any:
     words = found.left_out.macro.words.value
     lines = [
         (profile.level, UNPLEASANT, "best layer under permuted labels, 95 %", "bottom"),
-        (words, "#2c5fb5", "word counts", "bottom"),
+        (words, "#2c5fb5", "text alone", "bottom"),
         (0.5, MUTED, "chance", "top"),
     ]
     for height, colour, name, side in lines:
@@ -103,12 +103,14 @@ def _transfer(pyplot: Any, found: Validation, title: str) -> Any:
     cells = np.full((3, len(names), len(names)), np.nan)
     for column, test in enumerate(names):
         for row, train in enumerate(names):
-            pair = (found.within[test] if row == column else found.pairs[train][test]).macro
-            cells[:, row, column] = pair.model.value, pair.words.value, pair.difference.value
+            here = found.within[test] if row == column else found.pairs.get(train, {}).get(test)
+            if here is not None:  # two corpora may have no two labels in common
+                pair = here.macro
+                cells[:, row, column] = pair.model.value, pair.words.value, pair.difference.value
     figure, axes = pyplot.subplots(
         1, 3, figsize=(3 + 2.7 * len(names), 1.5 + 0.7 * len(names)), layout="constrained"
     )
-    titles = ("model", "word counts", "difference")
+    titles = ("model", "text alone", "difference")
     for axis, values, name in zip(axes, cells, titles, strict=True):
         difference = name == "difference"
         _heat(

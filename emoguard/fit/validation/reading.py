@@ -70,10 +70,19 @@ class Texts:
         return dataclasses.replace(self, residuals=self.embeddings[:, None, :])
 
     def folds(self, count: int, seed: int = 0) -> NDArray[np.int64]:
-        """Return which of `count` folds each text is in, (texts,); a cluster is in one fold."""
+        """Return which of `count` folds each text is in, (texts,); a cluster is in one fold.
+
+        Single texts are dealt label by label, so that every fold has its share of each.
+        """
+        rng = np.random.default_rng(seed)
         names, inverse = np.unique(self.clusters, return_inverse=True)
-        order = np.random.default_rng(seed).permutation(len(names))
-        return np.asarray((order % count)[inverse])
+        if len(names) < len(self):
+            return np.asarray((rng.permutation(len(names)) % count)[inverse])
+        mixed = rng.permutation(len(self))
+        dealt = mixed[np.argsort(self.labels[mixed], kind="stable")]
+        folds = np.empty(len(self), np.int64)
+        folds[dealt] = np.arange(len(self)) % count
+        return folds
 
     def shuffled(self, seed: int) -> Texts:
         """Return the texts with their labels shuffled, within each topic where there are topics.

@@ -19,6 +19,7 @@ from emoguard.fit.validation.judged import (
     MODEL,
     Judged,
     Task,
+    check_crossed,
     having,
     joined,
     judge,
@@ -91,6 +92,7 @@ def validate(
     neutral: Texts,
     *,
     recipe: Recipe | None = None,
+    layers: Sequence[int] = (),
     probe: Probe | None = None,
     human: Texts | None = None,
     families: Sequence[Family] = (),
@@ -99,14 +101,18 @@ def validate(
     """Check a recipe, and a probe made by it, on labelled texts of one or several origins.
 
     `neutral` are texts without an emotion; their labels are not looked at. `human` are texts whose
-    labels are names of `families`. `progress` is told what comes next.
+    labels are names of `families`. Without `layers` the recipe chooses them, for each split from
+    what it is fitted on there. `progress` is told what comes next.
 
     Raises:
         EmoGuardError: a name without texts, or too few texts to hold any out.
 
     """
     _check(task, corpora)
-    return _Trial(task, corpora, neutral, recipe or Recipe(), progress).run(probe, human, families)
+    trial = _Trial(
+        task, corpora, neutral, recipe=recipe or Recipe(), layers=tuple(layers), progress=progress
+    )
+    return trial.run(probe, human, families)
 
 
 class _Trial:
@@ -117,7 +123,9 @@ class _Trial:
         task: Task,
         corpora: Sequence[Texts],
         neutral: Texts,
+        *,
         recipe: Recipe,
+        layers: tuple[int, ...],
         progress: Progress,
     ) -> None:
         self._task = task
@@ -125,8 +133,9 @@ class _Trial:
         self._neutral = neutral.residuals
         self._neutral_texts = neutral
         self._recipe = recipe
+        self._layers = layers
         self._progress = progress
-        self._left_out: list[Judged] = []
+        self._left_out: dict[str, Judged] = {}
 
     def run(
         self, probe: Probe | None, human: Texts | None, families: Sequence[Family]
@@ -139,10 +148,14 @@ class _Trial:
         within = {c.name: self._within(c) for c in corpora}
         shuffled = {c.name: self._shuffled(c, whole.layers) for c in corpora}
         self._progress("corpora left out")
-        self._left_out = [self._judge(self._others(c), c) for c in corpora if self._others(c)]
+        self._left_out = {
+            c.name: self._judge(self._others(c), c)
+            for c in corpora
+            if self._shared(self._others(c), c)
+        }
         pairs = self._pairs()
         held_out = compare(task, list(within.values()))
-        left_out = compare(task, self._left_out) if self._left_out else None
+        left_out = compare(task, list(self._left_out.values())) if self._left_out else None
         self._progress("embeddings")
         embeddings = self._embeddings()
         self._progress("human text")
@@ -172,10 +185,12 @@ class _Trial:
                 meaningful,
             )
             for target in task.targets
+            if target in held_out.targets
         }
         texts = [text for c in corpora for text in c.texts]
-        words = TextOnly(texts, np.concatenate([c.labels for c in corpora]), task.names)
-        counts = sum(j.confusion(MODEL) for j in self._left_out or within.values())
+        labels = np.concatenate([c.labels for c in corpora])
+        words = TextOnly(texts, labels, task.names, task.signs)
+        counts = sum(j.confusion(MODEL) for j in (self._left_out or within).values())
         return Validation(
             labels=task.names,
             signs=task.signs,
@@ -186,7 +201,7 @@ class _Trial:
             shuffled=shuffled,
             pairs=pairs,
             left_out=left_out,
-            each_left_out=self._each(),
+            each_left_out={name: compare(task, [j]) for name, j in self._left_out.items()},
             embeddings=embeddings,
             human=people,
             halves=agreement,
@@ -200,25 +215,31 @@ class _Trial:
             verdicts={target: verdict(each) for target, each in evidence.items()},
         )
 
-    def _fit(self, train: Sequence[Texts], layers: Sequence[int] = ()) -> Fitted:
+    def _fit(self, train: Sequence[Texts]) -> Fitted:
         pooled = [each.pooled for each in train]
-        return fit_directions(pooled, self._neutral, self._task.names, self._recipe, tuple(layers))
+        return fit_directions(pooled, self._neutral, self._task.names, self._recipe, self._layers)
 
     def _judge(self, train: Sequence[Texts], test: Texts, **options: Any) -> Judged:
+        options = {"layers": self._layers, **options}
         return judge(self._task, train, test, self._neutral, recipe=self._recipe, **options)
 
     def _others(self, corpus: Texts) -> list[Texts]:
         return [each for each in self._corpora if each is not corpus]
 
+    def _shared(self, train: Sequence[Texts], test: Texts) -> bool:
+        """Return whether there are two names to be told apart on both sides."""
+        return bool(train) and len(shared_names(self._task, train, test)) > 1
+
     def _within(self, corpus: Texts, **options: Any) -> Judged:
+        names = shared_names(self._task, [corpus], corpus)
+        corpus = having(corpus, names)
         folds = corpus.folds(FOLDS)
+        # A fold may lack a name that it is tested for: it is scored there all the same.
         parts = [
-            self._judge([corpus.take(folds != n)], corpus.take(folds == n), **options)
+            self._judge([corpus.take(folds != n)], corpus.take(folds == n), names=names, **options)
             for n in range(FOLDS)
         ]
-        order = np.argsort(folds, kind="stable")
-        known = np.isin(corpus.labels, self._task.names)[order]
-        return joined(parts, corpus.clusters[order][known])
+        return joined(parts, corpus.clusters[np.argsort(folds, kind="stable")])
 
     def _shuffled(self, corpus: Texts, layers: Sequence[int]) -> Shuffled:
         found = [
@@ -234,32 +255,35 @@ class _Trial:
     def _pairs(self) -> dict[str, dict[str, Comparison]]:
         """Return every transfer from one corpus to one other; with two, those are the left out."""
         if len(self._corpora) == 2:
-            done = dict(zip([c.name for c in self._corpora], self._left_out, strict=True))
-            a, b = done
-            return {b: {a: compare(self._task, [done[a]])}, a: {b: compare(self._task, [done[b]])}}
-        return {
-            a.name: {b.name: compare(self._task, [self._judge([a], b)]) for b in self._others(a)}
-            for a in self._corpora
-            if self._others(a)
-        }
-
-    def _each(self) -> dict[str, Comparison]:
-        names = [c.name for c in self._corpora]
-        return {
-            name: compare(self._task, [judged])
-            for name, judged in zip(names, self._left_out, strict=False)
-        }
+            one, other = (c.name for c in self._corpora)
+            return {
+                train: {test: compare(self._task, [self._left_out[test]])}
+                for train, test in ((other, one), (one, other))
+                if test in self._left_out
+            }
+        found: dict[str, dict[str, Comparison]] = {}
+        for a in self._corpora:
+            for b in self._others(a):
+                if self._shared([a], b):
+                    judged = compare(self._task, [self._judge([a], b)])
+                    found.setdefault(a.name, {})[b.name] = judged
+        return found
 
     def _embeddings(self) -> Comparison | None:
         everything = [*self._corpora, self._neutral_texts]
         if any(each.embeddings is None for each in everything):
             return None
         *corpora, neutral = [each.only_embeddings() for each in everything]
-        trial = _Trial(self._task, corpora, neutral, self._recipe, self._progress)
+        trial = _Trial(
+            self._task,
+            corpora,
+            neutral,
+            recipe=self._recipe,
+            layers=(0,),
+            progress=self._progress,
+        )
         judged = [
-            trial._judge(trial._others(c), c, layers=(0,))
-            if trial._others(c)
-            else trial._within(c, layers=(0,))
+            trial._judge(trial._others(c), c) if c.name in self._left_out else trial._within(c)
             for c in corpora
         ]
         return compare(self._task, judged)
@@ -273,11 +297,13 @@ class _Trial:
     def _profile(self) -> LayerProfile:
         tested = []
         for corpus in self._corpora:
-            train = self._others(corpus)
-            names = shared_names(self._task, train, corpus)
+            if corpus.name not in self._left_out:
+                continue
+            names = shared_names(self._task, self._others(corpus), corpus)
             test = having(corpus, names)
             every = range(test.residuals.shape[1])
-            pooled = [having(each, names).pooled for each in train]
+            train = [having(each, names) for each in self._others(corpus)]
+            pooled = [each.pooled for each in train if len(each)]
             fitted = fit_directions(pooled, self._neutral, names, self._recipe, tuple(every))
             scores = np.stack([layer_scores(fitted, test.residuals, n) for n in every], axis=1)
             wide = [over_task(self._task, names, scores[:, n]) for n in every]
@@ -313,3 +339,5 @@ def _check(task: Task, corpora: Sequence[Texts]) -> None:
                 f"label {name} needs at least {2 * FOLDS} texts in one corpus to hold some out, "
                 f"got {most}"
             )
+    for corpus in corpora:
+        check_crossed(corpus, task.names, FOLDS)

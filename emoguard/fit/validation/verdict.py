@@ -16,7 +16,7 @@ class Evidence:
     """What a verdict is made of.
 
     `recipe` is the AUROC on corpora left out of the fit, None when no other corpus has the label;
-    `words` the better text-only detector on the same texts. `held_out` is that on topics left out
+    `words` the best text-only detector on the same texts. `held_out` is that on topics left out
     within corpora. `file` is the AUROC of the probe file's own directions, None when only a recipe
     is judged; the file was fitted on these texts, so this number can lower a verdict, never raise
     it. `chance` and `file_chance` are what a label of a recipe and of a file without meaning stays
@@ -36,7 +36,7 @@ class Evidence:
 def verdict(evidence: Evidence) -> Verdict:
     """Return the lower of what the recipe and the file deserve.
 
-    `usable`: the whole interval of the transfer lies above .70 and above word counts. `weak`: the
+    `usable`: the whole interval of the transfer lies above .70 and the text alone. `weak`: the
     interval lies above what directions without meaning reach, as it does for a label that no second
     corpus could test. Else `not usable`, and so are all labels of a recipe or file that means
     nothing as a whole.

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -85,6 +86,21 @@ def test_another_file_is_refused_and_left_as_it_is(tmp_path, content):
     with pytest.raises(EmoGuardError, match="no file of answers"):
         file(path)
     assert path.read_bytes() == content
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_what_was_written(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    whole = written(path)
+    answers = file(path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(EmoGuardError, match=r"a\.jsonl cannot be written: No space left"):
+        answers.extend(lambda start: SAID, lambda said: len(said) > 5)
+    monkeypatch.undo()
+    assert path.read_bytes() == whole
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):

@@ -91,6 +91,31 @@ def test_labels_of_a_file(tmp_path):
     assert corpora.read_labels() == corpora.default_labels()
 
 
+def test_labels_of_a_recipe():
+    recorded = {"labels": {"glad": {"words": ["happy"], "valence": 1}}}
+    assert corpora.recorded_labels(recorded) == [corpora.Label("glad", ("happy",), 1)]
+    assert corpora.recorded_labels({}) == corpora.default_labels()
+    with pytest.raises(EmoGuardError, match="recipe in the probe file has no labels"):
+        corpora.recorded_labels({"labels": ["glad"]})
+
+
+def test_a_line_ends_where_its_newline_is_whatever_a_text_holds(tmp_path):
+    path = tmp_path / "c.jsonl"
+    text = "one\u2028two\u0085three"
+    line = json.dumps({"emotion": "happy", "topic": "", "text": text}, ensure_ascii=False)
+    path.write_text(f"\ufeff{line}\n{line}\n", encoding="utf-8")
+    assert [t.text for t in corpora.read(path)] == [text, text]
+
+
+@pytest.mark.parametrize(
+    "record", [{"text": None}, {"text": 5}, {"text": "a", "emotion": ["happy"]}], ids=str
+)
+def test_a_text_or_emotion_that_is_no_string_is_refused_by_line(tmp_path, record):
+    (tmp_path / "c.jsonl").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(EmoGuardError, match=r"c\.jsonl:1: wanted a JSON object"):
+        corpora.read(tmp_path / "c.jsonl", corpora.default_labels())
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -53,6 +53,7 @@ def test_auroc_is_the_chance_that_a_positive_outranks_a_negative(seed):
     scores, positive = rng.normal(size=30), rng.random(30) < 0.4
     pairs = [p > n for p in scores[positive] for n in scores[~positive]]
     assert np.isclose(d.auroc(scores, positive), np.mean(pairs))
+    assert d.auroc(np.zeros(30), positive) == 0.5
 
 
 def test_whitening_is_the_discriminant_of_the_pooled_covariance():

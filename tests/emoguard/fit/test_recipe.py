@@ -112,6 +112,26 @@ def test_a_name_without_texts_gets_no_direction_and_no_score():
     assert np.all(fitted.scores(PLAIN)[:, 2] == 0)
 
 
+def test_a_label_without_a_text_to_fit_on_or_to_hold_out_has_no_score(tmp_path):
+    whole = pooled(1)
+    out = whole.held_out()
+    for missing in (out, ~out):
+        kept = (whole.labels != "happy") | ~missing
+        part = recipe.Pooled(whole.residuals[kept], whole.labels[kept], whole.topics[kept])
+        scores = recipe.layer_scores([part], PLAIN, ["happy", "sad"])
+        assert np.isnan(scores[:, 0]).all()
+        card = recipe._card(scores, (2,), ["happy", "sad"])
+        assert card["held_out_auroc"]["happy"] is None
+        with pytest.raises(EmoGuardError, match="layers cannot be chosen"):
+            recipe.best_layers(scores[:, :1], 2)
+        assert recipe.best_layers(
+            np.column_stack([scores[:, 0], [0.5, 0.5, 0.9, 0.8, 0.1]]), 2
+        ) == (
+            2,
+            3,
+        )
+
+
 def test_layers_are_chosen_without_looking_at_the_first():
     scores = np.array([[0.9, 0.9], [0.6, 0.5], [0.7, np.nan], [0.5, 0.5]])
     assert recipe.best_layers(scores, 2) == (1, 2)

@@ -1,4 +1,4 @@
-"""What a validation says of planted directions, of word counts and of nothing."""
+"""What a validation says of planted directions, of the text alone and of nothing."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import pytest
 
 from emoguard import EmoGuardError
 from emoguard.fit.recipe import Recipe, fit_directions
-from emoguard.fit.validation.human import Family
+from emoguard.fit.validation.human import Family, family_task
 from emoguard.fit.validation.judged import MODEL, Task, judge
 from emoguard.fit.validation.nulls import chance, layer_profile, point_areas
 from emoguard.fit.validation.validation import validate
@@ -150,6 +150,34 @@ def test_human_text_is_read_with_what_stories_gave():
     assert found.human.targets["valence"].words.low < 0.5
 
 
+def test_a_lexicon_stands_beside_text_by_people_though_no_story_taught_it():
+    families = [Family("joy", ("happy", "calm"), (), 1), Family("grief", ("sad", "angry"), (), -1)]
+    people = corpus("people", 0.0)
+    named = np.where(np.isin(people.labels, ["happy", "calm"]), "joy", "grief")
+    said = [
+        f"{text} {'wonderful' if n == 'joy' else 'horrible'}"
+        for text, n in zip(people.texts, named, strict=True)
+    ]
+    people = dataclasses.replace(people, texts=said, labels=named, topics=np.full(len(people), ""))
+    found = validate(TASK, three(6.0), NEUTRAL, human=people, families=families)
+    for name in ("joy", "grief", "valence"):
+        assert found.human.targets[name].words.low > 0.95
+
+
+def test_families_that_have_no_label_are_refused():
+    wrong = [Family("joy", ("glad",), (), 1), Family("grief", ("sad",), (), -1)]
+    with pytest.raises(EmoGuardError, match="grief has one: give --families"):
+        family_task(wrong, np.array(["joy", "grief"]), TASK.names)
+
+
+def test_named_layers_are_those_that_are_judged():
+    found = validate(TASK, three(6.0, layers=(0, 1, 0, 0)), NEUTRAL, layers=[3])
+    assert found.layers == (3,)
+    assert found.left_out.layers == ((3,),) * 3
+    assert found.left_out.macro.model.value < 0.65, "the layer that holds it was looked at"
+    assert set(found.verdicts.values()) == {"not usable"}
+
+
 def test_held_out_texts_change_nothing_that_is_fitted():
     """Scores of a test text do not depend on the others, but for the common scale."""
     a, b = corpus("a", 6.0), corpus("b", 6.0)
@@ -235,6 +263,49 @@ def test_too_few_texts_are_refused_with_what_is_needed():
     few = planted.corpus("a", 1.0, topics=3, per_cell=3)
     with pytest.raises(EmoGuardError, match="label happy needs at least 10 texts"):
         validate(TASK, [few], NEUTRAL)
+
+
+def some(texts, **topics):
+    """Keep the texts of a label that are of its first topics."""
+    first = {t: n for n, t in enumerate(np.unique(texts.topics))}
+    place = np.array([first[t] for t in texts.topics])
+    most = np.array([topics.get(label, len(first)) for label in texts.labels])
+    return texts.take(place < most)
+
+
+def test_a_label_that_some_folds_lack_is_tested_in_the_others():
+    uneven = [some(c, happy=3) for c in three(6.0, per_cell=6)]
+    found = validate(TASK, uneven, NEUTRAL)
+    for c in uneven:
+        assert found.within[c.name].texts == len(c)
+        assert found.within[c.name].targets["happy"].model.low > 0.8
+
+
+def test_a_label_of_topics_that_are_held_out_together_is_refused():
+    with pytest.raises(EmoGuardError, match="corpus a: the 12 texts of label happy are all of to"):
+        validate(TASK, [some(corpus("a", 6.0, per_cell=12), happy=1), corpus("b", 6.0)], NEUTRAL)
+
+
+def test_texts_without_topics_are_dealt_so_that_every_fold_has_every_label():
+    texts = corpus("a", 6.0, topics=10, per_cell=1)
+    texts = dataclasses.replace(texts, topics=np.full(len(texts), ""))
+    for seed in range(20):
+        folds = texts.folds(5, seed)
+        for label in TASK.names:
+            assert set(folds[texts.labels == label]) == set(range(5))
+    assert np.any(texts.folds(5, 0) != texts.folds(5, 1))
+
+
+def test_corpora_without_two_labels_in_common_are_not_fitted_on_each_other():
+    a, b = (corpus(n, 6.0, labels=TASK.names[:3]) for n in "ab")
+    c = corpus("c", 6.0, labels=TASK.names[2:])
+    found = validate(TASK, [a, b, c], NEUTRAL)
+    assert set(found.each_left_out) == {"a", "b"}
+    assert {train: set(tests) for train, tests in found.pairs.items()} == {"a": {"b"}, "b": {"a"}}
+    assert found.verdicts["angry"] == "weak"  # one corpus alone has it
+    only = validate(TASK, [corpus("a", 6.0, labels=TASK.names[:2]), c], NEUTRAL)
+    assert only.left_out is None
+    assert only.pairs == {}
 
 
 def test_labels_of_one_sign_have_no_axis():
