@@ -21,6 +21,7 @@ from emoguard.phases import THINKING_MARKS
 from emoguard.plan import Plan
 from emoguard.records import Finish, Reading, Report
 from emoguard.session import Session, take_request
+from emoguard.standing import Standing
 from emoguard_llamacpp import ctypes_llama
 from emoguard_llamacpp.calls import Call, Calls
 from emoguard_llamacpp.reader import CallbackReader, Reader
@@ -63,7 +64,7 @@ class LlamaWatch:
         self._closing = threading.RLock()
         self._calls = Calls(self.reports)
         self._backend = backend
-        self._plan = Plan()
+        self._standing = Standing()
         self._steered: tuple[Session, int] | None = None
         self._alarm: LiveAlarm | None = None
         self._undo = ExitStack()
@@ -110,18 +111,15 @@ class LlamaWatch:
     def steering(self, plan: Plan) -> Iterator[None]:
         """Steer every generation that starts in this `with` block by `plan`.
 
-        It is laid over the policy's plan, and a request's own is laid over it.
+        It is laid over the policy's plan, and a request's own is laid over it. Blocks may overlap,
+        also those of other threads: each one's plan holds until that block ends.
 
         Raises:
             EmoGuardError: a plan that this probe, model or policy does not allow.
 
         """
-        self.check_plan(plan)
-        outer, self._plan = self._plan, plan.over(self._plan)
-        try:
+        with self._standing.during(plan, self.check_plan):
             yield
-        finally:
-            self._plan = outer
 
     def check_plan(self, plan: Plan | None) -> None:
         """Refuse what a generation that starts now would refuse, too.
@@ -362,7 +360,8 @@ class LlamaWatch:
 
     def _steering(self, plan: Plan | None) -> Steering | None:
         """Return what a request's plan comes to here; refuse one that cannot be."""
-        laid = plan.over(self._plan) if plan is not None else self._plan
+        standing = self._standing.plan()
+        laid = plan.over(standing) if plan is not None else standing
         steering = self.guard.steering(laid, self.identity)
         if steering is None:
             return None

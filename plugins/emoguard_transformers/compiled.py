@@ -8,13 +8,19 @@ would run without the reading; code made under a watch would keep it after the d
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from types import CodeType
 from typing import Any
 
 import torch
 from torch.nn import Module
+
+from emoguard_transformers.blocks import find_body
+
+SKIP = "skip_nnmodule_hook_guards"
+"""torch's option not to look at hooks, which is on by default."""
 
 
 def forget_compiled(model: Any, blocks: Iterable[Any]) -> None:
@@ -25,29 +31,65 @@ def forget_compiled(model: Any, blocks: Iterable[Any]) -> None:
     vars(model).pop("_compiled_call", None)
     if not _used():
         return
-    kinds = {type(module) for module in (model, *model.children(), *blocks)}
+    kinds = {type(module) for module in (model, *model.children(), find_body(model), *blocks)}
     functions = [Module.__call__, Module._wrapped_call_impl, Module._call_impl]  # noqa: SLF001
     functions += [kind.forward for kind in kinds] + [type(model).__call__]
     for code in {code for function in functions for code in _codes(function)}:
         sys.modules["torch._dynamo"].reset_code(code)
 
 
-def look_at_hooks(model: Any, blocks: Iterable[Any]) -> None:
-    """Have torch.compile check hooks from now on, in this process; forget what it made without.
+def look_at_hooks() -> None:
+    """Have torch.compile check hooks from now on, in this process; forget all it made without.
 
     To be asked before each generation: the compiler may have come into the process since.
     """
     if not _used():
         return
-    config = sys.modules["torch._dynamo"].config
-    if config.skip_nnmodule_hook_guards:
-        config.skip_nnmodule_hook_guards = False
-        forget_compiled(model, blocks)
+    dynamo = sys.modules["torch._dynamo"]
+    if not getattr(dynamo.config, SKIP):
+        return
+    # Since torch 2.13 what is set holds for the thread that sets it, and only the default for all.
+    entries = getattr(dynamo.config, "_config", {})
+    if hasattr(entries.get(SKIP), "default"):
+        entries[SKIP].default = False
+    if getattr(dynamo.config, SKIP):  # somebody has set it here
+        setattr(dynamo.config, SKIP, False)
+    # Of everything: only the compiler knows what else it made of a call (after a graph break).
+    dynamo.reset_code_caches()
 
 
-def eager() -> AbstractContextManager[None]:
-    """Return a context in which compiled models run uncompiled: there hooks are seen."""
-    return torch.compiler.set_stance("force_eager") if _used() else nullcontext()
+class _Stance:
+    """Holds compiled models uncompiled while any block wants them so.
+
+    The stance is the process's, and blocks of several threads overlap: the first to come sets it,
+    the last to go puts back what was there.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open = 0
+        self._set: Any = None
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        """Run compiled models uncompiled in this block: there hooks are seen."""
+        if not _used():
+            yield
+            return
+        with self._lock:
+            if not self._open:
+                self._set = torch.compiler.set_stance("force_eager")
+            self._open += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open -= 1
+                if not self._open:
+                    self._set.__exit__(None, None, None)
+
+
+eager = _Stance().eager
 
 
 def hold_still(buffer: torch.Tensor) -> None:

@@ -30,7 +30,8 @@ def intervene(h: torch.Tensor, layer: Layer, act: torch.Tensor) -> torch.Tensor:
     unit, tiny = torch_roundoff(h.dtype)
     share, offset = allowance(hidden, unit, tiny)
     with torch.cuda.device(h.device):
-        _kernel[(rows, positions)](
+        # A grid's second side holds 65,535 at most: prompts are longer than batches are wide.
+        _kernel[(positions, rows)](
             h,
             moved,
             layer.moves,
@@ -60,7 +61,8 @@ def intervene(h: torch.Tensor, layer: Layer, act: torch.Tensor) -> torch.Tensor:
     return moved
 
 
-@triton.jit
+# What changes from prompt to prompt would have it compiled again where it is 1 or a multiple of 16.
+@triton.jit(do_not_specialize=["positions", "act_row", "act_place"])
 def _kernel(
     h,
     moved,
@@ -90,8 +92,8 @@ def _kernel(
     longest: tl.constexpr,
 ):
     """Move one position of one row."""
-    row = tl.program_id(0)
-    place = tl.program_id(1)
+    place = tl.program_id(0)
+    row = tl.program_id(1)
     column = tl.arange(0, width)
     inside = column < hidden
     here = (row * positions + place).to(tl.int64) * hidden + column

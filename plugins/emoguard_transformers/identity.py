@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from emoguard.errors import EmoGuardError
 from emoguard.identity import ModelIdentity
 from emoguard_transformers.blocks import find_blocks, text_config
 
@@ -17,7 +18,12 @@ HEAD = 64 * 1024
 
 
 def identify(model: Any, tokenizer: Any = None) -> ModelIdentity:
-    """Return the identity of `model`; the chat template counts where a tokenizer is given."""
+    """Return the identity of `model`; the chat template counts where a tokenizer is given.
+
+    Raises:
+        EmoGuardError: as `find_blocks`; weights of which this process holds only a shard.
+
+    """
     blocks = find_blocks(model)
     config = text_config(model)
     name = getattr(model.config, "_name_or_path", "")
@@ -94,6 +100,11 @@ def _matrices(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
 
 
 def _head(tensor: torch.Tensor) -> bytes:
+    if hasattr(tensor, "full_tensor"):  # a DTensor; to gather it, all processes would have to ask
+        raise EmoGuardError(
+            "the model's weights are sharded over processes (DTensor), so its identity cannot be "
+            "told: attach before fully_shard, or load the model without tp_plan"
+        )
     # Weights that accelerate keeps on disk are not there to be read: name and shape must do.
     if tensor.is_meta:
         return b""

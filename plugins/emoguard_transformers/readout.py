@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from emoguard_transformers.blocks import hidden_state
+from emoguard_transformers.precision import uncast
 
 if TYPE_CHECKING:
     from emoguard.probe import Readout
@@ -35,7 +36,8 @@ def read(pending: torch.Tensor, weights: Weights, output: Any) -> None:
     token is chosen from, also in a left-padded batch and in the last chunk of a chunked prefill.
     """
     last = hidden_state(output)[:, -1].detach().float()
-    z = torch.addmm(weights.shift, last - weights.centre, weights.matrix)
+    with uncast(last.device):
+        z = torch.addmm(weights.shift, last - weights.centre, weights.matrix)
     if z.shape != pending.shape:
         raise ValueError(f"wanted a reading of shape {tuple(pending.shape)}, got {tuple(z.shape)}")
     pending.copy_(z)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ class Run:
     alarms: list[LiveAlarm | None] | None = None
     seconds: float = 0.0
     closed: bool = False
+    aside: bool = False
     _committed: tuple[int, Any] = (0, None)
     _blocks: list[tuple[Any, Any, Any]] = field(default_factory=list)
 
@@ -62,6 +64,18 @@ class Run:
     def steps(self) -> int:
         """Return how many tokens were chosen so far."""
         return self._committed[0]
+
+    @contextmanager
+    def stand_aside(self) -> Iterator[None]:
+        """Have the hooks do nothing in this block: the caller's own code may run the model.
+
+        Between a pass and its commit, what that would write would be taken for the pass's.
+        """
+        outer, self.aside = self.aside, True
+        try:
+            yield
+        finally:
+            self.aside = outer
 
     def commit(self, input_ids: Any, stopped: Any) -> None:
         """Keep one row for each sequence whose token was just chosen.

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from transformers import MaxLengthCriteria, MaxTimeCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessorList,
+    MaxLengthCriteria,
+    MaxTimeCriteria,
+    StoppingCriteriaList,
+)
 
 from emoguard.errors import EmoGuardError
 from emoguard.live import LiveAlarm
@@ -22,6 +27,7 @@ from emoguard.phases import THINKING_MARKS
 from emoguard.plan import Plan
 from emoguard.records import Finish, Reading, Report, Request
 from emoguard.session import Session
+from emoguard.standing import Standing
 from emoguard_transformers import compiled
 from emoguard_transformers.blocks import find_blocks, hidden_state
 from emoguard_transformers.compiled import forget_compiled
@@ -71,10 +77,10 @@ class TransformersWatch:
         self._columns = guard.probe.indices(guard.labels)
         self._devices = [door.devices[layer] for layer in guard.probe.layers]
         self._open: list[Run] = []
-        self._free: dict[tuple[int, ...], list[torch.Tensor]] = {}
+        self._free: dict[tuple[str, tuple[int, ...]], list[torch.Tensor]] = {}
         self._local = threading.local()
         self._logged: set[str] = set()
-        self._plan = Plan()
+        self._standing = Standing()
         self._detached = False
         self._stack = ExitStack()
         with ExitStack() as undo:
@@ -94,18 +100,15 @@ class TransformersWatch:
     def steering(self, plan: Plan) -> Iterator[None]:
         """Steer every generation that starts in this `with` block by `plan`.
 
-        It is laid over the policy's plan, and a request's own is laid over it.
+        It is laid over the policy's plan, and a request's own is laid over it. Blocks may overlap,
+        also those of other threads: each one's plan holds until that block ends.
 
         Raises:
             EmoGuardError: a plan that this probe, model or policy does not allow.
 
         """
-        self.check_plan(plan)
-        outer, self._plan = self._plan, plan.over(self._plan)
-        try:
+        with self._standing.during(plan, self.check_plan):
             yield
-        finally:
-            self._plan = outer
 
     def check_plan(self, plan: Plan | None) -> None:
         """Refuse what a generation that starts now would refuse, too.
@@ -150,7 +153,7 @@ class TransformersWatch:
 
         def hook(_module: Any, _args: Any, output: Any) -> Any:
             run = getattr(local, "run", None)
-            if run is None:
+            if run is None or run.aside:
                 return None
             compiling = torch.compiler.is_compiling()
             if run.pending is not None and run.fault is None:
@@ -181,18 +184,20 @@ class TransformersWatch:
         model = self._model
         plain = {
             name: getattr(model, name)
-            for name in ("generate", "_get_stopping_criteria", *BATCHED)
+            for name in ("generate", "_get_stopping_criteria", "_get_logits_processor", *BATCHED)
             if hasattr(model, name)
         }
-        if "_get_stopping_criteria" not in plain:
+        lacking = {"_get_stopping_criteria", "_get_logits_processor"} - plain.keys()
+        if lacking:
             raise EmoGuardError(
                 f"{type(model).__qualname__} does not say when its tokens are chosen "
-                "(no _get_stopping_criteria): use transformers 5"
+                f"(no {', '.join(sorted(lacking))}): use transformers 5"
             )
         ours = {
             "_emoguard": self,
             "generate": self._wrapped_generate(plain["generate"]),
             "_get_stopping_criteria": self._wrapped_criteria(plain["_get_stopping_criteria"]),
+            "_get_logits_processor": self._wrapped_processors(plain["_get_logits_processor"]),
         }
         ours |= {n: self._wrapped_batch(plain[n]) for n in plain.keys() & set(BATCHED)}
         before = {name: value for name, value in vars(model).items() if name in ours}
@@ -222,7 +227,7 @@ class TransformersWatch:
                     return plain(*args, **kwargs)
                 finally:
                     local.run = outer
-            compiled.look_at_hooks(self._model, self._blocks)
+            compiled.look_at_hooks()
             identity = self._identity_now()
             run = Run(
                 requests,
@@ -236,7 +241,7 @@ class TransformersWatch:
             )
             if kwargs.get("streamer") is not None:
                 # The report is there before the consumer sees the end of the stream.
-                kwargs["streamer"] = _Streamer(kwargs["streamer"], lambda: self._close(run))
+                kwargs["streamer"] = _Streamer(kwargs["streamer"], run, lambda: self._close(run))
             with self._opened(run):
                 output = plain(*args, **kwargs)
             self._close(run)
@@ -272,6 +277,14 @@ class TransformersWatch:
             return _Commit(found, self, run)
 
         return criteria
+
+    def _wrapped_processors(self, plain: Any) -> Callable[..., Any]:
+        def processors(*args: Any, **kwargs: Any) -> Any:
+            found = plain(*args, **kwargs)
+            run = getattr(self._local, "run", None)
+            return found if run is None else _Processors(found, run)
+
+        return processors
 
     def _wrapped_batch(self, plain: Any) -> Callable[..., Any]:
         def generate_batch(*args: Any, **kwargs: Any) -> Any:
@@ -322,7 +335,8 @@ class TransformersWatch:
                 f"got {len(run.requests)}"
             )
         try:
-            run.pending = self._buffer((len(self._devices), rows, len(self.guard.labels)))
+            shape = len(self._devices), rows, len(self.guard.labels)
+            run.pending = self._buffer("pending", shape)
         except Exception as error:  # noqa: BLE001  (the response must not notice)
             self._fail(run, error)
         run.plans = run.plans if len(run.plans) == rows else run.plans * rows
@@ -343,9 +357,12 @@ class TransformersWatch:
         ]
         run.alarms = alarms if any(alarms) else None
 
-    def _buffer(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """Return a buffer full of NaN, used again after each run: its address stays the same."""
-        free = self._free.setdefault(shape, [])
+    def _buffer(self, use: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return a buffer full of NaN, for the same `use` again after each run.
+
+        Its address stays the same, so that CUDA graphs need not be recorded anew.
+        """
+        free = self._free.setdefault((use, shape), [])
         # Never an inference tensor: the next generation may run outside inference mode.
         with torch.inference_mode(mode=False):
             try:
@@ -360,8 +377,9 @@ class TransformersWatch:
     ) -> list[Steering | None]:
         """Return what each request's plan comes to here; refuse one that cannot be."""
         each = [requests] if isinstance(requests, Request) else requests
+        standing = self._standing.plan()
         laid = [
-            request.plan.over(self._plan) if request.plan is not None else self._plan
+            request.plan.over(standing) if request.plan is not None else standing
             for request in each
         ]
         return [self.guard.steering(plan, identity) for plan in laid]
@@ -372,12 +390,14 @@ class TransformersWatch:
         indices = acting(run.plans, probed)
         if not indices:
             return None
-        moves = self._buffer((len(indices), rows, MOVES))
+        moves = self._buffer("moves", (len(indices), rows, MOVES))
         layers = {}
         for index, place in zip(indices, moves, strict=True):
             compiled.hold_still(place)
-            layer = gather(run.plans, probed[index], self._devices[index], place, chunked)
-            layer.fused = fused_for(torch.device(self._devices[index]))
+            device = self._devices[index]
+            layer = gather(run.plans, probed[index], device, place, chunked)
+            # A kernel cannot write to another device, where a model is spread over several.
+            layer.fused = fused_for(device) if device == moves.device else None
             layers[index] = layer
         return Batch(layers, moves)
 
@@ -408,9 +428,10 @@ class TransformersWatch:
         except Exception as error:  # noqa: BLE001  (the response must not notice)
             self._fail(run, error)
             pairs = [(session, "error") for session in run.empty_sessions()]
-        for buffer in (run.pending, run.steering.moves if run.steering else None):
+        moves = run.steering.moves if run.steering else None
+        for use, buffer in (("pending", run.pending), ("moves", moves)):
             if buffer is not None:
-                self._free[tuple(buffer.shape)].append(buffer)
+                self._free[use, tuple(buffer.shape)].append(buffer)
         run.pending = run.steering = None
         spent = time.perf_counter() - start
         for session, ended in pairs:
@@ -453,12 +474,13 @@ class _Commit(StoppingCriteriaList):
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         """Return which sequences are done; a limit cuts off, everything else is a stop."""
         cut = stopped = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        for criterion in self:
-            verdict = criterion(input_ids, scores, **kwargs)
-            if isinstance(criterion, LIMITS):
-                cut = cut | verdict
-            else:
-                stopped = stopped | verdict
+        with self._run.stand_aside():
+            for criterion in self:
+                verdict = criterion(input_ids, scores, **kwargs)
+                if isinstance(criterion, LIMITS):
+                    cut = cut | verdict
+                else:
+                    stopped = stopped | verdict
         if not self._run.closed:
             try:
                 self._watch.follow(self._run, input_ids)
@@ -471,16 +493,31 @@ class _Commit(StoppingCriteriaList):
         return torch.ones_like(done) if self._run.halted else done
 
 
+class _Processors(LogitsProcessorList):
+    """The logits processors; those of the caller may run the model themselves."""
+
+    def __init__(self, inner: Any, run: Run) -> None:
+        super().__init__(inner)
+        self._run = run
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        """Return the scores as processed."""
+        with self._run.stand_aside():
+            return super().__call__(input_ids, scores, **kwargs)
+
+
 class _Streamer:
     """The caller's streamer, with a word before its end."""
 
-    def __init__(self, inner: Any, before_end: Callable[[], None]) -> None:
+    def __init__(self, inner: Any, run: Run, before_end: Callable[[], None]) -> None:
         self._inner = inner
+        self._run = run
         self._before_end = before_end
 
     def put(self, value: Any) -> None:
         """Pass tokens on."""
-        self._inner.put(value)
+        with self._run.stand_aside():
+            self._inner.put(value)
 
     def end(self) -> None:
         """Close the session, then the stream."""

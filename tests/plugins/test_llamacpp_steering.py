@@ -338,6 +338,20 @@ def test_asked_for_by_name_the_native_read_refuses_to_steer(llm: Any, guard: Gua
         assert watch.reports[-1].status == "scored"
 
 
+def test_blocks_that_overlap_leave_no_plan_behind(llm: Any, watch: Any) -> None:
+    first, second = watch.steering(Plan(add={"happy": 0.2})), watch.steering(Plan(add={"sad": 0.1}))
+    first.__enter__()
+    second.__enter__()
+    complete(llm)
+    assert watch.reports[-1].receipt.plan == {"add": {"happy": 0.2, "sad": 0.1}}
+    first.__exit__(None, None, None)
+    complete(llm)
+    assert watch.reports[-1].receipt.plan == {"add": {"sad": 0.1}}
+    second.__exit__(None, None, None)
+    complete(llm)
+    assert watch.reports[-1].receipt is None
+
+
 def test_a_control_vector_set_by_hand_is_not_lost_to_the_change(llm: Any, guard: Guard) -> None:
     buffer = np.full((tiny_gguf.BLOCKS - 1, guard.probe.hidden), 0.5, np.float32)
     pointer = buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_float))

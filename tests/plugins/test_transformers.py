@@ -7,12 +7,13 @@ import pytest
 import torch
 from emoguard_transformers import watch as watch_module
 from transformers import (
+    LogitsProcessor,
     StoppingCriteria,
     TextIteratorStreamer,
 )
 
 import emoguard
-from emoguard import EmoGuardError, Guard, Policy, Request
+from emoguard import EmoGuardError, Guard, Plan, Policy, Request
 from emoguard.testing import make_calibration, make_probe
 from tests.contract.hf_models import HfHarness, build
 
@@ -162,6 +163,68 @@ def test_live_shows_the_rows_so_far(model):
         generate(model, stopping_criteria=[look], min_new_tokens=6, emoguard=TOKENS)
         assert [len(reading.rows) for reading in look.seen] == list(range(6))
         assert np.array_equal(look.seen[-1].rows, z_of(watch.reports[-1])[:5].astype(np.float32))
+
+
+class Asking(LogitsProcessor):
+    """A caller's own code that runs the model between a pass and its commit."""
+
+    def __init__(self, model):
+        self.model, self.answers = model, []
+
+    def __call__(self, input_ids, scores):
+        self.put()
+        return scores
+
+    def put(self, _token=None):
+        with torch.no_grad():
+            self.answers.append(self.model(torch.tensor([[7, 50]])).logits)
+
+    def end(self):
+        pass
+
+
+class AskingCriterion(Asking, StoppingCriteria):
+    def __call__(self, input_ids, scores, **kwargs):
+        self.put()
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("where", "kind"),
+    [("logits_processor", Asking), ("stopping_criteria", AskingCriterion), ("streamer", Asking)],
+)
+def test_what_the_callers_own_code_asks_the_model_is_neither_read_nor_steered(model, where, kind):
+    door = HfHarness(model).open_residuals()
+    probe = probe_for(model)
+    guard = Guard(probe, [make_calibration(probe, door.identity)])
+    request = Request(plan=Plan(add={"happy": 0.1}), scores="tokens")
+    asking = kind(model)
+    asking.put()
+    with emoguard.attach(model, guard) as watch:
+        plain = generate(model, min_new_tokens=6, emoguard=request)
+        given = asking if where == "streamer" else [asking]
+        assert torch.equal(
+            generate(model, min_new_tokens=6, emoguard=request, **{where: given}), plain
+        )
+        wanted, found = watch.reports
+    assert found.tokens == wanted.tokens
+    assert found.receipt == wanted.receipt
+    assert found.receipt.applied == 6
+    assert len(asking.answers) >= 7
+    assert all(torch.equal(answer, asking.answers[0]) for answer in asking.answers)
+
+
+def test_a_generation_inside_a_processor_is_silent(model):
+    class Generating(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            generate(model, IDS[1:2], 2)
+            return scores
+
+    with watched(model) as watch:
+        generate(model, min_new_tokens=6, emoguard=TOKENS)
+        generate(model, min_new_tokens=6, logits_processor=[Generating()], emoguard=TOKENS)
+        first, second = watch.reports
+    assert second.tokens == first.tokens
 
 
 def test_a_hook_that_does_not_fire_makes_the_report_incomplete(model):

@@ -103,6 +103,34 @@ def test_continuous_batching_that_is_skipped_says_so() -> None:
         assert [report.status for report in watch.reports] == ["skipped"]
 
 
+@pytest.fixture
+def one_process() -> Any:
+    """A process group of this process alone."""
+    distributed = torch.distributed
+    store = distributed.HashStore()
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield distributed.device_mesh.init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")  # of what gloo and FSDP have to say, each release of other
+def test_sharded_weights_are_refused_in_words_and_read_where_attached_before(
+    one_process: Any,
+) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    model = build()
+    guard = Guard(probe_for(model))
+    with emoguard_transformers.attach(model, guard) as watch:
+        model.generate(IDS, emoguard=Request(scores="tokens"), **OPTIONS)
+        for part in (*model.model.layers, model):
+            fully_shard(part, mesh=one_process)
+        model.generate(IDS, emoguard=Request(scores="tokens"), **OPTIONS)
+        assert watch.reports[0].tokens == watch.reports[1].tokens
+    with pytest.raises(EmoGuardError, match=r"sharded over processes.*attach before fully_shard"):
+        emoguard_transformers.attach(model, guard)
+
+
 def test_a_model_without_a_head_is_refused() -> None:
     model = build()
     with pytest.raises(EmoGuardError, match="AutoModelForCausalLM"):

@@ -1,14 +1,21 @@
 """A watch on a compiled model: torch.compile does not look at hooks by itself."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
 import numpy as np
 import pytest
 import torch
-from emoguard_transformers.compiled import forget_compiled
+from emoguard_transformers.blocks import find_body
+from emoguard_transformers.compiled import SKIP, eager, forget_compiled
+from torch._dynamo.eval_frame import _debug_get_cache_entry_list
+from transformers import AutoConfig, AutoModelForImageTextToText, LogitsProcessor
 
 import emoguard
-from emoguard import Guard, Request
-from emoguard.testing import make_probe
-from tests.contract.hf_models import HfHarness, build
+from emoguard import Guard, Plan, Policy, Request
+from emoguard.policy import SteeringPolicy
+from emoguard.testing import make_probe, measure_calibration
+from tests.contract.hf_models import SIZES, HfHarness, build
 
 IDS = torch.tensor([[5, 9, 17, 33, 8]])
 STATIC = {"cache_implementation": "static", "disable_compile": True}
@@ -47,6 +54,24 @@ def guard_for(model):
 
 def z_of(report):
     return np.array([token.z for token in report.tokens])
+
+
+def graphs():
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@pytest.fixture
+def thread(monkeypatch):
+    """Makes threads that find the compiler as in a process where nothing was watched yet."""
+    monkeypatch.setattr(torch._dynamo.config._config[SKIP], "default", True)
+    with ExitStack() as pools:
+
+        def start():
+            # Its one thread starts without what was set in this one.
+            pool = pools.enter_context(ThreadPoolExecutor(1))
+            return lambda do, *args, **how: pool.submit(do, *args, **how).result()
+
+        yield start
 
 
 @pytest.mark.parametrize("compile_it", [compile_forward, compile_module])
@@ -92,10 +117,10 @@ def test_code_made_for_another_model_of_the_class_does_not_hide_the_reading(comp
             generate(model)
             assert watch.reports[-1].tokens_scored == 6
             assert torch.equal(generate(other), plain)
-        compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        compiled = graphs()
         generate(model)
         generate(other)
-        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
+        assert graphs() == compiled
         assert all(report.tokens_scored == 6 for report in watch.reports), watch.reports
 
 
@@ -106,24 +131,124 @@ def test_further_generations_do_not_compile_again():
     with emoguard.attach(model, guard) as watch:
         for _ in range(2):
             generate(model)
-        compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        compiled = graphs()
         for _ in range(3):
             generate(model)
-        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
+        assert graphs() == compiled
         assert [r.tokens_scored for r in watch.reports] == [6] * 5
 
 
+def test_another_thread_compiles_nothing_again(thread):
+    model = build(num_hidden_layers=4)
+    compile_forward(model)
+    with emoguard.attach(model, guard_for(model)) as watch:
+        for _ in range(2):
+            thread()(generate, model)
+        compiled = graphs()
+        for _ in range(2):
+            thread()(generate, model)
+        assert graphs() == compiled
+        assert [r.tokens_scored for r in watch.reports] == [6] * 4
+
+
+def test_code_that_another_thread_makes_for_another_model_does_not_hide_the_reading(thread):
+    other, model = build(num_hidden_layers=4), build(num_hidden_layers=4)
+    for each in (other, model):
+        compile_forward(each)
+    mine, theirs = thread(), thread()
+    with emoguard.attach(model, guard_for(model)) as watch:
+        mine(generate, model)
+        torch._dynamo.reset()
+        theirs(generate, other)
+        mine(generate, model)
+        assert [r.tokens_scored for r in watch.reports] == [6, 6]
+
+
+def test_code_made_after_a_graph_break_does_not_hide_the_reading(thread):
+    model = build(num_hidden_layers=4)
+    model.model.embed_tokens.register_forward_hook(lambda *_: torch._dynamo.graph_break())
+    compile_forward(model)
+    mine = thread()
+    mine(generate, model)  # what comes after the break is another function to the compiler
+    with emoguard.attach(model, guard_for(model)) as watch:
+        mine(generate, model)
+        assert watch.reports[-1].tokens_scored == 6
+
+
+def compiled_of(model):
+    """What the compiler keeps of calls of a model of this class."""
+    functions = (torch.nn.Module._call_impl, type(model).forward)
+    return [kept for each in functions for kept in _debug_get_cache_entry_list(each.__code__)]
+
+
+class Detaching(LogitsProcessor):
+    """Detaches a watch in the middle of a generation, and sees what is compiled then."""
+
+    def __init__(self, model, watch):
+        self.model, self.watch, self.compiled = model, watch, []
+
+    def __call__(self, input_ids, scores):
+        if len(self.compiled) == 2:
+            self.watch.detach()
+        self.compiled.append(len(compiled_of(self.model)))
+        return scores
+
+
 @pytest.mark.parametrize("compile_it", [compile_forward, compile_module])
-def test_after_detach_compiled_logits_equal_a_never_attached_models(compile_it):
-    never, model = build(num_hidden_layers=4), build(num_hidden_layers=4)
-    for each in (never, model):
-        compile_it(each)
+def test_after_detach_compiled_code_is_forgotten_and_steers_no_more(compile_it):
+    """In the middle of a generation, where code that still holds the hook would go on with it."""
+    model = build(num_hidden_layers=4)
+    door = HfHarness(model).open_residuals()
+    probe = make_probe(door, ("happy", "sad"))
+    policy = Policy(steering=SteeringPolicy(max_dose_ratio=0.4))
+    guard = Guard(probe, [measure_calibration(door, probe)], policy)
+    plain = generate(model)
+    compile_it(model)
+    request = Request(plan=Plan(add={"happy": 0.3}))
+    with emoguard.attach(model, guard) as watch:
+        generate(model, emoguard=request)
+        detaching = Detaching(model, watch)
+        generate(model, emoguard=request, logits_processor=[detaching])
+        whole, half = (report.receipt for report in watch.reports)
+    before, after = detaching.compiled[1:3]
+    assert before > after == 0
+    assert (whole.applied, whole.faulted) == (6, 0)
+    assert (half.applied, half.faulted) == (3, 3)
+    assert torch.equal(generate(model), plain)
+
+
+def build_multimodal():
+    sizes = SIZES | {"num_hidden_layers": 4}
+    sight = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "image_size": 8}
+    sight |= {"num_attention_heads": 1, "patch_size": 4}
+    config = {"text_config": sizes, "vision_config": sight, "mm_tokens_per_image": 4}
+    whole = AutoConfig.for_model("gemma3", **config)
+    return AutoModelForImageTextToText.from_config(whole).eval()
+
+
+def test_code_of_a_body_below_another_is_forgotten():
+    model = build_multimodal()
+    body = find_body(model)
+    assert body not in list(model.children())
+    code = type(body).forward.__code__
+    compile_forward(body)
     with torch.no_grad():
-        wanted = never(IDS).logits
-        with emoguard.attach(model, guard_for(model)):
-            generate(model)
-            assert torch.allclose(model(IDS).logits, wanted, atol=1e-3)
-        assert torch.equal(model(IDS).logits, wanted)
+        model(IDS)
+    assert _debug_get_cache_entry_list(code)
+    forget_compiled(model, body.layers)
+    assert not _debug_get_cache_entry_list(code)
+
+
+def test_blocks_without_compilation_may_overlap():
+    compiled = torch.compile(lambda x: x + torch.compiler.is_compiling(), backend="eager")
+    first, second = eager(), eager()
+    one = torch.zeros(1)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert compiled(one) == 0
+    second.__exit__(None, None, None)
+    assert compiled(one) == 1
 
 
 def test_generates_own_compilation_of_a_static_cache_is_forgotten_too():

@@ -110,6 +110,18 @@ def test_every_row_stays_within_the_bound_and_near_the_reference(dtype, position
             assert bool(layer.moves[row, 1]) == wanted.clipped[-1]
 
 
+def test_a_prompt_longer_than_a_grid_is_high_takes_one_launch():
+    from emoguard_transformers import fused
+
+    guard = guard_for(build_here())
+    made = guard.steering(PLANS[2], guard.calibrations[0].identity)
+    layer = gather([made], 1, "cuda", torch.full((1, 3), torch.nan, device="cuda"))
+    h = torch.randn((1, 70_000, guard.probe.hidden), device="cuda")
+    found = fused.intervene(h, layer, layer.rows)
+    assert torch.allclose(found, intervene(h, layer, layer.rows), rtol=1e-3, atol=1e-3)
+    assert not torch.equal(found[0, -1], h[0, -1])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_unsteered_rows_of_a_batch_keep_every_bit(dtype):
     model = build_here(dtype)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from emoguard_transformers import watch as watch_module
-from emoguard_transformers.steer import agree, fused_for, gather, intervene, steer
+from emoguard_transformers.steer import gather, intervene, steer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -177,25 +177,6 @@ def test_one_by_one_on_a_cpu_is_all_at_once_on_a_device(guard, chosen, seed, dty
     assert torch.equal((one == h).all(-1), (all_ == h).all(-1))
     assert torch.allclose(marks[:, 0], moves[:, 0], rtol=5e-2, atol=1e-3)
     assert torch.equal(marks[:, 1:], moves[:, 1:])
-
-
-def test_a_kernel_is_used_only_where_it_gives_the_same():
-    cpu = torch.device("cpu")
-    assert agree(intervene, intervene, cpu)
-    assert not agree(intervene, lambda h, _layer, _act: h, cpu)
-
-    def longer(h, layer, act):
-        moved = intervene(h, layer, act)
-        return h + 1.1 * (moved - h)
-
-    def unmarked(h, layer, act):
-        moved = intervene(h, layer, act)
-        layer.moves[:, 1] = 0
-        return moved
-
-    assert not agree(intervene, longer, cpu)
-    assert not agree(intervene, unmarked, cpu)
-    assert fused_for(cpu) is None
 
 
 @pytest.mark.parametrize(
@@ -373,6 +354,36 @@ def test_the_plan_of_the_block_the_request_and_the_policy_are_laid_over_each_oth
             assert receipt_of(watch).plan == {"add": {"happy": 0.1}, "cap": {"sad": 0.9}}
         generate(model)
         assert receipt_of(watch).plan == {"cap": {"sad": 0.9}}
+
+
+def test_blocks_that_overlap_leave_no_plan_behind(model, watch):
+    first, second = watch.steering(Plan(add={"happy": 0.2})), watch.steering(Plan(add={"sad": 0.1}))
+    first.__enter__()
+    second.__enter__()
+    generate(model)
+    assert receipt_of(watch).plan == {"add": {"happy": 0.2, "sad": 0.1}}
+    first.__exit__(None, None, None)
+    generate(model)
+    assert receipt_of(watch).plan == {"add": {"sad": 0.1}}
+    second.__exit__(None, None, None)
+    generate(model)
+    assert receipt_of(watch) is None
+
+
+def test_buffers_keep_their_addresses_from_run_to_run(model, watch, monkeypatch):
+    """Of three labels, what is read has the shape of what is told of steering."""
+    seen = []
+    begin = watch_module.TransformersWatch._begin
+
+    def looking(self, run, rows, **how):
+        begin(self, run, rows, **how)
+        seen.append((run.pending.shape, run.pending.data_ptr(), run.steering.moves.data_ptr()))
+
+    monkeypatch.setattr(watch_module.TransformersWatch, "_begin", looking)
+    for _ in range(3):
+        generate(model, emoguard=asking(STRONG))
+    assert seen[0][0] == (2, 1, 3)
+    assert len(set(seen)) == 1
 
 
 def test_a_standing_plan_that_cannot_be_is_refused_at_attach(model):

@@ -1,0 +1,48 @@
+"""The plans of the blocks that are open: what a generation that starts now is steered by."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import reduce
+
+from emoguard.plan import Plan
+
+
+class Standing:
+    """Plans in force, each for as long as its block is open.
+
+    Blocks of several threads or tasks overlap in any order: each takes away its own plan and no
+    other. Every plan is in force for all of them.
+
+    >>> standing = Standing()
+    >>> with standing.during(Plan(cap={"sad": 0.9})), standing.during(Plan(cap={"sad": 0.8})):
+    ...     standing.plan().cap
+    {'sad': 0.8}
+    >>> standing.plan().is_empty
+    True
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: tuple[Plan, ...] = ()
+
+    def plan(self) -> Plan:
+        """Return the open plans as one, each laid over those that were open before it."""
+        return reduce(lambda base, plan: plan.over(base), self._open, Plan())
+
+    @contextmanager
+    def during(self, plan: Plan, check: Callable[[Plan], None] | None = None) -> Iterator[None]:
+        """Have `plan` in force in this block, unless `check` refuses it."""
+        own = replace(plan)  # told apart from others that say the same
+        with self._lock:  # what is checked is what then holds
+            if check is not None:
+                check(plan)
+            self._open = (*self._open, own)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open = tuple(each for each in self._open if each is not own)
