@@ -234,7 +234,8 @@ def _labels(path: str | None, probe: Probe | None) -> list[Label]:
         raise EmoGuardError(
             f"the words of {', '.join(sorted(unknown))} are not known: give --labels"
         )
-    return [label for label in known if label.name in emotions]
+    named = {label.name: label for label in known}
+    return [named[name] for name in emotions]  # as the probe has them: JSON keeps no order
 
 
 def _task(labels: Sequence[Label], probe: Probe | None) -> Task:

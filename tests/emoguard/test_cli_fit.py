@@ -111,6 +111,11 @@ def test_labels_of_ones_own(tmp_path, texts, capsys):
     assert probe.labels == ("bright", "dim", "valence")
     assert probe.recipe["texts"] == [18]
     assert corpora.recorded_labels(probe.recipe) == corpora.read_labels(tmp_path / "labels.json")
+    card = tmp_path / "card"
+    judge = ["validate", "--model", arguments[2], "--probe", str(out), "--corpus", stories]
+    judge += ["--neutral", neutral, "--card", str(card), "--no-on-policy"]
+    assert main(judge) == 1  # bright has texts enough, dim has six
+    assert "label dim needs at least 10 texts" in capsys.readouterr().err
     labels["valence"] = labels.pop("dim")
     (tmp_path / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
     assert main(arguments) == 1

@@ -9,10 +9,10 @@ import pytest
 from emoguard_llamacpp import open_residuals
 
 from emoguard import artifact
-from emoguard.cli import main
+from emoguard.cli import main, validate
 from emoguard.fit import corpora
 from emoguard.fit.responses import Sampling, answers, calibrate
-from emoguard.testing import make_probe
+from emoguard.testing import FakeResiduals, make_probe
 from tests import tiny_gguf
 from tests.models import load_llama
 
@@ -107,6 +107,18 @@ def test_a_recipe_is_judged_without_a_probe_and_reads_stored_residuals_again(
     assert (card / "validation.json").read_text() == first
     assert (card / "residuals" / "corpus-0" / "rows.npy").stat().st_mtime_ns == rows
     assert json.loads(first)["file"] == {}
+
+
+def test_a_probe_is_judged_by_the_labels_it_was_fitted_with_in_its_order():
+    labels = {
+        "dim": {"words": ["sad"], "valence": -1},
+        "bright": {"words": ["happy"], "valence": 1},
+    }
+    probe = make_probe(FakeResiduals(), ("dim", "bright", "valence"))
+    recipe = {"labels": dict(sorted(labels.items()))}  # as a file brings it back
+    probe = dataclasses.replace(probe, axes=("valence",), recipe=recipe)
+    found = validate._labels(None, probe)
+    assert [(label.name, label.valence) for label in found] == [("dim", -1), ("bright", 1)]
 
 
 @pytest.mark.parametrize(
