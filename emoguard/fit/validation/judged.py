@@ -182,6 +182,11 @@ def check_crossed(texts: Texts, names: Sequence[str], count: int) -> None:
             )
 
 
+def testable(task: Task, train: Sequence[Texts], test: Texts) -> bool:
+    """Return whether there are two names to be told apart on both sides."""
+    return bool(train) and len(shared_names(task, train, test)) > 1
+
+
 def having(texts: Texts, names: Sequence[str]) -> Texts:
     """Return the texts whose label is one of `names`."""
     rows = np.isin(texts.labels, list(names))

@@ -11,7 +11,7 @@ import numpy as np
 
 from emoguard.fit.recipe import Fitted, Recipe, fit_directions
 from emoguard.fit.textonly import standardised
-from emoguard.fit.validation.judged import shared_names
+from emoguard.fit.validation.judged import testable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,7 +108,11 @@ def chance(
         whole.append(_mean(areas(wrong, corpora)))
         # A corpus that no other can test is tested on what its own labels, shuffled, gave: nothing
         # true is in that.
-        trained = [_others(task, wrong, own) or [own] for own in wrong]
+        others = [[w for w in wrong if w is not own] for own in wrong]
+        trained = [
+            train if testable(task, train, own) else [own]
+            for train, own in zip(others, wrong, strict=True)
+        ]
         left_out.append(
             _mean([areas(t, [test])[0] for t, test in zip(trained, corpora, strict=True)])
         )
@@ -126,12 +130,6 @@ def chance(
         covariance=_spread(drawn[1], _diagonals(drawn[1], names)),
         targets=len(task.targets),
     )
-
-
-def _others(task: Task, corpora: Sequence[Texts], own: Texts) -> list[Texts]:
-    """Return the other corpora, if they have two names in common with `own`."""
-    others = [each for each in corpora if each is not own]
-    return others if others and len(shared_names(task, others, own)) > 1 else []
 
 
 def random_areas(

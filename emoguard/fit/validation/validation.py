@@ -25,6 +25,7 @@ from emoguard.fit.validation.judged import (
     judge,
     over_task,
     shared_names,
+    testable,
 )
 from emoguard.fit.validation.nulls import Chance, LayerProfile, chance, layer_profile
 from emoguard.fit.validation.plane import Plane, plane
@@ -151,7 +152,7 @@ class _Trial:
         self._left_out = {
             c.name: self._judge(self._others(c), c)
             for c in corpora
-            if self._shared(self._others(c), c)
+            if testable(task, self._others(c), c)
         }
         pairs = self._pairs()
         held_out = compare(task, list(within.values()))
@@ -226,10 +227,6 @@ class _Trial:
     def _others(self, corpus: Texts) -> list[Texts]:
         return [each for each in self._corpora if each is not corpus]
 
-    def _shared(self, train: Sequence[Texts], test: Texts) -> bool:
-        """Return whether there are two names to be told apart on both sides."""
-        return bool(train) and len(shared_names(self._task, train, test)) > 1
-
     def _within(self, corpus: Texts, **options: Any) -> Judged:
         names = shared_names(self._task, [corpus], corpus)
         corpus = having(corpus, names)
@@ -264,7 +261,7 @@ class _Trial:
         found: dict[str, dict[str, Comparison]] = {}
         for a in self._corpora:
             for b in self._others(a):
-                if self._shared([a], b):
+                if testable(self._task, [a], b):
                     judged = compare(self._task, [self._judge([a], b)])
                     found.setdefault(a.name, {})[b.name] = judged
         return found
