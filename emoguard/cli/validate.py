@@ -166,10 +166,12 @@ def validate(
                 speaker, opened, judged, calibrations, task, texts, also, hearing, progress
             )
     title = found.name if found is not None else f"recipe on {opened.door.identity.name}"
-    _write(place, title, result, heard)
-    _print(title, result, heard)
     if out and found is not None:
         artifact.save(out, _judged(found, card.summary(result, heard)), calibrations)
+        title = open_probe(out)[0].name  # verdicts change the file, and so its name
+    _write(place, title, result, heard)
+    _print(title, result, heard)
+    if out:
         Console().print(f"Wrote {out}.")
 
 

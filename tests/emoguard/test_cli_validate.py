@@ -81,6 +81,7 @@ def test_a_probe_of_random_directions_is_not_usable_and_says_so_everywhere(tmp_p
     assert "status" not in found.card
     assert set(found.card["file"]) == set(found.card["recipe"]) == set(found.labels)
     whole = json.loads((tmp_path / "card" / "validation.json").read_text())
+    assert whole["name"] == found.name  # the card goes with the file that holds the verdicts
     assert whole["verdicts"] == found.card["verdicts"]
     assert whole["on_policy"]["responses"]["neutral"] + whole["on_policy"]["short"] >= 24
     itself = whole["agreements"][0]

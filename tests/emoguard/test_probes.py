@@ -1,6 +1,8 @@
 """The shipped probes, on the models they are for, in both runtimes."""
 
+import json
 from importlib.resources import as_file
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from emoguard.fit import corpora
 from emoguard.registry import find, shipped, shipped_files
 from tests.models import gemma_gguf, load_hf, load_llama, quantised, smollm2_gguf
 
+CARDS = Path(__file__).parents[2] / "docs" / "cards"
 MODELS = {"smollm2-135m-instruct": smollm2_gguf, "gemma-3-270m": gemma_gguf}
 STORIES = {
     "happy": "They read the letter three times, then jumped around the kitchen laughing and called "
@@ -35,6 +38,16 @@ def test_there_is_one_probe_per_model_small_and_with_its_origin():
         assert len(guard.probe.recipe["sources"]) == 3
         assert set(guard.probe.card["held_out_auroc"]) == set(names)
         assert len(guard.calibrations) == 3
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_card_in_the_docs_is_of_the_shipped_file(name):
+    with as_file(shipped_files()[name]) as path:
+        probe = Guard.load(path).probe
+    card = json.loads((CARDS / name / "validation.json").read_text(encoding="utf-8"))
+    assert card["name"] == probe.name
+    assert card["verdicts"] == probe.card["verdicts"]
+    assert (CARDS / name / "card.md").read_text(encoding="utf-8").startswith(f"# {probe.name}\n")
 
 
 @pytest.mark.real

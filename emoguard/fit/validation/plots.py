@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from emoguard.fit.validation.validation import Validation
 
 PLEASANT, UNPLEASANT, INK, MUTED = "#1a7f5a", "#b5452c", "#222222", "#888888"
+PLACES = (
+    ((6, 3), "left", "bottom"),
+    ((-6, 3), "right", "bottom"),
+    ((6, -3), "left", "top"),
+    ((-6, -3), "right", "top"),
+    ((0, 7), "center", "bottom"),
+    ((0, -7), "center", "top"),
+)
+"""Where a name may stand beside its point: the offset in points of type, and what is aligned."""
 
 
 def draw(found: Validation, folder: Path, title: str) -> list[str]:
@@ -149,9 +158,8 @@ def _confusion(pyplot: Any, found: Validation, title: str) -> Any:
 
 def _valence(pyplot: Any, found: Validation, title: str) -> Any:
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 5), layout="constrained")
-    for axis, plane, name in zip(
-        axes, (found.plane, found.plane_words), ("model", "word counts"), strict=True
-    ):
+    planes = found.plane, found.plane_words
+    for axis, plane, name in zip(axes, planes, ("model", "word counts"), strict=True):
         _points(axis, plane, found)
         axis.set_title(
             f"{name}: |r| with the sign of valence {plane.correlation:.2f} "
@@ -159,33 +167,48 @@ def _valence(pyplot: Any, found: Validation, title: str) -> Any:
             fontsize=9,
         )
     figure.suptitle(f"{title}: first two components of the labels' directions", fontsize=10)
+    figure.draw_without_rendering()  # where a name fits is known once the axes have their places
+    for axis, plane in zip(axes, planes, strict=True):
+        _names(axis, plane, found)
     return figure
 
 
+def _colour(found: Validation, name: str) -> str:
+    sign = found.signs[found.labels.index(name)]
+    return PLEASANT if sign > 0 else UNPLEASANT
+
+
 def _points(axis: Any, plane: Plane, found: Validation) -> None:
-    signs = dict(zip(found.labels, found.signs, strict=True))
-    placed: list[tuple[float, float]] = []
-    for name, (x, y) in sorted(plane.points.items(), key=lambda item: item[1][1]):
-        colour = PLEASANT if signs[name] > 0 else UNPLEASANT
-        axis.plot(x, y, "o", color=colour)
-        # A name that would be written over another goes to the other side of its point.
-        crowded = any(abs(x - a) < 0.3 and abs(y - b) < 0.06 for a, b in placed)
-        placed.append((x, y))
-        axis.annotate(
-            name,
-            (x, y),
-            xytext=(-6 if crowded else 6, 3),
-            textcoords="offset points",
-            ha="right" if crowded else "left",
-            color=colour,
-            fontsize=9,
-        )
+    for name, (x, y) in plane.points.items():
+        axis.plot(x, y, "o", color=_colour(found, name))
     axis.axhline(0, color="#dddddd", zorder=0)
     axis.axvline(0, color="#dddddd", zorder=0)
     axis.margins(x=0.28, y=0.15)
     axis.set_xlabel(f"first component ({plane.shares[0]:.0%})")
     axis.set_ylabel(f"second component ({plane.shares[1]:.0%})")
     _bare(axis)
+
+
+def _names(axis: Any, plane: Plane, found: Validation) -> None:
+    """Write each name beside its point, where it covers no other name and no point."""
+    bbox = importlib.import_module("matplotlib.transforms").Bbox
+    corners = axis.transData.transform(list(plane.points.values())) - 5
+    taken = [bbox.from_bounds(*corner, 10, 10) for corner in corners]  # pixels: a point is 8 wide
+    for name, point in sorted(plane.points.items(), key=lambda item: item[1][1]):
+        text = axis.annotate(
+            name,
+            point,
+            xytext=PLACES[0][0],
+            textcoords="offset points",
+            color=_colour(found, name),
+            fontsize=9,
+            in_layout=False,
+        )
+        for offset, ha, va in (*PLACES, PLACES[0]):  # the first again, where none is free
+            text.set(position=offset, ha=ha, va=va)
+            if not text.get_window_extent().count_overlaps(taken):
+                break
+        taken.append(text.get_window_extent())
 
 
 def _heat(
