@@ -167,11 +167,14 @@ def validate(
             )
     title = found.name if found is not None else f"recipe on {opened.door.identity.name}"
     if out and found is not None:
-        artifact.save(out, _judged(found, card.summary(result, heard)), calibrations)
-        title = open_probe(out)[0].name  # verdicts change the file, and so its name
+        found = _judged(found, card.summary(result, heard))
+        # Verdicts change the file, and so its name.
+        title = artifact.loads(artifact.encode(found, calibrations))[0].name
+    # The card comes first: a place that refuses the file must not cost what took hours.
     _write(place, title, result, heard)
     _print(title, result, heard)
-    if out:
+    if out and found is not None:
+        artifact.save(out, found, calibrations)
         Console().print(f"Wrote {out}.")
 
 

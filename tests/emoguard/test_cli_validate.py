@@ -96,6 +96,17 @@ def test_a_probe_of_random_directions_is_not_usable_and_says_so_everywhere(tmp_p
     assert shown.index("## The recipe") < shown.index("## The file")
 
 
+def test_a_place_that_refuses_the_probe_does_not_cost_the_card(tmp_path, files, capsys):
+    probe, card, taken = (tmp_path / n for n in ("p.safetensors", "card", "taken.safetensors"))
+    random_probe(files["--model"][0], str(probe))
+    taken.mkdir()
+    check = ["validate", *arguments(files, "--model", "--corpus", "--neutral")]
+    check += ["--probe", str(probe), "--out", str(taken), "--card", str(card)]
+    assert main([*check, "--no-on-policy", "--threads", "1"]) != 0
+    assert "cannot be written" in capsys.readouterr().err
+    assert "## Verdicts" in (card / "card.md").read_text()
+
+
 def test_a_recipe_is_judged_without_a_probe_and_reads_stored_residuals_again(
     tmp_path, files, capsys
 ):

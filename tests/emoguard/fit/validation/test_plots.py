@@ -18,16 +18,14 @@ def pyplot():
 
 def names(plane, pyplot):
     labels = tuple(plane.points)
-    found = SimpleNamespace(
-        labels=labels, signs=[1, -1] * 3, plane=plane, plane_words=plane, corpora={}
-    )
+    found = SimpleNamespace(labels=labels, signs=[1, -1] * 3, plane=plane, plane_words=plane)
     axis = plots._valence(pyplot, found, "made").axes[0]
     return [text for text in axis.texts if text.get_text() in labels]
 
 
 def plane(*points):
     labels = ("frustrated", "desperate", "hostile", "proud", "sad", "calm")
-    return Plane(dict(zip(labels, points, strict=False)), (0.2, 0.1), 0.7, 0.5)
+    return Plane(dict(zip(labels, points, strict=True)), (0.2, 0.1), 0.7, 0.5)
 
 
 def test_names_of_near_points_cover_neither_each_other_nor_a_point(pyplot):
