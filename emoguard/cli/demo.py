@@ -83,7 +83,7 @@ def play(console: Console, label: str | None, probe: str | None) -> None:
     console.print(Text(printable(_cost(reports)), "dim"))
     console.print(Text(f"\n{MEANING}\n"))
     console.print(Text("On your own model:", "bold"))
-    console.print(Text(CODE), no_wrap=True, crop=False)
+    console.print(Text(CODE), soft_wrap=True)
 
 
 def _answer(console: Console, model: Any, watch: Watch, column: int, text: str) -> Report:

@@ -23,6 +23,7 @@ from rich.console import Console
 from emoguard import artifact
 from emoguard.cli import main, models
 from emoguard.cli.answer import Prompt, answer
+from emoguard.cli.demo import CODE
 from emoguard.cli.interlinear import Interlinear
 from emoguard.cli.paint import BELOW, FULL, QUIET, legend, place, printable, signed, tint
 from emoguard.cli.pieces import Pieces
@@ -338,6 +339,7 @@ def test_the_demo_shows_three_answers_and_saves_a_picture(tmp_path, capfd):
     out = re.sub(r"\x1b\[[0-9;]*m", "", capfd.readouterr().out)
     for told in ("A direction is not a feeling", "valence", "emoguard.attach(llm)", "tokens read"):
         assert told in out
+    assert CODE in out  # whole, to be copied, however narrow the terminal
     assert len(re.findall(r"[+-]\d\.\d", out)) > 100
     assert 20_000 < picture.stat().st_size < 200_000
     assert "http" not in picture.read_text().replace("http://www.w3.org/2000/svg", "").replace(
