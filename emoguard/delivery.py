@@ -28,9 +28,9 @@ EXIT_SECONDS = 2.0
 class Delivery(Generic[Item]):
     """One daemon thread and one bounded queue per taker: one that blocks delays nobody.
 
-    `takers` are named functions; what they return goes to `alerts`. An item that one raises on, or
-    that finds its queue full, is dropped for that taker, counted in `faults` and logged the first
-    time.
+    `takers` are named functions; the alerts they return are logged and go to `alerts`. An item that
+    one raises on, or that finds its queue full, is dropped for that taker, counted in `faults` and
+    logged the first time.
     """
 
     def __init__(self, takers: Iterable[Taker[Item]], alerts: deque[Alert]) -> None:
@@ -134,7 +134,9 @@ class _Lane(Generic[Item]):
     def _run(self) -> None:
         while (item := self._next()) is not None:
             try:
-                self._alerts.extend(self._take(item))
+                for alert in self._take(item):
+                    self._alerts.append(alert)
+                    log.warning("%s: %s: %s", alert.monitor, alert.label, alert.message)
             except BaseException as error:  # noqa: BLE001  (whatever a sink does stays in its lane)
                 self._fail(f"{type(error).__name__}: {error}")
             with self._changed:

@@ -43,10 +43,10 @@ class Guard:
 
     One guard may watch several models. `report` is a pure function of its arguments; `note` adds
     the notice that is due; only `publish`, `deliver` and `lost` talk to the sinks. `alerts` holds
-    the last alerts, of monitors and of crossings noticed while a response was generated; `on_alert`
-    is called with the latter, in a thread of its own, where the policy says `on_alert: callback` or
-    `stop`. Given a `PolicyFile`, which no other guard uses, the guard follows the file from one
-    response to the next. `now` tells the time to notices.
+    the last alerts, of monitors (which are logged, too) and of crossings noticed while a response
+    was generated; `on_alert` is called with the latter, in a thread of its own, where the policy
+    says `on_alert: callback` or `stop`. Given a `PolicyFile`, which no other guard uses, the guard
+    follows the file from one response to the next. `now` tells the time to notices.
 
     `labels` are read and reported; of these, `monitored` may alarm and are what sinks watch. Labels
     that validation did not find usable are monitored only where the policy names them.
@@ -127,8 +127,8 @@ class Guard:
             for calibration in self.calibrations or (None,):
                 prepare(steering.plan, self.probe, calibration, steering.max_dose_ratio)
 
-    def site(self, identity: ModelIdentity) -> Site:
-        """Return what sinks may know that are opened for one model file."""
+    def site(self, identity: ModelIdentity, backend: str = "") -> Site:
+        """Return what sinks may know that are opened for one model file; see `Site`."""
         return Site(
             policy=self.policy,
             labels=self.monitored,
@@ -136,6 +136,7 @@ class Guard:
             probe=self.probe.name,
             calibration=self.calibration(identity),
             policy_file=self.policy_file,
+            backend=backend,
             thresholds=tuple(
                 threshold
                 for label, threshold in zip(self.labels, self.thresholds(identity), strict=True)

@@ -54,8 +54,8 @@ class DriftPolicy:
     block_responses: Annotated[int, Interval(least=1)] = 50
     """Responses whose mean is one observation."""
     baseline: str | None = None
-    """File of the traffic baseline that `emoguard baseline` wrote; until there is one, drift
-    says that it is learning."""
+    """File of the traffic baseline that `emoguard baseline` writes; until it is there, drift says
+    that it is learning."""
 
     def __post_init__(self) -> None:
         check_intervals(self)

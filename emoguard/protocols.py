@@ -29,6 +29,18 @@ class Sink(Protocol):
 
 
 @runtime_checkable
+class Rate(Protocol):
+    """What an exporter asks a monitor of crossing rates that it is joined to."""
+
+    rates: Mapping[str, float]
+    """Certified crossings per 1,000 window positions by label."""
+
+    def alarms(self) -> Mapping[str, int]:
+        """Return how many alarms were raised since the process started, by label."""
+        ...
+
+
+@runtime_checkable
 class Drift(Protocol):
     """What an exporter asks a drift monitor that it is joined to, from its own thread.
 
@@ -103,6 +115,11 @@ class Residuals(Protocol):
 
     identity: ModelIdentity
     """Which file this is."""
+
+    @property
+    def backend(self) -> str:
+        """Return the runtime and the path into it, as reports name them."""
+        ...
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Return token ids; `special` adds BOS as the model's own tokenizer would."""

@@ -6,7 +6,7 @@ import importlib
 import logging
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import entry_points
 from importlib.resources import as_file, files
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from emoguard.identity import ModelIdentity
     from emoguard.plan import Plan
     from emoguard.protocols import Plugin, Residuals, Watch
-    from emoguard.records import Reading, Report
+    from emoguard.records import Alert, Reading, Report
 
 log = logging.getLogger("emoguard")
 
@@ -62,13 +62,15 @@ def open_guard(
     probe: str | Path | None = None,
     *,
     sinks: Iterable[Mapping[str, Mapping[str, Any]]] = (),
+    on_alert: Callable[[Alert], None] | None = None,
     **options: Any,
 ) -> Iterator[Guard]:
     """Open a guard for `model` with the sinks that its policy names; close them at the end.
 
     `policy` is a Policy or a YAML file, which the guard then follows while it runs; `probe` is a
     probe file, by default the shipped one that fits; `sinks` are further ones, written as in a
-    policy. Options are those of `attach`:
+    policy; `on_alert` is what the policy's `on_alert: callback` calls. Options are those of
+    `attach`:
 
         with open_guard(llm, "policy.yaml") as guard, emoguard.attach(llm, guard):
             ...
@@ -84,7 +86,8 @@ def open_guard(
         yield cast("Guard", None)
         return
     plugin, inner = find(model)
-    with _opened(plugin.open_residuals(inner, **options), policy, probe, sinks) as guard:
+    door = plugin.open_residuals(inner, **options)
+    with _opened(door, policy, probe, sinks, on_alert) as guard:
         yield guard
 
 
@@ -94,14 +97,15 @@ def _opened(
     policy: Policy | str | Path | None,
     probe: str | Path | None,
     also: Iterable[Mapping[str, Mapping[str, Any]]],
+    on_alert: Callable[[Alert], None] | None,
 ) -> Iterator[Guard]:
     followed = PolicyFile(policy) if isinstance(policy, str | Path) else policy
     found = shipped(door) if probe is None else Guard.load(probe)
     plain = Guard(found.probe, found.calibrations, followed)
     plain.check(plain.policy)
     with (
-        open_sinks(plain.site(door.identity), also) as sinks,
-        Guard(found.probe, found.calibrations, followed, sinks) as guard,
+        open_sinks(plain.site(door.identity, door.backend), also) as sinks,
+        Guard(found.probe, found.calibrations, followed, sinks, on_alert) as guard,
     ):
         yield guard
 

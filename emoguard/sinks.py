@@ -30,8 +30,8 @@ class Site:
 
     `labels` are those to monitor; reports may carry more. `calibration` is None on an uncalibrated
     model. `thresholds` are the alarm thresholds of `labels` there. `policy_file` tells whether the
-    last reload went well, None when the policy is not from a file. `backend` is the runtime and
-    path.
+    last reload went well, None when the policy is not from a file. `backend` is the runtime and the
+    path that reading starts on.
     """
 
     policy: Policy

@@ -37,6 +37,8 @@ FAKE_IDENTITY = ModelIdentity("fake", "fake", 6, 32, "F32", "0" * 64)
 class FakeResiduals:
     """A deterministic stand-in for a model: residuals are a function of token and layer only."""
 
+    backend = "fake"
+
     def __init__(self, identity: ModelIdentity = FAKE_IDENTITY, noise: float = 0.0) -> None:
         self.identity = identity
         self.noise = noise

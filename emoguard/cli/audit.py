@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-from collections.abc import Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import click
 
+from emoguard.cli import logs
 from emoguard.errors import EmoGuardError
 
 KEY_FILE = click.option("--key-file", help="The file with the log's key.")
@@ -26,12 +23,12 @@ def audit() -> None:
 @click.argument("path")
 def key(path: str) -> None:
     """Write a new key to PATH, readable by its owner only; keep it away from the log."""
-    _exporter().Key.create(path)
+    logs.exporter().Key.create(path)
     click.echo(f"wrote {path}: name it in the policy as key_file, and keep a copy elsewhere")
 
 
 @audit.command()
-@click.argument("logs", nargs=-1, required=True)
+@click.argument("paths", nargs=-1, required=True, metavar="LOGS...")
 @KEY_FILE
 @KEY_ENV
 @click.option(
@@ -51,7 +48,7 @@ def key(path: str) -> None:
 def verify(
     ctx: click.Context,
     *,
-    logs: tuple[str, ...],
+    paths: tuple[str, ...],
     key_file: str | None,
     key_env: str | None,
     lines: int | None,
@@ -63,11 +60,11 @@ def verify(
     One LOG includes the files rotated away from it; several may come in any order. Without --lines
     or --head nobody can tell whether lines were cut off at the end.
     """
-    exporter = _exporter()
-    files = _files(exporter, logs)
+    exporter = logs.exporter()
+    files = logs.files(paths)
     known = _key(exporter, key_file, key_env)
     noted = _read_head(head) if head else None
-    with _readable():
+    with logs.readable():
         verdict = exporter.verify(files, known, first=first, lines=lines, head=noted)
     for finding in verdict.findings:
         click.echo(f"{finding.kind}: {finding.file} row {finding.row} {finding.text}")
@@ -82,41 +79,19 @@ def verify(
 @KEY_ENV
 def head(log: str, key_file: str | None, key_env: str | None) -> None:
     """Print number and MAC of LOG's last line, to be kept elsewhere for `verify --head`."""
-    exporter = _exporter()
+    exporter = logs.exporter()
     known = _key(exporter, key_file, key_env)
-    with _readable():
+    with logs.readable():
         last = exporter.last_line(Path(log), known)
     if last is None:
         raise EmoGuardError(f"{log} holds no line")
     click.echo(f"{last.number} {last.mac}")
 
 
-def _exporter() -> Any:
-    """Return the package of the audit log, found as everything outside the core is."""
-    (point,) = entry_points(group="emoguard.exporters", name="jsonl")
-    return importlib.import_module(point.module)
-
-
 def _key(exporter: Any, file: str | None, variable: str | None) -> Any:
     if (file is None) == (variable is None):
         raise click.UsageError("give --key-file or --key-env, one of them")
     return exporter.Key.load(file) if file else exporter.Key.from_environment(variable)
-
-
-def _files(exporter: Any, logs: tuple[str, ...]) -> list[Path]:
-    with _readable():
-        files = exporter.parts(logs[0]) if len(logs) == 1 else exporter.in_order(map(Path, logs))
-    if not files:
-        raise EmoGuardError(f"there is no audit log {logs[0]}")
-    return list(files)
-
-
-@contextlib.contextmanager
-def _readable() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise EmoGuardError(f"the audit log cannot be read: {error}") from error
 
 
 def _read_head(path: str) -> tuple[int, str]:

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from datetime import UTC, datetime
 
 import click
 from rich.console import Console
 
-from emoguard import reportlines
 from emoguard.baseline import Baseline
+from emoguard.cli import logs
 from emoguard.policy import Policy
 
 
 @click.command(short_help="Freeze a site's traffic as baseline.")
-@click.argument("logs", nargs=-1, required=True, metavar="AUDIT_LOG...")
+@click.argument("paths", nargs=-1, required=True, metavar="AUDIT_LOG...")
 @click.option("--out", required=True, help="The file to write (.json).")
 @click.option("--policy", "policy_path", help="Policy whose drift block size is used.")
-def baseline(logs: tuple[str, ...], out: str, policy_path: str | None) -> None:
+@click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+    help="Take responses from this time on (UTC), such as those after a change that is wanted.",
+)
+def baseline(
+    paths: tuple[str, ...], out: str, policy_path: str | None, since: datetime | None
+) -> None:
     """Average stored reports in blocks and freeze them as the baseline for drift.
 
-    Taken are unsteered scored responses, flagged ones included. Name the file as drift.baseline in
-    the policy. The parts of a rotated log are given in their order, oldest first.
+    Taken are unsteered scored responses, flagged ones included. One AUDIT_LOG includes the files
+    rotated away from it. Name the file that is written as drift.baseline in the policy; processes
+    that run take it up when they are started again.
     """
     policy = Policy.load(policy_path) if policy_path else Policy()
-    reports = chain.from_iterable(map(reportlines.read, logs))
-    made = Baseline.learn(reports, policy.drift.block_responses)
+    start = since.replace(tzinfo=UTC).timestamp() if since else 0.0
+    taken = (report for report in logs.reports(paths) if report.created >= start)
+    made = Baseline.learn(taken, policy.drift.block_responses)
     made.save(out)
     Console(highlight=False).print(
         f"Wrote {out}: {len(made.blocks)} blocks of {made.block_responses} responses, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -29,7 +30,8 @@ from emoguard.sinks import check_sinks
 
 ON_ALERT = {
     "report": "an alarm is reported",
-    "callback": "an alarm is reported and the callback called",
+    "callback": "an alarm is reported and handed to the program's on_alert, which emoguard serve "
+    "does not have",
     "stop": "an alarm is reported and ends the response",
 }
 
@@ -121,7 +123,9 @@ def _alarms(alarms: AlarmPolicy) -> str:
 
 
 def _drift(drift: DriftPolicy) -> str:
-    baseline = drift.baseline or "none yet: drift is learning"
+    baseline = drift.baseline or "none"
+    if drift.baseline is None or not Path(drift.baseline).exists():
+        baseline += " yet: drift is learning"
     return (
         f"a shift of the mean rank by more than {drift.tolerance_rank:g} is worth an alarm; "
         f"unchanged traffic alarms at most once in {drift.arl_blocks:,} blocks of "
@@ -148,7 +152,10 @@ def _plan(plan: Plan) -> str:
     said += [f"{label} held at the neutral median" for label in plan.ablate]
     layers = ", ".join(map(str, plan.layers))
     where = f" at layers {layers}" if layers else ""
-    return f"every response is steered: {', '.join(said)}{where}"
+    return (
+        f"every response is steered: {', '.join(said)}{where}; one that this moves counts neither "
+        "for drift nor for its baseline"
+    )
 
 
 def _requests(requests: RequestPolicy) -> str:

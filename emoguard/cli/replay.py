@@ -12,8 +12,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from emoguard import reportlines
 from emoguard.baseline import Baseline
+from emoguard.cli import logs
 from emoguard.cli.paint import printable
 from emoguard.cli.probes import open_probe
 from emoguard.errors import EmoGuardError
@@ -27,26 +27,26 @@ MONITORS = ("rate", "drift")
 
 
 @click.command(short_help="Show what would have alarmed.")
-@click.argument("logs", nargs=-1, required=True, metavar="AUDIT_LOG...")
+@click.argument("paths", nargs=-1, required=True, metavar="AUDIT_LOG...")
 @click.option("--policy", "policy_path", help="Policy to try; default: the default one.")
 @click.option("--probe", help="Probe file or shipped probe with the calibration; needed for rates.")
 @click.option("--baseline", "baseline_path", help="Baseline to try, in place of the policy's.")
 def replay(
-    logs: tuple[str, ...], policy_path: str | None, probe: str | None, baseline_path: str | None
+    paths: tuple[str, ...], policy_path: str | None, probe: str | None, baseline_path: str | None
 ) -> None:
     """Run the monitors of rates and drift over stored reports and print their alerts.
 
     Rates need the crossings in the reports and the certified thresholds of --probe; drift needs a
-    baseline. The parts of a rotated log are given in their order, oldest first.
+    baseline. One AUDIT_LOG includes the files rotated away from it.
     """
     policy = Policy.load(policy_path) if policy_path else Policy()
     if baseline_path:
         drift = dataclasses.replace(policy.drift, baseline=baseline_path)
         policy = dataclasses.replace(policy, drift=drift)
-    reports = chain.from_iterable(map(reportlines.read, logs))
+    reports = logs.reports(paths)
     first = next(reports, None)
     if first is None:
-        raise EmoGuardError(f"{', '.join(logs)} holds no report")
+        raise EmoGuardError(f"{', '.join(paths)} holds no report")
     monitors = open_monitors(policy, first, probe)
     console, counted = Console(highlight=False), Counter[str]()
     for report, raised in run(chain([first], reports), monitors):
@@ -70,13 +70,14 @@ def open_monitors(policy: Policy, first: Report, probe: str | None) -> list[Sink
 
     """
     points, drift = sink_points(), policy.drift
-    labels = policy.labels or tuple(first.scores)
+    guard = None if probe is None else Guard(*open_probe(probe)[:2], policy)
+    labels = _usable(policy, first) if guard is None else guard.monitored
     baseline = None if drift.baseline is None else Baseline.load(drift.baseline)
     if baseline is not None:
         baseline.check_fits(first.identity, first.probe, drift.block_responses)
     return [
         points["rate"].load()(
-            {} if probe is None else _rates(policy, first, probe),
+            {} if guard is None else _rates(guard, first),
             window_tokens=policy.alarms.window_tokens,
             identity=first.identity,
         ),
@@ -101,16 +102,24 @@ def told(report: Report, alert: Alert) -> str:
     return printable(f"{line}  ({alert.report_id})")
 
 
-def _rates(policy: Policy, first: Report, probe: str) -> dict[str, float]:
+def _usable(policy: Policy, first: Report) -> tuple[str, ...]:
+    """Return the labels that a guard would monitor, by the verdicts in a report."""
+    watched = {None, "usable"}
+    return policy.labels or tuple(
+        label
+        for label, score in first.scores.items()
+        if score.verdict in watched or label in policy.notices.amplifying
+    )
+
+
+def _rates(guard: Guard, first: Report) -> dict[str, float]:
     """Return the certified rates of the model whose report this is, by label."""
-    found, calibrations, _ = open_probe(probe)
-    guard = Guard(found, calibrations, policy)
-    for calibration in calibrations:
+    for calibration in guard.calibrations:
         if calibration.identity.digest == first.identity:
             thresholds = guard.thresholds(calibration.identity)
             pairs = zip(guard.labels, thresholds, strict=True)
             return {label: each.bound for label, each in pairs if each is not None}
     raise EmoGuardError(
-        f"{probe} has no calibration for the model of this log ({first.model}, {first.identity}): "
-        "give the probe file that was used"
+        f"{guard.probe.name} has no calibration for the model of this log ({first.model}, "
+        f"{first.identity}): give the probe file that was used"
     )

@@ -52,7 +52,7 @@ class RuleOptions:
     fast_crossings: int = _option(10, "Crossings a fast long window must hold.")
     slow_crossings: int = _option(20, "Crossings a slow long window must hold.")
     event_window: str = _option("15m", "How long a fault or an incomplete response is shown.")
-    drift_window: str = _option("1h", "How long a drift alarm is shown.")
+    monitor_window: str = _option("1h", "How long an alarm of a monitor is shown.")
     incomplete_ratio: float = _option(0.01, "Share of incomplete responses that warns.")
     incomplete_responses: int = _option(3, "Incomplete responses there must be.")
     stalled_after: str = _option("1h", "Time without a response that warns.")

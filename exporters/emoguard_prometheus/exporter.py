@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 import emoguard
-from emoguard.protocols import Drift, Lines, Notices
+from emoguard.protocols import Drift, Lines, Notices, Rate
 from emoguard.records import Alert, Report
 from emoguard_prometheus.allowed import Emotions, encodable
 from emoguard_prometheus.created import WithoutCreated
@@ -108,9 +108,11 @@ class PrometheusExporter:
         return self._server.url if self._server else None
 
     def join(self, sinks: Iterable[object]) -> None:
-        """Export what the guard's other sinks know: drift, the audit log's length, their names."""
+        """Export what the guard's other sinks know: alarms, the audit log's length, their names."""
         for sink in sinks:
             self._health.add_sink(type(sink).__name__)
+            if isinstance(sink, Rate):
+                self._state.rate = sink
             if isinstance(sink, Drift):
                 self._state.drift = sink
             if isinstance(sink, Lines):

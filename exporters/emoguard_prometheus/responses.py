@@ -34,15 +34,13 @@ class ResponseMetrics:
         self._add_targets(own, targets)
 
     def count(self, model: str, report: Report) -> None:
-        """Count one report on an allowed `model`; its scores where it belongs to the sample.
+        """Count one report on an allowed `model`, if it belongs to the policy's sample.
 
         The others are told of because of what was read or done: with them no rate would hold.
         """
+        if not report.sampled:
+            return
         self._responses[model, self._statuses.pick(report.status)].inc()
-        if report.sampled:
-            self._count_scores(model, report)
-
-    def _count_scores(self, model: str, report: Report) -> None:
         if report.scores:
             phases = report.phases
             self._tokens[model].inc(phases.get("preparation", 0) + phases.get("response", 0))
@@ -60,7 +58,7 @@ class ResponseMetrics:
     def _add_traffic(self, own: CollectorRegistry) -> None:
         responses = Counter(
             "emoguard_responses_total",
-            "Responses by status.",
+            "Responses of the policy's sample by status.",
             ("model", "status"),
             registry=own,
         )

@@ -1,4 +1,4 @@
-"""What other parts know and a scrape asks for: drift, audit log, policy file."""
+"""What other parts know and a scrape asks for: monitors, audit log, policy file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from emoguard.protocols import Drift, Lines
+from emoguard.protocols import Drift, Lines, Rate
 from emoguard_prometheus.allowed import Emotions
 
 PAIR = ("model", "emotion")
@@ -16,19 +16,23 @@ PAIR = ("model", "emotion")
 class StateMetrics:
     """Read from their owners at each scrape: no copy to keep in step.
 
-    `drift`, `audit` and `policy` are None until something is joined; the series are there all the
-    same. Numbers of labels that the exporter does not know are left out.
+    `rate`, `drift`, `audit` and `policy` are None until something is joined; the series are there
+    all the same. Numbers of labels that the exporter does not know are left out.
     """
 
     def __init__(self, emotions: Emotions, policy: Callable[[], bool] | None) -> None:
+        self.rate: Rate | None = None
         self.drift: Drift | None = None
         self.audit: Lines | None = None
         self._policy = policy
         self._emotions = emotions
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the five metrics, every series of each."""
-        drift = self.drift
+        """Yield the six metrics, every series of each."""
+        rate, drift = self.rate, self.drift
+        crossings = CounterMetricFamily(
+            "emoguard_rate_alarms", "Alarms of the monitor of crossing rates.", labels=PAIR
+        )
         evidence = GaugeMetricFamily(
             "emoguard_drift_evidence",
             "Evidence that responses moved away from the baseline; an alarm from 1 on.",
@@ -37,8 +41,10 @@ class StateMetrics:
         alarms = CounterMetricFamily(
             "emoguard_drift_alarms", "Alarms of the drift monitor.", labels=PAIR
         )
+        self._fill(crossings, rate.alarms() if rate else {})
         self._fill(evidence, drift.evidence() if drift else {})
         self._fill(alarms, drift.alarms() if drift else {})
+        yield crossings
         yield evidence
         yield alarms
         yield GaugeMetricFamily(

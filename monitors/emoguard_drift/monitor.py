@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from emoguard_drift.detector import DriftDetector
 
 if TYPE_CHECKING:
     from emoguard.sinks import Site
+
+log = logging.getLogger("emoguard")
 
 
 class DriftMonitor:
@@ -82,6 +85,8 @@ class DriftMonitor:
     def from_policy(cls, site: Site, *, state: str | None = None) -> Self:
         """Watch the labels of `site` against the baseline that its policy names.
 
+        Where there is no such file yet the monitor is learning, and says so in the log.
+
         Raises:
             EmoGuardError: the baseline cannot be read, or is of another model file, probe or block
                 size, or no label is to be monitored.
@@ -93,8 +98,15 @@ class DriftMonitor:
                 "to monitor in labels"
             )
         drift = site.policy.drift
-        baseline = None if drift.baseline is None else Baseline.load(drift.baseline)
-        if baseline is not None:
+        baseline = None
+        if drift.baseline is not None and not Path(drift.baseline).exists():
+            log.warning(
+                "drift is learning: there is no baseline %s yet; make it from the audit log with "
+                "emoguard baseline, and start again",
+                drift.baseline,
+            )
+        elif drift.baseline is not None:
+            baseline = Baseline.load(drift.baseline)
             baseline.check_fits(site.identity.digest, site.probe, drift.block_responses)
         return cls(
             baseline,

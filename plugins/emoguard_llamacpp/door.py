@@ -31,6 +31,7 @@ class Door:
         support.check_model(llm)
         self.identity = identify(llm)
         self.path = support.choose(self.identity.architecture, backend)
+        self.backend = f"llama_cpp:{self.path}"
         self._llm = llm
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:

@@ -71,6 +71,11 @@ class LlamaWatch:
         self._attached = False
         self._logged: set[str] = set()
 
+    @property
+    def backend(self) -> str:
+        """Return the runtime and the path that is read on."""
+        return f"llama_cpp:{self.reader.name}"
+
     def attach(self) -> None:
         """Start reading, check the witness, wrap the model; on an error nothing stays."""
         witness = self.guard.probe.witness
@@ -235,7 +240,7 @@ class LlamaWatch:
         session = Session(
             request,
             self.identity,
-            f"llama_cpp:{self.reader.name}",
+            self.backend,
             prompt,
             self._thinking,
             steering=steering,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class Door:
     """Residuals of texts run through `model`, read at the outputs of its decoder blocks."""
 
+    backend = "transformers"
+
     def __init__(self, model: Any, tokenizer: Any = None) -> None:
         self.identity = identify(model, tokenizer)
         self._model = model

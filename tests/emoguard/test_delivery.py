@@ -51,6 +51,15 @@ def test_reports_arrive_in_order_and_alerts_are_collected():
     assert lanes() == []
 
 
+def test_every_alert_of_a_monitor_is_logged(open_delivery, caplog):
+    delivery = open_delivery(ListSink(alerting=True))
+    with caplog.at_level(logging.WARNING, "emoguard"):
+        delivery.send(REPORT)
+        delivery.send(REPORT)
+        assert delivery.flush(10)
+    assert [r.getMessage() for r in caplog.records] == ["list: happy: a report came"] * 2
+
+
 def test_a_failing_sink_is_counted_each_time_and_logged_once(open_delivery, caplog):
     delivery = open_delivery(FailingSink())
     with caplog.at_level(logging.ERROR, "emoguard"):

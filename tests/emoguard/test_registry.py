@@ -14,9 +14,11 @@ from emoguard.protocols import Watch
 from emoguard.testing import (
     FAKE_IDENTITY,
     FakeResiduals,
+    ListSink,
     make_calibration,
     make_probe,
     make_reading,
+    make_report,
 )
 
 
@@ -182,6 +184,17 @@ def test_a_guard_is_opened_with_everything_a_policy_file_names(model, tmp_path):
     assert (tmp_path / "log").read_text().count("\n") == 1
     with emoguard.open_guard(model, tmp_path / "policy.yaml"):  # the log was closed
         pass
+
+
+def test_sinks_are_told_the_runtime_and_the_guard_has_the_callback(model, tmp_path):
+    called = []
+    policy = Policy(sinks=({"prometheus": {"port": 0}},))
+    with emoguard.open_guard(model, policy, on_alert=called.append) as guard:
+        (alert,) = ListSink(alerting=True).report(make_report())
+        guard.alert(alert)
+        assert guard.flush()
+        assert called == [alert]
+        assert guard.site(FAKE_IDENTITY, "fake").backend == "fake"
 
 
 def test_a_guard_is_opened_with_a_probe_file_and_a_policy_object(model, tmp_path):

@@ -11,6 +11,7 @@ import subprocess
 import time
 import urllib.request
 from importlib.metadata import entry_points
+from typing import ClassVar
 
 import prometheus_client
 import psutil
@@ -54,6 +55,7 @@ METRICS = {
     "notices_overdue": ("gauge", ""),
     "notices_undelivered": ("counter", ""),
     "requests_denied": ("counter", "part"),
+    "rate_alarms": ("counter", "model emotion"),
     "drift_evidence": ("gauge", "model emotion"),
     "drift_alarms": ("counter", "model emotion"),
     "overhead_seconds": ("histogram", ""),
@@ -77,6 +79,15 @@ class StuckDrift:
 
     def alarms(self):
         return {"happy": 2}
+
+
+class StuckRate:
+    """A monitor of rates that says the same at every scrape."""
+
+    rates: ClassVar = {"sad": 0.1}
+
+    def alarms(self):
+        return {"sad": 3}
 
 
 class CountedLog:
@@ -202,7 +213,7 @@ def test_an_uncalibrated_report_has_no_rank():
     assert value(sink, "response_rank_ratio_count", model="fake", emotion="sad") == 0
 
 
-def test_outside_the_sample_all_but_scores_is_counted():
+def test_outside_the_sample_only_what_was_done_and_what_failed_is_counted():
     sink = exporter(sinks=())
     receipt = Receipt({"add": {"sad": 0.1}}, None, (1,), 0.1, 0.05, 0.06, 40, 1, 0)
     notice = Notice("steered", ("steered",), (), "Words.", 1, "en", channel="field")
@@ -220,7 +231,7 @@ def test_outside_the_sample_all_but_scores_is_counted():
     assert value(sink, "response_tokens_total", model="fake") == 0
     assert value(sink, "response_rank_ratio_count", **at) == 0
     assert value(sink, "crossings_total", **at) == 0
-    assert value(sink, "responses_total", model="fake", status="scored") == 1
+    assert value(sink, "responses_total", model="fake", status="scored") == 0
     assert value(sink, "steering_tokens_total", outcome="applied", **at) == 40
     assert value(sink, "errors_total", part="steering") == 1
     given = {"profile": "none", "reason": "steered", "channel": "field"}
@@ -471,7 +482,8 @@ def test_what_requests_were_denied_is_counted():
 def test_a_scrape_asks_the_sinks_that_were_joined():
     sink = exporter()
     before = series(sink)
-    sink.join([sink, StuckDrift(), CountedLog()])
+    sink.join([sink, StuckRate(), StuckDrift(), CountedLog()])
+    assert value(sink, "rate_alarms_total", model="fake", emotion="sad") == 3
     assert value(sink, "drift_evidence", model="fake", emotion="sad") == 0.25
     assert value(sink, "drift_evidence", model="fake", emotion="other") == 0
     assert value(sink, "drift_alarms_total", model="fake", emotion="happy") == 2

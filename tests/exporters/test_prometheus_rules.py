@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "exporters" / "emoguard_prometheus"
 ALERTS = {
     "EmoGuardCrossingRateHigh",
+    "EmoGuardRateExceeded",
     "EmoGuardDriftDetected",
     "EmoGuardSteeringFault",
     "EmoGuardIncompleteResponses",
@@ -114,15 +115,13 @@ def test_every_alert_has_its_section_in_the_runbook():
     for section in sections.values():
         for part in ("What it means.", "First look.", "Wrongly tuned?"):
             assert f"**{part}**" in section
-    options = set(re.findall(r"--([a-z-]+)", text)) - {"model"}
+    options = set(re.findall(r"--([a-z-]+)", text)) - {"model", "since", "out"}
     assert options <= {name.replace("_", "-") for name in RuleOptions.__dataclass_fields__}
 
 
 def test_recording_rules_are_named_by_level_metric_and_operation():
     for rule in rules_of(alerting.render(kinds=["recording"])):
-        assert re.fullmatch(
-            r"model_emotion:emoguard_\w+:(ratio_rate|increase|avg)\w*", rule["record"]
-        )
+        assert re.fullmatch(r"model_emotion:emoguard_\w+:(ratio_rate|increase)\w*", rule["record"])
         assert "by (model, emotion)" in rule["expr"]
 
 

@@ -228,6 +228,7 @@ def test_from_a_policy_it_takes_the_baseline_that_is_named(tmp_path):
     assert alarms(sink, SHIFTED)
     sink.close()
     assert (tmp_path / "state.json").exists()
+    assert not sink.learning
     assert DriftMonitor.from_policy(Site(Policy(), LABELS, FAKE_IDENTITY, "p")).learning
     for changes in (
         {"identity": dataclasses.replace(FAKE_IDENTITY, quantisation="Q2_K")},
@@ -238,6 +239,18 @@ def test_from_a_policy_it_takes_the_baseline_that_is_named(tmp_path):
             DriftMonitor.from_policy(dataclasses.replace(site, **changes))
     with pytest.raises(EmoGuardError, match="has no label calm"):
         DriftMonitor.from_policy(dataclasses.replace(site, labels=("calm",)))
+
+
+def test_it_learns_until_the_baseline_is_there_and_says_so(tmp_path, caplog):
+    path = tmp_path / "baseline.json"
+    site = Site(Policy(drift=DriftPolicy(baseline=str(path))), LABELS, FAKE_IDENTITY, USUAL.probe)
+    with caplog.at_level("WARNING", "emoguard"):
+        assert DriftMonitor.from_policy(site).learning
+    (record,) = caplog.records
+    assert f"no baseline {path} yet" in record.getMessage()
+    path.write_text("not a baseline")
+    with pytest.raises(EmoGuardError, match="no sound baseline"):
+        DriftMonitor.from_policy(site)
 
 
 def test_a_report_costs_microseconds(tmp_path):
