@@ -85,7 +85,8 @@ class Plan:
         """Return this plan laid over `base`, whose limits it can tighten and never loosen.
 
         Doses of `add` replace those of the same label; of two caps the lower holds, of two floors
-        the higher. Layers are added to those of a `base` that does something.
+        the higher. Layers are those of a `base` that does something: more would leave each of them
+        a smaller share of the bound, and so less room for its limits.
 
         Raises:
             EmoGuardError: limits that contradict each other, or one on what `base` ablates.
@@ -107,16 +108,10 @@ class Plan:
             cap=cap,
             floor=floor,
             ablate=tuple(dict.fromkeys((*base.ablate, *self.ablate))),
-            layers=self._layers_over(base),
+            layers=self.layers if base.is_empty and self.layers else base.layers,
             prompt=self.prompt or base.prompt,
             probe=self.probe or base.probe,
         )
-
-    def _layers_over(self, base: Plan) -> tuple[int, ...]:
-        """Return layers among which are all of `base`, where no layers mean all of the probe's."""
-        if base.is_empty or not self.layers:
-            return self.layers or base.layers
-        return tuple(sorted({*base.layers, *self.layers})) if base.layers else ()
 
     def clipped(self, most: float) -> Plan:
         """Return the plan with its doses scaled down so that they come to at most `most`."""

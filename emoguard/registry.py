@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
@@ -32,6 +33,9 @@ log = logging.getLogger("emoguard")
 
 GROUP = "emoguard.plugins"
 SUFFIX = ".safetensors"
+CALLS = ("generate", "create_completion", "create_chat_completion")
+"""What takes a request as `emoguard=`, by runtime one or all of them."""
+
 EXTRAS = {"transformers": "transformers", "llama_cpp": "llamacpp"}
 
 
@@ -40,7 +44,8 @@ def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
 
     Without a guard a probe shipped with EmoGuard is used, if one fits. Options go to the plug-in:
     `tokenizer` for Transformers, `backend` ("auto", "native", "callback") for llama.cpp.
-    `EMOGUARD_DISABLE=1` in the environment makes this a no-op that says so.
+    `EMOGUARD_DISABLE=1` in the environment makes this a watch that reads nothing and says so; calls
+    that carry `emoguard=` still work.
 
     Raises:
         EmoGuardError: an object that is no supported model, a probe that does not fit, a second
@@ -48,7 +53,7 @@ def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
 
     """
     if os.environ.get("EMOGUARD_DISABLE") == "1":
-        return _Disabled(guard)
+        return _Disabled(unwrap(model), guard)
     plugin, inner = find(model)
     if guard is None:
         guard = shipped(plugin.open_residuals(inner, **options))
@@ -176,10 +181,15 @@ def shipped(door: Residuals) -> Guard:
 
 
 class _Disabled:
-    """The watch that watches nothing, for `EMOGUARD_DISABLE=1`."""
+    """The watch that watches nothing, for `EMOGUARD_DISABLE=1`.
 
-    def __init__(self, guard: Guard | None) -> None:
+    It only takes the keyword `emoguard` off the calls that carry it, which would break without.
+    """
+
+    def __init__(self, model: Any, guard: Guard | None) -> None:
         log.warning("EMOGUARD_DISABLE=1: EmoGuard is not attached")
+        self._model = model
+        self._taken = [name for name in CALLS if self._take_keyword_off(name)]
         self.guard = cast("Guard", guard)
         self.identity = cast("ModelIdentity", None)
         self.reports: deque[Report] = deque(maxlen=1)
@@ -197,7 +207,21 @@ class _Disabled:
         """Do nothing: nothing is reported."""
 
     def detach(self) -> None:
-        """Do nothing: nothing was attached."""
+        """Leave the model as it was. Idempotent."""
+        while self._taken:
+            delattr(self._model, self._taken.pop())
+
+    def _take_keyword_off(self, name: str) -> bool:
+        original = getattr(self._model, name, None)
+        if original is None or name in vars(self._model):
+            return False
+
+        @functools.wraps(original)
+        def plain(*args: Any, emoguard: Any = None, **kwargs: Any) -> Any:  # noqa: ARG001
+            return original(*args, **kwargs)
+
+        setattr(self._model, name, plain)
+        return True
 
     def __enter__(self) -> Self:
         return self

@@ -223,7 +223,9 @@ class LlamaWatch:
         self._last = self._scores.missing
         self._guarded(self.reader.before, len(tokens))
         self._note_steered(len(tokens))
+        start = self._llm.n_tokens
         original(tokens)
+        self._hide_late(start)
         self._guarded(self.reader.after, len(tokens))
 
     def _generate(
@@ -418,6 +420,8 @@ class LlamaWatch:
         if taken or self._llm.ctx is None or self._llm.n_tokens <= first:
             return
         self._llm.n_tokens = first
+        # A prompt that ends just there would be sampled from the logits of what was cut off.
+        self._llm._requires_eval = True  # noqa: SLF001
         if not self._llm._ctx.kv_cache_seq_rm(-1, first, -1):  # noqa: SLF001
             # A recurrent state cannot be cut: all of it goes.
             self._llm.reset()
@@ -427,6 +431,11 @@ class LlamaWatch:
         """Have no prompt find them as its prefix while their generation, closed here, goes on."""
         if self._steered is not None:
             self._llm.input_ids[self._steered[1] : self._llm.n_tokens] = NO_TOKEN
+
+    def _hide_late(self, start: int) -> None:
+        """Hide what a decode from `start` on wrote of a generation that was closed meanwhile."""
+        if self._steered is not None and self._steered[0].closed and start <= self._steered[1]:
+            self._guarded(self._hide_steered)
 
     def _save_state(self, original: Callable[[], Any]) -> Any:
         """Save the state as far as it is unsteered: whoever loads it computes the rest again."""

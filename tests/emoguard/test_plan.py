@@ -46,9 +46,9 @@ def test_what_is_ablated_underneath_takes_no_other_limit(mine):
 
 @pytest.mark.parametrize(
     ("mine", "base", "wanted"),
-    [((4,), (2, 3), (2, 3, 4)), ((4,), (), ()), ((), (2,), (2,)), ((), (), ())],
+    [((2, 4), (2, 3), (2, 3)), ((4,), (), ()), ((), (2,), (2,)), ((), (), ())],
 )
-def test_laying_over_leaves_no_layer_of_the_plan_underneath_out(mine, base, wanted):
+def test_laying_over_keeps_the_layers_of_the_plan_underneath(mine, base, wanted):
     over = Plan(add={"calm": 0.1}, layers=mine).over(Plan(cap={"sad": 0.9}, layers=base))
     assert over.layers == wanted
     assert Plan(add={"calm": 0.1}, layers=mine).over(Plan()).layers == mine

@@ -52,7 +52,7 @@ def test_a_subclass_of_a_model_finds_the_plugin_of_its_base():
 
 def test_the_off_switch_attaches_nothing_and_says_so(monkeypatch, caplog):
     monkeypatch.setenv("EMOGUARD_DISABLE", "1")
-    model = object()
+    model = Answering()
     with caplog.at_level(logging.WARNING, "emoguard"), emoguard.attach(model) as watch:
         assert isinstance(watch, Watch)
         assert watch.live() is None
@@ -60,6 +60,24 @@ def test_the_off_switch_attaches_nothing_and_says_so(monkeypatch, caplog):
     assert [record.message for record in caplog.records] == [
         "EMOGUARD_DISABLE=1: EmoGuard is not attached"
     ]
+
+
+class Answering:
+    """Generates whatever it is asked, and knows no keyword of ours."""
+
+    def generate(self, prompt, *, most=1):
+        return prompt * most
+
+
+def test_switched_off_calls_that_carry_a_request_still_work(monkeypatch):
+    monkeypatch.setenv("EMOGUARD_DISABLE", "1")
+    model = Answering()
+    with emoguard.attach(model):
+        assert model.generate("a", most=2, emoguard=emoguard.Request()) == "aa"
+        with emoguard.attach(model):
+            assert model.generate("a", emoguard=None) == "a"
+        assert model.generate("a", emoguard=None) == "a"
+    assert not vars(model)
 
 
 @pytest.mark.parametrize("value", ["0", "", "true"])

@@ -310,6 +310,42 @@ def test_a_steered_stream_goes_on_where_it_was_when_its_watch_leaves_it(
     assert np.allclose(found, logits_after_plain(tiny_gguf.load(path), again), atol=1e-3)
 
 
+def test_a_prompt_that_ends_before_what_was_steered_is_computed_again(llm: Any, watch: Any) -> None:
+    longer = ids_of(llm, PROMPT)
+    plain = list(islice(llm.generate(longer[:-1], temp=0.0), 6))
+    llm.reset()
+    steered = logits_after(llm, longer, STRONG)
+    found = list(islice(llm.generate(longer[:-1], temp=0.0), 6))
+    assert watch.reports[-1].receipt is None
+    assert found == plain
+    assert not np.allclose(steered, logits_after_plain(llm, longer), atol=1e-3)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_response_abandoned_in_the_decode_of_its_prompt_leaves_no_steered_position(
+    path: Path, whole: bool
+) -> None:
+    llm = tiny_gguf.load(path)
+    plan = Plan(add=STRONG.add, prompt=whole)
+    with emoguard_llamacpp.attach(llm, guard_for(llm), "callback") as watch:
+        decode, left = llm._ctx.decode, []
+
+        def abandoning(batch: Any) -> None:
+            decode(batch)
+            if not left:  # the model ran; llama-cpp-python has not yet counted the tokens
+                left.append(watch.abandon("r"))
+
+        llm._ctx.decode = abandoning
+        tokens = llm.generate(ids_of(llm), temp=0.0, emoguard=Request(id="r", plan=plan))
+        list(islice(tokens, 3))
+        tokens.close()
+        llm._ctx.decode = decode
+        again = ids_of(llm, PROMPT + " and the hat")
+        found = logits_after(llm, again)
+    assert watch.reports[0].finish == "cancelled"
+    assert np.allclose(found, logits_after_plain(tiny_gguf.load(path), again), atol=1e-3)
+
+
 # Which read path.
 
 
