@@ -77,6 +77,7 @@ class Guard:
         self.calibrations = tuple(calibrations)
         for calibration in self.calibrations:
             calibration.check_fits(len(probe.labels), len(probe.layers))
+        self._served: list[tuple[ModelIdentity, Callable[[Steering], None]]] = []
         self._thresholds = {c: self._certified(c) for c in self.calibrations}
         named = [(f"sink:{type(sink).__name__}", sink.report) for sink in sinks]
         self._delivery: Delivery[Report] = Delivery(named, self.alerts)
@@ -113,7 +114,7 @@ class Guard:
             self.policy_file.refresh(self.check)
 
     def check(self, policy: Policy) -> None:
-        """Refuse a policy that this probe and these calibrations cannot serve.
+        """Refuse a policy that this probe, these calibrations and their watches cannot serve.
 
         Raises:
             EmoGuardError: unknown labels, amplifying ones that cannot rise, a standing plan that
@@ -126,6 +127,20 @@ class Guard:
         if not steering.plan.is_empty:
             for calibration in self.calibrations or (None,):
                 prepare(steering.plan, self.probe, calibration, steering.max_dose_ratio)
+            for identity, refuse in tuple(self._served):
+                own = self.calibration(identity)
+                refuse(prepare(steering.plan, self.probe, own, steering.max_dose_ratio))
+
+    def serve(
+        self, identity: ModelIdentity, refuse: Callable[[Steering], None] = lambda _: None
+    ) -> Callable[[], None]:
+        """Have policies that come later checked for a watch on `identity`, too.
+
+        `refuse` raises on steering that the watch cannot do. Returned is what ends this.
+        """
+        served = identity, refuse
+        self._served.append(served)
+        return lambda: self._served.remove(served)
 
     def site(self, identity: ModelIdentity, backend: str = "") -> Site:
         """Return what sinks may know that are opened for one model file; see `Site`."""

@@ -84,6 +84,7 @@ class LlamaWatch:
                 self.reader.start(witness.token_ids.tolist())
                 undo.callback(self._stop_reading)
                 witness.check(self, self.guard.probe.layers)
+                undo.callback(self.guard.serve(self.identity, self._refuse))
                 undo.enter_context(self._instance_attribute(MARK, self))
                 for name, wrapper in self._wrappers():
                     undo.enter_context(self._wrapped(name, wrapper))
@@ -370,8 +371,12 @@ class LlamaWatch:
         standing = self._standing.plan()
         laid = plan.over(standing) if plan is not None else standing
         steering = self.guard.steering(laid, self.identity)
-        if steering is None:
-            return None
+        if steering is not None:
+            self._refuse(steering)
+        return steering
+
+    def _refuse(self, steering: Steering) -> None:
+        """Refuse what cannot be steered in llama.cpp, or on the path that was asked for."""
         if self._llm.draft_model is not None:
             raise EmoGuardError("speculative decoding cannot be steered: unset draft_model")
         if steering.layers[0] == 0:
@@ -383,7 +388,6 @@ class LlamaWatch:
             raise EmoGuardError(
                 'the native read cannot steer: attach with backend="auto" or "callback"'
             )
-        return steering
 
     def _read_through_callback(self) -> None:
         """Change from the native read to the callback, which can steer; the cache is lost.

@@ -20,6 +20,7 @@ from emoguard import EmoGuardError, Guard, Plan, Policy, Request
 from emoguard import steering as reference
 from emoguard.certificate import Threshold
 from emoguard.policy import AlarmPolicy, SteeringPolicy
+from emoguard.reload import PolicyFile
 from emoguard.testing import make_probe, measure_calibration
 from tests import tiny_gguf
 
@@ -409,6 +410,28 @@ def test_layer_0_is_refused_by_name(llm: Any) -> None:
             complete(llm, plan=STRONG)
         complete(llm, plan=dataclasses.replace(STRONG, layers=(1,)))
         assert watch.reports[-1].receipt.layers == (1,)
+
+
+@pytest.mark.parametrize("how", ["native", "layer 0", "uncalibrated"])
+def test_a_policy_that_this_watch_cannot_serve_is_refused_when_it_is_read_again(
+    llm: Any, path: Path, tmp_path: Path, how: str
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("steering: {max_dose_ratio: 0.4}")
+    made = guard_for(llm, (0, 1) if how == "layer 0" else (1, 2))
+    calibrations = made.calibrations
+    if how == "uncalibrated":
+        another = dataclasses.replace(calibrations[0].identity, quantisation="Q2_K")
+        calibrations = (dataclasses.replace(calibrations[0], identity=another),)
+    guard = Guard(made.probe, calibrations, PolicyFile(policy))
+    with emoguard_llamacpp.attach(llm, guard, "native" if how == "native" else "auto"):
+        policy.write_text("steering: {max_dose_ratio: 0.4, plan: {cap: {happy: 0.9}}}")
+        complete(llm)
+        assert not guard.policy_file.successful
+        assert guard.policy.steering.plan.is_empty
+    policy.write_text("steering: {max_dose_ratio: 0.4, plan: {cap: {happy: 0.8}}}")
+    guard.refresh()
+    assert guard.policy_file.successful  # nobody watches any more whom it could not serve
 
 
 # Refusals and faults.
