@@ -116,7 +116,7 @@ def _components(
             (model - text_only).estimate(n),
             float(np.quantile(null[:, n], 0.95)),
         )
-        for n in range(COMPONENTS)
+        for n in range(min(COMPONENTS, shares.shape[1]))
     )
 
 

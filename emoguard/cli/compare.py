@@ -6,6 +6,7 @@ import gc
 import hashlib
 import importlib.util
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,13 +228,13 @@ def _print(found: ModelComparison) -> None:
         f"{', '.join(map(str, found.layers))}; 95 % intervals (paired bootstrap over topics).\n",
         markup=False,
     )
-    columns = ("label", "AUROC, A", "AUROC, B", "B - A", "text alone", "cosine of A's and B's")
+    columns = ("label", "AUROC, A", "AUROC, B", "B - A", "text alone", "cosine", "ceiling")
     rows = [
-        (name, *_cells(each)[:4], str(found.cosines[name]))
+        (name, *_cells(each)[:4], str(found.cosines[name]), _number(found.ceilings[name]))
         for name, each in found.separation.items()
     ]
-    mean = ("labels, mean", *_cells(found.macro)[:4], str(found.cosine))
-    chance = ("chance", ".50", ".50", "0", ".50", f"below {found.cosine_chance:.2f}")
+    mean = ("labels, mean", *_cells(found.macro)[:4], str(found.cosine), _number(found.ceiling))
+    chance = ("chance", ".50", ".50", "0", ".50", f"below {found.cosine_chance:.2f}", "")
     _show(console, "Each label against all others, topics held out", columns, [*rows, mean, chance])
     _show(
         console,
@@ -251,7 +252,13 @@ def _print(found: ModelComparison) -> None:
     console.print(f"Mean cosine by layer: {layers}.", markup=False)
     console.print(
         f"\n{APART}: the interval leaves out 0; of 20 such intervals one does so for nothing. "
-        "Text alone: the best of TF-IDF and VADER; word counts: TF-IDF. The same for both models.",
+        "Text alone: the best of TF-IDF and VADER; word counts: TF-IDF. The same for both models.\n"
+        "Cosine: of A's and B's direction; noise lowers it and the overlap, and the intervals are "
+        "of what they are without noise (basic bootstrap). Ceiling: the cosine that equal "
+        "directions would have under noise of this size, from halves of the topics; both read the "
+        "same texts, share part of the noise, and may lie above. A cosine well below its ceiling, "
+        "with an interval that leaves out 1, is more than noise; with ceilings below .8 intervals "
+        "are still too low.",
         style="dim",
         markup=False,
     )
@@ -262,6 +269,10 @@ def _cells(each: Paired) -> tuple[str, ...]:
     difference = f"{each.difference}{APART if apart else ''}"
     chance = "" if each.chance is None else f"{each.chance:.2f}"
     return str(each.a), str(each.b), difference, str(each.words), chance
+
+
+def _number(found: float) -> str:
+    return f"{found:.2f}" if math.isfinite(found) else "-"
 
 
 def _valence_rows(found: ModelComparison) -> Iterator[tuple[str, ...]]:

@@ -69,10 +69,14 @@ def _layers(axis: Any, found: ModelComparison) -> None:
         linewidth=0,
     )
     axis.plot(numbers, [each.value for each in found.by_layer], color=INK, marker="o", markersize=3)
+    axis.plot(numbers, found.ceiling_by_layer, color=INK, linestyle=":", linewidth=1)
     axis.axhline(found.cosine_chance, color=MUTED, linestyle="--", linewidth=1)
     axis.set_ylim(min(0.0, *(each.low for each in found.by_layer)), 1.02)
-    axis.set_xlabel("layer (grey: compared at; dashed: shuffled labels, 95 % below)")
-    axis.set_ylabel("cosine of A's and B's directions, mean")
+    axis.set_xlabel(
+        "layer (grey: compared at; band: without noise, 95 %;\n"
+        "dotted: noise ceiling; dashed: shuffled labels, 95 % below)"
+    )
+    axis.set_ylabel("mean cosine of A with B")
     _bare(axis)
 
 

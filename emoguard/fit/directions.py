@@ -23,12 +23,14 @@ def neutral_components(
     """Return the leading principal components of neutral residuals, float64 (components, hidden).
 
     `neutral` has shape (texts, hidden). As many components are kept as explain `share` of the
-    variance: what varies between neutral texts (subject, style, length) is no emotion.
+    variance: what varies between neutral texts (subject, style, length) is no emotion. None for a
+    share of 0.
     """
     centred = neutral.astype(np.float64) - neutral.mean(axis=0, dtype=np.float64)
     _, singular, components = np.linalg.svd(centred, full_matrices=False)
     explained = np.cumsum(singular**2) / np.sum(singular**2)
-    return np.asarray(components[: int(np.searchsorted(explained, share)) + 1])
+    count = int(np.searchsorted(explained, share)) + 1 if share > 0 else 0
+    return np.asarray(components[:count])
 
 
 def mean_differences(

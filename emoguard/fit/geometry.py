@@ -22,6 +22,9 @@ MOST = 2**24
 
 PERMUTATIONS = 2000
 
+SPLITS = 50
+"""Ways to split the topics in two halves that are averaged over."""
+
 Side = tuple["NDArray[np.floating]", "NDArray[np.str_]"]
 """Residuals of one layer, or other features of texts, (texts, hidden), and labels, (texts,)."""
 
@@ -43,6 +46,23 @@ def all_and_resampled(
     return np.vstack([np.ones((1, len(labels)), np.float32), drawn[whole]])
 
 
+def halves(
+    labels: NDArray[np.str_], clusters: NDArray[np.str_], names: Sequence[str], seed: int = 0
+) -> NDArray[np.float32]:
+    """Return weights of texts, (splits, texts), 1 in one half and 0 in the other.
+
+    No cluster is in both halves. Splits that leave a half without some name are passed over: with
+    few clusters per name there may be none at all.
+    """
+    rng = np.random.default_rng(seed)
+    kinds, inverse = np.unique(clusters, return_inverse=True)
+    dealt = np.tile(np.arange(len(kinds)) % 2, (20 * SPLITS, 1))
+    drawn = rng.permuted(dealt, axis=1)[:, inverse] == 1
+    each = [drawn[:, labels == name] for name in names]
+    whole = np.all([one.any(axis=1) & ~one.all(axis=1) for one in each], axis=0)
+    return np.asarray(drawn[whole][:SPLITS], np.float32)
+
+
 def products(
     sides: Sequence[Side], names: Sequence[str], weights: NDArray[np.floating]
 ) -> NDArray[np.float64]:
@@ -57,10 +77,18 @@ def products(
     for start in range(0, len(weights), step):
         rows = slice(start, start + step)
         made = [unit_differences(x, y, names, weights[rows]) for x, y in sides]
-        for i, one in enumerate(made):
-            for j, other in enumerate(made):
-                found[i, j, rows] = one @ other.transpose(0, 2, 1)
+        found[:, :, rows] = _inner(made)
     return found
+
+
+def half_products(
+    side: Side, names: Sequence[str], weights: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Return inner products of the directions of one side's halves, as `products` of two sides.
+
+    `weights` are those of `halves`.
+    """
+    return _inner([unit_differences(*side, names, half) for half in (weights, 1 - weights)])
 
 
 def unit_differences(
@@ -145,6 +173,21 @@ def permuted_correlations(
     rng = np.random.default_rng(seed)
     drawn = [rng.permutation(ratings) for _ in range(PERMUTATIONS)]
     return np.concatenate([correlations(coordinates[None], each) for each in drawn])
+
+
+def stepped_up(agreement: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the reliability of a whole, 2r / (1 + r), from the agreement r of its halves.
+
+    Spearman (1910) and Brown (1910). A negative agreement counts as none. For unit directions r is
+    their cosine, and the reliability is the share of a direction's squared length that is no noise.
+    """
+    r = np.maximum(agreement, 0.0)
+    return np.asarray(2 * r / (1 + r))
+
+
+def _inner(made: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return inner products of directions, each (resamples, names, hidden), between all sides."""
+    return np.array([[one @ other.transpose(0, 2, 1) for other in made] for one in made])
 
 
 def _centred(gram: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emoguard.errors import EmoGuardError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -18,10 +20,17 @@ TEXT_ONLY = ("TF-IDF, logistic", "TF-IDF, centroid", "VADER")
 class TextOnly:
     """Detectors that see the text alone.
 
+    They see words, which end at spaces and punctuation. A known limit: in languages written without
+    spaces hardly any word occurs twice, VADER knows none, and the floor is too low.
+
     Trained on texts: TF-IDF with logistic regression and with nearest centroid. Not trained: the
     compound score of VADER (Hutto and Gilbert 2014), times `signs`, +1 or -1 per name. Scores have
     shape (texts, names); a name that has no training text is NaN. All are standardised over the
     texts that are scored, so that names can be averaged.
+
+    Raises:
+        EmoGuardError: no word occurs in two of the texts.
+
     """
 
     def __init__(
@@ -31,12 +40,10 @@ class TextOnly:
         names: Sequence[str],
         signs: Sequence[int],
     ) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415
         from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
 
         self._names = tuple(names)
-        self._vectors = TfidfVectorizer(sublinear_tf=True, min_df=2)
-        x = self._vectors.fit_transform(texts)
+        self._vectors, x = counted(texts)
         self._classes = [name for name in names if np.any(labels == name)]
         self._logistic = LogisticRegression(C=10, max_iter=300, class_weight="balanced")
         self._logistic.fit(x, labels)
@@ -72,6 +79,30 @@ class TextOnly:
         for column, name in enumerate(self._classes):
             whole[:, self._names.index(name)] = standardised(scores[:, column])
         return whole
+
+
+def counted(texts: Sequence[str]) -> tuple[Any, Any]:
+    """Return a TF-IDF vectoriser fitted on texts, and their vectors, sparse (texts, words).
+
+    Words are two letters or more between spaces or punctuation, and occur in two texts or more.
+
+    Raises:
+        EmoGuardError: there are no such words.
+
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415
+
+    vectors = TfidfVectorizer(sublinear_tf=True, min_df=2)
+    try:
+        return vectors, vectors.fit_transform(texts)
+    except ValueError as error:
+        letters = sum(map(len, texts)) / max(1, len(texts))
+        raise EmoGuardError(
+            f"what the text alone tells is taken from words that occur in at least two texts, got "
+            f"none in {len(texts)} texts of {letters:.0f} characters on average: give more or "
+            "longer texts; words are split at spaces, so for a language written without them "
+            "(Chinese, Japanese, Thai) put spaces between its words, else this floor is too low"
+        ) from error
 
 
 @cache

@@ -66,6 +66,9 @@ def test_a_copy_differs_in_nothing_and_other_weights_in_their_directions(tmp_pat
     apart = compared(capsys, one, other, texts)
     assert apart["cosine"]["high"] < 0.9
     assert apart["cosine"]["value"] < apart["cosine_chance"]
+    for found in (same, apart):
+        assert set(found["ceilings"]) == {*LABELS, "valence"}
+        assert all(0 <= each <= 1 for each in (found["ceiling"], *found["ceiling_by_layer"]))
 
 
 def test_the_table_names_both_models_every_label_and_what_stands_beside(tmp_path, texts, capsys):
@@ -74,7 +77,8 @@ def test_the_table_names_both_models_every_label_and_what_stands_beside(tmp_path
     picture = tmp_path / "p.png"
     assert run(one, other, texts, "--layer", "2", "--png", str(picture)) == 0
     told = capsys.readouterr().out
-    for part in ("one.gguf", "other.gguf", *LABELS, "valence", "word counts", "chance", "layers 2"):
+    names = ("one.gguf", "other.gguf", *LABELS, "valence")
+    for part in (*names, "word counts", "chance", "ceiling", "layers 2"):
         assert part in told
     assert picture.read_bytes().startswith(b"\x89PNG")
 

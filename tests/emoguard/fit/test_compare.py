@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from emoguard import EmoGuardError
+from emoguard.fit import compare as comparing
+from emoguard.fit import geometry
 from emoguard.fit.compare import Read, check_pair, compare
 from emoguard.fit.recipe import Recipe
 from emoguard.fit.validation.judged import Task
@@ -24,18 +26,45 @@ def read(effect=EFFECT, **how):
     return Read(planted.corpus("a", effect, **how), NEUTRAL)
 
 
-def turned(degrees, effect=EFFECT):
+def turned(degrees, effect=EFFECT, seed=0):
     """The same texts in a model whose label directions are turned by an angle, out of their span.
 
-    Only the layers with an effect are touched, and the noise is the same.
+    Only the layers with an effect are touched, and the noise of one seed is the same.
     """
     plain, own, foreign = (
-        planted.corpus("a", e, world=w).residuals for e, w in ((0, 0), (effect, 0), (effect, 1))
+        planted.corpus("a", e, world=w, seed=seed).residuals
+        for e, w in ((0, 0), (effect, 0), (effect, 1))
     )
     angle = math.radians(degrees)
     states = plain + math.cos(angle) * (own - plain) + math.sin(angle) * (foreign - plain)
-    texts = dataclasses.replace(planted.corpus("a", effect), residuals=states.astype(np.float32))
-    return Read(texts, NEUTRAL)
+    texts = planted.corpus("a", effect, seed=seed)
+    return Read(dataclasses.replace(texts, residuals=states.astype(np.float32)), NEUTRAL)
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    """Ten comparisons of equal directions, measured with independent noise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparing, "SHUFFLES", 2)  # chance is not what is looked at
+        patch.setattr(geometry, "PERMUTATIONS", 2)
+        return [independent(0, seed) for seed in range(10)]
+
+
+def independent(degrees, seed=0):
+    a, b = turned(0, 2.0, 2 * seed), turned(degrees, 2.0, 2 * seed + 1)
+    sides = [
+        Read(
+            dataclasses.replace(each.texts, residuals=each.texts.residuals[:, 2:3]), NEUTRAL[:, :1]
+        )
+        for each in (a, b)
+    ]
+    return compare(TASK, *sides, layers=[0], recipe=WITHOUT_DOMINATING)
+
+
+def directional(found):
+    """Every estimate of what noise lowers, or raises."""
+    yield from (*found.cosines.values(), found.cosine, found.overlap)
+    yield from (*found.angles, *found.by_layer)
 
 
 def numbers(found):
@@ -74,6 +103,38 @@ def test_a_planted_angle_is_found_with_its_size_and_place(degrees):
     assert covers(found.macro.difference, 0)
 
 
+def test_intervals_of_noisy_directions_hold_their_estimate_and_the_truth(noisy):
+    """Percentiles of resamples, which have the noise twice, hold neither."""
+    hits = np.array([[covers(e, e.value) for e in directional(found)] for found in noisy])
+    assert hits.all()
+    truth = (*[1.0] * len(TASK.targets), 1.0, 1.0, *[0.0] * 3, 1.0)
+    hits = np.array(
+        [
+            [covers(e, t, 1e-6) for e, t in zip(directional(found), truth, strict=True)]
+            for found in noisy
+        ]
+    )
+    # An interval of 95 % misses more than 3 times of 10 with a probability of .001.
+    assert hits.sum(axis=0).min() >= 7
+
+
+def test_equal_directions_are_as_near_as_the_ceiling_and_turned_ones_are_not(noisy):
+    assert np.mean([f.cosine.value for f in noisy]) < 0.93
+    for target in TASK.targets:
+        above = [f.cosines[target].value - f.ceilings[target] for f in noisy]
+        assert np.mean(above) == pytest.approx(0, abs=0.02)
+    assert all(f.ceiling_by_layer == (pytest.approx(f.ceiling),) for f in noisy)
+    apart = independent(60)
+    assert apart.cosine.value < apart.ceiling - 0.3
+    assert apart.cosine.high < 0.7
+
+
+def test_a_copy_lies_above_the_ceiling_because_it_has_the_same_noise():
+    found = compare(TASK, read(1.0), read(1.0), layers=[2])
+    assert 0.4 < found.ceiling < 0.9
+    assert found.ceiling == pytest.approx(np.mean([found.ceilings[n] for n in TASK.names]))
+
+
 def test_a_weaker_direction_is_found_by_its_separation():
     found = compare(TASK, read(2.0), read(1.0), layers=[2])
     assert found.macro.difference.high < -0.03
@@ -94,6 +155,13 @@ def test_directions_of_another_world_are_as_near_as_shuffled_labels():
     found = compare(TASK, read(), turned(90), layers=[2])
     assert found.cosine.value < found.cosine_chance
     assert found.cosine_chance < 0.8
+
+
+def test_texts_without_spaces_are_refused_with_what_to_do():
+    texts = read().texts
+    wordless = dataclasses.replace(texts, texts=[f"今天{n}很高兴" for n in range(len(texts))])
+    with pytest.raises(EmoGuardError, match="put spaces between its words"):
+        compare(TASK, Read(wordless, NEUTRAL), Read(wordless, NEUTRAL), layers=[2])
 
 
 def test_word_counts_stand_beside_the_models():

@@ -32,6 +32,10 @@ def test_neutral_components_explain_the_share_and_no_more_than_needed():
     assert np.allclose(components @ components.T, np.eye(len(components)))
 
 
+def test_no_share_is_no_component():
+    assert d.neutral_components(RNG.normal(size=(20, 8)), 0.0).shape == (0, 8)
+
+
 def test_a_name_without_texts_gets_no_direction_and_moves_no_other():
     labels = np.array(["a", "b"] * 10)
     pooled = RNG.normal(size=(20, 8))

@@ -64,6 +64,51 @@ def test_products_do_not_depend_on_how_many_are_in_memory(found, monkeypatch):
     assert np.allclose(again, found[0], atol=1e-12)
 
 
+def test_halves_split_topics_evenly_and_hold_every_label():
+    _, labels, topics = texts()
+    found = geometry.halves(labels, topics, NAMES)
+    assert found.shape == (geometry.SPLITS, 100)
+    assert set(np.unique(found)) == {0, 1}
+    assert np.all(found.sum(axis=1) == 50)
+    for topic in np.unique(topics):
+        assert np.all(np.ptp(found[:, topics == topic], axis=1) == 0)
+    for name in NAMES:
+        drawn = found[:, labels == name].mean(axis=1)
+        assert np.all((drawn > 0) & (drawn < 1))
+
+
+def test_a_label_of_one_topic_cannot_be_halved():
+    _, labels, topics = texts()
+    topics = np.where(labels == "sad", "the only one with sad", topics)
+    assert geometry.halves(labels, topics, NAMES).shape == (0, 100)
+
+
+def test_products_of_halves_are_those_of_their_texts():
+    (states, _), labels, topics = texts()
+    halves = geometry.halves(labels, topics, NAMES)
+    found = geometry.half_products((states, labels), NAMES, halves)
+    once = np.ones((1, 50))
+    one, other = (
+        geometry.unit_differences(states[rows], labels[rows], NAMES, once)[0]
+        for rows in (halves[3] == 1, halves[3] == 0)
+    )
+    assert np.allclose(found[0, 1, 3], one @ other.T)
+
+
+@pytest.mark.parametrize("noise", [0.5, 1.0, 2.0])
+def test_the_agreement_of_halves_stepped_up_is_that_of_two_samples(noise):
+    rng = np.random.default_rng(0)
+    hidden, truth = 4000, rng.normal(size=4000)
+    one, other, new, newer = (truth + noise * rng.normal(size=hidden) for _ in range(4))
+
+    def cosine(a, b):
+        return a @ b / np.sqrt((a @ a) * (b @ b))
+
+    found = geometry.stepped_up(np.array([cosine(one, other), -0.1]))
+    assert found[0] == pytest.approx(cosine(one + other, new + newer), abs=0.03)
+    assert found[1] == 0
+
+
 def test_cosines_are_those_of_the_directions(found):
     products, (a, b) = found
     assert np.allclose(geometry.cosines(products), np.einsum("rkh,rkh->rk", a, b))
