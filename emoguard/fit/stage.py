@@ -136,9 +136,10 @@ def with_random_directions(
 ) -> tuple[Probe, Calibration]:
     """Return the probe with random unit steer directions as further labels.
 
-    A direction is drawn once, uniformly, and is the same at every layer, as a label's direction
-    nearly is: what is added at one layer is then not undone at the next. Their limits are all 0:
-    they are only for adding.
+    A direction is drawn once, uniformly, and is the same at every layer: what is added at one layer
+    is then not undone at the next. A label's direction turns from layer to layer, so random ones
+    come to a longer way in all at the same dose (the figures are in docs/steering.md), which makes
+    it harder for a label to stand out. Their limits are all 0: they are only for adding.
     """
     rng = np.random.default_rng(seed)
     drawn = rng.normal(size=(len(names), probe.hidden))
