@@ -20,8 +20,13 @@ def open_residuals(model: Any, tokenizer: Any = None) -> Residuals:
 def attach(model: Any, guard: Guard, tokenizer: Any = None) -> TransformersWatch:
     """Watch `model.generate` with `guard`.
 
-    `tokenizer` tells the chat template (part of a calibration's identity) and the marks between
-    which the model reasons; reading works without.
+    Give the `tokenizer` where there is one. Without it, reasoning (`<think>`) is not told apart and
+    counts as the response in every score, and notices do not see the text: a claim in it, of being
+    human say, is never found. The chat template is then no part of a calibration's identity.
+
+    Generation without one pass per chosen token is refused or goes unread, as `on_unsupported` of
+    the policy says: an assistant model or prompt lookup, beams, classifier-free guidance,
+    continuous batching, and the caller's own loop (`custom_generate=`).
 
     Raises:
         EmoGuardError: an architecture without a known place to read, a probe that does not fit, a

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from transformers import GenerationMixin
 from transformers.generation.configuration_utils import GenerationMode
 
 from emoguard.errors import EmoGuardError
@@ -12,6 +15,9 @@ from emoguard.records import Request
 from emoguard.session import take_request
 
 ONE_ROW_PER_TOKEN = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+
+INPUTS = ("input_ids", "inputs_embeds", "inputs")
+"""What `generate` calls its prompts."""
 
 
 def take_requests(kwargs: dict[str, Any]) -> Request | Sequence[Request]:
@@ -22,14 +28,47 @@ def take_requests(kwargs: dict[str, Any]) -> Request | Sequence[Request]:
     return take_request(kwargs)
 
 
-def batch_size(args: Sequence[Any], kwargs: dict[str, Any]) -> int:
+def signature_of(generate: Callable[..., Any]) -> inspect.Signature:
+    """Return the parameters of a model's `generate`: Transformers' own behind a bare `*args`."""
+    own = inspect.signature(GenerationMixin.generate)
+    own = own.replace(parameters=list(own.parameters.values())[1:])
+    try:
+        found = inspect.signature(generate)
+    except (TypeError, ValueError):
+        return own
+    kinds = {parameter.kind for parameter in found.parameters.values()}
+    return own if inspect.Parameter.VAR_POSITIONAL in kinds else found
+
+
+def by_name(
+    signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what a call of `generate` was given, also by position, under the parameters' names."""
+    given = dict(kwargs)
+    with suppress(TypeError):  # of more than it takes: `generate` says so itself
+        given |= signature.bind_partial(*args).arguments
+    if args and _inputs(given) is None:
+        given["inputs"] = args[0]
+    return given
+
+
+def with_streamer(
+    ours: Any, streamer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call with `ours` where the caller's streamer was."""
+    if "streamer" in kwargs:
+        return args, kwargs | {"streamer": ours}
+    return tuple(ours if each is streamer else each for each in args), kwargs
+
+
+def batch_size(given: Mapping[str, Any]) -> int:
     """Return how many prompts a call of `generate` has; without inputs it starts from BOS.
 
     Raises:
         EmoGuardError: prompts of no token at all, which Transformers meets with a reshape error.
 
     """
-    found = _inputs(args, kwargs)
+    found = _inputs(given)
     if found is None:
         return 1
     if found.ndim > 1 and not found.shape[1]:
@@ -37,29 +76,34 @@ def batch_size(args: Sequence[Any], kwargs: dict[str, Any]) -> int:
     return len(found)
 
 
-def new_positions(args: Sequence[Any], kwargs: dict[str, Any]) -> int:
+def new_positions(given: Mapping[str, Any]) -> int:
     """Return how many positions of the prompts are not in the caller's cache yet."""
-    found, cache = _inputs(args, kwargs), kwargs.get("past_key_values")
+    found, cache = _inputs(given), given.get("past_key_values")
     if found is None or found.ndim < 2:
         return 1
-    given = int(found.shape[1])
+    length = int(found.shape[1])
     if cache is None or not hasattr(cache, "get_seq_length"):
-        return given
-    mask = kwargs.get("attention_mask")
+        return length
+    mask = given.get("attention_mask")
     # A mask longer than the input says that only what is new was passed.
-    is_whole = mask is None or mask.shape[1] == given
-    return given - int(cache.get_seq_length()) if is_whole else given
+    is_whole = mask is None or mask.shape[1] == length
+    return length - int(cache.get_seq_length()) if is_whole else length
 
 
-def _inputs(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    return next(
-        (kwargs[k] for k in ("inputs", "input_ids", "inputs_embeds") if kwargs.get(k) is not None),
-        args[0] if args else None,
-    )
+def _inputs(given: Mapping[str, Any]) -> Any:
+    return next((given[name] for name in INPUTS if given.get(name) is not None), None)
+
+
+def foreign_loop(given: Mapping[str, Any]) -> str | None:
+    """Return whose loop chooses the tokens if not Transformers': it may run the model at will."""
+    return "a custom_generate loop" if given.get("custom_generate") is not None else None
 
 
 def unsupported(generation_config: Any, assistant: Any) -> str | None:
-    """Return why this generation has no one row per chosen token; None where it has."""
+    """Return why Transformers' own loop has no one row per chosen token; None where it has.
+
+    So it is with an assistant, prompt lookup, beams and classifier-free guidance.
+    """
     mode = generation_config.get_generation_mode(assistant)
     if mode not in ONE_ROW_PER_TOKEN:
         return str(mode.value).replace("_", " ")

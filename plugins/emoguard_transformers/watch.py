@@ -8,7 +8,7 @@ import threading
 import time
 import types
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,9 +36,13 @@ from emoguard_transformers.identity import active_adapters
 from emoguard_transformers.readout import Weights, read
 from emoguard_transformers.requests import (
     batch_size,
+    by_name,
+    foreign_loop,
     new_positions,
+    signature_of,
     take_requests,
     unsupported,
+    with_streamer,
 )
 from emoguard_transformers.run import Run
 from emoguard_transformers.steer import MOVES, Batch, acting, fused_for, gather, steer
@@ -55,6 +59,12 @@ LIMITS = (MaxLengthCriteria, MaxTimeCriteria)
 
 BATCHED = ("generate_batch", "init_continuous_batching")
 """Ways into continuous batching, which runs in a thread of its own."""
+
+NO_TEXT = (
+    "the policy follows notice profiles, but attach() was given no tokenizer: claims in a response "
+    "are not found, and its reasoning is not told apart; pass tokenizer="
+)
+"""What is silently lost otherwise."""
 
 
 class TransformersWatch:
@@ -86,7 +96,10 @@ class TransformersWatch:
         with ExitStack() as undo:
             self._add_hooks(undo)
             self._wrap(undo)
+            undo.callback(guard.serve(self.identity))
             self._stack = undo.pop_all()
+        if tokenizer is None and guard.policy.notices.followed():
+            log.warning(NO_TEXT)
 
     def live(self) -> Reading | None:
         """Return what the newest open generation has read so far (its first sequence)."""
@@ -212,36 +225,24 @@ class TransformersWatch:
         vars(model).update(ours)
 
     def _wrapped_generate(self, plain: Any) -> Callable[..., Any]:
-        local = self._local
+        signature = signature_of(plain)
 
         def generate(*args: Any, **kwargs: Any) -> Any:
             requests = take_requests(kwargs)
             if self._detached:  # whoever wrapped it, too, still calls this
                 return plain(*args, **kwargs)
-            outer = getattr(local, "run", None)
+            given = by_name(signature, args, kwargs)
+            outer = self._running()
             if outer is not None:
-                # A generate inside a generate: where the outer one counts tokens itself, the inner
-                # is silent; where it only delegates, the inner one counts for it.
-                local.run = None if outer.reading else outer
-                try:
+                with self._inside(outer, given):
                     return plain(*args, **kwargs)
-                finally:
-                    local.run = outer
             compiled.look_at_hooks()
-            identity = self._identity_now()
-            run = Run(
-                requests,
-                identity,
-                self._thinking,
-                batch=batch_size(args, kwargs),
-                positions=new_positions(args, kwargs),
-                assistant=kwargs.get("assistant_model"),
-                plans=self._plans(requests, identity),
-                decode=self._decode,
-            )
-            if kwargs.get("streamer") is not None:
+            run = self._new_run(requests, given)
+            streamer = given.get("streamer")
+            if streamer is not None:
                 # The report is there before the consumer sees the end of the stream.
-                kwargs["streamer"] = _Streamer(kwargs["streamer"], run, lambda: self._close(run))
+                ours = _Streamer(streamer, run, lambda: self._close(run))
+                args, kwargs = with_streamer(ours, streamer, args, kwargs)
             with self._opened(run):
                 output = plain(*args, **kwargs)
             self._close(run)
@@ -249,8 +250,55 @@ class TransformersWatch:
 
         return generate
 
+    def _running(self) -> Run | None:
+        """Return the run of this thread; one that is closed takes in nothing more.
+
+        The end of a stream, where the caller may already generate the next response, is after that.
+        """
+        run: Run | None = getattr(self._local, "run", None)
+        return None if run is None or run.closed else run
+
+    def _new_run(self, requests: Request | Sequence[Request], given: Mapping[str, Any]) -> Run:
+        identity = self._identity_now()
+        run = Run(
+            requests,
+            identity,
+            self._thinking,
+            batch=batch_size(given),
+            positions=new_positions(given),
+            plans=self._plans(requests, identity),
+            decode=self._decode,
+        )
+        self._note_loop(run, given)
+        return run
+
+    def _note_loop(self, run: Run, given: Mapping[str, Any]) -> None:
+        """Remember what decides how tokens are chosen; skip a loop that is not Transformers'."""
+        if given.get("assistant_model") is not None:
+            run.assistant = given["assistant_model"]
+        loop = foreign_loop(given)
+        if loop:
+            self._skip(run, loop)
+
+    @contextmanager
+    def _inside(self, outer: Run, given: Mapping[str, Any]) -> Iterator[None]:
+        """Hold a generate inside a generate.
+
+        Where the outer one counts tokens itself, the inner is silent; where it only delegates, the
+        inner one counts for it.
+        """
+        delegates = not outer.reading
+        if delegates:
+            self._note_loop(outer, given)
+        self._local.run = outer if delegates else None
+        try:
+            yield
+        finally:
+            self._local.run = outer
+
     @contextmanager
     def _opened(self, run: Run) -> Iterator[None]:
+        before = getattr(self._local, "run", None)
         self._open.append(run)
         self._local.run = run
         try:
@@ -259,13 +307,13 @@ class TransformersWatch:
             self._close(run, "cancelled")
             raise
         finally:
-            self._local.run = None
+            self._local.run = before
             self._open.remove(run)
 
     def _wrapped_criteria(self, plain: Any) -> Callable[..., Any]:
         def criteria(generation_config: Any, *args: Any, **kwargs: Any) -> Any:
             found = plain(generation_config, *args, **kwargs)
-            run = getattr(self._local, "run", None)
+            run = self._running()
             if run is None or run.reading or run.skipped:
                 return found
             reason = unsupported(generation_config, run.assistant)
@@ -281,7 +329,7 @@ class TransformersWatch:
     def _wrapped_processors(self, plain: Any) -> Callable[..., Any]:
         def processors(*args: Any, **kwargs: Any) -> Any:
             found = plain(*args, **kwargs)
-            run = getattr(self._local, "run", None)
+            run = self._running()
             return found if run is None else _Processors(found, run)
 
         return processors
@@ -291,9 +339,9 @@ class TransformersWatch:
             requests = take_requests(kwargs)
             if self._detached:
                 return plain(*args, **kwargs)
-            run = getattr(self._local, "run", None)
-            if run is not None:
-                self._skip(run, "continuous batching")
+            outer = self._running()
+            if outer is not None:
+                self._skip(outer, "continuous batching")
                 return plain(*args, **kwargs)
             plans = self._plans(requests, self.identity)
             run = Run(requests, self.identity, self._thinking, plans=plans)

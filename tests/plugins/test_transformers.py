@@ -115,6 +115,97 @@ def test_modes_without_one_row_per_token_are_refused_or_skipped(model, how):
     assert not report.scores
 
 
+def chosen_in_two_passes(model, input_ids, stopping_criteria=None, **_):
+    """Choose tokens as a caller's own loop might: the pass of a token is not its last."""
+    while True:
+        logits = model(input_ids=input_ids).logits[:, -1]
+        logits = logits - 0.1 * model(input_ids=input_ids.flip(1)).logits[:, -1]
+        input_ids = torch.cat([input_ids, logits.argmax(-1)[:, None]], 1)
+        if stopping_criteria(input_ids, None).all():
+            return input_ids
+
+
+OPTIONS = {"attention_mask": MASK[:1], "do_sample": False, "max_new_tokens": 6}
+
+
+@pytest.mark.parametrize(
+    ("position", "what", "why"),
+    [
+        (6, lambda: build(seed=0), "assisted generation has"),
+        (10, lambda: chosen_in_two_passes, "a custom_generate loop has"),
+    ],
+    ids=["assistant", "loop"],
+)
+def test_what_is_given_by_position_is_refused_or_skipped_as_by_name(model, position, what, why):
+    args = (IDS[:1], *[None] * (position - 1), what())
+    plain = model.generate(*args, **OPTIONS)
+    with watched(model) as watch, pytest.raises(EmoGuardError, match=why):
+        model.generate(*args, **OPTIONS)
+    assert not watch.reports
+    with watched(model, on_unsupported="skip") as watch:
+        assert torch.equal(model.generate(*args, **OPTIONS), plain)
+    (report,) = watch.reports
+    assert (report.status, report.scores) == ("skipped", {})
+    assert report.detail.startswith(why)
+
+
+def test_a_callers_own_loop_is_refused_by_name_and_never_steered_by_a_plan(model):
+    loop = {"custom_generate": chosen_in_two_passes}
+    with watched(model) as watch:
+        with pytest.raises(EmoGuardError, match=r"a custom_generate loop .*on_unsupported: skip"):
+            generate(model, **loop)
+        assert not watch.reports
+        generate(model, min_new_tokens=6)
+        assert complete(watch.reports[-1], 6)
+    guard = Guard(
+        probe_for(model),
+        [make_calibration(probe_for(model), HfHarness(model).open_residuals().identity)],
+        Policy(on_unsupported="skip"),
+    )
+    with emoguard.attach(model, guard), pytest.raises(EmoGuardError, match="cannot be steered"):
+        generate(model, emoguard=Request(plan=Plan(add={"happy": 0.1})), **loop)
+
+
+@pytest.mark.parametrize("position", [6, 10])
+def test_a_wrapper_hides_no_argument(model, position):
+    inner = model.generate
+
+    def wrapper(*args, **kwargs):
+        return inner(*args, **kwargs)
+
+    model.generate = wrapper
+    what = build(seed=0) if position == 6 else chosen_in_two_passes
+    with watched(model), pytest.raises(EmoGuardError, match="no one reading per token"):
+        model.generate(IDS[:1], *[None] * (position - 1), what, **OPTIONS)
+
+
+def test_a_loop_that_a_delegating_generate_chooses_is_refused(model):
+    inner = model.generate
+
+    def delegating(*args, **kwargs):
+        if "custom_generate" in kwargs:
+            return inner(*args, **kwargs)
+        return model.generate(*args, custom_generate=chosen_in_two_passes, **kwargs)
+
+    model.generate = delegating
+    with watched(model) as watch, pytest.raises(EmoGuardError, match="custom_generate"):
+        generate(model)
+    assert not watch.reports
+
+
+def test_prompts_that_a_wrapper_calls_otherwise_are_found(model):
+    inner = model.generate
+
+    def wrapper(prompts, **inputs):
+        return inner(prompts, **inputs)
+
+    model.generate = wrapper
+    with watched(model) as watch:
+        model.generate(IDS, min_new_tokens=6, **OPTIONS | {"attention_mask": MASK})
+    assert len(watch.reports) == 3
+    assert all(complete(report, 6) for report in watch.reports)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_every_dtype_is_read_in_float32_and_left_untouched(dtype):
     model = build().to(dtype)

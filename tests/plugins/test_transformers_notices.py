@@ -56,6 +56,22 @@ def test_without_a_tokenizer_timers_are_left(model):
     assert not any(report.faults for report in reports)
 
 
+def warnings_at_attach(model, caplog, policy, tokenizer=None):
+    """Return what is warned of while a watch is attached."""
+    caplog.clear()
+    generate(model, Guard(probe_for(model), policy=policy), tokenizer)
+    return [record.message for record in caplog.records if record.name == "emoguard"]
+
+
+def test_what_notices_lose_without_a_tokenizer_is_said_once_at_attach(model, caplog):
+    (message,) = warnings_at_attach(model, caplog, POLICY)
+    assert "claims in a response are not found" in message
+    assert "reasoning is not told apart" in message
+    assert "tokenizer=" in message
+    assert not warnings_at_attach(model, caplog, POLICY, Tokenizer("Yes."))
+    assert not warnings_at_attach(model, caplog, Policy())
+
+
 def test_sequences_of_one_conversation_are_turns_of_it(model):
     requests = [Request(conversation=name) for name in "aa"]
     _, reports = generate(model, Guard(probe_for(model), policy=POLICY), emoguard=requests)

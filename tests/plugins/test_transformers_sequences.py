@@ -291,6 +291,49 @@ def test_the_report_is_complete_when_the_stream_ends(model: Any, watch: Any) -> 
         thread.join()
 
 
+class Ending:
+    """A streamer that does something when its stream has ended."""
+
+    def __init__(self, then: Any) -> None:
+        self.then, self.at_end = then, 0
+
+    def put(self, value: Any) -> None:
+        """Take tokens."""
+
+    def end(self) -> None:
+        self.then()
+
+
+def test_a_streamer_given_by_position_has_its_report_at_the_end(model: Any, watch: Any) -> None:
+    seen: list[int] = []
+    streamer = Ending(lambda: seen.append(len(watch.reports)))
+    inputs = batch(PROMPT)
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    model.generate(inputs["input_ids"], *[None] * 6, streamer, **options)
+    assert seen == [1]
+    assert len(watch.reports) == 1
+
+
+def test_generations_begun_at_the_end_of_a_stream_are_responses_of_their_own(
+    model: Any, watch: Any
+) -> None:
+    plain = generate(model, batch(SHORT), emoguard=DETAIL)
+    later = [Request(turn, scores="tokens") for turn in ("second", "third")]
+    found: list[Any] = []
+
+    def follow_up() -> None:
+        found.extend(generate(model, batch(SHORT), emoguard=request) for request in later)
+
+    watch.reports.clear()
+    outer = Request("first", scores="tokens")
+    ids = generate(model, batch(PROMPT), streamer=Ending(follow_up), emoguard=outer)
+    assert found == [plain, plain]
+    assert [report.id for report in watch.reports] == ["first", "second", "third"]
+    assert [tokens_of(report) for report in watch.reports] == [ids[0], plain[0], plain[0]]
+    assert watch.live() is None
+    assert len(tokens_of_next(model, watch)) == 8
+
+
 class Cutting:
     """A streamer whose reader goes away, and that looks at what is being read."""
 

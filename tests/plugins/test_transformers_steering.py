@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -421,6 +422,27 @@ def test_modes_that_are_skipped_unread_are_still_not_left_unsteered(model, guard
         assert watch.reports[-1].status == "skipped"
         with pytest.raises(EmoGuardError, match="cannot be steered"):
             generate(model, num_beams=2, emoguard=asking(STRONG))
+
+
+@pytest.mark.parametrize("way", ["watched", "class"])
+def test_the_plan_of_a_response_ends_with_its_stream(model, watch, way):
+    following = model.generate if way == "watched" else partial(type(model).generate, model)
+
+    class Next:
+        def put(self, value):
+            pass
+
+        def end(self):
+            self.found = following(IDS[:1], max_new_tokens=6, do_sample=False)
+
+    plain, streamer = generate(model), Next()
+    watch.reports.clear()
+    generate(model, streamer=streamer, emoguard=asking(STRONG))
+    assert torch.equal(streamer.found, plain)
+    first, *others = watch.reports
+    assert first.receipt.applied == 6
+    # What goes around the watch is not read; it is not steered either.
+    assert [(r.receipt, r.completion_tokens) for r in others] == [(None, 6)] * (way == "watched")
 
 
 def test_each_returned_sequence_is_steered_and_has_its_receipt(model, watch):
