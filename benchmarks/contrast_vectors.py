@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -28,6 +27,7 @@ from emoguard.cli.calibrate import Opened
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora, geometry
 from emoguard.fit.extraction import SKIP, extract
+from emoguard.fit.textonly import counted
 from emoguard.fit.validation.card import plain
 from emoguard.fit.validation.estimate import Estimate, Sample
 from emoguard.fit.validation.plots import INK, MUTED, find_pyplot
@@ -89,7 +89,7 @@ def measure(model: str, texts: Texts) -> Found:
 
     layers = [gram(texts.residuals[:, n]) for n in range(texts.residuals.shape[1])]
     together = np.mean(layers, axis=0)
-    vectors = TfidfVectorizer(sublinear_tf=True, min_df=2).fit_transform(texts.texts)
+    _, vectors = counted(texts.texts)
     return Found(
         model,
         texts.name,

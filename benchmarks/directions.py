@@ -18,13 +18,13 @@ from itertools import permutations
 from pathlib import Path
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from emoguard.fit import corpora
 from emoguard.fit import directions as d
+from emoguard.fit.textonly import counted
 
 Part = tuple[np.ndarray, np.ndarray]
 Score = Callable[[Sequence[Part], np.ndarray, np.ndarray, list[str]], np.ndarray]
@@ -114,8 +114,7 @@ class Corpus:
 
 def words(fitted: Sequence[Corpus], tested: Corpus, names: list[str]) -> np.ndarray:
     """Return TF-IDF scores of the texts tested, (texts, labels)."""
-    vectors = TfidfVectorizer(sublinear_tf=True, min_df=2)
-    seen = vectors.fit_transform(np.concatenate([c.texts for c in fitted]))
+    vectors, seen = counted(np.concatenate([c.texts for c in fitted]))
     model = LogisticRegression(C=10, max_iter=500)
     model.fit(seen, np.concatenate([c.labels for c in fitted]))
     order = [list(model.classes_).index(name) for name in names]

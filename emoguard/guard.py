@@ -70,7 +70,8 @@ class Guard:
         self.policy_file = policy if isinstance(policy, PolicyFile) else None
         self._policy = policy if isinstance(policy, Policy) else Policy()
         self.labels = self.policy.labels or probe.labels
-        self.monitored = self._monitored()
+        verdicts = probe.verdicts
+        self.monitored = self.policy.monitored({n: verdicts.get(n) for n in self.labels})
         self._check_amplifying(self.policy)
         self.alerts: deque[Alert] = deque(maxlen=self.policy.keep_reports)
         self._columns = probe.indices(self.labels)
@@ -327,18 +328,6 @@ class Guard:
         if reading.finish == "cancelled":
             return "cancelled"
         return "scored" if self.calibration(reading.identity) else "uncalibrated"
-
-    def _monitored(self) -> tuple[str, ...]:
-        """Return the labels that may alarm and that sinks see: named ones, else usable ones.
-
-        A label that was never validated counts as usable; one that was found not to be is watched
-        only where the policy says so.
-        """
-        if self.policy.labels:
-            return self.policy.labels
-        poor = {label for label, found in self.probe.verdicts.items() if found != "usable"}
-        poor -= set(self.policy.notices.amplifying)
-        return tuple(label for label in self.labels if label not in poor)
 
     def _check_amplifying(self, policy: Policy) -> None:
         """Refuse amplifying labels that have no threshold here to rise over."""

@@ -261,6 +261,18 @@ class Policy:
 
         return schema.parse(cls, {} if data is None else data, source)
 
+    def monitored(self, verdicts: Mapping[str, str | None]) -> tuple[str, ...]:
+        """Return the labels that may alarm and that sinks see: named ones, else usable ones.
+
+        `verdicts` has every label that is read. One that was never validated (None) counts as
+        usable; one that was found not to be is watched only where the policy says so.
+        """
+        return self.labels or tuple(
+            label
+            for label, found in verdicts.items()
+            if found in (None, "usable") or label in self.notices.amplifying
+        )
+
     def samples(self, request_id: str) -> bool:
         """Return whether sinks are told of this request; the same answer on every replica.
 

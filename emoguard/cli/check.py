@@ -139,7 +139,8 @@ def _steering(steering: SteeringPolicy) -> str:
     return (
         f"no token is moved by more than {steering.max_dose_ratio:.6g} of its length; "
         f"{_plan(steering.plan)}; a plan beyond the bound is {excess}; after a fault the rest of "
-        f"the response {fault}"
+        f"the response {fault}; a response that a plan moved counts neither for drift nor for its "
+        "baseline"
     )
 
 
@@ -152,10 +153,7 @@ def _plan(plan: Plan) -> str:
     said += [f"{label} held at the neutral median" for label in plan.ablate]
     layers = ", ".join(map(str, plan.layers))
     where = f" at layers {layers}" if layers else ""
-    return (
-        f"every response is steered: {', '.join(said)}{where}; one that this moves counts neither "
-        "for drift nor for its baseline"
-    )
+    return f"every response is steered: {', '.join(said)}{where}"
 
 
 def _requests(requests: RequestPolicy) -> str:

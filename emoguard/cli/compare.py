@@ -6,7 +6,6 @@ import gc
 import hashlib
 import importlib.util
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from emoguard.fit import compareplot, corpora
 from emoguard.fit.compare import ModelComparison, Paired, Read, check_pair
 from emoguard.fit.compare import compare as measure
 from emoguard.fit.extraction import SKIP, extract
-from emoguard.fit.validation.card import plain
+from emoguard.fit.validation.card import plain, two
 from emoguard.fit.validation.judged import Task
 from emoguard.fit.validation.reading import Texts
 
@@ -230,10 +229,10 @@ def _print(found: ModelComparison) -> None:
     )
     columns = ("label", "AUROC, A", "AUROC, B", "B - A", "text alone", "cosine", "ceiling")
     rows = [
-        (name, *_cells(each)[:4], str(found.cosines[name]), _number(found.ceilings[name]))
+        (name, *_cells(each)[:4], str(found.cosines[name]), two(found.ceilings[name]))
         for name, each in found.separation.items()
     ]
-    mean = ("labels, mean", *_cells(found.macro)[:4], str(found.cosine), _number(found.ceiling))
+    mean = ("labels, mean", *_cells(found.macro)[:4], str(found.cosine), two(found.ceiling))
     chance = ("chance", ".50", ".50", "0", ".50", f"below {found.cosine_chance:.2f}", "")
     _show(console, "Each label against all others, topics held out", columns, [*rows, mean, chance])
     _show(
@@ -269,10 +268,6 @@ def _cells(each: Paired) -> tuple[str, ...]:
     difference = f"{each.difference}{APART if apart else ''}"
     chance = "" if each.chance is None else f"{each.chance:.2f}"
     return str(each.a), str(each.b), difference, str(each.words), chance
-
-
-def _number(found: float) -> str:
-    return f"{found:.2f}" if math.isfinite(found) else "-"
 
 
 def _valence_rows(found: ModelComparison) -> Iterator[tuple[str, ...]]:

@@ -71,7 +71,8 @@ def open_monitors(policy: Policy, first: Report, probe: str | None) -> list[Sink
     """
     points, drift = sink_points(), policy.drift
     guard = None if probe is None else Guard(*open_probe(probe)[:2], policy)
-    labels = _usable(policy, first) if guard is None else guard.monitored
+    verdicts = {label: score.verdict for label, score in first.scores.items()}
+    labels = policy.monitored(verdicts) if guard is None else guard.monitored
     baseline = None if drift.baseline is None else Baseline.load(drift.baseline)
     if baseline is not None:
         baseline.check_fits(first.identity, first.probe, drift.block_responses)
@@ -100,16 +101,6 @@ def told(report: Report, alert: Alert) -> str:
     when = datetime.fromtimestamp(report.created, UTC).strftime("%Y-%m-%d %H:%M:%S")
     line = f"{when}  {alert.severity}  {alert.monitor}  {alert.label}  {alert.message}"
     return printable(f"{line}  ({alert.report_id})")
-
-
-def _usable(policy: Policy, first: Report) -> tuple[str, ...]:
-    """Return the labels that a guard would monitor, by the verdicts in a report."""
-    watched = {None, "usable"}
-    return policy.labels or tuple(
-        label
-        for label, score in first.scores.items()
-        if score.verdict in watched or label in policy.notices.amplifying
-    )
 
 
 def _rates(guard: Guard, first: Report) -> dict[str, float]:

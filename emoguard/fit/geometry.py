@@ -13,6 +13,7 @@ import numpy as np
 
 from emoguard.fit.directions import unit
 from emoguard.fit.validation.estimate import RESAMPLES, cluster_weights
+from emoguard.fit.validation.reading import folds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,17 +48,14 @@ def all_and_resampled(
 
 
 def halves(
-    labels: NDArray[np.str_], clusters: NDArray[np.str_], names: Sequence[str], seed: int = 0
+    labels: NDArray[np.str_], clusters: NDArray[np.str_], names: Sequence[str]
 ) -> NDArray[np.float32]:
     """Return weights of texts, (splits, texts), 1 in one half and 0 in the other.
 
     No cluster is in both halves. Splits that leave a half without some name are passed over: with
     few clusters per name there may be none at all.
     """
-    rng = np.random.default_rng(seed)
-    kinds, inverse = np.unique(clusters, return_inverse=True)
-    dealt = np.tile(np.arange(len(kinds)) % 2, (20 * SPLITS, 1))
-    drawn = rng.permuted(dealt, axis=1)[:, inverse] == 1
+    drawn = np.array([folds(labels, clusters, 2, seed) for seed in range(20 * SPLITS)], bool)
     each = [drawn[:, labels == name] for name in names]
     whole = np.all([one.any(axis=1) & ~one.all(axis=1) for one in each], axis=0)
     return np.asarray(drawn[whole][:SPLITS], np.float32)

@@ -98,18 +98,8 @@ class DriftMonitor:
                 "to monitor in labels"
             )
         drift = site.policy.drift
-        baseline = None
-        if drift.baseline is not None and not Path(drift.baseline).exists():
-            log.warning(
-                "drift is learning: there is no baseline %s yet; make it from the audit log with "
-                "emoguard baseline, and start again",
-                drift.baseline,
-            )
-        elif drift.baseline is not None:
-            baseline = Baseline.load(drift.baseline)
-            baseline.check_fits(site.identity.digest, site.probe, drift.block_responses)
         return cls(
-            baseline,
+            _baseline(site),
             site.labels,
             tolerance_rank=drift.tolerance_rank,
             arl_blocks=drift.arl_blocks,
@@ -177,3 +167,20 @@ class DriftMonitor:
         except (ValueError, LookupError, TypeError) as error:
             raise self._checkpoint.broken(error) from error
         self._detector.evidence, self._block = evidence, block.tolist()
+
+
+def _baseline(site: Site) -> Baseline | None:
+    """Return the baseline that the site's policy names, None where there is none yet."""
+    drift = site.policy.drift
+    if drift.baseline is None:
+        return None
+    if not Path(drift.baseline).exists():
+        log.warning(
+            "drift is learning: there is no baseline %s yet; make it from the audit log with "
+            "emoguard baseline, and start again",
+            drift.baseline,
+        )
+        return None
+    baseline = Baseline.load(drift.baseline)
+    baseline.check_fits(site.identity.digest, site.probe, drift.block_responses)
+    return baseline

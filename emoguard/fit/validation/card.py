@@ -139,7 +139,7 @@ def _verdicts(found: Validation) -> Table:
                 target,
                 found.verdicts[target],
                 str(evidence.recipe or NONE),
-                _two(evidence.words),
+                two(evidence.words),
                 str(pair.difference) if pair else NONE,
                 _weakest(found, target),
                 str(evidence.held_out),
@@ -170,7 +170,7 @@ def _weakest(found: Validation, target: str) -> str:
     if not pairs:
         return NONE
     name = min(pairs, key=lambda n: pairs[n].difference.value)
-    return f"{name} {_two(pairs[name].model.value)} ({_two(pairs[name].words.value)})"
+    return f"{name} {two(pairs[name].model.value)} ({two(pairs[name].words.value)})"
 
 
 def _splits(found: Validation) -> Table:
@@ -204,10 +204,10 @@ def _split(name: str, c: Comparison) -> tuple[str, ...]:
         str(c.macro.model),
         str(c.macro.words),
         str(c.macro.difference),
-        _two(c.length),
+        two(c.length),
         str(c.top1.model),
         str(c.top1.words),
-        _two(c.top1_chance),
+        two(c.top1_chance),
         ", ".join(map(str, sorted(layers))) or NONE,
     )
 
@@ -254,7 +254,7 @@ def _meaningless(found: Validation) -> Table:
         ("one file: random directions", null.isotropic),
         ("one file: random directions in the covariance of residuals", null.covariance),
     ):
-        one, mean = (_two(NormalDist().cdf(1.96 * s)) for s in (spread.target, spread.macro))
+        one, mean = (two(NormalDist().cdf(1.96 * s)) for s in (spread.target, spread.macro))
         rows.append((name, f"AUROC up to {one} (one label), {mean} (mean), 95 %"))
     rows.append(
         (
@@ -421,5 +421,6 @@ def _percent(estimate: Estimate) -> str:
     return f"{estimate.value:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
 
 
-def _two(value: float) -> str:
+def two(value: float) -> str:
+    """Return a number with two digits, a dash where there is none."""
     return f"{value:.2f}" if math.isfinite(value) else NONE

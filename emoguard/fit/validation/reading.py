@@ -70,19 +70,8 @@ class Texts:
         return dataclasses.replace(self, residuals=self.embeddings[:, None, :])
 
     def folds(self, count: int, seed: int = 0) -> NDArray[np.int64]:
-        """Return which of `count` folds each text is in, (texts,); a cluster is in one fold.
-
-        Single texts are dealt label by label, so that every fold has its share of each.
-        """
-        rng = np.random.default_rng(seed)
-        names, inverse = np.unique(self.clusters, return_inverse=True)
-        if len(names) < len(self):
-            return np.asarray((rng.permutation(len(names)) % count)[inverse])
-        mixed = rng.permutation(len(self))
-        dealt = mixed[np.argsort(self.labels[mixed], kind="stable")]
-        folds = np.empty(len(self), np.int64)
-        folds[dealt] = np.arange(len(self)) % count
-        return folds
+        """Return which of `count` folds each text is in, (texts,); see `folds`."""
+        return folds(self.labels, self.clusters, count, seed)
 
     def shuffled(self, seed: int) -> Texts:
         """Return the texts with their labels shuffled, within each topic where there are topics.
@@ -97,3 +86,21 @@ class Texts:
             rows = np.flatnonzero(groups == group)
             labels[rows] = labels[rng.permutation(rows)]
         return self.labelled(labels)
+
+
+def folds(
+    labels: NDArray[np.str_], clusters: NDArray[np.str_], count: int, seed: int
+) -> NDArray[np.int64]:
+    """Return which of `count` folds each text is in, (texts,); a cluster is in one fold.
+
+    Single texts are dealt label by label, so that every fold has its share of each.
+    """
+    rng = np.random.default_rng(seed)
+    names, inverse = np.unique(clusters, return_inverse=True)
+    if len(names) < len(labels):
+        return np.asarray((rng.permutation(len(names)) % count)[inverse])
+    mixed = rng.permutation(len(labels))
+    dealt = mixed[np.argsort(labels[mixed], kind="stable")]
+    found = np.empty(len(labels), np.int64)
+    found[dealt] = np.arange(len(labels)) % count
+    return found
