@@ -232,12 +232,12 @@ def _graph_nodes(llm: Any) -> int:
 
     asked = 0
 
-    def see(_tensor: int, ask: bool) -> bool:
+    def pass_by(_tensor: int) -> bool:
         nonlocal asked
-        asked += ask
-        return not ask
+        asked += 1
+        return False
 
-    with ctypes_llama.own_context(llm, 1, 1, see) as context:
+    with ctypes_llama.own_context(llm, 1, 1, pass_by) as context:
         ctypes_llama.decode(context, [llm.token_bos()])
     return asked
 

@@ -202,6 +202,7 @@ def block_outputs(
     """Return the stored outputs of all blocks, (blocks, tokens, hidden)."""
     import llama_cpp
     from emoguard_llamacpp import ctypes_llama
+    from emoguard_llamacpp.nodes import Nodes
     from emoguard_llamacpp.steer import Steer
     from emoguard_llamacpp.tap import Tap
 
@@ -209,12 +210,13 @@ def block_outputs(
     tap = Tap(range(blocks), hidden)
     steer = Steer(steering, hidden) if steering else None
 
-    def see(tensor: int, ask: bool) -> bool:
-        if not ask and steer:
+    def see(tensor: int) -> None:
+        if steer:
             steer.see(tensor)
-        return tap.see(tensor, ask)
+        tap.see(tensor)
 
-    with ctypes_llama.own_context(llm, len(ids), len(ids), see) as context:
+    nodes = Nodes([b"l_out-%d" % block for block in range(blocks)], see)
+    with ctypes_llama.own_context(llm, len(ids), len(ids), nodes.answer) as context:
         if vectors:
             buffer = np.zeros((blocks, hidden), np.float32)  # starts at layer 1
             for layer, vector in vectors.items():
@@ -224,6 +226,7 @@ def block_outputs(
         if steer:
             steer.before(len(ids))
         ctypes_llama.decode(context, list(ids))
+    nodes.check()
     if steer and steer.fault:
         raise RuntimeError(f"not steered: {steer.fault}")
     return np.array(list(tap.take(len(ids))))

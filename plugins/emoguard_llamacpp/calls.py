@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from emoguard import wire
+from emoguard.interrupts import is_interrupt
 from emoguard.records import Finish, Report, Request
 from emoguard.session import REQUEST, Session, take_request
 
@@ -90,7 +91,7 @@ class Calls:
         except StopIteration:
             return
         except Exception as error:
-            if call.session is not None:
+            if call.session is not None and not is_interrupt(error):
                 call.session.fail(error)
                 close(call.session, "error")
             raise

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ from emoguard.errors import EmoGuardError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Callback = Callable[[int, bool], bool]
+Callback = Callable[[int], bool]
+"""From the address of a node to an answer; must not raise, see `nodes.Nodes`."""
 
 SET_LAYER_INPUT = (
     "llama_set_embeddings_layer_inp",
@@ -170,12 +172,13 @@ def row_copier(
 
 
 def make_callback(function: Callback) -> Any:
-    """Return `function(tensor address, ask)` as a `cb_eval`; keep the result alive.
+    """Return `function(tensor address)` as a `cb_eval`; keep the result alive.
 
-    llama.cpp calls it for every node of every graph, so the third argument (user data) is not even
-    converted: with the C calling conventions of all supported platforms a callee may ignore it.
+    llama.cpp calls it for every node of every graph, so the other arguments (whether it asks, and
+    user data) are not even converted: with the C calling conventions of all supported platforms a
+    callee may ignore them.
     """
-    short = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool)(function)
+    short = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)(function)
     # The cast object keeps the first one alive.
     return ctypes.cast(short, bindings.ggml_backend_sched_eval_callback)
 
@@ -197,9 +200,23 @@ Reading them through `string_at` costs three times the whole callback.
 NAME_WORD = Tensor.name.offset // 8
 
 
-def name_head(name: bytes) -> int:
-    """Return the first eight bytes of a tensor's name as `MEMORY` shows them."""
-    return int.from_bytes(name[:8].ljust(8, b"\0"), sys.byteorder)
+def name_heads(names: Iterable[bytes]) -> Container[int]:
+    """Return the first eight bytes of tensors' names, a container of words as `MEMORY` has them."""
+    heads = {name[:8] for name in names}
+    if all(len(name) + 1 >= 8 for name in heads):
+        return frozenset(int.from_bytes(head.ljust(8, b"\0"), sys.byteorder) for head in heads)
+    return ShortHeads(heads)
+
+
+class ShortHeads:
+    """Heads of names that are shorter: after its end such a name's place holds anything."""
+
+    def __init__(self, heads: AbstractSet[bytes]) -> None:
+        self._heads = heads
+
+    def __contains__(self, word: object) -> bool:
+        assert isinstance(word, int)
+        return word.to_bytes(8, sys.byteorder).partition(b"\0")[0] in self._heads
 
 
 def tensor_name(address: int) -> bytes:

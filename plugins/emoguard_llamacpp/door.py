@@ -73,7 +73,7 @@ class Door:
 
     def _callback(self, tokens: list[int], layers: Sequence[int], out: NDArray[np.float32]) -> None:
         tap = Tap(layers, self.identity.hidden)
-        with ctypes_llama.own_context(self._llm, len(tokens), CHUNK, tap.see) as context:
+        with ctypes_llama.own_context(self._llm, len(tokens), CHUNK, tap.answer) as context:
             for start, chunk in _chunks(tokens):
                 ctypes_llama.decode(context, chunk)
                 for n, rows in enumerate(tap.take(len(chunk))):

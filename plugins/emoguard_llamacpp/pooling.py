@@ -52,7 +52,7 @@ def callback(
 ) -> Iterator[Pool]:
     """Open a pass that reads through the evaluation callback."""
     tap = Tap(layers, hidden)
-    with ctypes_llama.own_context(llm, tokens, CHUNK, tap.see, texts) as context:
+    with ctypes_llama.own_context(llm, tokens, CHUNK, tap.answer, texts) as context:
         yield _pool(context, tap.take, (len(layers), hidden))
 
 

@@ -1,20 +1,22 @@
 """The two ways to read the residual a token is chosen from: native and callback, same numbers.
 
 Both keep the last row of the last decode in `rows`. `before` and `after` stand around every decode,
-so that a row is read at most once per decode and a missing one is seen. Only the callback can
-change what it sees: `steer` is what it lets do so, after its own reading.
+so that a row is read at most once per decode and a missing one is seen; `check` comes after every
+pass. Only the callback can change what it sees: `steer` is what it lets do so, after its own
+reading.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from emoguard.errors import EmoGuardError
+from emoguard.interrupts import is_interrupt
 from emoguard_llamacpp import ctypes_llama
-from emoguard_llamacpp.ctypes_llama import MEMORY, NAME_WORD
+from emoguard_llamacpp.nodes import Nodes
 from emoguard_llamacpp.steer import Steer
 
 if TYPE_CHECKING:
@@ -54,6 +56,9 @@ class NativeReader:
         """Forget the last decode."""
         self.fresh = False
 
+    def check(self) -> None:
+        """Do nothing: no Python runs inside a pass."""
+
     def after(self, tokens: int) -> None:
         """Note a decode of `tokens` tokens, done in chunks of the model's batch size."""
         self._last = (tokens - 1) % self._llm.n_batch
@@ -87,7 +92,7 @@ class CallbackReader:
 
     def __init__(self, llm: Any, layers: Sequence[int], hidden: int) -> None:
         self.rows = np.full((len(layers), hidden), np.nan, np.float32)
-        self.fault: BaseException | None = None
+        self.fault: Exception | None = None
         names = [b"l_out-%d" % layer for layer in layers]
         self._llm = llm
         self._names = names
@@ -96,9 +101,9 @@ class CallbackReader:
         self._seen: set[bytes] = set()
         self._captured: dict[bytes, list[NDArray[np.float32]]] | None = None
         self.fresh = False
-        self.heads: Container[int] = frozenset(map(ctypes_llama.name_head, names))
         self.steer: Steer | None = None
-        self._callback: Any = None
+        self._nodes: Nodes
+        self._callback: Any
 
     def start(self, witness: Sequence[int]) -> None:
         """Rebuild the context with the callback; refuse when that changes what the model says.
@@ -119,14 +124,24 @@ class CallbackReader:
                 "a control vector or another adapter was set on this Llama by hand: reading "
                 "through the callback needs a new context, which would lose it"
             )
-        self._callback = ctypes_llama.make_callback(self._shim)
-        ctypes_llama.swap_context(self._llm, self._callback)
+        self._nodes, self._callback = self._join()
 
     def stop(self, *, keep_state: bool) -> None:
         """Rebuild the context without the callback."""
         ctypes_llama.swap_context(self._llm, keep_state=keep_state)
+        self._release()
+
+    def _join(self) -> tuple[Nodes, Any]:
+        """Rebuild the context with a callback of its own; return both."""
+        nodes = Nodes(self._names, self._show)
+        callback = ctypes_llama.make_callback(nodes.answer)
+        ctypes_llama.swap_context(self._llm, callback)
+        return nodes, callback
+
+    def _release(self) -> None:
+        """Let go of a callback that no context calls any more."""
         ctypes_llama.release_callback(self._callback)
-        self._callback = None
+        self._nodes.close()
 
     def before(self, tokens: int) -> None:
         """Forget the last decode and what broke in it: one of `tokens` tokens comes."""
@@ -136,10 +151,24 @@ class CallbackReader:
         self.fault = None
         self._seen.clear()
 
+    def check(self) -> None:
+        """Raise what arrived in the callback during a pass; the pass itself is whole.
+
+        Raises:
+            BaseException: Ctrl-C, what a signal's handler raised, what another thread set.
+            EmoGuardError: the pass is not whole; the cache, which holds a part of it, is dropped.
+
+        """
+        try:
+            self._nodes.check()
+        finally:
+            if not self._nodes.alive:
+                fresh = self._join()
+                self._release()
+                self._nodes, self._callback = fresh
+
     def after(self, tokens: int) -> None:
-        """Note that a decode is over; a Ctrl-C that arrived in the callback is raised here."""
-        if self.fault is not None and not isinstance(self.fault, Exception):
-            raise self.fault
+        """Note that a decode is over."""
         self.fresh = len(self._seen) == len(self._names)
 
     def take(self) -> bool:
@@ -153,6 +182,7 @@ class CallbackReader:
         """Evaluate `tokens` and return all rows, float32 (layers, tokens, hidden)."""
         self._captured = {name: [] for name in self._names}
         self._llm.eval(tokens)
+        self.check()
         captured, self._captured = self._captured, None
         if self.fault is not None:
             raise self.fault
@@ -165,7 +195,7 @@ class CallbackReader:
         return np.array([np.concatenate(captured[name]) for name in self._names], np.float32)
 
     def see(self, tensor: int) -> None:
-        """Copy the last row of a wanted node (the second callback phase)."""
+        """Copy the last row of a node that was computed."""
         name = ctypes_llama.tensor_name(tensor)
         place = self._places.get(name)
         if place is None:
@@ -175,22 +205,17 @@ class CallbackReader:
         if self._captured is not None:
             self._captured[name].append(ctypes_llama.tensor_rows(tensor, self._hidden))
 
-    def _shim(self, tensor: int, ask: bool) -> bool:
-        """Say whether a node is wanted, or take it; whatever breaks is marked, and says yes.
-
-        Raising, or saying no in the second phase, would break off the graph. The first phase is run
-        for every node of the graph: it compares only the first eight bytes of the name.
-        """
-        try:
-            if ask:
-                return MEMORY[(tensor >> 3) + NAME_WORD] in self.heads
-            if self.fault is None:
+    def _show(self, tensor: int) -> None:
+        """Read a node, then steer it. What breaks in reading is kept; only interrupts get out."""
+        if self.fault is None:
+            try:
                 self.see(tensor)
-            if self.steer is not None:
-                self.steer.see(tensor)
-        except BaseException as error:  # noqa: BLE001  (Ctrl-C comes through here, too)
-            self.fault = self.fault or error
-        return True
+            except Exception as error:
+                if is_interrupt(error):
+                    raise
+                self.fault = error
+        if self.steer is not None:
+            self.steer.see(tensor)
 
 
 Reader = NativeReader | CallbackReader

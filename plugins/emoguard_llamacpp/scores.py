@@ -38,10 +38,10 @@ class Scores:
         """Return z (labels,) of rows (layers, hidden): NaN until it is settled."""
         z = self.missing.copy()
         with self._lock:
-            self._block[len(self._waiting)] = rows.ravel()
-            self._waiting.append(z)
             if len(self._waiting) == BLOCK:
                 self._settle()
+            self._block[len(self._waiting)] = rows.ravel()
+            self._waiting.append(z)
         return z
 
     def settle(self) -> None:
@@ -50,7 +50,7 @@ class Scores:
             self._settle()
 
     def _settle(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for n, z in enumerate(waiting):
+        for n, z in enumerate(self._waiting):
             np.dot(self._matrix, np.subtract(self._block[n], self._centre), out=z)
             np.add(z, self._shift, out=z)
+        self._waiting = []  # last, so that what an interrupt leaves undone is done the next time

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from emoguard.interrupts import is_interrupt
 from emoguard.steering import FLOAT32, Move, Mover, Steering
 from emoguard_llamacpp import ctypes_llama
 
@@ -36,12 +37,17 @@ class Steer:
         self._to_come = dict.fromkeys(self._movers, tokens)
 
     def see(self, tensor: int) -> None:
-        """Move the rows of a node that are to be steered: its last token, or all; never raises."""
+        """Move the rows of a node that are to be steered: its last token, or all.
+
+        Only interrupts get out: the row may be moved in part, its token is not to be chosen.
+        """
         if self.fault is not None:
             return
         try:
             self._move(tensor)
-        except Exception as error:  # noqa: BLE001  (an exception in here would break off the graph)
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             self.fault = error
 
     def take(self) -> tuple[float, float, float]:

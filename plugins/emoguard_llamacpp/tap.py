@@ -9,6 +9,7 @@ import numpy as np
 
 from emoguard.errors import EmoGuardError
 from emoguard_llamacpp import ctypes_llama
+from emoguard_llamacpp.nodes import Nodes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,37 +19,32 @@ EMBEDDINGS = (b"inp_scaled", b"inp_embd", b"embd")
 
 
 class Tap:
-    """Keeps every row of the wanted blocks' outputs; never raises into the graph."""
+    """Keeps every row of the wanted blocks' outputs; `answer` is the `cb_eval` of its context."""
 
     def __init__(self, layers: Sequence[int], hidden: int) -> None:
-        self.fault: Exception | None = None
         self._names = [(b"l_out-%d" % n,) if n >= 0 else EMBEDDINGS for n in layers]
         self._rows: dict[bytes, list[NDArray[np.float32]]] = {
             name: [] for names in self._names for name in names
         }
         self._hidden = hidden
+        self._nodes = Nodes(self._rows, self.see)
+        self.answer = self._nodes.answer
 
-    def see(self, tensor: int, ask: bool) -> bool:
-        """Say whether a node is wanted, or keep its rows: a `cb_eval`."""
-        try:
-            rows = self._rows.get(ctypes_llama.tensor_name(tensor))
-            if ask:
-                return rows is not None
-            if rows is not None:
-                rows.append(ctypes_llama.tensor_rows(tensor, self._hidden))
-        except Exception as error:  # noqa: BLE001  (an exception in here would break off the graph)
-            self.fault = self.fault or error
-        return True
+    def see(self, tensor: int) -> None:
+        """Keep the rows of a node, if it is wanted."""
+        rows = self._rows.get(ctypes_llama.tensor_name(tensor))
+        if rows is not None:
+            rows.append(ctypes_llama.tensor_rows(tensor, self._hidden))
 
     def take(self, tokens: int) -> Iterator[NDArray[np.float32]]:
         """Yield the rows (tokens, hidden) of each layer since the last call, and forget them.
 
         Raises:
+            BaseException: what came while the graph was computed (Ctrl-C, a signal's handler).
             EmoGuardError: the graph does not name what is wanted for each of the `tokens`.
 
         """
-        if self.fault is not None:
-            raise self.fault
+        self._nodes.check()
         for names in self._names:
             found = next((self._rows[name] for name in names if self._rows[name]), [])
             if sum(map(len, found)) != tokens:

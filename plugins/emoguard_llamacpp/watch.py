@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from emoguard.errors import EmoGuardError
+from emoguard.interrupts import is_interrupt
 from emoguard.live import LiveAlarm
 from emoguard.phases import THINKING_MARKS
 from emoguard.plan import Plan
@@ -97,7 +99,7 @@ class LlamaWatch:
         return (
             ("eval", self._eval),
             ("generate", self._generate),
-            ("_create_completion", functools.partial(self._calls.follow, self._close)),
+            ("_create_completion", functools.partial(self._calls.follow, self._end)),
             ("save_state", self._save_state),
             ("create_completion", self._calls.carry),
             ("create_chat_completion", self._calls.carry_chat),
@@ -225,8 +227,13 @@ class LlamaWatch:
         self._guarded(self.reader.before, len(tokens))
         self._note_steered(len(tokens))
         start = self._llm.n_tokens
-        original(tokens)
-        self._hide_late(start)
+        try:
+            # Pass by pass, as the original does: an interrupt does not wait for a long prompt.
+            for at in range(0, len(tokens), self._llm.n_batch):
+                original(tokens[at : at + self._llm.n_batch])
+                self.reader.check()
+        finally:
+            self._hide_late(start)
         self._guarded(self.reader.after, len(tokens))
 
     def _generate(
@@ -235,11 +242,13 @@ class LlamaWatch:
         call = self._calls.current
         request = call.request if call else take_request(kwargs)
         prompt = list(tokens)
-        if not prompt and (kwargs.get("reset", True) or not self._llm.n_tokens):
+        arguments = inspect.signature(original).bind(prompt, *args, **kwargs).arguments
+        goes_on = not arguments.get("reset", True) and self._llm.n_tokens > 0
+        if not prompt and not goes_on:
             raise EmoGuardError("the prompt is empty: give the model at least one token to go on")
         steering = self._steering(request.plan)
         if steering is not None:
-            self._read_through_callback()
+            self._read_through_callback(goes_on=goes_on)
         session = Session(
             request,
             self.identity,
@@ -249,19 +258,25 @@ class LlamaWatch:
             steering=steering,
             decode=self._decode,
         )
-        return self._tokens(original(prompt, *args, **kwargs), session, call)
+        inner = original(prompt, *args, **kwargs)
+        return self._tokens(inner, session, call, goes_on=goes_on)
 
     def _tokens(
-        self, inner: Generator[int, Any, None], session: Session, call: Call | None
+        self,
+        inner: Generator[int, Any, None],
+        session: Session,
+        call: Call | None,
+        *,
+        goes_on: bool,
     ) -> Generator[int, Any, None]:
         """Yield the tokens of `inner`, one committed row per token; close the session at the end.
 
         Tokens that a completion call throws away (the end mark) are not committed.
         """
-        self._open(session, call)
         finish: Finish = "error"
         sent = None
         try:
+            self._open(session, call, goes_on=goes_on)
             while True:
                 token = inner.send(sent)
                 ends = ctypes_llama.is_end(self._llm, token)
@@ -282,17 +297,17 @@ class LlamaWatch:
             # A caller of generate has no other way to end it: whether it was cut off is unknown.
             finish = "stop" if finish == "stop" else "unknown"
             raise
-        except Exception as error:
-            session.fail(error)
-            raise
-        except BaseException:
-            finish = "cancelled"
+        except BaseException as error:
+            if is_interrupt(error):
+                finish = "cancelled"
+            else:
+                session.fail(error)
             raise
         finally:
             inner.close()
-            self._guarded(self._drop_steered, session)
+            # A completion still looks at the scores and ids of its tokens: it ends the session.
             if call is None or finish in ("error", "cancelled"):
-                self._close(session, finish)
+                self._end(session, finish)
 
     def _end_mark(self, call: Call | None) -> Iterator[int]:
         """Yield an end mark to a completion: only then one that is not streamed has its text."""
@@ -300,7 +315,7 @@ class LlamaWatch:
         if call is not None and mark >= 0:
             yield mark
 
-    def _open(self, session: Session, call: Call | None) -> None:
+    def _open(self, session: Session, call: Call | None, *, goes_on: bool) -> None:
         self._close(self._session, "cancelled")
         self._drop_steered(self._steered[0] if self._steered else session)
         if self._llm.draft_model is not None:
@@ -314,9 +329,9 @@ class LlamaWatch:
         if session.steering is not None and isinstance(self.reader, CallbackReader):
             self.reader.steer = Steer(session.steering, self.identity.hidden)
             # The last prompt token is computed again, under steering, even where the cache has it,
-            # and so is all of the prompt where that is steered.
+            # and so is all of the prompt where that is steered. What goes on computes all it gets.
             kept = 0 if session.steering.plan.prompt else len(session.prompt_ids) - 1
-            self._llm.n_tokens = min(self._llm.n_tokens, kept)
+            self._llm.n_tokens = self._llm.n_tokens if goes_on else min(self._llm.n_tokens, kept)
 
     def _commit(self, session: Session, token: int) -> None:
         """Keep the row `token` was chosen from; without a decode since the last one it is NaN.
@@ -337,7 +352,9 @@ class LlamaWatch:
                 self._last = self._scores.missing
             session.commit(token, self._last)
             self._follow_live(session, token)
-        except Exception as error:  # noqa: BLE001  (the response goes on, whatever breaks here)
+        except Exception as error:  # the response goes on, whatever breaks here
+            if is_interrupt(error):
+                raise
             self._fail(error)
             tokens = len(session.token_ids)
             session.rows[tokens:] = [self._scores.missing]
@@ -389,15 +406,20 @@ class LlamaWatch:
                 'the native read cannot steer: attach with backend="auto" or "callback"'
             )
 
-    def _read_through_callback(self) -> None:
+    def _read_through_callback(self, *, goes_on: bool) -> None:
         """Change from the native read to the callback, which can steer; the cache is lost.
 
         Raises:
-            EmoGuardError: the callback cannot be had.
+            EmoGuardError: the callback cannot be had, or the generation needs the cache.
 
         """
         if isinstance(self.reader, CallbackReader):
             return
+        if goes_on:
+            raise EmoGuardError(
+                "the first plan of a watch costs the cache that reset=False goes on from: attach "
+                'with backend="callback"'
+            )
         self._close(self._session, "cancelled")
         reader = CallbackReader(self._llm, self.guard.probe.layers, self.identity.hidden)
         reader.start(self.guard.probe.witness.token_ids.tolist())
@@ -412,17 +434,22 @@ class LlamaWatch:
             first = self._llm.n_tokens if steer.steering.plan.prompt else last
             self._steered = self._session, first
 
-    def _drop_steered(self, session: Session) -> None:
+    def _drop_steered(self, session: Session | None) -> None:
         """Forget every position `session` computed steered: none may be the prefix of another turn.
 
         Done when its generation is over, in its own thread: one that goes on unwatched needs them.
         """
         if self._steered is None or self._steered[0] is not session:
             return
-        (_, first), self._steered = self._steered, None
-        taken = session.closed and self._llm.input_ids[first] != NO_TOKEN
-        if taken or self._llm.ctx is None or self._llm.n_tokens <= first:
-            return
+        first = self._steered[1]
+        if self._llm.ctx is not None and self._llm.n_tokens > first:
+            taken = session.closed and self._llm.input_ids[first] != NO_TOKEN
+            if not taken:
+                self._cut(first)
+        self._steered = None
+
+    def _cut(self, first: int) -> None:
+        """Forget every position from `first` on."""
         self._llm.n_tokens = first
         # A prompt that ends just there would be sampled from the logits of what was cut off.
         self._llm._requires_eval = True  # noqa: SLF001
@@ -452,6 +479,13 @@ class LlamaWatch:
     def _decode(self, token_ids: Sequence[int]) -> str:
         text: bytes = self._llm.detokenize(list(token_ids))
         return text.decode("utf-8", "replace")
+
+    def _end(self, session: Session | None, finish: Finish) -> None:
+        """Close a session whose generation is over; nothing that it computed steered stays."""
+        try:
+            self._guarded(self._drop_steered, session)
+        finally:
+            self._close(session, finish)
 
     def _close(self, session: Session | None, finish: Finish) -> None:
         """Report an open session; one that was closed before stays closed.
@@ -485,7 +519,9 @@ class LlamaWatch:
     def _guarded(self, action: Callable[..., None], *args: Any) -> None:
         try:
             action(*args)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:

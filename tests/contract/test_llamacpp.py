@@ -70,7 +70,7 @@ class LlamaHarness:
         if reader.name == "native":
             reader.copy = None
         else:
-            reader.heads = None
+            reader.see = None
 
     def break_steering(self, watch: Watch) -> None:
         def broken(*_: Any) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import signal
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import emoguard_llamacpp
+import numpy as np
 import pytest
 
 from emoguard.guard import Guard
@@ -14,6 +18,7 @@ from emoguard.probe import Probe
 from emoguard.records import Report
 from emoguard.testing import make_probe
 from tests import tiny_gguf
+from tests.interrupts import Armed, LateError, Signals, handling, then
 
 BACKENDS = ("native", "callback")
 
@@ -44,13 +49,6 @@ def boom(*_args: Any, **_kwargs: Any) -> Any:
     raise RuntimeError("broken on purpose")
 
 
-class BrokenNames:
-    """Breaks the first callback phase."""
-
-    def __contains__(self, name: object) -> bool:
-        return bool(boom())
-
-
 BREAKS = {
     "before a decode": lambda watch: setattr(watch.reader, "before", boom),
     "after a decode": lambda watch: setattr(watch.reader, "after", boom),
@@ -58,8 +56,7 @@ BREAKS = {
     "scoring the row": lambda watch: setattr(watch._scores, "add", boom),
     "settling the scores": lambda watch: setattr(watch._scores, "settle", boom),
     "native: copying": lambda watch: setattr(watch.reader, "copy", boom),
-    "callback: ask phase": lambda watch: setattr(watch.reader, "heads", BrokenNames()),
-    "callback: data phase": lambda watch: setattr(watch.reader, "see", boom),
+    "callback: copying": lambda watch: setattr(watch.reader, "see", boom),
 }
 
 
@@ -172,3 +169,169 @@ def test_an_error_of_the_runtime_itself_is_passed_on(llm: Any, probe: Probe, wan
         assert (report.status, report.finish) == ("error", "error")
         assert watch.live() is None
         assert complete(llm) == wanted
+
+
+# Interrupts: whatever comes from outside belongs to the caller, wherever it arrives.
+
+
+def at_callback(number: int, kind: type[BaseException]) -> Any:
+    """Raise `kind` where the Python of the evaluation callback begins for the `number`-th time."""
+    count = 0
+
+    def look(frame: Any, event: str, _argument: Any) -> None:
+        nonlocal count
+        if event == "call" and frame.f_code.co_name == "_answer":
+            count += 1
+            if count == number:
+                raise kind
+
+    return look
+
+
+@contextmanager
+def profiled(look: Any) -> Iterator[None]:
+    sys.setprofile(look)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+def whole(llm: Any, probe: Probe, watch: Any, wanted: str) -> None:
+    """Assert that the next reply, and its reading, are right."""
+    assert complete(llm) == wanted
+    report = watch.reports[-1]
+    assert (report.status, report.tokens_scored) == ("uncalibrated", 8)
+
+
+# A pass of the tiny model asks about 186 nodes and shows two of them.
+ENTRIES = (1, 2, 3, 40, 41, 77, 78, 79, 120, 186, 187, 188, 189, 190, 400, 801, 1202)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, LateError])
+@pytest.mark.parametrize("number", ENTRIES)
+def test_an_interrupt_at_any_entry_of_the_callback_reaches_the_caller(
+    llm: Any, probe: Probe, wanted: str, number: int, kind: type[BaseException]
+) -> None:
+    with emoguard_llamacpp.attach(llm, Guard(probe), "callback") as watch:
+        with pytest.raises(kind), profiled(at_callback(number, kind)):
+            complete(llm)
+        assert watch.reports[-1].status == "cancelled"
+        whole(llm, probe, watch, wanted)
+    assert complete(llm) == wanted
+
+
+PENDING = {
+    "before a decode": ("reader", "before"),
+    "after a decode": ("reader", "after"),
+    "taking the row": ("reader", "take"),
+    "scoring the row": ("_scores", "add"),
+    "native: copying": ("reader", "copy"),
+    "callback: copying": ("reader", "see"),
+}
+
+
+@pytest.mark.parametrize("name", PENDING)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_interrupt_in_reading_reaches_the_caller(
+    llm: Any, probe: Probe, wanted: str, backend: str, name: str
+) -> None:
+    if name.partition(":")[0] in BACKENDS and not name.startswith(backend):
+        pytest.skip("of the other path")
+    owner, attribute = PENDING[name]
+    with emoguard_llamacpp.attach(llm, Guard(probe), backend) as watch:
+        part = getattr(watch, owner)
+        plain = getattr(part, attribute)
+        setattr(part, attribute, then(plain, LateError))
+        with pytest.raises(LateError):
+            complete(llm)
+        assert watch.reports[-1].status == "cancelled"
+        setattr(part, attribute, plain)
+        whole(llm, probe, watch, wanted)
+
+
+def test_what_a_signals_handler_raises_in_the_callback_reaches_the_caller(
+    llm: Any, probe: Probe, wanted: str
+) -> None:
+    def stop(*_: Any) -> None:
+        raise TimeoutError("too late")
+
+    with emoguard_llamacpp.attach(llm, Guard(probe), "callback") as watch, handling(stop):
+        see = watch.reader.see
+        watch.reader.see = lambda tensor: (see(tensor), signal.raise_signal(signal.SIGALRM))
+        with pytest.raises(TimeoutError, match="too late"):
+            complete(llm)
+        assert watch.reports[-1].status == "cancelled"
+        watch.reader.see = see
+        whole(llm, probe, watch, wanted)
+
+
+def test_a_long_prompt_is_left_at_the_pass_that_was_interrupted(
+    llm: Any, probe: Probe, wanted: str
+) -> None:
+    with emoguard_llamacpp.attach(llm, Guard(probe), "callback") as watch:
+        llm.reset()
+        with (
+            pytest.raises(LateError),
+            profiled(at_callback(5, LateError)),
+            with_batches_of(llm, 16),
+        ):
+            llm.eval(list(range(90, 154)))
+        assert llm.n_tokens == 16
+        whole(llm, probe, watch, wanted)
+
+
+@contextmanager
+def with_batches_of(llm: Any, tokens: int) -> Iterator[None]:
+    before, llm.n_batch = llm.n_batch, tokens
+    try:
+        yield
+    finally:
+        llm.n_batch = before
+
+
+def test_a_callback_that_died_is_replaced_and_its_pass_is_not_used(
+    llm: Any, probe: Probe, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)
+    armed, signals, number = Armed(LateError), Signals(), signal.SIGALRM
+    with emoguard_llamacpp.attach(llm, Guard(probe), "callback") as watch:
+        see = watch.reader.see
+        watch.reader.see = lambda tensor: (see(tensor), 0 in armed, number in signals)
+        with pytest.raises(KeyboardInterrupt), handling(signal.default_int_handler):
+            complete(llm)
+        assert lost, "the callback did not die: this tests nothing"
+        watch.reader.see = see
+        whole(llm, probe, watch, wanted)
+    assert complete(llm) == wanted
+
+
+@pytest.mark.parametrize("number", [1, 60, 120])
+def test_an_interrupt_of_attaching_leaves_the_model_as_it_was(
+    llm: Any, probe: Probe, wanted: str, number: int
+) -> None:
+    attributes = set(vars(llm))
+    with pytest.raises(LateError), profiled(at_callback(number, LateError)):
+        emoguard_llamacpp.attach(llm, Guard(probe), "callback")
+    assert set(vars(llm)) == attributes
+    assert complete(llm) == wanted
+    with emoguard_llamacpp.attach(llm, Guard(probe), "callback") as watch:
+        whole(llm, probe, watch, wanted)
+
+
+@pytest.mark.parametrize("number", [1, 2, 50, 100])
+def test_an_interrupt_at_the_offline_door_reaches_the_caller(llm: Any, number: int) -> None:
+    door = emoguard_llamacpp.open_residuals(llm, "callback")
+    ids = door.tokenize("the rain")
+    right = door.residuals(ids, (1, 2))
+
+    def pool() -> Any:
+        with door.pooling((1, 2), texts=2, tokens=64) as run:
+            return run([ids, ids], [1, 1])
+
+    means = pool()
+    for action, result in ((lambda: door.residuals(ids, (1, 2)), right), (pool, means)):
+        with pytest.raises(LateError), profiled(at_callback(number, LateError)):
+            action()
+        assert np.array_equal(action(), result)

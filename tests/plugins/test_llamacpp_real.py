@@ -98,7 +98,7 @@ def step_by_step(
 ) -> np.ndarray:
     """Return the residuals before each generated token and the last, without any watch."""
     tap = Tap(layers, llm.n_embd())
-    with ctypes_llama.own_context(llm, len(prompt) + len(ids), 512, tap.see) as context:
+    with ctypes_llama.own_context(llm, len(prompt) + len(ids), 512, tap.answer) as context:
         ctypes_llama.decode(context, prompt)
         for token in ids:
             ctypes_llama.decode(context, [token])
