@@ -61,6 +61,14 @@ def check_model(llm: Any) -> None:
         )
 
 
+def takes_media(llm: Any) -> bool:
+    """Return whether chats with `llm` may hold images or sound.
+
+    Their handler computes them itself, straight into the cache: no token ids bring them back.
+    """
+    return hasattr(llm.chat_handler, "mtmd_ctx")
+
+
 def choose(architecture: str, backend: str) -> Path:
     """Return the read path for `architecture`, as asked for by `backend`.
 

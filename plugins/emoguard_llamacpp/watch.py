@@ -24,7 +24,7 @@ from emoguard.plan import Plan
 from emoguard.records import Finish, Reading, Report
 from emoguard.session import Session, take_request
 from emoguard.standing import Standing
-from emoguard_llamacpp import ctypes_llama
+from emoguard_llamacpp import ctypes_llama, support
 from emoguard_llamacpp.calls import Call, Calls
 from emoguard_llamacpp.reader import CallbackReader, Reader
 from emoguard_llamacpp.scores import Scores
@@ -401,6 +401,11 @@ class LlamaWatch:
                 "llama.cpp cannot steer layer 0: leave it out of plan.layers, or fit a probe at "
                 "layers from 1 on"
             )
+        if steering.plan.prompt and support.takes_media(self._llm):
+            raise EmoGuardError(
+                "this Llama's chat handler computes images and sound before there is a plan: leave "
+                "prompt: true out of it"
+            )
         if self._backend == "native":
             raise EmoGuardError(
                 'the native read cannot steer: attach with backend="auto" or "callback"'
@@ -415,10 +420,10 @@ class LlamaWatch:
         """
         if isinstance(self.reader, CallbackReader):
             return
-        if goes_on:
+        if goes_on or support.takes_media(self._llm):
             raise EmoGuardError(
-                "the first plan of a watch costs the cache that reset=False goes on from: attach "
-                'with backend="callback"'
+                "the first plan of a watch drops the cache, and reset=False or a chat handler for "
+                'images and sound goes on from it: attach with backend="callback"'
             )
         self._close(self._session, "cancelled")
         reader = CallbackReader(self._llm, self.guard.probe.layers, self.identity.hidden)
@@ -508,7 +513,9 @@ class LlamaWatch:
         session.seconds += time.perf_counter() - start
         try:
             self.reports.append(session.close(self.guard, finish))
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             self._fail(error)
             session.rows = [self._scores.missing] * len(session.token_ids)
             with suppress(Exception):

@@ -149,6 +149,18 @@ def object_of(raw, *, stream):
     return found[-1]
 
 
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_plan_may_steer_the_prompt(site, chat, stream):
+    site = site()
+    path, body = asking(chat, 8, stream=stream, emoguard={"plan": PLAN | {"prompt": True}})
+    for _ in range(2):
+        status, raw = site.ask(path, body)
+        assert status == 200, raw
+        assert object_of(raw, stream=stream)["steered"] is True
+    site.settle()
+
+
 def test_of_500_mixed_requests_metrics_and_audit_log_count_the_same(site, served, tmp_path):
     exporter = PrometheusExporter(
         emotions=["happy", "sad"], model="tiny random llama", profiles=["eu_art50"]

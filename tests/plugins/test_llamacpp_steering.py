@@ -23,6 +23,7 @@ from emoguard.policy import AlarmPolicy, SteeringPolicy
 from emoguard.reload import PolicyFile
 from emoguard.testing import make_probe, measure_calibration
 from tests import tiny_gguf
+from tests.interrupts import LateError, then
 
 PROMPT = "the rain in the north and the cat"
 LABELS = ("happy", "sad", "calm")
@@ -185,6 +186,175 @@ def test_a_layers_reading_is_of_before_its_own_intervention(llm: Any, watch: Any
     assert not np.allclose(watch.reports[-1].tokens[0].z, plain, atol=1e-2)
 
 
+# What llama-cpp-python looks at after a response, or goes on from.
+
+
+def chat(llm: Any, plan: Plan | None, **options: Any) -> Any:
+    """Return (text, finish reason) of a chat."""
+    settings = {"max_tokens": 9, "temperature": 0.0, "seed": 3} | options
+    turns: Any = [{"role": "user", "content": PROMPT}]
+    made = llm.create_chat_completion(turns, emoguard=Request(plan=plan), **settings)
+    chunks = list(made) if options.get("stream") else [made]
+    return said(chunks), chunks[-1]["choices"][0]["finish_reason"]
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 9])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("plan", [STRONG, PROMPTED], ids=str)
+def test_a_steered_chat_is_answered(
+    llm: Any, watch: Any, plan: Plan, stream: bool, tokens: int
+) -> None:
+    _, finish = chat(llm, plan, stream=stream, max_tokens=tokens, logit_bias={2: -100})
+    report = watch.reports[-1]
+    assert finish == report.finish == "length"
+    # llama-cpp-python goes on to the end of a character.
+    assert report.receipt.applied == report.completion_tokens >= tokens
+    prompt = ids_of(llm)[1:]  # this template adds no mark of its own
+    assert llm.n_tokens == (0 if plan.prompt else len(prompt) - 1)
+
+
+def test_a_standing_plan_for_prompts_is_applied_to_every_turn_of_a_chat(path: Path) -> None:
+    llm, fresh = tiny_gguf.load(path), tiny_gguf.load(path)
+    turns: Any = [{"role": "user", "content": PROMPT}]
+    with (
+        emoguard_llamacpp.attach(llm, guard_for(llm, plan=PROMPTED)) as watch,
+        emoguard_llamacpp.attach(fresh, guard_for(fresh, plan=PROMPTED)),
+    ):
+        for more in ("and then", "and at last"):
+            found = llm.create_chat_completion(turns, max_tokens=9, temperature=0.0)
+            assert watch.reports[-1].receipt.plan["prompt"] is True
+            fresh.reset()
+            wanted = fresh.create_chat_completion(turns, max_tokens=9, temperature=0.0)
+            assert said([found]) == said([wanted])
+            turns += [found["choices"][0]["message"], {"role": "user", "content": more}]
+
+
+def test_a_chat_longer_than_a_batch_may_be_steered_in_its_prompt(path: Path) -> None:
+    texts = []
+    for batch in (512, 8):
+        llm = tiny_gguf.load(path, n_batch=batch, n_ubatch=8)
+        with emoguard_llamacpp.attach(llm, guard_for(llm)) as watch:
+            texts.append(chat(llm, PROMPTED))
+            assert watch.reports[-1].receipt.applied == watch.reports[-1].completion_tokens
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("plan", [None, STRONG, PROMPTED], ids=str)
+def test_stopping_criteria_see_the_whole_response(llm: Any, watch: Any, plan: Plan | None) -> None:
+    seen: list[tuple[list[int], float]] = []
+
+    def look(ids: Any, scores: Any) -> bool:
+        seen.append((ids.tolist(), scores.shape[-1]))
+        return False
+
+    criteria = llama_cpp.StoppingCriteriaList([look])
+    complete(llm, plan=plan, stopping_criteria=criteria, logit_bias={2: -100})
+    tokens = [token.id for token in watch.reports[-1].tokens]
+    # At the end once more: all that was computed, the last token was not.
+    assert seen[-1] == (ids_of(llm) + tokens[:-1], llm.n_vocab())
+
+
+@pytest.mark.parametrize("how", [{}, {"echo": True}, {"stream": True}], ids=str)
+@pytest.mark.parametrize("plan", [None, STRONG, PROMPTED], ids=str)
+def test_there_is_a_log_probability_for_every_token(
+    path: Path, plan: Plan | None, how: dict[str, bool]
+) -> None:
+    llm = tiny_gguf.load(path, logits_all=True)
+    with emoguard_llamacpp.attach(llm, guard_for(llm)) as watch:
+        made = complete(llm, plan=plan, logprobs=2, logit_bias={1: -100, 2: -100}, **how)
+        kept = [each["choices"][0]["logprobs"] for each in (made if "stream" in how else [made])]
+        prompt = len(ids_of(llm)) - 1 if "echo" in how else 0
+        tokens = watch.reports[-1].completion_tokens
+    assert sum(len(each["token_logprobs"]) for each in kept if each) == prompt + tokens
+
+
+@pytest.mark.parametrize("plan", [STRONG, PROMPTED], ids=str)
+def test_what_goes_on_from_the_cache_keeps_it(path: Path, plan: Plan) -> None:
+    llm, fresh = tiny_gguf.load(path), tiny_gguf.load(path)
+    ids, more = ids_of(llm), [90, 91, 92]
+    with emoguard_llamacpp.attach(llm, guard_for(llm), "callback") as watch:
+        llm.eval(ids)
+        next(llm.generate(more, temp=0.0, reset=False, emoguard=Request(plan=plan)))
+        found = ctypes_llama.last_logits(llm, llm.ctx)
+        assert watch.reports[-1].receipt.applied == 1
+    fresh.eval(ids)
+    with emoguard_llamacpp.attach(fresh, guard_for(fresh), "callback"):
+        whole = logits_after(fresh, [*ids, *more], dataclasses.replace(plan, prompt=False))
+        other = logits_after(fresh, more, plan)
+    if not plan.prompt:  # else only what was added is steered: nothing gives that in one go
+        assert np.allclose(found, whole, atol=2e-3)
+    assert not np.allclose(found, other, atol=1e-2)
+
+
+def test_the_first_plan_does_not_drop_a_cache_that_is_gone_on_from(llm: Any, watch: Any) -> None:
+    llm.eval(ids_of(llm))
+    for arguments in ({"reset": False}, {}):
+        positional = () if arguments else (40, 0.95, 0.05, 1.0, 0.0, 1.0, False)
+        with pytest.raises(EmoGuardError, match='backend="callback"'):
+            llm.generate([90, 91], *positional, **arguments, emoguard=Request(plan=STRONG))
+    assert llm.n_tokens == len(ids_of(llm))
+    assert watch.reader.name == "native"
+
+
+class MediaHandler:
+    """Does as llama-cpp-python's handlers of images: evaluates the prompt, and completes that."""
+
+    mtmd_ctx = None
+
+    def __call__(self, *, llama: Any, messages: Any, **_: Any) -> Any:
+        llama.reset()
+        llama.eval(ids_of(llama, messages[-1]["content"]))
+        llama.input_ids[1:5] = 7  # an image: whatever stood there
+        prompt = llama.input_ids[: llama.n_tokens].tolist()
+        return llama.create_completion(prompt, max_tokens=9, temperature=0.0, seed=3)
+
+
+def test_images_in_a_chat_are_not_computed_again_from_ids(path: Path) -> None:
+    llm = tiny_gguf.load(path)
+    llm.chat_handler = MediaHandler()
+    with emoguard_llamacpp.attach(llm, guard_for(llm)) as watch:
+        with pytest.raises(EmoGuardError, match='backend="callback"'):
+            chat(llm, STRONG)
+        assert watch.reader.name == "native"
+    with emoguard_llamacpp.attach(llm, guard_for(llm), "callback") as watch:
+        with pytest.raises(EmoGuardError, match="prompt: true"):
+            chat(llm, PROMPTED)
+        turns: Any = [{"role": "user", "content": PROMPT}]
+        made = llm.create_chat_completion(turns, emoguard=Request(plan=STRONG))
+        assert made["choices"][0]["text"] == text_of(llm, plan=STRONG)
+        assert watch.reports[-2].receipt.applied == watch.reports[-2].completion_tokens
+
+
+@pytest.mark.parametrize("plan", [STRONG, PROMPTED], ids=str)
+def test_a_steered_prompt_over_the_context_breaks_nothing(llm: Any, watch: Any, plan: Plan) -> None:
+    wanted = text_of(llm)
+    with pytest.raises((ValueError, RuntimeError)):
+        next(llm.generate([90] * 600, temp=0.0, emoguard=Request(plan=plan)))
+    assert text_of(llm) == wanted
+    assert text_of(llm, plan=plan) != wanted
+
+
+# Interrupts.
+
+
+@pytest.mark.parametrize("plan", [MIXED, PROMPTED], ids=str)
+def test_an_interrupt_while_a_row_is_moved_ends_the_response(
+    path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = tiny_gguf.load(path)
+    with emoguard_llamacpp.attach(llm, guard_for(llm), "callback") as watch:
+        wanted, steered = text_of(llm), text_of(llm, plan=plan)
+        with monkeypatch.context() as patch:
+            mover = steer_module.Mover
+            patch.setattr(mover, "__call__", then(mover.__call__, LateError))
+            with pytest.raises(LateError):
+                complete(llm, plan=plan)
+        report = watch.reports[-1]
+        assert (report.status, report.finish, report.faults) == ("cancelled", "cancelled", ())
+        assert text_of(llm) == wanted
+        assert text_of(llm, plan=plan) == steered
+
+
 # The rule of the cache.
 
 
@@ -235,12 +405,13 @@ def test_a_prompt_in_the_cache_is_steered_all_the_same(llm: Any, watch: Any) -> 
     assert watch.reports[-1].receipt.applied == 1
 
 
-def test_what_llamas_cache_keeps_of_a_steered_response_is_unsteered(path: Path) -> None:
+@pytest.mark.parametrize("plan", [STRONG, PROMPTED], ids=str)
+def test_what_llamas_cache_keeps_of_a_steered_response_is_unsteered(path: Path, plan: Plan) -> None:
     llm, fresh = tiny_gguf.load(path), tiny_gguf.load(path)
     llm.set_cache(llama_cpp.LlamaRAMCache())
     with emoguard_llamacpp.attach(llm, guard_for(llm)):
         for stream in (False, True):
-            made = complete(llm, plan=STRONG, stream=stream)
+            made = complete(llm, plan=plan, stream=stream)
             chunks = list(made) if stream else [made]
             said = "".join(chunk["choices"][0]["text"] for chunk in chunks)
             complete(llm, "something else altogether", max_tokens=2)
@@ -254,12 +425,15 @@ def text_of_plain(llm: Any, prompt: str) -> str:
     return str(made["choices"][0]["text"])
 
 
-def test_a_state_saved_under_steering_is_loaded_without_it(llm: Any, watch: Any) -> None:
-    tokens = llm.generate(ids_of(llm), temp=0.0, emoguard=Request(plan=STRONG))
+@pytest.mark.parametrize("plan", [STRONG, PROMPTED], ids=str)
+def test_a_state_saved_under_steering_is_loaded_without_it(
+    llm: Any, watch: Any, plan: Plan
+) -> None:
+    tokens = llm.generate(ids_of(llm), temp=0.0, emoguard=Request(plan=plan))
     list(islice(tokens, 4))
     state = llm.save_state()
     tokens.close()
-    assert state.n_tokens == len(ids_of(llm)) - 1
+    assert state.n_tokens == (0 if plan.prompt else len(ids_of(llm)) - 1)
     llm.load_state(state)
     second = ids_of(llm, PROMPT + " and")
     found = logits_after(llm, second)
