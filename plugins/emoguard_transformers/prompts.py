@@ -48,8 +48,8 @@ class Prompts:
     def tokens(self, rows: int) -> list[list[int]]:
         """Return the tokens that each of `rows` rows attends to, in order, never none.
 
-        `UNKNOWN` stands for positions of a cache. Embeddings are told apart only from the first of
-        their row: equal ones have one negative id, others another.
+        `UNKNOWN` stands for positions of a cache. Embeddings are only told apart from the first of
+        their row: those equal to it have one negative id, all others another.
         """
         whole, seen = self._whole(rows), self._seen(rows)
         return [ids[at].tolist() or [UNKNOWN] for ids, at in zip(whole, seen, strict=True)]
@@ -64,15 +64,20 @@ class Prompts:
 
     def _whole(self, rows: int) -> NDArray[np.int64]:
         """Return ids of all positions, (rows, length)."""
-        inputs = self.inputs
-        if inputs.ndim > 2:
-            ids = np.where(
-                (inputs == inputs[:, :1]).all(dim=-1).cpu().numpy(), UNKNOWN, UNKNOWN - 1
-            )
-        else:
-            ids = inputs.cpu().numpy()
+        each = rows // len(self.inputs)
+        ids = self.inputs if self.inputs.ndim == 2 else self._told_apart(each)
+        ids = ids.cpu().numpy()
         cached = np.full((len(ids), self.length - ids.shape[1]), UNKNOWN)
-        return np.repeat(np.concatenate([cached, ids], axis=1), rows // len(ids), axis=0)
+        return np.repeat(np.concatenate([cached, ids], axis=1), each, axis=0)
+
+    def _told_apart(self, each: int) -> Any:
+        """Return an id for each embedding, (prompts, tokens); `each` prompt has so many rows."""
+        embeds = self.inputs
+        first = embeds[:, :1]
+        if self.mask is not None:
+            place = self.mask[::each, -embeds.shape[1] :].argmax(dim=1)
+            first = embeds.take_along_dim(place.to(embeds.device)[:, None, None], dim=1)
+        return UNKNOWN - (embeds != first).any(dim=-1).long()
 
     def _seen(self, rows: int) -> NDArray[np.bool_]:
         if self.mask is None:

@@ -71,3 +71,16 @@ def test_reasoning_tokens_never_alarm(prompt, inside):
 def test_tokens_without_a_fresh_row_are_left_out():
     _, alarm = follow()
     assert [bool(why) for why in run(alarm, [3, np.nan, 3])] == [False, False, True]
+
+
+@pytest.mark.parametrize("prompt", [(1,), (1, 1, 1)])
+def test_attention_sinks_never_alarm(prompt):
+    _, alarm = follow(prompt=prompt)
+    # The first two tokens repeat the prompt's, so that the third row is the last of the sink.
+    found = run(alarm, [99, 99, 99, 3, 3], [1, 1, 20, 20, 20])
+    assert [bool(why) for why in found] == [False, False, False, False, True]
+
+
+def test_a_prompt_of_two_tokens_has_no_attention_sink():
+    _, alarm = follow(prompt=(1, 2))
+    assert [bool(why) for why in run(alarm, [3, 3])] == [False, True]
