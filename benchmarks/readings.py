@@ -83,8 +83,7 @@ class HeldOut:
         return kept[:most]
 
     def _project(self, probe: Probe, said: Answer) -> np.ndarray:
-        ids = said.prompt_ids + said.token_ids[:-1]
-        return probe.project(self._door.residuals(ids, probe.layers)[:, len(said.prompt_ids) - 1 :])
+        return probe.project(said.residuals(self._door, probe.layers))
 
     def _answers(self, tokens: int) -> AnswerFile:
         """Open the responses of one limit, bound to the model, the prompts and the sampling."""

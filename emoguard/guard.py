@@ -206,9 +206,10 @@ class Guard:
         """Summarise one reading. Pure: same arguments, same report (but for its time stamp)."""
         fresh = np.isfinite(reading.rows).all(axis=1)
         status = self._status(reading, bool(fresh.all()))
-        counted = fresh & (reading.phases != REASONING)
+        answering = reading.phases != REASONING
+        at_sink = np.arange(len(reading.rows)) < reading.attention_sinks
         scored = status in ("scored", "uncalibrated", "cancelled")
-        rows = reading.rows[counted] if scored else reading.rows[:0]
+        rows = reading.rows[fresh & answering & ~at_sink] if scored else reading.rows[:0]
         return Report(
             id=request.id,
             call=request.call,
@@ -230,6 +231,7 @@ class Guard:
             detail=_detail(reading),
             faults=(*faults, *_broken(reading)),
             denied=request.denied,
+            attention_sinks=int((answering & at_sink).sum()),
         )
 
     def note(self, report: Report, request: Request, decode: Callable[[], str]) -> Report:
@@ -431,13 +433,17 @@ def _receipt(steered: Steered | None) -> Receipt | None:
 
 
 def _token_scores(reading: Reading) -> tuple[TokenScore, ...]:
+    sinks = reading.attention_sinks
+    rows = np.where(np.isfinite(reading.rows), reading.rows, np.nan)
+    rows[:sinks][~np.isnan(rows[:sinks])] = 0
     return tuple(
         TokenScore(
             int(token),
             PHASES[phase],
-            tuple(value if math.isfinite(value) else None for value in row),
+            tuple(None if math.isnan(value) else value for value in row),
+            place < sinks,
         )
-        for token, phase, row in zip(
-            reading.token_ids, reading.phases, reading.rows.tolist(), strict=True
+        for place, (token, phase, row) in enumerate(
+            zip(reading.token_ids, reading.phases, rows.tolist(), strict=True)
         )
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emoguard.attention import only_token
 from emoguard.phases import REASONING, Marker
 from emoguard.records import Alert, Request
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from emoguard.guard import Guard
     from emoguard.identity import ModelIdentity
+    from emoguard.phases import Thinking
 
 
 class LiveAlarm:
@@ -25,11 +27,17 @@ class LiveAlarm:
     """
 
     def __init__(
-        self, guard: Guard, identity: ModelIdentity, request: Request, marker: Marker
+        self,
+        guard: Guard,
+        identity: ModelIdentity,
+        request: Request,
+        prompt_ids: Sequence[int],
+        thinking: Thinking | None,
     ) -> None:
         self._guard = guard
         self._request = request
-        self._marker = marker
+        self._marker = Marker(prompt_ids, thinking)
+        self._only = only_token(prompt_ids)
         self._crossings = guard.crossings(identity)
         self._stops = guard.policy.alarms.on_alert == "stop"
 
@@ -40,19 +48,23 @@ class LiveAlarm:
         identity: ModelIdentity,
         request: Request,
         prompt_ids: Sequence[int],
-        thinking: tuple[int, int] | None,
+        thinking: Thinking | None,
     ) -> LiveAlarm | None:
         """Return what follows a response, None where nobody wants to know."""
         if guard.policy.alarms.on_alert == "report" or not any(guard.thresholds(identity)):
             return None
-        return cls(guard, identity, request, Marker(prompt_ids, thinking))
+        return cls(guard, identity, request, prompt_ids, thinking)
 
     def update(self, token: int, z: NDArray[np.floating]) -> str | None:
         """Take a token and the z (labels,) it was chosen from; return why to stop, if so.
 
-        The guard is told of every crossing.
+        The guard is told of every crossing. Rows that a report leaves out of its scores are left
+        out here: reasoning, attention sinks, and those that are not finite.
         """
-        if self._marker.next(token) == REASONING or not np.isfinite(z).all():
+        phase, at_sink = self._marker.next(token), self._only is not None
+        if token != self._only:
+            self._only = None
+        if phase == REASONING or at_sink or not np.isfinite(z).all():
             return None
         labels = [self._guard.labels[n] for n in self._crossings.update(z)]
         for label in labels:

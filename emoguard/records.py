@@ -98,7 +98,8 @@ class Reading:
 
     `rows[t]` is the reading the t-th generated token was chosen from, float32 of shape
     (tokens, labels): z where a calibration fits, else the raw projection. `token_ids` and `phases`
-    (indices into `PHASES`) have shape (tokens,). A row that the hook did not refresh is NaN.
+    (indices into `PHASES`) have shape (tokens,). A row that the hook did not refresh is NaN. The
+    first `attention_sinks` rows were read at an attention sink (`emoguard.attention`).
     `seconds` is host time spent in EmoGuard's own code around the model's forward passes. `fault`
     is what broke, `skipped` why nothing was read, `halted` why EmoGuard ended the generation,
     `steered` what was steered, if any of it is so.
@@ -115,6 +116,7 @@ class Reading:
     skipped: str | None = None
     halted: str | None = None
     steered: Steered | None = None
+    attention_sinks: int = 0
 
     def __post_init__(self) -> None:
         counts = len(self.rows), len(self.token_ids), len(self.phases)
@@ -178,7 +180,11 @@ class TokenScore:
     phase: Phase
     """preparation (read at the last prompt token), reasoning or response."""
     z: tuple[float | None, ...]
-    """z per label, in the order of `scores` and of the policy's labels; null where not read."""
+    """z per label, in the order of `scores` and of the policy's labels: null where not read, 0 at
+    an attention sink."""
+    attention_sink: bool = False
+    """Whether it was read at an attention sink, where a reading says nothing about the response.
+    The reading is withheld: whoever adds up z on their own adds nothing."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +252,7 @@ class Report:
     """Tokens with a fresh reading; equal to completion_tokens unless something broke."""
     scores: dict[str, LabelScore]
     """Score per label; empty when nothing may be averaged (incomplete, skipped, error) or when
-    there is no preparation or response token."""
+    there is no preparation or response token but those read at an attention sink."""
     short: bool
     """Fewer tokens were averaged than the rolling window holds."""
     conversation: str | None = None
@@ -270,6 +276,10 @@ class Report:
     out: plan, scores, channel, conversation."""
     call: str = ""
     """The request's id before it was numbered: the same for all responses of one call."""
+    attention_sinks: int = 0
+    """Preparation and response tokens read at an attention sink: at the first position of the
+    sequence, or at repetitions of its token right behind it, where z is extreme whatever is said.
+    They are among tokens_scored and in no score, alarm, baseline or calibration."""
     sampled: bool = True
     """Whether the policy's sample_ratio chose this response by its id. Rates, ranks and drift are
     counted over these alone: of the others only those are told of that were not plain."""
@@ -285,6 +295,12 @@ class Report:
     def steered(self) -> bool:
         """Return whether any token was moved: baselines and drift never learn from such a one."""
         return self.receipt is not None and self.receipt.applied > 0
+
+    @property
+    def tokens_averaged(self) -> int:
+        """Return how many tokens the scores are of, where there are scores."""
+        own = self.phases.get("preparation", 0) + self.phases.get("response", 0)
+        return own - self.attention_sinks
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON data (`docs/report.schema.json`): no tuples, no NaN."""

@@ -65,7 +65,10 @@ def parse(data: Mapping[str, Any]) -> Report:
     given["phases"] = {phase: int(count) for phase, count in given.get("phases", {}).items()}
     given["faults"] = tuple(given.get("faults", ()))
     given["tokens"] = tuple(
-        TokenScore(each["id"], each["phase"], tuple(each["z"])) for each in given.get("tokens", ())
+        TokenScore(
+            each["id"], each["phase"], tuple(each["z"]), bool(each.get("attention_sink", False))
+        )
+        for each in given.get("tokens", ())
     )
     if given.get("receipt") is not None:
         given["receipt"] = Receipt(**given["receipt"])

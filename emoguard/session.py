@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emoguard.attention import sink_rows
 from emoguard.phases import mark
 from emoguard.records import Finish, Reading, Request, Steered
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from emoguard.guard import Guard
     from emoguard.identity import ModelIdentity
+    from emoguard.phases import Thinking
     from emoguard.records import Report
     from emoguard.steering import Steering
 
@@ -30,14 +32,16 @@ class Session:
 
     Together with the sinks the only mutable thing in EmoGuard. `rows` holds one float32 array
     (labels,) per generated token; where `steering` is in force, `moves` one (3,): dose, clipped,
-    faulted. `decode` makes text of token ids; without it a response has none.
+    faulted. `prompt_ids` are the tokens before the first generated one, from the first position on
+    and without padding; empty where they are not known. `decode` makes text of token ids; without
+    it a response has none.
     """
 
     request: Request
     identity: ModelIdentity
     backend: str
     prompt_ids: Sequence[int]
-    thinking: tuple[int, int] | None = None
+    thinking: Thinking | None = None
     rows: list[NDArray[np.float32]] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     steering: Steering | None = None
@@ -76,6 +80,7 @@ class Session:
             rows=rows,
             token_ids=np.array(token_ids, np.int64),
             phases=mark(self.prompt_ids, token_ids, self.thinking),
+            attention_sinks=sink_rows(self.prompt_ids, token_ids),
             finish=finish,
             seconds=self.seconds,
             fault=self.fault,

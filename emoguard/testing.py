@@ -157,6 +157,7 @@ def every_kind_of_report() -> list[Report]:
         {"finish": "cancelled"},
         {"rows": np.full((4, 2), np.nan, np.float32), "tokens": 4},
         {"phases": np.full(4, 1, np.uint8), "tokens": 4},
+        {"attention_sinks": 2},
     ]
     requests = (Request(), Request(conversation="c", scores="tokens", denied=("plan",)))
     reports = [make_report(request, **kind) for kind in kinds for request in requests]
@@ -207,7 +208,9 @@ class Harness(Protocol):
 
     model: Any
     prompts: Sequence[Sequence[int]]
-    """At least two prompts as token ids."""
+    """At least two prompts as token ids; those of the first differ from each other."""
+    thinking: tuple[int, int]
+    """Token ids of the marks around reasoning."""
 
     def open_residuals(self) -> Residuals:
         """Return the offline door."""
@@ -248,6 +251,8 @@ def check_plugin(harness: Harness, layers: Sequence[int] = (1, 2)) -> None:
         check_generation_is_untouched,
         check_law,
         check_rows_equal_the_offline_reading,
+        check_attention_sinks,
+        check_reasoning,
         check_second_attach_is_refused,
         check_wrong_layer_is_refused,
         check_faults_stay_inside,
@@ -297,6 +302,73 @@ def check_rows_equal_the_offline_reading(harness: Harness, probe: Probe) -> None
     offline = probe.project(residuals)[len(prompt) - 1 :]
     spread = np.abs(offline).max()
     assert np.allclose(live, offline, atol=0.02 * spread), f"live {live} offline {offline}"
+
+
+def check_attention_sinks(harness: Harness, probe: Probe) -> None:
+    """Rows at a sink are read, marked, in no score, and never steered: one token, if repeated."""
+    token, other = harness.prompts[0][-2:]
+    calibration = measure_calibration(harness.open_residuals(), probe)
+    plan = Plan(add={probe.labels[0]: 0.1}, cap={probe.labels[1]: 0.9})
+    plain = {len(prompt): harness.generate(prompt, 6) for prompt in ([token], [token] * 3)}
+    with harness.attach(Guard(probe, [calibration])) as watch:
+        for prompt in ([token], [token] * 3, [token, other]):
+            ids = harness.generate(prompt, 6, Request(scores="tokens"))
+            report, sinks = watch.reports[-1], _sinks(prompt, ids)
+            assert report.tokens_scored == report.completion_tokens == len(ids), report
+            assert (report.status, report.attention_sinks) == ("scored", sinks), report
+            assert [each.attention_sink for each in report.tokens] == [
+                place < sinks for place in range(len(ids))
+            ], report.tokens
+            _check_means(report)
+        for whole in (False, True):
+            request = Request(plan=replace(plan, prompt=whole))
+            for prompt in ([token], [token] * 3):
+                first = harness.generate(prompt, 1, request)
+                receipt = watch.reports[-1].receipt
+                assert receipt is not None, "a steered response has no receipt"
+                assert first == plain[len(prompt)][:1], "a sink was steered"
+                assert (receipt.applied, receipt.faulted) == (0, 0), receipt
+                ids = harness.generate(prompt, 6, request)
+                receipt = watch.reports[-1].receipt
+                assert receipt is not None, "a steered response has no receipt"
+                assert receipt.applied == len(ids) - _sinks(prompt, ids), receipt
+                assert receipt.faulted == 0, receipt
+    policy = Policy(alarms=AlarmPolicy(window_tokens=2, on_alert="stop"))
+    with _Alarming(probe, [calibration], policy) as guard, harness.attach(guard):
+        ids = harness.generate([token], 6)
+        wanted = plain[1][: 2 + _sinks([token], plain[1])]
+        assert ids == wanted, f"an alarm heard of a sink: generated {ids}, wanted {wanted}"
+
+
+def check_reasoning(harness: Harness, probe: Probe) -> None:
+    """Reasoning is opened by the prompt's end or by the model, never by what stands in between."""
+    opening, closing = harness.thinking
+    first, *rest = harness.prompts[0]
+    cases = {
+        "an opening mark at the end": ([first, *rest, opening], True),
+        "one in the middle": ([first, opening, *rest], False),
+        "one that is closed again": ([first, *rest, opening, closing], False),
+    }
+    with harness.attach(Guard(probe)) as watch:
+        for what, (prompt, inside) in cases.items():
+            ids = harness.generate(prompt, 8)
+            phases = watch.reports[-1].phases
+            if opening in ids[:7] or closing in ids[:7]:
+                continue  # what the model opens and closes itself is another matter
+            wanted = {"preparation": 1, "reasoning": 7 * inside, "response": 7 * (not inside)}
+            assert phases == wanted, f"{what}: {phases}"
+
+
+def _sinks(prompt: Sequence[int], ids: Sequence[int]) -> int:
+    """Return how many tokens were chosen where all that came before was one token."""
+    return sum(len({*prompt, *ids[:place]}) == 1 for place in range(len(ids)))
+
+
+def _check_means(report: Report) -> None:
+    rows = np.array([token.z for token in report.tokens if not token.attention_sink], np.float64)
+    means = np.array([score.mean for score in report.scores.values()])
+    wanted = rows.mean(axis=0) if len(rows) else np.array([])
+    assert np.allclose(means, wanted, atol=1e-4), f"wanted means {wanted}, got {means}"
 
 
 def check_second_attach_is_refused(harness: Harness, probe: Probe) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 BLOCKS, HIDDEN, HEADS, HEAD, FEED = 5, 64, 2, 32, 96
 SPECIAL = ("<unk>", "<s>", "</s>", "<think>", "</think>")
+THINKING = SPECIAL.index("<think>"), SPECIAL.index("</think>")
 PIECES = ("\u2581", "e", "t", "a", "o", "\u2581t", "he", "\u2581the", "in", "er")
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 

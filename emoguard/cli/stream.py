@@ -34,12 +34,13 @@ class Stream:
         """Show what the open response has read since the last call."""
         reading = self._watch.live()
         if reading is not None:
-            rows = zip(reading.token_ids.tolist(), reading.rows.tolist(), strict=True)
-            self._take(rows)
+            rows: list[Scores] = reading.rows.tolist()
+            rows[: reading.attention_sinks] = [()] * min(reading.attention_sinks, len(rows))
+            self._take(zip(reading.token_ids.tolist(), rows, strict=True))
 
     def finish(self, report: Report, text: str) -> None:
         """Show the rest, also where the reading broke and only the text is left."""
-        self._take((token.id, token.z) for token in report.tokens)
+        self._take((token.id, () if token.attention_sink else token.z) for token in report.tokens)
         if text.startswith(self.shown) and len(text) > len(self.shown):
             self._show(text[len(self.shown) :], ())
 

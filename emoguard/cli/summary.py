@@ -36,7 +36,9 @@ def status_line(report: Report) -> Text:
     """Return probe, backend, tokens and cost in one line, and what went wrong, if anything did."""
     read, made = report.tokens_scored, report.completion_tokens
     cost = f" at {1000 * report.overhead_seconds / read:.2f} ms each" if read else ""
-    parts = (printable(report.probe), report.backend, f"{read} of {made} tokens read{cost}")
+    sinks = f", {report.attention_sinks} at an attention sink" if report.attention_sinks else ""
+    reading = f"{read} of {made} tokens read{cost}{sinks}"
+    parts = (printable(report.probe), report.backend, reading)
     line = Text(" · ".join(parts), "dim")
     if report.receipt is not None:
         line.append(f"\n{_steered(report.receipt)}")

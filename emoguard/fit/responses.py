@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emoguard.attention import sink_rows
 from emoguard.calibration import QUANTILES, Calibration
 from emoguard.crossing import HYSTERESIS, WINDOW
 from emoguard.errors import EmoGuardError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from emoguard.probe import Probe
     from emoguard.protocols import Residuals
 
@@ -28,6 +31,15 @@ class Answer:
 
     prompt_ids: list[int]
     token_ids: list[int]
+
+    def residuals(self, door: Residuals, layers: Sequence[int]) -> NDArray[np.float32]:
+        """Return the residuals a report averages over, float32 (layers, rows, hidden).
+
+        As in live generation each token's row is the residual it was chosen from, and rows read at
+        an attention sink are left out.
+        """
+        start = len(self.prompt_ids) - 1 + sink_rows(self.prompt_ids, self.token_ids)
+        return door.residuals(self.prompt_ids + self.token_ids[:-1], layers)[:, start:]
 
 
 @dataclass(frozen=True)
@@ -70,9 +82,9 @@ def calibrate(
 ) -> Calibration:
     """Read the answers through `door` and summarise the probe's projections on them.
 
-    Rows are those of live generation: the t-th token's row is the residual it was chosen from. The
-    same answers may be read by several runtimes or quantisations of one model, which makes their z
-    comparable. `window` and `hysteresis` are those of the alarms to certify.
+    Rows are those that reports average over: see `Answer.residuals`. The same answers may be read
+    by several runtimes or quantisations of one model, which makes their z comparable. `window` and
+    `hysteresis` are those of the alarms to certify.
 
     Raises:
         EmoGuardError: fewer than 8 answers of at least 8 tokens.
@@ -80,9 +92,8 @@ def calibrate(
     """
     projections, lengths, along = [], [], []
     for number, one in enumerate(said):
-        if len(one.token_ids) >= SHORTEST:
-            ids = one.prompt_ids + one.token_ids[:-1]
-            residuals = door.residuals(ids, probe.layers)[:, len(one.prompt_ids) - 1 :]
+        if len(one.token_ids) - sink_rows(one.prompt_ids, one.token_ids) >= SHORTEST:
+            residuals = one.residuals(door, probe.layers)
             projections.append(probe.project(residuals))
             lengths.append(np.linalg.norm(residuals, axis=2))
             along.append(np.einsum("lth,lkh->ltk", residuals, probe.steer))

@@ -42,8 +42,7 @@ class ResponseMetrics:
             return
         self._responses[model, self._statuses.pick(report.status)].inc()
         if report.scores:
-            phases = report.phases
-            self._tokens[model].inc(phases.get("preparation", 0) + phases.get("response", 0))
+            self._tokens[model].inc(report.tokens_averaged)
         for label, score in report.scores.items():
             # A label that is reported but not monitored is no series, and no unknown one either.
             if score.verdict in {None, "usable"} or (self._emotions.known, label) in self._ranks:

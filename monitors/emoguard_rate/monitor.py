@@ -93,12 +93,10 @@ class RateMonitor:
             return ()
         if self._identity not in (None, report.identity):
             return ()
-        phases = report.phases
-        tokens = phases.get("preparation", 0) + phases.get("response", 0)
         firing = [label for label, score in report.scores.items() if score.crossings]
         flagged = [self._labels.index(label) for label in firing if label in self.rates]
         with self._lock:
-            return self._take(report, flagged, windows(tokens, self._window))
+            return self._take(report, flagged, windows(report.tokens_averaged, self._window))
 
     def alarms(self) -> Mapping[str, int]:
         """Return how many alarms each label raised since the process started."""

@@ -27,10 +27,12 @@ class Call:
     """One call: it knows the request before its generation starts and the finish after.
 
     `session` is the session that a completion's generation opened. A chat is a call around one or
-    several completions; `reports` are those of all.
+    several completions; `reports` are those of all. The prompt of a completion for a `chat` was
+    written by a chat template.
     """
 
     request: Request
+    chat: bool = False
     session: Session | None = None
     reports: list[Report] = field(default_factory=list)
 
@@ -50,6 +52,7 @@ class Calls:
     def __init__(self, reports: deque[Report]) -> None:
         self.current: Call | None = None
         self._outer: Call | None = None
+        self._chatting = False
         self._reports = reports
 
     def carry(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -61,14 +64,22 @@ class Calls:
         messages = kwargs.get("messages", args[0] if args else None)
         return self._carried(original, args, kwargs, wire.user_text(messages))
 
+    def answer_chat(self, handler: Callable[..., Any], **kwargs: Any) -> Any:
+        """Let a chat handler make its completions, which it starts before it returns."""
+        before, self._chatting = self._chatting, True
+        try:
+            return handler(**kwargs)
+        finally:
+            self._chatting = before
+
     def follow(
         self, close: Close, original: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Iterator[Any]:
         """Make a completion; `close` its session, so that it is reported before the last chunk."""
         if self._outer is not None:
-            call = Call(self._outer.request, reports=self._outer.reports)
+            call = Call(self._outer.request, self._chatting, reports=self._outer.reports)
         else:
-            call = Call(REQUEST.get() or Request())
+            call = Call(REQUEST.get() or Request(), self._chatting)
         return self._follow(original(*args, **kwargs), call, close)
 
     def _follow(

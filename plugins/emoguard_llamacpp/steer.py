@@ -10,12 +10,16 @@ from emoguard.interrupts import is_interrupt
 from emoguard.steering import FLOAT32, Move, Mover, Steering
 from emoguard_llamacpp import ctypes_llama
 
+STILL = Move(None, 0.0, clipped=False, faulted=False)
+"""What became of a residual that is left alone."""
+
 
 class Steer:
     """The steering of one session, called for every wanted node.
 
     Whatever breaks is kept in `fault`, and nothing is steered any more. Residuals go through one
-    row of memory: every decode sweeps the processor's caches, so that each call saved counts.
+    row of memory: every decode sweeps the processor's caches, so that each call saved counts. The
+    first `spared` tokens of the decode to come are left alone.
     """
 
     def __init__(self, steering: Steering, hidden: int) -> None:
@@ -27,14 +31,18 @@ class Steer:
             b"l_out-%d" % each.layer: Mover(each, FLOAT32) for each in steering.interventions
         }
         self._moves: dict[bytes, Move] = {}
+        self._tokens = 0
         self._to_come = dict.fromkeys(self._movers, 0)
+        self.spared = 0
         self._row = np.empty(hidden, np.float32)
         self._address = self._row.ctypes.data
 
     def before(self, tokens: int) -> None:
         """Expect a decode of `tokens` tokens, in however many passes."""
         self._moves.clear()
+        self._tokens = tokens
         self._to_come = dict.fromkeys(self._movers, tokens)
+        self.spared = 0
 
     def see(self, tensor: int) -> None:
         """Move the rows of a node that are to be steered: its last token, or all.
@@ -71,11 +79,13 @@ class Steer:
         if mover is None:
             return
         rows = ctypes_llama.row_count(tensor, self._hidden)
+        spared = self.spared - (self._tokens - self._to_come[name])
         self._to_come[name] -= rows
         is_last = self._to_come[name] == 0
         if not (is_last or self._whole):
             return  # the last row of this pass is one of the prompt's own
-        for place in range(0 if self._whole else rows - 1, rows):
+        move = STILL
+        for place in range(max(spared, 0 if self._whole else rows - 1), rows):
             ctypes_llama.copy_row(tensor, self._hidden, place, self._address)
             move = mover(self._row)
             if move.h is not None:

@@ -15,15 +15,22 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from llama_cpp.llama_chat_format import (
+    Jinja2ChatFormatter,
+    LlamaChatCompletionHandlerNotFoundException,
+    get_chat_completion_handler,
+)
 
+from emoguard.attention import sink_length
 from emoguard.errors import EmoGuardError
 from emoguard.interrupts import is_interrupt
 from emoguard.live import LiveAlarm
-from emoguard.phases import THINKING_MARKS
+from emoguard.phases import THINKING_MARKS, Thinking
 from emoguard.plan import Plan
 from emoguard.records import Finish, Reading, Report
 from emoguard.session import Session, take_request
 from emoguard.standing import Standing
+from emoguard.template import opens_reasoning
 from emoguard_llamacpp import ctypes_llama, support
 from emoguard_llamacpp.calls import Call, Calls
 from emoguard_llamacpp.reader import CallbackReader, Reader
@@ -60,7 +67,7 @@ class LlamaWatch:
         self._llm = llm
         self.identity = identity
         self._scores = Scores(guard.readout(identity))
-        self._thinking = find_thinking_marks(llm)
+        self._thinking = find_thinking(llm)
         self._last = self._scores.missing
         self._session: Session | None = None
         self._closing = threading.RLock()
@@ -90,6 +97,7 @@ class LlamaWatch:
                 undo.enter_context(self._instance_attribute(MARK, self))
                 for name, wrapper in self._wrappers():
                     undo.enter_context(self._wrapped(name, wrapper))
+                undo.enter_context(self._chat_handlers_followed())
                 self._undo = undo.pop_all()
         finally:
             self._forget()
@@ -219,6 +227,16 @@ class LlamaWatch:
 
         return self._instance_attribute(name, wrapped)
 
+    def _chat_handlers_followed(self) -> Any:
+        """Hear of every chat: a server calls the class's create_chat_completion, past a wrapper."""
+        handlers = dict(self._llm._chat_handlers)  # noqa: SLF001
+        with suppress(LlamaChatCompletionHandlerNotFoundException):  # or one given by hand
+            name = self._llm.chat_format
+            handlers.setdefault(name, get_chat_completion_handler(name))
+        follow = self._calls.answer_chat
+        followed = {name: functools.partial(follow, each) for name, each in handlers.items()}
+        return self._instance_attribute("_chat_handlers", followed)
+
     def _eval(self, original: Callable[..., Any], tokens: Sequence[int]) -> None:
         if not len(tokens):
             original(tokens)
@@ -226,6 +244,7 @@ class LlamaWatch:
         self._last = self._scores.missing
         self._guarded(self.reader.before, len(tokens))
         self._note_steered(len(tokens))
+        self._spare_sinks(tokens)
         start = self._llm.n_tokens
         try:
             # Pass by pass, as the original does: an interrupt does not wait for a long prompt.
@@ -249,17 +268,24 @@ class LlamaWatch:
         steering = self._steering(request.plan)
         if steering is not None:
             self._read_through_callback(goes_on=goes_on)
+        before = self._llm.input_ids[: self._llm.n_tokens] if goes_on else []
         session = Session(
             request,
             self.identity,
             self.backend,
-            prompt,
-            self._thinking,
+            [*map(int, before), *prompt],
+            self._thinking_in(call),
             steering=steering,
             decode=self._decode,
         )
         inner = original(prompt, *args, **kwargs)
         return self._tokens(inner, session, call, goes_on=goes_on)
+
+    def _thinking_in(self, call: Call | None) -> Thinking | None:
+        """Return the marks of reasoning: who calls with a whole prompt may end it in one."""
+        if self._thinking is None or (call and call.chat):
+            return self._thinking
+        return self._thinking._replace(opens_prompts=True)
 
     def _tokens(
         self,
@@ -324,7 +350,7 @@ class LlamaWatch:
             call.session = session
         self._session = session
         self._alarm = LiveAlarm.make(
-            self.guard, self.identity, session.request, session.prompt_ids, self._thinking
+            self.guard, self.identity, session.request, session.prompt_ids, session.thinking
         )
         if session.steering is not None and isinstance(self.reader, CallbackReader):
             self.reader.steer = Steer(session.steering, self.identity.hidden)
@@ -439,6 +465,15 @@ class LlamaWatch:
             first = self._llm.n_tokens if steer.steering.plan.prompt else last
             self._steered = self._session, first
 
+    def _spare_sinks(self, tokens: Sequence[int]) -> None:
+        """Have steering leave the attention sinks among `tokens` alone, which are decoded next."""
+        steer = self._steer
+        if steer is not None:
+            before = self._llm.input_ids[: self._llm.n_tokens]
+            if (before == before[:1]).all():
+                whole = [*map(int, before), *tokens]
+                steer.spared = sink_length(whole) - len(before)
+
     def _drop_steered(self, session: Session | None) -> None:
         """Forget every position `session` computed steered: none may be the prefix of another turn.
 
@@ -542,12 +577,27 @@ class LlamaWatch:
             log.error("%s (logged once): %r", message, error)
 
 
-def find_thinking_marks(llm: Any) -> tuple[int, int] | None:
-    """Return the ids of the marks around reasoning, None where the vocabulary has none."""
+def find_thinking(llm: Any) -> Thinking | None:
+    """Return the marks around reasoning in chats, None where the vocabulary has none."""
     for pair in THINKING_MARKS:
         opening, closing = (
             llm.tokenize(mark.encode(), add_bos=False, special=True) for mark in pair
         )
         if len(opening) == len(closing) == 1:
-            return int(opening[0]), int(closing[0])
+            opens = opens_reasoning(_renderer(llm), pair[0])
+            return Thinking(int(opening[0]), int(closing[0]), opens, functools.cache(_blank(llm)))
     return None
+
+
+def _renderer(llm: Any) -> Callable[..., str]:
+    """Return what the file's own chat template makes of messages; it fails without one."""
+
+    def render(messages: list[Any], **switches: Any) -> str:
+        template = llm.metadata["tokenizer.chat_template"]
+        return Jinja2ChatFormatter(template, "", "")(messages=messages, **switches).prompt
+
+    return render
+
+
+def _blank(llm: Any) -> Callable[[int], bool]:
+    return lambda token: not llm.detokenize([token], special=True).strip()

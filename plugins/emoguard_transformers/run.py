@@ -13,10 +13,12 @@ import torch
 
 from emoguard.live import LiveAlarm
 from emoguard.session import Session
+from emoguard_transformers.prompts import Prompts
 from emoguard_transformers.steer import MOVES, Batch
 
 if TYPE_CHECKING:
     from emoguard.identity import ModelIdentity
+    from emoguard.phases import Thinking
     from emoguard.records import Finish, Request
     from emoguard.steering import Steering
 
@@ -35,9 +37,10 @@ class Run:
 
     requests: Request | Sequence[Request]
     identity: ModelIdentity
-    thinking: tuple[int, int] | None
+    thinking: Thinking | None
     batch: int = 1
     positions: int = 0
+    prompts: Prompts | None = None
     assistant: Any = None
     plans: list[Steering | None] = field(default_factory=list)
     decode: Callable[[Sequence[int]], str] | None = None
@@ -96,6 +99,8 @@ class Run:
         if self.steering is not None:
             torch.sum(self.steering.moves, 0, out=moves[step])
             self.steering.moves.fill_(torch.nan)
+            if self.steering.lead is not None:
+                self.steering.lead.advance(input_ids[:, -1])
         # Both at once: another thread may be reading.
         self._committed = self.steps + 1, input_ids
         if self.alarms is not None and self.fault is None:
@@ -156,9 +161,10 @@ class Run:
         rows = np.broadcast_to(rows, (*rows.shape[:2], labels))
         ids = ids.cpu().numpy()
         prompt = ids.shape[1] - steps
+        prompts = self.prompt_ids(ids[:, :prompt])
         found: list[tuple[Session, Finish]] = []
         for row, request in enumerate(self.each_request(rows.shape[1])):
-            session = self._session(row, request, ids[row, :prompt].tolist())
+            session = self._session(row, request, prompts[row])
             if session.steering:
                 session.moves = list(map(tuple, moves[:, row].tolist()))
             stopped = np.flatnonzero(stops[:, row])
@@ -168,6 +174,11 @@ class Run:
             session.seconds /= rows.shape[1]  # so that the reports of a batch add up
             found.append((session, self._finish(row, stopped=len(stopped) > 0)))
         return found
+
+    def prompt_ids(self, ids: Any) -> list[list[int]]:
+        """Return the tokens each row attends to first; `ids` are those `generate` begins with."""
+        whole: list[list[int]] = ids.tolist()
+        return whole if self.prompts is None else self.prompts.tokens(len(whole))
 
     def empty_sessions(self) -> list[Session]:
         """Return one session without a token for each request."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from emoguard.attention import only_token
 from emoguard.plan import Plan
 from emoguard.steering import (
     LONGEST,
@@ -31,6 +32,7 @@ from emoguard.steering import (
 )
 from emoguard_transformers.blocks import hidden_state
 from emoguard_transformers.precision import full_matmul, uncast
+from emoguard_transformers.prompts import Prompts
 
 log = logging.getLogger("emoguard")
 
@@ -39,6 +41,51 @@ MOVES = 3
 
 TINY = 1e-38
 """Keeps a division by a length of 0 finite."""
+
+
+@dataclass(eq=False)
+class Lead:
+    """The leading positions of each row that are left alone: padding and attention sinks.
+
+    `counts` (rows, 1) is their number. Where all of a row is an attention sink, it grows as long as
+    `first` (rows,), the token of the sink, is generated; `grows` says that any row's may. `end` is
+    the number of positions that are computed once the pass in progress is over.
+    """
+
+    counts: torch.Tensor
+    first: torch.Tensor
+    end: torch.Tensor
+    grows: bool
+
+    @classmethod
+    def of(cls, prompts: Prompts, rows: int, device: Any) -> Lead:
+        """Return the lead of a batch of prompts; waits for their tokens."""
+        tokens = prompts.tokens(rows)
+        return cls(
+            counts=torch.tensor(prompts.leads(tokens), device=device)[:, None],
+            first=torch.tensor([row[0] for row in tokens], device=device),
+            end=torch.tensor(prompts.length, device=device),
+            grows=any(only_token(row) is not None for row in tokens),
+        )
+
+    def within(self, positions: int, waiting: torch.Tensor | None) -> torch.Tensor | None:
+        """Return how many positions of this pass are left alone, (rows, 1), may be negative.
+
+        `waiting` counts the positions of a chunked prefill still to come after this pass. None
+        where it is plain that there are none.
+        """
+        if positions == 1 and waiting is None and not self.grows:
+            return None
+        start = self.end - positions
+        if waiting is not None:
+            start = start - waiting.clamp(min=0).to(start.device)
+        return self.counts - start
+
+    def advance(self, tokens: torch.Tensor) -> None:
+        """Note the `tokens` (rows,) that were chosen."""
+        is_sink = self.counts[:, 0] == self.end
+        self.counts += (is_sink & (tokens.to(self.first.device) == self.first))[:, None]
+        self.end += 1
 
 
 @dataclass
@@ -52,7 +99,8 @@ class Layer:
     `moves` (rows, 3) is where the last position's dose, clipped and faulted are written, `marks`
     the same memory where all is on a CPU, else None. `fused` does what `intervene` does in one
     launch; None where there is no such thing. `waiting` counts the positions of a chunked
-    prefill that are still to come; None in any other.
+    prefill that are still to come; None in any other. `lead` says which positions are left alone,
+    None where those that are steered have none.
     """
 
     each: list[Intervention | None]
@@ -66,6 +114,7 @@ class Layer:
     prompt: torch.Tensor | None
     moves: torch.Tensor
     waiting: torch.Tensor | None = None
+    lead: Lead | None = None
     marks: Any = None
     fused: Kernel | None = None
     made: dict[torch.dtype, list[Mover | None]] = field(default_factory=dict)
@@ -87,11 +136,12 @@ class Batch:
     """What is in force during one `generate`.
 
     `layers` maps the number of a probed layer to its interventions; `moves` (layers, rows, 3) is
-    what they write.
+    what they write; `lead` is that of all layers.
     """
 
     layers: dict[int, Layer]
     moves: torch.Tensor
+    lead: Lead | None = None
 
 
 def acting(plans: Sequence[Steering | None], probed: Sequence[int]) -> list[int]:
@@ -106,6 +156,8 @@ def gather(
     device: Any,
     moves: torch.Tensor,
     chunked: int | None = None,
+    *,
+    lead: Lead | None = None,
 ) -> Layer:
     """Return the interventions of a batch at decoder block `layer`, on `device`.
 
@@ -144,6 +196,7 @@ def gather(
             if "cpu" == moves.device.type == torch.device(device).type
             else None,
             waiting=None if chunked is None else torch.tensor(chunked, device=device),
+            lead=lead,
         )
 
 
@@ -157,7 +210,7 @@ def steer(layer: Layer, output: Any, steps: int) -> Any:
 
     `steps` is how many tokens were chosen so far. Steered are the position the next token is chosen
     from and, where no cache keeps them, those of the tokens before it; the prompt only in rows that
-    ask for it.
+    ask for it. Attention sinks are left alone.
     """
     whole = hidden_state(output)
     positions = whole.shape[1]
@@ -182,6 +235,8 @@ def _on_cpu(whole: torch.Tensor, layer: Layer, count: int) -> torch.Tensor:
         layer.waiting.sub_(positions)
         if layer.waiting > 0:
             count = 0
+    spared = layer.lead.within(positions, layer.waiting) if layer.lead else None
+    alone = [0] * len(whole) if spared is None else spared[:, 0].tolist()
     moved = None
     given = whole.detach().float().numpy()
     layer.marks.fill(0)
@@ -189,7 +244,7 @@ def _on_cpu(whole: torch.Tensor, layer: Layer, count: int) -> torch.Tensor:
         if mover is None:
             continue
         first = 0 if layer.prompt is not None and layer.prompt[row] else positions - count
-        for place in range(first, positions):
+        for place in range(max(first, alone[row]), positions):
             each = mover(given[row, place])
             if each.h is not None:
                 moved = given.copy() if moved is None else moved
@@ -210,6 +265,10 @@ def _on_device(whole: torch.Tensor, layer: Layer, count: int) -> torch.Tensor:
         place = torch.arange(positions, device=act.device)
         act = (act & (place >= positions - count)) | (layer.rows & layer.prompt)
         count = positions
+    spared = layer.lead.within(positions, layer.waiting) if layer.lead else None
+    if spared is not None:
+        place = torch.arange(positions - count, positions, device=act.device)
+        act = act & (place >= spared.to(act.device))
     move: Kernel = intervene
     if not torch.compiler.is_compiling() and layer.fused and whole.dtype is not torch.float64:
         move = layer.fused

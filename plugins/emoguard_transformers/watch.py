@@ -10,6 +10,7 @@ import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -23,16 +24,18 @@ from transformers import (
 
 from emoguard.errors import EmoGuardError
 from emoguard.live import LiveAlarm
-from emoguard.phases import THINKING_MARKS
+from emoguard.phases import THINKING_MARKS, Thinking
 from emoguard.plan import Plan
 from emoguard.records import Finish, Reading, Report, Request
 from emoguard.session import Session
 from emoguard.standing import Standing
+from emoguard.template import opens_reasoning
 from emoguard_transformers import compiled
 from emoguard_transformers.blocks import find_blocks, hidden_state
 from emoguard_transformers.compiled import forget_compiled
 from emoguard_transformers.door import Door
 from emoguard_transformers.identity import active_adapters
+from emoguard_transformers.prompts import Prompts
 from emoguard_transformers.readout import Weights, read
 from emoguard_transformers.requests import (
     batch_size,
@@ -45,7 +48,7 @@ from emoguard_transformers.requests import (
     with_streamer,
 )
 from emoguard_transformers.run import Run
-from emoguard_transformers.steer import MOVES, Batch, acting, fused_for, gather, steer
+from emoguard_transformers.steer import MOVES, Batch, Lead, acting, fused_for, gather, steer
 
 if TYPE_CHECKING:
     from emoguard.guard import Guard
@@ -82,7 +85,7 @@ class TransformersWatch:
         guard.steering(None, self.identity)  # a standing plan that cannot be is refused here
         self._model = model
         self._blocks = find_blocks(model)
-        self._thinking = _thinking_ids(tokenizer)
+        self._thinking = _find_thinking(tokenizer)
         self._decode = _decoder(tokenizer)
         self._columns = guard.probe.indices(guard.labels)
         self._devices = [door.devices[layer] for layer in guard.probe.layers]
@@ -330,7 +333,11 @@ class TransformersWatch:
         def processors(*args: Any, **kwargs: Any) -> Any:
             found = plain(*args, **kwargs)
             run = self._running()
-            return found if run is None else _Processors(found, run)
+            if run is None:
+                return found
+            if not run.reading:
+                run.prompts = Prompts.seen(kwargs)
+            return _Processors(found, run)
 
         return processors
 
@@ -398,7 +405,7 @@ class TransformersWatch:
         # The rows of the hooks are in the scale of the model as it was at attach.
         if run.steps or run.pending is None or run.identity != self.identity:
             return
-        prompts = input_ids[:, :-1].tolist()
+        prompts = run.prompt_ids(input_ids[:, :-1])
         alarms = [
             LiveAlarm.make(self.guard, self.identity, request, prompt, self._thinking)
             for request, prompt in zip(run.each_request(len(prompts)), prompts, strict=True)
@@ -439,15 +446,26 @@ class TransformersWatch:
         if not indices:
             return None
         moves = self._buffer("moves", (len(indices), rows, MOVES))
+        lead = self._lead(run, rows, moves.device)
         layers = {}
         for index, place in zip(indices, moves, strict=True):
             compiled.hold_still(place)
             device = self._devices[index]
-            layer = gather(run.plans, probed[index], device, place, chunked)
+            layer = gather(run.plans, probed[index], device, place, chunked=chunked, lead=lead)
             # A kernel cannot write to another device, where a model is spread over several.
             layer.fused = fused_for(device) if device == moves.device else None
             layers[index] = layer
-        return Batch(layers, moves)
+        return Batch(layers, moves, lead)
+
+    def _lead(self, run: Run, rows: int, device: Any) -> Lead | None:
+        """Return what steering leaves alone, None where it comes to no attention sink."""
+        if run.prompts is None:
+            return None
+        with torch.inference_mode(mode=False):
+            lead = Lead.of(run.prompts, rows, device)
+        for tensor in (lead.counts, lead.first, lead.end):
+            compiled.hold_still(tensor)
+        return lead if lead.grows or any(plan and plan.plan.prompt for plan in run.plans) else None
 
     def _fail_steering(self, run: Run, error: BaseException) -> None:
         """Leave the rest of a run unsteered, or end it, as the policy says."""
@@ -583,10 +601,33 @@ def _decoder(tokenizer: Any) -> Callable[[Sequence[int]], str] | None:
     return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
-def _thinking_ids(tokenizer: Any) -> tuple[int, int] | None:
-    """Return the ids of the tokenizer's reasoning marks, if both are single tokens of it."""
+def _find_thinking(tokenizer: Any) -> Thinking | None:
+    """Return the tokenizer's reasoning marks, None unless both are single tokens of it.
+
+    Whether a template or somebody else wrote a prompt cannot be seen: where there is a template,
+    only a mark that it can write itself opens reasoning.
+    """
     vocabulary = tokenizer.get_vocab() if tokenizer is not None else {}
     for opening, closing in THINKING_MARKS:
         if opening in vocabulary and closing in vocabulary:
-            return vocabulary[opening], vocabulary[closing]
+            opens = not getattr(tokenizer, "chat_template", None)
+            return Thinking(
+                vocabulary[opening],
+                vocabulary[closing],
+                opens or opens_reasoning(_renderer(tokenizer), opening),
+                cache(_blank(tokenizer)),
+            )
     return None
+
+
+def _renderer(tokenizer: Any) -> Callable[..., str]:
+    """Return what the tokenizer's chat template makes of messages."""
+    return lambda messages, **switches: str(
+        tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, **switches
+        )
+    )
+
+
+def _blank(tokenizer: Any) -> Callable[[int], bool]:
+    return lambda token: not tokenizer.decode([token], skip_special_tokens=False).strip()

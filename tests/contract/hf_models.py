@@ -79,6 +79,7 @@ class HfHarness:
     """Drives a Transformers model for `emoguard.testing`."""
 
     prompts = ([5, 9, 17, 33, 8], [7, 7, 50, 120, 99, 3, 4])
+    thinking = (40, 41)
 
     def __init__(self, model: Any, tokenizer: Any = None) -> None:
         self.model = model
@@ -90,7 +91,8 @@ class HfHarness:
 
     def attach(self, guard):
         """See `emoguard.testing.Harness`."""
-        return emoguard.attach(self.model, guard)
+        options = {} if self.tokenizer is None else {"tokenizer": self.tokenizer}
+        return emoguard.attach(self.model, guard, **options)
 
     def generate(self, prompt, tokens, request=None):
         """See `emoguard.testing.Harness`."""
@@ -135,6 +137,20 @@ class HfHarness:
 
         watch_module.steer, plain = broken, watch_module.steer
         watch._stack.callback(setattr, watch_module, "steer", plain)
+
+
+class Tokenizer:
+    """The least a watch needs of a tokenizer: marks of reasoning, no template, text of ids."""
+
+    chat_template = ""
+
+    def get_vocab(self):
+        """Return the marks alone."""
+        return dict(zip(("<think>", "</think>"), HfHarness.thinking, strict=True))
+
+    def decode(self, ids, **_: Any):
+        """Return ids as words."""
+        return " ".join(map(str, ids))
 
 
 class TextDoor:

@@ -30,6 +30,7 @@ class LlamaHarness:
     def __init__(self, model: Any, backend: str) -> None:
         self.model = model
         self.backend = backend
+        self.thinking = tiny_gguf.THINKING
         self.prompts: list[Sequence[int]] = [
             model.tokenize(b"the rain in the north"),
             model.tokenize(b"a cat and another cat, one hat"),

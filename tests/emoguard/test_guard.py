@@ -56,6 +56,42 @@ def test_reasoning_is_counted_and_not_averaged():
     assert made.tokens_scored == 30
 
 
+def test_attention_sinks_are_counted_and_in_no_score():
+    rows = make_reading(40).rows.copy()
+    rows[:3] = 141
+    made = report(rows=rows, attention_sinks=3, request=Request(scores="tokens"))
+    without = report(rows=rows[3:], tokens=37, phases=np.full(37, 2, np.uint8))
+    assert made.scores == without.scores
+    assert (made.status, made.short) == ("scored", False)
+    assert made.tokens_scored == made.completion_tokens == 40
+    assert (made.attention_sinks, made.tokens_averaged) == (3, 37)
+    assert [token.attention_sink for token in made.tokens] == [True] * 3 + [False] * 37
+    assert all(token.z == (0, 0) for token in made.tokens[:3])
+    assert np.array_equal(np.array([token.z for token in made.tokens[3:]], np.float32), rows[3:])
+
+
+def test_attention_sinks_shorten_a_response():
+    assert not report(tokens=16).short
+    assert report(tokens=16, attention_sinks=1).short
+    assert report(tokens=16, attention_sinks=1).scores["happy"].peak is None
+    whole = report(tokens=4, attention_sinks=4)
+    assert (whole.status, whole.scores, whole.tokens_averaged) == ("scored", {}, 0)
+
+
+def test_an_attention_sink_that_was_not_read_is_still_missing():
+    rows = make_reading(20).rows.copy()
+    rows[0] = np.nan
+    made = report(tokens=20, rows=rows, attention_sinks=1, request=Request(scores="tokens"))
+    assert (made.status, made.tokens_scored) == ("incomplete", 19)
+    assert made.tokens[0].z == (None, None)
+
+
+def test_reasoning_at_an_attention_sink_is_counted_once():
+    phases = np.array([0] + [1] * 3 + [2] * 16, np.uint8)
+    made = report(tokens=20, phases=phases, attention_sinks=2)
+    assert (made.attention_sinks, made.tokens_averaged) == (1, 16)
+
+
 def test_a_response_of_reasoning_only_has_no_scores():
     made = report(tokens=4, phases=np.full(4, PHASES.index("reasoning"), np.uint8))
     assert (made.status, made.scores, made.short) == ("scored", {}, True)

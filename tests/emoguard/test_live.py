@@ -4,6 +4,7 @@ import pytest
 from emoguard import Guard, Policy, Request
 from emoguard.certificate import Threshold
 from emoguard.live import LiveAlarm
+from emoguard.phases import Thinking
 from emoguard.policy import AlarmPolicy
 from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
 
@@ -60,7 +61,7 @@ def test_labels_that_cross_together_are_all_named():
 
 @pytest.mark.parametrize(("prompt", "inside"), [((1, THINK), True), ((1, 2), False)])
 def test_reasoning_tokens_never_alarm(prompt, inside):
-    _, alarm = follow(prompt=prompt, thinking=(THINK, DONE))
+    _, alarm = follow(prompt=prompt, thinking=Thinking(THINK, DONE))
     found = run(alarm, [9, 9, 9, 9, 9], [20, 20, DONE, 20, 20])
     first = next(n for n, why in enumerate(found) if why)
     # The first token counts as preparation wherever the prompt ends.
@@ -70,3 +71,16 @@ def test_reasoning_tokens_never_alarm(prompt, inside):
 def test_tokens_without_a_fresh_row_are_left_out():
     _, alarm = follow()
     assert [bool(why) for why in run(alarm, [3, np.nan, 3])] == [False, False, True]
+
+
+@pytest.mark.parametrize("prompt", [(1,), (1, 1, 1)])
+def test_attention_sinks_never_alarm(prompt):
+    _, alarm = follow(prompt=prompt)
+    # The first two tokens repeat the prompt's, so that the third row is the last of the sink.
+    found = run(alarm, [99, 99, 99, 3, 3], [1, 1, 20, 20, 20])
+    assert [bool(why) for why in found] == [False, False, False, False, True]
+
+
+def test_a_prompt_of_two_tokens_has_no_attention_sink():
+    _, alarm = follow(prompt=(1, 2))
+    assert [bool(why) for why in run(alarm, [3, 3])] == [False, True]

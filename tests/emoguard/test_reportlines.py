@@ -43,6 +43,18 @@ def test_a_line_from_before_there_was_a_sample_belongs_to_it():
     assert reportlines.parse(data).sampled
 
 
+def test_a_line_from_before_attention_sinks_were_marked_has_none():
+    report = next(each for each in REPORTS if each.attention_sinks and each.tokens)
+    data = report.as_dict()
+    assert same(reportlines.parse(data), report)
+    del data["attention_sinks"]
+    for token in data["tokens"]:
+        del token["attention_sink"]
+    old = reportlines.parse(data)
+    assert old.attention_sinks == 0
+    assert not any(token.attention_sink for token in old.tokens)
+
+
 def test_a_last_line_that_was_being_written_is_left_out(tmp_path):
     path = tmp_path / "log"
     path.write_text(line(REPORTS[0]) + line(REPORTS[1])[:-40], encoding="utf-8")

@@ -84,3 +84,14 @@ def test_the_request_of_the_call_wins_over_the_context():
 def test_anything_but_a_request_is_refused():
     with pytest.raises(TypeError, match=r"takes an emoguard\.Request, got str"):
         take_request({"emoguard": "tokens"})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "sinks"),
+    [([5], [6, 7, 8], 1), ([5, 5], [5, 7, 8], 2), ([5, 6], [5, 5], 0), ([], [5, 5], 0)],
+)
+def test_rows_read_at_an_attention_sink_are_told_by_the_tokens_before_them(prompt, tokens, sinks):
+    open_session = Session(Request(), FAKE_IDENTITY, "fake", prompt)
+    for token in tokens:
+        open_session.commit(token, np.zeros(2, np.float32))
+    assert open_session.reading("stop", 2).attention_sinks == sinks

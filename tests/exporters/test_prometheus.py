@@ -204,6 +204,8 @@ def test_reasoning_tokens_and_unscored_responses_add_no_tokens():
     sink.report(dataclasses.replace(report, phases=phases))
     sink.report(make_report(fault="RuntimeError: broken"))
     assert value(sink, "response_tokens_total", model="fake") == 10
+    sink.report(make_report(tokens=40, attention_sinks=3))
+    assert value(sink, "response_tokens_total", model="fake") == 47
 
 
 def test_an_uncalibrated_report_has_no_rank():

@@ -122,6 +122,17 @@ def test_what_is_not_scored_has_no_exposure_or_is_of_another_model_does_not_coun
     assert not sink._detector.evidence.any()
 
 
+def test_attention_sinks_are_no_exposure():
+    def evidence(report):
+        sink = monitor()
+        sink.report(report)
+        return sink._detector.evidence
+
+    marked = make_report(tokens=40, attention_sinks=10)
+    assert np.array_equal(evidence(marked), evidence(make_report(tokens=30)))
+    assert not np.array_equal(evidence(marked), evidence(make_report(tokens=40)))
+
+
 def test_a_restart_keeps_what_was_seen(tmp_path):
     path = tmp_path / "rate.json"
     reports = [flagged() if n % 13 == 0 else USUAL for n in range(120)]

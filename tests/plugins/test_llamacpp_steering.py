@@ -140,10 +140,13 @@ def test_an_added_dose_equals_llama_cpps_own_control_vector(path: Path) -> None:
     buffer = control_vector(llm, guard, plan)
     pointer = buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
     hidden = guard.probe.hidden
+    llm.reset()
+    llm.eval(ids[:1])  # an attention sink, which steering leaves alone
     assert not llama_cpp.llama_set_adapter_cvec(
         llm.ctx, pointer, buffer.size, hidden, 1, tiny_gguf.BLOCKS - 1
     )
-    wanted = logits_after_plain(llm, ids)
+    llm.eval(ids[1:])
+    wanted = ctypes_llama.last_logits(llm, llm.ctx)
     assert not llama_cpp.llama_set_adapter_cvec(llm.ctx, None, 0, hidden, 1, 1)
     with emoguard_llamacpp.attach(llm, guard, "callback") as watch:
         found = logits_after(llm, ids, plan)

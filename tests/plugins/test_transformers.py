@@ -395,19 +395,55 @@ def test_a_calibrated_model_gives_z_and_ranks_whether_or_not_its_tokenizer_is_kn
         assert watch.reports[-1].status == "uncalibrated"
 
 
-def test_reasoning_tokens_are_told_apart(model):
+OPEN, CLOSE = 40, 41
+
+
+class Marked(Words):
+    """A tokenizer with marks of reasoning and a template that ends its prompts in `end`."""
+
+    def __init__(self, end=None, opening=OPEN):
+        self.chat_template = "a template" if end is not None else ""
+        self.end = end
+        self.opening = opening
+
+    def get_vocab(self):
+        return {"<think>": self.opening, "</think>": CLOSE}
+
+    def apply_chat_template(self, messages, *, add_generation_prompt, tokenize):
+        assert (add_generation_prompt, tokenize) == (True, False)
+        return f"{messages[-1]['content']} assistant: {self.end}"
+
+
+def reasoning(model, ids, tokenizer, tokens=8, **how):
+    with emoguard.attach(model, Guard(probe_for(model)), tokenizer=tokenizer) as watch:
+        generate(model, torch.tensor([ids]), tokens, min_new_tokens=tokens, **how)
+    return watch.reports[-1].phases["reasoning"]
+
+
+@pytest.mark.parametrize(
+    ("end", "opens"),
+    [(None, True), ("", False), ("<think>", True), ("<think>\n", True), ("<think></think>", False)],
+)
+def test_a_prompts_end_opens_reasoning_where_its_template_may_have_written_it(model, end, opens):
+    assert reasoning(model, [5, 9, OPEN], Marked(end)) == 7 * opens
+    assert reasoning(model, [5, OPEN, 9], Marked(end)) == 0
+    assert reasoning(model, [5, OPEN, CLOSE], Marked(end)) == 0
+
+
+@pytest.mark.parametrize(("place", "hidden"), [(0, 7), (1, 0), (2, 0)])
+def test_a_model_opens_reasoning_before_its_answer_only(model, place, hidden):
     free = generate(model, IDS[:1], 8, min_new_tokens=8)[0, IDS.shape[1] :].tolist()
+    assert len(set(free[:3])) == 3
+    assert reasoning(model, IDS[0].tolist(), Marked(opening=free[place])) == hidden
 
-    class Tokenizer(Words):
-        chat_template = ""
 
-        def get_vocab(self):
-            return {"<think>": free[2], "</think>": 255}
-
-    with emoguard.attach(model, Guard(probe_for(model)), tokenizer=Tokenizer()) as watch:
-        generate(model, IDS[:1], 8, min_new_tokens=8)
-    first = free.index(free[2])
-    assert watch.reports[-1].phases["reasoning"] == 8 - max(first, 1)
+def test_padding_is_no_part_of_a_prompt(model):
+    ids = torch.tensor([[0, 0, 5, OPEN], [7, OPEN, 9, 8]])
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    with emoguard.attach(model, Guard(probe_for(model)), tokenizer=Marked()) as watch:
+        generate(model, ids, 6, min_new_tokens=6, attention_mask=mask)
+        generate(model, ids.flip(1), 6, min_new_tokens=6, attention_mask=mask.flip(1))
+    assert [report.phases["reasoning"] for report in watch.reports] == [5, 0, 0, 0]
 
 
 def test_a_dispatched_model_is_read_too(model):

@@ -73,14 +73,9 @@ def read_z(
     said: Sequence[Answer],
     labels: Sequence[str],
 ) -> list[NDArray[np.float32]]:
-    """Return z of each answer's tokens, (tokens, labels): rows as live generation has them."""
+    """Return z of each answer, (rows, labels): the rows that a report averages over."""
     readout = probe.fold(calibration, labels)
-    found = []
-    for one in said:
-        ids = one.prompt_ids + one.token_ids[:-1]
-        residuals = door.residuals(ids, probe.layers)[:, len(one.prompt_ids) - 1 :]
-        found.append(readout.read(residuals))
-    return found
+    return [readout.read(one.residuals(door, probe.layers)) for one in said]
 
 
 def agreement(

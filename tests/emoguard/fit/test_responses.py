@@ -3,6 +3,7 @@ import pytest
 
 from emoguard import EmoGuardError
 from emoguard.fit.responses import Answer, calibrate, first_half
+from emoguard.fit.validation.agreement import read_z
 from emoguard.testing import FakeResiduals, make_probe
 
 DOOR = FakeResiduals()
@@ -54,6 +55,21 @@ def test_limits_are_quantiles_of_the_projection_on_the_steer_direction():
         assert np.allclose(found[n, 0], along[0], rtol=1e-4)
         assert np.allclose(found[n, -1], along[-1], rtol=1e-4)
         assert np.allclose(found[n, 50], np.median(along, axis=0), rtol=1e-4)
+
+
+def test_rows_at_an_attention_sink_are_in_no_calibration():
+    rng = np.random.default_rng(2)
+    given = [Answer([7], [7, 7, *rng.integers(20, 500, 12).tolist()]) for _ in range(10)]
+    rows = [
+        PROBE.project(DOOR.residuals([7, *a.token_ids[:-1]], PROBE.layers)[:, 3:]) for a in given
+    ]
+    calibration = calibrate(DOOR, PROBE, given)
+    assert calibration.tokens == 10 * 11
+    assert np.allclose(calibration.location, np.concatenate(rows).mean(axis=0), atol=1e-5)
+    z = read_z(DOOR, PROBE, None, given, PROBE.labels)
+    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(z, rows, strict=True))
+    only = [Answer([7], [7] * 12)] * 5
+    assert calibrate(DOOR, PROBE, [*given, *only]).responses == 10
 
 
 def test_short_answers_are_left_out_and_too_few_are_refused():
