@@ -13,6 +13,8 @@ import pytest
 from emoguard_llamacpp import ctypes_llama
 from emoguard_llamacpp.tap import Tap
 
+import emoguard
+from emoguard.attention import sink_length
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.probe import Probe
@@ -173,3 +175,32 @@ def test_a_chat_is_answered_and_scored_as_without_a_watch(
         report = watch.reports[-1]
         assert report.tokens_scored == answer["usage"]["completion_tokens"]
         assert report.finish == answer["choices"][0]["finish_reason"]
+
+
+SINKS = ("Hi", "The", " a a a a a a a a", "!!!!!!!!!!!!", "Hi there", "a b a b", "Hello. " * 9)
+
+
+@pytest.mark.parametrize("text", SINKS)
+def test_sinks_are_where_the_residual_is_tens_of_times_as_long(
+    llms: dict[str, Any], text: str
+) -> None:
+    llm = llms["smollm2"]
+    door = emoguard_llamacpp.open_residuals(llm)
+    with emoguard.open_guard(llm) as guard:
+        norms = guard.calibration(door.identity).norms
+        layers = guard.probe.layers
+    ids = door.tokenize(text)
+    lengths = np.linalg.norm(door.residuals(ids, layers), axis=2) / norms[:, None]
+    assert (lengths.min(axis=0) > 10).sum() == (lengths.max(axis=0) > 2).sum() == sink_length(ids)
+
+
+@pytest.mark.parametrize("text", SINKS)
+def test_a_prompt_of_one_token_raises_no_alarm(llms: dict[str, Any], text: str) -> None:
+    llm = llms["smollm2"]
+    with emoguard.open_guard(llm) as guard, emoguard_llamacpp.attach(llm, guard) as watch:
+        llm.create_completion(text, max_tokens=24, temperature=0.0)
+        report = watch.reports[-1]
+    assert report.status == "scored"
+    assert report.tokens_scored == report.completion_tokens
+    assert all(abs(score.mean) < 2.5 for score in report.scores.values())
+    assert not any(score.crossings for score in report.scores.values())

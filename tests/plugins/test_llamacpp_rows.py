@@ -107,13 +107,13 @@ def test_a_cached_prompt_is_the_same_sink(llm: Any, watch: Any) -> None:
 def test_what_is_in_the_context_already_comes_before_a_prompt(llm: Any, watch: Any) -> None:
     llm.reset()
     llm.eval([TOKEN, TOKEN])
-    say(llm, [TOKEN], [TOKEN, OTHER], reset=False)
+    say(llm, [TOKEN], [TOKEN, OTHER, OTHER], reset=False)
     assert sinks(watch) == 2
     say(llm, [TOKEN], [OTHER], reset=False)
     assert sinks(watch) == 0
 
 
-def test_a_chat_completion_of_one_token_is_marked(llm: Any, watch: Any) -> None:
+def test_a_completion_of_one_token_is_marked(llm: Any, watch: Any) -> None:
     llm.create_completion([TOKEN], max_tokens=5, temperature=0.0)
     assert sinks(watch) >= 1
 
@@ -133,6 +133,7 @@ def test_sinks_are_left_alone_in_every_pass(path: Path, plan: Plan, batch: int) 
     with emoguard_llamacpp.attach(llm, guard_for(llm), "callback") as watch:
         for prompt in ([TOKEN], [TOKEN] * 40):
             for tokens in (1, 3):
+                llm.reset()
                 plain = logits_after(llm, prompt, None, tokens)
                 llm.reset()
                 assert np.array_equal(logits_after(llm, prompt, plan, tokens), plain)
