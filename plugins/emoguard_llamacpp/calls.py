@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from emoguard import wire
 from emoguard.records import Finish, Report, Request
-from emoguard.session import REQUEST, Session, take_request
+from emoguard.session import Session, take_request
 
 if TYPE_CHECKING:
     from collections import deque
@@ -67,7 +67,7 @@ class Calls:
         if self._outer is not None:
             call = Call(self._outer.request, reports=self._outer.reports)
         else:
-            call = Call(REQUEST.get() or Request())
+            call = Call(take_request({}))
         return self._follow(original(*args, **kwargs), call, close)
 
     def _follow(
