@@ -28,7 +28,7 @@ from emoguard.fit.answers import AnswerFile
 from emoguard.fit.corpora import CALIBRATING, neutral_prompts
 from emoguard.fit.responses import Answer, Sampling, answer
 from emoguard.probe import Probe
-from emoguard.registry import find, shipped_files
+from emoguard.registry import find
 from tests.models import load_llama, smollm2_gguf
 
 CACHE = Path(__file__).parents[1] / ".cache" / "alarms"
@@ -119,7 +119,7 @@ def load(path: Path) -> list[np.ndarray]:
 
 def open_guard(probe: str = "") -> Guard:
     """Return the guard of a probe file, by default the shipped one for SmolLM2."""
-    return Guard.load(probe or str(shipped_files()["smollm2-135m-instruct"]))
+    return Guard.load(probe or "smollm2-135m-instruct")
 
 
 def main() -> None:

@@ -36,7 +36,8 @@ from emoguard.fit.responses import Sampling, answer, first_half
 from emoguard.plan import CEILING
 from emoguard.policy import SteeringPolicy
 from emoguard.records import Reading, Steered
-from emoguard.registry import find, shipped, shipped_files
+from emoguard.registry import find, shipped
+from emoguard.shipped import shipped_files
 from emoguard.steering import Intervention, Steering, intervene, prepare
 from tests.models import gemma_gguf, load_hf, load_llama, smollm2_gguf
 
@@ -168,7 +169,7 @@ VARIANTS: dict[str, tuple[Callable[..., Any], str]] = {
 
 def functions(wanted: int) -> list[Row]:
     """Check at least `wanted` rows x layers of each implementation and dtype."""
-    guards = [Guard.load(str(path)) for path in shipped_files().values()]
+    guards = [Guard.load(name) for name in shipped_files()]
     rng = np.random.default_rng(0)
     tallies = {name: Tally() for name in VARIANTS}
     draw = 0

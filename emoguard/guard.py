@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from emoguard.annotation import describe
+from emoguard.calibration import Calibration
 from emoguard.crossing import Crossings, count, rolling_mean
 from emoguard.delivery import Delivery
 from emoguard.errors import EmoGuardError
@@ -18,9 +20,11 @@ from emoguard.ledger import Ledger
 from emoguard.phases import REASONING
 from emoguard.plan import Plan
 from emoguard.policy import Policy
+from emoguard.probe import Probe
 from emoguard.protocols import ShowsNotices
 from emoguard.records import PHASES, LabelScore, Receipt, Report, Steered, TokenScore
-from emoguard.reload import PolicyFile
+from emoguard.reload import PolicyFile, PolicySource, open_policy
+from emoguard.shipped import load_probe
 from emoguard.sinks import Site
 from emoguard.steering import Steering, prepare
 
@@ -29,11 +33,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from emoguard.calibration import Calibration
     from emoguard.certificate import Threshold
     from emoguard.identity import ModelIdentity
     from emoguard.notice import Moment
-    from emoguard.probe import Probe, Readout
+    from emoguard.probe import Readout
     from emoguard.protocols import Sink
     from emoguard.records import Alert, Channel, Phase, Reading, Request, Status
 
@@ -45,14 +48,16 @@ class Guard:
     the notice that is due; only `publish`, `deliver` and `lost` talk to the sinks. `alerts` holds
     the last alerts, of monitors (which are logged, too) and of crossings noticed while a response
     was generated; `on_alert` is called with the latter, in a thread of its own, where the policy
-    says `on_alert: callback` or `stop`. Given a `PolicyFile`, which no other guard uses, the guard
-    follows the file from one response to the next. `now` tells the time to notices.
+    says `on_alert: callback` or `stop`. `policy` is a Policy, a mapping with the keys of one, or
+    the path of a YAML file, which the guard follows from one response to the next (a `PolicyFile`
+    does the same and is for one guard). `now` tells the time to notices.
 
     `labels` are read and reported; of these, `monitored` may alarm and are what sinks watch. Labels
     that validation did not find usable are monitored only where the policy names them.
 
     Raises:
-        EmoGuardError: unknown labels, or amplifying ones that cannot rise.
+        EmoGuardError: an argument of another type, a policy that is not sound, unknown labels, or
+            amplifying ones that cannot rise.
 
     """
 
@@ -60,22 +65,30 @@ class Guard:
         self,
         probe: Probe,
         calibrations: Iterable[Calibration] = (),
-        policy: Policy | PolicyFile | None = None,
-        sinks: Sequence[Sink] = (),
+        policy: PolicySource | None = None,
+        sinks: Iterable[Sink] = (),
         on_alert: Callable[[Alert], None] | None = None,
         *,
         now: Callable[[], Moment] | None = None,
     ) -> None:
+        if not isinstance(probe, Probe):
+            raise EmoGuardError(
+                f"probe: wanted a Probe, got {describe(probe)}: Guard.load opens a probe file, or "
+                "a shipped probe by its name"
+            )
+        _check_called(on_alert=on_alert, now=now)
+        sinks = _checked_sinks(sinks)
         self.probe = probe
-        self.policy_file = policy if isinstance(policy, PolicyFile) else None
-        self._policy = policy if isinstance(policy, Policy) else Policy()
+        opened = open_policy(policy)
+        self.policy_file = opened if isinstance(opened, PolicyFile) else None
+        self._policy = opened if isinstance(opened, Policy) else opened.policy
         self.labels = self.policy.labels or probe.labels
         verdicts = probe.verdicts
         self.monitored = self.policy.monitored({n: verdicts.get(n) for n in self.labels})
         self._check_amplifying(self.policy)
         self.alerts: deque[Alert] = deque(maxlen=self.policy.keep_reports)
         self._columns = probe.indices(self.labels)
-        self.calibrations = tuple(calibrations)
+        self.calibrations = _checked_calibrations(calibrations)
         for calibration in self.calibrations:
             calibration.check_fits(len(probe.labels), len(probe.layers))
         self._served: list[tuple[ModelIdentity, Callable[[Steering], None]]] = []
@@ -86,23 +99,24 @@ class Guard:
         for sink in sinks:
             if isinstance(sink, ShowsNotices):
                 sink.show_notices(self.ledger)
-        calls = [("callback", _returning_nothing(on_alert))] if on_alert else []
+        calls = [("callback", _returning_nothing(on_alert))] if on_alert is not None else []
         self._calls: Delivery[Alert] = Delivery(calls, self.alerts)
 
     @classmethod
     def load(
-        cls, path: str | Path, policy: Policy | PolicyFile | None = None, sinks: Sequence[Sink] = ()
+        cls,
+        path: str | os.PathLike[str],
+        policy: PolicySource | None = None,
+        sinks: Iterable[Sink] = (),
     ) -> Self:
-        """Make a guard from a probe file.
+        """Make a guard from a probe file, or from a shipped probe by its name.
 
         Raises:
-            EmoGuardError: for a file that is no sound probe file, or a policy it cannot serve.
+            EmoGuardError: there is no such probe, the file is no sound probe file, or a policy it
+                cannot serve.
 
         """
-        from emoguard import artifact  # noqa: PLC0415  (safetensors is loaded with the first file)
-
-        probe, calibrations = artifact.load(path)
-        return cls(probe, calibrations, policy, sinks)
+        return cls(*load_probe(path), policy, sinks)
 
     @property
     def policy(self) -> Policy:
@@ -196,7 +210,7 @@ class Guard:
         """
         self.refresh()
         policy = self.policy.steering
-        allowed, asked = policy.allow(plan or Plan())
+        allowed, asked = policy.allow(Plan() if plan is None else Plan.parse(plan))
         if allowed.is_empty:
             return None
         made = prepare(allowed, self.probe, self.calibration(identity), policy.max_dose_ratio)
@@ -382,6 +396,51 @@ class Guard:
                 self.labels, means, peaks, ranks, thresholds, crossed, strict=True
             )
         }
+
+
+def check_guard(guard: Any) -> None:
+    """Raise unless this is a guard.
+
+    Raises:
+        EmoGuardError: naming what came.
+
+    """
+    if not isinstance(guard, Guard):
+        raise EmoGuardError(
+            f"guard: wanted a Guard, got {describe(guard)}: make one with Guard.load(probe file or "
+            "name, policy) or open_guard(model, policy, probe)"
+        )
+
+
+def _checked_calibrations(calibrations: Iterable[Calibration]) -> tuple[Calibration, ...]:
+    listed = tuple(calibrations) if isinstance(calibrations, Iterable) else None
+    others = [each for each in listed or () if not isinstance(each, Calibration)]
+    if listed is None or others:
+        got = describe(calibrations if listed is None else others[0])
+        raise EmoGuardError(
+            f"calibrations: wanted a list of Calibration, got {got}: a policy goes into policy="
+        )
+    return listed
+
+
+def _checked_sinks(sinks: Iterable[Sink]) -> tuple[Sink, ...]:
+    if not isinstance(sinks, Iterable) or isinstance(sinks, str | Mapping):
+        raise EmoGuardError(f"sinks: wanted a list of sinks, got {describe(sinks)}: write [sink]")
+    listed = tuple(sinks)
+    for index, sink in enumerate(listed):
+        if isinstance(sink, type) or not callable(getattr(sink, "report", None)):
+            kind = f"the class {sink.__name__}" if isinstance(sink, type) else describe(sink)
+            raise EmoGuardError(
+                f"sinks.{index}: wanted an object with a method report, got {kind}: sinks that a "
+                "policy names are opened by open_guard"
+            )
+    return listed
+
+
+def _check_called(**functions: Any) -> None:
+    for name, function in functions.items():
+        if not (function is None or callable(function)):
+            raise EmoGuardError(f"{name}: wanted a function, got {describe(function)}")
 
 
 def _returning_nothing(call: Callable[[Alert], None]) -> Callable[[Alert], tuple[Alert, ...]]:

@@ -1,20 +1,18 @@
-"""The values a number in a policy may have, told once: to code, to YAML and to the JSON Schema."""
+"""The values a number in a policy may have, said once: to code, to YAML and to the JSON Schema."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any, get_type_hints
-
-from emoguard.errors import EmoGuardError
+from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Interval:
     """Annotates a number: `above < x` (or `least <= x`) and `x <= most`.
 
-    `Annotated[float, Interval(above=0, most=0.5)]` is checked by `check_intervals` and, because the
-    method below speaks pydantic's language, by pydantic and in the JSON Schema it makes.
+    `Annotated[float, Interval(above=0, most=0.5)]` is checked wherever `emoguard.annotation` reads
+    it and, because the method below speaks pydantic's language, stands in the JSON Schema, too.
     """
 
     least: float | None = None
@@ -30,26 +28,11 @@ class Interval:
         )
 
     def __str__(self) -> str:
-        if self.most is None:
-            return f"be at least {self.least:g}" if self.least is not None else "be finite"
-        low = f"[{self.least:g}" if self.above is None else f"({self.above:g}"
-        return f"lie in {low}, {self.most:g}]"
+        if self.most is not None:
+            low = f"[{self.least:g}" if self.above is None else f"({self.above:g}"
+            return f"in {low}, {self.most:g}]"
+        return f"of at least {self.least:g}" if self.above is None else f"above {self.above:g}"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         ends = {"ge": self.least, "gt": self.above, "le": self.most}
         return handler(source) | {name: end for name, end in ends.items() if end is not None}
-
-
-def check_intervals(record: Any) -> None:
-    """Check every annotated number of a dataclass instance.
-
-    Raises:
-        EmoGuardError: naming the field, what it must be and what it is.
-
-    """
-    hints = get_type_hints(type(record), include_extras=True)
-    for each in fields(record):
-        value = getattr(record, each.name)
-        for interval in getattr(hints[each.name], "__metadata__", ()):
-            if isinstance(interval, Interval) and value not in interval:
-                raise EmoGuardError(f"{each.name} must {interval}, got {value:g}")

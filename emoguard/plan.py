@@ -6,12 +6,17 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+from emoguard import schema
 from emoguard.errors import EmoGuardError
+from emoguard.interval import Interval
 
 CEILING = 0.5
 """No policy may allow a larger dose: at half its length a residual is no longer the model's own."""
+
+Quantile = Annotated[float, Interval(least=0, most=1)]
+"""A neutral quantile."""
 
 
 @dataclass(frozen=True)
@@ -26,44 +31,37 @@ class Plan:
     (`name` or `name@digest`).
 
     Raises:
-        EmoGuardError: a number that is not finite, a quantile outside [0, 1], a cap under a floor.
+        EmoGuardError: a value of another type, a number that is not finite, a quantile outside
+            [0, 1], a negative layer, a cap under a floor.
 
     """
 
     add: Mapping[str, float] = field(default_factory=dict)
-    cap: Mapping[str, float] = field(default_factory=dict)
-    floor: Mapping[str, float] = field(default_factory=dict)
+    cap: Mapping[str, Quantile] = field(default_factory=dict)
+    floor: Mapping[str, Quantile] = field(default_factory=dict)
     ablate: tuple[str, ...] = ()
-    layers: tuple[int, ...] = ()
+    layers: tuple[Annotated[int, Interval(least=0)], ...] = ()
     prompt: bool = False
     probe: str = ""
 
     def __post_init__(self) -> None:
-        for verb in ("add", "cap", "floor"):
-            asked = getattr(self, verb)
-            if not isinstance(asked, Mapping):
-                raise EmoGuardError(
-                    f"plan.{verb} maps labels to numbers, got {type(asked).__name__}: "
-                    f'write {verb}={{"label": number}}'
-                )
-            object.__setattr__(self, verb, {str(k): _number(verb, k, v) for k, v in asked.items()})
-        for verb in ("cap", "floor"):
-            for label, limit in getattr(self, verb).items():
-                if not 0 <= limit <= 1:
-                    raise EmoGuardError(
-                        f"plan.{verb} of {label} must be a neutral quantile in [0, 1], "
-                        f"got {limit:g}"
-                    )
-        if isinstance(self.ablate, str):
-            raise EmoGuardError(f'plan.ablate must be a tuple of labels, got "{self.ablate}"')
-        object.__setattr__(self, "ablate", tuple(self.ablate))
-        object.__setattr__(self, "layers", tuple(self.layers))
+        schema.check(self)
         for label in self.cap.keys() & self.floor.keys():
             if self.cap[label] < self.floor[label]:
                 raise EmoGuardError(
                     f"plan holds {label} under a cap of {self.cap[label]:g} and over a floor of "
                     f"{self.floor[label]:g}: raise the cap or lower the floor"
                 )
+
+    @classmethod
+    def parse(cls, data: Any) -> Plan:
+        """Return the plan that a mapping describes, with keys as in a policy's YAML, or a plan.
+
+        Raises:
+            EmoGuardError: something else, an unknown key or a wrong value.
+
+        """
+        return schema.parse(cls, data, "plan")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -124,16 +122,3 @@ class Plan:
         """Return what the plan says, as plain JSON data; what it leaves out is left out."""
         said = dataclasses.asdict(self)
         return {key: value for key, value in said.items() if value}
-
-
-def _number(verb: str, label: Any, value: Any) -> float:
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    try:
-        number = float(value) if good else math.nan
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise EmoGuardError(
-            f"plan.{verb} of {label!s:.80} must be a finite number, got {value!s:.40}"
-        )
-    return number

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from os import PathLike
 from typing import Annotated, Any, ClassVar, Literal
 
-from emoguard import profiles, words
+from emoguard import profiles, schema, words
 from emoguard.errors import EmoGuardError
-from emoguard.interval import Interval, check_intervals
+from emoguard.interval import Interval
 from emoguard.plan import CEILING, Plan
 from emoguard.profiles import Profile
 
@@ -38,7 +38,7 @@ class AlarmPolicy:
     the forward pass. `stop`: the response is ended at the next token."""
 
     def __post_init__(self) -> None:
-        check_intervals(self)
+        schema.check(self)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class DriftPolicy:
     that it is learning."""
 
     def __post_init__(self) -> None:
-        check_intervals(self)
+        schema.check(self)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class SteeringPolicy:
     """When steering breaks during a response, the rest runs unsteered, or generation stops."""
 
     def __post_init__(self) -> None:
-        check_intervals(self)
+        schema.check(self)
         self.allow(Plan())
 
     def allow(self, plan: Plan) -> tuple[Plan, Plan | None]:
@@ -110,6 +110,9 @@ class RequestPolicy:
     conversation: bool = False
     """Whether it may name its conversation; who names another's can keep its notices from being
     due."""
+
+    def __post_init__(self) -> None:
+        schema.check(self)
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ class NoticePolicy:
     """Conversations that are remembered; one that was forgotten is new when it goes on."""
 
     def __post_init__(self) -> None:
-        check_intervals(self)
+        schema.check(self)
         for name in self.every_hours:
             if name not in {*self.profiles, *self.strictest_of}:
                 raise EmoGuardError(
@@ -191,7 +194,7 @@ class NoticePolicy:
 class Policy:
     """How EmoGuard behaves around one model. Every key may be left out."""
 
-    # Read by pydantic, in sections too; the core imports pydantic only when a file is parsed.
+    # Read by pydantic, in sections too, when docs/policy.schema.json is made.
     __pydantic_config__: ClassVar[dict[str, Any]] = {
         "extra": "forbid",
         "strict": True,
@@ -226,7 +229,7 @@ class Policy:
     """Reports a watch and alerts a guard remember."""
 
     def __post_init__(self) -> None:
-        check_intervals(self)
+        schema.check(self)
         if len(set(self.labels)) < len(self.labels):
             raise EmoGuardError(f"labels must be distinct, got {', '.join(self.labels)}")
         for index, sink in enumerate(self.sinks):
@@ -238,7 +241,7 @@ class Policy:
                 )
 
     @classmethod
-    def load(cls, path: str | Path) -> Policy:
+    def load(cls, path: str | PathLike[str]) -> Policy:
         """Read a YAML file.
 
         Raises:
@@ -251,14 +254,12 @@ class Policy:
 
     @classmethod
     def parse(cls, data: Any, source: str = "policy") -> Policy:
-        """Check plain data (what YAML or JSON hold) and return the policy it describes.
+        """Return the policy that plain data (what YAML or JSON hold) describes, or a policy itself.
 
         Raises:
             EmoGuardError: naming the key that is unknown or wrong, and the nearest known one.
 
         """
-        from emoguard import schema  # noqa: PLC0415  (pydantic is loaded with the first policy)
-
         return schema.parse(cls, {} if data is None else data, source)
 
     def monitored(self, verdicts: Mapping[str, str | None]) -> tuple[str, ...]:

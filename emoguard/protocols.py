@@ -163,10 +163,11 @@ class Watch(Protocol):
         """Return what the newest open response has read so far, None when none is open."""
         ...
 
-    def steering(self, plan: Plan) -> AbstractContextManager[None]:
+    def steering(self, plan: Plan | Mapping[str, Any]) -> AbstractContextManager[None]:
         """Steer every generation that starts in this `with` block by `plan`.
 
-        It is laid over the policy's plan, and a request's own is laid over it.
+        `plan` is a Plan, or a mapping with its keys. It is laid over the policy's plan, and a
+        request's own is laid over it.
 
         Raises:
             EmoGuardError: a plan that this probe, model or policy does not allow.
@@ -174,7 +175,7 @@ class Watch(Protocol):
         """
         ...
 
-    def check_plan(self, plan: Plan | None) -> None:
+    def check_plan(self, plan: Plan | Mapping[str, Any] | None) -> None:
         """Refuse what a generation by this plan that starts now would refuse, too.
 
         Raises:

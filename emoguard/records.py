@@ -7,14 +7,19 @@ the object on the wire; `docs/report.schema.json` is its JSON Schema.
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 import uuid
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emoguard import schema
+from emoguard.annotation import describe
+from emoguard.errors import EmoGuardError
 from emoguard.plan import Plan
 
 if TYPE_CHECKING:
@@ -38,6 +43,14 @@ STATUSES: tuple[Status, ...] = (
     "error",
 )
 
+LONGEST_NAME = 1000
+"""Characters of a request's id and of a conversation's name."""
+LONGEST_NUMBERED = LONGEST_NAME + 21
+"""With the number that a plug-in gives each response of one call."""
+
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, what other readers take for line ends, and lone surrogates."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -55,6 +68,14 @@ class Request:
 
     `call` is the `id` as it was given, which a plug-in numbers where one call makes several
     responses: by it they are found, and their notices given or lost, together.
+
+    `id` and `conversation` may be integers or UUIDs, which become text; `id=None` makes one up;
+    `plan` may be a mapping with the keys of a policy's plan.
+
+    Raises:
+        EmoGuardError: a value of another type, an unknown word, or a name that is empty, longer
+            than 1,000 characters or holds control characters.
+
     """
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -68,11 +89,50 @@ class Request:
     call: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "call", self.call or self.id)
-        if self.scores not in ("summary", "tokens"):
-            raise ValueError(f"scores must be 'summary' or 'tokens', got {self.scores!r}")
-        if self.plan is not None and not isinstance(self.plan, Plan):
-            raise TypeError(f"plan must be an emoguard.Plan, got {type(self.plan).__name__}")
+        put = object.__setattr__
+        if self.id is None:
+            put(self, "id", uuid.uuid4().hex)
+        # A plug-in numbers responses behind the id of their call.
+        longest = LONGEST_NUMBERED if self.call else LONGEST_NAME
+        put(self, "id", check_name("Request.id", self.id, longest))
+        put(self, "call", check_name("Request.call", self.call) if self.call else self.id)
+        if self.conversation is not None:
+            put(self, "conversation", check_name("Request.conversation", self.conversation))
+        schema.check(self)
+
+
+def check_name(key: str, value: Any, longest: int = LONGEST_NAME) -> str:
+    """Return a caller's name of a request or conversation as text; `key` names it in errors.
+
+    Integers and UUIDs, as databases and frameworks have them, become text. A name stands in logs,
+    audit lines and answers, so it is one line of 1 to `longest` characters.
+
+    Raises:
+        EmoGuardError: another type, an empty name, a longer one, control characters or lone
+            surrogates.
+
+    """
+    text: str = value if type(value) is str else _as_text(key, value)
+    if not 0 < len(text) <= longest:
+        raise EmoGuardError(
+            f"{key}: wanted a name of 1 to {longest:,} characters, got {len(text):,}"
+        )
+    if not text.isprintable() and UNSAFE.search(text):
+        raise EmoGuardError(
+            f"{key}: wanted a name without control characters, got {describe(text)}"
+        )
+    return text
+
+
+def _as_text(key: str, value: Any) -> str:
+    if isinstance(value, str):
+        return str.__str__(value)  # of a subclass only the text
+    if isinstance(value, bool) or not isinstance(value, (Integral, uuid.UUID)):
+        raise EmoGuardError(f"{key}: wanted text, an integer or a UUID, got {describe(value)}")
+    try:
+        return str(value)
+    except ValueError:  # more digits than Python writes out
+        raise EmoGuardError(f"{key}: wanted a name, got {describe(value)}") from None
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib.metadata import entry_points
-from importlib.resources import as_file, files
-from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from emoguard.annotation import nearest
+from emoguard.call import called_through
 from emoguard.errors import EmoGuardError
-from emoguard.guard import Guard
+from emoguard.guard import Guard, check_guard
 from emoguard.policy import Policy
-from emoguard.reload import PolicyFile
+from emoguard.reload import PolicySource, open_policy
+from emoguard.shipped import shipped_files
 from emoguard.sinks import open_sinks
 
 if TYPE_CHECKING:
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("emoguard")
 
 GROUP = "emoguard.plugins"
-SUFFIX = ".safetensors"
 CALLS = ("generate", "create_completion", "create_chat_completion")
 """What takes a request as `emoguard=`, by runtime one or all of them."""
+
+OF_GUARD = ("policy", "probe", "sinks", "on_alert")
+"""What `open_guard` takes beside a plug-in's options."""
 
 EXTRAS = {"transformers": "transformers", "llama_cpp": "llamacpp"}
 
@@ -48,14 +51,17 @@ def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
     that carry `emoguard=` still work.
 
     Raises:
-        EmoGuardError: an object that is no supported model, a probe that does not fit, a second
-            attach on one model. Nothing is left behind.
+        EmoGuardError: an object that is no supported model or no guard, an unknown option, a probe
+            that does not fit, a second attach on one model. Nothing is left behind.
 
     """
     if os.environ.get("EMOGUARD_DISABLE") == "1":
         return _Disabled(unwrap(model), guard)
     plugin, inner = find(model)
-    if guard is None:
+    _check_options(plugin.attach, inner, options, ["guard"])
+    if guard is not None:
+        check_guard(guard)
+    else:
         guard = shipped(plugin.open_residuals(inner, **options))
     return plugin.attach(inner, guard, **options)
 
@@ -63,8 +69,8 @@ def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
 @contextmanager
 def open_guard(
     model: Any,
-    policy: Policy | str | Path | None = None,
-    probe: str | Path | None = None,
+    policy: PolicySource | None = None,
+    probe: str | os.PathLike[str] | None = None,
     *,
     sinks: Iterable[Mapping[str, Mapping[str, Any]]] = (),
     on_alert: Callable[[Alert], None] | None = None,
@@ -72,10 +78,10 @@ def open_guard(
 ) -> Iterator[Guard]:
     """Open a guard for `model` with the sinks that its policy names; close them at the end.
 
-    `policy` is a Policy or a YAML file, which the guard then follows while it runs; `probe` is a
-    probe file, by default the shipped one that fits; `sinks` are further ones, written as in a
-    policy; `on_alert` is what the policy's `on_alert: callback` calls. Options are those of
-    `attach`:
+    `policy` is a Policy, a mapping with the keys of one, or a YAML file, which the guard then
+    follows while it runs; `probe` is a probe file or the name of a shipped one, by default the
+    shipped one that fits; `sinks` are further ones, written as in a policy; `on_alert` is what the
+    policy's `on_alert: callback` calls. Options are those of `attach`:
 
         with open_guard(llm, "policy.yaml") as guard, emoguard.attach(llm, guard):
             ...
@@ -91,6 +97,7 @@ def open_guard(
         yield cast("Guard", None)
         return
     plugin, inner = find(model)
+    _check_options(plugin.open_residuals, inner, options, OF_GUARD)
     door = plugin.open_residuals(inner, **options)
     with _opened(door, policy, probe, sinks, on_alert) as guard:
         yield guard
@@ -99,20 +106,44 @@ def open_guard(
 @contextmanager
 def _opened(
     door: Residuals,
-    policy: Policy | str | Path | None,
-    probe: str | Path | None,
+    policy: PolicySource | None,
+    probe: str | os.PathLike[str] | None,
     also: Iterable[Mapping[str, Mapping[str, Any]]],
     on_alert: Callable[[Alert], None] | None,
 ) -> Iterator[Guard]:
-    followed = PolicyFile(policy) if isinstance(policy, str | Path) else policy
+    opened = open_policy(policy)
     found = shipped(door) if probe is None else Guard.load(probe)
-    plain = Guard(found.probe, found.calibrations, followed)
+    plain = Guard(found.probe, found.calibrations, opened, on_alert=on_alert)
     plain.check(plain.policy)
+    further = Policy(sinks=tuple(also)).sinks
     with (
-        open_sinks(plain.site(door.identity, door.backend), also) as sinks,
-        Guard(found.probe, found.calibrations, followed, sinks, on_alert) as guard,
+        open_sinks(plain.site(door.identity, door.backend), further) as sinks,
+        Guard(found.probe, found.calibrations, opened, sinks, on_alert) as guard,
     ):
         yield guard
+
+
+def _check_options(
+    function: Callable[..., Any], model: Any, options: Mapping[str, Any], also: Sequence[str] = ()
+) -> None:
+    """Raise if a plug-in's function does not know an option; `also` are known to its caller.
+
+    Raises:
+        EmoGuardError: naming the option, and the nearest known one or all.
+
+    """
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [parameter.name for parameter in parameters if parameter.default is not parameter.empty]
+    for name in options:
+        if name in OF_GUARD:
+            raise EmoGuardError(
+                f"{name}: no option of attach: give it to open_guard, and its guard to attach"
+            )
+        if name not in known:
+            hint = nearest(name, (*known, *also)) or f"; known options: {', '.join(known)}"
+            raise EmoGuardError(f"{name}: unknown option for a {type(model).__qualname__}{hint}")
 
 
 def find(model: Any) -> tuple[Plugin, Any]:
@@ -147,23 +178,14 @@ def unwrap(model: Any) -> Any:
         model = inner
 
 
-def shipped_files() -> dict[str, Traversable]:
-    """Return the probe files that come with EmoGuard, by name without suffix, in order."""
-    folder = files("emoguard") / "probes"
-    entries = folder.iterdir() if folder.is_dir() else ()
-    found = {e.name.removesuffix(SUFFIX): e for e in entries if e.name.endswith(SUFFIX)}
-    return dict(sorted(found.items()))
-
-
 def shipped(door: Residuals) -> Guard:
     """Return a guard with the shipped probe that fits the model behind `door`.
 
     A probe fits when sizes agree and the witness finds every layer where it was fitted.
     """
     found = shipped_files()
-    for file in found.values():
-        with as_file(file) as path:
-            guard = Guard.load(path)
+    for name in found:
+        guard = Guard.load(name)
         probe, identity = guard.probe, door.identity
         if (probe.hidden, probe.model_layers) != (identity.hidden, identity.layers):
             continue
@@ -190,6 +212,9 @@ class _Disabled:
         log.warning("EMOGUARD_DISABLE=1: EmoGuard is not attached")
         self._model = model
         self._taken = [name for name in CALLS if self._take_keyword_off(name)]
+        self._undo = ExitStack()
+        if "create_completion" in self._taken and callable(model):  # a Llama is called itself, too
+            self._undo.enter_context(called_through(model, _without_keyword))
         self.guard = cast("Guard", guard)
         self.identity = cast("ModelIdentity", None)
         self.reports: deque[Report] = deque(maxlen=1)
@@ -197,10 +222,10 @@ class _Disabled:
     def live(self) -> Reading | None:
         return None
 
-    def steering(self, plan: Plan) -> AbstractContextManager[None]:
+    def steering(self, plan: Plan | Mapping[str, Any]) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def check_plan(self, plan: Plan | None) -> None:
+    def check_plan(self, plan: Plan | Mapping[str, Any] | None) -> None:
         """Do nothing: nothing is steered."""
 
     def abandon(self, request_id: str) -> None:
@@ -208,6 +233,7 @@ class _Disabled:
 
     def detach(self) -> None:
         """Leave the model as it was. Idempotent."""
+        self._undo.close()
         while self._taken:
             delattr(self._model, self._taken.pop())
 
@@ -217,8 +243,8 @@ class _Disabled:
             return False
 
         @functools.wraps(original)
-        def plain(*args: Any, emoguard: Any = None, **kwargs: Any) -> Any:  # noqa: ARG001
-            return original(*args, **kwargs)
+        def plain(*args: Any, **kwargs: Any) -> Any:
+            return _without_keyword(original, *args, **kwargs)
 
         setattr(self._model, name, plain)
         return True
@@ -233,3 +259,12 @@ class _Disabled:
         trace: TracebackType | None,
     ) -> None:
         self.detach()
+
+
+def _without_keyword(
+    original: Callable[..., Any],
+    *args: Any,
+    emoguard: Any = None,  # noqa: ARG001
+    **kwargs: Any,
+) -> Any:
+    return original(*args, **kwargs)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from emoguard.annotation import describe
 from emoguard.errors import EmoGuardError
 from emoguard.policy import Policy
+from emoguard.yamlfile import check_path
 
 log = logging.getLogger("emoguard")
 
@@ -43,8 +46,8 @@ class PolicyFile:
 
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = check_path(path)
         self._lock = threading.Lock()
         self._seen = _stamp(self.path)
         self.policy = Policy.load(self.path)
@@ -95,6 +98,33 @@ class PolicyFile:
             self.policy, self.error = policy, None
             self.loads += 1
             log.info("policy %s is in force", self.path)
+
+
+PolicySource = Policy | PolicyFile | Mapping[str, Any] | str | os.PathLike[str]
+"""What every argument called `policy` takes."""
+
+
+def open_policy(source: PolicySource | None) -> Policy | PolicyFile:
+    """Return the policy that a policy, a mapping, the path of a YAML file or None stands for.
+
+    A file is followed: it is read again when it changes. None is the default policy.
+
+    Raises:
+        EmoGuardError: something else, a file that cannot be read, or no good policy.
+
+    """
+    if source is None:
+        return Policy()
+    if isinstance(source, PolicyFile):
+        return source
+    if isinstance(source, str | os.PathLike):
+        return PolicyFile(source)
+    if not isinstance(source, Policy | Mapping):
+        raise EmoGuardError(
+            "policy: wanted a Policy, a mapping or the path of a YAML file, got "
+            f"{describe(source)}: Policy.load reads a file once, a path is followed"
+        )
+    return Policy.parse(source)
 
 
 def check_change(old: Policy, new: Policy) -> None:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import json
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
+import numpy as np
+
+from emoguard.annotation import (
+    LARGEST_INTEGER,
+    Mismatch,
+    UnknownKey,
+    describe,
+    fields_of,
+    reader,
+)
 from emoguard.errors import EmoGuardError
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
@@ -36,66 +45,85 @@ YAML_WORDS = {
 
 
 def parse(cls: type[T], data: Any, source: str) -> T:
-    """Return the `cls` that `data` describes; `source` names it in errors.
+    """Return the `cls` that `data` describes, or is; `source` names it in errors.
 
     Raises:
         EmoGuardError: naming the key, what was wanted and what came.
 
     """
-    from pydantic import ValidationError  # noqa: PLC0415  (only a policy needs it)
-
-    if not isinstance(data, dict):
+    if isinstance(data, cls):
+        return data
+    if not isinstance(data, Mapping):
         raise EmoGuardError(
-            f"{source}: wanted a mapping of keys to values, got {_told(data)}: "
+            f"{source}: wanted a mapping of keys to values, got {describe(data)}: "
             f"write keys such as {_known(cls)[0]}: …"
         )
-    _check_version(data, source)
     try:
+        _check_version(cls, data)
         _check_plain(data)
-        # As JSON, because only there do pydantic's strict types take a mapping for a dataclass.
-        checked: T = _adapter(cast("Any", cls)).validate_json(json.dumps(data))
+        parsed: T = reader(cls)(data)
+    except Mismatch as mismatch:
+        raise EmoGuardError(f"{source}: {_sentence(cls, mismatch)}") from None
     except EmoGuardError as error:
         raise EmoGuardError(f"{source}: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise EmoGuardError(f"{source}: {_sentence(first, hints=cls)}") from error
-    return checked
+    return parsed
 
 
-def value(wanted: Any, given: Any, key: str) -> Any:
-    """Return one value as the annotation `wanted` has it; `key` names it in errors.
+def check(record: Any) -> None:
+    """Check every field of a dataclass instance by its annotation, as `parse` checks data.
+
+    A field that may be written in several ways (a list for a tuple, a mapping for a section) is
+    kept in the one that its annotation names. For `__post_init__`: frozen records are changed here.
+
+    Raises:
+        EmoGuardError: naming the field, what was wanted and what came.
+
+    """
+    cls: Any = type(record)
+    values = vars(record)
+    for name, default, read in fields_of(cls):
+        value = values[name]
+        if value is default:
+            continue  # per request: most of its fields are
+        try:
+            checked = read(value)
+        except Mismatch as mismatch:
+            mismatch.path.insert(0, name)
+            raise EmoGuardError(f"{cls.__name__}.{_sentence(cls, mismatch)}") from None
+        if checked is not value:
+            object.__setattr__(record, name, checked)
+
+
+def option(wanted: Any, given: Any, key: str) -> Any:
+    """Return one value as the annotation `wanted` of somebody's sink has it; `key` is its place.
+
+    Pydantic reads it: such an annotation may be anything.
 
     Raises:
         EmoGuardError: a value of another type.
 
     """
-    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415  (only a sink's options)
 
     _check_plain(given, (key,))
     try:
-        return TypeAdapter(wanted).validate_json(json.dumps(given), strict=True)
+        return TypeAdapter(wanted).validate_json(json.dumps(given, default=_plain), strict=True)
     except ValidationError as error:
-        raise EmoGuardError(_sentence(error.errors()[0], (key,))) from error
+        raise EmoGuardError(_in_yaml_words(error.errors()[0], key)) from error
 
 
 def json_schema(cls: type[Any]) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of what `parse` takes for `cls`."""
-    return _adapter(cast("Any", cls)).json_schema()
+    from pydantic import TypeAdapter  # noqa: PLC0415  (only for the docs)
+
+    return TypeAdapter(cls).json_schema()
 
 
-@functools.cache
-def _adapter(cls: Any) -> TypeAdapter[Any]:
-    """Return what checks a `cls`; kept, because making it takes ten times as long as using it."""
-    from pydantic import TypeAdapter  # noqa: PLC0415
-
-    return TypeAdapter(cls)
-
-
-def _check_version(data: dict[Any, Any], source: str) -> None:
+def _check_version(cls: type[Any], data: Mapping[Any, Any]) -> None:
     found = data.get("version", VERSION)
-    if type(found) is not int or found != VERSION:
+    if "version" in _known(cls) and (type(found) is not int or found != VERSION):
         raise EmoGuardError(
-            f"{source}: version: this EmoGuard reads version {VERSION}, got {_told(found)}: "
+            f"version: this EmoGuard reads version {VERSION}, got {describe(found)}: "
             f"write version: {VERSION}, or use the EmoGuard that the file was written for"
         )
 
@@ -112,44 +140,59 @@ def _check_plain(data: Any, at: tuple[str, ...] = ()) -> None:
             raise EmoGuardError(
                 f"{where}: at most {LARGEST:,} values nested {DEEPEST} deep are wanted: shorten it"
             )
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             waiting += [((*path, _key(path, key)), each) for key, each in value.items()]
         elif isinstance(value, list | tuple):
             waiting += [((*path, str(n)), each) for n, each in enumerate(value)]
         elif not _is_plain(value):
             raise EmoGuardError(
-                f"{where}: wanted text, a finite number, true or false, got {_told(value)}"
+                f"{where}: wanted text, a finite number, true or false, got {describe(value)}"
             )
 
 
 def _key(path: Sequence[str], key: Any) -> str:
     if not isinstance(key, str) or not _is_plain(key):
-        raise EmoGuardError(f"{_dotted((*path, _text(key)))}: not a key: keys are text")
+        name = describe(key) if type(key) is int else f"{key!s:.60}"
+        raise EmoGuardError(f"{_dotted((*path, name))}: not a key: keys are text")
     return key
 
 
 def _is_plain(value: Any) -> bool:
+    """Return whether JSON can say a value; in Python it may also be NumPy's, or a path."""
     if isinstance(value, str):
         return value.encode("utf-8", "ignore").decode() == value
-    if isinstance(value, float):
+    if isinstance(value, int | np.integer):
+        return abs(int(value)) < LARGEST_INTEGER
+    if isinstance(value, float | np.floating):
         return math.isfinite(value)
-    return value is None or (isinstance(value, int) and abs(value) < 2**63)
+    return value is None or isinstance(value, os.PathLike | np.bool_)
 
 
-def _sentence(
-    mistake: ErrorDetails, at: tuple[str, ...] = (), hints: type[Any] | None = None
-) -> str:
-    """Say one of pydantic's findings with its key, and the nearest key that `hints` has."""
-    path = at + tuple(str(part) for part in mistake["loc"])
-    if mistake["type"] == "unexpected_keyword_argument":
-        return f"{_dotted(path)}: unknown{_hint(hints, path) if hints else ''}"
+def _plain(value: Any) -> Any:
+    """Return what JSON has in the place of one of Python's values."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return float(value) if isinstance(value, np.floating) else value.item()
+
+
+def _sentence(cls: type[Any], mismatch: Mismatch) -> str:
+    """Say a mismatch with its key and, of an unknown one, the nearest key that `cls` has."""
+    hint = _hint(cls, mismatch.path) if isinstance(mismatch, UnknownKey) else ""
+    return f"{_dotted(mismatch.path)}: {mismatch}{hint}"
+
+
+def _in_yaml_words(mistake: ErrorDetails, key: str) -> str:
+    """Say one of pydantic's findings with its key."""
+    path = (key, *(str(part) for part in mistake["loc"]))
     wanted = mistake["msg"].removeprefix("Input should be ")
     wanted = wanted.replace("valid integer", "whole number")
     wanted = wanted.replace("valid ", "")
     wanted = YAML_WORDS.get(wanted, wanted)
     if mistake["type"].startswith(("greater", "less")):
         wanted = f"a number {wanted}"
-    return f"{_dotted(path)}: wanted {wanted}, got {_told(mistake['input'])}"
+    return f"{_dotted(path)}: wanted {wanted}, got {describe(mistake['input'])}"
 
 
 def _hint(cls: type[Any], path: Sequence[str]) -> str:
@@ -167,8 +210,13 @@ def _hint(cls: type[Any], path: Sequence[str]) -> str:
 
 def _section(cls: type[Any], path: Sequence[str]) -> type[Any]:
     for name in path:
-        cls = get_type_hints(cls)[name]
+        cls = _record_in(get_type_hints(cls)[name]) or cls
     return cls
+
+
+def _record_in(hint: Any) -> Any:
+    """Return the dataclass that an annotation names, also as `Section | None`, else None."""
+    return next((each for each in (hint, *get_args(hint)) if is_dataclass(each)), None)
 
 
 def _known(cls: type[Any]) -> list[str]:
@@ -180,25 +228,9 @@ def _paths(cls: type[Any]) -> Iterator[str]:
     for name, hint in get_type_hints(cls).items():
         if name in _known(cls):
             yield name
-            if isinstance(hint, type) and is_dataclass(hint):
-                yield from (f"{name}.{inner}" for inner in _paths(hint))
+            if section := _record_in(hint):
+                yield from (f"{name}.{inner}" for inner in _paths(section))
 
 
 def _dotted(path: Sequence[str]) -> str:
     return ".".join(f"{part:.60}" for part in path)
-
-
-def _told(value: Any) -> str:
-    """Name a value in the words of who writes YAML."""
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list | tuple):
-        return "a list"
-    return json.dumps(value)[:60] if _is_plain(value) else _text(value)
-
-
-def _text(value: Any) -> str:
-    try:
-        return f"{value!s:.60}"
-    except ValueError:  # a number of more digits than Python writes out
-        return f"an endless {type(value).__name__}"

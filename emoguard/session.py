@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emoguard.annotation import describe
 from emoguard.attention import sink_rows
 from emoguard.phases import mark
 from emoguard.records import Finish, Reading, Request, Steered
@@ -115,8 +116,23 @@ def _stacked(rows: Sequence[ArrayLike], count: int, width: int) -> NDArray[np.fl
 
 
 def take_request(kwargs: dict[str, Any]) -> Request:
-    """Take `emoguard=` out of a call's keyword arguments, else the context's, else a fresh one."""
-    given = kwargs.pop("emoguard", None)
-    if given is not None and not isinstance(given, Request):
-        raise TypeError(f"emoguard= takes an emoguard.Request, got {type(given).__name__}")
-    return given or REQUEST.get() or Request()
+    """Take `emoguard=` out of a call's keyword arguments, else the context's, else a fresh one.
+
+    Raises:
+        TypeError: something else than a Request, from either.
+
+    """
+    own = kwargs.pop("emoguard", None)
+    if own is not None:
+        return _checked("emoguard= takes", own)
+    around = REQUEST.get()
+    return Request() if around is None else _checked("emoguard.session.REQUEST holds", around)
+
+
+def _checked(place: str, value: Any) -> Request:
+    if not isinstance(value, Request):
+        raise TypeError(
+            f"{place} an emoguard.Request, got {describe(value)}: write "
+            "emoguard.Request(scores=…, plan=…, conversation=…)"
+        )
+    return value

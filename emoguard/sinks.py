@@ -11,6 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from emoguard import schema
 from emoguard.errors import EmoGuardError
 
 if TYPE_CHECKING:
@@ -120,8 +121,6 @@ def _factory(key: str, name: str) -> SinkFactory:
 
 def checked_options(key: str, opens: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options as the keyword-only parameters of `opens` want them; `key` is their place."""
-    from emoguard import schema  # noqa: PLC0415  (pydantic is loaded with the first policy)
-
     parameters = inspect.signature(opens).parameters.values()
     known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
     hints = _hints(opens, known)
@@ -134,7 +133,7 @@ def checked_options(key: str, opens: Any, options: Mapping[str, Any]) -> dict[st
         if parameter.default is parameter.empty and name not in options:
             raise EmoGuardError(f"{key}.{name}: wanted, got nothing: write {name}: …")
     return {
-        name: schema.value(hints[name], each, f"{key}.{name}") for name, each in options.items()
+        name: schema.option(hints[name], each, f"{key}.{name}") for name, each in options.items()
     }
 
 

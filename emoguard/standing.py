@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import reduce
+from typing import Any
 
 from emoguard.plan import Plan
 
@@ -33,9 +34,21 @@ class Standing:
         """Return the open plans as one, each laid over those that were open before it."""
         return reduce(lambda base, plan: plan.over(base), self._open, Plan())
 
+    def during(
+        self, plan: Plan | Mapping[str, Any], check: Callable[[Plan], None] | None = None
+    ) -> AbstractContextManager[None]:
+        """Have `plan`, a Plan or a mapping with its keys, in force in a block, unless refused.
+
+        `check` may refuse it where the block begins.
+
+        Raises:
+            EmoGuardError: it is no plan, said before the block begins.
+
+        """
+        return self._during(Plan.parse(plan), check)
+
     @contextmanager
-    def during(self, plan: Plan, check: Callable[[Plan], None] | None = None) -> Iterator[None]:
-        """Have `plan` in force in this block, unless `check` refuses it."""
+    def _during(self, plan: Plan, check: Callable[[Plan], None] | None) -> Iterator[None]:
         own = replace(plan)  # told apart from others that say the same
         with self._lock:  # what is checked is what then holds
             if check is not None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from emoguard import schema
 from emoguard.errors import EmoGuardError
 from emoguard.plan import Plan
 from emoguard.policy import Policy
-from emoguard.records import Report
+from emoguard.records import Report, check_name
 
 KEY = "emoguard"
 """The key of the object in the body of a request and of a response."""
@@ -23,8 +23,6 @@ LONGEST = 256
 class Asked:
     """What a client's object may hold; the policy's `requests` say which of it is heard."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = Policy.__pydantic_config__
-
     plan: Plan = field(default_factory=Plan)
     """Steer this response."""
     scores: Literal["summary", "tokens"] | None = None
@@ -35,15 +33,17 @@ class Asked:
     """The conversation this is a turn of."""
 
     def __post_init__(self) -> None:
-        name = self.conversation
-        if name is not None and not 0 < len(name) <= LONGEST:
-            raise EmoGuardError(
-                f"conversation: wanted a name of 1 to {LONGEST} characters, got {len(name)}"
-            )
+        if self.conversation is not None:
+            check_name("conversation", self.conversation, LONGEST)
 
 
-def ask(asked: Any, policy: Policy) -> tuple[dict[str, Any], tuple[str, ...]]:
+def ask(
+    asked: Any, policy: Policy, conversation: str | None = None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the fields of the `Request` that a client's object asks for, and what it may not ask.
+
+    Null asks for nothing, in the place of the object and of each of its parts. `conversation` is
+    the name that a header has, for an object that has none.
 
     What the policy's `requests` do not allow is not looked at: it is named in the second part, for
     `Request.denied`, and goes no further. A plan is held to the policy's bound; whether a probe has
@@ -53,8 +53,10 @@ def ask(asked: Any, policy: Policy) -> tuple[dict[str, Any], tuple[str, ...]]:
         EmoGuardError: no mapping, an unknown key, or an allowed part that is not sound.
 
     """
-    if not isinstance(asked, Mapping):
+    if not (asked is None or isinstance(asked, Mapping)):
         raise EmoGuardError(f"{KEY}: wanted an object, got {type(asked).__name__}")
+    named = {} if conversation is None else {"conversation": conversation}
+    asked = named | {name: part for name, part in (asked or {}).items() if part is not None}
     names = [each.name for each in fields(Asked) if each.name in asked]
     denied = tuple(name for name in names if not getattr(policy.requests, name))
     heard = schema.parse(Asked, {k: v for k, v in asked.items() if k not in denied}, KEY)

@@ -7,11 +7,13 @@ leading 0 (octal to some readers), several documents, deep nesting and files of 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from emoguard.annotation import describe
 from emoguard.errors import EmoGuardError
 
 LARGEST = 64 * 1024
@@ -26,7 +28,7 @@ FLOAT = re.compile(r"[-+]?(\.[0-9]{1,30}|[0-9]{1,30}(\.[0-9]{0,30})?)([eE][-+]?[
 ZERO = re.compile(r"[-+]?0[0-9_]+\Z")
 
 
-def read(path: str | Path) -> Any:
+def read(path: str | os.PathLike[str]) -> Any:
     """Return what a YAML file says, None when it says nothing.
 
     Raises:
@@ -34,11 +36,26 @@ def read(path: str | Path) -> Any:
 
     """
     try:
-        with Path(path).open("rb") as file:
+        with check_path(path).open("rb") as file:
             data = file.read(LARGEST + 1)
+    except FileNotFoundError as error:
+        raise EmoGuardError(f"{path} cannot be read: there is no such file") from error
     except (OSError, ValueError) as error:
-        raise EmoGuardError(f"{path} cannot be read: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise EmoGuardError(f"{path} cannot be read: {why}") from error
     return loads(data, str(path))
+
+
+def check_path(path: Any) -> Path:
+    """Return a path as one.
+
+    Raises:
+        EmoGuardError: something else came.
+
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise EmoGuardError(f"wanted the path of a YAML file, got {describe(path)}")
+    return Path(path)
 
 
 def loads(data: bytes, source: str) -> Any:

@@ -20,7 +20,8 @@ from rich.text import Text
 from emoguard.cli.paint import printable
 from emoguard.cli.probes import open_probe
 from emoguard.errors import EmoGuardError
-from emoguard.registry import EXTRAS, GROUP, shipped_files
+from emoguard.registry import EXTRAS, GROUP
+from emoguard.shipped import shipped_files
 
 DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python"}
 """Where a library's name on the index is not its import name."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from emoguard import artifact
 from emoguard.calibration import Calibration
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.probe import Probe
-from emoguard.registry import find, shipped, shipped_files
+from emoguard.registry import find, shipped
+from emoguard.shipped import load_probe, shipped_files
 
 
 def open_probe(name: str) -> tuple[Probe, list[Calibration], int]:
@@ -20,21 +20,16 @@ def open_probe(name: str) -> tuple[Probe, list[Calibration], int]:
         EmoGuardError: there is none, or it is no sound probe file.
 
     """
+    probe, calibrations = load_probe(name)
     here = shipped_files()
-    if name in here:
-        blob = here[name].read_bytes()
-        return *artifact.loads(blob), len(blob)
-    if not Path(name).exists():
-        known = ", ".join(here) or "none"
-        raise EmoGuardError(f"there is no probe {name}: give a file, or one shipped here ({known})")
-    return *artifact.load(name), Path(name).stat().st_size
+    size = len(here[name].read_bytes()) if name in here else Path(name).stat().st_size
+    return probe, calibrations, size
 
 
 def guard_for(model: Any, options: dict[str, Any], probe: str | None) -> Guard:
     """Return a guard with the named probe, else with the shipped one that fits `model`."""
     if probe is not None:
-        found, calibrations, _ = open_probe(probe)
-        return Guard(found, calibrations)
+        return Guard.load(probe)
     plugin, inner = find(model)
     return shipped(plugin.open_residuals(inner, **options))
 

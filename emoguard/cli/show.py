@@ -18,7 +18,7 @@ from emoguard.cli.paint import printable
 from emoguard.cli.probes import open_probe
 from emoguard.cli.summary import worth
 from emoguard.probe import Probe
-from emoguard.registry import shipped_files
+from emoguard.shipped import shipped_files
 
 
 @click.command(short_help="Show what a probe file holds.")

@@ -47,16 +47,14 @@ def read(body: bytes, headers: Headers, policy: Policy) -> Asked:
 
 
 def _read(body: bytes, headers: Headers, policy: Policy) -> Asked:
-    named = header(headers, CONVERSATION)
-    given: dict[str, Any] = {} if named is None else {"conversation": named}
     sent = _object(body)
     if sent is None:
         return Asked(Request(carrier="server"), body)
+    own = None
     if wire.KEY in sent:
         own = sent.pop(wire.KEY)
         body = json.dumps(sent).encode("ascii")
-        given = {**given, **own} if isinstance(own, Mapping) else own
-    fields, denied = wire.ask(given, policy)
+    fields, denied = wire.ask(own, policy, header(headers, CONVERSATION))
     request = Request(**fields, user_text=user_text(sent), carrier="server", denied=denied)
     channel = request.channel or policy.notices.channel
     suffix = channel == "suffix" and not choices.mutes(sent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from emoguard.errors import EmoGuardError
-from emoguard.guard import Guard
+from emoguard.guard import Guard, check_guard
 from emoguard.protocols import Residuals, Watch
 from emoguard_llamacpp import support
 from emoguard_llamacpp.door import Door
@@ -29,10 +29,11 @@ def attach(model: Any, guard: Guard, backend: str = "auto") -> Watch:
     the first plan asks for steering, which takes the callback).
 
     Raises:
-        EmoGuardError: the model cannot be watched, the probe does not fit it, or it is watched
-            already. The model is then as after `reset()`.
+        EmoGuardError: something else than a guard or a backend, a model that cannot be watched or
+            is watched already, a probe that does not fit. The model is then as after `reset()`.
 
     """
+    check_guard(guard)
     support.check_model(model)
     if MARK in vars(model):
         raise EmoGuardError("this Llama is watched already: detach() the first watch before")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from emoguard import wire
 from emoguard.interrupts import is_interrupt
 from emoguard.records import Finish, Report, Request
-from emoguard.session import REQUEST, Session, take_request
+from emoguard.session import Session, take_request
 
 if TYPE_CHECKING:
     from collections import deque
@@ -79,7 +79,7 @@ class Calls:
         if self._outer is not None:
             call = Call(self._outer.request, self._chatting, reports=self._outer.reports)
         else:
-            call = Call(REQUEST.get() or Request(), self._chatting)
+            call = Call(take_request({}), self._chatting)
         return self._follow(original(*args, **kwargs), call, close)
 
     def _follow(

@@ -8,8 +8,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -22,12 +22,13 @@ from llama_cpp.llama_chat_format import (
 )
 
 from emoguard.attention import sink_length
+from emoguard.call import called_through
 from emoguard.errors import EmoGuardError
 from emoguard.interrupts import is_interrupt
 from emoguard.live import LiveAlarm
 from emoguard.phases import THINKING_MARKS, Thinking
 from emoguard.plan import Plan
-from emoguard.records import Finish, Reading, Report
+from emoguard.records import Finish, Reading, Report, check_name
 from emoguard.session import Session, take_request
 from emoguard.standing import Standing
 from emoguard.template import opens_reasoning
@@ -98,6 +99,7 @@ class LlamaWatch:
                 for name, wrapper in self._wrappers():
                     undo.enter_context(self._wrapped(name, wrapper))
                 undo.enter_context(self._chat_handlers_followed())
+                undo.enter_context(called_through(self._llm, self._calls.carry))
                 self._undo = undo.pop_all()
         finally:
             self._forget()
@@ -123,31 +125,31 @@ class LlamaWatch:
         finally:
             self._close(self._session, "cancelled")
 
-    @contextmanager
-    def steering(self, plan: Plan) -> Iterator[None]:
+    def steering(self, plan: Plan | Mapping[str, Any]) -> AbstractContextManager[None]:
         """Steer every generation that starts in this `with` block by `plan`.
 
-        It is laid over the policy's plan, and a request's own is laid over it. Blocks may overlap,
-        also those of other threads: each one's plan holds until that block ends.
+        `plan` is a Plan, or a mapping with its keys. It is laid over the policy's plan, and a
+        request's own is laid over it. Blocks may overlap, also those of other threads: each one's
+        plan holds until that block ends.
 
         Raises:
             EmoGuardError: a plan that this probe, model or policy does not allow.
 
         """
-        with self._standing.during(plan, self.check_plan):
-            yield
+        return self._standing.during(plan, self.check_plan)
 
-    def check_plan(self, plan: Plan | None) -> None:
+    def check_plan(self, plan: Plan | Mapping[str, Any] | None) -> None:
         """Refuse what a generation that starts now would refuse, too.
 
         Raises:
             EmoGuardError: a plan that this probe, model, policy or read path does not allow.
 
         """
-        self._steering(plan)
+        self._steering(None if plan is None else Plan.parse(plan))
 
     def abandon(self, request_id: str) -> None:
         """Close the session of a request that nobody goes on with, as cancelled."""
+        request_id = check_name("request_id", request_id)
         session = self._session
         if session is not None and session.request.id == request_id:
             self._close(session, "cancelled")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from emoguard.guard import Guard
+from emoguard.annotation import describe
+from emoguard.errors import EmoGuardError
+from emoguard.guard import Guard, check_guard
 from emoguard.protocols import Residuals
 from emoguard_transformers.door import Door
 from emoguard_transformers.watch import TransformersWatch
@@ -14,6 +16,7 @@ __all__ = ["TransformersWatch", "attach", "open_residuals"]
 
 def open_residuals(model: Any, tokenizer: Any = None) -> Residuals:
     """Return the offline door into a causal language model; `tokenizer` lets it read text."""
+    _check_tokenizer(tokenizer)
     return Door(model, tokenizer)
 
 
@@ -29,8 +32,19 @@ def attach(model: Any, guard: Guard, tokenizer: Any = None) -> TransformersWatch
     continuous batching, and the caller's own loop (`custom_generate=`).
 
     Raises:
-        EmoGuardError: an architecture without a known place to read, a probe that does not fit, a
-            model that is already watched.
+        EmoGuardError: something else than a guard or a tokenizer, an architecture without a known
+            place to read, a probe that does not fit, a model that is already watched.
 
     """
+    check_guard(guard)
+    _check_tokenizer(tokenizer)
     return TransformersWatch(model, guard, tokenizer)
+
+
+def _check_tokenizer(tokenizer: Any) -> None:
+    is_one = hasattr(tokenizer, "get_vocab") and not isinstance(tokenizer, type)
+    if tokenizer is not None and not is_one:
+        raise EmoGuardError(
+            f"tokenizer: wanted a tokenizer, got {describe(tokenizer)}: "
+            "AutoTokenizer.from_pretrained opens one, and a processor has one as .tokenizer"
+        )

@@ -21,9 +21,17 @@ INPUTS = ("input_ids", "inputs_embeds", "inputs")
 
 
 def take_requests(kwargs: dict[str, Any]) -> Request | Sequence[Request]:
-    """Take `emoguard=` out of a call: one request, or a list with one for each sequence."""
+    """Take `emoguard=` out of a call: one request, or a list with one for each sequence.
+
+    Raises:
+        TypeError: something else.
+        EmoGuardError: an empty list.
+
+    """
     given = kwargs.get("emoguard")
     if isinstance(given, (list, tuple)):
+        if not given:
+            raise EmoGuardError("emoguard= must be one Request or one for each sequence, got none")
         return [take_request({"emoguard": one}) for one in kwargs.pop("emoguard")]
     return take_request(kwargs)
 

@@ -9,7 +9,7 @@ import time
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,7 +26,7 @@ from emoguard.errors import EmoGuardError
 from emoguard.live import LiveAlarm
 from emoguard.phases import THINKING_MARKS, Thinking
 from emoguard.plan import Plan
-from emoguard.records import Finish, Reading, Report, Request
+from emoguard.records import Finish, Reading, Report, Request, check_name
 from emoguard.session import Session
 from emoguard.standing import Standing
 from emoguard.template import opens_reasoning
@@ -112,32 +112,32 @@ class TransformersWatch:
         session, _ = runs[-1].sessions(len(self.guard.labels))[0]
         return session.reading("unknown", len(self.guard.labels))
 
-    @contextmanager
-    def steering(self, plan: Plan) -> Iterator[None]:
+    def steering(self, plan: Plan | Mapping[str, Any]) -> AbstractContextManager[None]:
         """Steer every generation that starts in this `with` block by `plan`.
 
-        It is laid over the policy's plan, and a request's own is laid over it. Blocks may overlap,
-        also those of other threads: each one's plan holds until that block ends.
+        `plan` is a Plan, or a mapping with its keys. It is laid over the policy's plan, and a
+        request's own is laid over it. Blocks may overlap, also those of other threads: each one's
+        plan holds until that block ends.
 
         Raises:
             EmoGuardError: a plan that this probe, model or policy does not allow.
 
         """
-        with self._standing.during(plan, self.check_plan):
-            yield
+        return self._standing.during(plan, self.check_plan)
 
-    def check_plan(self, plan: Plan | None) -> None:
+    def check_plan(self, plan: Plan | Mapping[str, Any] | None) -> None:
         """Refuse what a generation that starts now would refuse, too.
 
         Raises:
             EmoGuardError: a plan that this probe, model or policy does not allow.
 
         """
-        self._plans(Request(plan=plan), self._identity_now())
+        checked = None if plan is None else Plan.parse(plan)
+        self._plans(Request(plan=checked), self._identity_now())
 
     def abandon(self, request_id: str) -> None:
         """Have the notice of what a thread still generates for a request count as lost."""
-        self.guard.ledger.leave(request_id)
+        self.guard.ledger.leave(check_name("request_id", request_id))
 
     def detach(self) -> None:
         """Remove the hooks and wrappers; compiled code that holds them is forgotten. Idempotent."""

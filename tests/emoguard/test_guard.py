@@ -1,4 +1,5 @@
 import dataclasses
+import uuid
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from emoguard.testing import (
     make_calibration,
     make_probe,
     make_reading,
+    make_session,
 )
 
 PROBE = make_probe(FakeResiduals())
@@ -395,3 +397,64 @@ def test_a_card_without_verdicts_or_with_nonsense_monitors_everything(told):
     assert guard.monitored == guard.labels == ("happy", "sad")
     report = guard.report(make_reading(tokens=20), Request())
     assert report.scores["happy"].verdict is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"probe": "smollm2-135m-instruct"}, "probe: wanted a Probe, got .*: Guard.load opens"),
+        ({"probe": None}, "probe: wanted a Probe, got null"),
+        ({"calibrations": Policy()}, "calibrations: .* got Policy: a policy goes into policy="),
+        ({"calibrations": CALIBRATION}, "calibrations: wanted a list of Calibration"),
+        ({"calibrations": ["calm"]}, 'calibrations: .* got "calm"'),
+        ({"calibrations": None}, "calibrations: .* got null"),
+        ({"sinks": "prometheus"}, 'sinks: wanted a list of sinks, got "prometheus"'),
+        ({"sinks": ListSink()}, "sinks: wanted a list of sinks, got ListSink"),
+        ({"sinks": {"prometheus": {}}}, "sinks: .* got a mapping"),
+        ({"sinks": [ListSink(), {"rate": {}}]}, r"sinks\.1: wanted an object with a method report"),
+        ({"sinks": [ListSink]}, r"sinks\.0: .* got the class ListSink"),
+        ({"sinks": [None]}, r"sinks\.0: .* got null"),
+        ({"on_alert": "print"}, 'on_alert: wanted a function, got "print"'),
+        ({"now": 3.0}, "now: wanted a function, got 3.0"),
+    ],
+)
+def test_an_argument_of_another_kind_is_named_when_the_guard_is_made(arguments, sentence):
+    with pytest.raises(EmoGuardError, match=sentence):
+        Guard(**({"probe": PROBE, "calibrations": [CALIBRATION]} | arguments))
+
+
+def test_sinks_and_calibrations_may_come_one_by_one():
+    sink = ListSink()
+    with Guard(PROBE, iter([CALIBRATION]), sinks=(each for each in [sink])) as guard:
+        made = guard.publish(report(guard))
+    assert sink.reports == [made]
+    assert guard.calibrations == (CALIBRATION,)
+
+
+def test_a_callback_that_is_falsy_is_called_all_the_same():
+    class Counter(list):
+        def __call__(self, alert):
+            self.append(alert)
+
+    called = Counter()
+    with Guard(PROBE, on_alert=called) as guard:
+        guard.alert(Alert("list", "happy", "info", "a report came", "r"))
+    assert len(called) == 1
+
+
+def test_a_plan_may_be_a_mapping():
+    made = GUARD.steering({"cap": {"sad": 0.9}}, FAKE_IDENTITY)
+    assert made.plan == Plan(cap={"sad": 0.9})
+    with pytest.raises(EmoGuardError, match="plan: wanted a mapping"):
+        GUARD.steering("sad", FAKE_IDENTITY)
+
+
+@pytest.mark.parametrize("fields", [{"id": 17}, {"id": uuid.UUID(int=1)}, {"conversation": 42}])
+def test_names_from_a_database_reach_the_report_the_sinks_and_the_notices(fields):
+    sink, policy = ListSink(), Policy(notices=NoticePolicy(profiles=("eu_art50",)))
+    with Guard(PROBE, [CALIBRATION], policy, [sink]) as guard:
+        made = make_session(Request(**fields), "Hello.").close(guard, "stop")
+    assert sink.reports == [made]
+    assert made.notice is not None
+    assert made.faults == ()
+    assert {name: getattr(made, name) for name in fields} == {k: str(v) for k, v in fields.items()}

@@ -292,13 +292,16 @@ def test_own_words_take_the_place_of_the_shipped_ones():
         ),
         (
             {"profiles": ("cn_2026",), "every_hours": {"cn_2026": 0}},
-            "every_hours.cn_2026: wanted more than 0 hours, got 0",
+            "every_hours.cn_2026: wanted a number above 0, got 0",
         ),
         (
             {"profiles": ("us_wa_2225",), "known_minors": True, "every_hours": {"us_wa_2225": 2}},
             "every_hours.us_wa_2225: .* wanted at most 1 hours, got 2",
         ),
-        ({"continuing_gap_minutes": 31}, "continuing_gap_minutes must lie in .0, 30., got 31"),
+        (
+            {"continuing_gap_minutes": 31},
+            "continuing_gap_minutes: wanted a number in .0, 30., got 31",
+        ),
         ({"locale": "fr"}, "no words in fr come with EmoGuard, only in en: .*text for ai, steered"),
         ({"text": {"human": "x"}}, "text.human: unknown; kinds of words: ai, steered"),
         ({"text": {"ai": " "}}, "text.ai: wanted one line of 1 to 500 printable"),

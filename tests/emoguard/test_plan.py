@@ -16,19 +16,54 @@ names = st.sampled_from(["happy", "sad", "calm"])
     [
         ("finite number, got nan", {"add": {"sad": math.nan}}),
         ("finite number, got inf", {"add": {"sad": math.inf}}),
-        ("finite number, got True", {"add": {"sad": True}}),
-        ("finite number, got much", {"cap": {"sad": "much"}}),
-        ("finite number, got 1000", {"add": {"sad": 10**400}}),
-        ("plan.add maps labels to numbers, got list", {"add": ["sad"]}),
+        ("Plan.add.sad: wanted a number, got true", {"add": {"sad": True}}),
+        ('Plan.cap.sad: wanted a number, got "much"', {"cap": {"sad": "much"}}),
+        ("finite number, got an endless int", {"add": {"sad": 10**400}}),
+        ("Plan.add: wanted a mapping, got a list", {"add": ["sad"]}),
+        ("Plan.add: wanted text, got 1", {"add": {1: 0.1}}),
         (r"in \[0, 1\], got 99", {"cap": {"sad": 99}}),
         (r"in \[0, 1\], got -0.1", {"floor": {"sad": -0.1}}),
         ("raise the cap or lower the floor", {"cap": {"sad": 0.2}, "floor": {"sad": 0.3}}),
-        ("tuple of labels", {"ablate": "sad"}),
+        ('Plan.ablate: wanted a list, got "sad"', {"ablate": "sad"}),
+        (r"Plan.ablate\.1: wanted text, got 2", {"ablate": ("sad", 2)}),
+        ("Plan.layers: wanted a list, got 3", {"layers": 3}),
+        (r"Plan.layers\.0: wanted a whole number, got 3.0", {"layers": (3.0,)}),
+        (r"Plan.layers\.0: wanted a whole number, got true", {"layers": (True,)}),
+        (r'Plan.layers\.1: wanted a whole number, got "4"', {"layers": (3, "4")}),
+        (r"Plan.layers\.0: wanted a number of at least 0, got -1", {"layers": (-1,)}),
+        ('Plan.prompt: wanted a boolean, got "yes"', {"prompt": "yes"}),
+        ("Plan.prompt: wanted a boolean, got 1", {"prompt": 1}),
+        ("Plan.probe: wanted text, got null", {"probe": None}),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused_when_it_is_made(said, fields):
     with pytest.raises(EmoGuardError, match=said):
         Plan(**fields)
+
+
+def test_a_plan_may_be_written_as_a_mapping():
+    data = {"add": {"sad": 0.1}, "ablate": ["calm"], "layers": [3], "prompt": True}
+    plan = Plan.parse(data)
+    assert plan == Plan(add={"sad": 0.1}, ablate=("calm",), layers=(3,), prompt=True)
+    assert Plan.parse(plan) is plan
+    assert Plan.parse(plan.as_dict()) == plan
+    assert Plan.parse({}) == Plan()
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ("calm", 'plan: wanted a mapping of keys to values, got "calm": write keys such as add'),
+        (None, "plan: wanted a mapping of keys to values, got null"),
+        (["calm"], "got a list"),
+        ({"ad": {"sad": 0.1}}, "plan: ad: unknown; did you mean add"),
+        ({"add": {"sad": "much"}}, 'plan: add.sad: wanted a number, got "much"'),
+        ({"version": 2}, "plan: version: unknown; known keys: add, cap"),
+    ],
+)
+def test_what_describes_no_plan_is_refused(data, sentence):
+    with pytest.raises(EmoGuardError, match=sentence):
+        Plan.parse(data)
 
 
 def test_a_plan_laid_over_another_that_contradicts_it_is_refused():

@@ -10,7 +10,8 @@ import pytest
 import emoguard
 from emoguard import Guard, Request
 from emoguard.fit import corpora
-from emoguard.registry import find, shipped, shipped_files
+from emoguard.registry import find, shipped
+from emoguard.shipped import shipped_files
 from tests.models import gemma_gguf, load_hf, load_llama, quantised, smollm2_gguf
 
 CARDS = Path(__file__).parents[2] / "docs" / "cards"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import emoguard
-from emoguard import EmoGuardError, Guard, Policy, artifact, registry
+from emoguard import EmoGuardError, Guard, Policy, artifact, registry, shipped
 from emoguard.protocols import Watch
 from emoguard.testing import (
     FAKE_IDENTITY,
@@ -69,6 +69,27 @@ class Answering:
         return prompt * most
 
 
+class CalledItself(Answering):
+    """Completes, and is called itself, as a Llama."""
+
+    create_completion = Answering.generate
+
+    def __call__(self, prompt, *, most=1):
+        return self.create_completion(prompt, most=most)
+
+
+def test_switched_off_a_model_that_is_called_itself_still_works(monkeypatch):
+    monkeypatch.setenv("EMOGUARD_DISABLE", "1")
+    model = CalledItself()
+    with emoguard.attach(model):
+        assert model("a", most=2, emoguard=emoguard.Request()) == "aa"
+        with emoguard.attach(model):
+            assert model("a", emoguard=None) == "a"
+        assert model("a", emoguard=None) == "a"
+    assert type(model) is CalledItself
+    assert not vars(model)
+
+
 def test_switched_off_calls_that_carry_a_request_still_work(monkeypatch):
     monkeypatch.setenv("EMOGUARD_DISABLE", "1")
     model = Answering()
@@ -119,7 +140,7 @@ def shelf(monkeypatch, folder: Path) -> Path:
     """Let the shipped probes be those in `folder`/probes."""
     probes = folder / "probes"
     probes.mkdir()
-    monkeypatch.setattr(registry, "files", lambda package: folder)
+    monkeypatch.setattr(shipped, "files", lambda package: folder)
     return probes
 
 
@@ -155,8 +176,8 @@ def test_a_model_without_shipped_probe_is_told_what_there_is(monkeypatch, tmp_pa
 
 
 def test_without_any_shipped_probe_the_sentence_is_the_same(monkeypatch, tmp_path):
-    monkeypatch.setattr(registry, "files", lambda package: tmp_path)
-    assert registry.shipped_files() == {}
+    monkeypatch.setattr(shipped, "files", lambda package: tmp_path)
+    assert shipped.shipped_files() == {}
     with pytest.raises(EmoGuardError, match="shipped: none"):
         registry.shipped(FakeResiduals())
 
@@ -165,15 +186,15 @@ def test_shipped_files_are_probe_files_by_name(monkeypatch, tmp_path):
     probes = shelf(monkeypatch, tmp_path)
     for name in ("b.safetensors", "a.safetensors", "README.md"):
         (probes / name).touch()
-    found = registry.shipped_files()
+    found = shipped.shipped_files()
     assert list(found) == ["a", "b"]
     assert all(isinstance(file, Traversable) for file in found.values())
 
 
 FAKE_PLUGIN = """
 from emoguard.testing import FakeResiduals
-def open_residuals(model, **options): return FakeResiduals()
-def attach(model, guard, **options): raise NotImplementedError
+def open_residuals(model, backend="auto"): return FakeResiduals()
+def attach(model, guard, backend="auto"): return guard
 """
 
 
@@ -225,6 +246,60 @@ def test_a_guard_is_opened_with_a_probe_file_and_a_policy_object(model, tmp_path
         assert (guard.policy.sample_ratio, guard.policy_file) == (0.5, None)
     with emoguard.open_guard(model) as guard:
         assert guard.policy == Policy()
+
+
+def test_a_guard_is_opened_with_a_mapping_and_a_shipped_probe_by_name(model):
+    with emoguard.open_guard(model, {"labels": ["sad"]}, "fits") as guard:
+        assert (guard.labels, guard.policy_file) == (("sad",), None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"policy": 3}, "policy: wanted a Policy, a mapping or the path of a YAML file, got 3"),
+        ({"policy": "nowhere.yaml"}, "nowhere.yaml cannot be read"),
+        ({"probe": "fit"}, "there is no probe fit: give a file, or one shipped here .fits."),
+        ({"probe": make_probe(FakeResiduals())}, "got Probe"),
+        ({"sinks": [ListSink()]}, r"sinks\.0: wanted a mapping, got ListSink"),
+        ({"sinks": [{"rate": {}, "drift": {}}]}, r"sinks\.0 must be one name with its options"),
+        ({"on_alert": "print"}, "on_alert: wanted a function"),
+        ({"polcy": {}}, "polcy: unknown option for a Model; did you mean policy"),
+        ({"backnd": "native"}, "backnd: unknown option for a Model; did you mean backend"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_argument_of_open_guard_is_named_before_anything_is_opened(model, arguments, sentence):
+    with (
+        pytest.raises(EmoGuardError, match=sentence),
+        emoguard.open_guard(model, **arguments),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("guard", ["probe.safetensors", Policy(), make_probe(FakeResiduals()), 3])
+def test_what_is_no_guard_is_named_by_attach(model, guard):
+    with pytest.raises(EmoGuardError, match=r"guard: wanted a Guard, got .*: make one with Guard"):
+        emoguard.attach(model, guard)
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("backnd", "backnd: unknown option for a Model; did you mean backend"),
+        ("gaurd", "gaurd: unknown option for a Model; did you mean guard"),
+        ("tokenizer", "tokenizer: unknown option for a Model; known options: backend"),
+        ("policy", "policy: no option of attach: give it to open_guard"),
+    ],
+)
+def test_an_option_that_a_plugin_does_not_have_is_named(model, option, sentence):
+    for guard in (None, Guard(make_probe(FakeResiduals()))):
+        with pytest.raises(EmoGuardError, match=sentence):
+            emoguard.attach(model, guard, **{option: "native"})
+
+
+def test_options_that_a_plugin_has_reach_it(model):
+    guard = Guard(make_probe(FakeResiduals()))
+    assert emoguard.attach(model, guard, backend="native") is guard
 
 
 @pytest.mark.parametrize(

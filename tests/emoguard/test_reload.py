@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from emoguard import EmoGuardError, Guard, Policy, Request
-from emoguard.reload import FIXED, PolicyFile, check_change
+from emoguard.reload import FIXED, PolicyFile, check_change, open_policy
 from emoguard.testing import (
     FAKE_IDENTITY,
     FakeResiduals,
@@ -287,3 +287,43 @@ def test_a_guard_without_a_file_keeps_its_policy():
     guard.refresh()
     assert guard.policy_file is None
     assert guard.policy == Policy(sample_ratio=0.5)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_path_is_followed_wherever_a_policy_is_taken(path, kind):
+    guard = Guard(PROBE, [CALIBRATION], kind(path))
+    assert guard.policy == guard.policy_file.policy == Policy(on_unsupported="skip")
+    path.write_text(REFUSE)
+    guard.refresh()
+    assert guard.policy == Policy()
+
+
+def test_a_policy_a_mapping_and_nothing_are_policies(path):
+    file, policy = PolicyFile(path), Policy(sample_ratio=0.5)
+    assert open_policy(file) is file
+    assert open_policy(policy) is policy
+    assert open_policy({"sample_ratio": 0.5}) == policy
+    assert open_policy(None) == open_policy({}) == Policy()
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (3, "policy: wanted a Policy, a mapping or the path of a YAML file, got 3"),
+        (True, "got true"),
+        (["labels"], "got a list"),
+        (b"policy.yaml", "got bytes"),
+        (Policy, "got type"),
+        ({"label": ["sad"]}, "policy: label: unknown; did you mean labels"),
+        ("nowhere.yaml", "nowhere.yaml cannot be read"),
+        ("labels: [sad]", "cannot be read"),
+        ("", "cannot be read"),
+        ("a\0b", "cannot be read"),
+    ],
+    ids=str,
+)
+def test_what_is_no_policy_is_never_the_default_one(source, sentence):
+    with pytest.raises(EmoGuardError, match=sentence):
+        Guard(PROBE, [CALIBRATION], source)
+    with pytest.raises(EmoGuardError, match="wanted the path of a YAML file, got a mapping"):
+        PolicyFile({"labels": ["sad"]})

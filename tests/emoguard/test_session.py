@@ -81,9 +81,26 @@ def test_the_request_of_the_call_wins_over_the_context():
     assert take_request({}) not in (given, around)
 
 
-def test_anything_but_a_request_is_refused():
-    with pytest.raises(TypeError, match=r"takes an emoguard\.Request, got str"):
-        take_request({"emoguard": "tokens"})
+@pytest.mark.parametrize(
+    ("value", "came"),
+    [("tokens", '"tokens"'), ({"id": "a"}, "a mapping"), (True, "true"), ([Request()], "a list")],
+)
+def test_anything_but_a_request_is_refused(value, came):
+    with pytest.raises(
+        TypeError, match=rf"emoguard= takes an emoguard\.Request, got {came}: write"
+    ):
+        take_request({"emoguard": value})
+    token = REQUEST.set(value)
+    try:
+        with pytest.raises(TypeError, match=rf"REQUEST holds an emoguard\.Request, got {came}"):
+            take_request({})
+        assert take_request({"emoguard": Request("a")}).id == "a"
+    finally:
+        REQUEST.reset(token)
+
+
+def test_none_is_no_request():
+    assert take_request({"emoguard": None}).id != take_request({"emoguard": None}).id
 
 
 @pytest.mark.parametrize(

@@ -57,3 +57,13 @@ def test_a_plan_that_is_refused_is_not_in_force():
     with pytest.raises(ValueError, match="by the caller"), standing.during(HAPPY):
         raise ValueError("by the caller")
     assert standing.plan() == Plan()
+
+
+def test_a_mapping_is_a_plan_and_anything_else_is_refused_before_the_block():
+    standing = Standing()
+    with standing.during({"add": {"happy": 0.3}}):
+        assert standing.plan() == HAPPY
+    with pytest.raises(EmoGuardError, match="plan: wanted a mapping"):
+        standing.during("happy")
+    with pytest.raises(EmoGuardError, match="plan: ad: unknown"):
+        standing.during({"ad": {}})

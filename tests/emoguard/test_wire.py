@@ -51,7 +51,22 @@ def test_each_part_is_allowed_for_itself(part):
     assert denied == tuple(name for name in ASKED if name != part)
 
 
-@given(st.fixed_dictionaries(dict.fromkeys(ASKED, JSON)))
+def test_null_asks_for_nothing():
+    for policy in (ALL, Policy()):
+        assert ask(None, policy) == ask(dict.fromkeys(ASKED), policy) == ({}, ())
+    assert ask({"plan": None, "scores": "summary"}, ALL) == ({"scores": "summary"}, ())
+
+
+@pytest.mark.parametrize("asked", [None, {}, {"conversation": None}])
+def test_the_conversation_of_a_header_stands_in_for_one_in_the_object(asked):
+    assert ask(asked, ALL, "h") == ({"conversation": "h"}, ())
+    assert ask({"conversation": "c"}, ALL, "h") == ({"conversation": "c"}, ())
+    assert ask(asked, Policy(), "h") == ({}, ("conversation",))
+    with pytest.raises(EmoGuardError, match="conversation: wanted a name of 1 to 256 characters"):
+        ask(asked, ALL, "h" * 257)
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(ASKED, JSON.filter(lambda part: part is not None))))
 def test_what_is_denied_is_not_even_looked_at(asked):
     assert ask(asked, Policy()) == ({}, tuple(ASKED))
 
@@ -61,7 +76,10 @@ def test_what_is_denied_is_not_even_looked_at(asked):
     [
         ([], "emoguard: wanted an object, got list"),
         ("plan", "emoguard: wanted an object, got str"),
-        (None, "emoguard: wanted an object, got NoneType"),
+        (False, "emoguard: wanted an object, got bool"),
+        (0, "emoguard: wanted an object, got int"),
+        ("", "emoguard: wanted an object, got str"),
+        ({"conversation": "a\nb"}, "conversation: wanted a name without control characters"),
         ({"plans": {}}, "emoguard: plans: unknown; did you mean plan?"),
         ({"plan": {"ad": {}}}, "emoguard: plan.ad: unknown; did you mean add?"),
         ({"plan": 3}, "emoguard: plan: wanted a mapping, got 3"),

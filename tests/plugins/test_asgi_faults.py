@@ -42,7 +42,7 @@ def error_of(answer):
     ("asked", "named"),
     [
         ("tokens", "wanted an object, got str"),
-        (None, "wanted an object, got NoneType"),
+        (False, "wanted an object, got bool"),
         ([], "wanted an object, got list"),
         ({"score": "tokens"}, "did you mean scores?"),
         ({"scores": "all"}, "scores"),
@@ -60,6 +60,15 @@ def test_a_malformed_object_or_a_plan_beyond_the_bound_is_refused(asked, named):
     assert named in error["message"]
     assert (error["param"], error["code"]) == ("emoguard", "invalid_emoguard")
     assert (inner.bodies, list(watch.reports)) == ([], [])
+
+
+@pytest.mark.parametrize("asked", [None, {}, {"plan": None, "scores": None}])
+def test_null_asks_for_nothing_and_the_app_never_sees_it(asked):
+    app, watch, inner = wrapped(whole(), ASKING)
+    plain, answer = call(app, {"messages": []}), call(app, {"messages": [], "emoguard": asked})
+    assert (answer.status, answer.body) == (200, plain.body)
+    assert json.loads(inner.bodies[-1]) == {"messages": []}
+    assert watch.reports[-1].denied == ()
 
 
 def test_a_forbidden_plan_is_not_even_read():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import pickle
 import weakref
 from pathlib import Path
 from typing import Any
@@ -301,3 +302,26 @@ def test_identity_tells_files_apart_and_not_names(folder: Path, path: Path) -> N
     assert here.quantisation == "F32"
     assert here.name == "tiny random llama"
     assert len(here.template) == 64
+
+
+def test_another_guard_or_option_is_named_and_leaves_nothing(llm: Any, probe: Probe) -> None:
+    before, guard = dict(vars(llm)), Guard(probe)
+    for call in (emoguard.attach, emoguard_llamacpp.attach):
+        with pytest.raises(EmoGuardError, match=r'guard: wanted a Guard, got "probe\.safetensors"'):
+            call(llm, "probe.safetensors")
+    with pytest.raises(EmoGuardError, match="backnd: unknown option for a Llama; did you mean bac"):
+        emoguard.attach(llm, guard, backnd="native")
+    with pytest.raises(EmoGuardError, match=r"tokenizer: unknown option .* known options: backend"):
+        emoguard.attach(llm, guard, tokenizer=None)
+    with pytest.raises(EmoGuardError, match='backend must be "auto", "native" or "callback"'):
+        emoguard.attach(llm, guard, backend="Native")
+    assert vars(llm) == before
+    assert type(llm) is llama_cpp.Llama
+
+
+def test_a_watched_model_can_be_pickled_and_copied_as_before(llm: Any, probe: Probe) -> None:
+    with emoguard.attach(llm, Guard(probe)):
+        same = pickle.loads(pickle.dumps(llm))
+    assert type(same) is llama_cpp.Llama
+    assert same.model_path == llm.model_path
+    same.close()

@@ -218,10 +218,47 @@ def test_class_functions_are_watched_and_take_the_context_request(llm: Any, watc
     assert watch.reports[-1].completion_tokens == 3
 
 
-def test_a_request_of_another_type_is_refused(llm: Any, watch: Any) -> None:
-    with pytest.raises(TypeError, match=r"takes an emoguard\.Request, got dict"):
-        complete(llm, emoguard={})
+@pytest.mark.parametrize("request_", [{}, True, "tokens", [Request()]], ids=str)
+def test_a_request_of_another_type_is_refused(llm: Any, watch: Any, request_: Any) -> None:
+    for call in (complete, lambda llm, **options: llm(PROMPT, **options)):
+        with pytest.raises(TypeError, match=r"takes an emoguard\.Request, got "):
+            call(llm, emoguard=request_)
     assert not watch.reports
+
+
+def test_a_context_request_of_another_type_is_refused(llm: Any, watch: Any) -> None:
+    token = REQUEST.set("tokens")  # type: ignore[arg-type]
+    try:
+        with pytest.raises(TypeError, match=r"REQUEST holds an emoguard\.Request, got "):
+            complete(llm)
+    finally:
+        REQUEST.reset(token)
+    assert not watch.reports
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_model_that_is_called_itself_takes_a_request(
+    llm: Any, watch: Any, *, stream: bool
+) -> None:
+    request = Request(id=17, conversation="c", scores="tokens")  # type: ignore[arg-type]
+    answer = llm(PROMPT, max_tokens=5, temperature=0.0, stream=stream, emoguard=request)
+    last = list(answer)[-1] if stream else answer
+    report = watch.reports[-1]
+    assert (report.id, report.conversation, len(report.tokens)) == ("17", "c", 5)
+    assert last["emoguard"] == report.wire("tokens")
+    assert len(watch.reports) == 1
+    assert type(llm).__name__ == "Llama"
+    assert isinstance(llm, llama_cpp.Llama)
+
+
+def test_after_a_detach_a_model_is_called_as_before(llm: Any) -> None:
+    before = llm(PROMPT, max_tokens=4, temperature=0.0)["choices"]
+    with emoguard_llamacpp.attach(llm, make_guard(llm)):
+        held = llm.__call__
+    assert type(llm) is llama_cpp.Llama
+    for call in (llm, held):
+        llm.reset()
+        assert call(PROMPT, max_tokens=4, temperature=0.0)["choices"] == before
 
 
 def test_a_cached_prompt_gets_its_row_again(llm: Any, watch: Any) -> None:

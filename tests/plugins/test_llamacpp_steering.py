@@ -552,6 +552,21 @@ def test_asked_for_by_name_the_native_read_refuses_to_steer(llm: Any, guard: Gua
         assert watch.reports[-1].status == "scored"
 
 
+def test_a_plan_may_be_a_mapping_and_anything_else_is_named(llm: Any, watch: Any) -> None:
+    asked = {"add": {"happy": 0.2}}
+    watch.check_plan(asked)
+    with watch.steering(asked):
+        complete(llm)
+    assert watch.reports[-1].receipt.plan == asked
+    complete(llm, plan=asked)
+    assert watch.reports[-1].receipt.plan == asked
+    for call in (watch.check_plan, watch.steering):
+        with pytest.raises(EmoGuardError, match="plan: ad: unknown; did you mean add"):
+            call({"ad": {"happy": 0.2}})
+        with pytest.raises(EmoGuardError, match="plan: wanted a mapping"):
+            call("happy")
+
+
 def test_blocks_that_overlap_leave_no_plan_behind(llm: Any, watch: Any) -> None:
     first, second = watch.steering(Plan(add={"happy": 0.2})), watch.steering(Plan(add={"sad": 0.1}))
     first.__enter__()

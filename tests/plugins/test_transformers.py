@@ -2,6 +2,7 @@
 
 import threading
 
+import emoguard_transformers
 import numpy as np
 import pytest
 import torch
@@ -470,10 +471,40 @@ def test_objects_that_are_no_model_are_refused_and_left_as_they_were():
         emoguard.attach(other, Guard(probe))
 
 
-def test_a_request_of_the_wrong_kind_is_refused(model):
-    with watched(model) as watch, pytest.raises(TypeError, match=r"emoguard\.Request"):
-        generate(model, emoguard="yes")
+@pytest.mark.parametrize("wrong", ["yes", True, {"id": "a"}, [TOKENS, "yes"], iter([TOKENS])])
+def test_a_request_of_the_wrong_kind_is_refused(model, wrong):
+    with watched(model) as watch, pytest.raises(TypeError, match=r"emoguard\.Request, got "):
+        generate(model, emoguard=wrong)
     assert not watch.reports
+
+
+@pytest.mark.parametrize("requests", [[], [TOKENS, TOKENS]])
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_list_of_requests_of_another_length_is_refused(model, requests, beams):
+    policy = {"on_unsupported": "skip"}
+    if requests and beams > 1:
+        pytest.skip("an unread generation makes one report for each request")
+    with watched(model, **policy) as watch:
+        with pytest.raises(EmoGuardError, match=r"emoguard= must be one Request or one for each"):
+            generate(model, num_beams=beams, emoguard=requests)
+        assert not watch.reports
+
+
+@pytest.mark.parametrize("tokenizer", ["gpt2", 3, object(), dict])
+def test_what_is_no_tokenizer_is_named(model, tokenizer):
+    guard = Guard(probe_for(model))
+    for call in (
+        lambda: emoguard.attach(model, guard, tokenizer=tokenizer),
+        lambda: emoguard.attach(model, tokenizer=tokenizer),
+        lambda: emoguard_transformers.open_residuals(model, tokenizer),
+    ):
+        with pytest.raises(EmoGuardError, match="tokenizer: wanted a tokenizer, got "):
+            call()
+    with pytest.raises(EmoGuardError, match=r"backend: unknown option .* known options: tokenizer"):
+        emoguard.attach(model, guard, backend="native")
+    with pytest.raises(EmoGuardError, match="guard: wanted a Guard, got"):
+        emoguard_transformers.attach(model, "probe.safetensors")
+    assert "_emoguard" not in vars(model)
 
 
 def test_an_empty_prompt_is_refused_in_one_sentence(model):

@@ -357,6 +357,21 @@ def test_the_plan_of_the_block_the_request_and_the_policy_are_laid_over_each_oth
         assert receipt_of(watch).plan == {"cap": {"sad": 0.9}}
 
 
+def test_a_plan_may_be_a_mapping_and_anything_else_is_named(model, watch):
+    asked = {"add": {"happy": 0.2}}
+    watch.check_plan(asked)
+    with watch.steering(asked):
+        generate(model)
+    assert receipt_of(watch).plan == asked
+    generate(model, emoguard=asking(asked))
+    assert receipt_of(watch).plan == asked
+    for call in (watch.check_plan, watch.steering):
+        with pytest.raises(EmoGuardError, match="plan: ad: unknown; did you mean add"):
+            call({"ad": {"happy": 0.2}})
+        with pytest.raises(EmoGuardError, match="plan: wanted a mapping"):
+            call("happy")
+
+
 def test_blocks_that_overlap_leave_no_plan_behind(model, watch):
     first, second = watch.steering(Plan(add={"happy": 0.2})), watch.steering(Plan(add={"sad": 0.1}))
     first.__enter__()
