@@ -7,15 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from emoguard import wire
+from emoguard import jsontext, wire
 from emoguard.errors import EmoGuardError
 from emoguard.policy import Policy
 from emoguard.records import Request
 from emoguard_asgi import choices
 from emoguard_asgi.asgi import Headers, header
+from emoguard_asgi.error import RefusedError
 
 CONVERSATION = b"x-emoguard-conversation"
 """The header that names a conversation where the object in the body does not."""
+
+MOST_VALUES = 1_000_000
+"""Values in a body. Each may take 250 bytes of memory while it is parsed, here and in the app."""
+
+DEEPEST = 200
+"""Levels of nesting in a body; schemas of tools go deeper than a policy."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +41,14 @@ class Asked:
 
 
 def read(body: bytes, headers: Headers, policy: Policy) -> Asked:
-    """Read a request's body; what is no JSON object asks for nothing, and the server says so.
+    """Read a request's body; one that is no JSON object asks for nothing: the app will refuse it.
 
     Raises:
         EmoGuardError: an `emoguard` object that is malformed, or asks for more than may be.
+        RefusedError: a body that another reader may take for a JSON object, and this one does not.
 
     """
-    try:
-        return _read(body, headers, policy)
-    except RecursionError:
-        raise EmoGuardError("the body is nested too deeply to be read") from None
-
-
-def _read(body: bytes, headers: Headers, policy: Policy) -> Asked:
-    named = header(headers, CONVERSATION)
+    named = _conversation(headers)
     given: dict[str, Any] = {} if named is None else {"conversation": named}
     sent = _object(body)
     if sent is None:
@@ -73,9 +74,52 @@ def user_text(sent: Mapping[str, Any]) -> str | None:
     return prompt if isinstance(prompt, str) else None
 
 
-def _object(body: bytes) -> dict[str, Any] | None:
-    try:
-        found = json.loads(body)
-    except ValueError:
+def _conversation(headers: Headers) -> str | None:
+    """Return the conversation that the header names, in UTF-8 or else Latin-1."""
+    named = header(headers, CONVERSATION)
+    if named is None:
         return None
+    try:
+        return named.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        return named
+
+
+def _object(body: bytes) -> dict[str, Any] | None:
+    """Return the object that a body holds, None for any other value and for what is no JSON.
+
+    Raises:
+        RefusedError: JSON beyond the bounds, or what only passes for JSON (NaN, UTF-16). The app
+            might read it all the same, with whatever it asks of EmoGuard.
+
+    """
+    _check_values(body)
+    try:
+        # Half a surrogate pair is a half emoji, which users of JavaScript send; none is sent on
+        # in an object of ours.
+        found = jsontext.parse(body, largest=len(body), deepest=DEEPEST, surrogates=True)
+    except EmoGuardError as error:
+        if not _passes_for_json(body):
+            return None
+        raise _not_read(str(error)) from error
     return found if isinstance(found, dict) else None
+
+
+def _check_values(body: bytes) -> None:
+    # Every value but the first follows one of these; those inside of texts count as well.
+    if sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise _not_read(f"wanted JSON of at most {MOST_VALUES:,} values, got more")
+
+
+def _passes_for_json(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return False
+    except (ValueError, RecursionError):  # a number, or nesting, without end
+        return True
+    return True
+
+
+def _not_read(why: str) -> RefusedError:
+    return RefusedError(400, f"the body: {why}", code="invalid_json")

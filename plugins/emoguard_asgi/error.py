@@ -5,20 +5,48 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from emoguard_asgi.asgi import Send
+from emoguard_asgi.asgi import Headers, Send
 
 
-async def refuse(
-    send: Send, status: int, message: str, *, param: str | None = None, code: str | None = None
+class RefusedError(Exception):
+    """A request that is answered with an error of ours.
+
+    `param` names the wrong part of the request, `code` is a word for programs.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        headers: Headers = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.headers = tuple(headers)
+
+
+async def refuse(send: Send, error: RefusedError) -> None:
+    """Answer with an error."""
+    content = {
+        "message": str(error),
+        "type": "invalid_request_error",
+        "param": error.param,
+        "code": error.code,
+    }
+    await send_json(send, error.status, {"error": content}, error.headers)
+
+
+async def send_json(
+    send: Send, status: int, content: Mapping[str, object], more: Headers = ()
 ) -> None:
-    """Answer with an error; `param` is what is wrong in the request, `code` a word for programs."""
-    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
-    await send_json(send, status, {"error": error})
-
-
-async def send_json(send: Send, status: int, content: Mapping[str, object]) -> None:
     """Answer a request with a JSON object."""
     body = json.dumps(content).encode("ascii")
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    length = (b"content-length", b"%d" % len(body))
+    headers = [length, (b"content-type", b"application/json"), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

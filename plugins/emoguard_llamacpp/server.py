@@ -15,6 +15,7 @@ from llama_cpp.server import app as server_app
 from llama_cpp.server.settings import ConfigFileSettings, ModelSettings, ServerSettings
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -29,6 +30,14 @@ class Served:
     app: Any
     model: Any
     settings: ServerSettings
+
+    def wrap(self, layer: Any, **options: Any) -> None:
+        """Put an ASGI middleware around the routes, before the first request.
+
+        It stands within the server's own layers: pages of other sites can read its errors, which
+        have the headers of CORS, and each has a request id.
+        """
+        self.app.user_middleware.append(Middleware(layer, **options))
 
     def stop(self) -> None:
         """Let a generation that nobody waits for any more end at its next token.
