@@ -18,9 +18,6 @@ from emoguard_asgi.error import RefusedError
 CONVERSATION = b"x-emoguard-conversation"
 """The header that names a conversation where the object in the body does not."""
 
-MOST_VALUES = 1_000_000
-"""Values in a body. Each may take 250 bytes of memory while it is parsed, here and in the app."""
-
 DEEPEST = 200
 """Levels of nesting in a body; schemas of tools go deeper than a policy."""
 
@@ -89,37 +86,33 @@ def _object(body: bytes) -> dict[str, Any] | None:
     """Return the object that a body holds, None for any other value and for what is no JSON.
 
     Raises:
-        RefusedError: JSON beyond the bounds, or what only passes for JSON (NaN, UTF-16). The app
-            might read it all the same, with whatever it asks of EmoGuard.
+        RefusedError: JSON beyond the bounds, or an `emoguard` object in what only passes for JSON.
 
     """
-    _check_values(body)
     try:
-        # Half a surrogate pair is a half emoji, which users of JavaScript send; none is sent on
-        # in an object of ours.
+        # Clients in JavaScript cut emoji in half. Our own object may hold no half.
         found = jsontext.parse(body, largest=len(body), deepest=DEEPEST, surrogates=True)
     except EmoGuardError as error:
-        if not _passes_for_json(body):
-            return None
-        raise _not_read(str(error)) from error
+        found = _passing(body, error)
     return found if isinstance(found, dict) else None
 
 
-def _check_values(body: bytes) -> None:
-    # Every value but the first follows one of these; those inside of texts count as well.
-    if sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
-        raise _not_read(f"wanted JSON of at most {MOST_VALUES:,} values, got more")
+def _passing(body: bytes, error: EmoGuardError) -> Any:
+    """Return the value of a text with NaN, in UTF-16 and the like, which many an app reads.
 
+    Raises:
+        RefusedError: it is beyond the bounds, or asks something of EmoGuard.
 
-def _passes_for_json(body: bytes) -> bool:
+    """
+    refused = RefusedError(400, f"the body: {error}", code="invalid_json")
+    if error.__cause__ is None:  # not read to its end: its bounds were exceeded
+        raise refused from error
     try:
-        json.loads(body)
+        found = json.loads(body)
     except (json.JSONDecodeError, UnicodeDecodeError):
-        return False
+        return None
     except (ValueError, RecursionError):  # a number, or nesting, without end
-        return True
-    return True
-
-
-def _not_read(why: str) -> RefusedError:
-    return RefusedError(400, f"the body: {why}", code="invalid_json")
+        raise refused from error
+    if isinstance(found, dict) and wire.KEY in found:
+        raise refused from error
+    return found

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 
 from emoguard_asgi.asgi import Headers, Send
 
+LONGEST = 1000
+"""Characters of a message, which may quote the request."""
+
 
 class RefusedError(Exception):
     """A request that is answered with an error of ours.
@@ -33,7 +36,7 @@ class RefusedError(Exception):
 async def refuse(send: Send, error: RefusedError) -> None:
     """Answer with an error."""
     content = {
-        "message": str(error),
+        "message": str(error)[:LONGEST],
         "type": "invalid_request_error",
         "param": error.param,
         "code": error.code,
