@@ -41,14 +41,18 @@ async def refuse(send: Send, error: RefusedError) -> None:
         "param": error.param,
         "code": error.code,
     }
-    await send_json(send, error.status, {"error": content}, error.headers)
+    # As llama_cpp.server writes it: a wrong key is refused here and there with the same bytes.
+    text = json.dumps({"error": content}, separators=(",", ":"))
+    await _send_json(send, error.status, text, error.headers)
 
 
-async def send_json(
-    send: Send, status: int, content: Mapping[str, object], more: Headers = ()
-) -> None:
+async def send_json(send: Send, status: int, content: Mapping[str, object]) -> None:
     """Answer a request with a JSON object."""
-    body = json.dumps(content).encode("ascii")
+    await _send_json(send, status, json.dumps(content))
+
+
+async def _send_json(send: Send, status: int, text: str, more: Headers = ()) -> None:
+    body = text.encode("ascii")
     length = (b"content-length", b"%d" % len(body))
     headers = [length, (b"content-type", b"application/json"), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
