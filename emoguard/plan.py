@@ -76,8 +76,14 @@ class Plan:
 
     @property
     def dose(self) -> float:
-        """Return the largest share of the reference norm that `add` can come to."""
-        return math.fsum(map(abs, self.add.values()))
+        """Return the largest share of the reference norm that `add` can come to.
+
+        Infinite where the sum of finite doses is too large for a float.
+        """
+        try:
+            return math.fsum(map(abs, self.add.values()))
+        except OverflowError:
+            return math.inf
 
     def over(self, base: Plan) -> Plan:
         """Return this plan laid over `base`, whose limits it can tighten and never loosen.
@@ -115,8 +121,11 @@ class Plan:
         """Return the plan with its doses scaled down so that they come to at most `most`."""
         if self.dose <= most:
             return self
-        share = most / self.dose
-        return dataclasses.replace(self, add={k: v * share for k, v in self.add.items()})
+        # Shares of the largest dose: the sum of the doses themselves may be too large for a float.
+        largest = max(map(abs, self.add.values()))
+        shares = dataclasses.replace(self, add={k: v / largest for k, v in self.add.items()})
+        scale = most / shares.dose
+        return dataclasses.replace(shares, add={k: v * scale for k, v in shares.add.items()})
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the plan says, as plain JSON data; what it leaves out is left out."""

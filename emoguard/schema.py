@@ -197,7 +197,8 @@ def _in_yaml_words(mistake: ErrorDetails, key: str) -> str:
 
 def _hint(cls: type[Any], path: Sequence[str]) -> str:
     """Return the near key at this place, else the near one anywhere, else all of this place."""
-    section, name = _section(cls, path[:-1]), path[-1]
+    # Of a name of megabytes the comparison alone takes seconds.
+    section, name = _section(cls, path[:-1]), path[-1][:60]
     elsewhere = {key.rpartition(".")[2]: key for key in _paths(cls)}
     near = difflib.get_close_matches(name, _known(section), n=1)
     if near and name not in elsewhere:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,13 @@ GRACE_SECONDS = 10
     show_default=True,
     help="The largest request.",
 )
+@click.option(
+    "--body-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=60,
+    show_default=True,
+    help="How long a request's body may take to arrive.",
+)
 @click.option("--allow-host", "hosts", multiple=True, help="A name of this server, for /healthz.")
 def serve(
     *,
@@ -63,13 +71,15 @@ def serve(
     probe: str | None,
     metrics_port: int,
     max_body_mib: float,
+    body_seconds: float,
     hosts: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Serve a model as llama_cpp.server does, with EmoGuard attached to it.
 
     The API is the server's, at /v1; answers carry the object `emoguard` where the policy follows a
-    notice profile. /healthz and /readyz are ours, /metrics is on a port of its own.
+    notice profile. /healthz and /readyz are ours, /metrics is on a port of its own. Bodies are read
+    only of requests that show the api_key, and within limits.
     """
     import uvicorn
     from emoguard_asgi import EmoGuardMiddleware, Health
@@ -82,15 +92,17 @@ def serve(
         guard = stack.enter_context(emoguard.open_guard(served.model, policy, probe, sinks=extra))
         stack.callback(served.stop)
         watch = stack.enter_context(emoguard.attach(served.model, guard))
-        app = EmoGuardMiddleware(
-            served.app,
-            watch,
+        served.wrap(
+            EmoGuardMiddleware,
+            watch=watch,
             api_key=settings.api_key,
-            max_body_bytes=int(max_body_mib * 1024 * 1024),
+            max_body_bytes=math.ceil(max_body_mib * 1024 * 1024),
+            body_seconds=body_seconds,
+            every_route=True,
         )
         server = uvicorn.Server(
             uvicorn.Config(
-                Health(app, lambda: server.started and not server.should_exit, hosts),
+                Health(served.app, lambda: server.started and not server.should_exit, hosts),
                 host=settings.host,
                 port=settings.port,
                 ssl_keyfile=settings.ssl_keyfile,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from threading import Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from emoguard_prometheus.exporter import PrometheusExporter
+
+
+PATIENCE_SECONDS = 10
+"""How long a connection may send nothing: each holds a thread."""
 
 
 class MetricsServer:
@@ -63,10 +68,24 @@ def serve(exporter: PrometheusExporter, port: int, host: str = "127.0.0.1") -> M
         raise EmoGuardError(
             f"metrics cannot be served on {host} port {port} ({error}): choose another port"
         ) from error
+    server.RequestHandlerClass = _impatient(server.RequestHandlerClass)
     app = server.get_app()
     if is_loopback(host) and app is not None:
         server.set_app(_for_own(app))
     return MetricsServer(server, thread, host)
+
+
+def _impatient(handler: Any) -> Any:
+    """Return a handler of requests that lets go of connections without any, and of broken ones."""
+
+    class Impatient(handler):  # type: ignore[misc]
+        timeout = PATIENCE_SECONDS
+
+        def handle(self) -> None:
+            with suppress(TimeoutError, ConnectionError):
+                super().handle()
+
+    return Impatient
 
 
 def _for_own(app: WSGIApplication) -> WSGIApplication:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from emoguard_asgi import choices, events
-from emoguard_asgi.asgi import Message, Send, header, with_header
+from emoguard_asgi.asgi import Message, Send, header, with_header, without_header
 from emoguard_asgi.client import Client
-from emoguard_asgi.told import Told
+from emoguard_asgi.told import Told, guarded
 
 HEADER = b"x-emoguard-notice"
 VERSION = 1
 """Version of the header's form."""
+
+LARGEST_BODY = 16 * 1024 * 1024
+LARGEST_EVENT = 1024 * 1024
+"""Bytes that are held of a JSON body, and of an event, until it is whole: what is longer is no
+completion that anything could be added to."""
 
 Form = Literal["body", "stream", "other"]
 
@@ -20,7 +25,8 @@ class Answer:
     """Takes the messages of the inner app, one at a time, and sends them on.
 
     A JSON body is held until it is whole, because its length changes; of a stream only the event
-    that has not ended yet. Everything else passes as it is, but for the header.
+    that has not ended yet. Everything else passes as it is, but for the header, and so does a body
+    or an event that is too long to be held.
     """
 
     def __init__(self, send: Send, client: Client, told: Told) -> None:
@@ -30,7 +36,7 @@ class Answer:
         self._events = events.Events()
         self._form: Form = "other"
         self._start: Message = {}
-        self._parts: list[bytes] = []
+        self._body = bytearray()
         self.complete = False
         """Whether all of it was sent, to a client that was there."""
 
@@ -44,7 +50,11 @@ class Answer:
     async def _pass(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             await self._begin(message)
-        elif message["type"] != "http.response.body" or self._form == "other":
+        elif self._form == "other":
+            await self._send(message)
+        elif message["type"] != "http.response.body":
+            # Of an extension: it may send a file in the place of a body.
+            await self._release()
             await self._send(message)
         elif self._form == "stream":
             await self._follow(message)
@@ -53,19 +63,35 @@ class Answer:
 
     async def _begin(self, start: Message) -> None:
         self._form, self._start = _form(start), start
-        if self._form != "body":
+        if self._form == "stream":
+            # Whether it will be longer is not known yet.
+            open_end = without_header(start["headers"], b"content-length")
+            await self._send(marked({**start, "headers": open_end}, self._told.standing))
+        elif self._form == "other":
             await self._send(marked(start, self._told.standing))
 
     async def _collect(self, message: Message) -> None:
-        self._parts.append(message.get("body", b""))
+        self._body += message.get("body", b"")
         if message.get("more_body", False):
+            if len(self._body) > LARGEST_BODY:
+                await self._release()
             return
-        body, kind = self._completed(b"".join(self._parts))
+        whole = bytes(self._body)
+        body, kind = guarded(lambda: self._completed(whole), (whole, self._told.standing))
         length = with_header(self._start["headers"], b"content-length", str(len(body)))
         left = self._client.left
         await self._send(marked({**self._start, "headers": length}, kind))
         await self._send({**message, "body": body})
         self._told.settle(left=left)
+
+    async def _release(self) -> None:
+        """Send what is held, and hold nothing from here on."""
+        form, self._form = self._form, "other"
+        held = self._events.rest() if form == "stream" else bytes(self._body)
+        if form == "body":
+            await self._send(marked(self._start, self._told.standing))
+        if held:
+            await self._send({"type": "http.response.body", "body": held, "more_body": True})
 
     async def _follow(self, message: Message) -> None:
         more = message.get("more_body", False)
@@ -78,6 +104,8 @@ class Answer:
             await self._send({**message, "body": out})
         if self._told.channel is not None:
             self._told.settle(left=self._client.left)
+        if self._events.held > LARGEST_EVENT:
+            await self._release()
 
     def _completed(self, body: bytes) -> tuple[bytes, str | None]:
         """Return a body with what is told, and the word for the header."""
@@ -85,26 +113,26 @@ class Answer:
         telling = None if found is None else self._told.now()
         if found is None or telling is None:
             return body, self._told.standing
-        longer = self._worded(choices.extended, found, telling.words)
+        longer = choices.extended(found, f"\n\n{telling.words}") if telling.words else None
         body = longer or body
         end = body.rindex(b"}")
+        self._told.put(suffix=longer is not None)
         return body[:end] + b"," + telling.member + body[end:], telling.kind or self._told.standing
 
     def _passed(self, event: bytes) -> bytes:
         """Return an event; one that ends a choice with what is told."""
+        return guarded(lambda: self._closed(event), event)
+
+    def _closed(self, event: bytes) -> bytes:
         chunk = choices.read(events.data(event))
         telling = None if chunk is None else self._told.now()
         if chunk is None or telling is None:
             return event
-        said = self._worded(choices.closing, chunk, telling.words)
+        said = choices.closing(chunk, f"\n\n{telling.words}") if telling.words else None
         before = events.make(said, event) if said else b""
-        return before + events.add_member(event, telling.member)
-
-    def _worded(self, put: Any, found: dict[str, Any], words: str) -> bytes | None:
-        """Return what `put` makes of the words, None where they have no place in this text."""
-        made: bytes | None = put(found, f"\n\n{words}") if words else None
-        self._told.channel = "suffix" if made else (self._told.channel or "field")
-        return made
+        longer = before + events.add_member(event, telling.member)
+        self._told.put(suffix=said is not None)
+        return longer
 
 
 def marked(start: Message, kind: str | None) -> Message:

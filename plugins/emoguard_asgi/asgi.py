@@ -26,3 +26,8 @@ def with_header(headers: Headers, name: bytes, value: str) -> list[tuple[bytes, 
     first = places[0] if places else len(pairs)
     kept = [pair for place, pair in enumerate(pairs) if place not in places]
     return [*kept[:first], (name, value.encode("latin-1")), *kept[first:]]
+
+
+def without_header(headers: Headers, name: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the headers but those of this name."""
+    return [(key, value) for key, value in headers if key.lower() != name]

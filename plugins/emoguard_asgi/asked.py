@@ -7,15 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from emoguard import wire
+from emoguard import jsontext, wire
 from emoguard.errors import EmoGuardError
 from emoguard.policy import Policy
 from emoguard.records import Request
 from emoguard_asgi import choices
 from emoguard_asgi.asgi import Headers, header
+from emoguard_asgi.error import RefusedError
 
 CONVERSATION = b"x-emoguard-conversation"
 """The header that names a conversation where the object in the body does not."""
+
+DEEPEST = 200
+"""Levels of nesting in a body; schemas of tools go deeper than a policy."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +38,13 @@ class Asked:
 
 
 def read(body: bytes, headers: Headers, policy: Policy) -> Asked:
-    """Read a request's body; what is no JSON object asks for nothing, and the server says so.
+    """Read a request's body; one that is no JSON object asks for nothing: the app will refuse it.
 
     Raises:
         EmoGuardError: an `emoguard` object that is malformed, or asks for more than may be.
+        RefusedError: a body that another reader may take for a JSON object, and this one does not.
 
     """
-    try:
-        return _read(body, headers, policy)
-    except RecursionError:
-        raise EmoGuardError("the body is nested too deeply to be read") from None
-
-
-def _read(body: bytes, headers: Headers, policy: Policy) -> Asked:
     sent = _object(body)
     if sent is None:
         return Asked(Request(carrier="server"), body)
@@ -54,7 +52,7 @@ def _read(body: bytes, headers: Headers, policy: Policy) -> Asked:
     if wire.KEY in sent:
         own = sent.pop(wire.KEY)
         body = json.dumps(sent).encode("ascii")
-    fields, denied = wire.ask(own, policy, header(headers, CONVERSATION))
+    fields, denied = wire.ask(own, policy, _conversation(headers))
     request = Request(**fields, user_text=user_text(sent), carrier="server", denied=denied)
     channel = request.channel or policy.notices.channel
     suffix = channel == "suffix" and not choices.mutes(sent)
@@ -71,9 +69,48 @@ def user_text(sent: Mapping[str, Any]) -> str | None:
     return prompt if isinstance(prompt, str) else None
 
 
+def _conversation(headers: Headers) -> str | None:
+    """Return the conversation that the header names, in UTF-8 or else Latin-1."""
+    named = header(headers, CONVERSATION)
+    if named is None:
+        return None
+    try:
+        return named.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        return named
+
+
 def _object(body: bytes) -> dict[str, Any] | None:
+    """Return the object that a body holds, None for any other value and for what is no JSON.
+
+    Raises:
+        RefusedError: JSON beyond the bounds, or an `emoguard` object in what only passes for JSON.
+
+    """
+    try:
+        # Clients in JavaScript cut emoji in half. Our own object may hold no half.
+        found = jsontext.parse(body, largest=len(body), deepest=DEEPEST, surrogates=True)
+    except EmoGuardError as error:
+        found = _passing(body, error)
+    return found if isinstance(found, dict) else None
+
+
+def _passing(body: bytes, error: EmoGuardError) -> Any:
+    """Return the value of a text with NaN, in UTF-16 and the like, which many an app reads.
+
+    Raises:
+        RefusedError: it is beyond the bounds, or asks something of EmoGuard.
+
+    """
+    refused = RefusedError(400, f"the body: {error}", code="invalid_json")
+    if error.__cause__ is None:  # not read to its end: its bounds were exceeded
+        raise refused from error
     try:
         found = json.loads(body)
-    except ValueError:
+    except (json.JSONDecodeError, UnicodeDecodeError):
         return None
-    return found if isinstance(found, dict) else None
+    except (ValueError, RecursionError):  # a number, or nesting, without end
+        raise refused from error
+    if isinstance(found, dict) and wire.KEY in found:
+        raise refused from error
+    return found

@@ -56,17 +56,19 @@ def extended(body: Mapping[str, Any], text: str) -> bytes | None:
 
 def _longer(choice: Mapping[str, Any], text: str) -> dict[str, Any] | None:
     message = choice.get("message")
-    said = choice.get("text") if message is None else message.get("content")
+    speech = choice if message is None else message
+    key = "text" if message is None else "content"
+    said = speech.get(key) if isinstance(speech, dict) else None
     if _calls(choice) or not isinstance(said, str):
         return None
-    if message is None:
-        return {**choice, "text": said + text}
-    return {**choice, "message": {**message, "content": said + text}}
+    longer = {**speech, key: said + text}
+    return longer if message is None else {**choice, "message": longer}
 
 
 def _choices(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    choices = found.get("choices")
-    return [c for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
+    choices: Any = found.get("choices")
+    known = isinstance(choices, list) and all(isinstance(each, dict) for each in choices)
+    return choices if known else []
 
 
 def _ends(choice: Mapping[str, Any]) -> bool:

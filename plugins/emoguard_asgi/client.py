@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import logging
 from types import TracebackType
 from typing import Self
 
 from emoguard_asgi.asgi import Message, Receive
+from emoguard_asgi.gate import Gate
 
+log = logging.getLogger("emoguard")
 
-class TooLargeError(Exception):
-    """The body is larger than it may be."""
+PAUSE_SECONDS = 0.01
+"""Pause after a message without a byte: a layer in front may send them without end."""
 
 
 class LeftError(Exception):
@@ -19,14 +21,17 @@ class LeftError(Exception):
 
 
 class Client:
-    """Reads the body, then watches for the disconnect, in a task that ends with the `with` block.
+    """Reads the body, then waits for the disconnect, in a task that ends with the `with` block.
 
     The server's `receive` has one reader only, so that nobody misses the message; the inner app
-    gets `receive` of this object instead.
+    gets `receive` of this object instead. Between them may be layers of others, whose `receive`
+    may answer at once and for ever: no loop here goes on without the event loop.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, gate: Gate) -> None:
         self._receive = receive
+        self._gate = gate
+        self._held = 0
         self._body: bytes | None = None
         self._left = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -36,28 +41,40 @@ class Client:
         """Return whether the client is known to be gone."""
         return self._left.is_set()
 
-    async def read(self, most: int) -> bytes:
-        """Return the whole body.
+    async def read(self) -> bytes:
+        """Return the whole body, within the limits of the gate.
 
         Raises:
-            TooLargeError: it has more than `most` bytes; the rest is not read.
+            RefusedError: it is too large or too slow, or there is no room; the rest is not read.
             LeftError: the client disconnected before its end.
 
         """
-        parts, size, more = [], 0, True
-        while more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise LeftError
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > most:
-                raise TooLargeError
-            more = message.get("more_body", False)
-        return b"".join(parts)
+        # One buffer: a list of parts would hold fifty bytes for each that a client sends alone.
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._gate.body_seconds):
+                while await self._read_into(body):
+                    pass
+        except TimeoutError:
+            raise self._gate.too_slow() from None
+        return bytes(body)
+
+    async def _read_into(self, body: bytearray) -> bool:
+        """Add one message to the body; return whether more will come."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise LeftError
+        part = message.get("body") or b""
+        self._gate.take(len(part), self._held)
+        self._held += len(part)
+        body += part
+        more: bool = message.get("more_body", False)
+        if more:
+            await asyncio.sleep(0 if part else PAUSE_SECONDS)
+        return more
 
     def replay(self, body: bytes) -> None:
-        """Give the inner app this body, and start to watch for the disconnect."""
+        """Give the inner app this body, and start to wait for the disconnect."""
         self._body = body
         self._task = asyncio.create_task(self._watch())
 
@@ -70,9 +87,18 @@ class Client:
         return {"type": "http.disconnect"}
 
     async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._left.set()
+        """Wait for the disconnect, once.
+
+        After the body nothing else may come. A layer in front that returns anything else returns
+        it again and again: from that one nobody learns whether the client is still there.
+        """
+        try:
+            message = await self._receive()
+        except Exception:
+            log.warning("receive() failed: whether the client leaves is not known", exc_info=True)
+            return
+        if message["type"] == "http.disconnect":
+            self._left.set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -83,7 +109,7 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._gate.give_back(self._held)
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])

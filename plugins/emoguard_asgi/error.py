@@ -5,20 +5,55 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from emoguard_asgi.asgi import Send
+from emoguard_asgi.asgi import Headers, Send
+
+LONGEST = 1000
+"""Characters of a message, which may quote the request."""
 
 
-async def refuse(
-    send: Send, status: int, message: str, *, param: str | None = None, code: str | None = None
-) -> None:
-    """Answer with an error; `param` is what is wrong in the request, `code` a word for programs."""
-    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
-    await send_json(send, status, {"error": error})
+class RefusedError(Exception):
+    """A request that is answered with an error of ours.
+
+    `param` names the wrong part of the request, `code` is a word for programs.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        headers: Headers = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.headers = tuple(headers)
+
+
+async def refuse(send: Send, error: RefusedError) -> None:
+    """Answer with an error."""
+    content = {
+        "message": str(error)[:LONGEST],
+        "type": "invalid_request_error",
+        "param": error.param,
+        "code": error.code,
+    }
+    # As llama_cpp.server writes it: a wrong key is refused here and there with the same bytes.
+    text = json.dumps({"error": content}, separators=(",", ":"))
+    await _send_json(send, error.status, text, error.headers)
 
 
 async def send_json(send: Send, status: int, content: Mapping[str, object]) -> None:
     """Answer a request with a JSON object."""
-    body = json.dumps(content).encode("ascii")
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await _send_json(send, status, json.dumps(content))
+
+
+async def _send_json(send: Send, status: int, text: str, more: Headers = ()) -> None:
+    body = text.encode("ascii")
+    length = (b"content-length", b"%d" % len(body))
+    headers = [length, (b"content-type", b"application/json"), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

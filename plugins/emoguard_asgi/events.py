@@ -14,6 +14,10 @@ END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 LINE = re.compile(rb"[^\r\n]+")
 
 
+LONGEST_END = 4
+"""Bytes of the longest blank line with the end of line before it."""
+
+
 class Events:
     """Cuts a stream of bytes, however it was split, into whole events.
 
@@ -21,19 +25,27 @@ class Events:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
+
+    @property
+    def held(self) -> int:
+        """Return how many bytes are kept."""
+        return len(self._rest)
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the events that `chunk` completes, each with the blank line that ends it."""
-        whole = self._rest + chunk
-        ends = [found.end() for found in END.finditer(whole)]
+        # No event ends in what is kept: looked through once more, a long one would take for ever.
+        seen = max(0, len(self._rest) - LONGEST_END + 1)
+        self._rest += chunk
+        ends = [found.end() for found in END.finditer(self._rest, seen)]
         starts = [0, *ends]
-        self._rest = whole[starts[-1] :]
-        return [whole[start:end] for start, end in zip(starts, ends, strict=False)]
+        whole = [bytes(self._rest[start:end]) for start, end in zip(starts, ends, strict=False)]
+        del self._rest[: starts[-1]]
+        return whole
 
     def rest(self) -> bytes:
         """Return, once, what no blank line has ended."""
-        rest, self._rest = self._rest, b""
+        rest, self._rest = bytes(self._rest), bytearray()
         return rest
 
 

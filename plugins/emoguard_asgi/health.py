@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from emoguard.hosts import is_own
 from emoguard_asgi.asgi import App, Receive, Scope, Send, header
-from emoguard_asgi.error import refuse, send_json
+from emoguard_asgi.error import RefusedError, refuse, send_json
 
 
 class Health:
@@ -27,9 +27,11 @@ class Health:
         if scope["type"] != "http" or scope["path"] not in ("/healthz", "/readyz"):
             await self._app(scope, receive, send)
         elif not self._is_own(scope):
-            await refuse(send, 403, "this host or origin is not served here", code="forbidden")
+            what = "this host or origin is not served here"
+            await refuse(send, RefusedError(403, what, code="forbidden"))
         elif scope["method"] not in ("GET", "HEAD"):
-            await refuse(send, 405, f"wanted GET, got {scope['method']}", code="not_allowed")
+            what = f"wanted GET, got {scope['method']}"
+            await refuse(send, RefusedError(405, what, code="not_allowed"))
         elif scope["path"] == "/healthz" or self._ready():
             await send_json(send, 200, {"status": "ok"})
         else:

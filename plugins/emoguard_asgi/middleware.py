@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import hmac
-
 from emoguard.errors import EmoGuardError
 from emoguard.protocols import Watch
-from emoguard.records import Request
 from emoguard.session import REQUEST
 from emoguard_asgi.answer import Answer, marked
 from emoguard_asgi.asgi import App, Message, Receive, Scope, Send, header, with_header
 from emoguard_asgi.asked import Asked, read
-from emoguard_asgi.client import Client, LeftError, TooLargeError
-from emoguard_asgi.error import refuse
+from emoguard_asgi.client import Client, LeftError
+from emoguard_asgi.error import RefusedError, refuse
+from emoguard_asgi.gate import Gate
 from emoguard_asgi.told import Told, standing_kind
 
 ROUTES = "/completions"
 """How the paths end whose answers are generated: chat, plain, and a server's aliases of them."""
+
+BODILESS = ("GET", "HEAD", "OPTIONS")
+"""Methods whose requests have no body that an app would read; browsers send `OPTIONS` keyless."""
 
 UNWANTED = (b"accept-encoding", b"transfer-encoding")
 """Headers that the app does not get: an answer that it compressed could not be added to, and the
@@ -34,9 +35,16 @@ class EmoGuardMiddleware:
     no chunk waits for another. What a request asks of EmoGuard is taken out of its body before the
     app sees it, and is granted as far as the policy says.
 
-    Whoever lacks the `api_key` is left to the app to refuse: nothing of theirs is read. Bodies of
-    more than `max_body_bytes` are refused. Where `EMOGUARD_DISABLE=1` made the watch an empty one,
-    everything passes.
+    With an `api_key`, a completion without this bearer token is answered 401 from its headers
+    alone, before a byte of its body is read. A body has at most `max_body_bytes` (else 413) and
+    arrives within `body_seconds` (else 408); those of all requests that are not answered yet have
+    at most eight times `max_body_bytes` together (else 503). `every_route` holds the requests of
+    all routes to the key and these limits, but for GET, HEAD and OPTIONS. Where
+    `EMOGUARD_DISABLE=1` made the watch an empty one, everything passes.
+
+    Raises:
+        EmoGuardError: a key that is empty, a limit that is not positive.
+
     """
 
     def __init__(
@@ -46,58 +54,65 @@ class EmoGuardMiddleware:
         *,
         api_key: str | None = None,
         max_body_bytes: int = 16 * MIB,
+        body_seconds: float = 60,
+        every_route: bool = False,
     ) -> None:
         self._app = app
         self._watch = watch
-        self._api_key = api_key
-        self._most = max_body_bytes
+        self._gate = Gate(api_key, max_body_bytes, body_seconds)
+        self._every_route = every_route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection: an HTTP request is looked at, all else passes."""
         if scope["type"] != "http" or self._watch.guard is None:
             await self._app(scope, receive, send)
-        elif scope["method"] == "POST" and scope["path"].endswith(ROUTES):
-            await self._complete(scope, receive, send)
+        elif _completes(scope) or (self._every_route and scope["method"] not in BODILESS):
+            await self._admit(scope, receive, send)
         else:
             await self._app(scope, receive, self._marking(send))
 
-    async def _complete(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusing = self._marking(send)
-        encoding = header(scope["headers"], b"content-encoding") or "identity"
-        if encoding != "identity":
-            what = f"wanted a plain body, got content-encoding {encoding}: send it uncompressed"
-            await refuse(refusing, 415, what, code="unsupported_encoding")
-            return
-        async with Client(receive) as client:
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the body if its headers may pass, and let the app answer; else refuse."""
+        async with Client(receive, self._gate) as client:
             try:
-                body = await client.read(self._most)
-                asked = self._asked(scope, body)
+                self._gate.check(scope["headers"])
+                asked = await self._asked(scope, client) if _completes(scope) else None
+                client.replay(await client.read() if asked is None else asked.body)
             except LeftError:
                 return
-            except TooLargeError:
-                what = f"wanted a body of at most {self._most} bytes, got more: send less"
-                await refuse(refusing, 413, what, code="request_too_large")
-            except EmoGuardError as error:
-                await refuse(refusing, 400, str(error), param="emoguard", code="invalid_emoguard")
+            except RefusedError as error:
+                await refuse(self._marking(send), error)
+                return
+            if asked is None:
+                await self._app(scope, client.receive, self._marking(send))
             else:
-                client.replay(asked.body)
                 await self._answer(scope, client, asked, send)
 
-    def _asked(self, scope: Scope, body: bytes) -> Asked:
-        """Return what a request asks for, and is granted.
+    async def _asked(self, scope: Scope, client: Client) -> Asked:
+        """Read what a request asks for, and is granted.
 
         Raises:
-            EmoGuardError: it is malformed, or a plan that cannot be.
+            RefusedError: a packed body, one that is not read, a malformed object, or a plan that
+                cannot be applied.
+            LeftError: the client disconnected before the end of the body.
 
         """
-        if not self._knows_key(scope):
-            return Asked(Request(carrier="server"), body)
+        encoding = header(scope["headers"], b"content-encoding") or "identity"
+        if encoding.strip().lower() != "identity":
+            what = f"wanted a plain body, got content-encoding {encoding}: send it uncompressed"
+            raise RefusedError(415, what, code="unsupported_encoding")
+        body = await client.read()
         guard = self._watch.guard
         guard.refresh()
-        asked = read(body, scope["headers"], guard.policy)
-        if asked.request.plan is not None:
-            # Asked here: when the model refuses it, a stream has begun.
-            self._watch.check_plan(asked.request.plan)
+        try:
+            asked = read(body, scope["headers"], guard.policy)
+            if asked.request.plan is not None:
+                # Asked here: when the model refuses it, a stream has begun.
+                self._watch.check_plan(asked.request.plan)
+        except EmoGuardError as error:
+            raise RefusedError(
+                400, str(error), param="emoguard", code="invalid_emoguard"
+            ) from error
         return asked
 
     async def _answer(self, scope: Scope, client: Client, asked: Asked, send: Send) -> None:
@@ -110,19 +125,16 @@ class EmoGuardMiddleware:
             REQUEST.reset(token)
             told.end(complete=answer.complete)
 
-    def _knows_key(self, scope: Scope) -> bool:
-        if self._api_key is None:
-            return True
-        scheme, _, key = (header(scope["headers"], b"authorization") or "").partition(" ")
-        same = hmac.compare_digest(key.strip().encode(), self._api_key.encode())
-        return scheme.lower() == "bearer" and same
-
     def _marking(self, send: Send) -> Send:
         async def marking(message: Message) -> None:
             starts = message["type"] == "http.response.start"
             await send(marked(message, standing_kind(self._watch)) if starts else message)
 
         return marking
+
+
+def _completes(scope: Scope) -> bool:
+    return scope["method"] == "POST" and str(scope["path"]).endswith(ROUTES)
 
 
 def _for_server(scope: Scope, asked: Asked) -> Scope:

@@ -46,21 +46,25 @@ class Told:
 
     def now(self) -> Telling | None:
         """Return what is to be told with an answer that ends now; None: nothing."""
-        return _guarded(self._now, None)
+        return guarded(self._now, None)
+
+    def put(self, *, suffix: bool) -> None:
+        """Say where the answer carries it; of two places the text of a choice counts."""
+        self.channel = "suffix" if suffix else (self.channel or "field")
 
     def settle(self, *, left: bool) -> None:
         """Say of every report so far that it arrived, or that it did not: the client left.
 
         What was said of a report first stays.
         """
-        _guarded(lambda: self._settle(left=left), None)
+        guarded(lambda: self._settle(left=left), None)
 
     def end(self, *, complete: bool) -> None:
         """Say that the client has all it will get: what was not given by now is lost.
 
         Unless the answer is complete, its generation may go on: that is abandoned.
         """
-        _guarded(lambda: self._abandon(complete=complete), None)
+        guarded(lambda: self._abandon(complete=complete), None)
         self.settle(left=True)
 
     def _abandon(self, *, complete: bool) -> None:
@@ -100,7 +104,8 @@ def standing_kind(watch: Watch) -> str | None:
     return "ai" if notices.profiles or notices.strictest_of else None
 
 
-def _guarded(make: Callable[[], Made], otherwise: Made) -> Made:
+def guarded(make: Callable[[], Made], otherwise: Made) -> Made:
+    """Return what `make` returns, or `otherwise` where it breaks, which is logged."""
     try:
         return make()
     except Exception:

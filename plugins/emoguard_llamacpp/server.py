@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,16 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from llama_cpp.server import app as server_app
 from llama_cpp.server.settings import ConfigFileSettings, ModelSettings, ServerSettings
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from emoguard import jsontext, regularfile, yamlfile
 from emoguard.errors import EmoGuardError
 from emoguard.hosts import is_loopback
+
+LARGEST_CONFIG = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,14 @@ class Served:
     app: Any
     model: Any
     settings: ServerSettings
+
+    def wrap(self, layer: Any, **options: Any) -> None:
+        """Put an ASGI middleware around the routes, before the first request.
+
+        It stands within the server's own layers: pages of other sites can read its errors, which
+        have the headers of CORS, and each has a request id.
+        """
+        self.app.user_middleware.append(Middleware(layer, **options))
 
     def stop(self) -> None:
         """Let a generation that nobody waits for any more end at its next token.
@@ -72,9 +82,11 @@ def read_config(path: str, **options: Any) -> tuple[ServerSettings, ModelSetting
 
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        data = yaml.safe_load(text) if path.endswith((".yaml", ".yml")) else json.loads(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        if path.endswith((".yaml", ".yml")):
+            data = yamlfile.read(path)
+        else:
+            data = jsontext.parse(regularfile.read(path, LARGEST_CONFIG))
+    except (OSError, EmoGuardError) as error:
         raise EmoGuardError(f"the config file cannot be read: {error}") from error
     if not isinstance(data, dict):
         raise EmoGuardError(f"{path}: wanted a mapping, got {type(data).__name__}")

@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 from emoguard.cli import main
@@ -166,6 +167,27 @@ class TestRefused:
     def test_a_config_that_cannot_be(self, changes, sentence, config, capfd):
         assert sentence in refused(capfd, "--config", config(**changes))
 
+    @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "endless"])
+    def test_a_config_that_is_no_file_of_a_sane_size(self, kind, tmp_path, capfd):
+        path = tmp_path / "c.json"
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "device":
+            path.symlink_to("/dev/zero")
+        elif kind == "folder":
+            path.mkdir()
+        else:
+            path.write_bytes(b"[" * 2_000_000)
+        assert "cannot be read" in refused(capfd, "--config", str(path))
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [("c.json", "[" * 100_000), ("c.yaml", "a: &a [1]\nb: *a\n"), ("c.yaml", "[" * 1000)],
+    )
+    def test_a_config_without_bounds(self, name, text, tmp_path, capfd):
+        (tmp_path / name).write_text(text)
+        assert "cannot be read" in refused(capfd, "--config", str(tmp_path / name))
+
     def test_a_config_with_two_models(self, config, capfd):
         models = json.loads(Path(config()).read_text())["models"]
         assert "wanted one model, got 2" in refused(capfd, "--config", config(models=models * 2))
@@ -272,6 +294,220 @@ class TestServed:
         assert json.loads(raw)["count"] > 0
 
 
+MIB = 1024 * 1024
+LARGEST, SECONDS = 4 * MIB, 3
+
+
+@pytest.fixture(scope="module")
+def guarded(folder):
+    """A server with a key and with limits that are met soon."""
+    limits = ("--max-body-mib", str(LARGEST // MIB), "--body-seconds", str(SECONDS))
+    options = ("--model", str(folder / "tiny.gguf"), "--threads", "1", *limits)
+    with serving(folder, *options, API_KEY=KEY) as running:
+        running.ask("/v1/completions", ASKED, BEARER)
+        yield running
+
+
+POSTED = (
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/v1/engines/copilot-codex/completions",
+    "/v1/embeddings",
+    "/extras/tokenize",
+    "/extras/tokenize/count",
+    "/extras/detokenize",
+    "/nowhere",
+)
+
+
+def head(path="/v1/chat/completions", **headers):
+    """Return the head of a POST request as bytes."""
+    lines = {"host": "localhost", "content-type": "application/json"} | headers
+    text = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in lines.items())
+    return f"POST {path} HTTP/1.1\r\n{text}\r\n".encode()
+
+
+@contextlib.contextmanager
+def connections(running, number, sent):
+    """Open connections that send this and then nothing; yields them."""
+
+    def send(connection):
+        with contextlib.suppress(OSError):  # a server may close, and answer, before the end
+            connection.sendall(sent)
+
+    with contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", running.port)
+        made = [socket.create_connection(address, 30) for _ in range(number)]
+        for connection in made:
+            stack.enter_context(connection)
+        threads = [threading.Thread(target=send, args=(each,)) for each in made]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        yield made
+
+
+def answered(connection, number=1):
+    """Return the status codes of this many answers on a connection, in order."""
+    raw, found = b"", []
+    while len(found) < number and (more := connection.recv(65536)):
+        raw += more
+        found = [int(each) for each in re.findall(rb"HTTP/1\.1 (\d{3}) ", raw)]
+    return found
+
+
+class TestKeyFirst:
+    """Without the key every request with a body is 401, and its body is not read."""
+
+    @pytest.mark.parametrize("path", POSTED)
+    def test_whatever_the_body_is(self, guarded, path):
+        cases = [
+            head(path, content_length=1) + b"{",
+            head(path, content_length=0),
+            head(path, content_length=2, content_encoding="gzip") + b"\x1f\x8b",
+            head(path, content_length=2, authorization="Bearer wrong") + b"{}",
+            head(path, content_length=10 * LARGEST),
+            head(path, transfer_encoding="chunked"),
+            head(path, transfer_encoding="chunked") + b"2\r\n{}\r\n0\r\n\r\n",
+            # The client waits for 100 before it sends the body: the answer comes in its place.
+            head(path, content_length=2, expect="100-continue"),
+        ]
+        for sent in cases:
+            with connections(guarded, 1, sent) as (connection,):
+                assert answered(connection) == [401], sent
+
+    def test_its_answer_is_the_servers_own_to_pages_of_other_sites_too(self, guarded):
+        origin = {"origin": "https://page.example"}
+        found = [
+            guarded.ask(path, body, origin, method=method)
+            for path, body, method in (
+                ("/v1/completions", ASKED, "POST"),
+                ("/v1/models", None, "GET"),  # refused by the server itself
+            )
+        ]
+        for _, headers, _ in found:
+            assert headers.pop("access-control-allow-origin")
+            assert headers.pop("x-request-id")
+            headers.pop("date")
+        assert found[0] == found[1]
+
+    def test_the_servers_open_routes_stay_open(self, guarded):
+        assert guarded.ask("/openapi.json")[0] == 200
+        assert guarded.ask("/nowhere")[0] == 404
+        assert guarded.ask("/v1/completions")[0] == 405
+        asking = {"origin": "https://page.example", "access-control-request-method": "POST"}
+        assert guarded.ask("/v1/completions", headers=asking, method="OPTIONS")[0] == 200
+
+    def test_requests_in_one_go_are_answered_in_order(self, guarded):
+        body = json.dumps(ASKED).encode()
+        length = {"content_length": len(body)}
+        keyed = head("/v1/completions", **length, authorization=BEARER["authorization"]) + body
+        keyless = head("/v1/completions", **length) + body
+        with connections(guarded, 1, keyless + keyed + keyless + keyed) as (connection,):
+            assert answered(connection, 4) == [401, 200, 401, 200]
+
+    def test_a_length_that_lies_is_no_request(self, guarded):
+        body = json.dumps(ASKED).encode()
+        keyed = {"authorization": BEARER["authorization"]}
+        short = head("/v1/completions", content_length=len(body), **keyed) + body + b"x\r\n\r\n"
+        with connections(guarded, 1, short) as (connection,):
+            assert answered(connection, 2) == [200, 400]
+        long = head("/v1/completions", content_length=len(body) + 5, **keyed) + body
+        with connections(guarded, 1, long) as (connection,):
+            assert answered(connection) == [408]
+        both = head("/v1/completions", content_length=2, transfer_encoding="chunked", **keyed)
+        with connections(guarded, 1, both + b"0\r\n\r\n") as (connection,):
+            assert answered(connection)[0] in (400, 500)
+
+
+@contextlib.contextmanager
+def grown(running):
+    """Yield a list that has, in the end, by how many bytes the server's memory was larger."""
+    process, found = psutil.Process(running.process.pid), []
+    before = process.memory_info().rss
+    proc = Path(f"/proc/{process.pid}")
+    (proc / "clear_refs").write_text("5")  # the peak is counted from here
+    yield found
+    peak = re.search(r"VmHWM:\s*(\d+) kB", (proc / "status").read_text())
+    found.append(int(peak[1]) * 1024 - before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+class TestMemory:
+    """Bodies that clients send are bounded together, and without the key not read at all."""
+
+    def test_50_connections_without_the_key_take_none(self, guarded):
+        sent = head(content_length=LARGEST) + b"x" * (LARGEST - 1)
+        with grown(guarded) as memory, connections(guarded, 50, sent) as made:
+            assert {tuple(answered(each)) for each in made} == {(401,)}
+        assert memory[0] < 50 * MIB
+
+    def test_50_stalled_bodies_take_a_bounded_share_and_are_given_up(self, guarded):
+        keyed = head(content_length=LARGEST, authorization=BEARER["authorization"])
+        sent = keyed + b"x" * (LARGEST - 1)
+        with grown(guarded) as memory, connections(guarded, 50, sent) as made:
+            assert guarded.ask("/v1/models", headers=BEARER)[0] == 200
+            codes = [code for each in made for code in answered(each)]
+        assert set(codes) == {408, 503}
+        assert codes.count(503) >= 50 - 9
+        # Eight bodies, and what uvicorn holds of every connection.
+        assert memory[0] < 8 * LARGEST + 50 * MIB
+        assert guarded.ask("/v1/completions", ASKED, BEARER)[0] == 200
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    """A server with EmoGuard switched off."""
+    options = ("--model", str(folder / "tiny.gguf"), "--threads", "1")
+    with serving(folder, *options, EMOGUARD_DISABLE="1") as running:
+        yield running
+
+
+SAME = ASKED | {"seed": 1, "temperature": 0}
+CHAT = {"messages": [{"role": "user", "content": "Hé ✓"}], "max_tokens": 4, "temperature": 0}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "method"),
+    [
+        ("/v1/completions", SAME, "POST"),
+        ("/v1/completions", SAME | {"stream": True}, "POST"),
+        ("/v1/completions?a=b", SAME | {"logprobs": 2}, "POST"),
+        ("/v1/chat/completions", CHAT, "POST"),
+        ("/v1/chat/completions", CHAT | {"stream": True}, "POST"),
+        ("/v1/chat/completions/", CHAT, "POST"),
+        ("/v1/completions", ["no object"], "POST"),
+        ("/v1/completions", SAME | {"max_tokens": "many"}, "POST"),
+        ("/v1/completions", None, "POST"),
+        ("/v1/completions", None, "GET"),
+        ("/v1/completions", None, "HEAD"),
+        ("/v1/embeddings", {"input": "Once"}, "POST"),
+        ("/extras/tokenize", {"input": "Hé ✓"}, "POST"),
+        ("/extras/detokenize", {"tokens": [5, 6]}, "POST"),
+        ("/v1/models", None, "GET"),
+        ("/nowhere", SAME, "POST"),
+        ("/docs", None, "GET"),
+    ],
+)
+def test_with_the_key_and_without_a_notice_the_bytes_are_the_plain_servers(
+    guarded, plain, path, body, method
+):
+    headers = BEARER | {"origin": "https://page.example"}
+    watched, bare = (
+        _timeless(each.ask(path, body, headers, method=method)) for each in (guarded, plain)
+    )
+    assert watched == bare
+
+
+def _timeless(answer):
+    """Return an answer without what a server makes up anew each time, and its own address."""
+    status, headers, raw = answer
+    new = ("date", "x-request-id", "openai-processing-ms", "location")
+    raw = re.sub(rb'"(id|created|model)": ?("[^"]*"|\d+)', b"", raw)
+    return status, {k: v for k, v in headers.items() if k.lower() not in new}, raw
+
+
 class TestEnd:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_a_signal_ends_it_with_everything_written(self, number, folder, config, tmp_path):
@@ -300,14 +536,12 @@ class TestEnd:
         # Ten seconds are the answer's to end in; the rest is what the server took for itself.
         assert seconds < 20
 
-    def test_when_disabled_it_is_the_plain_server(self, folder):
-        arguments = ("--model", str(folder / "tiny.gguf"), "--threads", "1")
-        with serving(folder, *arguments, EMOGUARD_DISABLE="1") as running:
-            asked = ASKED | {"emoguard": {"plan": "nonsense"}}
-            status, headers, raw = running.ask("/v1/completions", asked)
-            assert (status, "emoguard" in json.loads(raw)) == (200, False)
-            assert "x-emoguard-notice" not in headers
-            assert running.ask("/readyz")[0] == 200
+    def test_when_disabled_it_is_the_plain_server(self, plain):
+        asked = ASKED | {"emoguard": {"plan": "nonsense"}}
+        status, headers, raw = plain.ask("/v1/completions", asked)
+        assert (status, "emoguard" in json.loads(raw)) == (200, False)
+        assert "x-emoguard-notice" not in headers
+        assert plain.ask("/readyz")[0] == 200
 
 
 def _ignoring(running, asked):

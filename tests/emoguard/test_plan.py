@@ -102,6 +102,12 @@ def test_clipping_keeps_proportions_and_comes_to_at_most_the_limit(add, most):
         assert clipped.add == pytest.approx({k: v * share for k, v in add.items()})
 
 
+def test_doses_whose_sum_is_too_large_for_a_float_are_clipped_like_others():
+    plan = Plan(add={"calm": 1.5e308, "sad": -0.5e308, "afraid": 1.5e308})
+    assert plan.dose == math.inf
+    assert plan.clipped(0.7).add == pytest.approx({"calm": 0.3, "sad": -0.1, "afraid": 0.3})
+
+
 @given(st.dictionaries(names, levels), st.dictionaries(names, levels))
 def test_laying_over_tightens_limits_and_never_loosens_them(mine, base):
     cap = Plan(cap=mine).over(Plan(cap=base)).cap

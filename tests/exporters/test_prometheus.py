@@ -605,3 +605,15 @@ def test_no_page_of_another_site_reads_the_metrics(headers, status):
         connection.request("GET", "/metrics", headers=headers)
         assert connection.getresponse().status == status
         connection.close()
+
+
+def test_a_connection_that_sends_nothing_is_closed(monkeypatch, capfd):
+    monkeypatch.setattr("emoguard_prometheus.server.PATIENCE_SECONDS", 0.1)
+    with serve(exporter(), 0) as server:
+        for sent in (b"", b"GET /metrics HTTP/1.1\r\nhost: localh"):
+            with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+                connection.sendall(sent)
+                assert connection.recv(1) == b""
+        with urllib.request.urlopen(server.url, timeout=5) as answer:
+            assert answer.status == 200
+    assert capfd.readouterr().err == ""

@@ -209,6 +209,13 @@ class TestAsked:
         assert told == ["from the header", "from the object"]
         assert watch.reports[1].notice.reasons == ("start",)
 
+    @pytest.mark.parametrize("sent", ["Größe ✓".encode(), "Größe".encode("latin-1"), b"\xff"])
+    def test_a_header_may_be_in_utf_8_or_latin_1(self, sent):
+        app, watch, _ = wrapped(whole(), OPEN)
+        call(app, headers=[(b"x-emoguard-conversation", sent), (b"x-emoguard-conversation", b"b")])
+        name = sent.decode() if "✓".encode() in sent else sent.decode("latin-1")
+        assert watch.reports[-1].conversation == name
+
     def test_one_conversation_is_told_once(self):
         app, watch, _ = wrapped(whole(), OPEN)
         answers = [call(app, asking(conversation="c")) for _ in range(2)]

@@ -1,6 +1,7 @@
 """Server-sent events: cut anywhere, read as the standard reads them, added to in one place."""
 
 import json
+import time
 
 import pytest
 from emoguard_asgi import events
@@ -65,6 +66,14 @@ def test_an_event_is_out_with_the_byte_that_ends_it():
         found = events.Events()
         assert found.feed(text[:cut]) == []
         assert found.feed(text[cut:]) == [text]
+
+
+def test_a_long_event_in_many_pieces_is_looked_through_once():
+    found, before = events.Events(), time.process_time()
+    for _ in range(40_000):
+        assert found.feed(b"data: a\rb\n" * 2) == []
+    assert time.process_time() - before < 5
+    assert len(found.feed(b"\n")[0]) == found.held + 40_000 * 20 + 1
 
 
 @pytest.mark.parametrize(

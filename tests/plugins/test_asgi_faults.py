@@ -1,14 +1,14 @@
 """What goes wrong: the answer is right, or the error is one that OpenAI's clients can read."""
 
 import asyncio
-import json
 from collections import deque
 
 import pytest
 from emoguard_asgi import EmoGuardMiddleware
+from emoguard_asgi.answer import LARGEST_BODY, LARGEST_EVENT
 
 from emoguard import Policy
-from emoguard.policy import RequestPolicy
+from emoguard.policy import NoticePolicy, RequestPolicy
 from emoguard.testing import BlockedSink, FailingSink, ListSink
 from tests.wire import (
     COMPLETION,
@@ -48,6 +48,12 @@ def error_of(answer):
         ({"scores": "all"}, "scores"),
         ({"plan": {"add": {"happy": "much"}}}, "plan"),
         ({"plan": {"add": {"happy": 0.2}}}, "max_dose_ratio 0.1"),
+        ({"plan": {"add": {"happy": 1e308, "sad": 1e308}}}, "max_dose_ratio 0.1"),
+        ({"plan": {"add": {f"l{n}": 0.01 for n in range(100_000)}}}, "at most 10,000 values"),
+        ({"plan": {"add": {"happy": 9 << 900}}}, "happy"),
+        ({"plan": {"add": {"\ud83d": 0.01}}}, "keys are text"),
+        ({"plan": {"add": {"x" * 1_000_000: 0.01}}}, "xxx"),
+        ({"x" * 1_000_000: 0.01}, "unknown"),
         ({"plan": {"add": {"joy": 0.05}}}, "joy"),
         ({"plan": {"add": {"happy": 0.05}, "layers": [0]}}, "layer 0 cannot be steered here"),
     ],
@@ -78,12 +84,55 @@ def test_a_forbidden_plan_is_not_even_read():
     assert watch.reports[-1].denied == ("plan",)
 
 
-def test_deep_nesting_is_refused():
-    app, _, inner = wrapped(whole())
-    answer = call(app, b'{"a":' * 100_000)
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b'{"a":' * 100_000, "nested"),
+        (b'{"a":' * 201 + b"1" + b"}" * 201, "nested"),
+        (b"[" + b"1," * 2_000_001 + b"1]", "values"),
+        (b'{"a": %s}' % (b"9" * 5000), "digits"),
+        (b'{"emoguard": {}, "a": %s}' % (b"9" * 301), "digits"),
+        (b'{"emoguard": {}, "a": NaN}', "NaN"),
+        (b'{"emoguard": {}, "a": -1e999}', "too large"),
+        (b'{"emoguard": {}, "a": "\xed\xa0\xbd"}', "UTF-8"),
+        ('{"emoguard": {}}'.encode("utf-16"), "UTF-8"),
+        ('{"emoguard": {}}'.encode("utf-32-be"), "wanted JSON"),
+    ],
+)
+def test_a_body_that_the_app_might_read_otherwise_is_refused(content, named):
+    app, watch, inner = wrapped(whole())
+    answer = call(app, content)
     assert answer.status == 400
-    assert "nested" in error_of(answer)["message"]
-    assert inner.bodies == []
+    error = error_of(answer)
+    assert named in error["message"]
+    assert error["code"] == "invalid_json"
+    assert (inner.bodies, list(watch.reports)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"messages": [{"role": "user", "content": "Hi"}], "temperature": NaN}',
+        b'{"messages": [{"role": "user", "content": "Hi"}], "a": 1e999}',
+        b'{"messages": [{"role": "user", "content": "Hi"}], "a": %s}' % (b"9" * 400),
+        '{"messages": [{"role": "user", "content": "Hi"}]}'.encode("utf-16"),
+        b'\xef\xbb\xbf{"messages": [{"role": "user", "content": "Hi"}]}',
+        b'{"messages": [{"role": "user", "content": "Hi"}], "a": "\\ud83d"}',
+        b'{"a": "\xed\xa0\xbd", "messages": [{"role": "user", "content": "Hi"}]}',
+    ],
+)
+def test_a_body_that_only_passes_for_json_reaches_the_app_unless_it_has_our_object(content):
+    app, watch, inner = wrapped(whole())
+    assert call(app, content).status == 200
+    assert inner.bodies == [content]
+    assert watch.requests[-1].user_text == "Hi"
+
+
+def test_a_message_of_ours_is_short_whatever_it_quotes():
+    app, _, _ = wrapped(whole(), ASKING)
+    answer = call(app, {"emoguard": {"plan": {"ablate": ["x" * 100_000] * 10}}})
+    assert answer.status == 400
+    assert len(error_of(answer)["message"]) <= 1000
 
 
 @pytest.mark.parametrize("parts", [[b"x" * 101], [b"x" * 60, b"x" * 41, b"never read"]])
@@ -102,39 +151,7 @@ def test_a_packed_body_is_refused():
     assert answer.status == 415
     assert error_of(answer)["code"] == "unsupported_encoding"
     assert inner.bodies == []
-
-
-UNKNOWN = {"emoguard": {"plan": {"add": {"joy": 0.05}}, "scores": "tokens"}}
-
-
-class TestKey:
-    """Without the server's key nothing is read: neither granted nor refused."""
-
-    @pytest.mark.parametrize(
-        "headers",
-        [
-            [],
-            [(b"authorization", b"Bearer wrong")],
-            [(b"authorization", b"Basic secret")],
-            [(b"authorization", b"Bearer")],
-            [(b"authorization", b"Bearer secret\xff")],
-            [(b"x-api-key", b"secret")],
-        ],
-    )
-    def test_a_wrong_one_is_for_the_app_to_refuse(self, headers):
-        refusal = json.dumps({"error": {"message": "Invalid API key"}}).encode()
-        app, _, inner = wrapped(whole(refusal, status=401), ASKING, api_key="secret")
-        answer = call(app, UNKNOWN, headers=headers)
-        assert (answer.status, answer.body) == (401, refusal)
-        assert [json.loads(sent) for sent in inner.bodies] == [UNKNOWN]
-        oversized, _, inner = wrapped(whole(), ASKING, api_key="secret", max_body_bytes=9)
-        assert call(oversized, UNKNOWN, headers=headers).status == 413
-
-    def test_the_right_one_is_read(self):
-        app, _, _ = wrapped(whole(), ASKING, api_key="secret")
-        answer = call(app, UNKNOWN, headers=[(b"authorization", b"bearer secret")])
-        assert answer.status == 400
-        assert "joy" in error_of(answer)["message"]
+    assert call(app, b"{}", headers=[(b"content-encoding", b"Identity")]).status == 200
 
 
 class TestBrokenOff:
@@ -275,6 +292,76 @@ class TestBrokenOff:
         for leave_after in (None, 1, 2):
             call(counting, leave_after=leave_after)
         assert left == [1, 1, 1]
+
+
+SUFFIX = Policy(notices=NoticePolicy(profiles=("eu_art50",), channel="suffix"))
+ODD = {
+    "a message that is text": b'{"choices": [{"finish_reason": "stop", "message": "Hi"}]}',
+    "text that is a number": b'{"choices": [{"finish_reason": "stop", "text": 7}]}',
+    "a reason that is a list": b'{"choices": [{"finish_reason": [], "message": {"content": "a"}}]}',
+    "a choice that is null": b'{"choices": [null, {"finish_reason": "stop", "text": "a"}]}',
+    "choices that are an object": b'{"choices": {"finish_reason": "stop"}}',
+    "deep nesting": b'{"finish_reason": "stop", "choices": ' + b"[" * 100_000,
+    "a number without end": b'{"choices": [{"finish_reason": "stop", "index": %s}]}'
+    % (b"9" * 5000),
+    "not a number": b'{"choices": [{"finish_reason": "stop", "text": "a", "logprobs": NaN}]}',
+    "half a letter": b'{"choices": [{"finish_reason": "stop", "text": "\\ud83d"}]}',
+    "bytes that are no text": b'{"choices": [{"finish_reason": "stop", "text": "\xff"}]}',
+    "nothing but the mark": b'"finish_reason": "stop"',
+}
+
+
+class TestApp:
+    """An app whose answers are none of a completion API: they pass, whatever they are."""
+
+    @pytest.mark.parametrize("policy", [NOTICED, SUFFIX], ids=["field", "suffix"])
+    @pytest.mark.parametrize("answer", ODD.values(), ids=ODD)
+    def test_an_odd_answer_passes_or_has_the_object_in_addition(self, answer, policy):
+        for messages in (whole(answer), stream(event("X").replace(b"X", answer))):
+            app, watch, _ = wrapped(messages, policy)
+            sent = call(app)
+            assert sent.status == 200
+            plain = b"".join(message.get("body", b"") for message in messages)
+            if b'"emoguard"' in sent.body:
+                assert watch.reports[-1].notice.text
+            else:
+                assert sent.body == plain
+
+    def test_an_event_without_end_is_not_held(self):
+        piece = b"x" * (LARGEST_EVENT // 4)
+        pieces = [b"data: " + piece, *[piece] * 7, b"\n\n", STREAM[3]]
+        app, _, _ = wrapped(stream(*pieces))
+        parts = call(app).parts
+        assert b"".join(parts) == b"".join(pieces)
+        assert max(map(len, parts)) < 2 * LARGEST_EVENT
+
+    def test_a_body_without_end_is_not_held(self):
+        piece = b" " * (LARGEST_BODY // 4)
+        messages = [start("application/json"), *[body(piece, more=True)] * 8, body(COMPLETION)]
+        app, _, _ = wrapped(messages)
+        parts = call(app).parts
+        assert b"".join(parts) == piece * 8 + COMPLETION
+        assert max(map(len, parts)) < 2 * LARGEST_BODY
+
+    def test_a_stream_that_has_a_length_loses_it(self):
+        raw = b"".join(STREAM)
+        length = (b"Content-Length", b"%d" % len(raw))
+        app, _, _ = wrapped([start("text/event-stream", length), body(raw)], early=True)
+        answer = call(app)
+        assert len(answer.body) > len(raw)
+        assert {name.lower() for name in answer.headers} == {
+            "date",
+            "content-type",
+            "x-emoguard-notice",
+        }
+
+    @pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+    def test_a_file_in_the_place_of_a_body_passes(self, kind):
+        file = {"type": "http.response.pathsend", "path": "answer.json"}
+        app, _, _ = wrapped([start(kind), file])
+        answer = call(app)
+        assert answer.sent[0]["headers"][:2] == start(kind)["headers"]
+        assert answer.sent[1:] == [file]
 
 
 @pytest.mark.parametrize("make", [FailingSink, BlockedSink])
