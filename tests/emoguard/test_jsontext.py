@@ -44,6 +44,8 @@ def test_what_json_writes_is_what_is_parsed(value, ascii_only, bom):
         ('"é"'.encode("latin-1"), "UTF-8"),
         ('{"a": 1}'.encode("utf-16"), "UTF-8"),
         (b'"' + b"a" * jsontext.LARGEST + b'"', "bytes"),
+        (b"[" + b"0," * jsontext.MOST_VALUES + b"0]", "values"),
+        (b"[" + b"{}," * (jsontext.MOST_VALUES // 2) + b"0]", "values"),
     ],
 )
 def test_everything_else_is_refused_with_one_kind_of_error(data, words):
