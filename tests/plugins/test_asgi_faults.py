@@ -1,6 +1,7 @@
 """What goes wrong: the answer is right, or the error is one that OpenAI's clients can read."""
 
 import asyncio
+import json
 from collections import deque
 
 import pytest
