@@ -165,7 +165,9 @@ def _metadata(blob: bytes) -> dict[str, Any]:
     if len(blob) > MAX_FILE_BYTES:
         raise EmoGuardError(f"it is larger than {MAX_FILE_BYTES >> 20} MiB: no probe is")
     if len(blob) < 8:
-        raise EmoGuardError("it is too short for a safetensors file: copy it again")
+        raise EmoGuardError(
+            "it is too short for a safetensors file: it is cut off or no probe file"
+        )
     (size,) = struct.unpack("<Q", blob[:8])
     if size > min(MAX_HEADER_BYTES, len(blob) - 8):
         raise EmoGuardError(

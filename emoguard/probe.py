@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emoguard.advice import fit_command
 from emoguard.errors import EmoGuardError
 from emoguard.records import VERDICTS, Verdict
 
@@ -109,7 +110,8 @@ class Probe:
             raise EmoGuardError(
                 f"probe {self.name} was made for a {self.architecture} model with "
                 f"{self.model_layers} layers of width {self.hidden}, got {identity.name} with "
-                f"{identity.layers} layers of width {identity.hidden}: run emoguard fit on it"
+                f"{identity.layers} layers of width {identity.hidden}: give a probe of that model, "
+                f"or make one with {fit_command()}"
             )
 
     def _check_names(self) -> None:
@@ -146,8 +148,8 @@ class Probe:
         ):
             if array.shape != wanted:
                 raise EmoGuardError(
-                    f"{name} must have shape {wanted}, got {array.shape}: "
-                    "this probe was made for another model; run emoguard fit"
+                    f"{name} must have shape {wanted}, got {array.shape}: the arrays of a probe "
+                    f"belong to one model; make it again with {fit_command()}"
                 )
             if not np.all(np.isfinite(array)):
                 raise EmoGuardError(f"{name} holds NaN or infinity: make the probe again")

@@ -15,7 +15,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from emoguard.advice import fit_command
 from emoguard.errors import EmoGuardError
+from emoguard.extras import install_command
 from emoguard.guard import Guard
 from emoguard.policy import Policy
 from emoguard.reload import PolicyFile
@@ -35,8 +37,6 @@ GROUP = "emoguard.plugins"
 SUFFIX = ".safetensors"
 CALLS = ("generate", "create_completion", "create_chat_completion")
 """What takes a request as `emoguard=`, by runtime one or all of them."""
-
-EXTRAS = {"transformers": "transformers", "llama_cpp": "llamacpp"}
 
 
 def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
@@ -125,8 +125,7 @@ def find(model: Any) -> tuple[Plugin, Any]:
             return cast("Plugin", importlib.import_module(known[name].value)), inner
         except ModuleNotFoundError as error:
             raise EmoGuardError(
-                f"watching a {name} model needs {error.name}: "
-                f"pip install 'emoguard[{EXTRAS.get(name, 'all')}]'"
+                f"watching a {name} model needs {error.name}: {install_command(str(error.name))}"
             ) from error
     raise EmoGuardError(
         f"wanted a model of {' or '.join(sorted(known))}, got {type(model).__qualname__} from "
@@ -155,10 +154,15 @@ def shipped_files() -> dict[str, Traversable]:
     return dict(sorted(found.items()))
 
 
-def shipped(door: Residuals) -> Guard:
+def shipped(door: Residuals, model: str = "MODEL") -> Guard:
     """Return a guard with the shipped probe that fits the model behind `door`.
 
-    A probe fits when sizes agree and the witness finds every layer where it was fitted.
+    A probe fits when sizes agree and the witness finds every layer where it was fitted. `model` is
+    the path of the model, for the command in the error.
+
+    Raises:
+        EmoGuardError: none fits.
+
     """
     found = shipped_files()
     for file in found.values():
@@ -175,8 +179,8 @@ def shipped(door: Residuals) -> Guard:
     raise EmoGuardError(
         f"no shipped probe fits {door.identity.name} ({door.identity.architecture}, "
         f"{door.identity.layers} layers of width {door.identity.hidden}); shipped: "
-        f"{', '.join(found) or 'none'}. Make one with emoguard fit and pass "
-        "Guard.load('yours.safetensors')"
+        f"{', '.join(found) or 'none'}. Make one with {fit_command(model)} and give it by --probe, "
+        "in Python by Guard.load"
     )
 
 

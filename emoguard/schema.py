@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import math
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
+from emoguard import nearest
 from emoguard.errors import EmoGuardError
 
 if TYPE_CHECKING:
@@ -153,16 +153,12 @@ def _sentence(
 
 
 def _hint(cls: type[Any], path: Sequence[str]) -> str:
-    """Return the near key at this place, else the near one anywhere, else all of this place."""
-    section, name = _section(cls, path[:-1]), path[-1]
-    elsewhere = {key.rpartition(".")[2]: key for key in _paths(cls)}
-    near = difflib.get_close_matches(name, _known(section), n=1)
-    if near and name not in elsewhere:
-        return f"; did you mean {near[0]}?"
-    far = difflib.get_close_matches(name, elsewhere, n=1)
-    if far:
-        return f"; did you mean {elsewhere[far[0]]}?"
-    return f"; known keys: {', '.join(_known(section))}"
+    """Return where else this very key stands, else the near one at this place, else all of it."""
+    name = path[-1]
+    elsewhere = [key for key in _paths(cls) if key.rpartition(".")[2] == name]
+    if elsewhere:
+        return f"; did you mean {' or '.join(elsewhere)}?"
+    return f"; {nearest.hint(name, _known(_section(cls, path[:-1])), 'keys')}"
 
 
 def _section(cls: type[Any], path: Sequence[str]) -> type[Any]:

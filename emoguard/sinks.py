@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,7 +10,9 @@ from importlib.metadata import EntryPoint, entry_points
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from emoguard import nearest
 from emoguard.errors import EmoGuardError
+from emoguard.extras import install_command
 
 if TYPE_CHECKING:
     from emoguard.calibration import Calibration
@@ -102,14 +103,13 @@ def sink_points() -> dict[str, EntryPoint]:
 def _factory(key: str, name: str) -> SinkFactory:
     known = sink_points()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known sinks: {', '.join(sorted(known))}"
+        hint = nearest.hint(name, sorted(known), "sinks")
         raise EmoGuardError(f"{key}.{name:.60}: unknown; {hint}")
     try:
         factory: SinkFactory = known[name].load()
     except ModuleNotFoundError as error:
         raise EmoGuardError(
-            f"{key}.{name} needs {error.name}: pip install 'emoguard[{name}]'"
+            f"{key}.{name} needs {error.name}: {install_command(str(error.name))}"
         ) from error
     if not hasattr(factory, "from_policy"):
         raise EmoGuardError(
@@ -127,9 +127,9 @@ def checked_options(key: str, opens: Any, options: Mapping[str, Any]) -> dict[st
     hints = _hints(opens, known)
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'none'}"
-            raise EmoGuardError(f"{key}.{name:.60}: unknown; {hint}")
+            raise EmoGuardError(
+                f"{key}.{name:.60}: unknown; {nearest.hint(name, known, 'options')}"
+            )
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in options:
             raise EmoGuardError(f"{key}.{name}: wanted, got nothing: write {name}: …")

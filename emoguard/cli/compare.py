@@ -21,6 +21,7 @@ from rich.table import Table
 from emoguard.cli.calibrate import Opened, bars
 from emoguard.cli.paint import printable
 from emoguard.errors import EmoGuardError
+from emoguard.extras import install_command
 from emoguard.fit import compareplot, corpora
 from emoguard.fit.compare import ModelComparison, Paired, Read, check_pair
 from emoguard.fit.compare import compare as measure
@@ -211,9 +212,9 @@ def _labelled(corpus: str | None, labels: Sequence[corpora.Label], most: int) ->
 
 
 def _check_options(png: str | None) -> None:
-    for module, package in {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}.items():
+    for module in ("sklearn", "matplotlib"):
         if importlib.util.find_spec(module) is None and (png or module == "sklearn"):
-            raise EmoGuardError(f"comparing needs {package}: pip install 'emoguard[fit]'")
+            raise EmoGuardError(f"comparing needs {module}: {install_command(module)}")
     if png and Path(png).suffix != ".png":
         raise EmoGuardError(f"--png must end in .png, got {png}")
 

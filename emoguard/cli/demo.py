@@ -71,7 +71,7 @@ def play(console: Console, label: str | None, probe: str | None) -> None:
             # With a thread on every core each token waits until all of them have been scheduled:
             # half of them are faster as soon as anything else runs.
             model, _ = load(path, threads=max(1, (os.cpu_count() or 1) // 2))
-            guard = guard_for(model, {}, probe)
+            guard = guard_for(model, {}, probe, str(path))
             column = coloured_label(guard, label)
             watch = stack.enter_context(emoguard.attach(model, guard))
         console.print(Text(f"{path.name}, read at every token", "bold"))

@@ -19,8 +19,9 @@ from rich.table import Table
 from emoguard import artifact
 from emoguard.cli.calibrate import Opened, bars, check
 from emoguard.cli.paint import printable
-from emoguard.cli.probes import open_probe
+from emoguard.cli.probes import calibrating, open_probe
 from emoguard.errors import EmoGuardError
+from emoguard.extras import install_command
 from emoguard.fit import corpora
 from emoguard.fit.corpora import Label
 from emoguard.fit.extraction import SHORTEST, SKIP, extract_embedded
@@ -35,7 +36,7 @@ from emoguard.probe import Probe
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
+NEEDED = ("sklearn", "matplotlib")
 
 
 @click.command(short_help="Check what a probe's labels are worth.")
@@ -135,7 +136,9 @@ def validate(
         check(found, opened)
         if on_policy:
             check(found, speaker)
-            calibrated(found, calibrations, speaker.door.identity)
+            identity = speaker.door.identity
+            command = calibrating(found, probe, identity, responder or path)
+            calibrated(found, calibrations, identity, command)
     _make(place)
     stores = Path(residuals) if residuals else place / "residuals"
     with bars() as progress:
@@ -219,9 +222,9 @@ class _Reader:
 
 
 def _check_options(probe: str | None, out: str | None) -> None:
-    for module, package in NEEDED.items():
+    for module in NEEDED:
         if importlib.util.find_spec(module) is None:
-            raise EmoGuardError(f"validating needs {package}: pip install 'emoguard[fit]'")
+            raise EmoGuardError(f"validating needs {module}: {install_command(module)}")
     if out and Path(out).suffix != ".safetensors":
         raise EmoGuardError(f"--out must end in .safetensors, got {out}")
     if out and probe is None:
