@@ -68,6 +68,16 @@ class Probe:
         known = [(label, v) for label in self.labels for v in VERDICTS if told.get(label) == v]
         return dict(known)
 
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Return the reasons to doubt this probe that its card holds, one line each.
+
+        What is no line of text is missing: a card may hold anything.
+        """
+        kept = self.card.get("cautions")
+        lines = kept if isinstance(kept, list | tuple) else ()
+        return tuple(line for line in lines if isinstance(line, str) and line.isprintable())
+
     def project(self, residuals: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return raw projections (tokens, labels) of residuals (layers, tokens, hidden)."""
         return self.fold(None).read(residuals)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from emoguard.advice import fit_command
+from emoguard.cautions import cautions
 from emoguard.errors import EmoGuardError
 from emoguard.extras import install_command
 from emoguard.guard import Guard
@@ -45,7 +46,8 @@ def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
     Without a guard a probe shipped with EmoGuard is used, if one fits. Options go to the plug-in:
     `tokenizer` for Transformers, `backend` ("auto", "native", "callback") for llama.cpp.
     `EMOGUARD_DISABLE=1` in the environment makes this a watch that reads nothing and says so; calls
-    that carry `emoguard=` still work.
+    that carry `emoguard=` still work. What makes scores doubtful is logged: a model file that the
+    probe is not calibrated for, a probe of few texts.
 
     Raises:
         EmoGuardError: an object that is no supported model, a probe that does not fit, a second
@@ -57,7 +59,10 @@ def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
     plugin, inner = find(model)
     if guard is None:
         guard = shipped(plugin.open_residuals(inner, **options))
-    return plugin.attach(inner, guard, **options)
+    watch = plugin.attach(inner, guard, **options)
+    for caution in cautions(guard, watch.identity):
+        log.warning("%s", caution)
+    return watch
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from emoguard.cli.models import attach_options, load
+from emoguard.cli.paths import check_out
 from emoguard.cli.probes import check_calibrated, guard_for
 from emoguard.errors import EmoGuardError
 from emoguard.extras import install_command
@@ -65,9 +66,9 @@ def dose(
     # What cannot be done is said now, not after an hour.
     if plot_path:
         find_pyplot()
-    for given in (json_path, plot_path):
-        if given and not Path(given).resolve().parent.is_dir():
-            raise EmoGuardError(f"{given} cannot be written: its folder does not exist")
+        check_out("--plot", plot_path, ".png")
+    if json_path:
+        check_out("--json", json_path)
     openings = read_openings(file, count)
     model, tokenizer = load(path, "transformers")
     guard = guard_for(model, attach_options(tokenizer), probe, path)

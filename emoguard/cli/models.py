@@ -51,7 +51,9 @@ def load(
         if kind == "gguf" and runtime != "transformers":
             return _llama(path, threads), None
         return _transformers(path)
-    except (ValueError, OSError, RuntimeError) as error:
+    except ModuleNotFoundError:  # said by main, with what to install
+        raise
+    except (ImportError, ValueError, OSError, RuntimeError) as error:
         first = str(error).strip().partition("\n")[0]
         raise EmoGuardError(f"{path} cannot be opened as a model: {first}") from error
 

@@ -1,4 +1,4 @@
-"""What lies at a path that was given as a model or as a probe, and what to give in its place."""
+"""Paths on the command line: what lies there, and what to give in its place."""
 
 from __future__ import annotations
 
@@ -53,6 +53,22 @@ def check_is_probe(path: str | Path) -> None:
         f"{path} is {kind}, not a probe: give a probe file (.safetensors), or the name of a "
         "shipped one"
     )
+
+
+def check_out(option: str, path: str | Path, suffix: str = "") -> None:
+    """Refuse a file that could not be written at the end of hours; `option` names it.
+
+    Raises:
+        EmoGuardError: it ends otherwise than in `suffix`, or its folder does not exist.
+
+    """
+    path = Path(path)
+    if suffix and path.suffix != suffix:
+        raise EmoGuardError(f"{option} must end in {suffix}, got {path}")
+    if not path.parent.is_dir():
+        raise EmoGuardError(f"there is no folder {path.parent} for {option} {path.name}: make it")
+    if path.is_dir():
+        raise EmoGuardError(f"{option} wants a file, got the folder {path}")
 
 
 def _starts_as_gguf(path: Path) -> bool:
