@@ -27,5 +27,10 @@ def calibrate_command(
     return _line("calibrate", model=model, **runtime, probe=probe, out=out)
 
 
+def baseline_command(log: str = "AUDIT_LOG", out: str = "BASELINE") -> str:
+    """Return the command that freezes a traffic baseline from an audit log."""
+    return f"emoguard baseline {shlex.quote(log)} --out {shlex.quote(out)}"
+
+
 def _line(verb: str, **options: str) -> str:
     return shlex.join(["emoguard", verb, *(p for n, v in options.items() for p in (f"--{n}", v))])
