@@ -6,7 +6,6 @@ the same types, words and ranges and refused in the same sentences.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import math
@@ -19,6 +18,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 import numpy as np
 
+from emoguard import nearest
 from emoguard.interval import Interval
 
 Reader = Callable[[Any], Any]
@@ -140,7 +140,7 @@ def _one_of(options: Sequence[Any], value: Any) -> Any:
             return option  # not the value: it may be an enum's
     *others, last = map(repr, options)
     wanted = f"{', '.join(others)} or {last}" if others else last
-    raise Mismatch(f"wanted {wanted}, got {describe(value)}{nearest(value, options)}")
+    raise Mismatch(f"wanted {wanted}, got {describe(value)}{_question(value, options)}")
 
 
 def _optional(args: Sequence[Any]) -> Reader:
@@ -208,11 +208,10 @@ def _wrong(wanted: str, value: Any) -> Mismatch:
     return Mismatch(f"wanted {wanted}, got {describe(value)}")
 
 
-def nearest(value: Any, known: Iterable[Any]) -> str:
-    """Return the question after the nearest known word, "" where none is near."""
-    words = {str(each).casefold(): each for each in known}
-    near = difflib.get_close_matches(str(value).strip().casefold(), words, n=1)
-    return f"; did you mean {words[near[0]]}?" if isinstance(value, str) and near else ""
+def _question(value: Any, known: Iterable[Any]) -> str:
+    """Return the question after the near word, "" if none is near."""
+    found = nearest.near(value, map(str, known)) if isinstance(value, str) else None
+    return f"; did you mean {found}?" if found else ""
 
 
 def describe(value: Any) -> str:

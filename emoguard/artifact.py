@@ -163,9 +163,14 @@ def loads(blob: bytes) -> tuple[Probe, list[Calibration]]:
 def _metadata(blob: bytes) -> dict[str, Any]:
     """Return the JSON entry after checking every size, before any tensor is touched."""
     if len(blob) > MAX_FILE_BYTES:
-        raise EmoGuardError(f"it is larger than {MAX_FILE_BYTES >> 20} MiB: no probe is")
+        raise EmoGuardError(
+            f"it is larger than {MAX_FILE_BYTES >> 20} MiB, as no probe is: give the probe, not "
+            "the weights of a model"
+        )
     if len(blob) < 8:
-        raise EmoGuardError("it is too short for a safetensors file: copy it again")
+        raise EmoGuardError(
+            "it is too short for a safetensors file: it is cut off or no probe file"
+        )
     (size,) = struct.unpack("<Q", blob[:8])
     if size > min(MAX_HEADER_BYTES, len(blob) - 8):
         raise EmoGuardError(
@@ -179,7 +184,8 @@ def _metadata(blob: bytes) -> dict[str, Any]:
             raise EmoGuardError(f"wanted format {FORMAT}, got {str(meta)[:60]}: update emoguard")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EmoGuardError(
-            f"it holds no EmoGuard description ({type(error).__name__}): make it with emoguard fit"
+            f"it holds no EmoGuard description ({type(error).__name__}): give a file that emoguard "
+            "fit wrote, not the weights of a model"
         ) from error
     return meta
 

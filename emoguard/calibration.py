@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emoguard.advice import fit_command
 from emoguard.certificate import Curve, Threshold
 from emoguard.crossing import HYSTERESIS, WINDOW
 from emoguard.errors import EmoGuardError
@@ -78,8 +79,8 @@ class Calibration:
         location, scale = rows.mean(axis=0), rows.std(axis=0)
         if not np.all(scale > 0):
             raise EmoGuardError(
-                "the projections of the neutral responses do not vary at all: "
-                "the probe does not read this model"
+                "the projections of the neutral responses do not vary at all: the probe does not "
+                f"read this model; make one for it with {fit_command()}"
             )
         z = [(p.astype(np.float64) - location) / scale for p in projections]
         means = np.array([each.mean(axis=0) for each in z])
@@ -135,18 +136,18 @@ class Calibration:
             if array.shape != wanted or not np.all(np.isfinite(array)):
                 raise EmoGuardError(
                     f"calibration {name} must be finite of shape {wanted}, got {array.shape}: "
-                    "calibrate this probe again"
+                    "it is another probe's, or the file is damaged; use an undamaged copy"
                 )
         if self.curve is not None:
             self.curve.check_fits(labels)
         if not 0 <= self.created < math.inf:
             raise EmoGuardError(
-                f"calibration created must be seconds since 1970, got {self.created}: calibrate "
-                "this probe again"
+                f"calibration created must be seconds since 1970, got {self.created}: use an "
+                "undamaged copy of the file"
             )
         falls = np.any(np.diff(self.means, axis=0) < 0) or np.any(np.diff(self.limits, axis=1) < 0)
         if not (np.all(self.scale > 0) and np.all(self.norms > 0)) or falls:
             raise EmoGuardError(
-                "calibration scales and norms must be above 0 and quantiles must not fall: "
-                "calibrate again"
+                "calibration scales and norms must be above 0 and quantiles must not fall: use an "
+                "undamaged copy of the file"
             )

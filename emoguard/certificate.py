@@ -140,7 +140,7 @@ class Curve:
         ):
             raise EmoGuardError(
                 f"calibration crossings must be counts of shape {shape} that responses can have, "
-                f"at rising levels: calibrate this probe again"
+                "at rising levels: use an undamaged copy of the file"
             )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emoguard.errors import EmoGuardError
+from emoguard.writable import check_writable
 
 if TYPE_CHECKING:
     from emoguard.records import Alert
@@ -21,18 +22,29 @@ LARGEST = 2**20
 
 
 class Checkpoint:
-    """One file; `bound` is what the state depends on, such as labels and limits.
+    """One file; `bound` is what the state depends on, such as labels and limits, None for anything.
 
     Without a path nothing is kept. A file of `largest` bytes or more is none of ours.
     """
 
     def __init__(
-        self, path: str | Path | None, bound: Mapping[str, Any], largest: int = LARGEST
+        self, path: str | Path | None, bound: Mapping[str, Any] | None, largest: int = LARGEST
     ) -> None:
         self._path = Path(path) if path is not None else None
-        self._bound = json.loads(json.dumps(dict(bound)))
+        self._bound = None if bound is None else json.loads(json.dumps(dict(bound)))
         self._largest = largest
         self._logged = False
+
+    def check(self) -> None:
+        """Raise if the state could not be loaded or saved; leaves nothing behind.
+
+        Raises:
+            EmoGuardError: saying why.
+
+        """
+        if self._path is not None:
+            check_writable(self._path)
+            self.load()
 
     def load(self) -> dict[str, Any] | None:
         """Return the state that was saved last, None when there is none for what it is bound to.
@@ -51,7 +63,7 @@ class Checkpoint:
             return None
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise self.broken(error) from error
-        if bound != self._bound:
+        if self._bound not in (None, bound):
             log.warning(
                 "%s was kept under other labels, limits or another baseline: starting afresh",
                 self._path,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emoguard.advice import fit_command
 from emoguard.errors import EmoGuardError
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Witness:
             raise EmoGuardError(
                 f"the hook on {door.identity.name} does not sit where the probe was fitted: "
                 f"{', '.join(wrong)}; the probe was made for another model or another layer "
-                "numbering: run emoguard fit on this model"
+                f"numbering: make one for this model with {fit_command()}"
             )
 
 

@@ -23,6 +23,8 @@ log = logging.getLogger("emoguard")
 FORMAT = 1
 ENTRY_BYTES = 2048
 """More than one conversation takes in the file."""
+LARGEST = ENTRY_BYTES * (MOST_CONVERSATIONS + 1)
+"""As large as any policy allows: the file may be from a time when more were kept."""
 SAVE_SECONDS = 1.0
 """The file is written at most this often, in a thread of its own."""
 MOST_PENDING = 4096
@@ -60,9 +62,7 @@ class Ledger:
         self._keep = policy().keep_conversations
         self._faults: deque[str] = deque(maxlen=256)
         self._logged = False
-        # As large as any policy allows: the file may be from a time when more were kept.
-        largest = ENTRY_BYTES * (MOST_CONVERSATIONS + 1)
-        self._checkpoint = Checkpoint(policy().state, {"notices": FORMAT}, largest=largest)
+        self._checkpoint = Checkpoint(policy().state, {"notices": FORMAT}, LARGEST)
         self._histories = self._restored()
         if policy().followed():
             claims.patterns()  # compiled here, not within the first response
@@ -236,6 +236,16 @@ class Ledger:
             first, self._logged = not self._logged, True
         if first:
             log.error("notices failed, the response goes on (logged once): %r", error)
+
+
+def check_state(path: str | None) -> None:
+    """Raise if histories could not be kept in this file; leaves nothing behind.
+
+    Raises:
+        EmoGuardError: saying why.
+
+    """
+    Checkpoint(path, None, LARGEST).check()
 
 
 def _key(conversation: str | None) -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emoguard.advice import fit_command
 from emoguard.errors import EmoGuardError
 from emoguard.records import VERDICTS, Verdict
 
@@ -67,6 +68,16 @@ class Probe:
         known = [(label, v) for label in self.labels for v in VERDICTS if told.get(label) == v]
         return dict(known)
 
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Return the reasons to doubt this probe that its card holds, one line each.
+
+        What is no line of text is missing: a card may hold anything.
+        """
+        kept = self.card.get("cautions")
+        lines = kept if isinstance(kept, list | tuple) else ()
+        return tuple(line for line in lines if isinstance(line, str) and line.isprintable())
+
     def project(self, residuals: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return raw projections (tokens, labels) of residuals (layers, tokens, hidden)."""
         return self.fold(None).read(residuals)
@@ -109,7 +120,8 @@ class Probe:
             raise EmoGuardError(
                 f"probe {self.name} was made for a {self.architecture} model with "
                 f"{self.model_layers} layers of width {self.hidden}, got {identity.name} with "
-                f"{identity.layers} layers of width {identity.hidden}: run emoguard fit on it"
+                f"{identity.layers} layers of width {identity.hidden}: give a probe of that model, "
+                f"or make one with {fit_command()}"
             )
 
     def _check_names(self) -> None:
@@ -146,8 +158,8 @@ class Probe:
         ):
             if array.shape != wanted:
                 raise EmoGuardError(
-                    f"{name} must have shape {wanted}, got {array.shape}: "
-                    "this probe was made for another model; run emoguard fit"
+                    f"{name} must have shape {wanted}, got {array.shape}: the arrays of a probe "
+                    f"belong to one model; make it again with {fit_command()}"
                 )
             if not np.all(np.isfinite(array)):
                 raise EmoGuardError(f"{name} holds NaN or infinity: make the probe again")

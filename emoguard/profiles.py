@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Literal
 
+from emoguard import nearest
 from emoguard.errors import EmoGuardError
 
 Start = Literal["conversation", "day", "interaction"]
@@ -87,9 +87,7 @@ class Profiles:
 
         """
         if name not in self.by_name:
-            near = difflib.get_close_matches(name, self.by_name, n=1)
-            known = ", ".join(self.by_name)
-            hint = f"did you mean {near[0]}?" if near else f"known profiles: {known}"
+            hint = nearest.hint(name, self.by_name, "profiles")
             raise EmoGuardError(f"notices: {name:.60} is no profile; {hint}")
         return self.by_name[name]
 

@@ -91,9 +91,11 @@ class ShowsNotices(Protocol):
 class SinkFactory(Protocol):
     """What the groups `emoguard.monitors` and `emoguard.exporters` name: the class of a sink.
 
-    The sink may have a method `close`, called when nobody reports to it any more, and an exporter a
-    method `join`, called with all sinks of the policy once they are open, so that it can show what
-    they know.
+    The class may have a class method `check_policy`, which `emoguard check` calls with the same
+    options: it raises EmoGuardError where `from_policy` would on this machine, and leaves nothing
+    behind. The sink may have a method `close`, called when nobody reports to it any more, and an
+    exporter a method `join`, called with all sinks of the policy once they are open, so that it can
+    show what they know.
     """
 
     def from_policy(self, site: Site, **options: Any) -> Sink:

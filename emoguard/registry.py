@@ -13,9 +13,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from emoguard.annotation import nearest
+from emoguard import nearest
+from emoguard.advice import fit_command
 from emoguard.call import called_through
+from emoguard.cautions import cautions
 from emoguard.errors import EmoGuardError
+from emoguard.extras import install_command
 from emoguard.guard import Guard, check_guard
 from emoguard.policy import Policy
 from emoguard.reload import PolicySource, open_policy
@@ -39,8 +42,6 @@ CALLS = ("generate", "create_completion", "create_chat_completion")
 OF_GUARD = ("policy", "probe", "sinks", "on_alert")
 """What `open_guard` takes beside a plug-in's options."""
 
-EXTRAS = {"transformers": "transformers", "llama_cpp": "llamacpp"}
-
 
 def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
     """Watch `model` with `guard`; works on a Transformers model and on a `llama_cpp.Llama`.
@@ -48,7 +49,8 @@ def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
     Without a guard a probe shipped with EmoGuard is used, if one fits. Options go to the plug-in:
     `tokenizer` for Transformers, `backend` ("auto", "native", "callback") for llama.cpp.
     `EMOGUARD_DISABLE=1` in the environment makes this a watch that reads nothing and says so; calls
-    that carry `emoguard=` still work.
+    that carry `emoguard=` still work. What makes scores doubtful is logged: a model file that the
+    probe is not calibrated for, a probe of few texts.
 
     Raises:
         EmoGuardError: an object that is no supported model or no guard, an unknown option, a probe
@@ -63,7 +65,10 @@ def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
         check_guard(guard)
     else:
         guard = shipped(plugin.open_residuals(inner, **options))
-    return plugin.attach(inner, guard, **options)
+    watch = plugin.attach(inner, guard, **options)
+    for caution in cautions(guard, watch.identity):
+        log.warning("%s", caution)
+    return watch
 
 
 @contextmanager
@@ -142,8 +147,9 @@ def _check_options(
                 f"{name}: no option of attach: give it to open_guard, and its guard to attach"
             )
         if name not in known:
-            hint = nearest(name, (*known, *also)) or f"; known options: {', '.join(known)}"
-            raise EmoGuardError(f"{name}: unknown option for a {type(model).__qualname__}{hint}")
+            close = nearest.near(name, (*known, *also))
+            hint = f"did you mean {close}?" if close else f"known options: {', '.join(known)}"
+            raise EmoGuardError(f"{name}: unknown option for a {type(model).__qualname__}; {hint}")
 
 
 def find(model: Any) -> tuple[Plugin, Any]:
@@ -156,8 +162,7 @@ def find(model: Any) -> tuple[Plugin, Any]:
             return cast("Plugin", importlib.import_module(known[name].value)), inner
         except ModuleNotFoundError as error:
             raise EmoGuardError(
-                f"watching a {name} model needs {error.name}: "
-                f"pip install 'emoguard[{EXTRAS.get(name, 'all')}]'"
+                f"watching a {name} model needs {error.name}: {install_command(str(error.name))}"
             ) from error
     raise EmoGuardError(
         f"wanted a model of {' or '.join(sorted(known))}, got {type(model).__qualname__} from "
@@ -178,10 +183,15 @@ def unwrap(model: Any) -> Any:
         model = inner
 
 
-def shipped(door: Residuals) -> Guard:
+def shipped(door: Residuals, model: str = "MODEL") -> Guard:
     """Return a guard with the shipped probe that fits the model behind `door`.
 
-    A probe fits when sizes agree and the witness finds every layer where it was fitted.
+    A probe fits when sizes agree and the witness finds every layer where it was fitted. `model` is
+    the path of the model, for the command in the error.
+
+    Raises:
+        EmoGuardError: none fits.
+
     """
     found = shipped_files()
     for name in found:
@@ -197,8 +207,8 @@ def shipped(door: Residuals) -> Guard:
     raise EmoGuardError(
         f"no shipped probe fits {door.identity.name} ({door.identity.architecture}, "
         f"{door.identity.layers} layers of width {door.identity.hidden}); shipped: "
-        f"{', '.join(found) or 'none'}. Make one with emoguard fit and pass "
-        "Guard.load('yours.safetensors')"
+        f"{', '.join(found) or 'none'}. Make one with {fit_command(model)} and give it by --probe, "
+        "in Python by Guard.load"
     )
 
 

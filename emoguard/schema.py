@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 import numpy as np
 
+from emoguard import nearest
 from emoguard.annotation import (
     LARGEST_INTEGER,
     Mismatch,
@@ -196,17 +196,13 @@ def _in_yaml_words(mistake: ErrorDetails, key: str) -> str:
 
 
 def _hint(cls: type[Any], path: Sequence[str]) -> str:
-    """Return the near key at this place, else the near one anywhere, else all of this place."""
+    """Return where else this very key stands, else the near one at this place, else all of it."""
     # Of a name of megabytes the comparison alone takes seconds.
-    section, name = _section(cls, path[:-1]), path[-1][:60]
-    elsewhere = {key.rpartition(".")[2]: key for key in _paths(cls)}
-    near = difflib.get_close_matches(name, _known(section), n=1)
-    if near and name not in elsewhere:
-        return f"; did you mean {near[0]}?"
-    far = difflib.get_close_matches(name, elsewhere, n=1)
-    if far:
-        return f"; did you mean {elsewhere[far[0]]}?"
-    return f"; known keys: {', '.join(_known(section))}"
+    name = path[-1][:60]
+    elsewhere = [key for key in _paths(cls) if key.rpartition(".")[2] == name]
+    if elsewhere:
+        return f"; did you mean {' or '.join(elsewhere)}?"
+    return f"; {nearest.hint(name, _known(_section(cls, path[:-1])), 'keys')}"
 
 
 def _section(cls: type[Any], path: Sequence[str]) -> type[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,8 +10,9 @@ from importlib.metadata import EntryPoint, entry_points
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from emoguard import schema
+from emoguard import nearest, schema
 from emoguard.errors import EmoGuardError
+from emoguard.extras import install_command
 
 if TYPE_CHECKING:
     from emoguard.calibration import Calibration
@@ -63,14 +63,13 @@ def open_sinks(
     """
     opened: list[Sink] = []
     with ExitStack() as stack:
-        for index, entry in enumerate((*site.policy.sinks, *also)):
-            ((name, options),) = entry.items()
-            factory = _factory(f"sinks.{index}", name)
-            taken = checked_options(f"sinks.{index}.{name}", factory.from_policy, options)
+        for key, name, options in (*_named(site.policy.sinks, "sinks."), *_named(also)):
+            factory = _factory(key, name)
+            taken = checked_options(key, factory.from_policy, options)
             try:
                 sink = factory.from_policy(site, **taken)
             except EmoGuardError as error:
-                raise EmoGuardError(f"sinks.{index}.{name}: {error}") from error
+                raise EmoGuardError(f"{key}: {error}") from error
             close = getattr(sink, "close", None)
             if close is not None:
                 stack.callback(close)
@@ -89,10 +88,25 @@ def check_sinks(policy: Policy) -> None:
         EmoGuardError: an unknown name or option, or an option of the wrong type.
 
     """
-    for index, entry in enumerate(policy.sinks):
-        ((name, options),) = entry.items()
-        factory = _factory(f"sinks.{index}", name)
-        checked_options(f"sinks.{index}.{name}", factory.from_policy, options)
+    for key, name, options in _named(policy.sinks, "sinks."):
+        checked_options(key, _factory(key, name).from_policy, options)
+
+
+def check_places(policy: Policy) -> list[str]:
+    """Return why sinks of a policy could not be opened on this machine; opens none.
+
+    Asked are sinks with a class method `check_policy`, which takes the options of `from_policy`.
+    """
+    found = []
+    for key, name, options in _named(policy.sinks, "sinks."):
+        factory = _factory(key, name)
+        check = getattr(factory, "check_policy", None)
+        if check is not None:
+            try:
+                check(**checked_options(key, factory.from_policy, options))
+            except EmoGuardError as error:
+                found.append(f"{key}: {error}")
+    return found
 
 
 def sink_points() -> dict[str, EntryPoint]:
@@ -100,22 +114,28 @@ def sink_points() -> dict[str, EntryPoint]:
     return {point.name: point for group in GROUPS for point in entry_points(group=group)}
 
 
+def _named(
+    entries: Iterable[Mapping[str, Mapping[str, Any]]], section: str = ""
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield (key, name, options) of sinks; in a policy's `section` a key has their number, too."""
+    for index, entry in enumerate(entries):
+        ((name, options),) = entry.items()
+        yield f"{section and f'{section}{index}.'}{name:.60}", name, options
+
+
 def _factory(key: str, name: str) -> SinkFactory:
     known = sink_points()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known sinks: {', '.join(sorted(known))}"
-        raise EmoGuardError(f"{key}.{name:.60}: unknown; {hint}")
+        hint = nearest.hint(name, sorted(known), "sinks")
+        raise EmoGuardError(f"{key}: unknown; {hint}")
     try:
         factory: SinkFactory = known[name].load()
     except ModuleNotFoundError as error:
         raise EmoGuardError(
-            f"{key}.{name} needs {error.name}: pip install 'emoguard[{name}]'"
+            f"{key} needs {error.name}: {install_command(str(error.name))}"
         ) from error
     if not hasattr(factory, "from_policy"):
-        raise EmoGuardError(
-            f"{key}.{name} cannot be opened from a policy: pass it to Guard(sinks=)"
-        )
+        raise EmoGuardError(f"{key} cannot be opened from a policy: pass it to Guard(sinks=)")
     return factory
 
 
@@ -126,9 +146,9 @@ def checked_options(key: str, opens: Any, options: Mapping[str, Any]) -> dict[st
     hints = _hints(opens, known)
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'none'}"
-            raise EmoGuardError(f"{key}.{name:.60}: unknown; {hint}")
+            raise EmoGuardError(
+                f"{key}.{name:.60}: unknown; {nearest.hint(name, known, 'options')}"
+            )
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in options:
             raise EmoGuardError(f"{key}.{name}: wanted, got nothing: write {name}: …")

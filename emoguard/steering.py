@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from emoguard.advice import calibrate_command
 from emoguard.errors import EmoGuardError
 from emoguard.plan import CEILING, Plan
 
@@ -318,7 +319,7 @@ def prepare(plan: Plan, probe: Probe, calibration: Calibration | None, bound: fl
     if calibration is None:
         raise EmoGuardError(
             "steering needs a calibration of exactly this model file, which says how long its "
-            f"residuals are, and {probe.name} has none: run emoguard calibrate"
+            f"residuals are, and {probe.name} has none: make one with {calibrate_command()}"
         )
     layers = sorted(set(plan.layers or probe.layers))
     made = [

@@ -6,26 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from emoguard.errors import EmoGuardError
-
-EXTRAS = {
-    "click": "cli",
-    "rich": "cli",
-    "llama_cpp": "llamacpp",
-    "torch": "transformers",
-    "transformers": "transformers",
-    "gguf": "fit",
-    "matplotlib": "fit",
-    "sklearn": "fit",
-    "vaderSentiment": "fit",
-    "prometheus_client": "prometheus",
-    "fastapi": "serve",
-    "pydantic_settings": "serve",
-    "sse_starlette": "serve",
-    "starlette": "serve",
-    "starlette_context": "serve",
-    "uvicorn": "serve",
-}
-"""Which extra of this package brings which library."""
+from emoguard.extras import EXTRAS, install_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,8 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         root = (error.name or "").partition(".")[0]
         if root not in EXTRAS:
             raise
-        extra = EXTRAS[root]
-        sys.stderr.write(f"emoguard: this needs {root}: pip install 'emoguard[{extra}]'\n")
+        sys.stderr.write(f"emoguard: this needs {root}: {install_command(root)}\n")
     return 1
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from emoguard.baseline import Baseline
 from emoguard.cli import logs
+from emoguard.cli.paths import check_out
 from emoguard.policy import Policy
 
 
@@ -42,6 +43,7 @@ def baseline(
     from it. Name the file that is written as drift.baseline in the policy; processes that run take
     it up when they are started again.
     """
+    check_out("--out", out)
     policy = Policy.load(policy_path) if policy_path else Policy()
     start = since.replace(tzinfo=UTC).timestamp() if since else 0.0
     reports = logs.Reports(paths, logs.key(key_file, key_env, policy))

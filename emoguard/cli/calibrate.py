@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,8 +16,9 @@ from rich.table import Table
 from emoguard import artifact
 from emoguard.calibration import Calibration
 from emoguard.certificate import ENOUGH_RESPONSES
-from emoguard.cli.models import load
+from emoguard.cli.models import RUNTIME, Runtime, load
 from emoguard.cli.paint import printable
+from emoguard.cli.paths import check_out
 from emoguard.cli.probes import open_probe
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora
@@ -40,9 +40,9 @@ class Opened:
     door: Any
 
     @classmethod
-    def load(cls, path: str, threads: int | None = None) -> Opened:
+    def load(cls, path: str, threads: int | None = None, runtime: Runtime = "auto") -> Opened:
         """Open a GGUF file or a Transformers folder."""
-        model, tokenizer = load(path, threads=threads)
+        model, tokenizer = load(path, runtime, threads)
         options = {} if tokenizer is None else {"tokenizer": tokenizer}
         plugin, inner = find(model)
         return cls(model, tokenizer, plugin.open_residuals(inner, **options))
@@ -50,6 +50,7 @@ class Opened:
 
 @click.command(short_help="Measure what is ordinary for a model.")
 @click.option("--model", "path", required=True, help="A GGUF file or a Transformers folder.")
+@RUNTIME
 @click.option("--probe", required=True, help="A probe file, or the name of a shipped one.")
 @click.option("--out", required=True, help="The probe file to write (.safetensors).")
 @click.option(
@@ -58,15 +59,34 @@ class Opened:
     help="Another file of the same weights (a quantisation, a Transformers folder) to calibrate.",
 )
 @click.option("--prompts", "prompts_path", help="Neutral prompts, one per line; default: ours.")
-@click.option("--responses", default=ENOUGH_RESPONSES, show_default=True, help="To measure on.")
-@click.option("--tokens", default=128, show_default=True, help="Most tokens per response.")
-@click.option("--temperature", default=0.7, show_default=True, help="Of the sampling.")
+@click.option(
+    "--responses",
+    type=click.IntRange(8),
+    default=ENOUGH_RESPONSES,
+    show_default=True,
+    help="To measure on.",
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(1),
+    default=128,
+    show_default=True,
+    help="Most tokens per response.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0),
+    default=0.7,
+    show_default=True,
+    help="Of the sampling.",
+)
 @click.option("--system", default="", help="The system prompt that is used in production.")
 @click.option("--language", default="en", show_default=True, help="Of the prompts, to be told.")
 @click.option("--policy", "policy_path", help="Policy whose alarms are to be certified.")
-@click.option("--threads", type=int, help="Of llama.cpp; default: its own choice.")
+@click.option("--threads", type=click.IntRange(1), help="Of llama.cpp; default: its own choice.")
 def calibrate(
     path: str,
+    runtime: Runtime,
     probe: str,
     out: str,
     also: tuple[str, ...],
@@ -85,8 +105,7 @@ def calibrate(
     kept. Files named by --also are calibrated on the same responses, which are kept in
     OUT.answers.jsonl as they come: after an interruption the same command goes on where it was.
     """
-    if Path(out).suffix != ".safetensors":
-        raise EmoGuardError(f"--out must end in .safetensors, got {out}")
+    check_out("--out", out, ".safetensors")
     policy = Policy.load(policy_path) if policy_path else Policy()
     found, before, _ = open_probe(probe)
     asked = Asked(
@@ -95,14 +114,15 @@ def calibrate(
         responses,
         policy.alarms,
     )
-    opened = Opened.load(path, threads)
+    opened = Opened.load(path, threads, runtime)
     others = [partial(Opened.load, given, threads) for given in also]
     with bars() as progress:
         made = calibrate_files(found, before, opened, others, asked, out, progress)
     for each in made:
-        _show(found, each, policy)
+        _show(found, each, policy, responses)
     Console(highlight=False).print(
-        f"Wrote {out}. The responses in {out}.answers.jsonl may be deleted.",
+        f"Wrote {out}: give it by --probe, in Python by Guard.load. The responses in "
+        f"{out}.answers.jsonl may be deleted.",
         markup=False,
         soft_wrap=True,
     )
@@ -229,7 +249,7 @@ def bars() -> Progress:
     )
 
 
-def _show(probe: Probe, made: Calibration, policy: Policy) -> None:
+def _show(probe: Probe, made: Calibration, policy: Policy, wanted: int) -> None:
     guard = Guard(probe, [made], policy)
     share = policy.alarms.rate_per_1000_tokens / max(1, len(guard.monitored))
     table = Table(
@@ -248,15 +268,19 @@ def _show(probe: Probe, made: Calibration, policy: Policy) -> None:
         table.add_row(printable(label), *told)
     Console(highlight=False).print(table)
     if None in guard.site(made.identity).thresholds:
-        Console(highlight=False).print(_advice(made))
+        Console(highlight=False).print(_advice(made, wanted))
 
 
-def _advice(made: Calibration) -> str:
+def _advice(made: Calibration, wanted: int) -> str:
+    """Say what would certify more labels; `wanted` is how many responses were asked for."""
     whole = made.curve.responses if made.curve else 0
     if whole < ENOUGH_RESPONSES:
+        # Fewer than wanted: the prompts ran out before so many answers were long enough.
+        few = wanted < ENOUGH_RESPONSES
+        more = f"give --responses {ENOUGH_RESPONSES}" if few else "give more --prompts"
         return (
             f"A certificate needs {ENOUGH_RESPONSES} responses as long as the alarm window, got "
-            f"{whole}: give more prompts. Until then crossings are null in reports."
+            f"{whole}: {more}. Until then crossings are null in reports."
         )
     return (
         "Labels that cannot be certified have crossings null in reports: give more --responses or "

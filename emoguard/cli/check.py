@@ -2,55 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from emoguard.advice import calibrate_command
+from emoguard.baseline import Baseline
+from emoguard.cli.meaning import has_sink, meaning
 from emoguard.cli.paint import printable
 from emoguard.cli.probes import open_probe
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
-from emoguard.plan import Plan
-from emoguard.policy import (
-    AlarmPolicy,
-    DriftPolicy,
-    NoticePolicy,
-    Policy,
-    RequestPolicy,
-    SteeringPolicy,
-)
-from emoguard.profiles import Profile
-from emoguard.reload import FIXED
-from emoguard.sinks import check_sinks
+from emoguard.ledger import check_state
+from emoguard.policy import Policy
+from emoguard.records import Verdict
+from emoguard.shipped import shipped_files
+from emoguard.sinks import check_places, check_sinks
 
-ON_ALERT = {
-    "report": "an alarm is reported",
-    "callback": "an alarm is reported and handed to the program's on_alert, which emoguard serve "
-    "does not have",
-    "stop": "an alarm is reported and ends the response",
-}
+DOUBT = (
+    "watched because the policy names them, but validation did not find them usable: their alarms "
+    "say little"
+)
 
 
 @click.command(short_help="Say what a policy file means.")
 @click.argument("file")
 @click.option("--probe", help="A probe file or shipped probe that the policy should fit.")
-def check(file: str, probe: str | None) -> None:
+@click.option(
+    "--elsewhere", is_flag=True, help="It is for another machine: do not try its files and ports."
+)
+@click.pass_context
+def check(ctx: click.Context, file: str, probe: str | None, *, elsewhere: bool) -> None:
     """Say what the policy in FILE means, or what is wrong with it (exit 1).
 
-    With --probe its labels and its plan are checked against that probe, too.
+    Files, keys and ports that it names are tried on this machine, and left as they are. With
+    --probe its labels and its plan are checked against that probe, too.
     """
     policy = Policy.load(file)
-    found = open_probe(probe) if probe is not None else None
+    opened = open_probe(probe) if probe is not None else None
     try:
         check_sinks(policy)
         rows = meaning(policy)
-        if found is not None:
-            rows += _fit(Guard(found[0], found[1], policy))
+        if opened is not None:
+            # A file of notices that cannot be used is one of the problems below, and not the first.
+            kept = dataclasses.replace(policy.notices, state=None)
+            guard = Guard(opened[0], opened[1], dataclasses.replace(policy, notices=kept))
+            rows += _fit(guard)
+        else:
+            guard = None
+            rows += _shipped_verdicts(policy)
     except EmoGuardError as error:
         raise EmoGuardError(f"{file}: {error}") from error
     table = Table.grid(padding=(0, 2))
@@ -59,6 +64,37 @@ def check(file: str, probe: str | None) -> None:
     for key, words in rows:
         table.add_row(key, Text(printable(words)))
     Console(highlight=False).print(table)
+    problems = [] if elsewhere else _problems(policy, guard)
+    for problem in problems:
+        click.echo(printable(f"emoguard: {file}: {problem}"), err=True)
+    if problems:
+        ctx.exit(1)
+
+
+def _problems(policy: Policy, guard: Guard | None) -> list[str]:
+    """Return what would keep a process with this policy from starting on this machine."""
+    found = check_places(policy)
+    attempts: dict[str, Callable[[], None]] = {
+        "notices.state": lambda: check_state(policy.notices.state),
+        "drift.baseline": lambda: _check_baseline(policy, guard),
+    }
+    for key, attempt in attempts.items():
+        try:
+            attempt()
+        except EmoGuardError as error:
+            found.append(f"{key}: {error}")
+    return found
+
+
+def _check_baseline(policy: Policy, guard: Guard | None) -> None:
+    """Refuse a baseline that the drift monitor could not use; one that is not there yet is fine."""
+    path = policy.drift.baseline
+    if not has_sink(policy, "drift") or path is None or not Path(path).exists():
+        return
+    baseline = Baseline.load(path)
+    probe = baseline.probe if guard is None else guard.probe.name
+    baseline.check_fits(baseline.identity, probe, policy.drift.block_responses)
+    baseline.columns(policy.labels if guard is None else guard.monitored)
 
 
 def _fit(guard: Guard) -> list[tuple[str, str]]:
@@ -70,13 +106,8 @@ def _fit(guard: Guard) -> list[tuple[str, str]]:
     """
     guard.check(guard.policy)
     rows = [("probe", f"{guard.probe.name} has every label and layer that is named")]
-    verdicts = guard.probe.verdicts
-    poor = [
-        f"{label} ({verdicts[label]})" for label in guard.labels if label not in guard.monitored
-    ]
-    if poor:
-        told = f"{', '.join(poor)}: found not to be usable, so not monitored unless named in labels"
-        rows.append(("verdicts", told))
+    rows += [("", f"caution: {caution}") for caution in guard.probe.cautions]
+    rows += _verdicts(guard)
     amplifying = guard.policy.notices.amplifying
     for calibration in guard.calibrations:
         thresholds = guard.thresholds(calibration.identity)
@@ -88,120 +119,33 @@ def _fit(guard: Guard) -> list[tuple[str, str]]:
         rows.append((f"on {identity.quantisation}", f"{said} at this rate{told}"))
         if mute := [label for label in amplifying if label in without]:
             rows.append(("", f"{', '.join(mute)}: listed as amplifying, and without a threshold"))
+    if not guard.calibrations:
+        rows.append(("calibrated", f"for no model file: make one with {calibrate_command()}"))
     return rows
 
 
-def meaning(policy: Policy) -> list[tuple[str, str]]:
-    """Return each part of a policy and what it means."""
-    sampled = f"{policy.sample_ratio:.6g} of all" if policy.sample_ratio < 1 else "all"
-    unsupported = "refused" if policy.on_unsupported == "refuse" else "run and reported as skipped"
-    return [
-        ("labels", ", ".join(policy.labels) or "all usable labels of the probe"),
-        ("alarms", _alarms(policy.alarms)),
-        ("drift", _drift(policy.drift)),
-        ("steering", _steering(policy.steering)),
-        ("requests", _requests(policy.requests)),
-        ("notices", _notices(policy.notices)),
-        *((f"  {profile.name}", _profile(profile)) for profile in policy.notices.followed()),
-        ("on_unsupported", f"generation without one reading per token is {unsupported}"),
-        (
-            "sample_ratio",
-            f"sinks see {sampled} plain responses, steered and faulty ones always",
-        ),
-        ("sinks", "; ".join(map(_sink, policy.sinks)) or "none: reports stay in this process"),
-        ("keep_reports", f"the last {policy.keep_reports} reports and alerts are remembered"),
-        ("restart for", f"{', '.join(FIXED)}; other changes take effect with the next response"),
-    ]
+def _verdicts(guard: Guard) -> list[tuple[str, str]]:
+    """Return which labels validation did not find usable, watched ones first."""
+    verdicts = guard.probe.verdicts
+    watched = _poor(verdicts, guard.monitored)
+    left = _poor(verdicts, [label for label in guard.labels if label not in guard.monitored])
+    rows = [("verdicts", f"{watched}: {DOUBT}")] if watched else []
+    return rows + ([("verdicts", f"{left}: not watched unless named in labels")] if left else [])
 
 
-def _alarms(alarms: AlarmPolicy) -> str:
-    return (
-        f"at most {alarms.rate_per_1000_tokens:g} crossings per 1,000 response tokens on neutral "
-        f"responses, all labels together; rolling mean of {alarms.window_tokens} tokens, armed "
-        f"again {alarms.hysteresis_sd:g} sd below the threshold; {ON_ALERT[alarms.on_alert]}"
-    )
+def _shipped_verdicts(policy: Policy) -> list[tuple[str, str]]:
+    """Return which labels that the policy names are not usable in shipped probes that have them."""
+    named = dict.fromkeys((*policy.labels, *policy.notices.amplifying))
+    rows = []
+    for name in shipped_files() if named else ():
+        probe = open_probe(name)[0]
+        poor = _poor(probe.verdicts, named) if named.keys() <= set(probe.labels) else ""
+        if poor:
+            rows.append(("verdicts", f"in {name} {poor}: {DOUBT}"))
+    return rows
 
 
-def _drift(drift: DriftPolicy) -> str:
-    baseline = drift.baseline or "none"
-    if drift.baseline is None or not Path(drift.baseline).exists():
-        baseline += " yet: drift is learning"
-    return (
-        f"a shift of the mean rank by more than {drift.tolerance_rank:g} is worth an alarm; "
-        f"unchanged traffic alarms at most once in {drift.arl_blocks:,} blocks of "
-        f"{drift.block_responses} responses on average; baseline {baseline}"
-    )
-
-
-def _steering(steering: SteeringPolicy) -> str:
-    excess = "refused" if steering.on_excess == "refuse" else "clipped"
-    fault = "runs unsteered" if steering.on_fault == "unsteered" else "is stopped"
-    return (
-        f"no token is moved by more than {steering.max_dose_ratio:.6g} of its length; "
-        f"{_plan(steering.plan)}; a plan beyond the bound is {excess}; after a fault the rest of "
-        f"the response {fault}; a response that a plan moved counts neither for drift nor for its "
-        "baseline"
-    )
-
-
-def _plan(plan: Plan) -> str:
-    if plan.is_empty:
-        return "nothing is steered unless a request asks"
-    said = [f"{label} {dose:+g}" for label, dose in plan.add.items()]
-    said += [f"{label} capped at quantile {limit:g}" for label, limit in plan.cap.items()]
-    said += [f"{label} held above quantile {limit:g}" for label, limit in plan.floor.items()]
-    said += [f"{label} held at the neutral median" for label in plan.ablate]
-    layers = ", ".join(map(str, plan.layers))
-    where = f" at layers {layers}" if layers else ""
-    return f"every response is steered: {', '.join(said)}{where}"
-
-
-def _requests(requests: RequestPolicy) -> str:
-    deeds = {
-        "bring a steering plan": requests.plan,
-        "ask for scores": requests.scores,
-        "choose the channel of notices": requests.channel,
-        "name its conversation": requests.conversation,
-    }
-    may = [deed for deed, allowed in deeds.items() if allowed]
-    may_not = [deed for deed, allowed in deeds.items() if not allowed]
-    said = [
-        f"{word} {', '.join(some)}" for word, some in (("may", may), ("may not", may_not)) if some
-    ]
-    return f"over the wire one {' and '.join(said)}"
-
-
-def _notices(notices: NoticePolicy) -> str:
-    where = "in the field beside the answer" if notices.channel == "field" else "after its text"
-    words = f"own words for {', '.join(notices.text)}" if notices.text else "shipped words"
-    kept = notices.state or "this process only: after a restart every conversation is new"
-    minors = "known to be minors" if notices.known_minors else "not known to be minors"
-    rises = f", one in which {' or '.join(notices.amplifying)} rises" if notices.amplifying else ""
-    demands = f"users are {minors}" if notices.followed() else "no profile is followed"
-    return (
-        f"a steered response carries one{rises}; {demands}; a pause of "
-        f"{notices.continuing_gap_minutes:g} minutes ends an interaction; written {where}, "
-        f"{words}, locale {notices.locale}; {notices.keep_conversations:,} conversations are "
-        f"remembered in {kept}"
-    )
-
-
-def _profile(profile: Profile) -> str:
-    start = {
-        "conversation": "with the first response of a conversation",
-        "day": "with the first response of an interaction, once a day",
-        "interaction": "with the first response of an interaction",
-    }[profile.start]
-    parts = [start]
-    if profile.unused_days is not None:
-        parts.append(f"again after {profile.unused_days:g} days without one")
-    if profile.every_hours is not None:
-        reminder = ", with a break suggested" if profile.break_reminder else ""
-        parts.append(f"every {profile.every_hours:g} hours{reminder}")
-    return f"{', '.join(parts)}; in force from {profile.in_force} ({profile.title})"
-
-
-def _sink(sink: Mapping[str, Mapping[str, Any]]) -> str:
-    ((name, options),) = sink.items()
-    told = ", ".join(f"{key} {value}" for key, value in options.items())
-    return f"{name} ({told})" if told else name
+def _poor(verdicts: Mapping[str, Verdict], labels: Iterable[str]) -> str:
+    """Return those of some labels that validation did not find usable, with its verdict."""
+    found = [(label, verdicts.get(label, "usable")) for label in labels]
+    return ", ".join(f"{label} ({verdict})" for label, verdict in found if verdict != "usable")

@@ -20,7 +20,9 @@ from rich.table import Table
 
 from emoguard.cli.calibrate import Opened, bars
 from emoguard.cli.paint import printable
+from emoguard.cli.paths import check_out
 from emoguard.errors import EmoGuardError
+from emoguard.extras import install_command
 from emoguard.fit import compareplot, corpora
 from emoguard.fit.compare import ModelComparison, Paired, Read, check_pair
 from emoguard.fit.compare import compare as measure
@@ -48,11 +50,19 @@ APART = "*"
     "--layer",
     "layers",
     multiple=True,
-    type=int,
+    type=click.IntRange(0),
     help="A layer to compare at, repeat for several; default: the best four of both.",
 )
-@click.option("--most", default=72, show_default=True, help="Texts per label.")
-@click.option("--skip", default=SKIP, show_default=True, help="Leading tokens to leave out.")
+@click.option(
+    "--most", type=click.IntRange(1), default=72, show_default=True, help="Texts per label."
+)
+@click.option(
+    "--skip",
+    type=click.IntRange(0),
+    default=SKIP,
+    show_default=True,
+    help="Leading tokens to leave out.",
+)
 @click.option(
     "--residuals",
     default="compare.residuals",
@@ -61,7 +71,7 @@ APART = "*"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--png", help="Draw a picture into this file.")
-@click.option("--threads", type=int, help="Of llama.cpp; default: its own choice.")
+@click.option("--threads", type=click.IntRange(1), help="Of llama.cpp; default: its own choice.")
 def compare(
     *,
     a: str,
@@ -211,11 +221,11 @@ def _labelled(corpus: str | None, labels: Sequence[corpora.Label], most: int) ->
 
 
 def _check_options(png: str | None) -> None:
-    for module, package in {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}.items():
+    for module in ("sklearn", "matplotlib"):
         if importlib.util.find_spec(module) is None and (png or module == "sklearn"):
-            raise EmoGuardError(f"comparing needs {package}: pip install 'emoguard[fit]'")
-    if png and Path(png).suffix != ".png":
-        raise EmoGuardError(f"--png must end in .png, got {png}")
+            raise EmoGuardError(f"comparing needs {module}: {install_command(module)}")
+    if png:
+        check_out("--png", png, ".png")
 
 
 def _print(found: ModelComparison) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from emoguard.cli.answer import Prompt, answer
 from emoguard.cli.calibrate import Opened, bars
+from emoguard.cli.paths import check_out
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora
 from emoguard.fit.writer import Manuscript, Order, orders
@@ -21,10 +22,28 @@ from emoguard.fit.writer import Manuscript, Order, orders
 @click.option("--out", required=True, help="The corpus to write (JSON lines).")
 @click.option("--labels", "labels_path", help="Labels and their words (JSON); default: ours.")
 @click.option("--topics", "topics_path", help="Topics, one per line; default: ours.")
-@click.option("--each", default=3, show_default=True, help="Texts per label and topic.")
-@click.option("--tries", default=4, show_default=True, help="Attempts at a text before it is left.")
-@click.option("--temperature", default=0.9, show_default=True, help="Of the sampling.")
-@click.option("--threads", type=int, help="Of llama.cpp; default: its own choice.")
+@click.option(
+    "--each",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Texts per label and topic.",
+)
+@click.option(
+    "--tries",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="Attempts at a text before it is left.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0),
+    default=0.9,
+    show_default=True,
+    help="Of the sampling.",
+)
+@click.option("--threads", type=click.IntRange(1), help="Of llama.cpp; default: its own choice.")
 def corpus(
     path: str,
     out: str,
@@ -41,6 +60,7 @@ def corpus(
     is kept in OUT.attempts.jsonl as it comes: after an interruption the same command goes on where
     it was. A corpus by the model itself shows what its own words do; fit on others, too.
     """
+    check_out("--out", out)
     topics = corpora.read_prompts(topics_path) if topics_path else own_topics()
     labels = corpora.read_labels(labels_path)
     wanted = orders(labels, topics, each)

@@ -20,8 +20,10 @@ from emoguard.cli.answer import Prompt
 from emoguard.cli.interlinear import Interlinear
 from emoguard.cli.models import demo_model, load
 from emoguard.cli.paint import legend, printable, signed, tint
+from emoguard.cli.paths import check_out
 from emoguard.cli.probes import coloured_label, guard_for
 from emoguard.cli.stream import respond
+from emoguard.errors import EmoGuardError
 from emoguard.protocols import Watch
 from emoguard.records import Report
 
@@ -53,6 +55,7 @@ def demo(label: str | None, probe: str | None, svg: str | None) -> None:
     """Watch a small model answer three prompts, every token with its score."""
     console = Console(highlight=False)
     if svg:
+        check_out("--svg", svg)
         console = Console(
             highlight=False, record=True, width=WIDTH, force_terminal=True, color_system="truecolor"
         )
@@ -60,7 +63,10 @@ def demo(label: str | None, probe: str | None, svg: str | None) -> None:
     if svg:
         # Without rich's web fonts: a picture in a README fetches nothing.
         picture = re.sub(r"(?s)@font-face \{.*?\}", "", console.export_svg(title="emoguard demo"))
-        Path(svg).write_text(picture, encoding="utf-8")
+        try:
+            Path(svg).write_text(picture, encoding="utf-8")
+        except OSError as error:
+            raise EmoGuardError(f"{svg} cannot be written: {error.strerror}") from error
 
 
 def play(console: Console, label: str | None, probe: str | None) -> None:
@@ -71,7 +77,7 @@ def play(console: Console, label: str | None, probe: str | None) -> None:
             # With a thread on every core each token waits until all of them have been scheduled:
             # half of them are faster as soon as anything else runs.
             model, _ = load(path, threads=max(1, (os.cpu_count() or 1) // 2))
-            guard = guard_for(model, {}, probe)
+            guard = guard_for(model, {}, probe, str(path))
             column = coloured_label(guard, label)
             watch = stack.enter_context(emoguard.attach(model, guard))
         console.print(Text(f"{path.name}, read at every token", "bold"))

@@ -12,15 +12,23 @@ from types import ModuleType
 from typing import Any
 
 import click
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from emoguard.advice import fit_command
+from emoguard.cli.models import attach_options, load
 from emoguard.cli.paint import printable
-from emoguard.cli.probes import open_probe
+from emoguard.cli.paths import recognise
+from emoguard.cli.probes import calibrating, open_probe
 from emoguard.errors import EmoGuardError
-from emoguard.registry import EXTRAS, GROUP
+from emoguard.extras import install_command
+from emoguard.guard import Guard
+from emoguard.identity import WITNESS_TEXT
+from emoguard.protocols import Residuals
+from emoguard.registry import GROUP, find, shipped
 from emoguard.shipped import shipped_files
 
 DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python"}
@@ -29,29 +37,46 @@ DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the diagnosis; `mark` is ok, absent (not needed) or broken."""
+    """One line of the diagnosis.
+
+    `mark` is ok, absent (not needed), to do (works, but not as well as it could) or broken;
+    `command` is what to run about it.
+    """
 
     part: str
     mark: str
     text: str
+    command: str = ""
 
 
 @click.command(short_help="Check what can be read here.")
-@click.option("--model", "path", help="A GGUF file to try, in a child process.")
+@click.option("--model", "path", help="A GGUF file or a Transformers folder to try.")
+@click.option(
+    "--probe", help="A probe to try on --model, a file or a shipped one; default: which fits."
+)
 @click.pass_context
-def doctor(ctx: click.Context, path: str | None) -> None:
-    """Check what can be read here, and how; exit 1 when something is broken."""
+def doctor(ctx: click.Context, path: str | None, probe: str | None) -> None:
+    """Check what can be read here, and how; exit 1 when something is broken.
+
+    With --model also: how that model is read, which probe fits it, and whether the probe is
+    calibrated for exactly this file. A GGUF file is tried in a child process first.
+    """
+    if probe is not None and path is None:
+        raise click.UsageError("--probe is tried on a model: give --model, too")
     console = Console(highlight=False)
     with Console(stderr=True).status("looking"):
-        findings = [*_runtimes(), *_probes(), *(_model(path) if path else ())]
+        findings = [*_runtimes(), *_probes(), *(_model(path, probe) if path else ())]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("part", "state", "found"):
         table.add_column(column, overflow="fold")
-    colours = {"ok": "green", "absent": "dim", "broken": "bold red"}
+    colours = {"ok": "green", "absent": "dim", "to do": "yellow", "broken": "bold red"}
     for finding in findings:
         part, text = (Text(printable(s)) for s in (finding.part, finding.text))
         table.add_row(part, Text(finding.mark, colours[finding.mark]), text)
     console.print(table)
+    for finding in findings:
+        if finding.command:  # not in the table, which would break the line
+            console.print(Text(printable(f"{finding.part}: {finding.command}")), soft_wrap=True)
     if any(finding.mark == "broken" for finding in findings):
         ctx.exit(1)
 
@@ -61,16 +86,15 @@ def _runtimes() -> Iterator[Finding]:
     findings = [finding for point in points for finding in _runtime(point)]
     yield from findings
     if not any(finding.mark == "ok" for finding in findings):
-        extras = " or ".join(f"'emoguard[{extra}]'" for extra in EXTRAS.values())
-        yield Finding("runtime", "broken", f"none works: pip install {extras}")
+        names = " or ".join(point.name for point in points)
+        yield Finding("runtime", "broken", f"none works: install {names}")
 
 
 def _runtime(point: EntryPoint) -> Iterator[Finding]:
     try:
         found = version(DISTRIBUTIONS.get(point.name, point.name))
     except PackageNotFoundError:
-        install = f"pip install 'emoguard[{EXTRAS.get(point.name, 'all')}]'"
-        yield Finding(point.name, "absent", f"not installed: {install}")
+        yield Finding(point.name, "absent", "not installed", install_command(point.name))
         return
     try:
         plugin = importlib.import_module(point.value)
@@ -108,10 +132,21 @@ def _probes() -> Iterator[Finding]:
         labels = len(probe.labels)
         yield Finding(f"probe {name}", "ok", f"{labels} labels, calibrated for {files}")
     if not shipped_files():
-        yield Finding("probes", "absent", "none is shipped here: emoguard fit makes one")
+        yield Finding("probes", "absent", "none is shipped here", fit_command())
 
 
-def _model(path: str) -> Iterator[Finding]:
+def _model(path: str, probe: str | None) -> Iterator[Finding]:
+    """Say how a model can be read, which probe fits it and whether that is calibrated for it."""
+    try:
+        yield from (_gguf if recognise(path) == "gguf" else _folder)(path, probe)
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        yield Finding(Path(path).name, "broken", f"needs {library}", install_command(library))
+    except EmoGuardError as error:
+        yield Finding(Path(path).name, "broken", str(error))
+
+
+def _gguf(path: str, probe: str | None) -> Iterator[Finding]:
     (point,) = entry_points(group=GROUP, name="llama_cpp")
     told = importlib.import_module(f"{point.value}.doctor").examine(path)
     name = Path(path).name
@@ -125,3 +160,62 @@ def _model(path: str) -> Iterator[Finding]:
     # One path is enough: only a file that neither can read is beyond help.
     spare = "absent" if native == "allowed" else "broken"
     yield Finding("callback read", "ok" if callback == "works" else spare, callback)
+    if callback == "works" or native == "allowed":
+        plugin, inner = find(load(path)[0])
+        backend = "callback" if callback == "works" else "native"
+        yield from _probe(plugin.open_residuals(inner, backend=backend), path, probe)
+
+
+def _folder(path: str, probe: str | None) -> Iterator[Finding]:
+    model, tokenizer = load(path)
+    plugin, inner = find(model)
+    door = plugin.open_residuals(inner, **attach_options(tokenizer))
+    identity, name = door.identity, Path(path).resolve().name
+    size = f"{identity.layers} layers of {identity.hidden}"
+    yield Finding(name, "ok", f"{identity.architecture}, {size}, {identity.quantisation}")
+    rows = door.residuals(door.tokenize(WITNESS_TEXT), range(identity.layers - 1))
+    if np.isfinite(rows).all():
+        yield Finding("read", "ok", "works at every layer")
+        yield from _probe(door, path, probe)
+    else:
+        yield Finding("read", "broken", "NaN or infinity on a plain sentence: use another dtype")
+
+
+def _probe(door: Residuals, path: str, probe: str | None) -> Iterator[Finding]:
+    """Say which probe fits the model behind `door`, and whether it is calibrated for it."""
+    try:
+        guard = _fitting(door, probe)
+    except EmoGuardError as error:
+        if probe is None:
+            yield Finding("probe", "to do", "no shipped one fits this model", fit_command(path))
+        else:
+            yield Finding("probe", "broken", str(error))
+        return
+    yield Finding("probe", "ok", f"{guard.probe.name} fits")
+    yield from (Finding("probe", "to do", caution) for caution in guard.probe.cautions)
+    calibration = guard.calibration(door.identity)
+    if calibration is not None:
+        yield Finding("calibration", "ok", f"made on {calibration.responses} responses")
+        return
+    yield Finding(
+        "calibration",
+        "to do",
+        "none for exactly this file: scores are raw projections, without ranks, alarms and "
+        "steering",
+        calibrating(guard.probe, probe, door.identity, path),
+    )
+
+
+def _fitting(door: Residuals, probe: str | None) -> Guard:
+    """Return a guard with the named probe, else with the shipped one that fits.
+
+    Raises:
+        EmoGuardError: there is no such probe, or it does not fit.
+
+    """
+    if probe is None:
+        return shipped(door)
+    found, calibrations, _ = open_probe(probe)
+    found.check_fits(door.identity)
+    found.witness.check(door, found.layers)
+    return Guard(found, calibrations)

@@ -15,12 +15,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from emoguard.cli.models import attach_options, load
-from emoguard.cli.probes import guard_for
+from emoguard.cli.paths import check_out
+from emoguard.cli.probes import check_calibrated, guard_for
 from emoguard.errors import EmoGuardError
+from emoguard.extras import install_command
 from emoguard.fit.corpora import recorded_labels
 from emoguard.fit.dose import DoseResult, Effect, Judge, LabelResult, measure
 from emoguard.fit.textonly import vader
 from emoguard.fit.validation.plots import find_pyplot
+from emoguard.registry import find
 
 if TYPE_CHECKING:
     from emoguard.guard import Guard
@@ -62,14 +65,16 @@ def dose(
     judge = find_judge(judge_name)
     # What cannot be done is said now, not after an hour.
     if plot_path:
-        find_pyplot("dose")
-    for given in (json_path, plot_path):
-        if given and not Path(given).resolve().parent.is_dir():
-            raise EmoGuardError(f"{given} cannot be written: its folder does not exist")
+        find_pyplot()
+        check_out("--plot", plot_path, ".png")
+    if json_path:
+        check_out("--json", json_path)
     openings = read_openings(file, count)
     model, tokenizer = load(path, "transformers")
-    guard = guard_for(model, attach_options(tokenizer), probe)
+    guard = guard_for(model, attach_options(tokenizer), probe, path)
     signed = signs(guard, labels or ("happy", "sad"))
+    door = find(model)[0].open_residuals(model, tokenizer=tokenizer)
+    check_calibrated(guard, probe, door.identity, path, "transformers")
     stage = TransformersStage(model, tokenizer, guard, randoms=randoms, tokens=tokens)
     with _progress() as progress:
         tasks: dict[str, Any] = {}
@@ -109,7 +114,7 @@ def find_judge(name: str) -> Judge:
             return vader()
         except ModuleNotFoundError as error:
             raise EmoGuardError(
-                "judging with VADER needs vaderSentiment: pip install 'emoguard[dose]'"
+                f"judging with VADER needs vaderSentiment: {install_command('vaderSentiment')}"
             ) from error
     module, _, function = name.partition(":")
     try:
@@ -181,7 +186,7 @@ def _cells(effect: Effect) -> tuple[str, ...]:
 
 def plot(result: DoseResult, path: Path, model: str, judge: str) -> None:
     """Draw dose against effect for each label, with what random directions do."""
-    pyplot = find_pyplot("dose")
+    pyplot = find_pyplot()
     figure, axes = pyplot.subplots(
         1, len(result.labels), figsize=(5 * len(result.labels), 4), sharey=True, squeeze=False
     )

@@ -9,6 +9,7 @@ import click
 import numpy as np
 
 from emoguard.calibration import Calibration
+from emoguard.cli.paths import check_out
 from emoguard.cli.probes import open_probe
 from emoguard.errors import EmoGuardError
 from emoguard.plan import CEILING, Plan
@@ -71,10 +72,7 @@ def write(path: Path, vectors: dict[int, NDArray[np.float32]], architecture: str
     """Write vectors by layer as a control-vector GGUF; `direction.N` acts on block N's output."""
     from gguf import GGUFWriter
 
-    if path.suffix != ".gguf":
-        raise EmoGuardError(f"--out must end in .gguf, got {path}")
-    if not path.parent.is_dir():
-        raise EmoGuardError(f"there is no folder {path.parent} to write {path.name} into")
+    check_out("--out", path, ".gguf")
     writer = GGUFWriter(path, "controlvector")
     writer.add_string("controlvector.model_hint", architecture)
     writer.add_uint32("controlvector.layer_count", len(vectors))

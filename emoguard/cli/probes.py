@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from emoguard.advice import calibrate_command
 from emoguard.calibration import Calibration
+from emoguard.cli.models import Runtime
+from emoguard.cli.paths import check_is_probe
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
+from emoguard.identity import ModelIdentity
 from emoguard.probe import Probe
 from emoguard.registry import find, shipped
 from emoguard.shipped import load_probe, shipped_files
@@ -20,18 +24,61 @@ def open_probe(name: str) -> tuple[Probe, list[Calibration], int]:
         EmoGuardError: there is none, or it is no sound probe file.
 
     """
-    probe, calibrations = load_probe(name)
     here = shipped_files()
+    if name not in here and Path(name).exists():
+        check_is_probe(name)
+    probe, calibrations = load_probe(name)
     size = len(here[name].read_bytes()) if name in here else Path(name).stat().st_size
     return probe, calibrations, size
 
 
-def guard_for(model: Any, options: dict[str, Any], probe: str | None) -> Guard:
-    """Return a guard with the named probe, else with the shipped one that fits `model`."""
+def guard_for(model: Any, options: dict[str, Any], probe: str | None, path: str) -> Guard:
+    """Return a guard with the named probe, else with the shipped one that fits `model` at `path`.
+
+    Raises:
+        EmoGuardError: no such probe, or none is shipped that fits.
+
+    """
     if probe is not None:
         return Guard.load(probe)
     plugin, inner = find(model)
-    return shipped(plugin.open_residuals(inner, **options))
+    return shipped(plugin.open_residuals(inner, **options), path)
+
+
+def calibrating(
+    probe: Probe, source: str | None, identity: ModelIdentity, path: str, runtime: Runtime = "auto"
+) -> str:
+    """Return the command that calibrates `probe` on the model at `path`, opened by `runtime`.
+
+    `source` is where the probe came from; None for a shipped one, which is called as its file is.
+    """
+    return calibrate_command(
+        path,
+        source or probe.name.partition("@")[0],
+        identity.quantisation,
+        dequantised=runtime == "transformers" and Path(path).is_file(),
+    )
+
+
+def check_calibrated(
+    guard: Guard,
+    source: str | None,
+    identity: ModelIdentity,
+    path: str,
+    runtime: Runtime = "auto",
+) -> None:
+    """Refuse to steer a model that the guard has no calibration of; see `calibrating`.
+
+    Raises:
+        EmoGuardError: it has none; the sentence holds the command that makes one.
+
+    """
+    if guard.calibration(identity) is None:
+        raise EmoGuardError(
+            f"steering needs a calibration of exactly this model file, and {guard.probe.name} has "
+            f"none of {identity.name} ({identity.quantisation}): make one with "
+            f"{calibrating(guard.probe, source, identity, path, runtime)}"
+        )
 
 
 def coloured_label(guard: Guard, wanted: str | None) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emoguard.advice import calibrate_command
 from emoguard.calibration import Calibration
 from emoguard.cli.calibrate import Opened, check
 from emoguard.crossing import rolling_mean
@@ -126,20 +127,23 @@ def blocks(
 
 
 def calibrated(
-    probe: Probe, calibrations: Sequence[Calibration], identity: ModelIdentity
+    probe: Probe,
+    calibrations: Sequence[Calibration],
+    identity: ModelIdentity,
+    command: str = calibrate_command(),
 ) -> Calibration:
     """Return the calibration of a model file, without which no response has a z.
 
     Raises:
-        EmoGuardError: there is none.
+        EmoGuardError: there is none; `command` makes one.
 
     """
     for each in calibrations:
         if each.identity.matches(identity):
             return each
     raise EmoGuardError(
-        f"{probe.name} has no calibration of {identity.name} ({identity.quantisation}): run "
-        "emoguard calibrate first, or validate with --no-on-policy"
+        f"{probe.name} has no calibration of {identity.name} ({identity.quantisation}): make one "
+        f"with {command}, or validate with --no-on-policy"
     )
 
 

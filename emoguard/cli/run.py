@@ -18,10 +18,10 @@ from rich.text import Text
 
 import emoguard
 from emoguard.cli.answer import Prompt
-from emoguard.cli.models import Runtime, attach_options, load
+from emoguard.cli.models import RUNTIME, Runtime, attach_options, load
 from emoguard.cli.paint import legend, printable, tint
 from emoguard.cli.plans import plan_options, read_plan
-from emoguard.cli.probes import coloured_label, guard_for
+from emoguard.cli.probes import calibrating, check_calibrated, coloured_label, guard_for
 from emoguard.cli.stream import Scores, Show, respond
 from emoguard.cli.summary import label_table, status_line
 from emoguard.guard import Guard
@@ -33,12 +33,7 @@ from emoguard.registry import find
 @click.argument("prompt", required=False)
 @click.option("--model", "path", required=True, help="A GGUF file or a Transformers folder.")
 @click.option("--probe", help="A probe file; default: the shipped one that fits.")
-@click.option(
-    "--runtime",
-    type=click.Choice(["auto", "llamacpp", "transformers"]),
-    default="auto",
-    show_default=True,
-)
+@RUNTIME
 @click.option("--label", help="The label that colours the text; default: valence.")
 @click.option("--max-tokens", type=click.IntRange(1), default=200, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True)
@@ -84,14 +79,19 @@ def run(
         with notes.status(f"opening {Path(path).name}"):
             model, tokenizer = load(path, runtime, threads)
             options = attach_options(tokenizer)
-            guard = guard_for(model, options, probe)
+            guard = guard_for(model, options, probe, path)
             column = coloured_label(guard, label)
             if metrics_port is not None:
                 guard, url = _with_metrics(stack, guard, model, options, metrics_port)
             watch = stack.enter_context(emoguard.attach(model, guard, **options))
+            if plan is not None:
+                check_calibrated(guard, probe, watch.identity, path, runtime)
         show = _nothing if as_json else _painter(console, guard, model, options, column)
         text, report = respond(model, tokenizer, watch, asked, show, plan)
         _print(console, guard, text, report, as_json=as_json)
+        if report.status == "uncalibrated":
+            command = calibrating(guard.probe, probe, watch.identity, path, runtime)
+            notes.print(f"To calibrate it:\n{command}", markup=False, soft_wrap=True)
         if metrics_port is not None:
             guard.flush()  # the first scrape shows this response
             interrupted = _interrupted()

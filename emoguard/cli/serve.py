@@ -6,12 +6,14 @@ import contextlib
 import math
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 import emoguard
+from emoguard.cli.paths import recognise
 from emoguard.errors import EmoGuardError
 from emoguard.policy import Policy
 
@@ -121,6 +123,7 @@ def _open(path: str | None, config: str | None, options: dict[str, Any]) -> Serv
     if (path is None) == (config is None):
         raise click.UsageError("give one of --model and --config")
     if path is not None:
+        _check_is_gguf(path)
         defaults = {"host": "127.0.0.1", "n_ctx": 4096, "api_key": None}
         return server.open_app(*server.read_model(path, **{**defaults, **options}))
     assert config is not None
@@ -128,6 +131,21 @@ def _open(path: str | None, config: str | None, options: dict[str, Any]) -> Serv
     if of_model:
         raise click.UsageError(f"with --config, {', '.join(of_model)} belongs into that file")
     return server.open_app(*server.read_config(config, **options))
+
+
+def _check_is_gguf(path: str) -> None:
+    """Refuse a Transformers folder, and a file that is no model.
+
+    Raises:
+        EmoGuardError: saying what to do with it.
+
+    """
+    if Path(path).exists() and recognise(path) == "transformers":
+        raise EmoGuardError(
+            f"emoguard serve takes a GGUF file, got the Transformers folder {path}: convert it "
+            "with llama.cpp's convert_hf_to_gguf.py, or put EmoGuardMiddleware around your own "
+            "server"
+        )
 
 
 def _metrics(policy: str | None, port: int) -> tuple[dict[str, dict[str, int]], ...]:
@@ -147,7 +165,10 @@ def _run(server: uvicorn.Server) -> None:
         try:
             server.run()
         except SystemExit as error:  # its log says why
-            raise EmoGuardError("the server could not start: choose another port") from error
+            place = f"{server.config.host} port {server.config.port}"
+            raise EmoGuardError(
+                f"the server could not listen on {place}: choose another port or host"
+            ) from error
 
 
 @contextlib.contextmanager

@@ -54,6 +54,7 @@ def describe(name: str) -> dict[str, Any]:
         "axes": list(probe.axes),
         "recipe": dict(probe.recipe),
         "card": dict(probe.card),
+        "cautions": list(probe.cautions),
         "calibrations": [_calibration(probe, c) for c in calibrations],
     }
 
@@ -107,9 +108,13 @@ def _print_one(console: Console, probe: Mapping[str, Any]) -> None:
     axes = ", ".join(label + worth(told.get(label)) for label in probe["axes"])
     _add(table, "contrasts", axes or "none")
     _add(table, "layers", ", ".join(map(str, probe["layers"])))
+    for caution in probe["cautions"]:
+        _add(table, "caution", caution)
     for title in ("recipe", "card"):
         for key, value in probe[title].items():
-            if not _is_nested(value):  # what a validation measured label by label: --json shows it
+            if key != "cautions" and not _is_nested(
+                value
+            ):  # what a validation measured label by label: --json shows it
                 _add(table, f"{title}: {key}", _plain(value))
     console.print(table)
     _print_calibrations(console, probe["calibrations"])

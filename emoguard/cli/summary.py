@@ -84,7 +84,7 @@ def _steered(receipt: Receipt) -> str:
 def _explain(report: Report) -> str:
     told = {
         "uncalibrated": "uncalibrated: no calibration for exactly this model file, so these are "
-        "raw projections without colours; emoguard fit makes one",
+        "raw projections without colours, ranks and alarms",
         "cancelled": "cancelled: the answer was broken off; the scores cover what was said",
         "incomplete": "incomplete: tokens without a fresh reading, so nothing is averaged",
         "skipped": "skipped: this way of generating is not read",

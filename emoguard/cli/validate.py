@@ -19,8 +19,10 @@ from rich.table import Table
 from emoguard import artifact
 from emoguard.cli.calibrate import Opened, bars, check
 from emoguard.cli.paint import printable
-from emoguard.cli.probes import open_probe
+from emoguard.cli.paths import check_out
+from emoguard.cli.probes import calibrating, open_probe
 from emoguard.errors import EmoGuardError
+from emoguard.extras import install_command
 from emoguard.fit import corpora
 from emoguard.fit.corpora import Label
 from emoguard.fit.extraction import SHORTEST, SKIP, extract_embedded
@@ -35,7 +37,7 @@ from emoguard.probe import Probe
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
+NEEDED = ("sklearn", "matplotlib")
 
 
 @click.command(short_help="Check what a probe's labels are worth.")
@@ -53,15 +55,29 @@ NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 )
 @click.option("--human", "human_path", help="Text by people: .tsv or JSON lines with labels.")
 @click.option("--families", "families_path", help="Families of emotions for it (JSON).")
-@click.option("--human-most", default=400, show_default=True, help="Texts per family.")
+@click.option(
+    "--human-most",
+    type=click.IntRange(1),
+    default=400,
+    show_default=True,
+    help="Texts per family.",
+)
 @click.option("--labels", "labels_path", help="Labels and their words (JSON); default: ours.")
 @click.option("--also", multiple=True, help="Another file of the same weights, to compare with.")
 @click.option("--card", "folder", required=True, help="Folder for the card, JSON and pictures.")
 @click.option("--out", help="Write the probe with its verdicts here (.safetensors).")
 @click.option("--residuals", help="Folder of stored residuals; default: CARD/residuals.")
-@click.option("--most", default=60, show_default=True, help="Texts per label and corpus.")
 @click.option(
-    "--skip", type=int, help=f"Leading tokens to leave out; default: the probe's, {SKIP}."
+    "--most",
+    type=click.IntRange(1),
+    default=60,
+    show_default=True,
+    help="Texts per label and corpus.",
+)
+@click.option(
+    "--skip",
+    type=click.IntRange(0),
+    help=f"Leading tokens to leave out; default: the probe's, {SKIP}.",
 )
 @click.option("--on-policy/--no-on-policy", default=True, help="Let the model respond.")
 @click.option(
@@ -69,8 +85,20 @@ NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
     help="The file of the same weights that responds, such as the quantised one that is served "
     "while --model, which reads the corpora, is a faster or exacter one; default: --model.",
 )
-@click.option("--responses", default=150, show_default=True, help="Neutral ones, held out.")
-@click.option("--tokens", default=128, show_default=True, help="Most tokens per response.")
+@click.option(
+    "--responses",
+    type=click.IntRange(20),
+    default=150,
+    show_default=True,
+    help="Neutral ones, held out.",
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(1),
+    default=128,
+    show_default=True,
+    help="Most tokens per response.",
+)
 @click.option(
     "--language",
     "languages",
@@ -78,7 +106,7 @@ NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
     metavar="TAG=FILE",
     help="Neutral prompts of a further language, one per line.",
 )
-@click.option("--threads", type=int, help="Of llama.cpp; default: its own choice.")
+@click.option("--threads", type=click.IntRange(1), help="Of llama.cpp; default: its own choice.")
 def validate(
     *,
     path: str,
@@ -135,7 +163,9 @@ def validate(
         check(found, opened)
         if on_policy:
             check(found, speaker)
-            calibrated(found, calibrations, speaker.door.identity)
+            identity = speaker.door.identity
+            command = calibrating(found, probe, identity, responder or path)
+            calibrated(found, calibrations, identity, command)
     _make(place)
     stores = Path(residuals) if residuals else place / "residuals"
     with bars() as progress:
@@ -219,11 +249,11 @@ class _Reader:
 
 
 def _check_options(probe: str | None, out: str | None) -> None:
-    for module, package in NEEDED.items():
+    for module in NEEDED:
         if importlib.util.find_spec(module) is None:
-            raise EmoGuardError(f"validating needs {package}: pip install 'emoguard[fit]'")
-    if out and Path(out).suffix != ".safetensors":
-        raise EmoGuardError(f"--out must end in .safetensors, got {out}")
+            raise EmoGuardError(f"validating needs {module}: {install_command(module)}")
+    if out:
+        check_out("--out", out, ".safetensors")
     if out and probe is None:
         raise EmoGuardError("--out writes a probe with its verdicts: name it with --probe")
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from emoguard.errors import EmoGuardError
 from emoguard.fit import directions as d
+from emoguard.fit.cautions import cautions
 from emoguard.fit.corpora import Label, Text
 from emoguard.fit.extraction import SKIP, extract
 from emoguard.identity import Witness
@@ -243,7 +244,8 @@ def fit(
             "fitted_on": door.identity.name,
             "quantisation": door.identity.quantisation,
         },
-        card=_card(scores, fitted.layers, names),
+        card=_card(scores, fitted.layers, names)
+        | {"cautions": cautions(corpora, names, scores, fitted.layers, are_named=bool(layers))},
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emoguard.advice import calibrate_command
 from emoguard.errors import EmoGuardError
 from emoguard.fit.dose import Speak, Spoken
 from emoguard.guard import Guard
@@ -52,7 +53,8 @@ class TransformersStage:
         if calibration is None:
             raise EmoGuardError(
                 f"a dose is a share of the reference norm, and {guard.probe.name} has no "
-                f"calibration of {identity.name} ({identity.quantisation}): run emoguard calibrate"
+                f"calibration of {identity.name} ({identity.quantisation}): make one with "
+                f"{calibrate_command()}"
             )
         self.randoms = tuple(f"random-{n}" for n in range(randoms))
         self._probe, self._calibration = with_random_directions(

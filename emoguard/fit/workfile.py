@@ -66,7 +66,7 @@ class WorkFile(Generic[Record]):
             if json.loads(lines[0])["bound"] != dict(bound):
                 raise EmoGuardError(
                     f"{self.path} holds {self._kind} of another model, or to other prompts, or "
-                    "sampled otherwise: delete it, or give another --out"
+                    "sampled otherwise: delete it, or write elsewhere"
                 )
             self.records = [self._parse(json.loads(line)) for line in lines[1:]]
         except (ValueError, LookupError, TypeError) as error:
@@ -74,7 +74,7 @@ class WorkFile(Generic[Record]):
 
     def _foreign(self) -> EmoGuardError:
         return EmoGuardError(
-            f"{self.path} is no file of {self._kind}: delete it, or give another --out"
+            f"{self.path} is no file of {self._kind}: delete it, or write elsewhere"
         )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from emoguard import jsontext
 from emoguard.errors import EmoGuardError
 from emoguard.records import Alert, Report
+from emoguard.writable import check_writable
 from emoguard_jsonl import line, rows
 from emoguard_jsonl.appender import Appender
 from emoguard_jsonl.key import Key
@@ -97,6 +98,33 @@ class AuditLog:
             rotate_hours=rotate_hours,
             fsync_seconds=fsync_seconds,
         )
+
+    @classmethod
+    def check_policy(
+        cls,
+        *,
+        path: str,
+        key_file: str | None = None,
+        key_env: str | None = None,
+        create_key: bool = False,
+        **_numbers: float | None,
+    ) -> None:
+        """Raise if `from_policy` could not open the log here; leaves nothing behind.
+
+        A log that another process writes passes: that may be the one this policy is for.
+
+        Raises:
+            EmoGuardError: saying why.
+
+        """
+        check_writable(path)
+        if create_key and key_file is not None and not Path(key_file).exists():
+            check_writable(key_file)
+            return
+        try:
+            last_line(Path(path), _key(key_file, key_env, create=False))
+        except OSError as error:
+            raise EmoGuardError(f"the audit log cannot be read: {error}") from error
 
     def report(self, report: Report) -> Sequence[Alert]:
         """Append one report; returns no alerts.

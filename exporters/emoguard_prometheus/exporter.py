@@ -15,7 +15,7 @@ from emoguard_prometheus.created import WithoutCreated
 from emoguard_prometheus.health import HealthMetrics
 from emoguard_prometheus.notices import NoticeMetrics
 from emoguard_prometheus.responses import ResponseMetrics
-from emoguard_prometheus.server import MetricsServer, serve
+from emoguard_prometheus.server import MetricsServer, check_port, serve
 from emoguard_prometheus.state import StateMetrics
 from emoguard_prometheus.steering import SteeringMetrics
 
@@ -101,6 +101,16 @@ class PrometheusExporter:
         )
         exporter._server = serve(exporter, port, host)
         return exporter
+
+    @classmethod
+    def check_policy(cls, *, port: int = 9464, host: str = "127.0.0.1") -> None:
+        """Raise if `from_policy` could not serve on this host and port; leaves nothing behind.
+
+        Raises:
+            EmoGuardError: saying why.
+
+        """
+        check_port(port, host)
 
     @property
     def url(self) -> str | None:

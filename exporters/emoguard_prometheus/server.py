@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from socket import SOCK_STREAM
 from threading import Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -65,9 +68,7 @@ def serve(exporter: PrometheusExporter, port: int, host: str = "127.0.0.1") -> M
     try:
         server, thread = start_http_server(port, host, exporter.registry)
     except (OSError, OverflowError) as error:
-        raise EmoGuardError(
-            f"metrics cannot be served on {host} port {port} ({error}): choose another port"
-        ) from error
+        raise _unserved(host, port, error) from error
     server.RequestHandlerClass = _impatient(server.RequestHandlerClass)
     app = server.get_app()
     if is_loopback(host) and app is not None:
@@ -86,6 +87,28 @@ def _impatient(handler: Any) -> Any:
                 super().handle()
 
     return Impatient
+
+
+def check_port(port: int, host: str) -> None:
+    """Raise if nothing could be served on `host`:`port`; a taken port passes, it may be our own.
+
+    Raises:
+        EmoGuardError: an unknown host or one of another machine, a port that is not allowed.
+
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except (OSError, OverflowError) as error:
+        if getattr(error, "errno", None) != errno.EADDRINUSE:
+            raise _unserved(host, port, error) from error
+
+
+def _unserved(host: str, port: int, error: Exception) -> EmoGuardError:
+    return EmoGuardError(
+        f"metrics cannot be served on {host} port {port} ({error}): choose another port"
+    )
 
 
 def _for_own(app: WSGIApplication) -> WSGIApplication:

@@ -106,6 +106,16 @@ class DriftMonitor:
             state=state,
         )
 
+    @classmethod
+    def check_policy(cls, *, state: str | None = None, **_numbers: float) -> None:
+        """Raise if `from_policy` could not use its state file here; leaves nothing behind.
+
+        Raises:
+            EmoGuardError: saying why.
+
+        """
+        Checkpoint(state, None).check()
+
     def report(self, report: Report) -> Sequence[Alert]:
         """Take one report; where it ends a block, return an alert for each label that moved."""
         baseline, scores = self.baseline, report.scores

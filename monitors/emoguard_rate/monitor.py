@@ -87,6 +87,16 @@ class RateMonitor:
             state=state,
         )
 
+    @classmethod
+    def check_policy(cls, *, state: str | None = None, **_numbers: float) -> None:
+        """Raise if `from_policy` could not use its state file here; leaves nothing behind.
+
+        Raises:
+            EmoGuardError: saying why.
+
+        """
+        Checkpoint(state, None).check()
+
     def report(self, report: Report) -> Sequence[Alert]:
         """Take one report; return an alert for each label that fires too often."""
         if report.status != "scored" or not report.sampled:

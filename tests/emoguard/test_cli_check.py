@@ -1,10 +1,21 @@
 """`emoguard check`: a policy in words, or the mistake in it."""
 
+import dataclasses
+import os
+
 import pytest
+from emoguard_jsonl import Key
 
 from emoguard import artifact
+from emoguard.baseline import Baseline
 from emoguard.cli import main
-from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
+from emoguard.testing import (
+    FAKE_IDENTITY,
+    FakeResiduals,
+    make_calibration,
+    make_probe,
+    make_report,
+)
 from tests.emoguard.test_policy import FULL
 
 
@@ -17,7 +28,7 @@ def probe(tmp_path):
 
 @pytest.fixture
 def check(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("COLUMNS", "2000")
 
     def run(text: str, *more: str) -> tuple[int, str, str]:
         (tmp_path / "policy.yaml").write_text(text, encoding="utf-8")
@@ -45,7 +56,9 @@ def test_an_empty_policy_is_told_by_its_defaults(check):
         assert words in out
 
 
-def test_what_is_set_is_told(check):
+def test_what_is_set_is_told(check, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("K", "ab" * 32)
     code, out, _ = check(FULL.replace("  - rate: {}\n", "").replace("prometheus", "jsonl").replace(
         "{port: 9464}", "{path: log, key_env: K}"
     ))  # fmt: skip
@@ -54,7 +67,8 @@ def test_what_is_set_is_told(check):
         "sad, happy",
         "0.5 crossings",
         "an alarm is reported and ends the response",
-        "baseline base.json",
+        "no sink drift, so nothing watches it",
+        "no baseline base.json yet, so it is only learning: emoguard baseline log --out base.json",
         "happy +0.05, sad capped at quantile 0.99, sad held at the neutral median at layers 3",
         "is clipped; after a fault the rest of the response is stopped",
         "counts neither for drift nor for its baseline",
@@ -137,3 +151,156 @@ def test_no_policy_and_no_probe(check, tmp_path, capsys):
     assert main(["check", str(tmp_path / "none.yaml")]) == 1
     assert "cannot be read" in capsys.readouterr().err
     assert check("", "--probe", "none")[0] == 1
+
+
+SINKS = """
+sinks:
+  - jsonl: {path: %(at)s/audit.jsonl, key_file: %(at)s/key}
+  - rate: {state: %(at)s/rate.json}
+  - drift: {state: %(at)s/drift.json}
+  - prometheus: {port: 0}
+notices: {state: %(at)s/notices.json}
+drift: {baseline: %(at)s/baseline.json}
+"""
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A folder in which everything that `SINKS` names can be opened."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    Key.create(folder / "key")
+    return folder
+
+
+def test_a_site_where_all_can_be_opened_is_left_as_it_was(check, site):
+    before = sorted(site.iterdir())
+    code, out, err = check(SINKS % {"at": site})
+    assert (code, err) == (0, "")
+    assert f"emoguard baseline {site}/audit.jsonl --out {site}/baseline.json" in out
+    assert sorted(site.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("key", None, "sinks.0.jsonl: the audit key cannot be read"),
+        ("key", "no key", "sinks.0.jsonl: {at}/key: wanted 64 hexadecimal digits"),
+        ("audit.jsonl", "folder", "sinks.0.jsonl: {at}/audit.jsonl cannot be written: it is no"),
+        ("rate.json", "{", "sinks.1.rate: checkpoint {at}/rate.json cannot be used"),
+        ("drift.json", "{", "sinks.2.drift: checkpoint {at}/drift.json cannot be used"),
+        ("notices.json", "{", "notices.state: checkpoint {at}/notices.json cannot be used"),
+        ("baseline.json", "{}", "drift.baseline: {at}/baseline.json is no sound baseline"),
+    ],
+)
+def test_what_cannot_be_opened_is_named_and_exits_with_1(check, site, name, content, problem):
+    (site / name).unlink(missing_ok=True)
+    if content == "folder":
+        (site / name).mkdir()
+    elif content is not None:
+        (site / name).write_text(content)
+    code, out, err = check(SINKS % {"at": site})
+    assert code == 1
+    assert "restart for" in out, "what the policy means is told all the same"
+    assert f"policy.yaml: {problem.format(at=site)}" in err
+    assert err.count("\n") == 1
+
+
+def test_every_file_in_a_missing_folder_is_named(check, tmp_path):
+    code, _, err = check(SINKS % {"at": tmp_path / "nowhere"})
+    assert code == 1
+    for key in ("sinks.0.jsonl", "sinks.1.rate", "sinks.2.drift", "notices.state"):
+        assert f"policy.yaml: {key}: " in err
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_policy_for_another_machine_is_not_tried_on_this_one(check, tmp_path):
+    code, _, err = check(SINKS % {"at": tmp_path / "nowhere"}, "--elsewhere")
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_named(check, site):
+    site.chmod(0o500)
+    code, _, err = check(SINKS % {"at": site})
+    site.chmod(0o700)
+    assert code == 1
+    assert f"no permission to write {site}" in err
+
+
+def test_a_key_that_may_be_made_is_not_made(check, site):
+    (site / "key").unlink()
+    code, _, err = check((SINKS % {"at": site}).replace("/key}", "/key, create_key: true}"))
+    assert (code, err) == (0, "")
+    assert not (site / "key").exists()
+
+
+@pytest.mark.parametrize(("host", "code"), [("127.0.0.1", 0), ("203.0.113.7", 1)])
+def test_only_a_host_of_another_machine_is_a_problem_and_no_port_in_use(check, host, code):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        found, _, err = check(f"sinks: [{{prometheus: {{host: {host}, port: {port}}}}}]")
+    assert found == code
+    assert ("metrics cannot be served" in err) == bool(code)
+
+
+def traffic(probe_name: str) -> Baseline:
+    report = dataclasses.replace(make_report(), probe=probe_name)
+    return Baseline.learn([report] * 2500, block_responses=50)
+
+
+def test_a_baseline_of_another_probe_is_a_problem_only_with_a_probe_to_compare(check, probe, site):
+    traffic("other").save(site / "baseline.json")
+    code, out, _ = check(SINKS % {"at": site})
+    assert code == 0
+    assert f"baseline {site}/baseline.json" in out
+    code, _, err = check(SINKS % {"at": site}, "--probe", probe)
+    assert code == 1
+    assert "drift.baseline: the baseline is for probe other" in err
+
+
+def judged(tmp_path, **card) -> str:
+    made = make_probe(FakeResiduals(), ("happy", "sad"), (1, 3))
+    made = dataclasses.replace(made, card=card)
+    artifact.save(tmp_path / "judged.safetensors", made, [make_calibration(made, FAKE_IDENTITY)])
+    return str(tmp_path / "judged.safetensors")
+
+
+@pytest.mark.parametrize("policy", ["labels: [happy, sad]", "notices: {amplifying: [sad]}"])
+def test_a_label_that_is_watched_though_not_usable_is_named(check, tmp_path, policy):
+    probe = judged(tmp_path, verdicts={"happy": "usable", "sad": "not usable"})
+    code, out, _ = check(policy, "--probe", probe)
+    assert code == 0
+    assert "sad (not usable): watched because the policy names them" in out
+    assert "happy (" not in out
+
+
+def test_a_label_that_is_not_usable_and_not_named_is_not_watched(check, tmp_path):
+    probe = judged(tmp_path, verdicts={"happy": "usable", "sad": "not usable"})
+    code, out, _ = check("", "--probe", probe)
+    assert code == 0
+    assert "sad (not usable): not watched unless named" in out
+
+
+def test_without_a_probe_the_verdicts_of_the_shipped_ones_are_told(check):
+    code, out, _ = check("labels: [desperate, angry]")
+    assert code == 0
+    assert "in smollm2-135m-instruct angry (not usable)" in out
+    assert "desperate (" not in out
+    assert "not usable" not in check("labels: [desperate]")[1]
+    assert "not usable" not in check("labels: [angry, of_my_own]")[1]
+
+
+def test_cautions_of_a_probe_are_told(check, tmp_path):
+    code, out, _ = check("", "--probe", judged(tmp_path, cautions=["few texts"]))
+    assert code == 0
+    assert "caution: few texts" in out
+
+
+def test_a_probe_without_calibration_says_how_to_make_one(check, tmp_path):
+    made = make_probe(FakeResiduals(), ("happy", "sad"), (1, 3))
+    artifact.save(tmp_path / "raw.safetensors", made)
+    _, out, _ = check("", "--probe", str(tmp_path / "raw.safetensors"))
+    assert "for no model file: make one with emoguard calibrate --model" in out

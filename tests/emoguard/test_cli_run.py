@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from emoguard import artifact
+from emoguard.advice import fit_command
 from emoguard.cli import main, models
 from emoguard.cli.answer import Prompt, answer
 from emoguard.cli.demo import CODE
@@ -175,18 +176,20 @@ def test_refusals_are_one_sentence(tiny, capfd, arguments, sentence):
 def test_a_probe_for_another_model_is_refused(tiny, tmp_path, capfd):
     other = tiny_gguf.write(tmp_path / "other.gguf", "llama", blocks=7)
     assert main(["run", "--model", str(other), "--probe", tiny[1], "Hello"]) == 1
-    assert "run emoguard fit" in capfd.readouterr().err
+    assert "emoguard fit --model" in capfd.readouterr().err
 
 
 def test_a_model_no_shipped_probe_fits_says_how_to_make_one(tiny, capfd):
     assert main(["run", "--model", tiny[0], "Hello"]) == 1
-    assert "no shipped probe fits tiny random llama" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert "no shipped probe fits tiny random llama" in err
+    assert fit_command(tiny[0]) in err
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path, capfd):
     (tmp_path / "x.gguf").write_bytes(b"no model")
     assert main(["run", "--model", str(tmp_path / "x.gguf"), "Hello"]) == 1
-    assert "cannot be opened as a model" in capfd.readouterr().err
+    assert "is no GGUF file" in capfd.readouterr().err
 
 
 def test_an_uncalibrated_model_is_shown_as_such_and_uncoloured(tiny, tmp_path, capfd, monkeypatch):

@@ -125,7 +125,11 @@ def test_an_empty_file_is_the_default(load, text):
     [
         ("sample_rato: 3", "sample_rato: unknown; did you mean sample_ratio?"),
         ("zzz: 3", "zzz: unknown; known keys: version, labels, alarms"),
-        ("window: 3", "window: unknown; did you mean alarms.window_tokens?"),
+        ("foo: 1", "foo: unknown; known keys: version, labels, alarms"),
+        ("window: 3", "window: unknown; known keys: version, labels, alarms"),
+        ("alarms: {window: 3}", "alarms.window: unknown; did you mean window_tokens?"),
+        ("steering: {plan: {foo: 1}}", "steering.plan.foo: unknown; known keys: add, cap, floor"),
+        ("plan: {}", "plan: unknown; did you mean steering.plan or requests.plan?"),
         ("max_dose_ratio: 1", "max_dose_ratio: unknown; did you mean steering.max_dose_ratio?"),
         ("steering: {max_dose: 1}", "steering.max_dose: unknown; did you mean max_dose_ratio?"),
         ("steering: {plan: {ad: {}}}", "steering.plan.ad: unknown; did you mean add?"),

@@ -87,7 +87,7 @@ def test_an_unknown_label_is_named_with_the_known_ones():
 
 @pytest.mark.parametrize("change", [{"hidden": 33}, {"layers": 7}])
 def test_a_model_of_other_size_is_refused(change):
-    with pytest.raises(EmoGuardError, match="run emoguard fit"):
+    with pytest.raises(EmoGuardError, match="emoguard fit --model"):
         PROBE.check_fits(dataclasses.replace(DOOR.identity, **change))
 
 

@@ -33,11 +33,11 @@ def test_an_object_that_is_no_model_is_named_and_refused(model):
         emoguard.attach(model)
 
 
-def test_a_model_whose_library_is_missing_names_the_extra(monkeypatch):
+def test_a_model_whose_library_is_missing_names_what_to_install(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("emoguard_llamacpp")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    with pytest.raises(EmoGuardError, match=r"needs llama_cpp: pip install 'emoguard\[llamacpp\]'"):
+    with pytest.raises(EmoGuardError, match="needs llama_cpp: pip install 'llama-cpp-python"):
         emoguard.attach(foreign("llama_cpp.llama"))
 
 

@@ -106,7 +106,10 @@ def test_what_was_opened_is_closed_when_a_later_one_is_refused():
             {"recorder": {"path": "p", "prt": 1}},
             r"sinks.0.recorder.prt: unknown; did you mean port",
         ),
-        ({"recorder": {"path": "p", "zzz": 1}}, r"zzz: unknown; known: path, port, share, mode"),
+        (
+            {"recorder": {"path": "p", "zzz": 1}},
+            r"zzz: unknown; known options: path, port, share, mode",
+        ),
         ({"recorder": {"path": "p", "port": "1"}}, r"port: wanted a whole number, got \"1\""),
         ({"recorder": {"path": "p", "port": True}}, r"port: wanted a whole number, got true"),
         ({"recorder": {"path": "p", "port": 1.5}}, r"port: wanted a whole number, got 1.5"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emoguard.errors import EmoGuardError
+from emoguard.extras import install_command
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,8 +58,8 @@ def draw(found: Validation, folder: Path, title: str) -> list[str]:
     return written
 
 
-def find_pyplot(extra: str = "fit") -> Any:
-    """Return matplotlib's pyplot, set to draw without a screen; `extra` is what brings it.
+def find_pyplot() -> Any:
+    """Return matplotlib's pyplot, set to draw without a screen.
 
     Raises:
         EmoGuardError: matplotlib is not installed.
@@ -67,7 +68,7 @@ def find_pyplot(extra: str = "fit") -> Any:
     try:
         import matplotlib as mpl  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise EmoGuardError(f"pictures need matplotlib: pip install 'emoguard[{extra}]'") from error
+        raise EmoGuardError(f"pictures need matplotlib: {install_command('matplotlib')}") from error
     mpl.use("agg")
     return importlib.import_module("matplotlib.pyplot")
 

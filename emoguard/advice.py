@@ -1,0 +1,36 @@
+"""The commands that errors, logs and reports advise: written once, so that they work as printed."""
+
+from __future__ import annotations
+
+import shlex
+
+SUFFIX = ".safetensors"
+
+
+def fit_command(model: str = "MODEL") -> str:
+    """Return the command that makes a probe for a model without one."""
+    return _line("fit", model=model, out=f"PROBE{SUFFIX}")
+
+
+def calibrate_command(
+    model: str = "MODEL", probe: str = "PROBE", quantisation: str = "", *, dequantised: bool = False
+) -> str:
+    """Return the command that calibrates a probe on a model file.
+
+    `probe` is a file or a shipped name. The result lies beside the file, under a name with the
+    `quantisation`: the same name would take up the answers of another model. `dequantised` is for
+    a GGUF file in Transformers, which another runtime's calibration does not fit.
+    """
+    stem = probe.removesuffix(SUFFIX)
+    out = f"{stem}-{quantisation or 'calibrated'}{SUFFIX}"
+    runtime = {"runtime": "transformers"} if dequantised else {}
+    return _line("calibrate", model=model, **runtime, probe=probe, out=out)
+
+
+def baseline_command(log: str = "AUDIT_LOG", out: str = "BASELINE") -> str:
+    """Return the command that freezes a traffic baseline from an audit log."""
+    return f"emoguard baseline {shlex.quote(log)} --out {shlex.quote(out)}"
+
+
+def _line(verb: str, **options: str) -> str:
+    return shlex.join(["emoguard", verb, *(p for n, v in options.items() for p in (f"--{n}", v))])

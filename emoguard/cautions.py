@@ -1,0 +1,31 @@
+"""What an operator should know of a probe on a model before its scores are used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emoguard.advice import calibrate_command
+
+if TYPE_CHECKING:
+    from emoguard.guard import Guard
+    from emoguard.identity import ModelIdentity
+
+
+def cautions(guard: Guard, identity: ModelIdentity) -> list[str]:
+    """Return a sentence per reason to doubt what a guard reads on a model, none without one."""
+    found = [f"{guard.probe.name}: {sentence}" for sentence in guard.probe.cautions]
+    if guard.calibration(identity) is None:
+        found.append(_uncalibrated(guard, identity))
+    return found
+
+
+def _uncalibrated(guard: Guard, identity: ModelIdentity) -> str:
+    loaded = " with ".join((identity.quantisation, *identity.adapters))
+    others = ", ".join(each.identity.quantisation for each in guard.calibrations) or "nothing"
+    remedy = f"make a calibration with {calibrate_command()}"
+    if identity.adapters:  # no command loads a model with an adapter
+        remedy = "merge the adapter into the model, save that and calibrate it"
+    return (
+        f"{guard.probe.name} is not calibrated for {identity.name} as it is loaded ({loaded}), but "
+        f"for {others}: scores are raw projections, without ranks, alarms and steering; {remedy}"
+    )

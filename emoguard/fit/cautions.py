@@ -1,0 +1,75 @@
+"""Reasons to doubt a new probe, from how it was made: `fit` says them, the probe's card keeps them.
+
+They are no verdicts, which `emoguard validate` gives.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emoguard.fit.corpora import Text
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FEW = 30
+"""Texts of a label below which a caution is due: ten of them choose the layers."""
+
+LOW = 0.6
+"""Mean AUROC on held-out texts below which labels are hardly told apart; chance is .5."""
+
+
+def cautions(
+    corpora: Sequence[Sequence[Text]],
+    names: Sequence[str],
+    scores: NDArray[np.float64],
+    layers: Sequence[int],
+    *,
+    are_named: bool,
+) -> list[str]:
+    """Return a sentence per reason, none where there is none.
+
+    `scores` are the AUROC of each of `names` at each layer, (blocks, names), NaN where it was not
+    tested; `are_named` says that the user named the `layers`.
+    """
+    found = (
+        _few_texts(corpora, names),
+        None if are_named else _at_the_edge(layers, len(scores)),
+        _like_chance(scores[list(layers)]),
+    )
+    return [sentence for sentence in found if sentence]
+
+
+def _few_texts(corpora: Sequence[Sequence[Text]], names: Sequence[str]) -> str | None:
+    counts = Counter(text.label for corpus in corpora for text in corpus)
+    few = [f"{name} {counts[name]}" for name in names if counts[name] < FEW]
+    if not few:
+        return None
+    return (
+        f"few texts ({', '.join(few)}; {FEW} a label are few already): other texts could give "
+        "other directions and other layers; give more of them"
+    )
+
+
+def _at_the_edge(layers: Sequence[int], blocks: int) -> str | None:
+    """Say that chosen layers are the first or last that could be; layer 0 is never chosen."""
+    if len(layers) >= blocks - 1 or not {1, blocks - 1} & set(layers):
+        return None
+    return (
+        f"layers {', '.join(map(str, layers))} were chosen, at the edge of 1 to {blocks - 1}: "
+        "where labels are read best is usually further inside; give more texts, or name layers"
+    )
+
+
+def _like_chance(scores: NDArray[np.float64]) -> str | None:
+    known = scores[np.isfinite(scores)]
+    if not len(known) or known.mean() >= LOW:
+        return None
+    return (
+        f"on held-out texts labels are told apart little better than by chance (mean AUROC "
+        f"{known.mean():.2f}, chance .50)"
+    )
