@@ -42,7 +42,7 @@ def attach(model: Any, guard: Guard, tokenizer: Any = None) -> TransformersWatch
 
 
 def _check_tokenizer(tokenizer: Any) -> None:
-    is_one = hasattr(tokenizer, "get_vocab") and not isinstance(tokenizer, type)
+    is_one = callable(tokenizer) and not isinstance(tokenizer, type)
     if tokenizer is not None and not is_one:
         raise EmoGuardError(
             f"tokenizer: wanted a tokenizer, got {describe(tokenizer)}: "
