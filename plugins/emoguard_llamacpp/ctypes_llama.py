@@ -192,16 +192,13 @@ def release_callback(callback: Any) -> None:
     callback._objects.clear()  # noqa: SLF001
 
 
-MEMORY = (ctypes.c_uint64 * 2**50).from_address(0)
-"""All of memory in words of 8 bytes: the cheapest way from an address to eight bytes of a name.
-
-Reading them through `string_at` costs three times the whole callback.
-"""
-NAME_WORD = Tensor.name.offset // 8
+NAMES = (ctypes.c_uint64 * 2**50).from_address(Tensor.name.offset)
+"""All of memory in words of 8 bytes: `NAMES[address >> 3]` are the first eight bytes of the name of
+the tensor at an address. Reading them through `string_at` costs three times the whole callback."""
 
 
 def name_heads(names: Iterable[bytes]) -> Container[int]:
-    """Return the first eight bytes of tensors' names, a container of words as `MEMORY` has them."""
+    """Return the first eight bytes of tensors' names, a container of words as `NAMES` has them."""
     heads = {name[:8] for name in names}
     if all(len(name) + 1 >= 8 for name in heads):
         return frozenset(int.from_bytes(head.ljust(8, b"\0"), sys.byteorder) for head in heads)

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Container, Generator, Iterable
 
 from emoguard.errors import EmoGuardError
-from emoguard_llamacpp.ctypes_llama import MEMORY, NAME_WORD, name_heads
+from emoguard_llamacpp.ctypes_llama import NAMES, name_heads
 
 
 class Nodes:
@@ -63,7 +63,7 @@ class Nodes:
         The inner loop runs for every node of a graph: it compares eight bytes of the name. `shown`
         is set while a node is shown, so that the answer is also right after an exception.
         """
-        memory, word = MEMORY, NAME_WORD
+        names = NAMES
         shown = True
         while True:
             try:
@@ -71,7 +71,7 @@ class Nodes:
                     answer, shown = shown, False
                     tensor = yield answer
                     while True:
-                        while memory[(tensor >> 3) + word] not in wanted:
+                        while names[tensor >> 3] not in wanted:
                             tensor = yield False
                         shown = True
                         asked, tensor = tensor, (yield True)
