@@ -41,10 +41,10 @@ def compile_module(model, backend="eager", **options):
     model.compile(backend=backend, **options)
 
 
-def generate(model, tokens=6, **how):
+def generate(model, tokens=6, ids=IDS, **how):
     how = {"do_sample": False, "min_new_tokens": tokens} | STATIC | how
     return model.generate(
-        input_ids=IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=tokens, **how
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, **how
     )
 
 
@@ -224,6 +224,32 @@ def build_multimodal():
     config = {"text_config": sizes, "vision_config": sight, "mm_tokens_per_image": 4}
     whole = AutoConfig.for_model("gemma3", **config)
     return AutoModelForImageTextToText.from_config(whole).eval()
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+def test_compiled_steering_leaves_attention_sinks_alone(prompt):
+    model = build(num_hidden_layers=4)
+    door = HfHarness(model).open_residuals()
+    probe = make_probe(door, ("happy", "sad"))
+    policy = Policy(steering=SteeringPolicy(max_dose_ratio=0.4))
+    guard = Guard(probe, [measure_calibration(door, probe)], policy)
+    request = Request(plan=Plan(add={"happy": 0.3}, prompt=prompt), scores="tokens")
+    prompts = [torch.tensor([ids]) for ids in ([7], [7] * 5, [7, 7, 9, 33, 8])]
+    found = []
+    for compile_it in (lambda _: None, compile_forward):
+        compile_it(model)
+        with emoguard.attach(model, guard) as watch:
+            for ids in prompts * 2:
+                generate(model, ids=ids, emoguard=request)
+                report = watch.reports[-1]
+                assert report.receipt.applied == 6 - report.attention_sinks
+                assert report.receipt.faulted == 0
+                found.append(z_of(report))
+            before = graphs()
+            generate(model, ids=prompts[0], emoguard=request)
+            assert graphs() == before
+    half = len(found) // 2
+    assert all(np.allclose(a, b, atol=1e-3) for a, b in zip(found, found[half:], strict=False))
 
 
 def test_code_of_a_body_below_another_is_forgotten():
