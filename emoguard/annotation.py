@@ -210,9 +210,11 @@ def _wrong(wanted: str, value: Any) -> Mismatch:
 
 def nearest(value: Any, known: Iterable[Any]) -> str:
     """Return the question after the nearest known word, "" where none is near."""
+    if not isinstance(value, str):
+        return ""
     words = {str(each).casefold(): each for each in known}
-    near = difflib.get_close_matches(str(value).strip().casefold(), words, n=1)
-    return f"; did you mean {words[near[0]]}?" if isinstance(value, str) and near else ""
+    near = difflib.get_close_matches(value.strip().casefold()[:100], words, n=1)
+    return f"; did you mean {words[near[0]]}?" if near else ""
 
 
 def describe(value: Any) -> str:
