@@ -53,7 +53,8 @@ class Guard:
     does the same and is for one guard). `now` tells the time to notices.
 
     `labels` are read and reported; of these, `monitored` may alarm and are what sinks watch. Labels
-    that validation did not find usable are monitored only where the policy names them.
+    that validation did not find usable are monitored only where the policy names them. `unopened`
+    names the sinks of the policy if the guard was given none: only `open_guard` opens those.
 
     Raises:
         EmoGuardError: an argument of another type, a policy that is not sound, unknown labels, or
@@ -93,6 +94,7 @@ class Guard:
             calibration.check_fits(len(probe.labels), len(probe.layers))
         self._served: list[tuple[ModelIdentity, Callable[[Steering], None]]] = []
         self._thresholds = {c: self._certified(c) for c in self.calibrations}
+        self.unopened = () if sinks else tuple(n for sink in self.policy.sinks for n in sink)
         named = [(f"sink:{type(sink).__name__}", sink.report) for sink in sinks]
         self._delivery: Delivery[Report] = Delivery(named, self.alerts)
         self.ledger = Ledger(lambda: self.policy.notices, now, self._delivery.send)

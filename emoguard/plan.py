@@ -49,8 +49,8 @@ class Plan:
         for label in self.cap.keys() & self.floor.keys():
             if self.cap[label] < self.floor[label]:
                 raise EmoGuardError(
-                    f"plan holds {label} under a cap of {self.cap[label]:g} and over a floor of "
-                    f"{self.floor[label]:g}: raise the cap or lower the floor"
+                    f"plan holds {label:.60} under a cap of {self.cap[label]:g} and over a floor "
+                    f"of {self.floor[label]:g}: raise the cap or lower the floor"
                 )
 
     @classmethod
@@ -104,7 +104,7 @@ class Plan:
         for label in base.ablate:
             if (cap.get(label), floor.get(label)) != (base.cap.get(label), base.floor.get(label)):
                 raise EmoGuardError(
-                    f"{label} is held at its neutral median already (ablate): leave it out of "
+                    f"{label:.60} is held at its neutral median already (ablate): leave it out of "
                     "plan.cap and plan.floor"
                 )
         return Plan(

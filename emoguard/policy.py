@@ -231,7 +231,7 @@ class Policy:
     def __post_init__(self) -> None:
         schema.check(self)
         if len(set(self.labels)) < len(self.labels):
-            raise EmoGuardError(f"labels must be distinct, got {', '.join(self.labels)}")
+            raise EmoGuardError(f"labels must be distinct, got {', '.join(self.labels):.200}")
         for index, sink in enumerate(self.sinks):
             if len(sink) != 1:
                 named = ", ".join(sink) or "none"

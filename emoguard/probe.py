@@ -110,7 +110,7 @@ class Probe:
         unknown = [label for label in labels if label not in self.labels]
         if unknown:
             raise EmoGuardError(
-                f"unknown label {', '.join(unknown)}: this probe has {', '.join(self.labels)}"
+                f"unknown label {', '.join(unknown):.200}: this probe has {', '.join(self.labels)}"
             )
         return [self.labels.index(label) for label in labels]
 

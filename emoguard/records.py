@@ -92,10 +92,11 @@ class Request:
         put = object.__setattr__
         if self.id is None:
             put(self, "id", uuid.uuid4().hex)
+        is_first = isinstance(self.call, str) and not self.call
         # A plug-in numbers responses behind the id of their call.
-        longest = LONGEST_NUMBERED if self.call else LONGEST_NAME
+        longest = LONGEST_NAME if is_first else LONGEST_NUMBERED
         put(self, "id", check_name("Request.id", self.id, longest))
-        put(self, "call", check_name("Request.call", self.call) if self.call else self.id)
+        put(self, "call", self.id if is_first else check_name("Request.call", self.call))
         if self.conversation is not None:
             put(self, "conversation", check_name("Request.conversation", self.conversation))
         schema.check(self)

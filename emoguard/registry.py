@@ -39,6 +39,11 @@ GROUP = "emoguard.plugins"
 CALLS = ("generate", "create_completion", "create_chat_completion")
 """What takes a request as `emoguard=`, by runtime one or all of them."""
 
+UNOPENED = (
+    "the policy names sinks (%s), but this guard has none, so nothing reaches them: open the guard "
+    "with emoguard.open_guard"
+)
+
 OF_GUARD = ("policy", "probe", "sinks", "on_alert")
 """What `open_guard` takes beside a plug-in's options."""
 
@@ -63,6 +68,8 @@ def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
     _check_options(plugin.attach, inner, options, ["guard"])
     if guard is not None:
         check_guard(guard)
+        if guard.unopened:
+            log.warning(UNOPENED, ", ".join(guard.unopened))
     else:
         guard = shipped(plugin.open_residuals(inner, **options))
     watch = plugin.attach(inner, guard, **options)

@@ -306,7 +306,7 @@ def prepare(plan: Plan, probe: Probe, calibration: Calibration | None, bound: fl
         raise EmoGuardError(f"the steering bound must lie in (0, {CEILING}], got {bound:g}")
     if plan.probe and plan.probe not in (probe.name, probe.name.partition("@")[0]):
         raise EmoGuardError(
-            f"the plan was made for probe {plan.probe}, this is {probe.name}: its labels may "
+            f"the plan was made for probe {plan.probe:.100}, this is {probe.name}: its labels may "
             "mean other directions; make a plan for this probe"
         )
     probe.indices(plan.labels)

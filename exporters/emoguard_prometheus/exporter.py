@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Self
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 import emoguard
+from emoguard.annotation import describe
+from emoguard.errors import EmoGuardError
 from emoguard.protocols import Drift, Lines, Notices, Rate
 from emoguard.records import Alert, Report
 from emoguard_prometheus.allowed import Emotions, encodable
@@ -39,6 +41,7 @@ class PrometheusExporter:
     then told apart; `join` does the same for sinks at hand.
 
     Raises:
+        EmoGuardError: one text where several names are wanted.
         ValueError: `registry` already holds these metrics.
 
     """
@@ -58,6 +61,9 @@ class PrometheusExporter:
         profiles: Sequence[str] = (),
         sinks: Sequence[str] = ("PrometheusExporter",),
     ) -> None:
+        for key, names in (("emotions", emotions), ("profiles", profiles), ("sinks", sinks)):
+            if isinstance(names, str):
+                raise EmoGuardError(f"{key}: wanted a list of names, got {describe(names)}")
         self.registry = CollectorRegistry() if registry is None else registry
         own = CollectorRegistry()
         overflow = Counter(

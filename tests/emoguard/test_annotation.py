@@ -2,8 +2,10 @@
 tested there."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +50,28 @@ def test_true_is_no_number_and_no_word():
     for hint in (int, float, Literal[1]):
         with pytest.raises(Mismatch):
             reader(hint)(True)
+
+
+class Unfriendly:
+    """Fails whatever is asked of it, as proxies and mocks may."""
+
+    __hash__ = None
+
+    def __str__(self):
+        raise RuntimeError
+
+    __repr__ = __eq__ = __bool__ = __iter__ = __str__
+
+
+@pytest.mark.parametrize("hint", HINTS)
+@pytest.mark.parametrize(
+    "value",
+    [Unfriendly(), 10**5000, np.arange(2), Fraction(10**400)],
+    ids=lambda v: type(v).__name__,
+)
+def test_nothing_is_asked_of_a_value_but_its_type(hint, value):
+    with pytest.raises(Mismatch):
+        reader(hint)(value)
 
 
 def test_the_nearest_word_is_found_whatever_its_case():

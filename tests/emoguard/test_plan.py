@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoguard import EmoGuardError, Plan
+from emoguard import EmoGuardError, Plan, Policy
+from emoguard.steering import prepare
+from emoguard.testing import FakeResiduals, make_probe
 
 numbers = st.floats(-1, 1)
 levels = st.floats(0, 1)
@@ -64,6 +66,21 @@ def test_a_plan_may_be_written_as_a_mapping():
 def test_what_describes_no_plan_is_refused(data, sentence):
     with pytest.raises(EmoGuardError, match=sentence):
         Plan.parse(data)
+
+
+def test_an_error_does_not_repeat_a_megabyte():
+    long = "x" * 10**6
+    for make in (
+        lambda: Plan(add={long: "much"}),
+        lambda: Plan(cap={long: 0.1}, floor={long: 0.2}),
+        lambda: Plan(cap={long: 0.1}).over(Plan(ablate=(long,))),
+        lambda: Policy(labels=(long, long)),
+        lambda: make_probe(FakeResiduals()).indices([long]),
+        lambda: prepare(Plan(probe=long), make_probe(FakeResiduals()), None, 0.1),
+    ):
+        with pytest.raises(EmoGuardError) as raised:
+            make()
+        assert len(str(raised.value)) < 1000
 
 
 def test_a_plan_laid_over_another_that_contradicts_it_is_refused():

@@ -300,8 +300,9 @@ def test_python_may_write_values_in_its_own_ways():
 def test_a_policy_keeps_no_mapping_that_its_maker_may_change():
     cap, options = {"sad": 0.9}, {"port": 1}
     policy = Policy(steering=SteeringPolicy(plan=Plan(cap=cap)), sinks=({"prometheus": options},))
-    cap["sad"] = 99
+    cap["sad"], options["port"] = 99, 2
     assert policy.steering.plan.cap == {"sad": 0.9}
+    assert policy.sinks == ({"prometheus": {"port": 1}},)
 
 
 def test_a_policy_is_its_own_description_and_survives_copies(load):

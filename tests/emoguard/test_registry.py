@@ -297,6 +297,17 @@ def test_an_option_that_a_plugin_does_not_have_is_named(model, option, sentence)
             emoguard.attach(model, guard, **{option: "native"})
 
 
+def test_sinks_that_only_the_policy_names_are_missed_aloud(model, caplog):
+    probe, policy = make_probe(FakeResiduals()), {"sinks": [{"rate": {}}, {"drift": {}}]}
+    emoguard.attach(model, Guard(probe, policy=policy, sinks=[ListSink()]))
+    with emoguard.open_guard(model, policy) as guard:
+        emoguard.attach(model, guard)
+    assert not caplog.records
+    emoguard.attach(model, Guard(probe, policy=policy))
+    (record,) = caplog.records
+    assert "the policy names sinks (rate, drift), but this guard has none" in record.getMessage()
+
+
 def test_options_that_a_plugin_has_reach_it(model):
     guard = Guard(make_probe(FakeResiduals()))
     assert emoguard.attach(model, guard, backend="native") is guard

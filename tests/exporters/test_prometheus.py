@@ -144,6 +144,12 @@ def test_the_entry_point_names_it():
     assert point.load() is PrometheusExporter
 
 
+@pytest.mark.parametrize("name", ["emotions", "profiles", "sinks"])
+def test_one_text_is_not_taken_for_a_list_of_letters(name):
+    with pytest.raises(EmoGuardError, match=f'{name}: wanted a list of names, got "happy"'):
+        PrometheusExporter(**({"emotions": LABELS, "model": "m"} | {name: "happy"}))
+
+
 def test_every_series_exists_before_the_first_report():
     sink = exporter()
     before = series(sink)
