@@ -121,6 +121,8 @@ class Answer:
 
     def _passed(self, event: bytes) -> bytes:
         """Return an event; one that ends a choice with what is told."""
+        if choices.END.search(event) is None:  # of most events: nothing else is done with them
+            return event
         return guarded(lambda: self._closed(event), event)
 
     def _closed(self, event: bytes) -> bytes:

@@ -27,6 +27,7 @@ from tests.wire import (
     wrapped,
 )
 
+HI = json.dumps({"messages": [{"role": "user", "content": "Hi"}]}).encode()
 ASKING = Policy(requests=RequestPolicy(plan=True, scores=True))
 
 
@@ -113,13 +114,13 @@ def test_a_body_that_the_app_might_read_otherwise_is_refused(content, named):
 @pytest.mark.parametrize(
     "content",
     [
-        b'{"messages": [{"role": "user", "content": "Hi"}], "temperature": NaN}',
-        b'{"messages": [{"role": "user", "content": "Hi"}], "a": 1e999}',
-        b'{"messages": [{"role": "user", "content": "Hi"}], "a": %s}' % (b"9" * 400),
-        '{"messages": [{"role": "user", "content": "Hi"}]}'.encode("utf-16"),
-        b'\xef\xbb\xbf{"messages": [{"role": "user", "content": "Hi"}]}',
-        b'{"messages": [{"role": "user", "content": "Hi"}], "a": "\\ud83d"}',
-        b'{"a": "\xed\xa0\xbd", "messages": [{"role": "user", "content": "Hi"}]}',
+        HI[:-1] + b', "temperature": NaN}',
+        HI[:-1] + b', "a": 1e999}',
+        HI[:-1] + b', "a": %s}' % (b"9" * 400),
+        HI[:-1] + b', "a": "\\ud83d"}',
+        HI[:-1] + b', "a": "\xed\xa0\xbd"}',
+        HI.decode().encode("utf-8-sig"),
+        HI.decode().encode("utf-16"),
     ],
 )
 def test_a_body_that_only_passes_for_json_reaches_the_app_unless_it_has_our_object(content):
