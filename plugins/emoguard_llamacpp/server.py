@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from llama_cpp.server import app as server_app
 from llama_cpp.server.settings import ConfigFileSettings, ModelSettings, ServerSettings
 from pydantic import ValidationError
@@ -18,8 +16,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from emoguard import jsontext, regularfile, yamlfile
 from emoguard.errors import EmoGuardError
 from emoguard.hosts import is_loopback
+
+LARGEST = 2**20
+"""Bytes of a config file."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,9 @@ def read_config(path: str, **options: Any) -> tuple[ServerSettings, ModelSetting
 
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        data = yaml.safe_load(text) if path.endswith((".yaml", ".yml")) else json.loads(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        is_yaml = path.endswith((".yaml", ".yml"))
+        data = yamlfile.read(path) if is_yaml else jsontext.parse(regularfile.read(path, LARGEST))
+    except (EmoGuardError, OSError) as error:
         raise EmoGuardError(f"the config file cannot be read: {error}") from error
     if not isinstance(data, dict):
         raise EmoGuardError(f"{path}: wanted a mapping, got {type(data).__name__}")
