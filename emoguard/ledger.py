@@ -21,8 +21,8 @@ from emoguard.records import Channel, Notice, Report, Request
 log = logging.getLogger("emoguard")
 
 FORMAT = 1
-ENTRY_BYTES = 2048
-"""More than one conversation takes in the file."""
+ENTRY_BYTES = 384
+"""More than one conversation takes in the file: 341 with all profiles given and owed."""
 LARGEST = ENTRY_BYTES * (MOST_CONVERSATIONS + 1)
 """As large as any policy allows: the file may be from a time when more were kept."""
 SAVE_SECONDS = 1.0

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from emoguard import regularfile
 from emoguard.annotation import describe
 from emoguard.errors import EmoGuardError
 
@@ -36,8 +37,7 @@ def read(path: str | os.PathLike[str]) -> Any:
 
     """
     try:
-        with check_path(path).open("rb") as file:
-            data = file.read(LARGEST + 1)
+        data = regularfile.read(check_path(path), LARGEST)
     except FileNotFoundError as error:
         raise EmoGuardError(f"{path} cannot be read: there is no such file") from error
     except (OSError, ValueError) as error:
@@ -103,6 +103,7 @@ class _Builder:
         if len(self._path) >= DEEPEST:
             raise self._error(event, f"nested more than {DEEPEST} deep")
         if isinstance(event, yaml.ScalarEvent):
+            self._check_encodable(event)
             return self._scalar(event) if event.implicit[0] else event.value
         if isinstance(event, yaml.SequenceStartEvent):
             return self._list(events)
@@ -136,6 +137,13 @@ class _Builder:
         value = self._value(event, events)
         self._path.pop()
         return value
+
+    def _check_encodable(self, event: Any) -> None:
+        try:
+            event.value.encode()
+        except UnicodeEncodeError:
+            what = f"half of a surrogate pair in {ascii(event.value)[:60]}: leave it out"
+            raise self._error(event, what) from None
 
     def _scalar(self, event: Any) -> Any:
         text = event.value
