@@ -25,7 +25,10 @@ def meaning(policy: Policy) -> list[tuple[str, str]]:
     sampled = f"{policy.sample_ratio:.6g} of all" if policy.sample_ratio < 1 else "all"
     unsupported = "refused" if policy.on_unsupported == "refuse" else "run and reported as skipped"
     return [
-        ("labels", ", ".join(policy.labels) or "all usable labels of the probe"),
+        (
+            "labels",
+            ", ".join(policy.labels) or "all of the probe are read, the usable ones watched",
+        ),
         ("alarms", _alarms(policy.alarms)),
         ("drift", _drift(policy)),
         ("steering", _steering(policy.steering)),

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from emoguard.advice import baseline_command
 from emoguard.baseline import Baseline
 from emoguard.cli import logs
 from emoguard.cli.paint import printable
@@ -69,7 +70,11 @@ def replay(
     alerts = ", ".join(f"{counted[name]} of {name}" for name in MONITORS)
     console.print(f"{counted['reports']:,} reports, alerts: {alerts}.")
     if policy.drift.baseline is None:
-        console.print("Drift had no baseline: make one with emoguard baseline.")
+        command = baseline_command(paths[0])
+        console.print(
+            f"Drift had no baseline: make one with {command} and give it by --baseline.",
+            soft_wrap=True,
+        )
     if probe is None:
         console.print("Rates had no thresholds: name the calibrated file with --probe.")
     stored.warn()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from emoguard.advice import baseline_command
 from emoguard.baseline import Baseline, counts
 from emoguard.checkpoint import Checkpoint
 from emoguard.errors import EmoGuardError
@@ -186,9 +187,9 @@ def _baseline(site: Site) -> Baseline | None:
         return None
     if not Path(drift.baseline).exists():
         log.warning(
-            "drift is learning: there is no baseline %s yet; make it from the audit log with "
-            "emoguard baseline, and start again",
+            "drift is learning: there is no baseline %s yet; make it with %s, and start again",
             drift.baseline,
+            baseline_command(out=drift.baseline),
         )
         return None
     baseline = Baseline.load(drift.baseline)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -206,40 +204,3 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_written(tmp_path, capsys
     assert "there is no folder" in said(capsys)[1]
     assert export(probe, [calibration], tmp_path, dose="0.6") == 2
     assert not (tmp_path / "v.gguf").exists()
-
-
-def test_doctor_finds_the_runtimes_and_exits_well(capsys):
-    pytest.importorskip("llama_cpp")
-    assert main(["doctor"]) == 0
-    out = said(capsys)[0]
-    assert "llama_cpp" in out
-    assert "transformers" in out
-    assert "broken" not in out
-
-
-def test_doctor_reads_a_file_in_a_child_and_names_its_paths(tmp_path, capsys):
-    pytest.importorskip("llama_cpp")
-    from tests import tiny_gguf
-
-    model = tiny_gguf.write(tmp_path / "tiny.gguf", "qwen2")
-    assert main(["doctor", "--model", str(model)]) == 0
-    out = " ".join(said(capsys)[0].split())
-    assert "qwen2, 5 layers of 64, F32" in out
-    assert "callback read ok works" in out
-
-
-def test_doctor_exits_with_one_on_a_file_that_is_no_model(tmp_path, capsys):
-    pytest.importorskip("llama_cpp")
-    (tmp_path / "x.gguf").write_bytes(b"no model")
-    assert main(["doctor", "--model", str(tmp_path / "x.gguf")]) == 1
-    assert "broken" in said(capsys)[0]
-
-
-def test_doctor_without_any_runtime_says_what_to_install(monkeypatch, capsys):
-    def missing(name: str) -> str:
-        raise PackageNotFoundError(name)
-
-    module = importlib.import_module("emoguard.cli.doctor")
-    monkeypatch.setattr(module, "version", missing)
-    assert main(["doctor"]) == 1
-    assert "pip install 'llama-cpp-python" in said(capsys)[0]

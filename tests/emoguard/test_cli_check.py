@@ -43,7 +43,7 @@ def test_an_empty_policy_is_told_by_its_defaults(check):
     code, out, err = check("")
     assert (code, err) == (0, "")
     for words in (
-        "all usable labels of the probe",
+        "all of the probe are read, the usable ones watched",
         "at most 1 crossings per 1,000 response tokens",
         "rolling mean of 16 tokens",
         "no token is moved by more than 0.1 of its length; nothing is steered unless",

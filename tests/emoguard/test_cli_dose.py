@@ -3,15 +3,17 @@
 import dataclasses
 import json
 
+import emoguard_transformers
 import pytest
 from click.testing import CliRunner
 
 from emoguard import EmoGuardError, Guard, Plan, artifact
 from emoguard.cli.dose import find_judge, read_openings, signs
+from emoguard.cli.models import load
 from emoguard.cli.plans import read_plan
 from emoguard.cli.verbs import verbs
 from emoguard.testing import FakeResiduals, make_probe, measure_calibration
-from tests.contract.hf_models import HfHarness, build
+from tests import tiny_folder, tiny_gguf
 
 
 def count_vowels(text):
@@ -21,23 +23,9 @@ def count_vowels(text):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny Transformers model with a tokenizer of bytes, and a probe calibrated on it."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    path = tmp_path_factory.mktemp("model")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2}
-    vocabulary |= {letter: n + 3 for n, letter in enumerate(alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
-    )
-    fast.save_pretrained(path)
-    model = build(vocab_size=len(vocabulary))
-    model.save_pretrained(path)
-    door = HfHarness(model, fast).open_residuals()
+    path = tiny_folder.write(tmp_path_factory.mktemp("model"))
+    model, tokenizer = load(path)
+    door = emoguard_transformers.open_residuals(model, tokenizer)
     probe = make_probe(door, ("happy", "sad"))
     artifact.save(path / "probe.safetensors", probe, [measure_calibration(door, probe)])
     return path
@@ -71,14 +59,30 @@ def test_dose_without_a_calibration_of_the_file_is_refused(folder, tmp_path):
     artifact.save(tmp_path / "bare.safetensors", probe)
     found = invoke("dose", "--model", folder, "--probe", tmp_path / "bare.safetensors")
     assert isinstance(found.exception, EmoGuardError)
-    assert "emoguard calibrate" in str(found.exception)
+    # A folder is opened by no other runtime; a GGUF file is, and then has another identity.
+    command = f"emoguard calibrate --model {folder} --probe {tmp_path / 'bare.safetensors'}"
+    assert command in str(found.exception)
+
+
+def test_a_gguf_file_is_calibrated_in_the_runtime_that_doses_it(tmp_path):
+    model = tiny_gguf.write(tmp_path / "tiny.gguf", "llama")
+    door = emoguard_transformers.open_residuals(*load(model, "transformers"))
+    artifact.save(tmp_path / "p.safetensors", make_probe(door, ("happy", "sad")))
+    found = invoke("dose", "--model", model, "--probe", tmp_path / "p.safetensors")
+    command = str(found.exception).partition("make one with emoguard ")[2].split()
+    out = command[command.index("--out") + 1]
+    short = ("--responses", 8, "--tokens", 16)
+    assert invoke(*command, *short).exit_code == 0
+    doses = ("--count", 4, "--random", 0, "--tokens", 4, "--judge", f"{__name__}:count_vowels")
+    found = invoke("dose", "--model", model, "--probe", out, *doses)
+    assert found.exit_code == 0, found.exception
 
 
 def test_a_place_that_is_not_there_is_refused_before_anything_is_measured(folder, tmp_path):
     for option in ("--json", "--plot"):
         found = invoke("dose", "--model", "none", option, tmp_path / "no" / "dose.png")
         assert isinstance(found.exception, EmoGuardError)
-        assert "dose.png cannot be written: its folder does not exist" in str(found.exception)
+        assert f"there is no folder {tmp_path / 'no'}" in str(found.exception)
 
 
 def test_the_openings_shipped_are_enough_and_all_different():
