@@ -15,7 +15,7 @@ LARGEST = 64 * 2**20
 LONGEST = 2**20
 """Bytes of one of its lines."""
 
-MOST_LINES = 1_000_000
+MOST_LINES = 500_000
 
 KINDS = {
     stat.S_IFDIR: "a folder",

@@ -193,12 +193,28 @@ class TestRefused:
         assert "wanted one model, got 2" in refused(capfd, "--config", config(models=models * 2))
 
     @pytest.mark.parametrize(
-        ("name", "text"), [("c.json", "{"), ("c.yaml", "a: ["), ("c.yaml", "- 1"), ("c.json", "7")]
+        ("name", "text"),
+        [
+            ("c.json", "{"),
+            ("c.json", "7"),
+            ("c.json", "[" * 100_000),
+            ("c.json", '{"port": 1e999}'),
+            ("c.yaml", "a: ["),
+            ("c.yaml", "- 1"),
+            ("c.yaml", "[" * 5000),
+            ("c.yaml", "a: &a [1]\nb: [*a, *a]"),
+        ],
     )
     def test_a_config_that_cannot_be_read(self, name, text, tmp_path, capfd):
         (tmp_path / name).write_text(text)
         told = refused(capfd, "--config", str(tmp_path / name))
         assert "cannot be read" in told or "wanted a mapping" in told
+
+    @pytest.mark.parametrize("name", ["c.json", "c.yaml"])
+    def test_a_config_that_is_no_file(self, name, tmp_path, capfd):
+        os.mkfifo(tmp_path / name)
+        told = refused(capfd, "--config", str(tmp_path / name))
+        assert "wanted a regular file, got a pipe" in told
 
     def test_options_of_the_model_beside_a_config(self, config, capfd):
         assert main(["serve", "--config", config(), "--threads", "1"]) == 2

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from emoguard import EmoGuardError, Guard, Policy, Request, render
+from emoguard import EmoGuardError, Guard, Policy, Request, jsontext, profiles, render
 from emoguard import ledger as ledgers
 from emoguard.ledger import Ledger
-from emoguard.policy import NoticePolicy
+from emoguard.notice import History, Moment
+from emoguard.policy import MOST_CONVERSATIONS, NoticePolicy
 from emoguard.records import LabelScore, Report
 from emoguard.testing import (
     FAKE_IDENTITY,
@@ -348,6 +349,16 @@ def test_the_state_names_no_conversation_and_holds_no_text(tmp_path):
     assert "us_wa_2225" in saved
     for word in ("alice", "example", "sad", "secret"):
         assert word not in saved
+
+
+def test_the_largest_file_that_a_policy_allows_can_be_parsed():
+    names = tuple(profiles.shipped().by_name)
+    moment = Moment(1764547200.123456)
+    history = History(moment, dict.fromkeys(names, moment), "amplified", 99, names)
+    entry = json.dumps({"f" * 24: ledgers._plain(history)})
+    assert len(entry) <= ledgers.ENTRY_BYTES
+    values = sum(map(entry.count, "[{,"))
+    assert values * MOST_CONVERSATIONS <= jsontext.MOST_VALUES
 
 
 def test_the_largest_state_can_be_read_again(tmp_path):

@@ -47,6 +47,15 @@ def test_a_bad_file_is_refused_when_it_is_opened(path, tmp_path):
         PolicyFile(tmp_path / "none.yaml")
 
 
+@pytest.mark.parametrize("place", [os.mkfifo, Path.mkdir, lambda p: p.symlink_to("/dev/zero")])
+def test_what_is_no_file_in_its_place_neither_hangs_nor_replaces_it(path, place):
+    file = PolicyFile(path)
+    path.unlink()
+    place(path)
+    assert file.refresh().on_unsupported == "skip"
+    assert "wanted a regular file" in file.error
+
+
 def edit_in_place(path: Path, text: str) -> None:
     path.write_text(text)
 

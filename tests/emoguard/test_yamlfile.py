@@ -119,6 +119,13 @@ def test_a_path_that_cannot_be_read_is_refused(path):
         Policy.load(path)
 
 
+def test_half_a_surrogate_pair_is_refused_and_not_repeated():
+    for text in (b'a: "\\ud800"', b'"\\ud800": 1'):
+        with pytest.raises(EmoGuardError, match="half of a surrogate pair") as caught:
+            yamlfile.loads(text, "x")
+        assert str(caught.value).isascii()
+
+
 def test_a_device_is_not_read():
     with pytest.raises(EmoGuardError, match="wanted a regular file, got a device"):
         Policy.load("/dev/zero")

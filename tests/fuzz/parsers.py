@@ -90,8 +90,7 @@ def corpus_file() -> bytes:
 
 
 def read_corpus(path: Path) -> None:
-    corpora.balanced(corpora.read(path), 3)
-    corpora.read(path, corpora.default_labels())
+    corpora.balanced(corpora.read(path, corpora.default_labels()), 3)
 
 
 def prompt_file() -> bytes:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emoguard import EmoGuardError
+from emoguard.fit import workfile
 from emoguard.fit.answers import AnswerFile
 from emoguard.fit.responses import Answer
 
@@ -49,6 +50,21 @@ def test_every_answer_is_on_disk_before_the_next_is_made(tmp_path):
 
     made.extend(source, lambda said: False)
     assert file(path).answers == SAID
+
+
+def test_nothing_is_written_that_could_not_be_read_again(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    whole = len(written(path))
+    for name, most in (("LARGEST", whole), ("MOST_RECORDS", 5)):
+        monkeypatch.setattr(workfile, name, most)
+        full = file(path)
+        with pytest.raises(EmoGuardError, match="is full"):
+            full.extend(lambda start: SAID, lambda said: False)
+        assert file(path).answers == SAID
+        monkeypatch.setattr(workfile, name, most - 1)
+        with pytest.raises(EmoGuardError, match="too large"):
+            file(path)
+        monkeypatch.undo()
 
 
 def test_it_stops_when_there_are_enough(tmp_path):

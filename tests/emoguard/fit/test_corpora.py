@@ -51,6 +51,24 @@ def test_a_missing_corpus_and_one_without_known_emotions_are_refused(tmp_path):
         corpora.read(path, [Label("happy", ("happy",), 1)])
 
 
+def test_a_byte_order_mark_is_no_text_and_only_newlines_end_a_line(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("\ufeffHow are you?\r\nOne\u2028prompt\x0b\x1c\n\nHow are you?\n".encode())
+    assert corpora.read_prompts(path) == ["How are you?", "One\u2028prompt"]
+    path.write_bytes('\ufeff{"text": "one\u2028text"}\r\n{"text": "b"}\n\n'.encode())
+    assert [text.text for text in corpora.read(path)] == ["one\u2028text", "b"]
+    path.write_bytes('\ufeff{"joy": {"words": ["joy"], "valence": 1}}'.encode())
+    assert corpora.read_labels(path) == [Label("joy", ("joy",), 1)]
+
+
+@pytest.mark.parametrize("odd", ["[" * 100_000, '{"text": ' + "[" * 5000, "9" * 5000, "NaN"])
+def test_a_line_that_breaks_parsers_is_named(tmp_path, odd):
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"emotion": "happy", "text": "fine"}\n' + odd)
+    with pytest.raises(EmoGuardError, match=r"c\.jsonl:2"):
+        corpora.read(path)
+
+
 def test_balanced_spreads_each_label_over_its_topics():
     texts = [
         Text(label, topic, f"{label}{topic}{n}")
