@@ -40,11 +40,24 @@ def opened(path: str | Path) -> BinaryIO:
         handle = os.open(path, FLAGS)
     except ValueError as error:  # a NUL or half a surrogate pair in the path
         raise OSError(errno.EINVAL, f"{error}") from error
+    try:
+        check(handle)
+    except OSError:
+        os.close(handle)
+        raise
+    return os.fdopen(handle, "rb")
+
+
+def check(handle: int) -> None:
+    """Raise if an open file is not a regular one.
+
+    Raises:
+        OSError: naming what it is.
+
+    """
     kind = stat.S_IFMT(os.fstat(handle).st_mode)
     if kind != stat.S_IFREG:
-        os.close(handle)
         raise OSError(errno.EINVAL, f"wanted a regular file, got {KINDS.get(kind, 'another kind')}")
-    return os.fdopen(handle, "rb")
 
 
 def read(path: str | Path, largest: int) -> bytes:

@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
+from emoguard import jsontext
 from emoguard.errors import EmoGuardError
 from emoguard.records import STATUSES, VERDICTS, LabelScore, Notice, Receipt, Report, TokenScore
 
-BEGINS = re.compile(rb'\{"line":[0-9]')
-MAC = re.compile(rb',"mac":"[0-9a-f]{64}"\}\n\Z')
+TYPES: dict[str, type] = {
+    "id": str,
+    "model": str,
+    "probe": str,
+    "identity": str,
+    "sampled": bool,
+}
+
+LATEST = 253_402_300_800
+"""The year 10,000, which no date of Python's can have."""
 
 
-def read(path: str | Path) -> Iterator[Report]:
-    """Yield the reports of a file, one per line; keys that no report has are passed over.
+def read(line: bytes, place: str) -> Report:
+    """Return the report that a line holds; keys that no report has are passed over.
 
-    A line that a process did not finish, at the end or before a restart, is left out.
+    `place` names the line in errors.
 
     Raises:
-        EmoGuardError: the file cannot be read, or a line is no report; it is named.
+        EmoGuardError: the line is no report.
 
     """
     try:
-        with Path(path).open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not _is_torn(line):
-                    yield _report(line, f"{path}:{number}")
-    except OSError as error:
-        raise EmoGuardError(f"log {path} cannot be read: {error.strerror}") from error
-
-
-def _is_torn(line: bytes) -> bool:
-    """Return whether writing a line was interrupted; those of an audit log end with their MAC."""
-    audited = BEGINS.match(line) is not None or b'{"line":'.startswith(line[:-1])
-    return not line.endswith(b"\n") or (audited and MAC.search(line) is None)
-
-
-def _report(line: bytes, place: str) -> Report:
-    try:
-        return parse(json.loads(line))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        # An id may be of a client that cut a character in half.
+        return parse(jsontext.parse(line, surrogates=True))
+    except (EmoGuardError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise EmoGuardError(
             f"{place}: wanted a report as one line of JSON, got something else "
             f"({type(error).__name__}: {error!s:.80}): give a log of emoguard_jsonl"
@@ -61,14 +52,21 @@ def parse(data: Mapping[str, Any]) -> Report:
     given = {name: value for name, value in data.items() if name in known}
     if given["status"] not in STATUSES or given.get("version", 1) != 1:
         raise ValueError("unknown status or version")
+    for name, wanted in TYPES.items():
+        if type(given.get(name, wanted())) is not wanted:
+            raise TypeError(f"{name} is no {wanted.__name__}")
+    given["created"] = _number(given.get("created", 0))
+    if not 0 <= given["created"] < LATEST:
+        raise ValueError("it was made at no time")
     given["scores"] = {label: _score(score) for label, score in given["scores"].items()}
-    given["phases"] = {phase: int(count) for phase, count in given.get("phases", {}).items()}
+    given["phases"] = {phase: _count(count) for phase, count in given.get("phases", {}).items()}
     given["faults"] = tuple(given.get("faults", ()))
     given["tokens"] = tuple(
         TokenScore(each["id"], each["phase"], tuple(each["z"])) for each in given.get("tokens", ())
     )
     if given.get("receipt") is not None:
         given["receipt"] = Receipt(**given["receipt"])
+        _count(given["receipt"].applied)
     if given.get("notice") is not None:
         told = given["notice"]
         lists = {name: tuple(told[name]) for name in ("reasons", "profiles")}
@@ -78,15 +76,23 @@ def parse(data: Mapping[str, Any]) -> Report:
 
 
 def _score(score: Mapping[str, Any]) -> LabelScore:
-    crossings = score.get("crossings")
+    peak, rank, crossings = score["peak"], score["rank"], score.get("crossings")
     return LabelScore(
-        float(score["mean"]),
-        _number(score["peak"]),
-        _number(score["rank"]),
-        None if crossings is None else int(crossings),
+        _number(score["mean"]),
+        None if peak is None else _number(peak),
+        None if rank is None else _number(rank),
+        None if crossings is None else _count(crossings),
         score.get("verdict") if score.get("verdict") in VERDICTS else None,
     )
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("a number is none")
+    return float(value)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise TypeError("a count is none")
+    return value

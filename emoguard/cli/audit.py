@@ -7,11 +7,9 @@ from typing import Any
 
 import click
 
+from emoguard import regularfile
 from emoguard.cli import logs
 from emoguard.errors import EmoGuardError
-
-KEY_FILE = click.option("--key-file", help="The file with the log's key.")
-KEY_ENV = click.option("--key-env", help="The environment variable with the log's key.")
 
 
 @click.group(short_help="Verify audit logs; make their key.")
@@ -29,12 +27,12 @@ def key(path: str) -> None:
 
 @audit.command()
 @click.argument("paths", nargs=-1, required=True, metavar="LOGS...")
-@KEY_FILE
-@KEY_ENV
+@logs.KEY_FILE
+@logs.KEY_ENV
 @click.option(
     "--lines",
     type=click.IntRange(0),
-    help="How many there should be: the metric emoguard_audit_lines_total.",
+    help="How many there should be: the metric emoguard_audit_lines_total; 0 for an empty log.",
 )
 @click.option("--head", help="A file that `emoguard audit head` wrote before.")
 @click.option(
@@ -55,19 +53,23 @@ def verify(
     head: str | None,
     first: int,
 ) -> None:
-    """Tell which lines of LOGS were changed, removed, moved or torn; exit 1 when any but torn.
+    """Find lines of LOGS that were changed, removed, moved, added or torn; exit 1 if any but torn.
 
-    One LOG includes the files rotated away from it; several may come in any order. Without --lines
-    or --head nobody can tell whether lines were cut off at the end.
+    One LOG includes the files rotated away from it; several may come in any order. A line is torn
+    if the process died while it wrote it, and found it when it was started again. Without --lines
+    or --head nobody can tell whether lines were cut off at the end; a log without any line is
+    sound only with --lines 0.
     """
     exporter = logs.exporter()
     files = logs.files(paths)
-    known = _key(exporter, key_file, key_env)
+    known = logs.key(key_file, key_env)
     noted = _read_head(head) if head else None
     with logs.readable():
         verdict = exporter.verify(files, known, first=first, lines=lines, head=noted)
     for finding in verdict.findings:
         click.echo(f"{finding.kind}: {finding.file} row {finding.row} {finding.text}")
+    if verdict.omitted:
+        click.echo(f"… and {verdict.omitted:,} more")
     click.echo(_summary(verdict, len(files), end_known=lines is not None or head is not None))
     if not verdict.sound:
         ctx.exit(1)
@@ -75,12 +77,12 @@ def verify(
 
 @audit.command()
 @click.argument("log")
-@KEY_FILE
-@KEY_ENV
+@logs.KEY_FILE
+@logs.KEY_ENV
 def head(log: str, key_file: str | None, key_env: str | None) -> None:
     """Print number and MAC of LOG's last line, to be kept elsewhere for `verify --head`."""
     exporter = logs.exporter()
-    known = _key(exporter, key_file, key_env)
+    known = logs.key(key_file, key_env)
     with logs.readable():
         last = exporter.last_line(Path(log), known)
     if last is None:
@@ -88,15 +90,9 @@ def head(log: str, key_file: str | None, key_env: str | None) -> None:
     click.echo(f"{last.number} {last.mac}")
 
 
-def _key(exporter: Any, file: str | None, variable: str | None) -> Any:
-    if (file is None) == (variable is None):
-        raise click.UsageError("give --key-file or --key-env, one of them")
-    return exporter.Key.load(file) if file else exporter.Key.from_environment(variable)
-
-
 def _read_head(path: str) -> tuple[int, str]:
     try:
-        number, mac = Path(path).read_text(encoding="ascii").split()
+        number, mac = regularfile.read(path, 1024).decode("ascii").split()
         return int(number), mac
     except (OSError, ValueError) as error:
         raise EmoGuardError(

@@ -1,4 +1,4 @@
-"""The files of an audit log, and the reports in them."""
+"""The files of audit logs, their key, and the reports in them that the key vouches for."""
 
 from __future__ import annotations
 
@@ -6,18 +6,70 @@ import contextlib
 import importlib
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import click
+
 from emoguard import reportlines
+from emoguard.cli.paint import printable
 from emoguard.errors import EmoGuardError
+from emoguard.policy import Policy
 from emoguard.records import Report
 
+KEY_FILE = click.option("--key-file", help="The file with the log's key.")
+KEY_ENV = click.option("--key-env", help="The environment variable with the log's key.")
 
-def reports(logs: Sequence[str]) -> Iterator[Report]:
-    """Yield the reports in the `files` of `logs`."""
-    return chain.from_iterable(map(reportlines.read, files(logs)))
+
+class Reports:
+    """The reports of audit logs, each with the files rotated away from it, in the order given.
+
+    Lines that `emoguard audit verify` finds something wrong with are left out; `warn` says so.
+
+    Raises:
+        EmoGuardError: a log that is not there.
+
+    """
+
+    def __init__(self, paths: Sequence[str], key: Any) -> None:
+        self._logs = [_parts(path) for path in _apart(paths)]
+        self._key = key
+        self._verdicts: list[Any] = []
+
+    def __iter__(self) -> Iterator[Report]:
+        log = exporter()
+        with readable():
+            for files in self._logs:
+                self._verdicts.append(log.Verdict())
+                for line in log.accepted(files, self._key, self._verdicts[-1]):
+                    yield reportlines.read(line.raw, f"{line.file}:{line.row}")
+
+    def warn(self) -> None:
+        """Say on stderr what was wrong with the lines read so far, if anything was."""
+        wrong = [each for each in self._verdicts if not each.sound]
+        if wrong:
+            first = next(finding for finding in wrong[0].findings if finding.kind != "torn")
+            place = printable(f"{first.kind}: {first.file} row {first.row} {first.text}")
+            click.echo(
+                f"emoguard: NOT SOUND: {place}. Lines that the key does not vouch for were left "
+                "out: look at them with emoguard audit verify.",
+                err=True,
+            )
+
+
+def _apart(paths: Sequence[str]) -> list[Path]:
+    """Return logs without the files rotated away from others of them, which come with those."""
+    known = [Path(path).absolute() for path in dict.fromkeys(paths)]
+    rotated = {file for path in known for file in _parts(path) if file != path}
+    return [path for path in known if path not in rotated]
+
+
+def _parts(path: Path) -> list[Path]:
+    with readable():
+        found: list[Path] = exporter().parts(path)
+    if not found:
+        raise EmoGuardError(f"there is no audit log {path}")
+    return found
 
 
 def files(logs: Sequence[str]) -> list[Path]:
@@ -27,12 +79,35 @@ def files(logs: Sequence[str]) -> list[Path]:
         EmoGuardError: there are none, or they cannot be read.
 
     """
-    log = exporter()
+    if len(logs) == 1:
+        return _parts(Path(logs[0]))
     with readable():
-        found = log.parts(logs[0]) if len(logs) == 1 else log.in_order(map(Path, logs))
-    if not found:
-        raise EmoGuardError(f"there is no audit log {logs[0]}")
-    return list(found)
+        return list(exporter().in_order(map(Path, logs)))
+
+
+def key(file: str | None, variable: str | None, policy: Policy | None = None) -> Any:
+    """Return the key of a log: from a file, the environment, or where the policy's sink has it.
+
+    Raises:
+        UsageError: none of them, or two, are given.
+        EmoGuardError: it cannot be read.
+
+    """
+    if file is None and variable is None and policy is not None:
+        file, variable = _key_of_sink(policy)
+    if (file is None) == (variable is None):
+        raise click.UsageError(
+            "an audit log is read with its key: give --key-file or --key-env, one of them"
+            + (", or --policy with the sink jsonl" if policy is not None else "")
+        )
+    key_type = exporter().Key
+    return key_type.load(file) if file else key_type.from_environment(variable)
+
+
+def _key_of_sink(policy: Policy) -> tuple[Any, Any]:
+    sinks = [sink["jsonl"] for sink in policy.sinks if "jsonl" in sink]
+    keys = {(sink.get("key_file"), sink.get("key_env")) for sink in sinks}
+    return keys.pop() if len(keys) == 1 else (None, None)
 
 
 def exporter() -> Any:

@@ -28,24 +28,36 @@ MONITORS = ("rate", "drift")
 
 @click.command(short_help="Show what would have alarmed.")
 @click.argument("paths", nargs=-1, required=True, metavar="AUDIT_LOG...")
+@logs.KEY_FILE
+@logs.KEY_ENV
 @click.option("--policy", "policy_path", help="Policy to try; default: the default one.")
 @click.option("--probe", help="Probe file or shipped probe with the calibration; needed for rates.")
 @click.option("--baseline", "baseline_path", help="Baseline to try, in place of the policy's.")
 def replay(
-    paths: tuple[str, ...], policy_path: str | None, probe: str | None, baseline_path: str | None
+    *,
+    paths: tuple[str, ...],
+    key_file: str | None,
+    key_env: str | None,
+    policy_path: str | None,
+    probe: str | None,
+    baseline_path: str | None,
 ) -> None:
     """Run the monitors of rates and drift over stored reports and print their alerts.
 
     Rates need the crossings in the reports and the certified thresholds of --probe; drift needs a
-    baseline. One AUDIT_LOG includes the files rotated away from it.
+    baseline. Only lines that the log's key vouches for are read: what `emoguard audit verify` finds
+    something wrong with is left out. The key is that of the sink in --policy unless it is given. An
+    AUDIT_LOG includes the files rotated away from it.
     """
     policy = Policy.load(policy_path) if policy_path else Policy()
     if baseline_path:
         drift = dataclasses.replace(policy.drift, baseline=baseline_path)
         policy = dataclasses.replace(policy, drift=drift)
-    reports = logs.reports(paths)
+    stored = logs.Reports(paths, logs.key(key_file, key_env, policy))
+    reports = iter(stored)
     first = next(reports, None)
     if first is None:
+        stored.warn()
         raise EmoGuardError(f"{', '.join(paths)} holds no report")
     monitors = open_monitors(policy, first, probe)
     console, counted = Console(highlight=False), Counter[str]()
@@ -60,6 +72,7 @@ def replay(
         console.print("Drift had no baseline: make one with emoguard baseline.")
     if probe is None:
         console.print("Rates had no thresholds: name the calibrated file with --probe.")
+    stored.warn()
 
 
 def open_monitors(policy: Policy, first: Report, probe: str | None) -> list[Sink]:

@@ -3,6 +3,17 @@
 from emoguard_jsonl.key import Key
 from emoguard_jsonl.log import AuditLog
 from emoguard_jsonl.parts import in_order, last_line, parts
-from emoguard_jsonl.verdict import Finding, Verdict, verify
+from emoguard_jsonl.verdict import Accepted, Finding, Verdict, accepted, verify
 
-__all__ = ["AuditLog", "Finding", "Key", "Verdict", "in_order", "last_line", "parts", "verify"]
+__all__ = [
+    "Accepted",
+    "AuditLog",
+    "Finding",
+    "Key",
+    "Verdict",
+    "accepted",
+    "in_order",
+    "last_line",
+    "parts",
+    "verify",
+]

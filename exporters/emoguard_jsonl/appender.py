@@ -5,21 +5,34 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from emoguard import regularfile
+
 
 class Appender:
     """`path` open for appending, made with mode 0600 where it does not exist.
 
     `size` is where the last whole line ends, in bytes. A line that a killed process left unfinished
-    stays as evidence: the next one begins on a line of its own.
+    stays as evidence: the next one begins on a line of its own. So does `left`, the part of a line
+    that could be neither finished nor taken back; empty otherwise.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file.
+
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            regularfile.check(self._handle)
+        except OSError:
+            os.close(self._handle)
+            raise
         stat = os.fstat(self._handle)
         self._place = stat.st_dev, stat.st_ino
         self.size = stat.st_size
         self._torn = self.size > 0 and os.pread(self._handle, 1, self.size - 1) != b"\n"
+        self.left = b""
 
     def append(self, data: bytes) -> None:
         """Write one line; where the system takes only a part of it, take the part back.
@@ -34,16 +47,17 @@ class Appender:
             while left:
                 left = left[os.write(self._handle, left) :]
         except OSError:
-            self._take_back(len(whole) - len(left))
+            self._take_back(whole[: len(whole) - len(left)])
             raise
         self.size += len(whole)
-        self._torn = False
+        self._torn, self.left = False, b""
 
-    def _take_back(self, written: int) -> None:
+    def _take_back(self, part: bytes) -> None:
         try:
-            os.ftruncate(self._handle, os.fstat(self._handle).st_size - written)
+            os.ftruncate(self._handle, os.fstat(self._handle).st_size - len(part))
         except OSError:  # the file may be set to append-only: then the part stays, torn
-            self._torn = self._torn or written > 0
+            self.left = part.removeprefix(b"\n")
+            self._torn = bool(self.left) or (self._torn and not part)
 
     def is_at_its_path(self) -> bool:
         """Return whether the path still leads to this file: somebody may have moved it."""

@@ -9,6 +9,7 @@ import secrets
 from pathlib import Path
 from typing import Self
 
+from emoguard import regularfile
 from emoguard.errors import EmoGuardError
 
 BYTES = 32
@@ -36,9 +37,8 @@ class Key:
 
         """
         try:
-            with Path(path).open("rb") as file:
-                text = file.read(1024)
-        except (OSError, ValueError) as error:
+            text = regularfile.read(path, 1024)
+        except OSError as error:
             raise EmoGuardError(
                 f"the audit key cannot be read ({error}): make one with emoguard audit key {path}"
             ) from error

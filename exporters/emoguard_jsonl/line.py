@@ -3,23 +3,30 @@
     {"line":17,"prev":"<MAC of line 16>","id":…, …,"version":1,"mac":"<MAC>"}
 
 The MAC is HMAC-SHA256 over everything before `,"mac":`. The first line of a log has a random
-`prev`, so that lines of two logs with one key cannot be mixed. Besides these three keys a line is a
-Report (`docs/report.schema.json`) without anything that tells what was said.
+`prev`, so that lines of two logs with one key cannot be mixed. The first line after a restart that
+found an unfinished one has the SHA-256 of its bytes as `torn`, after `prev`: nobody without the key
+can pass a row off as torn. Besides these keys a line is a Report (`docs/report.schema.json`)
+without anything that tells what was said.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
+from emoguard import jsontext
+from emoguard.errors import EmoGuardError
 from emoguard.records import Report
 from emoguard_jsonl.key import Key
 
 NUMBER = re.compile(rb'\{"line":([0-9]{1,18}),')
 SHAPE = re.compile(
-    rb'\{"line":([0-9]{1,18}),"prev":"([0-9a-f]{64})",.*,"mac":"([0-9a-f]{64})"\}\n?', re.DOTALL
+    rb'\{"line":([0-9]{1,18}),"prev":"([0-9a-f]{64})",(?:"torn":"([0-9a-f]{64})",)?'
+    rb'.*,"mac":"([0-9a-f]{64})"\}',
+    re.DOTALL,
 )
 TAIL = len(',"mac":""}') + 64
 LONGEST_ID = 128
@@ -29,33 +36,68 @@ _encode = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",
 
 @dataclass(frozen=True)
 class Line:
-    """What the chain needs of a line; `sound` says whether the MAC is that of its bytes."""
+    """What the chain needs of a line; `sound` says whether the MAC is that of its bytes.
+
+    `torn` is the digest of the unfinished row before it, if the process found one.
+    """
 
     number: int
     prev: str
     mac: str
     sound: bool
+    torn: str | None = None
 
 
-def write(report: Report, number: int, prev: str, key: Key) -> tuple[bytes, str]:
+def write(
+    report: Report, number: int, prev: str, key: Key, torn: str | None = None
+) -> tuple[bytes, str]:
     """Return a line, newline included, and its MAC.
 
     Raises:
         ValueError: the report holds a number that is not finite.
 
     """
-    body = _encode({"line": number, "prev": prev} | content(report, key))[:-1].encode("ascii")
+    mark = {} if torn is None else {"torn": torn}
+    data = {"line": number, "prev": prev} | mark | content(report, key)
+    body = _encode(data)[:-1].encode("ascii")
     mac = key.seal(body)
     return b'%s,"mac":"%s"}\n' % (body, mac.encode("ascii")), mac
 
 
 def read(raw: bytes, key: Key) -> Line | None:
-    """Return the line that `raw` is, None when it is not a whole one."""
+    """Return the line that `raw`, without its newline, is; None when it is not a whole one."""
     found = SHAPE.fullmatch(raw)
     if found is None:
         return None
-    number, prev, mac = int(found[1]), found[2].decode("ascii"), found[3].decode("ascii")
-    return Line(number, prev, mac, key.seal(raw.rstrip(b"\n")[:-TAIL]) == mac)
+    prev, mac = found[2].decode("ascii"), found[4].decode("ascii")
+    torn = None if found[3] is None else found[3].decode("ascii")
+    return Line(int(found[1]), prev, mac, key.seal(raw[:-TAIL]) == mac, torn)
+
+
+def digest(raw: bytes) -> str:
+    """Return the SHA-256 of an unfinished row, as `torn` has it."""
+    return hashlib.sha256(raw).hexdigest()
+
+
+def is_beginning(raw: bytes, number: int, prev: str | None) -> bool:
+    """Return whether `raw` may be what a killed process wrote of line `number`, after `prev`.
+
+    A machine that lost power may leave zeros in the place of the rest, or of all.
+    """
+    wanted = b'{"line":%d,"prev":"%s' % (number, (prev or "").encode("ascii"))
+    written = raw.rstrip(b"\0")[: len(wanted)]
+    return bool(raw) and wanted.startswith(written) and not _is_json(raw)
+
+
+def _is_json(raw: bytes) -> bool:
+    """Return whether a row is whole: an unfinished line never is."""
+    if not raw.rstrip().endswith(b"}"):
+        return False
+    try:
+        jsontext.parse(raw, largest=len(raw), surrogates=True)
+    except EmoGuardError:
+        return False
+    return True
 
 
 def content(report: Report, key: Key) -> dict[str, Any]:

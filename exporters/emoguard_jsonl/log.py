@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import json
 import math
 import os
 import secrets
@@ -14,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from emoguard import jsontext
 from emoguard.errors import EmoGuardError
 from emoguard.records import Alert, Report
-from emoguard_jsonl import line
+from emoguard_jsonl import line, rows
 from emoguard_jsonl.appender import Appender
 from emoguard_jsonl.key import Key
-from emoguard_jsonl.parts import last_line, rotated
+from emoguard_jsonl.parts import last_line, rotated, torn
 
 if TYPE_CHECKING:
     from emoguard.sinks import Site
@@ -68,6 +67,7 @@ class AuditLog:
             self._lock = _lock(self.path)
             try:
                 last = last_line(self.path, key)
+                self._torn = torn(self.path, last)
                 self._file: Appender | None = self._opened()
             except BaseException:
                 os.close(self._lock)
@@ -111,8 +111,8 @@ class AuditLog:
             self._check_open()
             stuck = self._rotate(report)
             file = self._at_its_path()
-            data, mac = line.write(report, self.lines + 1, self._last, self._key)
-            file.append(data)
+            data, mac = line.write(report, self.lines + 1, self._last, self._key, self._torn)
+            self._append(file, data)
             self.lines, self._last = self.lines + 1, mac
             self._began = self._began or (self.lines, report.created)
             if time.monotonic() - self._synced >= self._fsync_seconds:
@@ -130,6 +130,14 @@ class AuditLog:
                 self._file.close()
                 os.close(self._lock)
             self._file = None
+
+    def _append(self, file: Appender, data: bytes) -> None:
+        try:
+            file.append(data)
+        except OSError:
+            self._torn = line.digest(file.left) if file.left else self._torn
+            raise
+        self._torn = None
 
     def _check_open(self) -> None:
         if self._file is None:
@@ -160,19 +168,17 @@ class AuditLog:
         return self._file
 
     def _opened(self) -> Appender:
-        self._began = _began(self.path)
+        self._began = _began(self.path, self._key)
         self._synced = time.monotonic()
         return Appender(self.path)
 
 
-def _began(path: Path) -> tuple[int, float] | None:
+def _began(path: Path, key: Key) -> tuple[int, float] | None:
     """Return number and time of the first report in a file, None when it has none."""
-    if path.exists():
-        with path.open("rb") as file:
-            for raw in file:
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    found = json.loads(raw)
-                    return int(found["line"]), float(found["created"])
+    for row in rows.read(path) if path.exists() else ():
+        found = line.read(row.raw, key)
+        if found is not None and found.sound:
+            return found.number, float(jsontext.parse(row.raw, surrogates=True)["created"])
     return None
 
 

@@ -1,15 +1,15 @@
-"""The files a log consists of, and the two lines a writer must know of them: first and last."""
+"""The files a log consists of, and their last line, which a writer goes on from."""
 
 from __future__ import annotations
 
 import math
-import mmap
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
+from emoguard import regularfile
 from emoguard.errors import EmoGuardError
-from emoguard_jsonl import line
+from emoguard_jsonl import line, rows
 from emoguard_jsonl.key import Key
 
 DIGITS = 12
@@ -29,10 +29,15 @@ def rotated(path: Path, first: int) -> Path:
 
 
 def in_order(files: Iterable[Path]) -> list[Path]:
-    """Return files by the number of their first line; those without one come last."""
+    """Return files by the number of their first line; those without one come last.
+
+    Raises:
+        OSError: one cannot be read, or is not a regular file.
+
+    """
 
     def first(path: Path) -> float:
-        with path.open("rb") as file:
+        with regularfile.opened(path) as file:
             found = line.NUMBER.match(file.read(64))
         return int(found[1]) if found else math.inf
 
@@ -44,29 +49,29 @@ def last_line(path: Path, key: Key) -> line.Line | None:
 
     Raises:
         EmoGuardError: it was changed, or is not by this key.
+        OSError: the log cannot be read.
 
     """
     for part in reversed(parts(path)):
-        for raw in _backwards(part):
-            found = line.read(raw, key)
-            if found is not None and not found.sound:
-                raise EmoGuardError(
-                    f"the last line of {part} was changed or written with another key: give the "
-                    "right key, or move the log away and look at it with emoguard audit verify"
-                )
-            if found is not None:
-                return found
+        raw = rows.last_line(part)
+        found = line.read(raw, key) if raw is not None else None
+        if found is not None and not found.sound:
+            raise EmoGuardError(
+                f"the last line of {part} was changed or written with another key: give the "
+                "right key, or move the log away and look at it with emoguard audit verify"
+            )
+        if found is not None:
+            return found
     return None
 
 
-def _backwards(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file, last first."""
-    with path.open("rb") as file:
-        if not path.stat().st_size:
-            return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            end = len(data)
-            while end > 0:
-                start = data.rfind(b"\n", 0, end - 1) + 1
-                yield data[start:end]
-                end = start
+def torn(path: Path, last: line.Line | None) -> str | None:
+    """Return the digest of the line after `last` that the log at `path` ends within, if it does.
+
+    Raises:
+        OSError: the log cannot be read.
+
+    """
+    raw = rows.unended(parts(path)[-1]) if parts(path) else b""
+    number, prev = (last.number + 1, last.mac) if last else (1, None)
+    return line.digest(raw) if line.is_beginning(raw, number, prev) else None

@@ -1,27 +1,29 @@
-"""Reads a log from end to end and tells what was done to it."""
+"""Reads a log from end to end and finds out what was done to it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from emoguard_jsonl import line
 from emoguard_jsonl.key import Key
+from emoguard_jsonl.rows import Row
+from emoguard_jsonl.rows import read as read_rows
 
 Kind = Literal["changed", "missing", "misplaced", "foreign", "cut", "torn"]
 
-LONGEST = 64 * 1024 * 1024
-"""Bytes of a line that are looked at; ours have a few thousand."""
+MOST_FINDINGS = 1000
+"""Findings that are kept; more are counted."""
 
 
 @dataclass(frozen=True)
 class Finding:
     """Something wrong at one place: row counts the lines of `file` from 1.
 
-    Only `torn` is innocent: the process died while it wrote that line, and the chain shows that
-    nothing else is missing.
+    Only `torn` is innocent: the process died while it wrote that line. Either the line after it
+    says so, which the restarted process wrote and signed with the key, or the log ends within it.
     """
 
     kind: Kind
@@ -32,9 +34,14 @@ class Finding:
 
 @dataclass
 class Verdict:
-    """What `verify` found; `last` is the number of the last line and `mac` its MAC."""
+    """What `verify` found; `last` is the number of the last line and `mac` its MAC.
+
+    `findings` holds the first thousand, `omitted` counts the others; no innocent one is omitted
+    without a guilty one being kept.
+    """
 
     findings: list[Finding] = field(default_factory=list)
+    omitted: int = 0
     first: int | None = None
     last: int = 0
     mac: str | None = None
@@ -42,7 +49,22 @@ class Verdict:
     @property
     def sound(self) -> bool:
         """Return whether no line was changed, removed, moved or added."""
-        return all(finding.kind == "torn" for finding in self.findings)
+        return not self.omitted and all(finding.kind == "torn" for finding in self.findings)
+
+    def add(self, finding: Finding) -> None:
+        """Keep a finding, or count it."""
+        if len(self.findings) < MOST_FINDINGS:
+            self.findings.append(finding)
+        else:
+            self.omitted += 1
+
+
+class Accepted(NamedTuple):
+    """A line that follows the chain: where it stands, and its bytes without the newline."""
+
+    file: str
+    row: int
+    raw: bytes
 
 
 def verify(
@@ -57,66 +79,134 @@ def verify(
 
     The chain alone cannot show that lines are missing at its end: give how many there should be,
     `lines` (the metric `emoguard_audit_lines_total`), or a line noted before, `head` (number, MAC).
-    `first` is the number the log should begin with, where older files are kept elsewhere.
+    `first` is the number the log should begin with, where older files are kept elsewhere. A log
+    without any line is `cut` unless `lines` is 0: nothing in it could be verified.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: a file cannot be read, or is not a regular file.
 
     """
-    chain = _Chain(key, first, head)
-    for path in files:
-        for row, raw in _rows(path):
-            chain.follow(str(path), row, raw)
-    return chain.end(lines)
+    verdict = Verdict()
+    chain = _Chain(key, verdict, first, head)
+    for _ in chain.follow(files):
+        pass
+    chain.end(lines)
+    return verdict
 
 
-def _rows(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield row number and bytes; of a line that is far too long only the beginning."""
-    row, begins = 0, True
-    with path.open("rb") as file:
-        while raw := file.readline(LONGEST):
-            if begins:
-                row += 1
-                yield row, raw
-            begins = raw.endswith(b"\n")
+def accepted(files: Iterable[Path], key: Key, verdict: Verdict) -> Iterator[Accepted]:
+    """Yield the lines of `files`, oldest first, that `verify` finds nothing wrong with.
+
+    The log may begin with any number. All others are left out; `verdict` then has why.
+
+    Raises:
+        OSError: a file cannot be read, or is not a regular file.
+
+    """
+    yield from _Chain(key, verdict, None, None).follow(files)
 
 
 class _Chain:
     """Follows the chain line by line; what it holds is the line before."""
 
-    def __init__(self, key: Key, first: int, head: tuple[int, str] | None) -> None:
+    def __init__(
+        self, key: Key, verdict: Verdict, first: int | None, head: tuple[int, str] | None
+    ) -> None:
         self._key = key
-        self._number = first - 1
+        self._verdict = verdict
+        self._number = None if first is None else first - 1
         self._mac: str | None = None
+        self._foreign: str | None = None
+        self._changed = 0
         self._head = head
         self._at = ("", 0)
-        self._verdict = Verdict()
+        self._others: tuple[str, Row] | None = None
 
-    def follow(self, file: str, row: int, raw: bytes) -> None:
-        self._at = (file, row)
-        if not raw.strip():
-            return
-        found = line.read(raw, self._key)
-        if found is None:
-            self._find("torn", f"is not whole: line {self._number + 1} was being written")
-        elif not found.sound:
-            self._find("changed", f"says it is line {found.number}, and its MAC is wrong")
-            self._number, self._mac = self._number + 1, None
-        elif found.number <= self._number:
-            self._find("misplaced", f"is line {found.number}, after line {self._number}")
+    def follow(self, files: Iterable[Path]) -> Iterator[Accepted]:
+        for path in files:
+            self._at = (str(path), 0)
+            for row in read_rows(path):
+                self._at = (str(path), row.number)
+                if not row.is_line:
+                    self._hold(str(path), row)
+                elif self._accepts(row):
+                    yield Accepted(*self._at, row.raw)
+        self._settle_end()
+
+    def _hold(self, file: str, row: Row) -> None:
+        """Keep rows that are no lines until the next line says whether it was torn from them."""
+        if self._others is not None and self._others[0] == file:
+            first = self._others[1]
+            row = row._replace(number=first.number, span=first.span + row.span)
         else:
-            self._check_link(found)
-            self._take(found)
+            self._settle(is_torn=False)
+        self._others = file, row
 
-    def _check_link(self, found: line.Line) -> None:
-        wanted = self._number + 1
-        if found.number > wanted:
-            self._find("missing", f"is line {found.number}: {_span(wanted, found.number - 1)} gone")
-        elif self._mac is not None and found.prev != self._mac:
+    def _settle(self, *, is_torn: bool) -> None:
+        """Judge the rows that were held; only the last of them may be torn."""
+        if self._others is None:
+            return
+        file, row = self._others
+        self._others = None
+        foreign = row.span - is_torn
+        if foreign:
+            rows = "is" if foreign == 1 else f"and the {foreign - 1:,} after it are"
+            self._verdict.add(Finding("foreign", file, row.number, f"{rows} no line of this log"))
+        if is_torn:
+            text = f"is not whole: line {self._wanted()} was being written"
+            self._verdict.add(Finding("torn", file, row.number + foreign, text))
+
+    def _settle_end(self) -> None:
+        """Judge the rows at the end: the last may be a line that is being written right now."""
+        last = self._others[1] if self._others else None
+        is_torn = (
+            last is not None
+            and not last.ended
+            and line.is_beginning(last.raw, self._wanted(), self._mac)
+        )
+        self._settle(is_torn=is_torn)
+
+    def _wanted(self) -> int:
+        return (self._number or 0) + 1
+
+    def _accepts(self, row: Row) -> bool:
+        found = line.read(row.raw, self._key)
+        assert found is not None
+        if not found.sound:
+            self._settle(is_torn=False)
+            self._find("changed", f"says it is line {found.number}, and its MAC is wrong")
+            self._changed += 1
+            return False
+        if self._number is None:
+            self._number = found.number - 1
+        self._settle(is_torn=self._tears(found))
+        return self._is_next(found)
+
+    def _tears(self, found: line.Line) -> bool:
+        """Return whether the line says that the row before it is torn."""
+        if self._others is None or found.torn is None:
+            return False
+        return found.number == self._wanted() and found.torn == line.digest(self._others[1].raw)
+
+    def _is_next(self, found: line.Line) -> bool:
+        wanted = self._wanted()
+        if found.number < wanted:
+            self._find("misplaced", f"is line {found.number}, after line {wanted - 1}")
+            return False
+        is_linked = found.number > wanted or self._mac in (None, found.prev)
+        if not is_linked or found.prev == self._foreign:
             self._find("foreign", f"is a line {found.number}, but of another log")
+            self._foreign = found.mac
+            return False
+        # Of the lines before it, those that were changed are not missing.
+        if found.number - wanted > self._changed:
+            self._find("missing", f"is line {found.number}: {_span(wanted, found.number - 1)} gone")
+        self._take(found)
+        return True
 
     def _take(self, found: line.Line) -> None:
         self._number, self._mac = found.number, found.mac
+        self._foreign, self._changed = None, 0
         self._verdict.last, self._verdict.mac = found.number, found.mac
         self._verdict.first = self._verdict.first or found.number
         if self._head is not None and self._head[0] == found.number:
@@ -128,14 +218,18 @@ class _Chain:
         if wanted is not None and wanted[1] != mac:
             self._find("foreign", f"is a line {wanted[0]}, but not the one that was noted")
 
-    def end(self, lines: int | None) -> Verdict:
+    def end(self, lines: int | None) -> None:
+        """Judge what is missing at the end of the log."""
         most = max(lines or 0, self._head[0] if self._head else 0)
-        if most > self._number:
-            self._find("cut", f"is the end: {_span(self._number + 1, most)} gone")
-        return self._verdict
+        if most >= self._wanted() + self._changed:
+            self._find("cut", f"is the end: {_span(self._wanted() + self._changed, most)} gone")
+        elif self._verdict.first is None and lines is None and self._verdict.sound:
+            self._find(
+                "cut", "is the end, and there is no line: give --lines 0 if none was written"
+            )
 
     def _find(self, kind: Kind, text: str) -> None:
-        self._verdict.findings.append(Finding(kind, *self._at, text))
+        self._verdict.add(Finding(kind, *self._at, text))
 
 
 def _span(first: int, last: int) -> str:

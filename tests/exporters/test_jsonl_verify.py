@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from emoguard_jsonl import AuditLog, Key, parts, verify
+from emoguard_jsonl import AuditLog, Key, Verdict, accepted, parts, verify
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -94,8 +95,11 @@ def test_a_line_of_another_log_with_the_same_key_is_found(tmp_path, sound):
     write(other, LINES)
     foreign = other.read_bytes().splitlines(keepends=True)
     rows = [*sound[:3], foreign[3], *sound[4:]]
-    assert found(tmp_path / "a", rows) == [("foreign", 4), ("foreign", 5)]
-    assert found(tmp_path / "b", [*sound[:5], *foreign[5:]]) == [("foreign", 6)]
+    assert found(tmp_path / "a", rows) == [("foreign", 4), ("missing", 5)]
+    rows = [*sound[:5], *foreign[5:]]
+    assert found(tmp_path / "b", rows) == [("foreign", 6), ("foreign", 7), ("foreign", 8)]
+    rows = [*sound[:5], *foreign[5:], *sound[5:]]
+    assert found(tmp_path / "c", rows) == [("foreign", 6), ("foreign", 7), ("foreign", 8)]
 
 
 def test_a_tail_cut_off_is_found_by_the_count_or_a_noted_line(tmp_path, sound):
@@ -122,7 +126,140 @@ def test_a_line_cut_short_at_the_end_is_torn_and_counted(tmp_path, sound):
 
 def test_a_line_cut_short_in_the_middle_is_not_innocent(tmp_path, sound):
     rows = [*sound[:3], sound[3][:200] + b"\n", *sound[4:]]
-    assert found(tmp_path / "a", rows) == [("torn", 4), ("missing", 5)]
+    assert found(tmp_path / "a", rows) == [("foreign", 4), ("missing", 5)]
+    rows = [*sound[:3], sound[3][:200] + b"\n", *sound[3:]]
+    assert found(tmp_path / "a", rows) == [("foreign", 4)]
+    assert found(tmp_path / "a", [*sound[:3], sound[3][:200] + b"\n"]) == [("foreign", 4)]
+
+
+def test_only_the_beginning_of_the_next_line_is_torn_at_the_end(tmp_path, sound):
+    (other := tmp_path / "other").touch()
+    write(other, LINES)
+    foreign = other.read_bytes().splitlines(keepends=True)
+    whole, head = sound[4][:-1], sound[4][:83]
+    no_mac = json.dumps(json.loads(whole) | {"mac": None}, separators=(",", ":")).encode()
+    for end in (
+        b"x", b" ", sound[5][:300], foreign[4][:300], sound[3][:300], no_mac,
+        head + b"}", head + b',"id":1}', head + b"}\n", head + b"\n",
+    ):  # fmt: skip
+        assert [kind for kind, _ in found(tmp_path / "a", [*sound[:4], end])] == ["foreign"], end
+    for end in (
+        *(whole[:cut] for cut in (1, 9, 11, 90, 200, -1)),
+        whole[:200] + b"\0" * 300,
+        b"\0",
+    ):
+        assert found(tmp_path / "a", [*sound[:4], end]) == [("torn", 5)], end
+    assert found(tmp_path / "a", [*sound[:4], whole]) == []
+
+
+def test_a_restart_vouches_for_the_line_it_found_torn_and_for_no_other_row(tmp_path, sound):
+    path = tmp_path / "a"
+    path.write_bytes(b"".join(sound[:4]) + sound[4][:200])
+    write(path, 2)
+    rows = path.read_bytes().splitlines(keepends=True)
+    assert len(rows) == 7
+    assert found(path, rows, lines=6) == [("torn", 5)]
+    assert found(path, [*rows[:4], *rows[5:]], lines=6) == []
+    assert found(path, [*rows[:4], rows[4][:-2] + b"\n", *rows[5:]]) == [("foreign", 5)]
+    assert found(path, [*rows[:4], rows[4], rows[4], *rows[5:]]) == [("foreign", 5), ("torn", 6)]
+    assert found(path, [*rows, rows[4]]) == [("torn", 5), ("foreign", 8)]
+
+
+@pytest.mark.parametrize("end", [b"forged", b"forged\n", b'{"line":5,"prev":"00', b'{"id":"x"}'])
+def test_a_restart_does_not_vouch_for_what_no_process_was_writing(tmp_path, sound, end):
+    path = tmp_path / "a"
+    path.write_bytes(b"".join(sound[:4]) + end)
+    write(path, 1)
+    assert [(f.kind, f.row) for f in verify([path], KEY, lines=5).findings] == [("foreign", 5)]
+
+
+def test_a_torn_line_before_a_rotation_is_vouched_for_in_the_next_file(tmp_path):
+    path = tmp_path / "audit.jsonl"
+    write(path, 2)
+    path.write_bytes(path.read_bytes()[:-100])
+    write(path, 1, rotate_mib=0.001)
+    assert len(parts(path)) == 2
+    assert [(f.kind, f.row) for f in verify(parts(path), KEY, lines=2).findings] == [("torn", 2)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        gzip.compress,
+        lambda log: log.replace(b"\n", b"\r\n"),
+        lambda log: b"".join(json.dumps(json.loads(row)).encode() + b"\n" for row in log.split()),
+        lambda log: log.replace(b'{"line"', b'{ "line"'),
+        lambda log: log.upper(),
+        lambda log: log.decode().encode("utf-16"),
+        lambda log: b"\xef\xbb\xbf" + log,
+        lambda log: log + b"\n",
+        lambda log: b"\n" + log,
+        lambda log: log.replace(b"\n", b"\n\n"),
+        lambda log: log.replace(b"\n", b""),
+        lambda log: log[:700] + b"\0" * 4096 + log[700:],
+        lambda log: b"hello\n" * 50,
+        lambda log: b"\n",
+        lambda log: b"\0" * 4096,
+        lambda log: b"",
+    ],
+)  # fmt: skip
+def test_what_is_no_log_of_this_key_is_not_sound(tmp_path, sound, change):
+    path = tmp_path / "a"
+    path.write_bytes(change(b"".join(sound)))
+    assert not verify([path], KEY).sound
+
+
+def test_an_empty_log_is_sound_only_where_none_is_wanted(tmp_path):
+    assert found(tmp_path / "a", []) == [("cut", 0)]
+    assert found(tmp_path / "a", [], lines=0) == []
+    assert found(tmp_path / "a", [b'{"line":1,"prev']) == [("torn", 1), ("cut", 1)]
+
+
+def test_forged_rows_hide_no_honest_line(tmp_path, sound):
+    path, lies = tmp_path / "a", [forged(sound[4]), forged(sound[7]), b"x\n"]
+    path.write_bytes(b"".join([*sound[:4], *lies, *sound[4:], *lies]))
+    verdict = Verdict()
+    rows = [line.row for line in accepted([path], KEY, verdict)]
+    assert rows == [1, 2, 3, 4, 8, 9, 10, 11]
+    assert not verdict.sound
+
+
+def test_a_thousand_findings_are_kept_and_the_others_counted(tmp_path, sound):
+    path = tmp_path / "a"
+    path.write_bytes(b"".join([sound[0], *[forged(sound[1]), b"x\n"] * 2000, *sound[1:]]))
+    verdict = verify([path], KEY, lines=LINES)
+    assert (len(verdict.findings), verdict.omitted) == (1000, 3000)
+    assert not verdict.sound
+
+
+ROW = b'{"line":1,"prev":"%s",,"mac":"%s"}\n' % (b"0" * 64, b"0" * 64)
+MEMORY = """
+import resource, sys, time
+from pathlib import Path
+from emoguard import EmoGuardError
+from emoguard_jsonl import AuditLog, Key, verify
+from tests.memory import peak_bytes
+path = Path(sys.argv[1])
+assert not verify([path], Key(bytes(32))).sound
+try:
+    AuditLog(path, Key(bytes(32))).close()
+except EmoGuardError:
+    pass
+print(peak_bytes() >> 20, time.process_time())
+"""
+
+
+@pytest.mark.parametrize("row", [b"a\n", b"\n", b"{\n", b"\0", ROW, b"x\n" + ROW], ids=repr)
+def test_memory_and_time_are_bounded_whatever_the_rows_are(tmp_path, row):
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(row * (24 * 2**20 // len(row)))
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(path)], capture_output=True, text=True, check=False
+    )
+    assert not done.returncode, done.stderr
+    peak, seconds = done.stdout.split()
+    assert int(peak) <= 256
+    assert float(seconds) <= 5
 
 
 def test_older_files_may_be_kept_elsewhere(tmp_path, sound):
@@ -254,6 +391,11 @@ def empty(tmp_path, monkeypatch) -> None:
     [
         (("verify", "nowhere.jsonl", "--key-env", "K"), 1, "there is no audit log nowhere.jsonl"),
         (("verify", "a", "b", "--key-env", "K"), 1, "the audit log cannot be read"),
+        (("verify", "a", "--key-env", "K"), 1, ""),
+        (("verify", ".", "--key-env", "K"), 1, "wanted a regular file, got a folder"),
+        (("verify", "/dev/null", "--key-env", "K"), 1, "wanted a regular file, got a device"),
+        (("verify", "a", "--key-file", "/dev/zero"), 1, "wanted a regular file, got a device"),
+        (("verify", "a", "--key-env", "K", "--head", "/dev/zero"), 1, "wanted a regular file"),
         (("verify", "a"), 2, "give --key-file or --key-env"),
         (("verify", "a", "--key-file", "nowhere"), 1, "the audit key cannot be read"),
         (("verify", "a", "--key-env", "K", "--head", "nowhere"), 1, "emoguard audit head prints"),
