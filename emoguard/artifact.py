@@ -11,13 +11,14 @@ import struct
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from emoguard import jsontext, regularfile
 from emoguard.calibration import Calibration
 from emoguard.certificate import Curve
 from emoguard.errors import EmoGuardError
@@ -127,11 +128,9 @@ def load(path: str | Path) -> tuple[Probe, list[Calibration]]:
 
     """
     try:
-        with Path(path).open("rb") as stream:
-            blob = stream.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        why = getattr(error, "strerror", None) or error
-        raise EmoGuardError(f"probe file {path!s} cannot be read: {why}") from error
+        blob = regularfile.read(path, MAX_FILE_BYTES)
+    except OSError as error:
+        raise EmoGuardError(f"probe file {path!s} cannot be read: {error.strerror}") from error
     try:
         return loads(blob)
     except EmoGuardError as error:
@@ -173,15 +172,16 @@ def _metadata(blob: bytes) -> dict[str, Any]:
             "are allowed: it is cut off or no probe file"
         )
     try:
-        header = json.loads(blob[8 : 8 + size])
-        meta = json.loads(header["__metadata__"]["emoguard"])
-        if not isinstance(meta, dict) or meta["format"] != FORMAT:
-            raise EmoGuardError(f"wanted format {FORMAT}, got {str(meta)[:60]}: update emoguard")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        header = jsontext.parse(blob[8 : 8 + size])
+        meta = jsontext.parse(header["__metadata__"]["emoguard"])
+        found = meta["format"]
+    except (EmoGuardError, LookupError, TypeError, AttributeError) as error:
         raise EmoGuardError(
             f"it holds no EmoGuard description ({type(error).__name__}): make it with emoguard fit"
         ) from error
-    return meta
+    if found != FORMAT:
+        raise EmoGuardError(f"wanted format {FORMAT}, got {_short(found)}: update emoguard")
+    return cast("dict[str, Any]", meta)
 
 
 def _probe(meta: Mapping[str, Any], tensors: Mapping[str, Any], digest: str) -> Probe:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from emoguard import jsontext, regularfile
 from emoguard.errors import EmoGuardError
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 ENOUGH_BLOCKS = 50
 """Fewer blocks give false alarms: 8 of them in one of five unchanged streams."""
 
-LARGEST = 64 * 2**20
+LARGEST = 32 * 2**20
+"""Bytes; a block takes 20 for each label."""
 
 
 def counts(report: Report) -> bool:
@@ -148,12 +150,11 @@ class Baseline:
 
         """
         try:
-            with Path(path).open("rb") as file:
-                data = json.loads(file.read(LARGEST))
-            return cls._sound(data)
+            data = regularfile.read(path, LARGEST)
+            return cls._sound(jsontext.parse(data, largest=LARGEST))
         except OSError as error:
             raise EmoGuardError(f"baseline {path} cannot be read: {error.strerror}") from error
-        except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+        except (EmoGuardError, ValueError, LookupError, TypeError) as error:
             raise EmoGuardError(
                 f"{path} is no sound baseline ({type(error).__name__}: {error!s:.100}): make it "
                 "with emoguard baseline"
@@ -168,6 +169,7 @@ class Baseline:
         block, created = data["block_responses"], data["created"]
         sound = (
             all(isinstance(text, str) for text in texts)
+            and isinstance(data["labels"], list)
             and blocks.ndim == 2
             and blocks.shape[1] == len(data["labels"])
             and len(blocks) >= ENOUGH_BLOCKS

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emoguard import jsontext, regularfile
 from emoguard.errors import EmoGuardError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ LARGEST = 2**20
 class Checkpoint:
     """One file; `bound` is what the state depends on, such as labels and limits.
 
-    Without a path nothing is kept. A file of `largest` bytes or more is none of ours.
+    Without a path nothing is kept. A file of more than `largest` bytes is none of ours.
     """
 
     def __init__(
@@ -44,12 +45,12 @@ class Checkpoint:
         if self._path is None:
             return None
         try:
-            with self._path.open("rb") as file:
-                saved = json.loads(file.read(self._largest))
+            data = regularfile.read(self._path, self._largest)
+            saved = jsontext.parse(data, largest=self._largest)
             bound, state = saved["bound"], saved["state"]
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        except (EmoGuardError, OSError, LookupError, TypeError) as error:
             raise self.broken(error) from error
         if bound != self._bound:
             log.warning(

@@ -25,9 +25,9 @@ SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse(
-    data: bytes, *, largest: int = LARGEST, deepest: int = DEEPEST, surrogates: bool = False
+    data: bytes | str, *, largest: int = LARGEST, deepest: int = DEEPEST, surrogates: bool = False
 ) -> Any:
-    """Return the value of a JSON text in UTF-8, with or without a byte order mark.
+    """Return the value of a JSON text; bytes are UTF-8, with or without a byte order mark.
 
     Every number in it is finite as a float, so that `float(value)` never overflows; `NaN` and
     `Infinity` are refused. Lone surrogates, which no file, log or terminal can take, are refused
@@ -40,19 +40,21 @@ def parse(
     """
     if len(data) > largest:
         raise EmoGuardError(f"wanted at most {largest:,} bytes of JSON, got {len(data):,}")
-    # Marks inside of texts are counted, too: too many of them to be a text that people wrote.
-    if sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
-        raise EmoGuardError(f"wanted at most {MOST_VALUES:,} values in JSON, got more")
     try:
-        text = data.decode("utf-8-sig")
-        value = _DECODER.decode(text)
+        text = data if isinstance(data, str) else data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise EmoGuardError(f"wanted JSON in UTF-8, got other bytes at {error.start}") from error
+    # Marks inside of texts are counted, too: too many of them to be a text that people wrote.
+    containers = text.count("[") + text.count("{")
+    if containers + text.count(",") > MOST_VALUES:
+        raise EmoGuardError(f"wanted at most {MOST_VALUES:,} values in JSON, got more")
+    try:
+        value = _DECODER.decode(text)
     except RecursionError:
         raise _too_deep(deepest) from None
     except ValueError as error:
         raise EmoGuardError(f"wanted JSON, got something else: {error}") from error
-    if not _is_flat(value, deepest):
+    if containers > deepest and not _is_flat(value, deepest):
         raise _too_deep(deepest)
     if not surrogates and SURROGATE.search(text):
         _check_encodable(value)

@@ -21,8 +21,8 @@ from emoguard.records import Channel, Notice, Report, Request
 log = logging.getLogger("emoguard")
 
 FORMAT = 1
-ENTRY_BYTES = 2048
-"""More than one conversation takes in the file."""
+ENTRY_BYTES = 384
+"""More than one conversation takes in the file: 341 with all profiles given and owed."""
 SAVE_SECONDS = 1.0
 """The file is written at most this often, in a thread of its own."""
 MOST_PENDING = 4096

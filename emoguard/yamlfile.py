@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from emoguard import regularfile
 from emoguard.errors import EmoGuardError
 
 LARGEST = 64 * 1024
@@ -34,9 +35,8 @@ def read(path: str | Path) -> Any:
 
     """
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(LARGEST + 1)
-    except (OSError, ValueError) as error:
+        data = regularfile.read(path, LARGEST)
+    except OSError as error:
         raise EmoGuardError(f"{path} cannot be read: {error}") from error
     return loads(data, str(path))
 
@@ -86,6 +86,7 @@ class _Builder:
         if len(self._path) >= DEEPEST:
             raise self._error(event, f"nested more than {DEEPEST} deep")
         if isinstance(event, yaml.ScalarEvent):
+            self._check_encodable(event)
             return self._scalar(event) if event.implicit[0] else event.value
         if isinstance(event, yaml.SequenceStartEvent):
             return self._list(events)
@@ -119,6 +120,13 @@ class _Builder:
         value = self._value(event, events)
         self._path.pop()
         return value
+
+    def _check_encodable(self, event: Any) -> None:
+        try:
+            event.value.encode()
+        except UnicodeEncodeError:
+            what = f"half of a surrogate pair in {ascii(event.value)[:60]}: leave it out"
+            raise self._error(event, what) from None
 
     def _scalar(self, event: Any) -> Any:
         text = event.value

@@ -63,7 +63,7 @@ def verify(
     exporter = logs.exporter()
     files = logs.files(paths)
     known = logs.key(key_file, key_env)
-    noted = _read_head(head) if head else None
+    noted = read_head(head) if head else None
     with logs.readable():
         verdict = exporter.verify(files, known, first=first, lines=lines, head=noted)
     for finding in verdict.findings:
@@ -90,7 +90,13 @@ def head(log: str, key_file: str | None, key_env: str | None) -> None:
     click.echo(f"{last.number} {last.mac}")
 
 
-def _read_head(path: str) -> tuple[int, str]:
+def read_head(path: str) -> tuple[int, str]:
+    """Return number and MAC of a line, from a file that `emoguard audit head` wrote.
+
+    Raises:
+        EmoGuardError: it cannot be read or holds something else.
+
+    """
     try:
         number, mac = regularfile.read(path, 1024).decode("ascii").split()
         return int(number), mac

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from emoguard import regularfile
 from emoguard.cli.models import attach_options, load
 from emoguard.cli.probes import guard_for
 from emoguard.errors import EmoGuardError
@@ -125,10 +126,10 @@ def read_openings(file: str | None, count: int) -> list[str]:
     """Return `count` openings of stories: from a file, else those that come with EmoGuard."""
     shipped = files("emoguard.fit") / "prompts" / "openings.txt"
     try:
-        text = (Path(file) if file else shipped).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        texts = regularfile.lines(file) if file else shipped.read_text("utf-8").split("\n")
+        lines = [line.strip() for line in texts if line.strip()]
+    except OSError as error:
         raise EmoGuardError(f"prompts {file} cannot be read: {error}") from error
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) < count:
         raise EmoGuardError(
             f"wanted {count} prompts, {file or 'the built-in file'} has {len(lines)}: "

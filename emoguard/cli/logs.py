@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
@@ -110,6 +111,7 @@ def _key_of_sink(policy: Policy) -> tuple[Any, Any]:
     return keys.pop() if len(keys) == 1 else (None, None)
 
 
+@functools.cache
 def exporter() -> Any:
     """Return the package of the audit log, found as everything outside the core is."""
     (point,) = entry_points(group="emoguard.exporters", name="jsonl")

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from emoguard import jsontext, regularfile
 from emoguard.errors import EmoGuardError
 
 CALIBRATING = 700
 """The first of the package's neutral prompts, which calibrations are made on."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Text:
     """One text of a corpus; `label` is empty for a neutral text."""
 
@@ -53,8 +54,11 @@ def read_labels(path: str | Path | None = None) -> list[Label]:
     if path is None:
         return default_labels()
     try:
-        found = [_label(*each) for each in json.loads(Path(path).read_text("utf-8")).items()]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        data = jsontext.parse(regularfile.read(path, jsontext.LARGEST))
+        found = [_label(*each) for each in data.items()]
+    except (
+        EmoGuardError, OSError, ValueError, LookupError, TypeError, AttributeError
+    ) as error:  # fmt: skip
         raise EmoGuardError(
             f"labels {path} cannot be read: wanted a JSON object such as "
             f'{{"happy": {{"words": ["happy", "joyful"], "valence": 1}}}} ({error})'
@@ -86,9 +90,9 @@ def recorded_labels(recipe: Mapping[str, Any]) -> list[Label]:
 def _label(name: str, data: dict[str, Any]) -> Label:
     words, valence = data["words"], data["valence"]
     if not isinstance(words, list) or not words or not all(isinstance(w, str) for w in words):
-        raise ValueError(f"{name}: words must be a list of strings, got {words!r}")
+        raise ValueError(f"{name:.60}: words must be a list of strings, got {words!r:.60}")
     if valence not in (-1, 1):
-        raise ValueError(f"{name}: valence must be 1 or -1, got {valence!r}")
+        raise ValueError(f"{name:.60}: valence must be 1 or -1, got {valence!r:.60}")
     return Label(name, tuple(words), valence)
 
 
@@ -124,10 +128,10 @@ def read_prompts(path: str | Path) -> list[str]:
 
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
+        lines = map(str.strip, regularfile.lines(path))
+        found = list(dict.fromkeys(filter(None, lines)))
+    except OSError as error:
         raise EmoGuardError(f"prompts {path} cannot be read: {error}") from error
-    found = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not found:
         raise EmoGuardError(f"prompts {path} holds none: write one per line")
     return found
@@ -141,27 +145,33 @@ def read(path: str | Path, labels: Sequence[Label] = ()) -> list[Text]:
 
     """
     meaning = {word: label.name for label in labels for word in label.words}
-    texts = []
     try:
-        # Not splitlines: a text in JSON may hold other marks that end a line.
-        lines = Path(path).read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        texts = [
+            Text(meaning.get(emotion, emotion), topic, text)
+            for emotion, topic, text in _texts(path)
+            if not labels or emotion in meaning
+        ]
+    except OSError as error:
         raise EmoGuardError(f"corpus {path} cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            emotion, text = _string(record.get("emotion", "")), _string(record["text"])
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise EmoGuardError(
-                f"{path}:{number}: wanted a JSON object with emotion, topic and text, "
-                f"got {line[:40]!r}"
-            ) from error
-        if not labels or emotion in meaning:
-            texts.append(Text(meaning.get(emotion, emotion), str(record.get("topic", "")), text))
     if not texts:
         words = ", ".join(sorted(meaning))
         raise EmoGuardError(f"corpus {path} holds no text with an emotion among: {words}")
     return texts
+
+
+def _texts(path: str | Path) -> Iterator[tuple[str, str, str]]:
+    """Yield emotion, topic and text of each line of a file; empty lines are left out."""
+    for number, line in enumerate(regularfile.lines(path), 1):
+        try:
+            if line.strip():
+                record = jsontext.parse(line)
+                emotion, text = _string(record.get("emotion", "")), _string(record["text"])
+                yield emotion, str(record.get("topic", "")), text
+        except (EmoGuardError, KeyError, AttributeError, TypeError) as error:
+            raise EmoGuardError(
+                f"{path}:{number}: wanted a JSON object with emotion, topic and text, "
+                f"got {line[:40]!r}"
+            ) from error
 
 
 def _string(value: Any) -> str:

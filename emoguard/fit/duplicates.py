@@ -5,24 +5,42 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 
+from emoguard.errors import EmoGuardError
+
 RUN = 5
 """Words of a run."""
 
 SHARED = 4
 """Runs in common from which two texts are near-duplicates: eight words in a row, say."""
 
+MOST_RUNS = 1_000_000
+"""Runs that are remembered, 200 bytes each: those of 16,000 texts of 60 words."""
+
 
 class Duplicates:
     """Knows the runs of the texts it was given."""
 
     def __init__(self) -> None:
-        self._holders: dict[tuple[str, ...], set[int]] = defaultdict(set)
+        self._holders: dict[int, list[int]] = defaultdict(list)
         self._count = 0
+        self._left = MOST_RUNS
 
     def add(self, text: str) -> None:
-        """Remember a text; the first one has number 0."""
-        for run in _runs(text):
-            self._holders[run].add(self._count)
+        """Remember a text; the first one has number 0.
+
+        Raises:
+            EmoGuardError: the texts have more runs than can be remembered.
+
+        """
+        runs = _runs(text)
+        self._left -= len(runs)
+        if self._left < 0:
+            raise EmoGuardError(
+                f"repetitions are found among {MOST_RUNS:,} words at most, got more: let fewer "
+                "texts be written, or shorter ones"
+            )
+        for run in runs:
+            self._holders[run].append(self._count)
         self._count += 1
 
     def of(self, text: str) -> int | None:
@@ -31,6 +49,6 @@ class Duplicates:
         return min((n for n, runs in shared.items() if runs >= SHARED), default=None)
 
 
-def _runs(text: str) -> set[tuple[str, ...]]:
+def _runs(text: str) -> set[int]:
     words = re.findall(r"\w+", text.lower())
-    return {tuple(words[n : n + RUN]) for n in range(len(words) - RUN + 1)}
+    return {hash(tuple(words[n : n + RUN])) for n in range(len(words) - RUN + 1)}

@@ -22,7 +22,7 @@ SHORTEST = 8
 """Answers of fewer tokens say nothing about a response mean and are left out."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One generated answer as token ids: what the model was given and what it said."""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from emoguard import jsontext, regularfile
 from emoguard.errors import EmoGuardError
 
 if TYPE_CHECKING:
@@ -37,10 +40,9 @@ class RowStore:
         self._width = 4 * int(np.prod(shape[1:]))
         try:
             self._bind({**bound, "shape": list(shape)}, shape)
-            self.done = np.frombuffer((self.folder / DONE).read_bytes(), np.bool_).copy()
-            # Both fail on a file that was cut.
-            self.done = self.done.reshape(shape[:1])
-            self._start = getattr(self.rows(), "offset", 0)
+            self._shape = shape
+            self.done = self._read_done()
+            self._start = self._rows_start()
             self._rows_file = (self.folder / ROWS).open("r+b", buffering=0)
             self._done_file = (self.folder / DONE).open("r+b", buffering=0)
         except OSError as error:
@@ -65,8 +67,8 @@ class RowStore:
 
     def rows(self) -> NDArray[np.float32]:
         """Return the whole array, mapped and read-only; rows that are not done are zero."""
-        found: NDArray[np.float32] = np.load(self.folder / ROWS, mmap_mode="r")
-        return found
+        # Not np.load: the header is a Python literal, and whatever it says the shape is known.
+        return np.memmap(self.folder / ROWS, "<f4", "r", self._start, self._shape)
 
     def close(self) -> None:
         """Close the files. Mapped arrays stay valid."""
@@ -79,14 +81,40 @@ class RowStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _read_done(self) -> NDArray[np.bool_]:
+        count = self._shape[0]
+        data = np.frombuffer(regularfile.read(self.folder / DONE, count), np.uint8)
+        if len(data) != count or np.any(data > 1):
+            raise ValueError(f"{DONE} has no byte for each of {count} rows")
+        return data.astype(np.bool_)
+
+    def _rows_start(self) -> int:
+        """Return where the rows begin in their file, after checking its header and size."""
+        wanted = io.BytesIO()
+        described = {"descr": "<f4", "fortran_order": False, "shape": self._shape}
+        np.lib.format.write_array_header_1_0(wanted, described)
+        header = wanted.getvalue()
+        with regularfile.opened(self.folder / ROWS) as file:
+            same = file.read(len(header)) == header
+            size = file.seek(0, os.SEEK_END)
+        if not same or size != len(header) + self._width * self._shape[0]:
+            raise ValueError(f"{ROWS} has not the shape {self._shape}")
+        return len(header)
+
     def _bind(self, bound: dict[str, Any], shape: tuple[int, ...]) -> None:
         if not (self.folder / BOUND).exists():
             self._create(bound, shape)
-        elif json.loads((self.folder / BOUND).read_text(encoding="utf-8")) != bound:
+        elif self._read_bound() != bound:
             raise EmoGuardError(
                 f"{self.folder} holds residuals of another model, of other texts, or pooled "
                 "otherwise: delete it, or name another folder"
             )
+
+    def _read_bound(self) -> Any:
+        try:
+            return jsontext.parse(regularfile.read(self.folder / BOUND, jsontext.LARGEST))
+        except EmoGuardError as error:
+            raise ValueError(f"{BOUND}: {error}") from error
 
     def _create(self, bound: dict[str, Any], shape: tuple[int, ...]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from emoguard import jsontext, regularfile
 from emoguard.errors import EmoGuardError
 
 Record = TypeVar("Record")
+
+LARGEST = 32 * 2**20
+"""Bytes of a work file: forty thousand answers of 128 tokens."""
+
+MOST_RECORDS = 500_000
+
+BOUNDS = f"{LARGEST >> 20} MiB and {MOST_RECORDS:,} records"
 
 
 class WorkFile(Generic[Record]):
@@ -34,42 +42,71 @@ class WorkFile(Generic[Record]):
         self.path = Path(path)
         self.records: list[Record] = []
         self._kind, self._parse = kind, parse
-        head = f'{{"emoguard":"{kind}",'.encode()
         try:
-            whole = self.path.read_bytes() if self.path.exists() else b""
-            # A line counts once its newline is there.
-            kept, _, _ = whole.rpartition(b"\n")
-            lines = kept.split(b"\n") if kept else []
-            if not head.startswith(whole[: len(head)]):
-                raise self._foreign()
-            if lines:
-                self._read(lines, bound)
-            with self.path.open("r+b" if self.path.exists() else "w+b") as file:
-                file.truncate(len(kept) + 1 if kept else 0)
-                file.seek(0, 2)
+            exists = self.path.exists()
+            kept = self._read(dict(bound)) if exists else 0
+            with self.path.open("r+b" if exists else "w+b") as file:
+                file.truncate(kept)
+                file.seek(kept)
                 if not kept:
                     file.write(_line({"emoguard": kind, "bound": dict(bound)}))
         except OSError as error:
             raise EmoGuardError(f"{self.path} cannot be used: {error.strerror}") from error
 
     def append(self, data: Mapping[str, Any]) -> None:
-        """Keep one more record, given as its line holds it."""
+        """Keep one more record, given as its line holds it.
+
+        Raises:
+            EmoGuardError: it cannot be written, or the file could then not be read again.
+
+        """
+        line = _line(dict(data))
         try:
             with self.path.open("ab") as file:
-                file.write(_line(dict(data)))
+                if file.tell() + len(line) > LARGEST or len(self.records) == MOST_RECORDS:
+                    raise EmoGuardError(f"{self.path} is full, at {BOUNDS}: ask for fewer")
+                file.write(line)
         except OSError as error:
             raise EmoGuardError(f"{self.path} cannot be written: {error.strerror}") from error
         self.records.append(self._parse(data))
 
-    def _read(self, lines: list[bytes], bound: Mapping[str, Any]) -> None:
+    def _read(self, bound: dict[str, Any]) -> int:
+        """Read the records; return how many bytes the lines have that are whole."""
+        kept = 0
+        with regularfile.opened(self.path) as file:
+            while line := file.readline(jsontext.LARGEST + 1):
+                if not kept:
+                    self._check_head(line, bound)
+                # A line counts once its newline is there.
+                if not line.endswith(b"\n"):
+                    break
+                if kept:
+                    self._take(line)
+                kept += len(line)
+                if kept > LARGEST or len(self.records) > MOST_RECORDS:
+                    raise EmoGuardError(f"{self.path} is too large, wanted at most {BOUNDS}")
+        return kept
+
+    def _check_head(self, line: bytes, bound: dict[str, Any]) -> None:
+        head = f'{{"emoguard":"{self._kind}",'.encode()
+        if not head.startswith(line[: len(head)]):
+            raise self._foreign()
+        if not line.endswith(b"\n"):
+            return
         try:
-            if json.loads(lines[0])["bound"] != dict(bound):
-                raise EmoGuardError(
-                    f"{self.path} holds {self._kind} of another model, or to other prompts, or "
-                    "sampled otherwise: delete it, or give another --out"
-                )
-            self.records = [self._parse(json.loads(line)) for line in lines[1:]]
-        except (ValueError, LookupError, TypeError) as error:
+            found = jsontext.parse(line)["bound"]
+        except (EmoGuardError, LookupError, TypeError) as error:
+            raise self._foreign() from error
+        if found != bound:
+            raise EmoGuardError(
+                f"{self.path} holds {self._kind} of another model, or to other prompts, or "
+                "sampled otherwise: delete it, or give another --out"
+            )
+
+    def _take(self, line: bytes) -> None:
+        try:
+            self.records.append(self._parse(jsontext.parse(line)))
+        except (EmoGuardError, ValueError, LookupError, TypeError) as error:
             raise self._foreign() from error
 
     def _foreign(self) -> EmoGuardError:

@@ -77,7 +77,10 @@ class Attempt:
 
 def _attempt(data: Any) -> Attempt:
     label, topic, number = data["order"]
-    return Attempt((str(label), str(topic), int(number)), data["text"], data["rejected"])
+    text, rejected = data["text"], data["rejected"]
+    if not (isinstance(text, str) and isinstance(rejected, str)):
+        raise TypeError("wanted a text and why it was rejected")
+    return Attempt((str(label), str(topic), int(number)), text, rejected)
 
 
 class Manuscript:

@@ -8,6 +8,7 @@ from typing import Any
 
 from llama_cpp import llama_cpp as bindings
 
+from emoguard import regularfile
 from emoguard.errors import EmoGuardError
 from emoguard.identity import ModelIdentity
 from emoguard_llamacpp import ctypes_llama
@@ -56,7 +57,7 @@ def hash_weights(path: Path, layers: int) -> str:
     if not tensors:
         raise EmoGuardError(f"{path.name} holds no tensor of a known name: is it a language model?")
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with regularfile.opened(path) as file:
         for tensor in sorted(tensors, key=lambda t: t.name):
             file.seek(tensor.start)
             digest.update(f"{tensor.name} {tensor.type} {tensor.size} ".encode())

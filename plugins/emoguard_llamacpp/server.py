@@ -21,7 +21,8 @@ from emoguard import jsontext, regularfile, yamlfile
 from emoguard.errors import EmoGuardError
 from emoguard.hosts import is_loopback
 
-LARGEST_CONFIG = 1024 * 1024
+LARGEST = 2**20
+"""Bytes of a config file."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,9 @@ def read_config(path: str, **options: Any) -> tuple[ServerSettings, ModelSetting
 
     """
     try:
-        if path.endswith((".yaml", ".yml")):
-            data = yamlfile.read(path)
-        else:
-            data = jsontext.parse(regularfile.read(path, LARGEST_CONFIG))
-    except (OSError, EmoGuardError) as error:
+        is_yaml = path.endswith((".yaml", ".yml"))
+        data = yamlfile.read(path) if is_yaml else jsontext.parse(regularfile.read(path, LARGEST))
+    except (EmoGuardError, OSError) as error:
         raise EmoGuardError(f"the config file cannot be read: {error}") from error
     if not isinstance(data, dict):
         raise EmoGuardError(f"{path}: wanted a mapping, got {type(data).__name__}")

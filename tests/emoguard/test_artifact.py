@@ -268,7 +268,7 @@ def test_a_huge_file_is_refused_before_it_is_read_whole(tmp_path):
     path = tmp_path / "huge"
     with path.open("wb") as stream:
         stream.truncate(2**40)  # sparse: no bytes on disk
-    with pytest.raises(EmoGuardError, match="larger than 64 MiB"):
+    with pytest.raises(EmoGuardError, match="at most 67,108,864 bytes, got more"):
         artifact.load(path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emoguard import jsontext, regularfile
 from emoguard.errors import EmoGuardError
 from emoguard.fit.validation.judged import Judged, Task
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+OURS = files("emoguard.fit") / "families.json"
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,15 @@ def families(path: str | Path | None = None) -> list[Family]:
         EmoGuardError: the file is no JSON object of families.
 
     """
-    where = Path(path) if path else files("emoguard.fit") / "families.json"
     try:
-        data = json.loads(where.read_text(encoding="utf-8"))
+        raw = regularfile.read(path, jsontext.LARGEST) if path else OURS.read_bytes()
         return [
-            Family(name, tuple(d["labels"]), tuple(d["words"]), int(d["valence"]))
-            for name, d in data.items()
+            Family(name, _texts(d["labels"]), _texts(d["words"]), int(d["valence"]))
+            for name, d in jsontext.parse(raw).items()
         ]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (
+        EmoGuardError, OSError, ValueError, LookupError, TypeError, AttributeError
+    ) as error:  # fmt: skip
         raise EmoGuardError(
             f"families {path} cannot be read: wanted a JSON object of name: "
             f"{{labels, words, valence}} ({error})"
@@ -122,8 +126,8 @@ def in_families(judged: Judged, task: Task, known: Sequence[Family]) -> Judged:
 
 def _tsv(path: Path) -> Iterator[tuple[str, list[str]]]:
     beside = path.parent / "labels.txt"
-    numbered = beside.read_text(encoding="utf-8").splitlines() if beside.exists() else []
-    for number, line in _lines(path):
+    numbered = list(_lines(beside)) if beside.exists() or beside.is_symlink() else []
+    for number, line in _filled(path):
         parts = line.split("\t")
         if len(parts) < 2:
             raise EmoGuardError(f"{path}:{number}: wanted text, tab, labels, got {line[:40]!r}")
@@ -131,23 +135,33 @@ def _tsv(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _word(word: str, numbered: Sequence[str]) -> str:
-    return numbered[int(word)] if word.isdigit() and int(word) < len(numbered) else word
+    is_number = word.isascii() and word.isdigit() and len(word) < 10
+    return numbered[int(word)] if is_number and int(word) < len(numbered) else word
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, list[str]]]:
-    for number, line in _lines(path):
+    for number, line in _filled(path):
         try:
-            record: Mapping[str, Any] = json.loads(line)
-            yield str(record["text"]), list(record.get("labels") or [record["emotion"]])
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            record: Mapping[str, Any] = jsontext.parse(line)
+            yield str(record["text"]), list(_texts(record.get("labels") or [record["emotion"]]))
+        except (EmoGuardError, LookupError, TypeError, AttributeError) as error:
             raise EmoGuardError(
                 f"{path}:{number}: wanted a JSON object with text and labels, got {line[:40]!r}"
             ) from error
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _filled(path: Path) -> Iterator[tuple[int, str]]:
+    return ((n, line) for n, line in enumerate(_lines(path), 1) if line.strip())
+
+
+def _lines(path: Path) -> Iterator[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        yield from regularfile.lines(path)
+    except OSError as error:
         raise EmoGuardError(f"human text {path} cannot be read: {error}") from error
-    return ((n, line) for n, line in enumerate(lines, 1) if line.strip())
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"wanted a list of texts, got {values!r:.60}")
+    return tuple(values)

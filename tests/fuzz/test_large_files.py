@@ -1,0 +1,48 @@
+"""Large hostile files: refused or taken within 5 s of CPU and 512 MiB each, this process included.
+
+The quick profile takes files of 1 MiB, and the long one all patterns in files of 64 MiB.
+"""
+
+import pytest
+
+from tests.fuzz import limits
+from tests.fuzz.mutations import LARGE, write_large
+from tests.fuzz.parsers import READERS
+
+QUICK = 5
+
+
+@pytest.fixture
+def size(request):
+    return 2**26 if request.config.getoption("--hypothesis-profile") == "long" else 2**20
+
+
+@pytest.mark.parametrize("pattern", LARGE)
+def test_a_large_file_is_refused_fast_and_small_by_every_parser(
+    pattern, size, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("K", "0f" * 32)
+    if size < 2**26 and list(LARGE).index(pattern) >= QUICK:
+        pytest.skip("only in the long profile")
+    path = tmp_path / "file"
+    write_large(path, LARGE[pattern], size)
+    costs = {}
+    for parser in READERS:
+        costs[parser.name] = limits.check_in_child(lambda parser=parser: parser.read(path))
+        assert size - 2**12 <= path.stat().st_size <= size
+    show(pattern, costs)
+
+
+@pytest.mark.parametrize("parser", READERS, ids=lambda parser: parser.name)
+def test_a_large_file_of_its_own_kind_is_taken_or_refused_fast_and_small(parser, size, tmp_path):
+    path = tmp_path / "file"
+    for pattern in parser.large():
+        write_large(path, pattern, size)
+        show(pattern[1][:30], {parser.name: limits.check_in_child(lambda: parser.read(path))})
+
+
+def show(pattern, costs):
+    """Print the slowest and the largest, for a run with -s."""
+    for measure, unit in (("seconds", 1), ("bytes", 2**20)):
+        name, cost = max(costs.items(), key=lambda item: item[1][measure])
+        print(f"{pattern}: {name} {cost[measure] / unit:.1f} {measure[0]}", end="; ")  # noqa: T201
