@@ -13,7 +13,7 @@ HEADER = b"x-emoguard-notice"
 VERSION = 1
 """Version of the header's form."""
 
-LARGEST_BODY = 16 * 1024 * 1024
+LARGEST_BODY = 8 * 1024 * 1024
 LARGEST_EVENT = 1024 * 1024
 """Bytes that are held of a JSON body, and of an event, until it is whole: what is longer is no
 completion that anything could be added to."""

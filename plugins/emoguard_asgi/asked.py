@@ -11,7 +11,7 @@ from emoguard import jsontext, wire
 from emoguard.errors import EmoGuardError
 from emoguard.policy import Policy
 from emoguard.records import Request
-from emoguard_asgi import choices
+from emoguard_asgi import choices, loosejson
 from emoguard_asgi.asgi import Headers, header
 from emoguard_asgi.error import RefusedError
 
@@ -19,7 +19,7 @@ CONVERSATION = b"x-emoguard-conversation"
 """The header that names a conversation where the object in the body does not."""
 
 DEEPEST = 200
-"""Levels of nesting in a body; schemas of tools go deeper than a policy."""
+"""Levels of nesting in a body with our object; schemas of tools go deeper than a policy."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ def _object(body: bytes) -> dict[str, Any] | None:
         # Clients in JavaScript cut emoji in half. Our own object may hold no half.
         found = jsontext.parse(body, largest=len(body), deepest=DEEPEST, surrogates=True)
     except EmoGuardError as error:
-        found = _passing(body, error)
+        found = _loosely(body, error)
     return found if isinstance(found, dict) else None
 
 
-def _passing(body: bytes, error: EmoGuardError) -> Any:
+def _loosely(body: bytes, error: EmoGuardError) -> Any:
     """Return the value of a text with NaN, in UTF-16 and the like, which many an app reads.
 
     Raises:
@@ -103,13 +103,11 @@ def _passing(body: bytes, error: EmoGuardError) -> Any:
 
     """
     refused = RefusedError(400, f"the body: {error}", code="invalid_json")
-    if error.__cause__ is None:  # not read to its end: its bounds were exceeded
-        raise refused from error
     try:
-        found = json.loads(body)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        found = loosejson.parse(body)
+    except ValueError:
         return None
-    except (ValueError, RecursionError):  # a number, or nesting, without end
+    except loosejson.UnboundedError:
         raise refused from error
     if isinstance(found, dict) and wire.KEY in found:
         raise refused from error

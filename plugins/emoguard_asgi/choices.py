@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from emoguard_asgi import loosejson
+
 MUTING = frozenset(
     {"response_format", "tools", "functions", "logprobs", "top_logprobs", "grammar", "suffix"}
 )
@@ -23,8 +25,8 @@ def read(text: bytes) -> dict[str, Any] | None:
     if END.search(text) is None:
         return None
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = loosejson.parse(text)
+    except (ValueError, loosejson.UnboundedError):
         return None
     if not isinstance(found, dict) or "emoguard" in found:
         return None

@@ -90,7 +90,7 @@ def test_a_forbidden_plan_is_not_even_read():
     ("content", "named"),
     [
         (b'{"a":' * 100_000, "nested"),
-        (b'{"a":' * 201 + b"1" + b"}" * 201, "nested"),
+        (b'{"emoguard": {}, "a":' + b'{"a":' * 200 + b"1" + b"}" * 201, "nested"),
         (b"[" + b"1," * 2_000_001 + b"1]", "values"),
         (b'{"a": %s}' % (b"9" * 5000), "digits"),
         (b'{"emoguard": {}, "a": %s}' % (b"9" * 301), "digits"),
@@ -116,6 +116,7 @@ def test_a_body_that_the_app_might_read_otherwise_is_refused(content, named):
     [
         HI[:-1] + b', "temperature": NaN}',
         HI[:-1] + b', "a": 1e999}',
+        HI[:-1] + b', "a": ' + b"[" * 300 + b"]" * 300 + b"}",
         HI[:-1] + b', "a": %s}' % (b"9" * 400),
         HI[:-1] + b', "a": "\\ud83d"}',
         HI[:-1] + b', "a": "\xed\xa0\xbd"}',
