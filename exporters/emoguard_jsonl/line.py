@@ -24,10 +24,12 @@ from emoguard_jsonl.key import Key
 
 NUMBER = re.compile(rb'\{"line":([0-9]{1,18}),')
 SHAPE = re.compile(
-    rb'\{"line":([0-9]{1,18}),"prev":"([0-9a-f]{64})",(?:"torn":"([0-9a-f]{64})",)?'
-    rb'.*,"mac":"([0-9a-f]{64})"\}',
-    re.DOTALL,
+    rb'^\{"line":([0-9]{1,18}),"prev":"([0-9a-f]{64})",(?:"torn":"([0-9a-f]{64})",)?'
+    rb'.*,"mac":"([0-9a-f]{64})"\}$',
+    re.MULTILINE,
 )
+"""Any row that has the shape of a whole line of a log, by any key or none."""
+
 TAIL = len(',"mac":""}') + 64
 LONGEST_ID = 128
 
@@ -67,11 +69,14 @@ def write(
 def read(raw: bytes, key: Key) -> Line | None:
     """Return the line that `raw`, without its newline, is; None when it is not a whole one."""
     found = SHAPE.fullmatch(raw)
-    if found is None:
-        return None
-    prev, mac = found[2].decode("ascii"), found[4].decode("ascii")
-    torn = None if found[3] is None else found[3].decode("ascii")
-    return Line(int(found[1]), prev, mac, key.seal(raw[:-TAIL]) == mac, torn)
+    return None if found is None else parse(found, key)
+
+
+def parse(found: re.Match[bytes], key: Key) -> Line:
+    """Return the line that `SHAPE` found."""
+    parts: list[Any] = [part and part.decode("ascii") for part in found.groups()]
+    number, prev, torn, mac = parts
+    return Line(int(number), prev, mac, key.seal(found[0][:-TAIL]) == mac, torn)
 
 
 def digest(raw: bytes) -> str:

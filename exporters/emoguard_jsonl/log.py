@@ -204,7 +204,7 @@ class AuditLog:
 def _began(path: Path, key: Key) -> tuple[int, float] | None:
     """Return number and time of the first report in a file, None when it has none."""
     for row in rows.read(path) if path.exists() else ():
-        found = line.read(row.raw, key)
+        found = None if row.line is None else line.parse(row.line, key)
         if found is not None and found.sound:
             return found.number, float(jsontext.parse(row.raw, surrogates=True)["created"])
     return None

@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from emoguard import regularfile
+from emoguard_jsonl import line
 
 LONGEST = 8 * 2**20
 """Bytes of a row that are kept; our lines have a few thousand."""
 
 CHUNK = 2**20
 
-LINE = re.compile(
-    rb'^\{"line":[0-9]{1,18},"prev":"[0-9a-f]{64}",[^\n]*,"mac":"[0-9a-f]{64}"\}$', re.MULTILINE
-)
-"""Anything that has the shape of a whole line of a log, by any key or none."""
-
 
 class Row(NamedTuple):
     """A row of the shape of a line, or a run of `span` rows of any other shape from `number` on.
 
     `raw` is the last of them without its newline, empty where that is longer than `LONGEST`.
-    `ended` says whether there was a newline: only the last row of a file may lack it.
+    `ended` says whether there was a newline: only the last row of a file may lack it. `line` is the
+    match of a line's shape, None for other rows.
     """
 
     number: int
     span: int
     raw: bytes
-    is_line: bool
     ended: bool
+    line: re.Match[bytes] | None = None
 
 
 def read(path: str | Path) -> Iterator[Row]:
@@ -75,13 +73,13 @@ def _skip_row(file: BinaryIO, most: int) -> int:
 
 def _rows(block: bytes, number: int) -> Iterator[Row]:
     at = 0
-    for found in LINE.finditer(block):
+    for found in line.SHAPE.finditer(block):
         if found.start() > at:
             others = _others(block[at : found.start()], number)
             yield others
             number += others.span
         ended = found.end() < len(block)
-        yield Row(number, 1, found.group(), is_line=True, ended=ended)
+        yield Row(number, 1, found[0], ended, found)
         number, at = number + 1, found.end() + ended
     if at < len(block):
         yield _others(block[at:], number)
@@ -90,7 +88,7 @@ def _rows(block: bytes, number: int) -> Iterator[Row]:
 def _others(rows: bytes, number: int) -> Row:
     ended = rows.endswith(b"\n")
     last = rows.removesuffix(b"\n").rpartition(b"\n")[2]
-    return Row(number, rows.count(b"\n") + (not ended), last, is_line=False, ended=ended)
+    return Row(number, rows.count(b"\n") + (not ended), last, ended)
 
 
 def last_line(path: str | Path) -> bytes | None:
@@ -101,8 +99,9 @@ def last_line(path: str | Path) -> bytes | None:
 
     """
     for block in _backwards(path):
-        if lines := LINE.findall(block):
-            return bytes(lines[-1])
+        lines = deque(line.SHAPE.finditer(block), maxlen=1)
+        if lines:
+            return lines[0][0]
     return None
 
 

@@ -123,14 +123,14 @@ class _Chain:
         self._others: tuple[str, Row] | None = None
 
     def follow(self, files: Iterable[Path]) -> Iterator[Accepted]:
-        for path in files:
-            self._at = (str(path), 0)
-            for row in read_rows(path):
-                self._at = (str(path), row.number)
-                if not row.is_line:
-                    self._hold(str(path), row)
-                elif self._accepts(row):
-                    yield Accepted(*self._at, row.raw)
+        for file in map(str, files):
+            self._at = file, 0
+            for row in read_rows(file):
+                self._at = file, row.number
+                if row.line is None:
+                    self._hold(file, row)
+                elif self._accepts(line.parse(row.line, self._key)):
+                    yield Accepted(file, row.number, row.raw)
         self._settle_end()
 
     def _hold(self, file: str, row: Row) -> None:
@@ -169,9 +169,7 @@ class _Chain:
     def _wanted(self) -> int:
         return (self._number or 0) + 1
 
-    def _accepts(self, row: Row) -> bool:
-        found = line.read(row.raw, self._key)
-        assert found is not None
+    def _accepts(self, found: line.Line) -> bool:
         if not found.sound:
             self._settle(is_torn=False)
             self._find("changed", f"says it is line {found.number}, and its MAC is wrong")
@@ -179,7 +177,8 @@ class _Chain:
             return False
         if self._number is None:
             self._number = found.number - 1
-        self._settle(is_torn=self._tears(found))
+        if self._others is not None:
+            self._settle(is_torn=self._tears(found))
         return self._is_next(found)
 
     def _tears(self, found: line.Line) -> bool:

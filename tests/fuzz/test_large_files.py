@@ -12,18 +12,19 @@ from tests.fuzz.parsers import READERS
 QUICK = 5
 
 
-@pytest.fixture
-def size(request):
-    return 2**26 if request.config.getoption("--hypothesis-profile") == "long" else 2**20
+def pytest_generate_tests(metafunc):
+    """Take few patterns and small files unless the profile is the long one."""
+    is_long = metafunc.config.getoption("--hypothesis-profile") == "long"
+    if "size" in metafunc.fixturenames:
+        metafunc.parametrize("size", [2**26 if is_long else 2**20])
+    if "pattern" in metafunc.fixturenames:
+        metafunc.parametrize("pattern", list(LARGE) if is_long else list(LARGE)[:QUICK])
 
 
-@pytest.mark.parametrize("pattern", LARGE)
 def test_a_large_file_is_refused_fast_and_small_by_every_parser(
     pattern, size, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("K", "0f" * 32)
-    if size < 2**26 and list(LARGE).index(pattern) >= QUICK:
-        pytest.skip("only in the long profile")
     path = tmp_path / "file"
     write_large(path, LARGE[pattern], size)
     costs = {}
