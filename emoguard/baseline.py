@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from emoguard import jsontext, regularfile
+from emoguard.advice import calibrate_command
 from emoguard.errors import EmoGuardError
 
 if TYPE_CHECKING:
@@ -62,8 +64,10 @@ class Baseline:
         """
         rows: list[list[float]] = []
         first: Report | None = None
+        others: Counter[str] = Counter()
         for report in reports:
             if not counts(report):
+                others[_kind(report)] += 1
                 continue
             first = first or report
             _check_same(first, report)
@@ -72,8 +76,8 @@ class Baseline:
         if first is None or blocks < ENOUGH_BLOCKS:
             raise EmoGuardError(
                 f"a baseline needs {ENOUGH_BLOCKS} blocks of {block_responses} unsteered scored "
-                f"responses ({ENOUGH_BLOCKS * block_responses:,}), got {len(rows):,}: "
-                "let more traffic pass"
+                f"responses ({ENOUGH_BLOCKS * block_responses:,}), got {len(rows):,}"
+                f"{_counted(others)}: {_remedy(others)}"
             )
         whole = np.array(rows[: blocks * block_responses]).reshape(blocks, block_responses, -1)
         return cls(
@@ -189,6 +193,24 @@ class Baseline:
             blocks=tuple(map(tuple, blocks.tolist())),
             created=float(created),
         )
+
+
+def _kind(report: Report) -> str:
+    """Say why a response does not count."""
+    if report.status != "scored":
+        return report.status
+    return "steered" if report.steered else "without scores or outside the sample"
+
+
+def _counted(others: Counter[str]) -> str:
+    found = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common())
+    return f" beside {found}" if found else ""
+
+
+def _remedy(others: Counter[str]) -> str:
+    if others["uncalibrated"]:
+        return f"calibrate the model with {calibrate_command()}, and let traffic pass"
+    return "let more traffic pass"
 
 
 def _check_same(first: Report, report: Report) -> None:

@@ -64,7 +64,7 @@ class Opened:
     type=click.IntRange(8),
     default=ENOUGH_RESPONSES,
     show_default=True,
-    help="To measure on.",
+    help="Responses to measure on.",
 )
 @click.option(
     "--tokens",
@@ -81,7 +81,12 @@ class Opened:
     help="Of the sampling.",
 )
 @click.option("--system", default="", help="The system prompt that is used in production.")
-@click.option("--language", default="en", show_default=True, help="Of the prompts, to be told.")
+@click.option(
+    "--language",
+    default="en",
+    show_default=True,
+    help="Language of the prompts: kept with the calibration.",
+)
 @click.option("--policy", "policy_path", help="Policy whose alarms are to be certified.")
 @click.option("--threads", type=click.IntRange(1), help="Of llama.cpp; default: its own choice.")
 def calibrate(
@@ -277,7 +282,7 @@ def _advice(made: Calibration, wanted: int) -> str:
     if whole < ENOUGH_RESPONSES:
         # Fewer than wanted: the prompts ran out before so many answers were long enough.
         few = wanted < ENOUGH_RESPONSES
-        more = f"give --responses {ENOUGH_RESPONSES}" if few else "give more --prompts"
+        more = f"give --responses {ENOUGH_RESPONSES}" if few else "give more prompts by --prompts"
         return (
             f"A certificate needs {ENOUGH_RESPONSES} responses as long as the alarm window, got "
             f"{whole}: {more}. Until then crossings are null in reports."

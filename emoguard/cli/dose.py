@@ -35,11 +35,28 @@ if TYPE_CHECKING:
 @click.option("--probe", help="A probe file; default: the shipped one that fits.")
 @click.option("--label", "labels", multiple=True, help="Label to measure; default: happy, sad.")
 @click.option("--prompts", "file", help="Openings to continue, one per line; default: built in.")
-@click.option("--count", type=click.IntRange(4), default=80, show_default=True, help="Prompts.")
-@click.option("--random", "randoms", type=click.IntRange(0, 999), default=99, show_default=True)
-@click.option("--tokens", type=click.IntRange(4), default=24, show_default=True)
+@click.option("--count", type=click.IntRange(4), default=80, show_default=True, help="Openings.")
 @click.option(
-    "--judge", "judge_name", default="vader", show_default=True, help="Or module:function."
+    "--random",
+    "randoms",
+    type=click.IntRange(0, 999),
+    default=99,
+    show_default=True,
+    help="Random directions to compare with.",
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(4),
+    default=24,
+    show_default=True,
+    help="Most tokens per text.",
+)
+@click.option(
+    "--judge",
+    "judge_name",
+    default="vader",
+    show_default=True,
+    help="What scores a text: vader, or a function as module:function.",
 )
 @click.option("--json", "json_path", help="Write everything measured here.")
 @click.option("--plot", "plot_path", help="Write a picture here (.png).")

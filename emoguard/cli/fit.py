@@ -22,7 +22,7 @@ from emoguard.identity import ModelIdentity
 from emoguard.policy import AlarmPolicy
 
 
-@click.command()
+@click.command(short_help="Make a probe for a model.")
 @click.option("--model", "path", required=True, help="A GGUF file or a Transformers folder.")
 @click.option(
     "--corpus",

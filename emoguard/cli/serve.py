@@ -40,9 +40,13 @@ GRACE_SECONDS = 10
 )
 @click.option("--policy", help="A policy file; it is followed while the server runs.")
 @click.option("--probe", help="A probe file; default: the shipped one that fits.")
-@click.option("--context", "n_ctx", type=click.IntRange(1), help="Tokens; default: 4096.")
+@click.option(
+    "--context", "n_ctx", type=click.IntRange(1), help="Tokens of prompt and answer; default: 4096."
+)
 @click.option("--threads", "n_threads", type=click.IntRange(1), help="Threads of llama.cpp.")
-@click.option("--gpu-layers", "n_gpu_layers", type=click.IntRange(-1), help="-1: all.")
+@click.option(
+    "--gpu-layers", "n_gpu_layers", type=click.IntRange(-1), help="Layers on the GPU; -1: all."
+)
 @click.option(
     "--metrics-port",
     type=click.IntRange(1, 65535),

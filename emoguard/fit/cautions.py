@@ -60,8 +60,8 @@ def _at_the_edge(layers: Sequence[int], blocks: int) -> str | None:
     if len(layers) >= blocks - 1 or not {1, blocks - 1} & set(layers):
         return None
     return (
-        f"layers {', '.join(map(str, layers))} were chosen, at the edge of 1 to {blocks - 1}: "
-        "where labels are read best is usually further inside; give more texts, or name layers"
+        f"layers {', '.join(map(str, layers))} were chosen, at the edge of 1 to {blocks - 1}, as "
+        "happens where held-out texts hardly tell layers apart; give more texts, or name the layers"
     )
 
 

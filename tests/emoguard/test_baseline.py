@@ -60,6 +60,14 @@ def test_fewer_than_fifty_blocks_are_refused():
         Baseline.learn([], 50)
 
 
+def test_responses_that_do_not_count_are_counted_with_what_would_make_them_count():
+    raw, steered = traffic(3000, status="uncalibrated"), traffic(5, receipt=RECEIPT)
+    with pytest.raises(EmoGuardError, match="got 0 beside 3,000 uncalibrated: calibrate the model"):
+        Baseline.learn(raw, 50)
+    with pytest.raises(EmoGuardError, match="got 100 beside 5 steered: let more traffic pass"):
+        Baseline.learn([*traffic(100), *steered], 50)
+
+
 @pytest.mark.parametrize("changes", [{"identity": "other"}, {"probe": "other"}])
 def test_responses_of_two_models_or_probes_are_refused(changes):
     with pytest.raises(EmoGuardError, match="one model file and one probe"):

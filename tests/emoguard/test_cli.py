@@ -61,7 +61,19 @@ def test_help_lists_the_verbs_and_version_is_ours(capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["sing"], ["run"], ["run", "--model", "m.gguf", " "], ["export", "p"], ["show", "--wrong"]],
+    [
+        ["sing"],
+        ["run"],
+        ["run", "--model", "m.gguf", " "],
+        ["export", "p"],
+        ["show", "--wrong"],
+        ["corpus", "--model", "m", "--out", "o", "--each", "0"],
+        ["fit", "--model", "m", "--out", "o.safetensors", "--most", "-1"],
+        ["calibrate", "--model", "m", "--probe", "p", "--out", "o", "--responses", "3"],
+        ["calibrate", "--model", "m", "--probe", "p", "--out", "o", "--temperature", "-1"],
+        ["validate", "--model", "m", "--card", "c", "--skip", "-1"],
+        ["compare", "a", "b", "--most", "0"],
+    ],
 )
 def test_misuse_exits_with_two(arguments, capsys):
     assert main(arguments) == 2
@@ -74,6 +86,9 @@ def test_misuse_exits_with_two(arguments, capsys):
         (["show", "nothing-here"], "there is no probe nothing-here"),
         (["run", "--model", "nothing.gguf", "Hi"], "there is no model at nothing.gguf"),
         (["run", "--model", "tests", "Hi"], "tests is no Transformers folder"),
+        (["demo", "--svg", "nowhere/d.svg"], "there is no folder nowhere for --svg"),
+        (["baseline", "log", "--out", "nowhere/b.json"], "there is no folder nowhere for --out"),
+        (["corpus", "--model", "m", "--out", "nowhere/c"], "there is no folder nowhere for --out"),
     ],
 )
 def test_a_refusal_is_one_sentence_on_stderr_and_exits_with_one(arguments, sentence, capsys):

@@ -109,12 +109,19 @@ def test_what_was_measured_is_kept_when_the_next_file_breaks(files, model, monke
 
 def test_too_few_responses_say_that_nothing_is_certified(files, model, capsys):
     assert main(arguments(files, model)) == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert out.count("cannot certify") == 2
     assert "needs 600 responses" in out
-    assert "got 12" in out
+    assert "got 12: give --responses 600." in out
     again, _ = artifact.load(files / "out.safetensors")
     assert again.labels == ("happy", "sad")
+
+
+def test_too_few_prompts_are_not_told_to_be_mended_by_more_responses(files, model, capsys):
+    (files / "few.txt").write_text("\n".join(WORDS), encoding="utf-8")
+    assert main(arguments(files, model, responses="600", prompts=str(files / "few.txt"))) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "got 10: give more prompts by --prompts" in out
 
 
 def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(files, model):

@@ -159,6 +159,20 @@ def test_a_killed_fit_goes_on_and_makes_the_same_probe(tmp_path, texts):
     assert not Path(f"{killed}.residuals").exists()
 
 
+def test_a_probe_of_few_texts_is_warned_of_and_its_file_keeps_that(tmp_path, texts, capsys):
+    model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
+    out = tmp_path / "thin.safetensors"
+    stories, neutral = texts
+    arguments = ["fit", "--model", model, "--corpus", stories, "--neutral", neutral, "--skip", "2"]
+    assert main([*arguments, "--tokens", "16", "--responses", "8", "--out", str(out)]) == 0
+    told = capsys.readouterr()
+    assert "Caution: few texts (happy 6, calm 6" in told.err
+    assert "Caution" not in told.out
+    assert artifact.load(out)[0].cautions
+    assert main(["show", str(out)]) == 0
+    assert "caution " in capsys.readouterr().out
+
+
 def test_fit_refuses_residuals_of_other_texts(tmp_path, texts, capsys):
     model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
     stories, neutral = texts

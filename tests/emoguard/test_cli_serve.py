@@ -143,6 +143,16 @@ class TestRefused:
     def test_a_model_that_is_not_there(self, capfd):
         assert "there is no model at nowhere.gguf" in refused(capfd, "--model", "nowhere.gguf")
 
+    def test_a_transformers_folder_is_told_what_to_do(self, tmp_path, capfd):
+        (tmp_path / "config.json").write_text("{}")
+        told = refused(capfd, "--model", str(tmp_path))
+        assert f"takes a GGUF file, got the Transformers folder {tmp_path}: convert it" in told
+        assert told.count("\n") == 1
+
+    def test_a_file_that_is_no_model(self, tmp_path, capfd):
+        (tmp_path / "x.gguf").write_bytes(b"no model")
+        assert "is no GGUF file" in refused(capfd, "--model", str(tmp_path / "x.gguf"))
+
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.7", "server.example"])
     def test_a_host_that_others_reach_without_a_key(self, host, folder, capfd):
         model = str(folder / "tiny.gguf")
