@@ -307,7 +307,7 @@ def test_own_words_take_the_place_of_the_shipped_ones():
         ({"text": {"ai": " "}}, "text.ai: wanted one line of 1 to 500 printable"),
         ({"text": {"ai": "a\nb"}}, "text.ai: wanted one line"),
         ({"text": {"ai": "x" * 501}}, "text.ai: wanted one line .*, got 501"),
-        ({"keep_conversations": 0}, "keep_conversations must"),
+        ({"keep_conversations": 0}, "keep_conversations: wanted a number in"),
     ],
 )
 def test_a_policy_that_cannot_be_is_refused(fields, sentence):
