@@ -13,7 +13,7 @@ ifeq ($(shell uname -m),x86_64)
 export CMAKE_ARGS ?= -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8
 endif
 
-.PHONY: demo test check bench soak probes probe-smollm2 probe-gemma clean
+.PHONY: demo test check fuzz bench soak probes probe-smollm2 probe-gemma clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/emoguard demo
@@ -25,6 +25,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Every parser of files and requests on hostile input, about ten minutes.
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=long -s
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/read_overhead.py

@@ -297,6 +297,43 @@ def test_a_full_disk_takes_back_the_part_and_the_next_report_gets_the_number(pat
     assert verify([path], KEY, lines=2).findings == []
 
 
+APPEND_ONLY = """
+import os
+def refuse(*_): raise PermissionError("append only")
+os.ftruncate = refuse
+"""
+
+
+def test_a_part_that_cannot_be_taken_back_is_torn_and_the_next_line_says_so(path):
+    done = subprocess.run([sys.executable, "-c", APPEND_ONLY + FULL, str(path)], check=True)
+    assert not done.returncode
+    verdict = verify([path], KEY, lines=2)
+    assert verdict.sound
+    assert [(f.kind, f.row) for f in verdict.findings] == [("torn", 2)]
+    assert written(path, 1).lines == 3
+    assert verify([path], KEY, lines=3).findings == verdict.findings
+
+
+@pytest.mark.parametrize("kind", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/null")])
+def test_what_is_no_regular_file_is_refused_at_once(path, kind):
+    kind(path)
+    with pytest.raises(EmoGuardError, match=r"wanted a regular file|Is a directory"):
+        AuditLog(path, KEY)
+
+
+def test_a_line_of_a_gibibyte_is_not_held(path):
+    with path.open("wb") as file:
+        file.write(b"a")
+        file.truncate(2**30)
+    code = (
+        "import sys\nfrom emoguard_jsonl import AuditLog, Key\n"
+        "from tests.memory import peak_bytes\n"
+        "AuditLog(sys.argv[1], Key(bytes(range(32)))).close(); print(peak_bytes())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=True)
+    assert int(done.stdout) < 2**28
+
+
 def test_threads_may_report_at_once(path):
     log = AuditLog(path, KEY)
     threads = [

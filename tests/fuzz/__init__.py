@@ -1,6 +1,6 @@
 """Hostile files and requests: every parser raises EmoGuardError or takes them, fast and small.
 
-`make test` runs a quick profile. Ten minutes or more:
+`make test` runs a quick profile. `make fuzz` takes ten minutes or more:
 
     python -m pytest tests/fuzz --hypothesis-profile=long -s
 
