@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from importlib.metadata import requires
+from importlib.util import find_spec
+
+from emoguard.errors import EmoGuardError
 
 EXTRAS = {
     "click": "cli",
@@ -23,6 +26,18 @@ EXTRAS = {
     "uvicorn": "serve",
 }
 """Extra by library, under the name it is imported by."""
+
+
+def check_installed(purpose: str, *libraries: str) -> None:
+    """Refuse work that would break off after hours for want of a library.
+
+    Raises:
+        EmoGuardError: naming the library that is missing and what installs it.
+
+    """
+    for library in libraries:
+        if find_spec(library) is None:
+            raise EmoGuardError(f"{purpose} needs {library}: {install_command(library)}")
 
 
 def install_command(library: str) -> str:

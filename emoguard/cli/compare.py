@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from emoguard.cli.calibrate import Opened, bars
 from emoguard.cli.paint import printable
 from emoguard.cli.paths import check_out
 from emoguard.errors import EmoGuardError
-from emoguard.extras import install_command
+from emoguard.extras import check_installed
 from emoguard.fit import compareplot, corpora
 from emoguard.fit.compare import ModelComparison, Paired, Read, check_pair
 from emoguard.fit.compare import compare as measure
@@ -221,9 +220,7 @@ def _labelled(corpus: str | None, labels: Sequence[corpora.Label], most: int) ->
 
 
 def _check_options(png: str | None) -> None:
-    for module in ("sklearn", "matplotlib"):
-        if importlib.util.find_spec(module) is None and (png or module == "sklearn"):
-            raise EmoGuardError(f"comparing needs {module}: {install_command(module)}")
+    check_installed("comparing", "sklearn", "vaderSentiment", *(["matplotlib"] if png else []))
     if png:
         check_out("--png", png, ".png")
 

@@ -54,8 +54,7 @@ def load(
     except ModuleNotFoundError:  # said by main, with what to install
         raise
     except (ImportError, ValueError, OSError, RuntimeError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise EmoGuardError(f"{path} cannot be opened as a model: {first}") from error
+        raise EmoGuardError(f"{path} cannot be opened as a model: {_first(error)}") from error
 
 
 def attach_options(tokenizer: Any) -> dict[str, Any]:
@@ -98,6 +97,19 @@ def _transformers(path: Path) -> tuple[Any, Any]:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     where = {"gguf_file": path.name} if path.is_file() else {}
     folder = path.parent if where else path
-    tokenizer = AutoTokenizer.from_pretrained(folder, **where)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **where)
+    except (ValueError, OSError) as error:
+        raise EmoGuardError(
+            f"the tokenizer of {path} cannot be opened: save it into the folder, too "
+            f"({_first(error)})"
+        ) from error
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **where)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+
+
+def _first(error: Exception) -> str:
+    """Return the first line of a library's error, and the next where it only leads to that."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    whole = len(lines) > 1 and lines[0].endswith(":")
+    return " ".join(lines[: 2 if whole else 1])[:300]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from emoguard.cli.paint import printable
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import calibrating, open_probe
 from emoguard.errors import EmoGuardError
-from emoguard.extras import install_command
+from emoguard.extras import check_installed
 from emoguard.fit import corpora
 from emoguard.fit.corpora import Label
 from emoguard.fit.extraction import SHORTEST, SKIP, extract_embedded
@@ -36,8 +35,6 @@ from emoguard.probe import Probe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-NEEDED = ("sklearn", "matplotlib")
 
 
 @click.command(short_help="Check what a probe's labels are worth.")
@@ -249,9 +246,7 @@ class _Reader:
 
 
 def _check_options(probe: str | None, out: str | None) -> None:
-    for module in NEEDED:
-        if importlib.util.find_spec(module) is None:
-            raise EmoGuardError(f"validating needs {module}: {install_command(module)}")
+    check_installed("validating", "sklearn", "vaderSentiment", "matplotlib")
     if out:
         check_out("--out", out, ".safetensors")
     if out and probe is None:

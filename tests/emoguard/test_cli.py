@@ -123,6 +123,22 @@ def test_a_missing_library_is_one_sentence_that_says_what_to_install(library, pr
     assert done.stderr == (f"emoguard: this needs {library}: {install_command(library)}\n")
 
 
+@pytest.mark.parametrize("library", ["sklearn", "vaderSentiment", "matplotlib"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["validate", "--model", "none.gguf", "--card", "nowhere/card"],
+        ["compare", "none.gguf", "none.gguf", "--png", "c.png"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_library_for_the_end_of_hours_is_missed_at_their_beginning(library, arguments):
+    done = run_without(library, *arguments)
+    assert done.returncode == 1
+    assert f"needs {library}: {install_command(library)}" in done.stderr
+    assert not Path("nowhere").exists()
+
+
 def test_heavy_libraries_wait_for_the_verb_that_needs_them():
     code = (
         "import sys; from emoguard.cli import main; main(['--help']); main(['show'])\n"

@@ -127,6 +127,15 @@ def test_a_file_cut_off_after_its_first_bytes_is_broken(doctor, tmp_path):
     assert "x.gguf broken" in out
 
 
+def test_a_folder_without_tokenizer_is_told_what_it_lacks(doctor, tmp_path):
+    folder = tiny_folder.write(tmp_path / "tiny")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    code, out = doctor("--model", folder)
+    assert code == 1
+    assert f"the tokenizer of {folder} cannot be opened" in out
+
+
 def test_without_the_library_the_model_is_broken_and_the_table_says_what_to_install(
     doctor, monkeypatch, tmp_path
 ):

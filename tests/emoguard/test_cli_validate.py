@@ -97,9 +97,10 @@ def test_a_probe_of_random_directions_is_not_usable_and_says_so_everywhere(tmp_p
 
 
 def test_a_place_that_refuses_the_probe_does_not_cost_the_card(tmp_path, files, capsys):
-    probe, card, taken = (tmp_path / n for n in ("p.safetensors", "card", "taken.safetensors"))
+    probe, card = tmp_path / "p.safetensors", tmp_path / "card"
     random_probe(files["--model"][0], str(probe))
-    taken.mkdir()
+    # The longest name a file may have: that of the part which is renamed to it is longer.
+    taken = tmp_path / f"{'x' * 243}.safetensors"
     check = ["validate", *arguments(files, "--model", "--corpus", "--neutral")]
     check += ["--probe", str(probe), "--out", str(taken), "--card", str(card)]
     assert main([*check, "--no-on-policy", "--threads", "1"]) != 0
@@ -162,5 +163,6 @@ def test_a_probe_without_a_calibration_of_the_model_is_refused_before_anything_i
     artifact.save(probe, artifact.load(probe)[0], [])
     wanted = ["validate", *arguments(files, *files), "--probe", str(probe), "--card", str(card)]
     assert main([*wanted, "--threads", "1"]) == 1
-    assert "emoguard calibrate first" in capsys.readouterr().err
+    command = f"emoguard calibrate --model {files['--model'][0]} --probe {probe} --out "
+    assert command in capsys.readouterr().err
     assert not card.exists()
