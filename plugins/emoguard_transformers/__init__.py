@@ -42,7 +42,9 @@ def attach(model: Any, guard: Guard, tokenizer: Any = None) -> TransformersWatch
 
 
 def _check_tokenizer(tokenizer: Any) -> None:
-    is_one = callable(tokenizer) and not isinstance(tokenizer, type)
+    # Stand-ins may do part of what a tokenizer does: texts to ids, or telling its vocabulary.
+    is_one = callable(tokenizer) or hasattr(tokenizer, "get_vocab")
+    is_one = is_one and not isinstance(tokenizer, type)
     if tokenizer is not None and not is_one:
         raise EmoGuardError(
             f"tokenizer: wanted a tokenizer, got {describe(tokenizer)}: "
