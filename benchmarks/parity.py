@@ -61,7 +61,7 @@ def runtimes(name: str, many: list[str]) -> list[Row]:
     ]
     guard = shipped(doors[0])
     layers = list(range(doors[0].identity.layers - 1))
-    readouts = [guard.readout(door.identity) for door in doors]
+    readouts = [guard.site(door.identity).readout for door in doors]
     errors, sizes = [], []
     gaps, means = [], []
     for index, text in enumerate(many):

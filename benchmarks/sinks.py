@@ -62,7 +62,7 @@ def reports(count: int) -> list[Report]:
 def opened(folder: Path, usual: Sequence[Report]) -> Iterator[dict[str, Sink]]:
     """Open the four sinks, joined as a policy joins them."""
     rate = RateMonitor(dict.fromkeys(LABELS, 0.07), state=folder / "rate.json")
-    drift = DriftMonitor(Baseline.learn(usual, 50), state=folder / "drift.json")
+    drift = DriftMonitor(Baseline.learn(usual), state=folder / "drift.json")
     log = AuditLog(folder / "audit.jsonl", Key(bytes(range(32))))
     exporter = PrometheusExporter(
         emotions=LABELS, model="fake", targets=dict.fromkeys(LABELS, 1e-4)

@@ -97,7 +97,7 @@ def soak(responses: int, folder: str) -> list[Row]:
         while up.busy:
             time.sleep(0.05)
         sessions = int(watch.live() is not None)
-        waiting = len(guard.ledger.waiting())
+        waiting = len(guard.outbox.waiting())
     became = Counter(fates)
     served.model.close()
     lines = [json.loads(line) for line in Path(f"{folder}/audit.jsonl").read_text().splitlines()]

@@ -35,7 +35,7 @@ from emoguard import Guard, Plan, Policy, Report, Request, attach
 from emoguard.fit.responses import Sampling, answer, first_half
 from emoguard.plan import CEILING
 from emoguard.policy import SteeringPolicy
-from emoguard.records import Reading, Steered
+from emoguard.reading import Reading, Steered
 from emoguard.registry import find, shipped
 from emoguard.shipped import shipped_files
 from emoguard.steering import Intervention, Steering, intervene, prepare
@@ -124,7 +124,7 @@ def in_torch(
     rows: NDArray[np.float64], plans: Sequence[Steering], index: int, dtype: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the same for one batch in torch, in which every row has its own plan."""
-    from emoguard_transformers import steer
+    from emoguard_torch import steer
 
     return _batch(rows, plans, index, dtype, lambda h, layer: steer.intervene(h, layer, layer.rows))
 
@@ -133,7 +133,7 @@ def on_cpu(
     rows: NDArray[np.float64], plans: Sequence[Steering], index: int, dtype: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the same for one batch on a CPU, where the reference moves each row."""
-    from emoguard_transformers import steer
+    from emoguard_torch import steer
 
     return _batch(rows, plans, index, dtype, lambda h, layer: steer.steer(layer, h, 0))
 
@@ -146,7 +146,7 @@ def _batch(
     move: Callable[..., Any],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     import torch
-    from emoguard_transformers.steer import MOVES, gather
+    from emoguard_torch.steer import MOVES, gather
 
     stored = torch.tensor(rows).to(getattr(torch, dtype))[:, None]
     each = [plan for plan in plans for _ in range(len(rows) // len(plans))]
@@ -359,7 +359,8 @@ def live_transformers(
 @contextmanager
 def outputs(model: Any, layers: Sequence[int]) -> Iterator[dict[int, list[Any]]]:
     """Keep what blocks return as the hooks registered so far leave it."""
-    from emoguard_transformers.blocks import find_blocks, hidden_state
+    from emoguard_torch.tensors import hidden_state
+    from emoguard_transformers.blocks import find_blocks
 
     seen: dict[int, list[Any]] = {layer: [] for layer in layers}
     handles = [

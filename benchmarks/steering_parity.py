@@ -167,7 +167,9 @@ def exported(name: str) -> list[Row]:
         path = Path(folder) / "vector.gguf"
         write(path, control_vector(guard.probe, list(guard.calibrations), label, dose), "any")
         vectors = read_vectors(path)
-    steering = guard.steering(Plan(add={label: dose}, prompt=True), guard.calibrations[0].identity)
+    steering = guard.site(guard.calibrations[0].identity).steering(
+        Plan(add={label: dose}, prompt=True)
+    )
     assert steering is not None
     blocks = guard.probe.model_layers - 1
     ids = llm.tokenize((PROMPTS[0] + SECOND).encode())

@@ -22,8 +22,9 @@ from emoguard import jsontext, regularfile
 from emoguard.calibration import Calibration
 from emoguard.certificate import Curve
 from emoguard.errors import EmoGuardError
-from emoguard.identity import ModelIdentity, Witness
+from emoguard.identity import ModelIdentity
 from emoguard.probe import Probe
+from emoguard.witness import Witness
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ import numpy as np
 
 from emoguard import jsontext, regularfile
 from emoguard.advice import calibrate_command
+from emoguard.dependence import dependence
 from emoguard.errors import EmoGuardError
 
 if TYPE_CHECKING:
@@ -23,8 +25,14 @@ if TYPE_CHECKING:
 
     from emoguard.records import Report
 
+ENOUGH_RESPONSES = 1000
+"""Fewer responses cannot show how much successive ones resemble each other."""
+
 ENOUGH_BLOCKS = 50
-"""Fewer blocks give false alarms: 8 of them in one of five unchanged streams."""
+"""Rows of a baseline file at least; earlier versions kept 50 means of 50 responses."""
+
+MOST_BLOCKS = 10_000
+"""More rows would make the file larger and drift no quicker."""
 
 LARGEST = 32 * 2**20
 """Bytes; a block takes 20 for each label."""
@@ -41,9 +49,10 @@ def counts(report: Report) -> bool:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Means of blocks of response means of z, one row per block in their order, one column a label.
+    """Response means of z, one row per response in their order, one column per label.
 
-    Bound to the model file and the probe that the responses were read from and with.
+    Of much traffic, a row is the mean of a block of `block_responses` successive responses. Bound
+    to the model file and the probe that the responses were read from and with.
     """
 
     model: str
@@ -55,11 +64,15 @@ class Baseline:
     created: float
 
     @classmethod
-    def learn(cls, reports: Iterable[Report], block_responses: int) -> Self:
-        """Average the responses that count, block by block; those left over at the end are not.
+    def learn(cls, reports: Iterable[Report], block_responses: int | None = None) -> Self:
+        """Keep the responses that count, in blocks of `block_responses` if it is given.
+
+        By default each response is a row of its own up to 10,000 responses; of more, a row is the
+        mean of as many as keep to that number of rows. An incomplete block at the end is dropped.
 
         Raises:
-            EmoGuardError: fewer than 50 blocks, or responses of several models, probes or labels.
+            EmoGuardError: fewer than 1,000 responses or 50 blocks, or responses of several models,
+                probes or labels.
 
         """
         rows: list[list[float]] = []
@@ -72,21 +85,22 @@ class Baseline:
             first = first or report
             _check_same(first, report)
             rows.append([score.mean for score in report.scores.values()])
-        blocks = len(rows) // block_responses
-        if first is None or blocks < ENOUGH_BLOCKS:
+        size = block_responses or math.ceil(len(rows) / MOST_BLOCKS) or 1
+        enough = max(ENOUGH_RESPONSES, ENOUGH_BLOCKS * size)
+        if first is None or len(rows) < enough:
             raise EmoGuardError(
-                f"a baseline needs {ENOUGH_BLOCKS} blocks of {block_responses} unsteered scored "
-                f"responses ({ENOUGH_BLOCKS * block_responses:,}), got {len(rows):,}"
+                f"a baseline needs {enough:,} unsteered scored responses, got {len(rows):,}"
                 f"{_counted(others)}: {_remedy(others)}"
             )
-        whole = np.array(rows[: blocks * block_responses]).reshape(blocks, block_responses, -1)
+        blocks = len(rows) // size
+        whole = np.array(rows[: blocks * size]).reshape(blocks, size, -1)
         return cls(
             model=first.model,
             identity=first.identity,
             probe=first.probe,
             labels=tuple(first.scores),
-            block_responses=block_responses,
-            blocks=tuple(map(tuple, whole.mean(axis=1).tolist())),
+            block_responses=size,
+            blocks=tuple(map(tuple, whole.mean(axis=1).round(5).tolist())),
             created=time.time(),
         )
 
@@ -96,7 +110,7 @@ class Baseline:
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
 
     def columns(self, labels: Sequence[str]) -> NDArray[np.float64]:
-        """Return the block means of `labels`, (blocks, labels).
+        """Return the means of `labels`, (blocks, labels).
 
         Raises:
             EmoGuardError: a label that the baseline does not have.
@@ -111,8 +125,24 @@ class Baseline:
         chosen = [self.labels.index(label) for label in labels]
         return np.array(self.blocks, np.float64)[:, chosen]
 
-    def check_fits(self, identity: str, probe: str, block_responses: int) -> None:
-        """Refuse to serve another model file, probe or block size.
+    def resolution(self, labels: Sequence[str], arl_responses: float) -> dict[str, float]:
+        """Return by how much the mean z of each label must move for drift to see it at all.
+
+        A shift of s standard deviations is told from this baseline's own error only if it is shown
+        by fewer responses than the baseline has; for normal values, if s ** 2 / 2 > log(ARL labels)
+        dependence / n.
+
+        Raises:
+            EmoGuardError: a label that the baseline does not have.
+
+        """
+        rows = self.columns(labels)
+        nats = math.log(max(arl_responses / self.block_responses * len(labels), 1))
+        least = np.sqrt(2 * nats * dependence(rows) / len(rows)) * rows.std(axis=0)
+        return dict(zip(labels, least.tolist(), strict=True))
+
+    def check_fits(self, identity: str, probe: str) -> None:
+        """Refuse to serve another model file or probe.
 
         Raises:
             EmoGuardError: naming what is different.
@@ -121,7 +151,6 @@ class Baseline:
         for name, own, wanted in (
             ("model file", self.identity, identity),
             ("probe", self.probe, probe),
-            ("block_responses", self.block_responses, block_responses),
         ):
             if own != wanted:
                 raise EmoGuardError(

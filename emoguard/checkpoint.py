@@ -66,7 +66,8 @@ class Checkpoint:
             raise self.broken(error) from error
         if self._bound not in (None, bound):
             log.warning(
-                "%s was kept under other labels, limits or another baseline: starting afresh",
+                "%s was kept under other labels or limits, another baseline or version: "
+                "starting afresh",
                 self._path,
             )
             return None

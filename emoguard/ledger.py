@@ -1,4 +1,4 @@
-"""What each conversation was told, and the notices that are on their way to their users."""
+"""What each conversation was told: decides on its notices, and remembers which were given."""
 
 from __future__ import annotations
 
@@ -27,20 +27,13 @@ LARGEST = ENTRY_BYTES * (MOST_CONVERSATIONS + 1)
 """As large as any policy allows: the file may be from a time when more were kept."""
 SAVE_SECONDS = 1.0
 """The file is written at most this often, in a thread of its own."""
-MOST_PENDING = 4096
-"""Notices on their way; of more, the oldest are given up as lost."""
-MOST_LEFT = 256
-"""Calls that nobody waits for and that may still be generated for; older ones are forgotten."""
-SLOW_SECONDS = 60.0
-"""A notice that is on its way for longer is overdue."""
 
 
 class Ledger:
-    """Decides on notices and follows them until they are given or lost. Thread-safe.
+    """Decides on notices and remembers which were given and which were lost. Thread-safe.
 
     Conversations are kept under a hash of their name, the least recent forgotten first. What
-    breaks here is counted, logged once, and disturbs no response. `tell` is called with each report
-    whose notice is lost here, for the sinks.
+    breaks here is counted, logged once, and disturbs no response.
 
     Raises:
         EmoGuardError: the state file cannot be used.
@@ -51,14 +44,10 @@ class Ledger:
         self,
         policy: Callable[[], NoticePolicy],
         now: Callable[[], Moment] | None = None,
-        tell: Callable[[Report], None] = lambda _: None,
     ) -> None:
         self._policy = policy
-        self._tell = tell
-        self._now = now or Clock()
+        self.now = now or Clock()
         self._lock = threading.Lock()
-        self._pending: OrderedDict[int, tuple[Report, Moment]] = OrderedDict()
-        self._left: deque[str] = deque(maxlen=MOST_LEFT)
         self._keep = policy().keep_conversations
         self._faults: deque[str] = deque(maxlen=256)
         self._logged = False
@@ -84,69 +73,31 @@ class Ledger:
             self._fail(error)
             return report
 
-    def carry(self, report: Report) -> None:
-        """Wait for what becomes of a report's notice; it is lost at once if its client is gone."""
-        now, lost = self._now(), report
-        with self._lock:  # as `leave`, so that one of the two finds the other
-            if report.call not in self._left:
-                self._pending[id(report)] = report, now
-                if len(self._pending) <= MOST_PENDING:
-                    return
-                _, (lost, _) = self._pending.popitem(last=False)
-        self._lose(lost)
-
-    def leave(self, call: str) -> None:
-        """Note that the client of a call is gone: what was and is still made for it is lost."""
-        with self._lock:
-            self._left.append(call)
-            gone = [key for key, (report, _) in self._pending.items() if report.call == call]
-            lost = [self._pending.pop(key)[0] for key in gone]
-        for report in lost:
-            self._lose(report)
-
-    def has_left(self, call: str) -> bool:
-        """Return whether the client of a call is known to be gone."""
-        with self._lock:
-            return call in self._left
-
-    def take(self, report: Report) -> bool:
-        """Return whether a report was waited for; it no longer is."""
-        with self._lock:
-            return self._pending.pop(id(report), None) is not None
-
-    def waiting(self, call: str | None = None) -> list[Report]:
-        """Return the reports whose notices are on their way, those of one call if it is named."""
-        with self._lock:
-            found = [report for report, _ in self._pending.values()]
-        return [report for report in found if call in (None, report.call)]
-
-    def settled(self, report: Report, channel: Channel | None) -> Report:
-        """Note that a report's notice was given by `channel`, or lost; return what sinks are told.
+    def settle(self, report: Report, channel: Channel | None) -> Report:
+        """Note that a report's notice was given by `channel`, or lost; return it saying so.
 
         Never raises.
         """
-        told = report.notice
-        assert told is not None
+        notice = report.notice
+        assert notice is not None
         try:
-            self._settle(report, told, is_given=channel is not None)
+            self._settle(report, notice, is_given=channel is not None)
         except Exception as error:  # noqa: BLE001  (the response must not notice)
             self._fail(error)
-        return dataclasses.replace(report, notice=dataclasses.replace(told, channel=channel))
+        return dataclasses.replace(report, notice=dataclasses.replace(notice, channel=channel))
 
-    def overdue(self) -> int:
-        """Return how many notices are late by more than one response, or stuck on their way.
+    def late(self, now: Moment) -> int:
+        """Return how many conversations have a notice that is late by more than one response.
 
         A conversation counts while it goes on: when its user has left there is nobody to tell.
         """
-        now, gap = self._now(), self._policy().continuing_gap_minutes * 60
+        gap = self._policy().continuing_gap_minutes * 60
         with self._lock:
             histories = list(self._histories.values())
-            began = [moment for _, moment in self._pending.values()]
-        late = [
-            h for h in histories if h.lost > 1 and h.seen and notices.elapsed(h.seen, now) < gap
-        ]
-        stuck = [moment for moment in began if notices.elapsed(moment, now) > SLOW_SECONDS]
-        return len(late) + len(stuck)
+        return sum(
+            h.lost > 1 and h.seen is not None and notices.elapsed(h.seen, now) < gap
+            for h in histories
+        )
 
     def faults(self) -> tuple[str, ...]:
         """Return "notices" once for each failure since the last call."""
@@ -169,11 +120,8 @@ class Ledger:
         self._saving.close(timeout)
         self._hurry.clear()
 
-    def _lose(self, report: Report) -> None:
-        self._tell(self.settled(report, None))
-
     def _decided(self, report: Report, request: Request, text: str, policy: NoticePolicy) -> Report:
-        now, key = self._now(), _key(report.conversation)
+        now, key = self.now(), _key(report.conversation)
         with self._lock:
             history = self._histories.get(key, History()) if key is not None else History()
         found = notices.notice(report, text, request.user_text, history, policy=policy, now=now)
@@ -182,14 +130,14 @@ class Ledger:
         # Else nothing is written before it is settled: until then the notice stays due.
         return dataclasses.replace(report, notice=found)
 
-    def _settle(self, report: Report, told: Notice, *, is_given: bool) -> None:
-        now, policy = self._now(), self._policy()
+    def _settle(self, report: Report, notice: Notice, *, is_given: bool) -> None:
+        now, policy = self.now(), self._policy()
         tone = notices.tone(report, policy)
 
         def change(history: History) -> History:
             if is_given:
-                return notices.given(history, told, tone, policy, now)
-            return notices.lost(history, told, now)
+                return notices.given(history, notice, tone, policy, now)
+            return notices.lost(history, notice, now)
 
         self._change(_key(report.conversation), change)
 

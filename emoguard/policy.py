@@ -46,13 +46,14 @@ class DriftPolicy:
     """How far this site's own traffic may move before somebody is woken."""
 
     tolerance_rank: Annotated[float, Interval(least=0, most=0.45)] = 0.1
-    """The smallest shift worth waking someone for: of the mean rank of response means among those
-    of the baseline, which is .5 while nothing changes."""
+    """The smallest shift worth waking someone for: of the mean rank of a block's mean among those
+    of the baseline's blocks, which is .5 while nothing changes."""
     arl_blocks: Annotated[int, Interval(least=1)] = 2000
     """Average run length: an unchanged stream alarms once in at least so many blocks, all labels
     together."""
     block_responses: Annotated[int, Interval(least=1)] = 50
-    """Responses whose mean is one observation."""
+    """Responses in a block, the unit of the two numbers above. Drift does not wait for a block to
+    end: it takes every response as it comes."""
     baseline: str | None = None
     """File of the traffic baseline that `emoguard baseline` writes; until it is there, drift says
     that it is learning."""

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from emoguard.calibration import Calibration
-    from emoguard.identity import ModelIdentity, Witness
+    from emoguard.identity import ModelIdentity
+    from emoguard.witness import Witness
 
 MAX_WITNESS_TOKENS = 512
 """A witness is one sentence and runs at every attach; a longer one is not a witness."""

@@ -1,22 +1,12 @@
-"""The seams: what a runtime plug-in, a watch and a sink must offer. Nothing here does anything."""
+"""The seam to sinks: what one must offer, and what sinks may ask of each other."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from emoguard.guard import Guard
-    from emoguard.identity import ModelIdentity
-    from emoguard.plan import Plan
-    from emoguard.records import Alert, Reading, Report
-    from emoguard.sinks import Site
+from emoguard.records import Alert, Report
+from emoguard.site import Site
 
 
 @runtime_checkable
@@ -104,116 +94,4 @@ class SinkFactory(Protocol):
         Written out, `options` are keyword-only parameters with annotations and defaults: they are
         checked, and described to the operator, by these.
         """
-        ...
-
-
-@runtime_checkable
-class Residuals(Protocol):
-    """The offline door into a runtime: residuals of a given text, outside any generation.
-
-    It runs through the same point of the model as the live hook, so that what a probe was fitted on
-    is what it reads.
-    """
-
-    identity: ModelIdentity
-    """Which file this is."""
-
-    @property
-    def backend(self) -> str:
-        """Return the runtime and the path into it, as reports name them."""
-        ...
-
-    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
-        """Return token ids; `special` adds BOS as the model's own tokenizer would."""
-        ...
-
-    def residuals(self, token_ids: Sequence[int], layers: Sequence[int]) -> NDArray[np.float32]:
-        """Return the outputs of decoder blocks `layers`, float32 (layers, tokens, hidden)."""
-        ...
-
-
-Pool = Callable[[Sequence[Sequence[int]], Sequence[int]], "NDArray[np.float32]"]
-"""Takes a batch of texts as token ids, and for each the position its mean starts at; returns the
-mean residuals, float32 (texts, layers, hidden), as each text alone would give."""
-
-
-@runtime_checkable
-class Pooling(Protocol):
-    """What a door may offer beside `Residuals`: mean residuals of many texts, run together."""
-
-    def pooling(
-        self, layers: Sequence[int], *, texts: int, tokens: int
-    ) -> AbstractContextManager[Pool]:
-        """Open a pass over batches of at most `texts` texts and `tokens` tokens.
-
-        Layer -1 is what block 0 receives: the embeddings.
-        """
-        ...
-
-
-@runtime_checkable
-class Watch(Protocol):
-    """The handle that `attach` returns. Leaving its `with` block detaches."""
-
-    guard: Guard
-    identity: ModelIdentity
-    """Which file is watched."""
-    reports: deque[Report]
-    """The last reports, newest last, at most `Policy.keep_reports`."""
-
-    def live(self) -> Reading | None:
-        """Return what the newest open response has read so far, None when none is open."""
-        ...
-
-    def steering(self, plan: Plan | Mapping[str, Any]) -> AbstractContextManager[None]:
-        """Steer every generation that starts in this `with` block by `plan`.
-
-        `plan` is a Plan, or a mapping with its keys. It is laid over the policy's plan, and a
-        request's own is laid over it.
-
-        Raises:
-            EmoGuardError: a plan that this probe, model or policy does not allow.
-
-        """
-        ...
-
-    def check_plan(self, plan: Plan | Mapping[str, Any] | None) -> None:
-        """Refuse what a generation by this plan that starts now would refuse, too.
-
-        Raises:
-            EmoGuardError: a plan that this probe, model, policy or read path does not allow.
-
-        """
-        ...
-
-    def abandon(self, request_id: str) -> None:
-        """Say that nobody waits for the rest of a request's response, from any thread.
-
-        What can be closed is closed as cancelled; the notice of what comes later counts as lost.
-        """
-        ...
-
-    def detach(self) -> None:
-        """Take every hook away again; the model then behaves bit-identically. Idempotent."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-class Plugin(Protocol):
-    """What the entry-point group `emoguard.plugins` names: a module that joins one runtime."""
-
-    def open_residuals(self, model: Any, **options: Any) -> Residuals:
-        """Return the offline door into `model`."""
-        ...
-
-    def attach(self, model: Any, guard: Guard, **options: Any) -> Watch:
-        """Join `guard` to `model`; atomic: on an error nothing is left behind."""
         ...

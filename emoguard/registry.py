@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from emoguard import nearest
 from emoguard.advice import fit_command
-from emoguard.call import called_through
+from emoguard.annotation import describe
 from emoguard.cautions import cautions
+from emoguard.disabled import DisabledWatch
 from emoguard.errors import EmoGuardError
 from emoguard.extras import install_command
-from emoguard.guard import Guard, check_guard
+from emoguard.guard import Guard
 from emoguard.policy import Policy
 from emoguard.reload import PolicySource, open_policy
 from emoguard.shipped import shipped_files
 from emoguard.sinks import open_sinks
+from emoguard.watch import Watch
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from emoguard.identity import ModelIdentity
-    from emoguard.plan import Plan
-    from emoguard.protocols import Plugin, Residuals, Watch
-    from emoguard.records import Alert, Reading, Report
+    from emoguard.joint import Plugin
+    from emoguard.records import Alert
+    from emoguard.residuals import Residuals
 
 log = logging.getLogger("emoguard")
 
 GROUP = "emoguard.plugins"
-CALLS = ("generate", "create_completion", "create_chat_completion")
-"""What takes a request as `emoguard=`, by runtime one or all of them."""
-
 UNOPENED = (
     "the policy names sinks (%s), but this guard has none, so nothing reaches them: open the guard "
     "with emoguard.open_guard"
@@ -63,16 +57,16 @@ def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
 
     """
     if os.environ.get("EMOGUARD_DISABLE") == "1":
-        return _Disabled(unwrap(model), guard)
+        return cast("Watch", DisabledWatch(unwrap(model)))
     plugin, inner = find(model)
-    _check_options(plugin.attach, inner, options, ["guard"])
+    _check_options(plugin.joint, inner, options, ["guard"])
     if guard is not None:
-        check_guard(guard)
+        _check_guard(guard)
         if guard.unopened:
             log.warning(UNOPENED, ", ".join(guard.unopened))
     else:
         guard = shipped(plugin.open_residuals(inner, **options))
-    watch = plugin.attach(inner, guard, **options)
+    watch = Watch(guard, plugin.joint(inner, **options))
     for caution in cautions(guard, watch.identity):
         log.warning("%s", caution)
     return watch
@@ -133,6 +127,20 @@ def _opened(
         Guard(found.probe, found.calibrations, opened, sinks, on_alert) as guard,
     ):
         yield guard
+
+
+def _check_guard(guard: Any) -> None:
+    """Raise unless this is a guard.
+
+    Raises:
+        EmoGuardError: naming what came.
+
+    """
+    if not isinstance(guard, Guard):
+        raise EmoGuardError(
+            f"guard: wanted a Guard, got {describe(guard)}: make one with Guard.load(probe file or "
+            "name, policy) or open_guard(model, policy, probe)"
+        )
 
 
 def _check_options(
@@ -217,71 +225,3 @@ def shipped(door: Residuals, model: str = "MODEL") -> Guard:
         f"{', '.join(found) or 'none'}. Make one with {fit_command(model)} and give it by --probe, "
         "in Python by Guard.load"
     )
-
-
-class _Disabled:
-    """The watch that watches nothing, for `EMOGUARD_DISABLE=1`.
-
-    It only takes the keyword `emoguard` off the calls that carry it, which would break without.
-    """
-
-    def __init__(self, model: Any, guard: Guard | None) -> None:
-        log.warning("EMOGUARD_DISABLE=1: EmoGuard is not attached")
-        self._model = model
-        self._taken = [name for name in CALLS if self._take_keyword_off(name)]
-        self._undo = ExitStack()
-        if "create_completion" in self._taken and callable(model):  # a Llama is called itself, too
-            self._undo.enter_context(called_through(model, _without_keyword))
-        self.guard = cast("Guard", guard)
-        self.identity = cast("ModelIdentity", None)
-        self.reports: deque[Report] = deque(maxlen=1)
-
-    def live(self) -> Reading | None:
-        return None
-
-    def steering(self, plan: Plan | Mapping[str, Any]) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def check_plan(self, plan: Plan | Mapping[str, Any] | None) -> None:
-        """Do nothing: nothing is steered."""
-
-    def abandon(self, request_id: str) -> None:
-        """Do nothing: nothing is reported."""
-
-    def detach(self) -> None:
-        """Leave the model as it was. Idempotent."""
-        self._undo.close()
-        while self._taken:
-            delattr(self._model, self._taken.pop())
-
-    def _take_keyword_off(self, name: str) -> bool:
-        original = getattr(self._model, name, None)
-        if original is None or name in vars(self._model):
-            return False
-
-        @functools.wraps(original)
-        def plain(*args: Any, **kwargs: Any) -> Any:
-            return _without_keyword(original, *args, **kwargs)
-
-        setattr(self._model, name, plain)
-        return True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.detach()
-
-
-def _without_keyword(
-    original: Callable[..., Any],
-    *args: Any,
-    emoguard: Any = None,  # noqa: ARG001
-    **kwargs: Any,
-) -> Any:
-    return original(*args, **kwargs)

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,17 @@ FIXED = (
 )
 """Keys that cannot change under a watch: the readout, the counts behind rates and baselines, and
 the open sinks were made with them. Everything else takes effect with the next response."""
+
+
+@dataclass(frozen=True)
+class FixedPolicy:
+    """A policy that was made in Python: it stays as it is."""
+
+    policy: Policy
+
+    def refresh(self, accept: Callable[[Policy], None] | None = None) -> Policy:
+        """Return the policy; `accept` has nothing to look at."""
+        return self.policy
 
 
 class PolicyFile:
@@ -100,12 +112,12 @@ class PolicyFile:
             log.info("policy %s is in force", self.path)
 
 
-PolicySource = Policy | PolicyFile | Mapping[str, Any] | str | os.PathLike[str]
+PolicySource = Policy | FixedPolicy | PolicyFile | Mapping[str, Any] | str | os.PathLike[str]
 """What every argument called `policy` takes."""
 
 
-def open_policy(source: PolicySource | None) -> Policy | PolicyFile:
-    """Return the policy that a policy, a mapping, the path of a YAML file or None stands for.
+def open_policy(source: PolicySource | None) -> FixedPolicy | PolicyFile:
+    """Open the policy that a policy, a mapping, the path of a YAML file or None stands for.
 
     A file is followed: it is read again when it changes. None is the default policy.
 
@@ -114,8 +126,8 @@ def open_policy(source: PolicySource | None) -> Policy | PolicyFile:
 
     """
     if source is None:
-        return Policy()
-    if isinstance(source, PolicyFile):
+        return FixedPolicy(Policy())
+    if isinstance(source, PolicyFile | FixedPolicy):
         return source
     if isinstance(source, str | os.PathLike):
         return PolicyFile(source)
@@ -124,7 +136,7 @@ def open_policy(source: PolicySource | None) -> Policy | PolicyFile:
             "policy: wanted a Policy, a mapping or the path of a YAML file, got "
             f"{describe(source)}: Policy.load reads a file once, a path is followed"
         )
-    return Policy.parse(source)
+    return FixedPolicy(Policy.parse(source))
 
 
 def check_change(old: Policy, new: Policy) -> None:

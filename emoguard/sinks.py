@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -15,34 +14,11 @@ from emoguard.errors import EmoGuardError
 from emoguard.extras import install_command
 
 if TYPE_CHECKING:
-    from emoguard.calibration import Calibration
-    from emoguard.certificate import Threshold
-    from emoguard.identity import ModelIdentity
     from emoguard.policy import Policy
     from emoguard.protocols import Sink, SinkFactory
-    from emoguard.reload import PolicyFile
+    from emoguard.site import Site
 
 GROUPS = ("emoguard.monitors", "emoguard.exporters")
-
-
-@dataclass(frozen=True, eq=False)
-class Site:
-    """Where a sink is put: what it may know about the model, the probe and the policy.
-
-    `labels` are those to monitor; reports may carry more. `calibration` is None on an uncalibrated
-    model. `thresholds` are the alarm thresholds of `labels` there. `policy_file` tells whether the
-    last reload went well, None when the policy is not from a file. `backend` is the runtime and the
-    path that reading starts on.
-    """
-
-    policy: Policy
-    labels: tuple[str, ...]
-    identity: ModelIdentity
-    probe: str
-    calibration: Calibration | None = None
-    policy_file: PolicyFile | None = None
-    thresholds: tuple[Threshold | None, ...] = ()
-    backend: str = ""
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from emoguard_asgi import EmoGuardMiddleware
 
 from emoguard import EmoGuardError, Guard, Policy, Request
 from emoguard.policy import NoticePolicy
-from emoguard.records import Steered
+from emoguard.reading import Steered
 from emoguard.session import REQUEST
 from emoguard.testing import (
     FAKE_IDENTITY,
@@ -22,6 +22,7 @@ from emoguard.testing import (
     make_probe,
     make_reading,
     measure_calibration,
+    put_reading,
 )
 
 CHAT = "/v1/chat/completions"
@@ -38,7 +39,7 @@ class FakeWatch:
         probe = make_probe(door)
         calibrations = [measure_calibration(door, probe)]
         self.guard = Guard(probe, calibrations, policy, sinks)
-        self.identity = FAKE_IDENTITY
+        self.site = self.guard.site(FAKE_IDENTITY)
         self.reports = deque(maxlen=256)
         self.requests = []
         self.sequences = 1
@@ -48,12 +49,12 @@ class FakeWatch:
         """Refuse what the guard refuses, and what this watch cannot do."""
         if plan.layers == (0,):
             raise EmoGuardError("layer 0 cannot be steered here: leave it out")
-        self.guard.steering(plan, self.identity)
+        self.site.steering(plan)
 
     def abandon(self, request_id):
         """Note that nobody waits for a request any more."""
         self.abandoned.append(request_id)
-        self.guard.ledger.leave(request_id)
+        self.guard.outbox.leave(request_id)
 
     def generate(self, text="", **changes):
         """Make the reports of one generation in the context of the caller, one per sequence."""
@@ -64,14 +65,13 @@ class FakeWatch:
             self._generate(numbered, text, changes)
 
     def _generate(self, request, text, changes):
-        steering = self.guard.steering(request.plan, self.identity)
+        steering = self.site.steering(request.plan)
         if steering is not None:
             dose = np.full(40, 0.05, np.float32)
             none = np.zeros(40, bool)
             changes = changes | {"steered": Steered(steering, dose, none, none)}
-        report = self.guard.report(make_reading(**changes), request)
-        report = self.guard.note(report, request, lambda: text)
-        self.reports.append(self.guard.publish(report, request.carrier))
+        reading = make_reading(**changes)
+        self.reports.append(put_reading(self.guard, reading, request, lambda: text))
 
 
 class InnerApp:

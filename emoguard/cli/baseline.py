@@ -19,7 +19,7 @@ from emoguard.policy import Policy
 @logs.KEY_FILE
 @logs.KEY_ENV
 @click.option(
-    "--policy", "policy_path", help="Policy whose drift block size, and audit key, is used."
+    "--policy", "policy_path", help="Policy whose labels, drift numbers and audit key are used."
 )
 @click.option(
     "--since",
@@ -35,13 +35,14 @@ def baseline(
     policy_path: str | None,
     since: datetime | None,
 ) -> None:
-    """Average stored reports in blocks and freeze them as the baseline for drift.
+    """Freeze stored reports as the baseline for drift, and print what it lets drift see.
 
-    Taken are unsteered scored responses, flagged ones included, from lines that the log's key
-    vouches for: what `emoguard audit verify` finds something wrong with is left out. The key is
-    that of the sink in --policy unless it is given. An AUDIT_LOG includes the files rotated away
-    from it. Name the file that is written as drift.baseline in the policy; processes that run take
-    it up when they are started again.
+    It takes unsteered scored responses, flagged ones included, from lines that the log's key
+    vouches for: lines that `emoguard audit verify` would not accept are left out. The key is that
+    of the sink in --policy unless it is given. It needs 1,000 responses: of some days of traffic,
+    so that a day's cycle is in it. An AUDIT_LOG includes the files rotated away from it. Name the
+    file that is written as drift.baseline in the policy; running processes take it up when they
+    are started again.
     """
     check_out("--out", out)
     policy = Policy.load(policy_path) if policy_path else Policy()
@@ -49,13 +50,17 @@ def baseline(
     reports = logs.Reports(paths, logs.key(key_file, key_env, policy))
     taken = (report for report in reports if report.created >= start)
     try:
-        made = Baseline.learn(taken, policy.drift.block_responses)
+        made = Baseline.learn(taken)
     finally:
         reports.warn()
+    drift = policy.drift
+    least = made.resolution(policy.labels or made.labels, drift.arl_blocks * drift.block_responses)
     made.save(out)
+    worst = max(least, key=least.__getitem__)
     Console(highlight=False).print(
-        f"Wrote {out}: {len(made.blocks)} blocks of {made.block_responses} responses, "
-        f"{len(made.labels)} labels.",
+        f"Wrote {out}: {len(made.blocks) * made.block_responses:,} responses, "
+        f"{len(made.labels)} labels. Drift can see mean z move by {min(least.values()):.2f} or "
+        f"more, {worst} by {least[worst]:.2f}; more responses make it finer.",
         markup=False,
         soft_wrap=True,
     )

@@ -266,13 +266,14 @@ def _show(probe: Probe, made: Calibration, policy: Policy, wanted: int) -> None:
     table.add_column("label")
     for column in ("threshold (z)", "crossings", "at most, per 1,000 (95 %)"):
         table.add_column(column, justify="right")
-    for label, threshold in zip(guard.labels, guard.thresholds(made.identity), strict=True):
-        told = ("cannot certify" if label in guard.monitored else "not monitored", "", "")
-        if threshold is not None:
-            told = f"{threshold.level:.2f}", str(threshold.crossings), f"{threshold.bound:.3f}"
-        table.add_row(printable(label), *told)
+    thresholds = guard.site(made.identity).thresholds
+    for label in guard.labels:
+        cells = ("cannot certify" if label in thresholds else "not monitored", "", "")
+        if (threshold := thresholds.get(label)) is not None:
+            cells = f"{threshold.level:.2f}", str(threshold.crossings), f"{threshold.bound:.3f}"
+        table.add_row(printable(label), *cells)
     Console(highlight=False).print(table)
-    if None in guard.site(made.identity).thresholds:
+    if None in thresholds.values():
         Console(highlight=False).print(_advice(made, wanted))
 
 

@@ -93,7 +93,7 @@ def _check_baseline(policy: Policy, guard: Guard | None) -> None:
         return
     baseline = Baseline.load(path)
     probe = baseline.probe if guard is None else guard.probe.name
-    baseline.check_fits(baseline.identity, probe, policy.drift.block_responses)
+    baseline.check_fits(baseline.identity, probe)
     baseline.columns(policy.labels if guard is None else guard.monitored)
 
 
@@ -110,9 +110,8 @@ def _fit(guard: Guard) -> list[tuple[str, str]]:
     rows += _verdicts(guard)
     amplifying = guard.policy.notices.amplifying
     for calibration in guard.calibrations:
-        thresholds = guard.thresholds(calibration.identity)
-        pairs = zip(guard.labels, thresholds, strict=True)
-        without = [n for n, threshold in pairs if threshold is None and n in guard.monitored]
+        thresholds = guard.site(calibration.identity).thresholds
+        without = [label for label, threshold in thresholds.items() if threshold is None]
         identity, labels = calibration.identity, len(guard.monitored)
         said = f"{labels - len(without)} of {labels} labels can be certified"
         told = f"; not {', '.join(without)}: they never alarm" if without else ""

@@ -24,8 +24,8 @@ from emoguard.cli.paths import check_out
 from emoguard.cli.probes import coloured_label, guard_for
 from emoguard.cli.stream import respond
 from emoguard.errors import EmoGuardError
-from emoguard.protocols import Watch
 from emoguard.records import Report
+from emoguard.watch import Watch
 
 PROMPTS: Mapping[str, str] = {
     "joy": "Describe a joyful birthday party.",

@@ -26,10 +26,10 @@ from emoguard.cli.probes import calibrating, open_probe
 from emoguard.errors import EmoGuardError
 from emoguard.extras import install_command
 from emoguard.guard import Guard
-from emoguard.identity import WITNESS_TEXT
-from emoguard.protocols import Residuals
 from emoguard.registry import GROUP, find, shipped
+from emoguard.residuals import Residuals
 from emoguard.shipped import shipped_files
+from emoguard.witness import WITNESS_TEXT
 
 DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python"}
 """Where a library's name on the index is not its import name."""

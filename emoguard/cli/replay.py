@@ -93,7 +93,7 @@ def open_monitors(policy: Policy, first: Report, probe: str | None) -> list[Sink
     labels = policy.monitored(verdicts) if guard is None else guard.monitored
     baseline = None if drift.baseline is None else Baseline.load(drift.baseline)
     if baseline is not None:
-        baseline.check_fits(first.identity, first.probe, drift.block_responses)
+        baseline.check_fits(first.identity, first.probe)
     return [
         points["rate"].load()(
             {} if guard is None else _rates(guard, first),
@@ -101,7 +101,11 @@ def open_monitors(policy: Policy, first: Report, probe: str | None) -> list[Sink
             identity=first.identity,
         ),
         points["drift"].load()(
-            baseline, labels, tolerance_rank=drift.tolerance_rank, arl_blocks=drift.arl_blocks
+            baseline,
+            labels,
+            tolerance_rank=drift.tolerance_rank,
+            arl_blocks=drift.arl_blocks,
+            block_responses=drift.block_responses,
         ),
     ]
 
@@ -125,9 +129,8 @@ def _rates(guard: Guard, first: Report) -> dict[str, float]:
     """Return the certified rates of the model whose report this is, by label."""
     for calibration in guard.calibrations:
         if calibration.identity.digest == first.identity:
-            thresholds = guard.thresholds(calibration.identity)
-            pairs = zip(guard.labels, thresholds, strict=True)
-            return {label: each.bound for label, each in pairs if each is not None}
+            certified = guard.site(calibration.identity).thresholds.items()
+            return {label: each.bound for label, each in certified if each is not None}
     raise EmoGuardError(
         f"{guard.probe.name} has no calibration for the model of this log ({first.model}, "
         f"{first.identity}): give the probe file that was used"

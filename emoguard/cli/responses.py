@@ -208,9 +208,8 @@ def _certified(
     found: dict[str, float | None] = {}
     for policy in (Policy(labels=probe.labels), Policy()):
         guard = Guard(probe, calibrations, policy)
-        for label, threshold in zip(guard.labels, guard.thresholds(identity), strict=True):
-            if label in guard.monitored:
-                found[label] = None if threshold is None else threshold.level
+        for label, threshold in guard.site(identity).thresholds.items():
+            found[label] = None if threshold is None else threshold.level
     return [found[target] for target in task.targets]
 
 

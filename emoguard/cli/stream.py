@@ -9,9 +9,9 @@ from emoguard.cli.answer import Prompt, answer, decoder
 from emoguard.cli.pieces import Pieces
 from emoguard.errors import EmoGuardError
 from emoguard.plan import Plan
-from emoguard.protocols import Watch
 from emoguard.records import Report, Request
 from emoguard.session import REQUEST
+from emoguard.watch import Watch
 
 Scores = Sequence[float | None]
 Show = Callable[[str, Scores], None]

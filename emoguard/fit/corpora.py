@@ -110,6 +110,21 @@ def own_neutral() -> Path:
     return Path(str(files("emoguard.fit") / "corpus" / "neutral.jsonl"))
 
 
+def own_letters() -> Path:
+    """Return the package's second corpus: 12 labels x 24 topics x 1 text of 60 to 90 words.
+
+    Written for this project, separately from the stories, and Apache-2.0 like all of it. Other
+    topics and another style: letters, diaries, messages, speeches, minutes and records. The emotion
+    is never named; each label has 18 texts in the first person and 6 in the third (key `person`).
+    """
+    return Path(str(files("emoguard.fit") / "corpus" / "letters.jsonl"))
+
+
+def own_letters_neutral() -> Path:
+    """Return the neutral texts of the second corpus: the same kinds and topics, two of each."""
+    return Path(str(files("emoguard.fit") / "corpus" / "letters_neutral.jsonl"))
+
+
 def neutral_prompts() -> list[str]:
     """Return the package's own neutral prompts, all different; held-out ones come last.
 

@@ -12,12 +12,12 @@ import numpy as np
 
 from emoguard.errors import EmoGuardError
 from emoguard.fit.store import RowStore
-from emoguard.protocols import Pooling
+from emoguard.residuals import Pooling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from emoguard.protocols import Pool, Residuals
+    from emoguard.residuals import Pool, Residuals
 
 SKIP = 20
 """Leading tokens to leave out."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from emoguard.probe import Probe
-    from emoguard.protocols import Residuals
+    from emoguard.residuals import Residuals
 
 SHORTEST = 8
 """Answers of fewer tokens say nothing about a response mean and are left out."""

@@ -23,7 +23,7 @@ from emoguard.registry import attach, find
 if TYPE_CHECKING:
     from emoguard.calibration import Calibration
     from emoguard.probe import Probe
-    from emoguard.protocols import Watch
+    from emoguard.watch import Watch
 
 ROWS = 128
 """Continuations made in one batch."""
@@ -68,7 +68,6 @@ class TransformersStage:
         """Steer within `bound` meanwhile."""
         policy = Policy(
             labels=self._probe.labels[:1],  # reading is not what this is about
-            keep_reports=ROWS,
             steering=SteeringPolicy(max_dose_ratio=bound),
         )
         guard = Guard(self._probe, [self._calibration], policy)
@@ -102,19 +101,20 @@ class TransformersStage:
         before = self._prompt_ids(prompt)
         ids = torch.tensor([before] * len(plans), device=self._model.device)
         end = self._tokenizer.pad_token_id
-        out = self._model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=True,
-            temperature=TEMPERATURE,
-            top_k=0,
-            top_p=1.0,
-            max_new_tokens=self._tokens,
-            pad_token_id=self._tokenizer.eos_token_id if end is None else end,
-            emoguard=[Request(plan=plan) for plan in plans],
-        )
+        with watch.recording() as reports:
+            out = self._model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=True,
+                temperature=TEMPERATURE,
+                top_k=0,
+                top_p=1.0,
+                max_new_tokens=self._tokens,
+                pad_token_id=self._tokenizer.eos_token_id if end is None else end,
+                emoguard=[Request(plan=plan) for plan in plans],
+            )
         texts = self._tokenizer.batch_decode(out[:, len(before) :], skip_special_tokens=True)
-        receipts = [report.receipt for report in list(watch.reports)[-len(plans) :]]
+        receipts = [report.receipt for report in reports]
         return [
             Spoken(text)
             if receipt is None

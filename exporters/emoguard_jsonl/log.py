@@ -22,7 +22,7 @@ from emoguard_jsonl.key import Key
 from emoguard_jsonl.parts import last_line, rotated, torn
 
 if TYPE_CHECKING:
-    from emoguard.sinks import Site
+    from emoguard.site import Site
 
 MIB = 1024 * 1024
 

@@ -22,7 +22,7 @@ from emoguard_prometheus.state import StateMetrics
 from emoguard_prometheus.steering import SteeringMetrics
 
 if TYPE_CHECKING:
-    from emoguard.sinks import Site
+    from emoguard.site import Site
 
 
 class PrometheusExporter:
@@ -92,15 +92,14 @@ class PrometheusExporter:
 
         """
         file = site.policy_file
-        thresholds = dict(zip(site.labels, site.thresholds, strict=False))
         exporter = cls(
             emotions=site.labels,
             model=site.identity.name,
             backend=site.backend,
-            probe=site.probe,
+            probe=site.probe.name,
             policy=file.path.name if file else "default",
             # Bounds are per 1,000 window positions, of which a response has fewer than tokens.
-            targets={label: t.bound / 1000 for label, t in thresholds.items() if t},
+            targets={label: t.bound / 1000 for label, t in site.thresholds.items() if t},
             calibrated=site.calibration.created if site.calibration else 0.0,
             policy_successful=(lambda: file.successful) if file else None,
             profiles=[profile.name for profile in site.policy.notices.followed()],

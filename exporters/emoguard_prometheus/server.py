@@ -9,9 +9,9 @@ from contextlib import suppress
 from socket import SOCK_STREAM
 from threading import Thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from prometheus_client import make_asgi_app, make_wsgi_app, start_http_server
+from prometheus_client import CollectorRegistry, make_asgi_app, make_wsgi_app, start_http_server
 
 from emoguard.errors import EmoGuardError
 from emoguard.hosts import is_loopback, is_own
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from emoguard_prometheus.exporter import PrometheusExporter
-
 
 PATIENCE_SECONDS = 10
 """How long a connection may send nothing: each holds a thread."""
+
+
+class HasRegistry(Protocol):
+    """An exporter whose metrics can be served."""
+
+    registry: CollectorRegistry
 
 
 class MetricsServer:
@@ -55,7 +59,7 @@ class MetricsServer:
         self.close()
 
 
-def serve(exporter: PrometheusExporter, port: int, host: str = "127.0.0.1") -> MetricsServer:
+def serve(exporter: HasRegistry, port: int, host: str = "127.0.0.1") -> MetricsServer:
     """Serve `exporter`'s registry on `host`:`port` from a daemon thread; port 0 takes a free one.
 
     The default host is reachable from this machine only: the endpoint has no authentication. On
@@ -121,7 +125,7 @@ def _for_own(app: WSGIApplication) -> WSGIApplication:
     return answer
 
 
-def asgi_app(exporter: PrometheusExporter) -> Callable[..., Any]:
+def asgi_app(exporter: HasRegistry) -> Callable[..., Any]:
     """Return an ASGI app that serves the metrics: mount it at `/metrics` of a server.
 
     Whoever reaches the server then reads them: mount it behind what protects the server.
@@ -130,7 +134,7 @@ def asgi_app(exporter: PrometheusExporter) -> Callable[..., Any]:
     return app
 
 
-def wsgi_app(exporter: PrometheusExporter) -> Callable[..., Any]:
+def wsgi_app(exporter: HasRegistry) -> Callable[..., Any]:
     """Return a WSGI app that serves the metrics, to be mounted like the ASGI one."""
     app: Callable[..., Any] = make_wsgi_app(exporter.registry)
     return app

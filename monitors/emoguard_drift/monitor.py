@@ -11,25 +11,36 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from emoguard.advice import baseline_command
-from emoguard.baseline import Baseline, counts
+from emoguard.baseline import ENOUGH_RESPONSES, Baseline, counts
 from emoguard.checkpoint import Checkpoint
 from emoguard.errors import EmoGuardError
 from emoguard.records import Alert, Report
 from emoguard_drift.detector import DriftDetector
 
 if TYPE_CHECKING:
-    from emoguard.sinks import Site
+    from emoguard.site import Site
 
 log = logging.getLogger("emoguard")
+
+EVERY = 50
+"""Responses between two checkpoints."""
+
+RECENT = 50
+"""Responses that the mean in an alert is as steady as: an exponentially weighted one."""
+
+STATISTIC = "rows and blocks"
+"""Names what the evidence in a state file is; that of another version is not taken over."""
 
 
 class DriftMonitor:
     """Alarms when the means of a site's responses moved away from those of its baseline.
 
-    Responses are averaged in blocks, of the size of the baseline's; see `DriftDetector`. `labels`
-    are the baseline's unless given. Without a baseline the monitor is `learning` and never alarms.
-    Steered responses, those without a score, those outside the policy's sample and those of other
-    model files or probes never count.
+    Every response is taken as it comes, in blocks only where the baseline has blocks; see
+    `DriftDetector`. `labels` are the baseline's unless given. Without a baseline the monitor is
+    `learning` and never alarms. Steered responses, those without a score, those outside the
+    policy's sample and those of other model files or probes never count.
+    `block_responses` is the unit of `tolerance_rank`, the shift of a block's mean rank that is
+    tolerated, and of `arl_blocks`, the mean number of blocks to the first false alarm.
     `state` is a file for what was seen, so that a restart keeps the evidence.
 
     >>> from dataclasses import replace
@@ -39,14 +50,14 @@ class DriftMonitor:
     >>> def traffic(count, shift=0.0):
     ...     for mean in rng.normal(shift, 1, count).tolist():
     ...         yield replace(report, scores={"happy": LabelScore(mean, None, 0.5)})
-    >>> monitor = DriftMonitor(Baseline.learn(traffic(2500), block_responses=50))
+    >>> monitor = DriftMonitor(Baseline.learn(traffic(2500)))
     >>> sum(len(monitor.report(report)) for report in traffic(20_000))
     0
     >>> for n, report in enumerate(traffic(2500, shift=0.5)):
     ...     for alert in monitor.report(report):
     ...         print(n, alert.label, alert.message)
-    849 happy responses moved up from the baseline: mean z 0.39, was -0.01
-    1749 happy responses moved up from the baseline: mean z 0.44, was -0.01
+    164 happy responses moved up from the baseline: mean z lately 0.56, was -0.01
+    1329 happy responses moved up from the baseline: mean z lately 0.91, was -0.01
 
     Raises:
         EmoGuardError: a label that the baseline lacks, or a state file that cannot be used.
@@ -60,6 +71,7 @@ class DriftMonitor:
         *,
         tolerance_rank: float = 0.1,
         arl_blocks: int = 2000,
+        block_responses: int = 50,
         state: str | Path | None = None,
     ) -> None:
         self.baseline = baseline
@@ -68,18 +80,28 @@ class DriftMonitor:
         self.baseline_created = baseline.created if baseline else None
         self._alarms = dict.fromkeys(self.labels, 0)
         self._lock = threading.Lock()
-        means = baseline.columns(self.labels) if baseline else np.zeros((1, len(self.labels)))
-        self._usual = means.mean(axis=0)
-        self._detector = DriftDetector(means, tolerance=tolerance_rank, arl=arl_blocks)
-        self._size = baseline.block_responses if baseline else 1
-        self._block: list[list[float]] = []
+        self._sum, self._count = np.zeros(len(self.labels)), 0
+        self._unsaved = 0
         bound = {
+            "statistic": STATISTIC,
             "baseline": baseline.digest if baseline else None,
             "labels": self.labels,
             "tolerance_rank": tolerance_rank,
             "arl_blocks": arl_blocks,
+            "block_responses": block_responses,
         }
-        self._checkpoint = Checkpoint(None if self.learning else state, bound)
+        self._checkpoint = Checkpoint(None if baseline is None else state, bound)
+        if baseline is None:
+            return
+        rows = baseline.columns(self.labels)
+        self._usual = rows.mean(axis=0)
+        self._recent = self._usual.copy()
+        self._detector = DriftDetector(
+            rows,
+            tolerance=tolerance_rank,
+            block=max(1, round(block_responses / baseline.block_responses)),
+            arl=arl_blocks * block_responses / baseline.block_responses,
+        )
         self._restore()
 
     @classmethod
@@ -89,14 +111,14 @@ class DriftMonitor:
         Where there is no such file yet the monitor is learning, and says so in the log.
 
         Raises:
-            EmoGuardError: the baseline cannot be read, or is of another model file, probe or block
-                size, or no label is to be monitored.
+            EmoGuardError: the baseline cannot be read, or is of another model file or probe, or no
+                label is to be monitored.
 
         """
         if not site.labels:
             raise EmoGuardError(
-                f"no label of {site.probe} was found usable, so there is none to watch: name those "
-                "to monitor in labels"
+                f"no label of {site.probe.name} was found usable, so there is none to watch: "
+                "name those to monitor in labels"
             )
         drift = site.policy.drift
         return cls(
@@ -104,6 +126,7 @@ class DriftMonitor:
             site.labels,
             tolerance_rank=drift.tolerance_rank,
             arl_blocks=drift.arl_blocks,
+            block_responses=drift.block_responses,
             state=state,
         )
 
@@ -118,7 +141,7 @@ class DriftMonitor:
         Checkpoint(state, None).check()
 
     def report(self, report: Report) -> Sequence[Alert]:
-        """Take one report; where it ends a block, return an alert for each label that moved."""
+        """Take one report; return an alert for each label that moved."""
         baseline, scores = self.baseline, report.scores
         if baseline is None or not counts(report):
             return ()
@@ -129,13 +152,19 @@ class DriftMonitor:
         except KeyError:
             return ()
         with self._lock:
-            self._block.append(means)
-            return self._end_block(report.id) if len(self._block) >= self._size else ()
+            alerts = self._take(means, baseline.block_responses, report.id)
+            self._unsaved += 1
+            if alerts or self._unsaved >= EVERY:
+                self._unsaved = 0
+                self._checkpoint.keep(self._state(), alerts)
+        return alerts
 
     def evidence(self) -> Mapping[str, float]:
         """Return the evidence for a change by label, as a share of what raises an alarm."""
+        if self.learning:
+            return dict.fromkeys(self.labels, 0.0)
         with self._lock:
-            shares = self._detector.evidence.mean(axis=(0, 1)) / max(self._detector.limit, 1)
+            shares = self._detector.evidence()
         return dict(zip(self.labels, shares.tolist(), strict=True))
 
     def alarms(self) -> Mapping[str, int]:
@@ -145,39 +174,52 @@ class DriftMonitor:
 
     def close(self) -> None:
         """Save what was seen, a block that is not full included."""
+        if self.learning:
+            return
         with self._lock:
             self._checkpoint.save(self._state())
 
-    def _end_block(self, report_id: str) -> Sequence[Alert]:
-        means = np.mean(self._block, axis=0)
-        self._block = []
-        alerts = [self._alert(n, means[n], report_id) for n in self._detector.update(means)]
-        self._checkpoint.keep(self._state(), alerts)
-        return alerts
+    def _take(self, means: list[float], size: int, report_id: str) -> list[Alert]:
+        row = np.array(means)
+        self._recent += (row - self._recent) * (2 / (RECENT + 1))
+        self._sum += row
+        self._count += 1
+        if self._count < size:
+            return []
+        moved = self._detector.update(self._sum / size)
+        self._sum[:], self._count = 0, 0
+        return [self._alert(n, way, report_id) for n, way in moved.items()]
 
-    def _alert(self, n: int, mean: float, report_id: str) -> Alert:
-        label, usual = self.labels[n], self._usual[n]
+    def _alert(self, n: int, way: int, report_id: str) -> Alert:
+        label = self.labels[n]
         self._alarms[label] += 1
-        way = "up" if mean > usual else "down"
-        message = f"responses moved {way} from the baseline: mean z {mean:.2f}, was {usual:.2f}"
+        message = (
+            f"responses moved {'up' if way > 0 else 'down'} from the baseline: mean z lately "
+            f"{self._recent[n]:.2f}, was {self._usual[n]:.2f}"
+        )
         return Alert("drift", label, "warning", message, report_id)
 
     def _state(self) -> dict[str, Any]:
-        return {"evidence": self._detector.evidence.tolist(), "block": self._block}
+        return {
+            "detector": self._detector.state(),
+            "sum": self._sum.tolist(),
+            "count": self._count,
+            "recent": self._recent.tolist(),
+        }
 
     def _restore(self) -> None:
         state = self._checkpoint.load()
         if state is None:
             return
         try:
-            evidence = np.array(state["evidence"], np.float64)
-            block = np.array(state["block"], np.float64).reshape(-1, len(self.labels))
-            sound = np.all(evidence >= 0) and np.all(np.isfinite(block))
-            if evidence.shape != self._detector.evidence.shape or not sound:
-                raise ValueError("evidence of other labels")  # noqa: TRY301
-        except (ValueError, LookupError, TypeError) as error:
+            total, recent = np.array([state["sum"], state["recent"]], np.float64)
+            count = int(state["count"])
+            if total.shape != self._usual.shape or not np.all(np.isfinite(total + recent)):
+                raise ValueError("means of other labels")  # noqa: TRY301
+            self._detector.restore(state["detector"])
+        except (ValueError, LookupError, TypeError, OverflowError) as error:
             raise self._checkpoint.broken(error) from error
-        self._detector.evidence, self._block = evidence, block.tolist()
+        self._sum, self._count, self._recent = total, count, recent
 
 
 def _baseline(site: Site) -> Baseline | None:
@@ -193,5 +235,13 @@ def _baseline(site: Site) -> Baseline | None:
         )
         return None
     baseline = Baseline.load(drift.baseline)
-    baseline.check_fits(site.identity.digest, site.probe, drift.block_responses)
+    baseline.check_fits(site.identity.digest, site.probe.name)
+    if len(baseline.blocks) < ENOUGH_RESPONSES:
+        log.warning(
+            "the baseline %s has %d means of %d responses: alarms come sooner with one made again "
+            "with emoguard baseline, from single responses",
+            drift.baseline,
+            len(baseline.blocks),
+            baseline.block_responses,
+        )
     return baseline

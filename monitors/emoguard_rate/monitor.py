@@ -15,7 +15,7 @@ from emoguard.records import Alert, Report
 from emoguard_rate.detector import RateDetector
 
 if TYPE_CHECKING:
-    from emoguard.sinks import Site
+    from emoguard.site import Site
 
 EVERY = 50
 """Responses between two checkpoints."""
@@ -78,9 +78,9 @@ class RateMonitor:
         cls, site: Site, *, arl_responses: int = 100_000, state: str | None = None
     ) -> Self:
         """Watch the labels of `site` that have a certified threshold, each at its bound."""
-        thresholds = dict(zip(site.labels, site.thresholds, strict=False))
+        certified = site.thresholds.items()
         return cls(
-            {label: each.bound for label, each in thresholds.items() if each is not None},
+            {label: each.bound for label, each in certified if each is not None},
             window_tokens=site.policy.alarms.window_tokens,
             arl_responses=arl_responses,
             identity=site.identity.digest,

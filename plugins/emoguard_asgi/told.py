@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from emoguard import wire
-from emoguard.protocols import Watch
 from emoguard.records import Channel, Report
+from emoguard.watch import Watch
 from emoguard_asgi.asked import Asked
 
 log = logging.getLogger("emoguard")
@@ -85,7 +85,7 @@ class Told:
 
     def _settle(self, *, left: bool) -> None:
         guard = self._watch.guard
-        for report in guard.ledger.waiting(self._asked.request.call):
+        for report in guard.outbox.waiting(self._asked.request.call):
             if left or self.channel is None:
                 guard.lost(report)
             else:

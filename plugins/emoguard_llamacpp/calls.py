@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from emoguard import wire
 from emoguard.interrupts import is_interrupt
 from emoguard.records import Finish, Report, Request
 from emoguard.session import Session, take_request
 
-if TYPE_CHECKING:
-    from collections import deque
-
-Close = Callable[["Session | None", Finish], None]
-"""Ends a session and reports it."""
+Close = Callable[["Session | None", Finish], "Report | None"]
+"""Ends a session and returns its report, None for one that was ended before."""
 
 HALTED = "content_filter"
 """The finish reason of a completion that EmoGuard ended: what OpenAI's vocabulary has for an answer
@@ -46,14 +43,13 @@ class Call:
 class Calls:
     """Follows the calls of one Llama, which call each other.
 
-    `current` is the completion whose generation is being made; `reports` are all of the watch.
+    `current` is the completion whose generation is being made.
     """
 
-    def __init__(self, reports: deque[Report]) -> None:
+    def __init__(self) -> None:
         self.current: Call | None = None
         self._outer: Call | None = None
         self._chatting = False
-        self._reports = reports
 
     def carry(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Carry the request of a completion."""
@@ -96,7 +92,9 @@ class Calls:
                 if finish is not None:
                     if call.session is not None and call.session.halted:
                         finish, chunk["choices"][0]["finish_reason"] = "halted", HALTED
-                    self._finish(call, finish, close)
+                    report = close(call.session, finish)
+                    if report is not None:
+                        call.reports.append(report)
                     call.tell(chunk)
                 yield chunk
         except StopIteration:
@@ -109,13 +107,6 @@ class Calls:
         finally:
             chunks.close()
             close(call.session, "cancelled")
-
-    def _finish(self, call: Call, finish: Finish, close: Close) -> None:
-        """Close the session of a completion and keep its report for who called."""
-        before = self._reports[-1] if self._reports else None
-        close(call.session, finish)
-        if self._reports and self._reports[-1] is not before:
-            call.reports.append(self._reports[-1])
 
     def _carried(
         self,

@@ -9,14 +9,43 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emoguard.errors import EmoGuardError
-from emoguard.protocols import Pool
+from emoguard.identity import ModelIdentity
+from emoguard.residuals import Pool
 from emoguard_llamacpp import ctypes_llama, pooling, support
 from emoguard_llamacpp.identity import identify
 from emoguard_llamacpp.pooling import CHUNK
+from emoguard_llamacpp.reader import Reader
 from emoguard_llamacpp.tap import Tap
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+class LiveDoor:
+    """Residuals of texts run through the context that `llm` generates in, as `reader` sees them."""
+
+    def __init__(self, llm: Any, reader: Reader, identity: ModelIdentity, backend: str) -> None:
+        self.identity = identity
+        self.backend = backend
+        self._llm = llm
+        self._reader = reader
+
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """Return token ids; `special` adds BOS if the model uses one."""
+        return tokenize(self._llm, text, special=special)
+
+    def residuals(self, token_ids: Sequence[int], layers: Sequence[int]) -> NDArray[np.float32]:
+        """Return the outputs of decoder blocks `layers`, which are those of the reader."""
+        self._llm.reset()
+        batch = self._llm.n_batch
+        chunks = [token_ids[i : i + batch] for i in range(0, len(token_ids), batch)]
+        return np.concatenate([self._reader.capture(chunk) for chunk in chunks], axis=1)
+
+
+def tokenize(llm: Any, text: str, *, special: bool) -> list[int]:
+    """Return token ids; special tokens written in the text are recognised, as Transformers does."""
+    bos = special and llm._model.add_bos_token()  # noqa: SLF001
+    return list(llm.tokenize(text.encode(), add_bos=bos, special=True))
 
 
 class Door:
@@ -35,12 +64,8 @@ class Door:
         self._llm = llm
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
-        """Return token ids; `special` adds BOS where the model uses one.
-
-        Special tokens written in the text are recognised, as Transformers does.
-        """
-        bos = special and self._llm._model.add_bos_token()  # noqa: SLF001
-        return list(self._llm.tokenize(text.encode(), add_bos=bos, special=True))
+        """Return token ids; `special` adds BOS if the model uses one."""
+        return tokenize(self._llm, text, special=special)
 
     def residuals(self, token_ids: Sequence[int], layers: Sequence[int]) -> NDArray[np.float32]:
         """Return the outputs of decoder blocks `layers`, float32 (layers, tokens, hidden)."""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from emoguard.interrupts import is_interrupt
-from emoguard.steering import FLOAT32, Move, Mover, Steering
+from emoguard.moves import Moves
+from emoguard.steering import FLOAT32, Steering
 from emoguard_llamacpp import ctypes_llama
-
-STILL = Move(None, 0.0, clipped=False, faulted=False)
-"""What became of a residual that is left alone."""
 
 
 class Steer:
@@ -27,21 +23,19 @@ class Steer:
         self.fault: Exception | None = None
         self._hidden = hidden
         self._whole = steering.plan.prompt
-        self._movers = {
-            b"l_out-%d" % each.layer: Mover(each, FLOAT32) for each in steering.interventions
-        }
-        self._moves: dict[bytes, Move] = {}
+        self._layers = {b"l_out-%d" % layer: layer for layer in steering.layers}
+        self._moves = Moves(steering, FLOAT32)
         self._tokens = 0
-        self._to_come = dict.fromkeys(self._movers, 0)
+        self._to_come = dict.fromkeys(self._layers, 0)
         self.spared = 0
         self._row = np.empty(hidden, np.float32)
         self._address = self._row.ctypes.data
 
     def before(self, tokens: int) -> None:
         """Expect a decode of `tokens` tokens, in however many passes."""
-        self._moves.clear()
+        self._moves.forget()
         self._tokens = tokens
-        self._to_come = dict.fromkeys(self._movers, tokens)
+        self._to_come = dict.fromkeys(self._layers, tokens)
         self.spared = 0
 
     def see(self, tensor: int) -> None:
@@ -58,25 +52,14 @@ class Steer:
                 raise
             self.fault = error
 
-    def take(self) -> tuple[float, float, float]:
-        """Return what happened to the token of the last decode: dose, clipped and faulted.
-
-        Layers are added up; NaN unless each of them acted.
-        """
-        moves, self._moves = self._moves, {}
-        if len(moves) < len(self._movers):
-            return math.nan, math.nan, math.nan
-        dose = clipped = faulted = 0.0
-        for _, each_dose, was_clipped, was_faulted in moves.values():
-            dose += each_dose
-            clipped += was_clipped
-            faulted += was_faulted
-        return dose, clipped, faulted
+    def take(self) -> tuple[float, float, float] | None:
+        """Return what happened to the token of the last decode: see `emoguard.moves.Moves`."""
+        return self._moves.take()
 
     def _move(self, tensor: int) -> None:
         name = ctypes_llama.tensor_name(tensor)
-        mover = self._movers.get(name)
-        if mover is None:
+        layer = self._layers.get(name)
+        if layer is None:
             return
         rows = ctypes_llama.row_count(tensor, self._hidden)
         spared = self.spared - (self._tokens - self._to_come[name])
@@ -84,12 +67,13 @@ class Steer:
         is_last = self._to_come[name] == 0
         if not (is_last or self._whole):
             return  # the last row of this pass is one of the prompt's own
-        move = STILL
         for place in range(max(spared, 0 if self._whole else rows - 1), rows):
             ctypes_llama.copy_row(tensor, self._hidden, place, self._address)
-            move = mover(self._row)
-            if move.h is not None:
-                self._row[:] = move.h
+            moved = self._moves(layer, self._row)
+            if moved is not None:
+                self._row[:] = moved
                 ctypes_llama.write_row(tensor, self._hidden, place, self._address)
-        if is_last:
-            self._moves[name] = move
+        if not is_last:
+            self._moves.forget(layer)
+        elif spared >= rows:
+            self._moves.spare(layer)

@@ -6,12 +6,11 @@ from typing import Any
 
 from emoguard.annotation import describe
 from emoguard.errors import EmoGuardError
-from emoguard.guard import Guard, check_guard
-from emoguard.protocols import Residuals
+from emoguard.residuals import Residuals
 from emoguard_transformers.door import Door
-from emoguard_transformers.watch import TransformersWatch
+from emoguard_transformers.joint import TransformersJoint
 
-__all__ = ["TransformersWatch", "attach", "open_residuals"]
+__all__ = ["joint", "open_residuals"]
 
 
 def open_residuals(model: Any, tokenizer: Any = None) -> Residuals:
@@ -20,8 +19,8 @@ def open_residuals(model: Any, tokenizer: Any = None) -> Residuals:
     return Door(model, tokenizer)
 
 
-def attach(model: Any, guard: Guard, tokenizer: Any = None) -> TransformersWatch:
-    """Watch `model.generate` with `guard`.
+def joint(model: Any, tokenizer: Any = None) -> TransformersJoint:
+    """Return the joint to a model whose `generate` is to be watched.
 
     Give the `tokenizer` where there is one. Without it, reasoning (`<think>`) is not told apart and
     counts as the response in every score, and notices do not see the text: a claim in it, of being
@@ -32,13 +31,12 @@ def attach(model: Any, guard: Guard, tokenizer: Any = None) -> TransformersWatch
     continuous batching, and the caller's own loop (`custom_generate=`).
 
     Raises:
-        EmoGuardError: something else than a guard or a tokenizer, an architecture without a known
-            place to read, a probe that does not fit, a model that is already watched.
+        EmoGuardError: something else than a tokenizer, an architecture without a known place to
+            read.
 
     """
-    check_guard(guard)
     _check_tokenizer(tokenizer)
-    return TransformersWatch(model, guard, tokenizer)
+    return TransformersJoint(model, tokenizer)
 
 
 def _check_tokenizer(tokenizer: Any) -> None:

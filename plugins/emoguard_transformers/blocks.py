@@ -98,10 +98,3 @@ def find_body(model: Any) -> Any:
 def text_config(model: Any) -> Any:
     """Return the part of the configuration that describes the language model."""
     return model.config.get_text_config()
-
-
-def hidden_state(output: Any) -> torch.Tensor:
-    """Return the residual stream from what a block returned: a tensor, or a tuple it leads."""
-    found = output[0] if isinstance(output, tuple) else output
-    assert isinstance(found, torch.Tensor)
-    return found

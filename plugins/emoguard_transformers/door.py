@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from emoguard_torch import compiled
+from emoguard_torch.tensors import hidden_state
 
 from emoguard.errors import EmoGuardError
-from emoguard.protocols import Pool
-from emoguard_transformers import compiled, pooling
-from emoguard_transformers.blocks import find_blocks, find_body, hidden_state
+from emoguard.residuals import Pool
+from emoguard_transformers import pooling
+from emoguard_transformers.blocks import find_blocks, find_body
 from emoguard_transformers.identity import identify
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from emoguard_torch import compiled
+from emoguard_torch.tensors import hidden_state
 
-from emoguard.protocols import Pool
-from emoguard_transformers import compiled
-from emoguard_transformers.blocks import find_blocks, find_body, hidden_state
+from emoguard.residuals import Pool
+from emoguard_transformers.blocks import find_blocks, find_body
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from transformers import GenerationMixin
@@ -34,6 +35,13 @@ def take_requests(kwargs: dict[str, Any]) -> Request | Sequence[Request]:
             raise EmoGuardError("emoguard= must be one Request or one for each sequence, got none")
         return [take_request({"emoguard": one}) for one in kwargs.pop("emoguard")]
     return take_request(kwargs)
+
+
+def numbered(request: Request, rows: int) -> Sequence[Request]:
+    """Return a request for each of `rows` sequences that one call makes."""
+    if rows == 1:
+        return [request]
+    return [replace(request, id=f"{request.id}-{row}") for row in range(rows)]
 
 
 def signature_of(generate: Callable[..., Any]) -> inspect.Signature:

@@ -7,7 +7,7 @@ from typing import Any
 import emoguard_transformers
 import numpy as np
 import torch
-from emoguard_transformers import watch as watch_module
+from emoguard_transformers import hooks
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import emoguard
@@ -81,9 +81,10 @@ class HfHarness:
     prompts = ([5, 9, 17, 33, 8], [7, 7, 50, 120, 99, 3, 4])
     thinking = (40, 41)
 
-    def __init__(self, model: Any, tokenizer: Any = None) -> None:
+    def __init__(self, model: Any, tokenizer: Any = None, monkeypatch: Any = None) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self.monkeypatch = monkeypatch
 
     def open_residuals(self):
         """See `emoguard.testing.Harness`."""
@@ -126,8 +127,7 @@ class HfHarness:
         def broken(*_: Any) -> None:
             raise RuntimeError("injected")
 
-        watch_module.read, plain = broken, watch_module.read
-        watch._stack.callback(setattr, watch_module, "read", plain)
+        self.monkeypatch.setattr(hooks, "read", broken)
 
     def break_steering(self, watch):
         """See `emoguard.testing.Harness`."""
@@ -135,8 +135,7 @@ class HfHarness:
         def broken(*_: Any) -> None:
             raise RuntimeError("injected")
 
-        watch_module.steer, plain = broken, watch_module.steer
-        watch._stack.callback(setattr, watch_module, "steer", plain)
+        self.monkeypatch.setattr(hooks, "steer", broken)
 
 
 class Tokenizer:

@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import emoguard
 from emoguard.guard import Guard
-from emoguard.protocols import Residuals, Watch
+from emoguard.moves import Moves
 from emoguard.records import Request
-from emoguard.testing import check_plugin
+from emoguard.residuals import Residuals
+from emoguard.testing import CHECKS, Check, contract_probe
+from emoguard.watch import Watch
 from tests import tiny_gguf
 
 emoguard_llamacpp = pytest.importorskip("emoguard_llamacpp")
 
-from emoguard_llamacpp import ctypes_llama, steer  # noqa: E402
+from emoguard_llamacpp import ctypes_llama  # noqa: E402
 
 PATHS = [(name, "callback") for name in tiny_gguf.ARCHITECTURES]
 PATHS += [(name, "native") for name in ("llama", "qwen3", "gemma4")]
@@ -27,8 +30,9 @@ PATHS += [(name, "native") for name in ("llama", "qwen3", "gemma4")]
 class LlamaHarness:
     """Drives one `llama_cpp.Llama` through its public calls."""
 
-    def __init__(self, model: Any, backend: str) -> None:
+    def __init__(self, model: Any, backend: str, monkeypatch: Any = None) -> None:
         self.model = model
+        self.monkeypatch = monkeypatch
         self.backend = backend
         self.thinking = tiny_gguf.THINKING
         self.prompts: list[Sequence[int]] = [
@@ -42,7 +46,7 @@ class LlamaHarness:
     def attach(self, guard: Guard) -> Watch:
         # Told only "auto", a native watch changes to the callback with the first plan.
         backend = "auto" if self.backend == "native" else self.backend
-        return emoguard_llamacpp.attach(self.model, guard, backend)
+        return emoguard.attach(self.model, guard, backend=backend)
 
     def generate(
         self, prompt: Sequence[int], tokens: int, request: Request | None = None
@@ -67,7 +71,7 @@ class LlamaHarness:
         return attributes, set(vars(llm)), bytes(llm.context_params), bytes(llm._ctx.params)
 
     def break_hook(self, watch: Watch) -> None:
-        reader = watch.reader  # type: ignore[attr-defined]
+        reader = watch.joint.head.reader  # type: ignore[attr-defined]
         if reader.name == "native":
             reader.copy = None
         else:
@@ -77,8 +81,7 @@ class LlamaHarness:
         def broken(*_: Any) -> None:
             raise RuntimeError("injected")
 
-        plain, steer.Mover.__call__ = steer.Mover.__call__, broken
-        watch._undo.callback(setattr, steer.Mover, "__call__", plain)  # type: ignore[attr-defined]
+        self.monkeypatch.setattr(Moves, "__call__", broken)
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +90,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("architecture", "backend"), PATHS)
-def test_the_plugin_keeps_the_contract(folder: Path, architecture: str, backend: str) -> None:
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_plugin_keeps_the_contract(
+    folder: Path, architecture: str, backend: str, check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = folder / f"{architecture}.gguf"
     if not path.exists():
         tiny_gguf.write(path, architecture)
-    check_plugin(LlamaHarness(tiny_gguf.load(path), backend))
+    harness = LlamaHarness(tiny_gguf.load(path), backend, monkeypatch)
+    check(harness, contract_probe(harness))

@@ -2,10 +2,12 @@
 
 import pytest
 
-from emoguard.testing import check_plugin
+from emoguard.testing import CHECKS, contract_probe
 from tests.contract.hf_models import ARCHITECTURES, HfHarness, Tokenizer, build
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_plugin_contract(architecture):
-    check_plugin(HfHarness(build(architecture), Tokenizer()))
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_plugin_contract(architecture, check, monkeypatch):
+    harness = HfHarness(build(architecture), Tokenizer(), monkeypatch)
+    check(harness, contract_probe(harness))

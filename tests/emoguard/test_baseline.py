@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from emoguard import EmoGuardError
+from emoguard import baseline as baseline_module
 from emoguard.baseline import Baseline, counts
 from emoguard.records import LabelScore, Receipt
 from emoguard.testing import every_kind_of_report, make_report
@@ -32,10 +33,10 @@ BASELINE = Baseline.learn(traffic(2500), 50)
 
 
 def test_blocks_are_means_of_responses_in_their_order():
-    reports = traffic(512)
+    reports = traffic(1012)
     made = Baseline.learn(reports, 10)  # two are left over
-    means = np.array([[s.mean for s in r.scores.values()] for r in reports[:510]])
-    assert np.allclose(made.blocks, means.reshape(51, 10, 2).mean(axis=1))
+    means = np.array([[s.mean for s in r.scores.values()] for r in reports[:1010]])
+    assert np.allclose(made.blocks, means.reshape(101, 10, 2).mean(axis=1), atol=1e-5)
     assert (made.labels, made.block_responses) == (("happy", "sad"), 10)
     assert (made.model, made.probe, made.identity) == (USUAL.model, USUAL.probe, USUAL.identity)
     assert np.array_equal(made.columns(["sad"])[:, 0], np.array(made.blocks)[:, 1])
@@ -53,11 +54,33 @@ def test_traffic_is_scored_and_unsteered_and_flagged_ones_belong_to_it():
     assert Baseline.learn(mixed, 50).blocks == BASELINE.blocks
 
 
-def test_fewer_than_fifty_blocks_are_refused():
-    with pytest.raises(EmoGuardError, match=r"50 blocks of 50 .* \(2,500\), got 2,499"):
+def test_every_response_is_a_row_until_there_are_too_many(monkeypatch):
+    few = Baseline.learn(traffic(1000))
+    assert (len(few.blocks), few.block_responses) == (1000, 1)
+    monkeypatch.setattr(baseline_module, "MOST_BLOCKS", 400)
+    many = Baseline.learn(traffic(1000))
+    assert (len(many.blocks), many.block_responses) == (333, 3)
+
+
+def test_too_few_responses_are_refused():
+    with pytest.raises(EmoGuardError, match=r"needs 1,000 .*, got 999"):
+        Baseline.learn(traffic(999))
+    with pytest.raises(EmoGuardError, match=r"needs 2,500 .*, got 2,499"):
         Baseline.learn(traffic(2499), 50)
     with pytest.raises(EmoGuardError, match="got 0"):
-        Baseline.learn([], 50)
+        Baseline.learn([])
+
+
+def test_more_responses_resolve_smaller_moves_and_resemblance_larger_ones():
+    few, many = (Baseline.learn(traffic(count)) for count in (1000, 9000))
+    least = few.resolution(["sad", "happy"], 100_000)
+    assert list(least) == ["sad", "happy"]
+    # sqrt(2 log(200,000) / 1,000) = .156 standard deviations
+    assert all(0.15 < value < 0.25 for value in least.values())
+    assert all(0.04 < v < 0.09 for v in many.resolution(["sad"], 100_000).values())
+    twice = [report for report in traffic(1000) for _ in range(4)]
+    assert Baseline.learn(twice).resolution(["sad"], 1e5)["sad"] > 0.8 * least["sad"]
+    assert few.resolution(["sad"], 0) == {"sad": 0}
 
 
 def test_responses_that_do_not_count_are_counted_with_what_would_make_them_count():

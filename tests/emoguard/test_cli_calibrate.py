@@ -65,7 +65,7 @@ def test_it_certifies_a_policy_and_keeps_the_calibrations_of_other_files(files, 
     assert (made.curve.window, made.curve.responses) == (2, 600)
     assert made.context["tokens"] == "10"
     guard = Guard.load(files / "out.safetensors", Policy.load(files / "policy.yml"))
-    (threshold,) = guard.thresholds(made.identity)
+    (threshold,) = guard.site(made.identity).thresholds.values()
     assert threshold.bound <= 20
     llm = load_llama(model)
     with emoguard.attach(llm, guard) as watch:

@@ -216,14 +216,14 @@ def test_without_reports_there_is_no_thread():
 def test_the_last_report_of_a_script_that_does_not_close_arrives():
     code = """
 import time
-from emoguard import Guard
+from emoguard import Guard, Request
 from emoguard.testing import FakeResiduals, make_probe, make_report
 class Slow:
     def report(self, report):
         time.sleep(0.2)
         print("arrived", flush=True)
         return ()
-Guard(make_probe(FakeResiduals()), sinks=[Slow()]).publish(make_report())
+Guard(make_probe(FakeResiduals()), sinks=[Slow()]).outbox.put(make_report(), Request(), str)
 """
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert out.stdout == "arrived\n"
@@ -232,14 +232,14 @@ Guard(make_probe(FakeResiduals()), sinks=[Slow()]).publish(make_report())
 def test_a_forked_child_delivers_too():
     code = """
 import os, sys
-from emoguard import Guard
+from emoguard import Guard, Request
 from emoguard.testing import FakeResiduals, ListSink, make_probe, make_report
 sink = ListSink()
 guard = Guard(make_probe(FakeResiduals()), sinks=[sink])
-guard.publish(make_report())
+guard.outbox.put(make_report(), Request(), str)
 assert guard.flush()
 if not (child := os.fork()):
-    guard.publish(make_report())
+    guard.outbox.put(make_report(), Request(), str)
     os._exit(0 if guard.flush() and len(sink.reports) == 2 else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

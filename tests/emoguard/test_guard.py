@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoguard import Alert, EmoGuardError, Guard, Plan, Policy, Request
+from emoguard import Alert, EmoGuardError, Guard, Plan, Policy, Request, summary
 from emoguard.policy import AlarmPolicy, NoticePolicy
-from emoguard.records import PHASES, Steered
+from emoguard.reading import Steered
+from emoguard.records import PHASES
 from emoguard.steering import prepare
 from emoguard.testing import (
     FAKE_IDENTITY,
@@ -18,7 +19,7 @@ from emoguard.testing import (
     make_calibration,
     make_probe,
     make_reading,
-    make_session,
+    put_reading,
 )
 
 PROBE = make_probe(FakeResiduals())
@@ -27,16 +28,23 @@ GUARD = Guard(PROBE, [CALIBRATION])
 OTHER_FILE = dataclasses.replace(FAKE_IDENTITY, quantisation="Q4_K_M")
 
 
+def summed(guard, reading, request=None):
+    return summary.report(reading, request or Request(id="r"), guard.site(reading.identity))
+
+
 def report(guard=GUARD, request=None, **changes):
-    return guard.report(make_reading(**changes), request or Request(id="r"))
+    return summed(guard, make_reading(**changes), request)
+
+
+def put(guard, report):
+    return guard.outbox.put(report, Request(), str)
 
 
 @given(seed=st.integers(0, 1000), tokens=st.integers(1, 60), window=st.integers(1, 40))
 def test_mean_and_rolling_peak_equal_brute_force(seed, tokens, window):
     reading = make_reading(tokens, seed=seed)
-    made = Guard(PROBE, [CALIBRATION], Policy(alarms=AlarmPolicy(window_tokens=window))).report(
-        reading, Request()
-    )
+    policy = Policy(alarms=AlarmPolicy(window_tokens=window))
+    made = summed(Guard(PROBE, [CALIBRATION], policy), reading)
     rows = reading.rows.astype(np.float64)
     peaks = [rows[t : t + window].mean(axis=0) for t in range(tokens - window + 1)]
     for column, score in enumerate(made.scores.values()):
@@ -135,7 +143,7 @@ def test_uncalibrated_scores_are_raw_and_without_rank():
     made = report(identity=OTHER_FILE)
     assert made.identity == OTHER_FILE.digest
     assert all(score.rank is None for score in made.scores.values())
-    raw, folded = GUARD.readout(OTHER_FILE), PROBE.fold(None)
+    raw, folded = GUARD.site(OTHER_FILE).readout, PROBE.fold(None)
     assert np.array_equal(raw.matrix, folded.matrix)
     assert np.array_equal(raw.shift, folded.shift)
 
@@ -146,21 +154,23 @@ def test_each_model_file_gets_its_own_calibration():
     assert guard.calibration(FAKE_IDENTITY) is CALIBRATION
     assert guard.calibration(OTHER_FILE) is other
     assert guard.calibration(dataclasses.replace(FAKE_IDENTITY, name="renamed")) is CALIBRATION
-    assert np.allclose(guard.readout(OTHER_FILE).matrix * 7, PROBE.fold(None).matrix, atol=1e-6)
+    assert np.allclose(
+        guard.site(OTHER_FILE).readout.matrix * 7, PROBE.fold(None).matrix, atol=1e-6
+    )
 
 
 def test_report_is_pure():
     reading, request = make_reading(), Request(scores="tokens")
     before = reading.rows.copy()
-    first, second = GUARD.report(reading, request), GUARD.report(reading, request)
+    first, second = summed(GUARD, reading, request), summed(GUARD, reading, request)
     assert dataclasses.replace(first, created=0) == dataclasses.replace(second, created=0)
     assert np.array_equal(reading.rows, before)
 
 
 def test_token_rows_come_only_on_request_and_in_order():
     reading = make_reading(5)
-    assert GUARD.report(reading, Request()).tokens == ()
-    tokens = GUARD.report(reading, Request(scores="tokens")).tokens
+    assert summed(GUARD, reading, Request()).tokens == ()
+    tokens = summed(GUARD, reading, Request(scores="tokens")).tokens
     assert [token.id for token in tokens] == reading.token_ids.tolist()
     assert [token.phase for token in tokens] == ["preparation"] + ["response"] * 4
     assert np.array_equal(np.array([token.z for token in tokens], np.float32), reading.rows)
@@ -171,11 +181,11 @@ def test_a_policy_chooses_and_orders_labels():
     grid[:, 1] += 1
     calibration = dataclasses.replace(CALIBRATION, means=grid)
     guard = Guard(PROBE, [calibration], Policy(labels=("sad",)))
-    made = guard.report(make_reading(labels=1), Request())
+    made = summed(guard, make_reading(labels=1), Request())
     assert list(made.scores) == ["sad"]
     mean = made.scores["sad"].mean
     assert made.scores["sad"].rank == calibration.rank(np.array([0, mean]))[1]
-    assert guard.readout(FAKE_IDENTITY).labels == ("sad",)
+    assert guard.site(FAKE_IDENTITY).readout.labels == ("sad",)
 
 
 def test_a_policy_with_an_unknown_label_is_refused():
@@ -192,10 +202,10 @@ def test_a_calibration_of_another_probe_is_refused():
 def test_publish_tells_sinks_and_names_those_that_failed_before():
     sink = ListSink(alerting=True)
     with Guard(PROBE, sinks=[sink, FailingSink()]) as guard:
-        first = guard.publish(report(guard))
+        first = put(guard, report(guard))
         assert first.faults == ()
         assert guard.flush()
-        second = guard.publish(report(guard, fault="x"))
+        second = put(guard, report(guard, fault="x"))
         assert second.faults == ("reading", "sink:FailingSink")
         assert guard.flush()
         assert sink.reports == [first, second]
@@ -205,7 +215,7 @@ def test_publish_tells_sinks_and_names_those_that_failed_before():
 def test_alerts_are_bounded_by_the_policy():
     with Guard(PROBE, policy=Policy(keep_reports=3), sinks=[ListSink(alerting=True)]) as guard:
         for name in "abcde":
-            guard.publish(dataclasses.replace(report(guard), id=name))
+            put(guard, dataclasses.replace(report(guard), id=name))
         assert guard.flush()
         assert [alert.report_id for alert in guard.alerts] == ["c", "d", "e"]
 
@@ -219,7 +229,7 @@ BURSTS[20:40, 0] = BURSTS[60:, 0] = 3.0
 
 
 def test_crossings_are_counted_at_the_certified_threshold():
-    (threshold, _) = GUARD.thresholds(FAKE_IDENTITY)
+    threshold = GUARD.site(FAKE_IDENTITY).thresholds["happy"]
     assert 1 < threshold.level <= 1.1
     assert threshold.bound <= 0.5  # the family rate of 1 per 1,000, split over two labels
     made = report(rows=BURSTS, tokens=80)
@@ -228,7 +238,7 @@ def test_crossings_are_counted_at_the_certified_threshold():
 
 
 def test_what_is_counted_live_is_what_the_report_says():
-    live = GUARD.crossings(FAKE_IDENTITY)
+    live = GUARD.site(FAKE_IDENTITY).crossings()
     assert [n for row in BURSTS for n in live.update(row)] == [0, 0]
 
 
@@ -245,10 +255,10 @@ def test_short_responses_are_never_flagged():
 )
 def test_without_a_certificate_for_this_policy_crossings_are_null(changes):
     guard = alarming(**changes)
-    assert guard.thresholds(FAKE_IDENTITY) == (None, None)
+    assert guard.site(FAKE_IDENTITY).thresholds == {"happy": None, "sad": None}
     made = report(guard, rows=BURSTS, tokens=80)
     assert [score.crossings for score in made.scores.values()] == [None, None]
-    assert guard.crossings(FAKE_IDENTITY).update(np.full(2, 100.0)) == ()
+    assert guard.site(FAKE_IDENTITY).crossings().update(np.full(2, 100.0)) == ()
 
 
 def test_uncalibrated_responses_have_no_crossings():
@@ -258,7 +268,7 @@ def test_uncalibrated_responses_have_no_crossings():
 
 def test_thresholds_follow_the_labels_of_the_policy():
     guard = Guard(PROBE, [CALIBRATION], Policy(labels=("sad",)))
-    (threshold,) = guard.thresholds(FAKE_IDENTITY)
+    (threshold,) = guard.site(FAKE_IDENTITY).thresholds.values()
     assert threshold.bound <= 1.0
     made = report(guard, rows=BURSTS[:, :1], tokens=80)
     assert made.scores["sad"].crossings == 2
@@ -268,7 +278,7 @@ def sampled(policy, reports):
     sink = ListSink()
     with Guard(PROBE, [CALIBRATION], policy, [sink]) as guard:
         for made in reports:
-            guard.publish(made)
+            put(guard, made)
     return sink.reports
 
 
@@ -327,9 +337,9 @@ def test_a_callback_that_raises_is_counted_and_disturbs_nobody(caplog):
 
     alert = Alert("crossing", "happy", "warning", "rose", "r")
     with Guard(PROBE, [CALIBRATION], on_alert=broken) as guard:
-        guard.alert(alert)
+        guard.outbox.alert(alert)
         guard.flush()
-        assert guard.publish(report()).faults == ("callback",)
+        assert put(guard, report()).faults == ("callback",)
         assert list(guard.alerts) == [alert]
     assert "callback failed" in caplog.text
 
@@ -344,13 +354,11 @@ def test_labels_below_usable_are_read_and_marked_but_not_monitored():
     guard = judged({"happy": "usable", "sad": "weak"})
     assert guard.labels == ("happy", "sad")
     assert guard.monitored == ("happy",)
-    happy, sad = guard.thresholds(FAKE_IDENTITY)
-    assert happy is not None
-    assert sad is None
     site = guard.site(FAKE_IDENTITY)
     assert site.labels == ("happy",)
-    assert site.thresholds == (happy,)
-    report = guard.report(make_reading(tokens=20), Request())
+    assert list(site.thresholds) == ["happy"]
+    assert site.thresholds["happy"] is not None
+    report = summed(guard, make_reading(tokens=20), Request())
     assert {n: s.verdict for n, s in report.scores.items()} == {"happy": "usable", "sad": "weak"}
     assert report.scores["sad"].crossings is None
 
@@ -358,8 +366,8 @@ def test_labels_below_usable_are_read_and_marked_but_not_monitored():
 def test_labels_below_usable_are_monitored_where_the_policy_names_them():
     guard = judged({"happy": "usable", "sad": "not usable"}, Policy(labels=("sad",)))
     assert guard.monitored == ("sad",)
-    assert guard.thresholds(FAKE_IDENTITY)[0] is not None
-    report = guard.report(make_reading(tokens=20, labels=1), Request())
+    assert guard.site(FAKE_IDENTITY).thresholds["sad"] is not None
+    report = summed(guard, make_reading(tokens=20, labels=1), Request())
     assert report.scores["sad"].verdict == "not usable"
 
 
@@ -384,8 +392,8 @@ def test_an_amplifying_label_that_is_not_monitored_is_refused():
 
 
 def test_the_alarm_rate_is_shared_by_the_labels_that_are_monitored():
-    alone = judged({"happy": "usable", "sad": "weak"}).thresholds(FAKE_IDENTITY)[0]
-    named = judged({}, Policy(labels=("happy",))).thresholds(FAKE_IDENTITY)[0]
+    alone = judged({"happy": "usable", "sad": "weak"}).site(FAKE_IDENTITY).thresholds["happy"]
+    named = judged({}, Policy(labels=("happy",))).site(FAKE_IDENTITY).thresholds["happy"]
     assert alone == named
 
 
@@ -395,7 +403,7 @@ def test_the_alarm_rate_is_shared_by_the_labels_that_are_monitored():
 def test_a_card_without_verdicts_or_with_nonsense_monitors_everything(told):
     guard = judged(told)
     assert guard.monitored == guard.labels == ("happy", "sad")
-    report = guard.report(make_reading(tokens=20), Request())
+    report = summed(guard, make_reading(tokens=20), Request())
     assert report.scores["happy"].verdict is None
 
 
@@ -426,7 +434,7 @@ def test_an_argument_of_another_kind_is_named_when_the_guard_is_made(arguments, 
 def test_sinks_and_calibrations_may_come_one_by_one():
     sink = ListSink()
     with Guard(PROBE, iter([CALIBRATION]), sinks=(each for each in [sink])) as guard:
-        made = guard.publish(report(guard))
+        made = put(guard, report(guard))
     assert sink.reports == [made]
     assert guard.calibrations == (CALIBRATION,)
 
@@ -438,22 +446,22 @@ def test_a_callback_that_is_falsy_is_called_all_the_same():
 
     called = Counter()
     with Guard(PROBE, on_alert=called) as guard:
-        guard.alert(Alert("list", "happy", "info", "a report came", "r"))
+        guard.outbox.alert(Alert("list", "happy", "info", "a report came", "r"))
     assert len(called) == 1
 
 
 def test_a_plan_may_be_a_mapping():
-    made = GUARD.steering({"cap": {"sad": 0.9}}, FAKE_IDENTITY)
+    made = GUARD.site(FAKE_IDENTITY).steering({"cap": {"sad": 0.9}})
     assert made.plan == Plan(cap={"sad": 0.9})
     with pytest.raises(EmoGuardError, match="plan: wanted a mapping"):
-        GUARD.steering("sad", FAKE_IDENTITY)
+        GUARD.site(FAKE_IDENTITY).steering("sad")
 
 
 @pytest.mark.parametrize("fields", [{"id": 17}, {"id": uuid.UUID(int=1)}, {"conversation": 42}])
 def test_names_from_a_database_reach_the_report_the_sinks_and_the_notices(fields):
     sink, policy = ListSink(), Policy(notices=NoticePolicy(profiles=("eu_art50",)))
     with Guard(PROBE, [CALIBRATION], policy, [sink]) as guard:
-        made = make_session(Request(**fields), "Hello.").close(guard, "stop")
+        made = put_reading(guard, make_reading(), Request(**fields), lambda: "Hello.")
     assert sink.reports == [made]
     assert made.notice is not None
     assert made.faults == ()

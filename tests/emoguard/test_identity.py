@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from emoguard import EmoGuardError
-from emoguard.identity import Witness
 from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_probe
+from emoguard.witness import Witness
 
 DOOR = FakeResiduals()
 LAYERS = (0, 1, 2, 4)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from emoguard import EmoGuardError, Guard, Policy, Request, jsontext, profiles, render
+from emoguard import EmoGuardError, Guard, Policy, Request, jsontext, outbox, profiles, render
 from emoguard import ledger as ledgers
 from emoguard.ledger import Ledger
 from emoguard.notice import History, Moment
@@ -20,8 +20,10 @@ from emoguard.testing import (
     ListSink,
     make_calibration,
     make_probe,
+    make_reading,
     make_report,
     make_session,
+    put_reading,
 )
 from tests.emoguard.test_notice_timers import Time
 
@@ -36,7 +38,8 @@ def make_guard(policy=EU, **options):
 
 def respond(guard, finish="stop", text="", **request):
     request = {"conversation": "c"} | request
-    return make_session(Request(**request), text, tokens=2).close(guard, finish)
+    session = make_session(Request(**request), text, tokens=2)
+    return put_reading(guard, session.reading(finish), session.request, session.text)
 
 
 def test_without_a_profile_and_without_steering_nothing_is_ever_due():
@@ -51,7 +54,7 @@ def test_text_is_decoded_only_where_a_profile_is_followed():
         with make_guard(policy) as guard:
             session = make_session(Request())
             session.decode = lambda ids: decoded.append(len(ids)) or ""
-            session.close(guard, "stop")
+            put_reading(guard, session.reading("stop"), session.request, session.text)
     assert decoded == [40]
 
 
@@ -120,10 +123,10 @@ def test_a_call_that_was_left_loses_the_notices_of_all_its_responses():
     sink = ListSink()
     with make_guard(sinks=[sink]) as guard:
         request = Request(carrier="server")
-        guard.ledger.leave(request.id)
+        guard.outbox.leave(request.id)
         for n in range(3):
-            make_session(replace(request, id=f"{request.id}-{n}")).close(guard, "stop")
-        assert not guard.ledger.waiting()
+            put_reading(guard, make_reading(), replace(request, id=f"{request.id}-{n}"))
+        assert not guard.outbox.waiting()
         guard.flush()
     assert [report.notice.channel for report in sink.reports] == [None] * 3
 
@@ -132,12 +135,12 @@ def test_a_call_that_was_left_loses_the_notices_of_all_its_responses():
 def test_who_leaves_while_a_report_is_published_loses_its_notice(monkeypatch, when):
     sink = ListSink()
     with make_guard(sinks=[sink]) as guard:
-        leave = guard.ledger.leave
+        leave = guard.outbox.leave
         if when == "before it waits":
-            monkeypatch.setattr(guard.ledger, "has_left", leave)  # says no, and the client leaves
+            monkeypatch.setattr(guard.outbox, "_has_left", leave)  # says no, and the client leaves
         report = respond(guard, carrier="server")
         leave(report.call)
-        assert not guard.ledger.waiting()
+        assert not guard.outbox.waiting()
         guard.deliver(report, "field")
         guard.flush()
         assert [told.notice.channel for told in sink.reports] == [None]
@@ -169,7 +172,7 @@ def test_what_became_of_a_notice_is_said_once():
 
 
 def test_a_server_that_says_nothing_leaves_notices_lost_not_kept(monkeypatch):
-    monkeypatch.setattr(ledgers, "MOST_PENDING", 10)
+    monkeypatch.setattr(outbox, "MOST_PENDING", 10)
     sink = ListSink()
     with make_guard(sinks=[sink]) as guard:
         reports = [respond(guard, carrier="server", conversation=str(n)) for n in range(15)]
@@ -199,8 +202,7 @@ def amplified(guard, conversation="c", **crossings):
     """Return what the guard makes of a report in which labels rose."""
     scores = {label: LabelScore(0.0, 1.0, 0.5, times) for label, times in crossings.items()}
     fields = vars(make_report()) | {"conversation": conversation, "scores": scores}
-    report = guard.note(Report(**fields), Request(), str)
-    return guard.publish(report)
+    return guard.outbox.put(Report(**fields), Request(), str)
 
 
 def test_an_amplifying_label_marks_each_response_and_words_repeat_on_change():
@@ -418,7 +420,7 @@ def test_many_threads_in_one_conversation_lose_nothing():
             thread.start()
         for thread in threads:
             thread.join()
-        assert not guard.ledger.waiting()
+        assert not guard.outbox.waiting()
         guard.flush()
     assert len(sink.reports) == 200
     assert [report.notice.channel for report in sink.reports].count("field") == 4 * 17
@@ -430,24 +432,24 @@ def test_one_broken_stream_is_not_overdue_two_in_a_row_are_until_the_user_left()
         counts = []
         for finish in ("cancelled", "cancelled", "stop", "cancelled"):
             respond(guard, finish)
-            counts.append(guard.ledger.overdue())
+            counts.append(guard.outbox.overdue())
         assert counts == [0, 1, 0, 0]
         for _ in range(2):
             respond(guard, "cancelled", conversation="other")
-        assert guard.ledger.overdue() == 1
+        assert guard.outbox.overdue() == 1
         time.wait(30 * 60)
-        assert guard.ledger.overdue() == 0
+        assert guard.outbox.overdue() == 0
 
 
 def test_a_notice_that_its_server_forgot_is_overdue_after_a_minute():
     time = Time()
     with make_guard(now=time) as guard:
         report = respond(guard, carrier="server")
-        assert guard.ledger.overdue() == 0
+        assert guard.outbox.overdue() == 0
         time.wait(61)
-        assert guard.ledger.overdue() == 1
+        assert guard.outbox.overdue() == 1
         guard.deliver(report, "field")
-        assert guard.ledger.overdue() == 0
+        assert guard.outbox.overdue() == 0
 
 
 def test_a_clock_that_breaks_leaves_the_response_and_is_counted_and_logged_once(caplog):
@@ -478,7 +480,7 @@ def test_a_policy_that_changes_is_followed_at_once():
     policy = {"now": NoticePolicy(profiles=("eu_art50",))}
     ledger = Ledger(lambda: policy["now"])
     report = ledger.decide(make_report(Request(conversation="c")), Request(), str)
-    ledger.settled(report, "field")
+    ledger.settle(report, "field")
     policy["now"] = NoticePolicy(profiles=("eu_art50", "cn_2026"))
     found = ledger.decide(make_report(Request(conversation="c")), Request(), str).notice
     assert found.profiles == ("cn_2026",)

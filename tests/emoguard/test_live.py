@@ -1,30 +1,31 @@
 import numpy as np
 import pytest
 
-from emoguard import Guard, Policy, Request
-from emoguard.certificate import Threshold
+from emoguard import Policy, Request
 from emoguard.live import LiveAlarm
 from emoguard.phases import Thinking
 from emoguard.policy import AlarmPolicy
-from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
+from emoguard.testing import (
+    FAKE_IDENTITY,
+    AlarmingGuard,
+    FakeResiduals,
+    make_calibration,
+    make_probe,
+)
 
 PROBE = make_probe(FakeResiduals())
 CALIBRATION = make_calibration(PROBE, FAKE_IDENTITY)
 THINK, DONE = 7, 8
 
 
-class Alarming(Guard):
-    levels = (1.0, None)
-
-    def thresholds(self, identity):
-        return tuple(None if level is None else Threshold(level, 0.1, 0) for level in self.levels)
-
-
 def follow(action="stop", levels=(1.0, None), prompt=(), thinking=None):
     policy = Policy(alarms=AlarmPolicy(window_tokens=2, on_alert=action))
-    guard = Alarming(PROBE, [CALIBRATION], policy)
-    guard.levels = levels
-    return guard, LiveAlarm.make(guard, FAKE_IDENTITY, Request(id="r"), prompt, thinking)
+    guard = AlarmingGuard(PROBE, [CALIBRATION], policy)
+    pairs = zip(PROBE.labels, levels, strict=True)
+    guard.levels = {label: level for label, level in pairs if level is not None}
+    site = guard.site(FAKE_IDENTITY)
+    alert = guard.outbox.alert
+    return guard, LiveAlarm.make(site, alert, Request(id="r"), lambda: (prompt, thinking))
 
 
 def run(alarm, values, tokens=None):

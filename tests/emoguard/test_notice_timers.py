@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from emoguard import EmoGuardError, Guard, Policy, Request, profiles
 from emoguard.notice import DAY, HOUR, Clock, History, Moment, elapsed, notice
 from emoguard.policy import NoticePolicy
-from emoguard.testing import FakeResiduals, make_probe, make_report, make_session
+from emoguard.testing import FakeResiduals, make_probe, make_report, make_session, put_reading
 
 NAMES = tuple(profiles.shipped().by_name)
 PROBE = make_probe(FakeResiduals())
@@ -46,7 +46,8 @@ def open_guard(policy, now):
 
 def respond(guard, finish="stop", **request):
     """Return the report of one response in one conversation."""
-    return make_session(Request(conversation="c", **request), tokens=2).close(guard, finish)
+    session = make_session(Request(conversation="c", **request), tokens=2)
+    return put_reading(guard, session.reading(finish), session.request, session.text)
 
 
 STOPS = ("stop",) * 100

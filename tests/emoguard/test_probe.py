@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emoguard import EmoGuardError
-from emoguard.identity import Witness
 from emoguard.testing import FakeResiduals, make_calibration, make_probe
+from emoguard.witness import Witness
 
 DOOR = FakeResiduals()
 LABELS = ("happy", "sad", "calm")

@@ -63,7 +63,7 @@ def test_attach_without_a_guard_finds_the_probe_and_stories_read_as_they_should(
     door = find(model)[0].open_residuals(model, **options)
     guard = shipped(door)
     assert guard.probe.name.startswith(name)
-    readout, layers = guard.readout(door.identity), guard.probe.layers
+    readout, layers = guard.site(door.identity).readout, guard.probe.layers
     z = {}
     for label, text in STORIES.items():
         z[label] = readout.read(door.residuals(door.tokenize(text), layers))[8:].mean(axis=0)

@@ -12,11 +12,13 @@ from emoguard import EmoGuardError, Guard, Policy, Request
 from emoguard.reload import FIXED, PolicyFile, check_change, open_policy
 from emoguard.testing import (
     FAKE_IDENTITY,
+    FakeJoint,
+    FakeModel,
     FakeResiduals,
     make_calibration,
     make_probe,
-    make_reading,
 )
+from emoguard.watch import Watch
 
 PROBE = make_probe(FakeResiduals())
 CALIBRATION = make_calibration(PROBE, FAKE_IDENTITY)
@@ -246,21 +248,23 @@ def guard_on(path: Path) -> Guard:
 
 def test_a_guard_takes_a_new_policy_where_a_response_ends(path):
     guard = guard_on(path)
+    watch = Watch(guard, FakeJoint(FakeModel()))
+    session = watch.sessions.open(Request())
     path.write_text("sample_ratio: 0.5")
-    report = guard.report(make_reading(), Request())
     assert guard.policy.sample_ratio == 1
-    guard.publish(report)
+    watch.sessions.close(session, "stop")
     assert guard.policy.sample_ratio == 0.5
 
 
 def test_a_guard_takes_a_new_policy_where_a_response_begins(path):
     guard = guard_on(path)
-    assert guard.steering(None, FAKE_IDENTITY) is None
+    watch = Watch(guard, FakeJoint(FakeModel()))
+    assert watch.sessions.open(Request()).steering is None
     path.write_text("steering: {max_dose_ratio: 0.3, plan: {cap: {sad: 0.9}}}")
-    steering = guard.steering(None, FAKE_IDENTITY)
+    steering = watch.sessions.open(Request()).steering
     assert (steering.plan.cap, steering.bound) == ({"sad": 0.9}, 0.3)
     path.write_text("")
-    assert guard.steering(None, FAKE_IDENTITY) is None
+    assert watch.sessions.open(Request()).steering is None
 
 
 @pytest.mark.parametrize(
@@ -270,7 +274,7 @@ def test_a_guard_takes_a_new_policy_where_a_response_begins(path):
 def test_a_plan_that_the_probe_cannot_serve_is_refused_at_reload(path, plan, sentence):
     guard = guard_on(path)
     path.write_text(f"steering: {{plan: {plan}}}")
-    assert guard.steering(None, FAKE_IDENTITY) is None
+    guard.refresh()
     assert sentence in guard.policy_file.error
 
 
@@ -310,9 +314,9 @@ def test_a_path_is_followed_wherever_a_policy_is_taken(path, kind):
 def test_a_policy_a_mapping_and_nothing_are_policies(path):
     file, policy = PolicyFile(path), Policy(sample_ratio=0.5)
     assert open_policy(file) is file
-    assert open_policy(policy) is policy
-    assert open_policy({"sample_ratio": 0.5}) == policy
-    assert open_policy(None) == open_policy({}) == Policy()
+    assert open_policy(policy).policy is policy
+    assert open_policy({"sample_ratio": 0.5}).policy == policy
+    assert open_policy(None).policy == open_policy({}).policy == Policy()
 
 
 @pytest.mark.parametrize(

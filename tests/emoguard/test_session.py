@@ -5,13 +5,21 @@ import pytest
 
 from emoguard import Guard, Request
 from emoguard.session import REQUEST, Session, take_request
-from emoguard.testing import FAKE_IDENTITY, FakeResiduals, ListSink, make_calibration, make_probe
+from emoguard.testing import (
+    FAKE_IDENTITY,
+    FakeResiduals,
+    ListSink,
+    make_calibration,
+    make_probe,
+    make_site,
+    put_reading,
+)
 
 PROBE = make_probe(FakeResiduals())
 
 
 def session(**changes):
-    return Session(Request(id="a"), FAKE_IDENTITY, "fake", [1, 2], **changes)
+    return Session(Request(id="a"), make_site(), "fake", [1, 2], **changes)
 
 
 def test_a_session_reports_the_rows_and_tokens_it_was_given():
@@ -20,7 +28,9 @@ def test_a_session_reports_the_rows_and_tokens_it_was_given():
     for token in range(20):
         open_session.commit(token, np.array([token, 1], np.float32))
     with Guard(PROBE, [make_calibration(PROBE, FAKE_IDENTITY)], sinks=[sink]) as guard:
-        report = open_session.close(guard, "length")
+        report = put_reading(
+            guard, open_session.reading("length"), open_session.request, open_session.text
+        )
     assert sink.reports == [report]
     assert (report.id, report.status, report.finish) == ("a", "scored", "length")
     assert report.completion_tokens == report.tokens_scored == 20
@@ -31,7 +41,7 @@ def test_a_token_without_its_row_makes_the_report_incomplete():
     open_session = session()
     open_session.commit(5, np.zeros(2, np.float32))
     open_session.token_ids.append(6)
-    report = open_session.close(Guard(PROBE), "stop")
+    report = put_reading(Guard(PROBE), open_session.reading("stop"))
     assert (report.status, report.completion_tokens, report.tokens_scored) == ("incomplete", 2, 1)
 
 
@@ -39,7 +49,7 @@ def test_the_first_fault_is_kept():
     open_session = session()
     open_session.fail(RuntimeError("first"))
     open_session.fail(RuntimeError("second"))
-    report = open_session.close(Guard(PROBE), "stop")
+    report = put_reading(Guard(PROBE), open_session.reading("stop"))
     assert (report.status, report.detail) == ("error", "RuntimeError: first")
     assert report.faults == ("reading",)
 
@@ -56,7 +66,7 @@ def test_a_session_can_be_read_while_another_thread_commits():
     thread.start()
     try:
         for _ in range(20):
-            reading = open_session.reading("unknown", 2)
+            reading = open_session.reading("unknown")
             assert np.isfinite(reading.rows).all()
             assert len(reading.rows) == len(reading.token_ids) == len(reading.phases)
     finally:
@@ -65,7 +75,7 @@ def test_a_session_can_be_read_while_another_thread_commits():
 
 
 def test_an_empty_session_has_rows_of_the_right_width():
-    assert session().reading("stop", 3).rows.shape == (0, 3)
+    assert session().reading("stop").rows.shape == (0, 2)
 
 
 def test_the_request_of_the_call_wins_over_the_context():
@@ -108,7 +118,7 @@ def test_none_is_no_request():
     [([5], [6, 7, 8], 1), ([5, 5], [5, 7, 8], 2), ([5, 6], [5, 5], 0), ([], [5, 5], 0)],
 )
 def test_rows_read_at_an_attention_sink_are_told_by_the_tokens_before_them(prompt, tokens, sinks):
-    open_session = Session(Request(), FAKE_IDENTITY, "fake", prompt)
+    open_session = Session(Request(), make_site(), "fake", prompt)
     for token in tokens:
         open_session.commit(token, np.zeros(2, np.float32))
-    assert open_session.reading("stop", 2).attention_sinks == sinks
+    assert open_session.reading("stop").attention_sinks == sinks

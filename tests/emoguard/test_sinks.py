@@ -7,8 +7,9 @@ from typing import Literal
 import pytest
 
 from emoguard import EmoGuardError, Policy
-from emoguard.sinks import Site, check_sinks, checked_options, open_sinks, sink_points
-from emoguard.testing import FAKE_IDENTITY, ListSink
+from emoguard.sinks import check_sinks, checked_options, open_sinks, sink_points
+from emoguard.site import Site
+from emoguard.testing import ListSink, make_site
 
 
 class Recorder(ListSink):
@@ -64,7 +65,7 @@ def installed(tmp_path, monkeypatch):
 
 
 def site(*sinks) -> Site:
-    return Site(Policy.parse({"sinks": list(sinks)}), ("happy", "sad"), FAKE_IDENTITY, "random")
+    return make_site(Policy.parse({"sinks": list(sinks)}))
 
 
 def test_what_is_installed_is_found():

@@ -321,14 +321,14 @@ def guarded(**policy):
 
 @pytest.mark.parametrize("plan", [None, Plan(), Plan(add={"sad": 0.0})])
 def test_a_plan_that_does_nothing_is_no_steering(plan):
-    assert guarded().steering(plan, FAKE_IDENTITY) is None
+    assert guarded().site(FAKE_IDENTITY).steering(plan) is None
 
 
 def test_a_dose_beyond_the_policy_is_refused_or_clipped_and_said():
     plan = Plan(add={"sad": 0.3, "calm": -0.1}, cap={"happy": 0.9})
     with pytest.raises(EmoGuardError, match=r"come to 0\.4.*max_dose_ratio 0\.2"):
-        guarded(max_dose_ratio=0.2).steering(plan, FAKE_IDENTITY)
-    steering = guarded(max_dose_ratio=0.2, on_excess="clip").steering(plan, FAKE_IDENTITY)
+        guarded(max_dose_ratio=0.2).site(FAKE_IDENTITY).steering(plan)
+    steering = guarded(max_dose_ratio=0.2, on_excess="clip").site(FAKE_IDENTITY).steering(plan)
     assert steering.asked == plan
     assert steering.plan.add == pytest.approx({"sad": 0.15, "calm": -0.05})
     assert steering.plan.cap == plan.cap
@@ -336,19 +336,19 @@ def test_a_dose_beyond_the_policy_is_refused_or_clipped_and_said():
 
 def test_the_standing_plan_holds_without_being_asked_and_cannot_be_loosened():
     guard = guarded(plan=Plan(cap={"sad": 0.9}, floor={"calm": 0.2}))
-    assert guard.steering(None, FAKE_IDENTITY).plan.cap == {"sad": 0.9}
+    assert guard.site(FAKE_IDENTITY).steering(None).plan.cap == {"sad": 0.9}
     loose = Plan(add={"happy": 0.05}, cap={"sad": 1.0}, floor={"calm": 0.0})
-    assert guard.steering(loose, FAKE_IDENTITY).plan == Plan(
+    assert guard.site(FAKE_IDENTITY).steering(loose).plan == Plan(
         add={"happy": 0.05}, cap={"sad": 0.9}, floor={"calm": 0.2}
     )
     tight = Plan(cap={"sad": 0.5})
-    assert guard.steering(tight, FAKE_IDENTITY).plan.cap == {"sad": 0.5}
+    assert guard.site(FAKE_IDENTITY).steering(tight).plan.cap == {"sad": 0.5}
 
 
 def test_steering_another_file_than_the_calibrated_one_is_refused():
     other = dataclasses.replace(FAKE_IDENTITY, weights="1" * 64)
     with pytest.raises(EmoGuardError, match="exactly this model file"):
-        guarded().steering(Plan(add={"sad": 0.05}), other)
+        guarded().site(other).steering(Plan(add={"sad": 0.05}))
 
 
 def test_add_takes_unit_directions():

@@ -19,15 +19,17 @@ from emoguard_jsonl import AuditLog, Key, parts, verify
 
 from emoguard import EmoGuardError, Guard, Policy, Report, Request
 from emoguard.records import LabelScore, Receipt
-from emoguard.sinks import Site, open_sinks
+from emoguard.sinks import open_sinks
+from emoguard.site import Site
 from emoguard.testing import (
-    FAKE_IDENTITY,
     FakeResiduals,
     check_sink,
     every_kind_of_report,
     make_probe,
     make_reading,
     make_report,
+    make_site,
+    put_reading,
 )
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
@@ -351,7 +353,7 @@ def test_a_guard_writes_through_it(path):
     probe = make_probe(FakeResiduals())
     log = AuditLog(path, KEY)
     with Guard(probe, sinks=[log]) as guard:
-        report: Report = guard.publish(guard.report(make_reading(), Request(id="q")))
+        report: Report = put_reading(guard, make_reading(), Request(id="q"))
         assert guard.flush()
     log.close()
     assert [line["id"] for line in lines(path)] == [report.id]
@@ -385,8 +387,7 @@ def test_lines_are_in_the_file_at_once_whatever_is_synced(path, seconds):
 
 
 def site(**options) -> Site:
-    policy = Policy.parse({"sinks": [{"jsonl": options}]})
-    return Site(policy, ("happy", "sad"), FAKE_IDENTITY, "random")
+    return make_site(Policy.parse({"sinks": [{"jsonl": options}]}))
 
 
 def test_a_policy_opens_and_closes_it(path, tmp_path):

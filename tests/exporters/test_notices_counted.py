@@ -13,24 +13,17 @@ from emoguard_jsonl import AuditLog
 from emoguard_jsonl.key import Key
 from emoguard_prometheus import PrometheusExporter
 
-from emoguard import Guard, Plan, Policy, Request
-from emoguard.certificate import Threshold
+import emoguard
+from emoguard import Plan, Policy, Request
 from emoguard.policy import AlarmPolicy, NoticePolicy
 from emoguard.session import REQUEST
-from emoguard.testing import make_probe, measure_calibration
+from emoguard.testing import AlarmingGuard, make_probe, measure_calibration
 from tests import tiny_gguf
 
 RESPONSES = 500
 WINDOW = 4
 PROFILES = ("us_wa_2225", "us_ut_452")
 STEERED = Plan(add={"sad": 0.1})
-
-
-class Rising(Guard):
-    """A guard whose first label rises in every response that is long enough."""
-
-    def thresholds(self, identity):
-        return Threshold(-1e6, 0.1, 0), *[None] * (len(self.labels) - 1)
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +76,8 @@ def test_every_marked_response_is_marked_and_counted_alike_everywhere(llm, tmp_p
     exporter = PrometheusExporter(emotions=probe.labels, model=model, profiles=PROFILES)
     audit = AuditLog(tmp_path / "audit.jsonl", Key.create(tmp_path / "key"))
     told, lost = Counter(), 0
-    with Rising(probe, [calibration], policy, [exporter, audit]) as guard:
-        with emoguard_llamacpp.attach(llm, guard) as watch:
+    with AlarmingGuard(probe, [calibration], policy, [exporter, audit]) as guard:
+        with emoguard.attach(llm, guard) as watch:
             for n in range(RESPONSES):
                 report, happened, found = respond(llm, guard, watch, rng)
                 notice = report.notice

@@ -27,7 +27,8 @@ from emoguard import EmoGuardError, Guard, Policy, Request
 from emoguard.policy import NoticePolicy
 from emoguard.records import STATUSES, LabelScore, Notice, Receipt
 from emoguard.reload import PolicyFile
-from emoguard.sinks import Site, open_sinks
+from emoguard.sinks import open_sinks
+from emoguard.site import Site
 from emoguard.testing import (
     FailingSink,
     FakeResiduals,
@@ -37,6 +38,7 @@ from emoguard.testing import (
     make_reading,
     make_report,
     make_session,
+    put_reading,
 )
 from tests import binaries
 
@@ -263,7 +265,7 @@ def test_a_failing_neighbour_reaches_the_error_counter():
     calibrations = [make_calibration(probe, door.identity)]
     with Guard(probe, calibrations, sinks=[sink, FailingSink()]) as guard:
         for _ in range(2):
-            guard.publish(guard.report(make_reading(), Request()))
+            put_reading(guard, make_reading(), Request())
             assert guard.flush()
     assert value(sink, "responses_total", model="fake", status="scored") == 2
     assert value(sink, "errors_total", part="sink:FailingSink") == 1
@@ -474,7 +476,7 @@ def test_overdue_notices_are_asked_for_at_each_scrape():
         for _ in range(3):
             found.append(value(sink, "notices_overdue"))
             session = make_session(Request(conversation="c"))
-            session.close(guard, "cancelled")
+            put_reading(guard, session.reading("cancelled"), session.request, session.text)
         assert [*found, value(sink, "notices_overdue")] == [0, 0, 1, 1]
 
 
@@ -524,22 +526,13 @@ def site(text: str, tmp_path) -> Site:
     file, door = PolicyFile(tmp_path / "policy.yml"), FakeResiduals()
     probe = make_probe(door)
     guard = Guard(probe, [make_calibration(probe, door.identity)], file)
-    return Site(
-        policy=file.policy,
-        labels=guard.labels,
-        identity=door.identity,
-        probe=probe.name,
-        calibration=guard.calibration(door.identity),
-        policy_file=file,
-        thresholds=guard.thresholds(door.identity),
-        backend="fake",
-    )
+    return guard.site(door.identity, "fake")
 
 
 def test_a_policy_opens_it_with_targets_and_serves_it_until_closed(tmp_path):
     place = site("sinks: [{prometheus: {port: 0}}]", tmp_path)
     with open_sinks(place) as (sink,):
-        (target,) = {t.bound / 1000 for t in place.thresholds}
+        (target,) = {t.bound / 1000 for t in place.thresholds.values()}
         assert value(sink, "alarm_target_ratio", model="fake", emotion="sad") == target
         assert value(sink, "calibration_timestamp_seconds") == place.calibration.created > 0
         assert value(sink, "policy_last_reload_successful") == 1

@@ -191,7 +191,7 @@ def test_a_model_that_turns_to_despair_wakes_somebody_and_a_neutral_one_does_not
         emoguard.attach(llm, guard) as watch,
         prometheus(tmp_path, port, alerts),
     ):
-        assert None not in guard.thresholds(watch.identity), "the shipped probe certifies nothing"
+        assert None not in watch.site.thresholds.values(), "the shipped probe certifies nothing"
         neutral, despair = itertools.cycle(NEUTRAL), itertools.cycle(DESPAIR)
         # Its arrival shows that the way is open: silence then means something.
         while not inbox.has("EmoGuardWatchdog") or len(watch.reports) < 8:

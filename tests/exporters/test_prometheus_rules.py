@@ -115,7 +115,7 @@ def test_every_alert_has_its_section_in_the_runbook():
     for section in sections.values():
         for part in ("What it means.", "First look.", "Wrongly tuned?"):
             assert f"**{part}**" in section
-    options = set(re.findall(r"--([a-z-]+)", text)) - {"model", "since", "out"}
+    options = set(re.findall(r"--([a-z-]+)", text)) - {"model", "since", "out", "key-file"}
     assert options <= {name.replace("_", "-") for name in RuleOptions.__dataclass_fields__}
 
 

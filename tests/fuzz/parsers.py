@@ -36,8 +36,9 @@ from emoguard.testing import (
     every_kind_of_report,
     make_calibration,
     make_probe,
+    make_reading,
     make_report,
-    make_session,
+    put_reading,
 )
 from tests.emoguard.test_policy import FULL
 
@@ -178,9 +179,9 @@ def baseline() -> Baseline:
     rng = np.random.default_rng(0)
     scores = (
         {label: LabelScore(float(rng.normal()), None, 0.5) for label in LABELS}
-        for _ in range(50 * 2)
+        for _ in range(50 * 20)
     )
-    return Baseline.learn((dataclasses.replace(REPORT, scores=each) for each in scores), 2)
+    return Baseline.learn((dataclasses.replace(REPORT, scores=each) for each in scores), 20)
 
 
 @cache
@@ -236,13 +237,13 @@ def notice_file() -> bytes:
         path = Path(folder) / "state"
         with noticing(path) as guard:
             for n, finish in enumerate(("stop", "cancelled", "stop")):
-                make_session(Request(conversation=str(n)), tokens=2).close(guard, finish)
+                put_reading(guard, make_reading(2, finish=finish), Request(conversation=str(n)))
         return path.read_bytes()
 
 
 def read_notices(path: Path) -> None:
     with noticing(path) as guard:
-        make_session(Request(conversation="1"), tokens=2).close(guard, "stop")
+        put_reading(guard, make_reading(2), Request(conversation="1"))
         guard.flush()
 
 

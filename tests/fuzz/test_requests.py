@@ -254,7 +254,7 @@ def test_whatever_a_layer_in_front_hands_on_the_request_ends(messages, repeats):
     asyncio.run(run())
     if sent:
         assert Exchange(sent).status in {200, 400, 408, 413}
-    assert not site.watch.guard.ledger.waiting()
+    assert not site.watch.guard.outbox.waiting()
 
 
 def events_of(data):

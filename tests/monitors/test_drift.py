@@ -6,19 +6,15 @@ from importlib.metadata import entry_points
 
 import numpy as np
 import pytest
-from emoguard_drift import DriftDetector, DriftMonitor
-from emoguard_drift import detector as detector_module
+from emoguard_drift import DriftMonitor
 from emoguard_drift import monitor as monitor_module
-from hypothesis import given
-from hypothesis import strategies as st
 
 from emoguard import EmoGuardError, Policy
 from emoguard.baseline import Baseline
 from emoguard.policy import DriftPolicy
 from emoguard.protocols import Drift
 from emoguard.records import LabelScore, Receipt
-from emoguard.sinks import Site
-from emoguard.testing import FAKE_IDENTITY, check_sink, every_kind_of_report, make_report
+from emoguard.testing import FAKE_IDENTITY, check_sink, every_kind_of_report, make_report, make_site
 
 USUAL = make_report()
 LABELS = ("happy", "sad")
@@ -32,7 +28,10 @@ def traffic(count, shift=(0.0, 0.0), seed=0):
         yield dataclasses.replace(USUAL, scores=scores)
 
 
-BASELINE = Baseline.learn(traffic(2500), 50)
+BASELINE = Baseline.learn(traffic(2500))
+OLD = Baseline.learn(traffic(2500), 50)
+"""As earlier versions wrote them: fifty means of fifty responses."""
+
 SHIFTED = list(traffic(2500, (0.0, 0.8), seed=1))
 
 
@@ -55,52 +54,17 @@ def test_the_entry_point_names_it():
     assert point.load() is DriftMonitor
 
 
-@pytest.mark.parametrize("module", [detector_module, monitor_module])
-def test_the_docstring_examples_are_true(module):
-    assert doctest.testmod(module).failed == 0
+def test_the_docstring_example_is_true():
+    assert doctest.testmod(monitor_module).failed == 0
 
 
-@given(seed=st.integers(0, 1000), tolerance=st.floats(0, 0.45), arl=st.floats(1, 100))
-def test_evidence_is_the_mean_over_sides_and_bets_of_what_the_formula_says(seed, tolerance, arl):
-    rng = np.random.default_rng(seed)
-    baseline = rng.normal(size=(50, 1))
-    made, plain = DriftDetector(baseline, tolerance=tolerance, arl=arl), np.zeros((2, 5))
-    middle = 0.5 + tolerance
-    for mean in rng.normal(0.5, 1, 30):
-        alarmed = made.update(np.array([mean]))
-        u = (np.sum(baseline < mean) + 0.5) / 51
-        for side, place in enumerate((u, 1 - u)):
-            for n, share in enumerate(detector_module.BETS):
-                plain[side, n] = (1 + plain[side, n]) * (1 + share / middle * (place - middle))
-        assert alarmed == ((0,) if plain.mean() >= arl else ())
-        if alarmed:
-            plain[:] = 0
-        assert np.allclose(made.evidence[:, :, 0], plain)
-
-
-@given(seed=st.integers(0, 1000))
-def test_up_and_down_are_treated_alike(seed):
-    rng = np.random.default_rng(seed)
-    baseline, stream = rng.normal(size=(60, 3)), rng.normal(1, 1, (40, 3))
-    up, down = DriftDetector(baseline), DriftDetector(-baseline)
-    for means in stream:
-        assert up.update(means) == down.update(-means)
-        assert np.allclose(up.evidence, down.evidence[::-1])
-
-
-@given(seed=st.integers(0, 1000), scale=st.floats(0.1, 10), offset=st.floats(-5, 5))
-def test_only_the_order_of_means_matters(seed, scale, offset):
-    rng = np.random.default_rng(seed)
-    baseline, means = rng.normal(size=(50, 2)), rng.normal(size=2)
-    plain = DriftDetector(baseline).rank(means)
-    assert np.allclose(DriftDetector(baseline * scale + offset).rank(means * scale + offset), plain)
-    assert np.all((plain > 0) & (plain < 1))
-
-
-def test_unchanged_streams_do_not_alarm_and_a_tie_is_the_middle():
+def test_unchanged_streams_do_not_alarm():
     assert alarms(monitor(), traffic(20_000, seed=2)) == []
-    flat = DriftDetector(np.zeros((50, 1)))
-    assert flat.rank(np.zeros(1)) == pytest.approx(0.5)
+
+
+def test_it_does_not_wait_for_a_block_to_end():
+    sink = monitor()
+    assert any(sink.report(report) for report in traffic(40, (0.0, 2.0), seed=3))
 
 
 def test_a_shift_is_found_in_the_label_that_moved():
@@ -135,7 +99,7 @@ def test_without_a_baseline_it_is_learning():
 def test_what_is_no_traffic_never_counts():
     sink = monitor()
     sink.report(SHIFTED[0])
-    before = list(sink._block)
+    before = sink.evidence()
     for report in [
         dataclasses.replace(SHIFTED[0], receipt=RECEIPT),
         dataclasses.replace(SHIFTED[0], sampled=False),
@@ -145,8 +109,9 @@ def test_what_is_no_traffic_never_counts():
         *(r for r in every_kind_of_report() if r.status != "scored"),
     ]:
         sink.report(report)
-    assert sink._block == before
-    assert len(before) == 1
+    assert sink.evidence() == before
+    sink.report(SHIFTED[1])
+    assert sink.evidence() != before
 
 
 @pytest.mark.parametrize("at", [1, 49, 50, 777])
@@ -163,12 +128,13 @@ def test_a_restart_keeps_the_evidence(tmp_path, at):
     assert after.evidence() == whole.evidence()
 
 
-def test_killed_it_loses_at_most_the_block_that_was_not_full(tmp_path):
+def test_killed_it_loses_at_most_fifty_responses(tmp_path):
     path = tmp_path / "drift.json"
+    usual = list(traffic(349, seed=4))
     before = monitor(state=path)
-    alarms(before, SHIFTED[:349])  # and never closed
+    alarms(before, usual)  # and never closed
     whole = monitor()
-    alarms(whole, SHIFTED[:300])
+    alarms(whole, usual[:300])
     assert monitor(state=path).evidence() == whole.evidence()
     assert [p.name for p in tmp_path.iterdir()] == ["drift.json"]
 
@@ -185,7 +151,7 @@ def test_a_state_that_cannot_be_written_costs_no_alert(tmp_path, caplog):
             failed += 1
     assert len(found) > 1
     assert found == alarms(plain, SHIFTED)
-    assert failed == len(SHIFTED) // 50 - len(found)
+    assert failed
     assert sum("the state is not kept" in record.message for record in caplog.records) == 1
 
 
@@ -193,8 +159,45 @@ def test_a_state_of_another_baseline_is_not_taken_over(tmp_path):
     path = tmp_path / "drift.json"
     sink = monitor(state=path)
     alarms(sink, SHIFTED[:300])
-    other = DriftMonitor(Baseline.learn(traffic(2500, seed=9), 50), state=path)
+    other = DriftMonitor(Baseline.learn(traffic(2500, seed=9)), state=path)
     assert set(other.evidence().values()) == {0}
+
+
+def test_a_state_of_an_earlier_version_is_set_aside_with_a_sentence(tmp_path, caplog):
+    path = tmp_path / "drift.json"
+    bound = {
+        "baseline": OLD.digest,
+        "labels": LABELS,
+        "tolerance_rank": 0.1,
+        "arl_blocks": 2000,
+    }
+    state = {"evidence": np.ones((2, 5, 2)).tolist(), "block": [[0.1, 0.2]]}
+    path.write_text(json.dumps({"bound": bound, "state": state}))
+    sink = DriftMonitor(OLD, state=path)
+    assert set(sink.evidence().values()) == {0}
+    assert "starting afresh" in caplog.text
+    alarms(sink, SHIFTED[:300])
+    sink.close()
+    assert DriftMonitor(OLD, state=path).evidence() == sink.evidence()
+
+
+def test_a_baseline_of_an_earlier_version_serves_and_says_it_could_be_quicker(tmp_path, caplog):
+    path = tmp_path / "baseline.json"
+    OLD.save(path)
+    policy = Policy(drift=DriftPolicy(baseline=str(path)))
+    sink = DriftMonitor.from_policy(make_site(policy))
+    assert "alarms come sooner" in caplog.text
+    assert alarms(sink, traffic(10_000, seed=2)) == []
+    assert {alert.label for alert in alarms(sink, SHIFTED)} == {"sad"}
+
+
+@pytest.mark.parametrize("block", [10, 50, 200])
+def test_the_run_length_is_in_responses_whatever_the_baseline_averages(block):
+    limits = [
+        DriftMonitor(baseline, block_responses=block, arl_blocks=100)._detector.limit * size
+        for baseline, size in ((BASELINE, 1), (OLD, 50))
+    ]
+    assert limits == [200 * block] * 2
 
 
 @pytest.mark.parametrize(
@@ -202,12 +205,11 @@ def test_a_state_of_another_baseline_is_not_taken_over(tmp_path):
     [
         lambda saved: "no json",
         lambda saved: json.dumps(saved | {"state": None}),
-        lambda saved: json.dumps(saved | {"state": saved["state"] | {"evidence": []}}),
-        lambda saved: json.dumps(saved | {"state": saved["state"] | {"block": [0]}}),
-        lambda saved: json.dumps(saved | {"state": saved["state"] | {"block": [["x", 0]]}}),
-        lambda saved: json.dumps(
-            saved | {"state": saved["state"] | {"block": [[float("nan"), 0]]}}
-        ),
+        lambda saved: json.dumps(saved | {"state": saved["state"] | {"detector": {}}}),
+        lambda saved: json.dumps(saved | {"state": saved["state"] | {"sum": [0]}}),
+        lambda saved: json.dumps(saved | {"state": saved["state"] | {"count": "x"}}),
+        lambda saved: json.dumps(saved | {"state": saved["state"] | {"recent": ["x", 0]}}),
+        lambda saved: json.dumps(saved | {"state": saved["state"] | {"recent": [float("nan"), 0]}}),
     ],
 )
 def test_a_broken_state_is_refused_in_one_sentence(tmp_path, change):
@@ -222,18 +224,17 @@ def test_from_a_policy_it_takes_the_baseline_that_is_named(tmp_path):
     path = tmp_path / "baseline.json"
     BASELINE.save(path)
     policy = Policy(drift=DriftPolicy(baseline=str(path), arl_blocks=100))
-    site = Site(policy, ("sad",), FAKE_IDENTITY, USUAL.probe)
+    site = dataclasses.replace(make_site(policy), labels=("sad",))
     sink = DriftMonitor.from_policy(site, state=str(tmp_path / "state.json"))
     assert sink.labels == ("sad",)
     assert alarms(sink, SHIFTED)
     sink.close()
     assert (tmp_path / "state.json").exists()
     assert not sink.learning
-    assert DriftMonitor.from_policy(Site(Policy(), LABELS, FAKE_IDENTITY, "p")).learning
+    assert DriftMonitor.from_policy(make_site()).learning
     for changes in (
         {"identity": dataclasses.replace(FAKE_IDENTITY, quantisation="Q2_K")},
-        {"probe": "another"},
-        {"policy": Policy(drift=DriftPolicy(baseline=str(path), block_responses=10))},
+        {"probe": dataclasses.replace(site.probe, name="another")},
     ):
         with pytest.raises(EmoGuardError, match="the baseline is for"):
             DriftMonitor.from_policy(dataclasses.replace(site, **changes))
@@ -243,7 +244,7 @@ def test_from_a_policy_it_takes_the_baseline_that_is_named(tmp_path):
 
 def test_it_learns_until_the_baseline_is_there_and_says_so(tmp_path, caplog):
     path = tmp_path / "baseline.json"
-    site = Site(Policy(drift=DriftPolicy(baseline=str(path))), LABELS, FAKE_IDENTITY, USUAL.probe)
+    site = make_site(Policy(drift=DriftPolicy(baseline=str(path))))
     with caplog.at_level("WARNING", "emoguard"):
         assert DriftMonitor.from_policy(site).learning
     (record,) = caplog.records
@@ -257,13 +258,13 @@ def test_a_report_costs_microseconds(tmp_path):
     labels = [f"label{n}" for n in range(14)]
     scores = {label: LabelScore(0.1 * n, None, 0.5) for n, label in enumerate(labels)}
     report = dataclasses.replace(USUAL, scores=scores)
-    sink = DriftMonitor(Baseline.learn([report] * 2500, 50), state=tmp_path / "drift.json")
+    sink = DriftMonitor(Baseline.learn([report] * 2500), state=tmp_path / "drift.json")
     best = min(_seconds(sink, report) for _ in range(5))
     assert best < 100e-6
 
 
 def _seconds(sink, report):
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(200):
         sink.report(report)
-    return (time.perf_counter() - start) / 200
+    return (time.process_time() - start) / 200

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from emoguard import EmoGuardError, Guard, Policy
 from emoguard.policy import AlarmPolicy
 from emoguard.records import LabelScore
-from emoguard.sinks import Site
 from emoguard.testing import (
     FAKE_IDENTITY,
     FakeResiduals,
@@ -24,6 +23,7 @@ from emoguard.testing import (
     make_calibration,
     make_probe,
     make_report,
+    make_site,
 )
 
 RATES = {"happy": 0.4, "sad": 0.4}
@@ -201,14 +201,13 @@ def test_a_broken_state_is_refused_in_one_sentence(tmp_path, change):
 
 def test_from_a_policy_it_watches_labels_at_their_certified_bound():
     guard = Guard(PROBE, [make_calibration(PROBE, FAKE_IDENTITY)])
-    thresholds = guard.thresholds(FAKE_IDENTITY)
-    site = Site(Policy(), guard.labels, FAKE_IDENTITY, PROBE.name, None, None, thresholds)
+    site = guard.site(FAKE_IDENTITY)
     sink = RateMonitor.from_policy(site, arl_responses=500)
-    assert sink.rates == {label: t.bound for label, t in zip(guard.labels, thresholds, strict=True)}
+    assert sink.rates == {label: t.bound for label, t in site.thresholds.items()}
     sink.report(flagged())
     assert sink._detector.evidence.any()
     nothing = Policy(alarms=AlarmPolicy(rate_per_1000_tokens=1e-6))
-    site = Site(nothing, guard.labels, FAKE_IDENTITY, PROBE.name, None, None, (None, None))
+    site = make_site(nothing, calibrated=True)
     assert RateMonitor.from_policy(site).rates == {}
 
 

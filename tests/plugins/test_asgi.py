@@ -163,7 +163,7 @@ class TestNotice:
         app, watch, _ = wrapped(packed)
         answer = call(app)
         assert answer.body == b"\x1f\x8bpacked"
-        assert not watch.guard.ledger.waiting()
+        assert not watch.guard.outbox.waiting()
 
     def test_the_app_is_not_asked_to_compress(self):
         app, _, inner = wrapped(whole())

@@ -168,7 +168,7 @@ class TestBrokenOff:
         watch.guard.flush()
         (first,) = sink.reports
         assert first.notice.channel is None
-        assert not watch.guard.ledger.waiting()
+        assert not watch.guard.outbox.waiting()
 
     def test_who_has_the_last_chunk_has_the_notice(self):
         sink = ListSink()
@@ -194,7 +194,7 @@ class TestBrokenOff:
         request = watch.requests[-1]
         assert [report.id for report in sink.reports] == [f"{request.id}-{n}" for n in range(3)]
         assert [report.notice.channel for report in sink.reports] == [channel] * 3
-        assert not watch.guard.ledger.waiting()
+        assert not watch.guard.outbox.waiting()
 
     def test_only_what_was_broken_off_or_not_generated_is_abandoned(self):
         app, watch, inner = wrapped(stream(*STREAM))

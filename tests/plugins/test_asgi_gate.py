@@ -323,7 +323,7 @@ class TestLayersInFront:
         answer = exchange(app, replay)
         assert inner.bodies == [self.BODY]
         assert b'"emoguard"' in answer.body
-        assert not watch.guard.ledger.waiting()
+        assert not watch.guard.outbox.waiting()
 
     def test_one_that_has_read_the_body_and_replays_nothing_is_given_up(self):
         app, _, _ = wrapped(whole(), body_seconds=0.05)

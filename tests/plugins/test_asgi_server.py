@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 import time
+from types import MappingProxyType
 
 import pytest
 
@@ -18,10 +19,10 @@ from emoguard_prometheus import PrometheusExporter
 
 import emoguard
 from emoguard import Guard, Policy
-from emoguard.certificate import Threshold
 from emoguard.policy import AlarmPolicy, NoticePolicy, RequestPolicy, SteeringPolicy
 from emoguard.registry import find
 from emoguard.testing import (
+    AlarmingGuard,
     BlockedSink,
     FailingSink,
     ListSink,
@@ -43,11 +44,10 @@ POLICY = Policy(
 PLAN = {"add": {"happy": 0.05}}
 
 
-class Rising(Guard):
+class Rising(AlarmingGuard):
     """A guard in which `sad` rises over its threshold with the first full window."""
 
-    def thresholds(self, identity):
-        return tuple(Threshold(-1e6, 0.1, 0) if x == "sad" else None for x in self.labels)
+    levels = MappingProxyType({"sad": -1e6})
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ class Site:
             assert time.monotonic() < deadline, "a request is still being answered"
             time.sleep(0.01)
         assert self.watch.live() is None, "a session was left open"
-        assert not self.watch.guard.ledger.waiting(), "a notice was left on its way"
+        assert not self.watch.guard.outbox.waiting(), "a notice was left on its way"
         assert self.watch.guard.flush()
 
 

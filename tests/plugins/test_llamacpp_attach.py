@@ -81,7 +81,7 @@ def refused(llm: Any, probe: Probe, words: str, **options: Any) -> None:
     """Attaching is refused with `words`; the model answers as before and nothing is left on it."""
     attributes, wanted = set(vars(llm)), logits(llm)
     with pytest.raises(EmoGuardError, match=words):
-        emoguard_llamacpp.attach(llm, Guard(probe), **options)
+        emoguard.attach(llm, Guard(probe), **options)
     assert set(vars(llm)) == attributes
     assert np.array_equal(logits(llm), wanted)
 
@@ -100,7 +100,7 @@ def test_another_identity_is_uncalibrated(llm: Any, probe: Probe) -> None:
     other = dataclasses.replace(identity, weights="0" * 64)
     for calibrated, status in ((identity, "scored"), (other, "uncalibrated")):
         guard = Guard(probe, [make_calibration(probe, calibrated)])
-        with emoguard_llamacpp.attach(llm, guard) as watch:
+        with emoguard.attach(llm, guard) as watch:
             complete(llm)
             assert watch.reports[-1].status == status
 
@@ -115,7 +115,7 @@ def test_native_is_refused_off_the_list(folder: Path, probe: Probe, architecture
     refused(llm, probe, "not known to be safe", backend="native")
     door = emoguard_llamacpp.open_residuals(llm)
     own = make_probe(door, ("happy",), (1,))
-    with emoguard_llamacpp.attach(llm, Guard(own)) as watch:
+    with emoguard.attach(llm, Guard(own)) as watch:
         complete(llm)
         assert watch.reports[-1].backend == "llama_cpp:callback"
 
@@ -147,7 +147,7 @@ def test_models_that_do_not_generate_are_refused(path: Path, probe: Probe) -> No
             assert "vocab_only" in options
             continue
         with pytest.raises(EmoGuardError, match=words):
-            emoguard_llamacpp.attach(llm, Guard(probe))
+            emoguard.attach(llm, Guard(probe))
         with pytest.raises(EmoGuardError, match=words):
             emoguard_llamacpp.open_residuals(llm)
 
@@ -156,7 +156,7 @@ def test_a_closed_model_is_refused(path: Path, probe: Probe) -> None:
     llm = tiny_gguf.load(path)
     llm.close()
     with pytest.raises(EmoGuardError, match="got one that was closed"):
-        emoguard_llamacpp.attach(llm, Guard(probe))
+        emoguard.attach(llm, Guard(probe))
 
 
 def test_a_draft_model_is_refused(path: Path, probe: Probe) -> None:
@@ -165,7 +165,7 @@ def test_a_draft_model_is_refused(path: Path, probe: Probe) -> None:
     draft = LlamaPromptLookupDecoding()
     refused(tiny_gguf.load(path, draft_model=draft), probe, "without draft_model")
     llm = tiny_gguf.load(path, logits_all=True)
-    with emoguard_llamacpp.attach(llm, Guard(probe)) as watch:
+    with emoguard.attach(llm, Guard(probe)) as watch:
         llm.draft_model = draft
         complete(llm)
         assert watch.reports[-1].status == "skipped"
@@ -208,7 +208,7 @@ def test_lora_and_its_scale_survive(folder: Path, path: Path, probe: Probe, back
     door = emoguard_llamacpp.open_residuals(llm, backend)
     assert door.identity.adapters == (str(lora),)
     own = make_probe(door, ("happy",), (1, 2))
-    with emoguard_llamacpp.attach(llm, Guard(own), backend):
+    with emoguard.attach(llm, Guard(own), backend=backend):
         assert np.array_equal(logits(llm), wanted)
     assert np.array_equal(logits(llm), wanted)
 
@@ -227,7 +227,7 @@ def test_a_control_vector_set_by_hand_is_refused_and_kept(llm: Any, probe: Probe
 def test_attach_starts_from_an_empty_cache(llm: Any, probe: Probe, backend: str) -> None:
     wanted = complete(llm)
     llm.eval(list(range(90, 120)))
-    with emoguard_llamacpp.attach(llm, Guard(probe), backend):
+    with emoguard.attach(llm, Guard(probe), backend=backend):
         assert llm.n_tokens == 0
         assert complete(llm) == wanted
 
@@ -236,7 +236,7 @@ def test_attach_starts_from_an_empty_cache(llm: Any, probe: Probe, backend: str)
 def test_threads_and_parameters_survive(llm: Any, probe: Probe, backend: str) -> None:
     llama_cpp.llama_set_n_threads(llm.ctx, 2, 1)
     parameters = bytes(llm.context_params), bytes(llm._ctx.params)
-    with emoguard_llamacpp.attach(llm, Guard(probe), backend):
+    with emoguard.attach(llm, Guard(probe), backend=backend):
         assert llama_cpp.llama_n_threads(llm.ctx) == 2
         assert (bytes(llm.context_params), bytes(llm._ctx.params)) == parameters
     assert llama_cpp.llama_n_threads(llm.ctx) == 2
@@ -245,7 +245,7 @@ def test_threads_and_parameters_survive(llm: Any, probe: Probe, backend: str) ->
 def test_an_attribute_of_the_instance_comes_back(llm: Any, probe: Probe) -> None:
     own = llm.generate
     llm.generate = own
-    with emoguard_llamacpp.attach(llm, Guard(probe)) as watch:
+    with emoguard.attach(llm, Guard(probe)) as watch:
         assert llm.generate is not own
         complete(llm)
         assert watch.reports
@@ -258,7 +258,7 @@ def test_a_model_that_was_watched_is_freed_when_it_is_dropped(
 ) -> None:
     llm = tiny_gguf.load(path)
     gone = weakref.ref(llm)
-    with emoguard_llamacpp.attach(llm, Guard(probe), way):
+    with emoguard.attach(llm, Guard(probe), backend=way):
         llm.create_completion("a", max_tokens=3)
         list(llm.create_completion("a", max_tokens=3, stream=True))
     gc.disable()  # nobody waits for the collector while a model fills the memory
@@ -271,7 +271,7 @@ def test_a_model_that_was_watched_is_freed_when_it_is_dropped(
 
 def test_a_wrapper_kept_by_somebody_is_inert_after_detach(llm: Any, probe: Probe) -> None:
     wanted = complete(llm)
-    with emoguard_llamacpp.attach(llm, Guard(probe)) as watch:
+    with emoguard.attach(llm, Guard(probe)) as watch:
         kept = llm.create_completion
     assert kept("the hat", max_tokens=8, temperature=0.0)["choices"][0]["text"] == wanted
     assert not watch.reports
@@ -280,7 +280,7 @@ def test_a_wrapper_kept_by_somebody_is_inert_after_detach(llm: Any, probe: Probe
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_closed_model_can_still_be_detached(path: Path, probe: Probe, backend: str) -> None:
     llm = tiny_gguf.load(path)
-    watch = emoguard_llamacpp.attach(llm, Guard(probe), backend)
+    watch = emoguard.attach(llm, Guard(probe), backend=backend)
     llm.close()
     watch.detach()
     assert "generate" not in vars(llm)
@@ -306,7 +306,7 @@ def test_identity_tells_files_apart_and_not_names(folder: Path, path: Path) -> N
 
 def test_another_guard_or_option_is_named_and_leaves_nothing(llm: Any, probe: Probe) -> None:
     before, guard = dict(vars(llm)), Guard(probe)
-    for call in (emoguard.attach, emoguard_llamacpp.attach):
+    for call in (emoguard.attach,):
         with pytest.raises(EmoGuardError, match=r'guard: wanted a Guard, got "probe\.safetensors"'):
             call(llm, "probe.safetensors")
     with pytest.raises(EmoGuardError, match="backnd: unknown option for a Llama; did you mean bac"):

@@ -13,6 +13,8 @@ import emoguard_llamacpp
 import numpy as np
 import pytest
 
+import emoguard
+from emoguard import summary
 from emoguard.guard import Guard
 from emoguard.probe import Probe
 from emoguard.records import Report
@@ -50,13 +52,13 @@ def boom(*_args: Any, **_kwargs: Any) -> Any:
 
 
 BREAKS = {
-    "before a decode": lambda watch: setattr(watch.reader, "before", boom),
-    "after a decode": lambda watch: setattr(watch.reader, "after", boom),
-    "taking the row": lambda watch: setattr(watch.reader, "take", boom),
-    "scoring the row": lambda watch: setattr(watch._scores, "add", boom),
-    "settling the scores": lambda watch: setattr(watch._scores, "settle", boom),
-    "native: copying": lambda watch: setattr(watch.reader, "copy", boom),
-    "callback: copying": lambda watch: setattr(watch.reader, "see", boom),
+    "before a decode": lambda watch: setattr(watch.joint.head.reader, "before", boom),
+    "after a decode": lambda watch: setattr(watch.joint.head.reader, "after", boom),
+    "taking the row": lambda watch: setattr(watch.joint.head.reader, "take", boom),
+    "scoring the row": lambda watch: setattr(watch.joint.head.scores, "add", boom),
+    "settling the scores": lambda watch: setattr(watch.joint.head.scores, "settle", boom),
+    "native: copying": lambda watch: setattr(watch.joint.head.reader, "copy", boom),
+    "callback: copying": lambda watch: setattr(watch.joint.head.reader, "see", boom),
 }
 
 
@@ -73,14 +75,15 @@ def test_a_fault_in_reading_leaves_the_response_alone(
     llm: Any, probe: Probe, backend: str, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     wanted = complete(llm)
-    with emoguard_llamacpp.attach(llm, Guard(probe), backend) as watch:
+    with emoguard.attach(llm, Guard(probe), backend=backend) as watch:
         BREAKS[name](watch)
         with caplog.at_level(logging.ERROR, "emoguard"):
             assert [complete(llm), complete(llm)] == [wanted, wanted]
         for report in watch.reports:
             assert_error(report)
         assert len(watch.reports) == 2
-    assert [record.name for record in caplog.records] == ["emoguard"], "logged once"
+    errors = [record.name for record in caplog.records if record.levelno >= logging.ERROR]
+    assert errors == ["emoguard"], "logged once"
     assert complete(llm) == wanted
 
 
@@ -92,38 +95,28 @@ def assert_error(report: Report) -> None:
     assert not report.scores
 
 
-class BrokenOnce(Guard):
-    """A guard whose first report cannot be made."""
-
-    broken = True
-
-    def report(self, *args: Any, **kwargs: Any) -> Report:
-        if self.broken:
-            self.broken = False
-            boom()
-        return super().report(*args, **kwargs)
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_fault_in_closing_becomes_an_error_report(
-    llm: Any, probe: Probe, wanted: str, backend: str
+    llm: Any, probe: Probe, wanted: str, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with emoguard_llamacpp.attach(llm, BrokenOnce(probe), backend) as watch:
+    plain, calls = summary.report, iter([boom])
+
+    def broken_once(*args: Any) -> Report:
+        return next(calls, plain)(*args)
+
+    monkeypatch.setattr(summary, "report", broken_once)
+    with emoguard.attach(llm, Guard(probe), backend=backend) as watch:
         assert complete(llm) == wanted
         assert_error(watch.reports[-1])
         assert complete(llm) == wanted
         assert watch.reports[-1].status == "uncalibrated"
 
 
-class NeverClosing(Guard):
-    """A guard that cannot make any report."""
-
-    def report(self, *args: Any, **kwargs: Any) -> Report:
-        return boom()  # type: ignore[no-any-return]
-
-
-def test_a_guard_that_never_reports_disturbs_nothing(llm: Any, probe: Probe, wanted: str) -> None:
-    with emoguard_llamacpp.attach(llm, NeverClosing(probe)) as watch:
+def test_a_report_that_cannot_be_made_disturbs_nothing(
+    llm: Any, probe: Probe, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(summary, "report", boom)
+    with emoguard.attach(llm, Guard(probe)) as watch:
         assert complete(llm) == wanted
         assert not watch.reports
         assert watch.live() is None
@@ -134,8 +127,8 @@ def test_a_guard_that_never_reports_disturbs_nothing(llm: Any, probe: Probe, wan
 def test_a_row_that_was_not_refreshed_makes_the_report_incomplete(
     llm: Any, probe: Probe, wanted: str, backend: str
 ) -> None:
-    with emoguard_llamacpp.attach(llm, Guard(probe), backend) as watch:
-        watch.reader.after = lambda _tokens: None
+    with emoguard.attach(llm, Guard(probe), backend=backend) as watch:
+        watch.joint.head.reader.after = lambda _tokens: None
         assert complete(llm) == wanted
         report = watch.reports[-1]
         assert (report.status, report.tokens_scored, report.completion_tokens) == (
@@ -150,19 +143,19 @@ def test_an_interrupt_inside_the_callback_stops_the_generation(llm: Any, probe: 
     def interrupt(_tensor: int) -> None:
         raise KeyboardInterrupt
 
-    with emoguard_llamacpp.attach(llm, Guard(probe), "callback") as watch:
-        see = watch.reader.see
-        watch.reader.see = interrupt
+    with emoguard.attach(llm, Guard(probe), backend="callback") as watch:
+        see = watch.joint.head.reader.see
+        watch.joint.head.reader.see = interrupt
         with pytest.raises(KeyboardInterrupt):
             complete(llm)
         assert watch.reports[-1].status == "cancelled"
-        watch.reader.see = see
+        watch.joint.head.reader.see = see
         complete(llm)
         assert watch.reports[-1].status == "uncalibrated"
 
 
 def test_an_error_of_the_runtime_itself_is_passed_on(llm: Any, probe: Probe, wanted: str) -> None:
-    with emoguard_llamacpp.attach(llm, Guard(probe)) as watch:
+    with emoguard.attach(llm, Guard(probe)) as watch:
         with pytest.raises(RuntimeError, match="on purpose"):
             next(llm.generate([5, 6], stopping_criteria=boom))
         report = watch.reports[-1]
@@ -213,7 +206,7 @@ ENTRIES = (1, 2, 3, 40, 41, 77, 78, 79, 120, 186, 187, 188, 189, 190, 400, 801, 
 def test_an_interrupt_at_any_entry_of_the_callback_reaches_the_caller(
     llm: Any, probe: Probe, wanted: str, number: int, kind: type[BaseException]
 ) -> None:
-    with emoguard_llamacpp.attach(llm, Guard(probe), "callback") as watch:
+    with emoguard.attach(llm, Guard(probe), backend="callback") as watch:
         with pytest.raises(kind), profiled(at_callback(number, kind)):
             complete(llm)
         assert watch.reports[-1].status == "cancelled"
@@ -225,7 +218,7 @@ PENDING = {
     "before a decode": ("reader", "before"),
     "after a decode": ("reader", "after"),
     "taking the row": ("reader", "take"),
-    "scoring the row": ("_scores", "add"),
+    "scoring the row": ("scores", "add"),
     "native: copying": ("reader", "copy"),
     "callback: copying": ("reader", "see"),
 }
@@ -236,8 +229,8 @@ def test_an_interrupt_in_reading_reaches_the_caller(
     llm: Any, probe: Probe, wanted: str, backend: str, name: str
 ) -> None:
     owner, attribute = PENDING[name]
-    with emoguard_llamacpp.attach(llm, Guard(probe), backend) as watch:
-        part = getattr(watch, owner)
+    with emoguard.attach(llm, Guard(probe), backend=backend) as watch:
+        part = getattr(watch.joint.head, owner)
         plain = getattr(part, attribute)
         setattr(part, attribute, then(plain, LateError))
         with pytest.raises(LateError):
@@ -253,20 +246,23 @@ def test_what_a_signals_handler_raises_in_the_callback_reaches_the_caller(
     def stop(*_: Any) -> None:
         raise TimeoutError("too late")
 
-    with emoguard_llamacpp.attach(llm, Guard(probe), "callback") as watch, handling(stop):
-        see = watch.reader.see
-        watch.reader.see = lambda tensor: (see(tensor), signal.raise_signal(signal.SIGALRM))
+    with emoguard.attach(llm, Guard(probe), backend="callback") as watch, handling(stop):
+        see = watch.joint.head.reader.see
+        watch.joint.head.reader.see = lambda tensor: (
+            see(tensor),
+            signal.raise_signal(signal.SIGALRM),
+        )
         with pytest.raises(TimeoutError, match="too late"):
             complete(llm)
         assert watch.reports[-1].status == "cancelled"
-        watch.reader.see = see
+        watch.joint.head.reader.see = see
         whole(llm, probe, watch, wanted)
 
 
 def test_a_long_prompt_is_left_at_the_pass_that_was_interrupted(
     llm: Any, probe: Probe, wanted: str
 ) -> None:
-    with emoguard_llamacpp.attach(llm, Guard(probe), "callback") as watch:
+    with emoguard.attach(llm, Guard(probe), backend="callback") as watch:
         llm.reset()
         with (
             pytest.raises(LateError),
@@ -293,13 +289,13 @@ def test_a_callback_that_died_is_replaced_and_its_pass_is_not_used(
     lost: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", lost.append)
     armed, signals, number = Armed(LateError), Signals(), signal.SIGALRM
-    with emoguard_llamacpp.attach(llm, Guard(probe), "callback") as watch:
-        see = watch.reader.see
-        watch.reader.see = lambda tensor: (see(tensor), 0 in armed, number in signals)
+    with emoguard.attach(llm, Guard(probe), backend="callback") as watch:
+        see = watch.joint.head.reader.see
+        watch.joint.head.reader.see = lambda tensor: (see(tensor), 0 in armed, number in signals)
         with pytest.raises(KeyboardInterrupt), handling(signal.default_int_handler):
             complete(llm)
         assert lost, "the callback did not die: this tests nothing"
-        watch.reader.see = see
+        watch.joint.head.reader.see = see
         whole(llm, probe, watch, wanted)
     assert complete(llm) == wanted
 
@@ -310,10 +306,10 @@ def test_an_interrupt_of_attaching_leaves_the_model_as_it_was(
 ) -> None:
     attributes = set(vars(llm))
     with pytest.raises(LateError), profiled(at_callback(number, LateError)):
-        emoguard_llamacpp.attach(llm, Guard(probe), "callback")
+        emoguard.attach(llm, Guard(probe), backend="callback")
     assert set(vars(llm)) == attributes
     assert complete(llm) == wanted
-    with emoguard_llamacpp.attach(llm, Guard(probe), "callback") as watch:
+    with emoguard.attach(llm, Guard(probe), backend="callback") as watch:
         whole(llm, probe, watch, wanted)
 
 

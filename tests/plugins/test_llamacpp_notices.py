@@ -10,6 +10,7 @@ import emoguard_llamacpp
 import llama_cpp
 import pytest
 
+import emoguard
 from emoguard import Guard, Plan, Policy, Request
 from emoguard.policy import NoticePolicy
 from emoguard.session import REQUEST
@@ -29,7 +30,7 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 def watch(llm: Any) -> Iterator[Any]:
     policy = Policy(notices=NoticePolicy(profiles=("us_ut_452",)))
-    with make_guard(llm, policy) as guard, emoguard_llamacpp.attach(llm, guard) as watch:
+    with make_guard(llm, policy) as guard, emoguard.attach(llm, guard) as watch:
         yield watch
 
 
@@ -64,7 +65,7 @@ def test_the_object_is_on_the_dict_that_ends_a_response(
 def test_everything_but_the_object_is_what_it_was(llm: Any, chat: bool, stream: bool) -> None:
     plain = answer(llm, chat=chat, stream=stream)
     llm.reset()
-    with make_guard(llm) as guard, emoguard_llamacpp.attach(llm, guard):
+    with make_guard(llm) as guard, emoguard.attach(llm, guard):
         told = answer(llm, chat=chat, stream=stream)
     last = told[-1].pop("emoguard")
     assert last["notice"] is None
@@ -117,7 +118,7 @@ def test_a_claim_in_the_text_is_found(llm: Any) -> None:
 
     start = len(llm.tokenize(PROMPT.encode()))
     policy = Policy(notices=NoticePolicy(profiles=("us_wa_2225",)))
-    with make_guard(llm, policy) as guard, emoguard_llamacpp.attach(llm, guard):
+    with make_guard(llm, policy) as guard, emoguard.attach(llm, guard):
         got = llm.create_completion(
             PROMPT,
             max_tokens=len(said),
@@ -130,7 +131,7 @@ def test_a_claim_in_the_text_is_found(llm: Any) -> None:
 
 def test_a_steered_response_says_so_each_time_in_the_field_and_once_in_words(llm: Any) -> None:
     request = Request(conversation="c", plan=Plan(add={"happy": 0.1}))
-    with make_guard(llm) as guard, emoguard_llamacpp.attach(llm, guard):
+    with make_guard(llm) as guard, emoguard.attach(llm, guard):
         first, second = (
             llm.create_completion(PROMPT, emoguard=request, **OPTIONS)["emoguard"] for _ in "ab"
         )
@@ -143,7 +144,7 @@ def test_a_steered_response_says_so_each_time_in_the_field_and_once_in_words(llm
 def test_a_broken_off_stream_loses_its_notice_and_the_next_has_it(llm: Any) -> None:
     policy = Policy(notices=NoticePolicy(profiles=("eu_art50",)))
     sink, request = ListSink(), Request(conversation="c")
-    with make_guard(llm, policy, [sink]) as guard, emoguard_llamacpp.attach(llm, guard):
+    with make_guard(llm, policy, [sink]) as guard, emoguard.attach(llm, guard):
         stream = llm.create_completion(PROMPT, stream=True, emoguard=request, **OPTIONS)
         next(stream)
         stream.close()
@@ -161,7 +162,7 @@ def test_a_broken_off_stream_loses_its_notice_and_the_next_has_it(llm: Any) -> N
 
 def test_a_decoder_that_breaks_leaves_timers_and_the_response(llm: Any, watch: Any) -> None:
     wanted = answer(llm, chat=False, stream=False)[0]["choices"]
-    watch._decode = lambda ids: 1 / 0
+    watch.joint.decode = lambda ids: 1 / 0
     got = answer(llm, chat=False, stream=False)[0]
     assert got["choices"] == wanted
     assert got["emoguard"]["notice"]["reasons"] == ["start"]

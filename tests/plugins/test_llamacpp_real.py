@@ -19,13 +19,12 @@ from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.probe import Probe
 from emoguard.records import Request
-from emoguard.testing import (
+from emoguard.testing import make_calibration, make_probe
+from emoguard.testing.checks import (
     check_faults_stay_inside,
     check_generation_is_untouched,
     check_law,
     check_second_attach_is_refused,
-    make_calibration,
-    make_probe,
 )
 from tests import models
 from tests.contract.test_llamacpp import LlamaHarness
@@ -78,7 +77,7 @@ def test_rows_follow_the_offline_reading(
     llm, probe = llms[name], probes[name]
     prompt = llm.tokenize(PROMPT.encode())
     llm.reset()
-    with emoguard_llamacpp.attach(llm, Guard(probe), backend) as watch:
+    with emoguard.attach(llm, Guard(probe), backend=backend) as watch:
         answer = llm.create_completion(
             prompt, max_tokens=24, temperature=0.0, emoguard=Request(scores="tokens")
         )
@@ -112,7 +111,7 @@ def test_native_and_callback_read_the_same_numbers(
 ) -> None:
     llm, scores = llms["smollm2"], []
     for backend in ("native", "callback"):
-        with emoguard_llamacpp.attach(llm, Guard(probes["smollm2"]), backend) as watch:
+        with emoguard.attach(llm, Guard(probes["smollm2"]), backend=backend) as watch:
             llm.create_completion(
                 PROMPT, max_tokens=16, temperature=0.0, emoguard=Request(scores="tokens")
             )
@@ -133,11 +132,11 @@ def test_the_witness_accepts_the_right_layer_and_refuses_its_neighbours(
     if kind != "original":
         file = models.quantised(FILES[name](), kind)
         llm = models.load_llama(file, n_threads=1, n_threads_batch=1)
-    emoguard_llamacpp.attach(llm, Guard(probe)).detach()
+    emoguard.attach(llm, Guard(probe)).detach()
     for shift in (-1, 1):
         moved = dataclasses.replace(probe, layers=tuple(n + shift for n in probe.layers))
         with pytest.raises(EmoGuardError, match="does not sit where the probe was fitted"):
-            emoguard_llamacpp.attach(llm, Guard(moved))
+            emoguard.attach(llm, Guard(moved))
     assert not [key for key in vars(llm) if "emoguard" in key]
 
 
@@ -151,7 +150,7 @@ def test_another_quantisation_is_uncalibrated(
         models.quantised(models.smollm2_gguf(), "Q8_0"), n_threads=1, n_threads_batch=1
     )
     for llm, status in ((llms["smollm2"], "scored"), (other, "uncalibrated")):
-        with emoguard_llamacpp.attach(llm, guard) as watch:
+        with emoguard.attach(llm, guard) as watch:
             llm.create_completion(PROMPT, max_tokens=4, temperature=0.0)
             assert watch.reports[-1].status == status
 
@@ -169,7 +168,7 @@ def test_a_chat_is_answered_and_scored_as_without_a_watch(
     llm.reset()
     wanted = llm.create_chat_completion(**question)["choices"]
     llm.reset()
-    with emoguard_llamacpp.attach(llm, Guard(probes["smollm2"])) as watch:
+    with emoguard.attach(llm, Guard(probes["smollm2"])) as watch:
         answer = llm.create_chat_completion(**question)
         assert answer["choices"] == wanted
         report = watch.reports[-1]
@@ -197,7 +196,7 @@ def test_sinks_are_where_the_residual_is_tens_of_times_as_long(
 @pytest.mark.parametrize("text", SINKS)
 def test_a_prompt_of_one_token_raises_no_alarm(llms: dict[str, Any], text: str) -> None:
     llm = llms["smollm2"]
-    with emoguard.open_guard(llm) as guard, emoguard_llamacpp.attach(llm, guard) as watch:
+    with emoguard.open_guard(llm) as guard, emoguard.attach(llm, guard) as watch:
         llm.create_completion(text, max_tokens=24, temperature=0.0)
         report = watch.reports[-1]
     assert report.status == "scored"

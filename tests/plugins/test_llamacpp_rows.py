@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from emoguard_llamacpp import ctypes_llama
 
+import emoguard
 from emoguard import Guard, Plan, Policy, Request
 from emoguard.policy import SteeringPolicy
 from emoguard.testing import make_probe, measure_calibration
@@ -49,7 +50,7 @@ def guard_for(llm: Any) -> Guard:
 
 @pytest.fixture
 def watch(llm: Any, backend: str) -> Iterator[Any]:
-    with emoguard_llamacpp.attach(llm, guard_for(llm), backend) as watch:
+    with emoguard.attach(llm, guard_for(llm), backend=backend) as watch:
         yield watch
 
 
@@ -130,7 +131,7 @@ def logits_after(llm: Any, prompt: list[int], plan: Plan | None, tokens: int = 1
 @pytest.mark.parametrize("batch", [512, 16])
 def test_sinks_are_left_alone_in_every_pass(path: Path, plan: Plan, batch: int) -> None:
     llm = tiny_gguf.load(path, n_batch=batch, n_ubatch=8)
-    with emoguard_llamacpp.attach(llm, guard_for(llm), "callback") as watch:
+    with emoguard.attach(llm, guard_for(llm), backend="callback") as watch:
         for prompt in ([TOKEN], [TOKEN] * 40):
             for tokens in (1, 3):
                 llm.reset()
@@ -158,7 +159,7 @@ def test_a_steered_prompt_is_moved_behind_its_sink_only(
 
     write = ctypes_llama.write_row
     monkeypatch.setattr(ctypes_llama, "write_row", writing)
-    with emoguard_llamacpp.attach(llm, guard_for(llm), "callback"):
+    with emoguard.attach(llm, guard_for(llm), backend="callback"):
         say(llm, [TOKEN, TOKEN, OTHER, TOKEN], [OTHER], emoguard=Request(plan=PROMPTED))
     assert set(written) == {1, 2}
     assert all(places == [2, 3] for places in written.values())
@@ -183,7 +184,7 @@ def chatting(
     """A watched model whose template ends prompts in the parameter."""
     monkeypatch.setattr(tiny_gguf, "TEMPLATE", template_of(request.param))
     llm = tiny_gguf.load(tiny_gguf.write(tmp_path / "chat.gguf", "qwen3"))
-    with emoguard_llamacpp.attach(llm, guard_for(llm)) as watch:
+    with emoguard.attach(llm, guard_for(llm)) as watch:
         yield llm, watch
 
 
@@ -244,6 +245,6 @@ def test_the_model_opens_reasoning_before_its_answer_only(llm: Any, watch: Any) 
 
 def test_detaching_gives_chats_back_their_handlers(llm: Any) -> None:
     before = llm._chat_handlers
-    with emoguard_llamacpp.attach(llm, guard_for(llm)):
+    with emoguard.attach(llm, guard_for(llm)):
         assert llm._chat_handlers is not before
     assert llm._chat_handlers is before

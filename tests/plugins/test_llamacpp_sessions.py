@@ -12,6 +12,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
+import emoguard
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.records import Report, Request
@@ -46,7 +47,7 @@ def make_guard(llm: Any, **options: Any) -> Guard:
 
 @pytest.fixture
 def watch(llm: Any, backend: str) -> Iterator[Any]:
-    with emoguard_llamacpp.attach(llm, make_guard(llm), backend) as watch:
+    with emoguard.attach(llm, make_guard(llm), backend=backend) as watch:
         yield watch
 
 
@@ -253,7 +254,7 @@ def test_a_model_that_is_called_itself_takes_a_request(
 
 def test_after_a_detach_a_model_is_called_as_before(llm: Any) -> None:
     before = llm(PROMPT, max_tokens=4, temperature=0.0)["choices"]
-    with emoguard_llamacpp.attach(llm, make_guard(llm)):
+    with emoguard.attach(llm, make_guard(llm)):
         held = llm.__call__
     assert type(llm) is llama_cpp.Llama
     for call in (llm, held):
@@ -299,7 +300,7 @@ def test_prompts_longer_than_a_batch_are_read_in_their_last_chunk(path: Path, ba
     llm = tiny_gguf.load(path, n_batch=8, n_ubatch=4)
     prompt = tokens_of(llm, PROMPT * 2 + "hat")
     assert len(prompt) % 8 not in (0, 1)
-    with emoguard_llamacpp.attach(llm, make_guard(llm), backend) as watch:
+    with emoguard.attach(llm, make_guard(llm), backend=backend) as watch:
         for tokens in (prompt, prompt[: len(prompt) // 8 * 8]):
             llm.reset()
             complete(llm, tokens, emoguard=Request(scores="tokens"))
@@ -309,7 +310,7 @@ def test_prompts_longer_than_a_batch_are_read_in_their_last_chunk(path: Path, ba
 def test_logits_of_all_tokens_may_be_asked_for(path: Path, backend: str) -> None:
     llm = tiny_gguf.load(path, logits_all=True)
     wanted = complete(llm, logprobs=2)["choices"]
-    with emoguard_llamacpp.attach(llm, make_guard(llm), backend) as watch:
+    with emoguard.attach(llm, make_guard(llm), backend=backend) as watch:
         assert complete(llm, logprobs=2, emoguard=Request(scores="tokens"))["choices"] == wanted
         assert_rows_are_right(llm, watch, tokens_of(llm))
 
@@ -317,7 +318,7 @@ def test_logits_of_all_tokens_may_be_asked_for(path: Path, backend: str) -> None
 def test_sampling_gives_the_same_ids_as_without_a_watch(llm: Any, backend: str) -> None:
     settings = {"temperature": 1.5, "max_tokens": 30, "seed": 11}
     wanted = complete(llm, **settings)["choices"][0]["text"]
-    with emoguard_llamacpp.attach(llm, make_guard(llm), backend):
+    with emoguard.attach(llm, make_guard(llm), backend=backend):
         assert complete(llm, **settings)["choices"][0]["text"] == wanted
     assert complete(llm, **settings)["choices"][0]["text"] == wanted
 
@@ -354,7 +355,7 @@ def test_reports_are_bounded_and_reach_sinks(llm: Any, backend: str) -> None:
     sink = ListSink()
     with (
         make_guard(llm, sinks=[sink]) as guard,
-        emoguard_llamacpp.attach(llm, guard, backend) as watch,
+        emoguard.attach(llm, guard, backend=backend) as watch,
     ):
         for _ in range(3):
             complete(llm, max_tokens=2)
@@ -373,7 +374,7 @@ def test_thinking_tokens_are_told_apart(llm: Any, watch: Any) -> None:
 def test_detaching_in_mid_stream_leaves_the_response_as_it_was(llm: Any, backend: str) -> None:
     wanted = complete(llm, max_tokens=20)["choices"][0]["text"]
     llm.reset()
-    watch = emoguard_llamacpp.attach(llm, make_guard(llm), backend)
+    watch = emoguard.attach(llm, make_guard(llm), backend=backend)
     stream = complete(llm, max_tokens=20, stream=True)
     text = next(stream)["choices"][0]["text"]
     watch.detach()
@@ -387,8 +388,8 @@ def test_two_models_are_watched_side_by_side(path: Path, backend: str) -> None:
     one, two = tiny_gguf.load(path), tiny_gguf.load(path)
     guard = make_guard(one)
     with (
-        emoguard_llamacpp.attach(one, guard, backend) as first,
-        emoguard_llamacpp.attach(two, guard, backend) as second,
+        emoguard.attach(one, guard, backend=backend) as first,
+        emoguard.attach(two, guard, backend=backend) as second,
     ):
         streams = [complete(llm, stream=True) for llm in (one, two)]
         for _pair in zip(*streams, strict=True):

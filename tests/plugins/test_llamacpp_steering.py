@@ -14,14 +14,13 @@ import llama_cpp
 import numpy as np
 import pytest
 from emoguard_llamacpp import ctypes_llama
-from emoguard_llamacpp import steer as steer_module
 
-from emoguard import EmoGuardError, Guard, Plan, Policy, Request
+import emoguard
+from emoguard import EmoGuardError, Guard, Plan, Policy, Request, moves
 from emoguard import steering as reference
-from emoguard.certificate import Threshold
 from emoguard.policy import AlarmPolicy, SteeringPolicy
 from emoguard.reload import PolicyFile
-from emoguard.testing import make_probe, measure_calibration
+from emoguard.testing import AlarmingGuard, make_probe, measure_calibration
 from tests import tiny_gguf
 from tests.interrupts import LateError, then
 
@@ -56,7 +55,7 @@ def guard(llm: Any) -> Guard:
 
 @pytest.fixture
 def watch(llm: Any, guard: Guard) -> Iterator[Any]:
-    with emoguard_llamacpp.attach(llm, guard) as watch:
+    with emoguard.attach(llm, guard) as watch:
         yield watch
 
 
@@ -102,7 +101,7 @@ def test_every_live_token_is_moved_by_the_reference_within_the_bound(
     monkeypatch.setattr(ctypes_llama, "write_row", recording)
     complete(llm, plan=MIXED, max_tokens=20)
     receipt = watch.reports[-1].receipt
-    made = watch.guard.steering(MIXED, watch.identity)
+    made = watch.guard.site(watch.identity).steering(MIXED)
     by_layer = {each.layer: each for each in made.interventions}
     assert receipt.applied == watch.reports[-1].completion_tokens >= 20
     assert len(seen) > receipt.applied
@@ -127,7 +126,7 @@ def control_vector(llm: Any, guard: Guard, plan: Plan) -> np.ndarray:
     """What `plan` adds, as the buffer of llama.cpp's own control vector: it starts at layer 1."""
     hidden = guard.probe.hidden
     buffer = np.zeros((tiny_gguf.BLOCKS - 1, hidden), np.float32)
-    for each in guard.steering(plan, guard.calibrations[0].identity).interventions:
+    for each in guard.site(guard.calibrations[0].identity).steering(plan).interventions:
         buffer[each.layer - 1] = each.shift
     return buffer
 
@@ -148,7 +147,7 @@ def test_an_added_dose_equals_llama_cpps_own_control_vector(path: Path) -> None:
     llm.eval(ids[1:])
     wanted = ctypes_llama.last_logits(llm, llm.ctx)
     assert not llama_cpp.llama_set_adapter_cvec(llm.ctx, None, 0, hidden, 1, 1)
-    with emoguard_llamacpp.attach(llm, guard, "callback") as watch:
+    with emoguard.attach(llm, guard, backend="callback") as watch:
         found = logits_after(llm, ids, plan)
         assert watch.reports[-1].receipt.clipped == 0
     assert np.abs(wanted - plain).max() > 0.01
@@ -168,7 +167,7 @@ def test_long_prompts_are_steered_only_at_their_last_token(path: Path) -> None:
         llm = tiny_gguf.load(path, n_batch=batch, n_ubatch=32)
         ids = ids_of(llm, text)
         assert len(ids) > 128
-        with emoguard_llamacpp.attach(llm, guard_for(llm)) as watch:
+        with emoguard.attach(llm, guard_for(llm)) as watch:
             logits = logits_after(llm, ids, STRONG)
             assert watch.reports[-1].receipt.applied == 1
             whole = logits_after(llm, ids, PROMPTED)
@@ -220,8 +219,8 @@ def test_a_standing_plan_for_prompts_is_applied_to_every_turn_of_a_chat(path: Pa
     llm, fresh = tiny_gguf.load(path), tiny_gguf.load(path)
     turns: Any = [{"role": "user", "content": PROMPT}]
     with (
-        emoguard_llamacpp.attach(llm, guard_for(llm, plan=PROMPTED)) as watch,
-        emoguard_llamacpp.attach(fresh, guard_for(fresh, plan=PROMPTED)),
+        emoguard.attach(llm, guard_for(llm, plan=PROMPTED)) as watch,
+        emoguard.attach(fresh, guard_for(fresh, plan=PROMPTED)),
     ):
         for more in ("and then", "and at last"):
             found = llm.create_chat_completion(turns, max_tokens=9, temperature=0.0)
@@ -236,7 +235,7 @@ def test_a_chat_longer_than_a_batch_may_be_steered_in_its_prompt(path: Path) -> 
     texts = []
     for batch in (512, 8):
         llm = tiny_gguf.load(path, n_batch=batch, n_ubatch=8)
-        with emoguard_llamacpp.attach(llm, guard_for(llm)) as watch:
+        with emoguard.attach(llm, guard_for(llm)) as watch:
             texts.append(chat(llm, PROMPTED))
             assert watch.reports[-1].receipt.applied == watch.reports[-1].completion_tokens
     assert texts[0] == texts[1]
@@ -263,7 +262,7 @@ def test_there_is_a_log_probability_for_every_token(
     path: Path, plan: Plan | None, how: dict[str, bool]
 ) -> None:
     llm = tiny_gguf.load(path, logits_all=True)
-    with emoguard_llamacpp.attach(llm, guard_for(llm)) as watch:
+    with emoguard.attach(llm, guard_for(llm)) as watch:
         made = complete(llm, plan=plan, logprobs=2, logit_bias={1: -100, 2: -100}, **how)
         kept = [each["choices"][0]["logprobs"] for each in (made if "stream" in how else [made])]
         prompt = len(ids_of(llm)) - 1 if "echo" in how else 0
@@ -275,13 +274,13 @@ def test_there_is_a_log_probability_for_every_token(
 def test_what_goes_on_from_the_cache_keeps_it(path: Path, plan: Plan) -> None:
     llm, fresh = tiny_gguf.load(path), tiny_gguf.load(path)
     ids, more = ids_of(llm), [90, 91, 92]
-    with emoguard_llamacpp.attach(llm, guard_for(llm), "callback") as watch:
+    with emoguard.attach(llm, guard_for(llm), backend="callback") as watch:
         llm.eval(ids)
         next(llm.generate(more, temp=0.0, reset=False, emoguard=Request(plan=plan)))
         found = ctypes_llama.last_logits(llm, llm.ctx)
         assert watch.reports[-1].receipt.applied == 1
     fresh.eval(ids)
-    with emoguard_llamacpp.attach(fresh, guard_for(fresh), "callback"):
+    with emoguard.attach(fresh, guard_for(fresh), backend="callback"):
         whole = logits_after(fresh, [*ids, *more], dataclasses.replace(plan, prompt=False))
         other = logits_after(fresh, more, plan)
     if not plan.prompt:  # else only what was added is steered: nothing gives that in one go
@@ -296,7 +295,7 @@ def test_the_first_plan_does_not_drop_a_cache_that_is_gone_on_from(llm: Any, wat
         with pytest.raises(EmoGuardError, match='backend="callback"'):
             llm.generate([90, 91], *positional, **arguments, emoguard=Request(plan=STRONG))
     assert llm.n_tokens == len(ids_of(llm))
-    assert watch.reader.name == "native"
+    assert watch.joint.head.reader.name == "native"
 
 
 class MediaHandler:
@@ -315,11 +314,11 @@ class MediaHandler:
 def test_images_in_a_chat_are_not_computed_again_from_ids(path: Path) -> None:
     llm = tiny_gguf.load(path)
     llm.chat_handler = MediaHandler()
-    with emoguard_llamacpp.attach(llm, guard_for(llm)) as watch:
+    with emoguard.attach(llm, guard_for(llm)) as watch:
         with pytest.raises(EmoGuardError, match='backend="callback"'):
             chat(llm, STRONG)
-        assert watch.reader.name == "native"
-    with emoguard_llamacpp.attach(llm, guard_for(llm), "callback") as watch:
+        assert watch.joint.head.reader.name == "native"
+    with emoguard.attach(llm, guard_for(llm), backend="callback") as watch:
         with pytest.raises(EmoGuardError, match="prompt: true"):
             chat(llm, PROMPTED)
         turns: Any = [{"role": "user", "content": PROMPT}]
@@ -345,10 +344,10 @@ def test_an_interrupt_while_a_row_is_moved_ends_the_response(
     path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     llm = tiny_gguf.load(path)
-    with emoguard_llamacpp.attach(llm, guard_for(llm), "callback") as watch:
+    with emoguard.attach(llm, guard_for(llm), backend="callback") as watch:
         wanted, steered = text_of(llm), text_of(llm, plan=plan)
         with monkeypatch.context() as patch:
-            mover = steer_module.Mover
+            mover = moves.Mover
             patch.setattr(mover, "__call__", then(mover.__call__, LateError))
             with pytest.raises(LateError):
                 complete(llm, plan=plan)
@@ -364,7 +363,7 @@ def test_an_interrupt_while_a_row_is_moved_ends_the_response(
 @pytest.mark.parametrize("plan", [STRONG, MIXED, PROMPTED], ids=str)
 def test_a_second_turn_equals_one_after_an_unsteered_first(path: Path, plan: Plan) -> None:
     llm, fresh = tiny_gguf.load(path), tiny_gguf.load(path)
-    with emoguard_llamacpp.attach(llm, guard_for(llm)) as watch:
+    with emoguard.attach(llm, guard_for(llm)) as watch:
         said = text_of(llm, plan=plan)
         assert watch.reports[-1].receipt.applied == watch.reports[-1].completion_tokens
         second = ids_of(llm, PROMPT + said + " and then")
@@ -386,7 +385,7 @@ def test_the_unsteered_part_of_the_prompt_is_reused(
         lambda ctx, batch: (evaluated.append(batch.n_tokens), decode(ctx, batch))[1],
     )
     whole = len(ids_of(llm))
-    with emoguard_llamacpp.attach(llm, guard, "callback"):
+    with emoguard.attach(llm, guard, backend="callback"):
         for plan, wanted in (
             (STRONG, whole),
             (STRONG, 1),  # the last prompt token, under steering again
@@ -412,7 +411,7 @@ def test_a_prompt_in_the_cache_is_steered_all_the_same(llm: Any, watch: Any) -> 
 def test_what_llamas_cache_keeps_of_a_steered_response_is_unsteered(path: Path, plan: Plan) -> None:
     llm, fresh = tiny_gguf.load(path), tiny_gguf.load(path)
     llm.set_cache(llama_cpp.LlamaRAMCache())
-    with emoguard_llamacpp.attach(llm, guard_for(llm)):
+    with emoguard.attach(llm, guard_for(llm)):
         for stream in (False, True):
             made = complete(llm, plan=plan, stream=stream)
             chunks = list(made) if stream else [made]
@@ -449,7 +448,7 @@ def test_a_steered_stream_that_is_broken_off_leaves_no_steered_position(
     path: Path, how: str
 ) -> None:
     llm = tiny_gguf.load(path)
-    watch = emoguard_llamacpp.attach(llm, guard_for(llm))
+    watch = emoguard.attach(llm, guard_for(llm))
     stream = complete(llm, plan=STRONG, stream=True, max_tokens=30)
     said = "".join(chunk["choices"][0]["text"] for chunk in islice(stream, 5))
     if how == "closed":
@@ -471,7 +470,7 @@ def test_a_steered_stream_goes_on_where_it_was_when_its_watch_leaves_it(
     path: Path, how: str
 ) -> None:
     llm = tiny_gguf.load(path)
-    watch = emoguard_llamacpp.attach(llm, guard_for(llm))
+    watch = emoguard.attach(llm, guard_for(llm))
     tokens = llm.generate(ids_of(llm, PROMPT), temp=0.0, emoguard=Request(id="r", plan=STRONG))
     said, seen = list(islice(tokens, 5)), []
     watch.detach() if how == "detached" else watch.abandon("r")
@@ -505,7 +504,7 @@ def test_a_response_abandoned_in_the_decode_of_its_prompt_leaves_no_steered_posi
 ) -> None:
     llm = tiny_gguf.load(path)
     plan = Plan(add=STRONG.add, prompt=whole)
-    with emoguard_llamacpp.attach(llm, guard_for(llm), "callback") as watch:
+    with emoguard.attach(llm, guard_for(llm), backend="callback") as watch:
         decode, left = llm._ctx.decode, []
 
         def abandoning(batch: Any) -> None:
@@ -528,11 +527,11 @@ def test_a_response_abandoned_in_the_decode_of_its_prompt_leaves_no_steered_posi
 
 
 def test_a_native_watch_changes_to_the_callback_with_the_first_plan(llm: Any, watch: Any) -> None:
-    assert watch.reader.name == "native"
+    assert watch.joint.head.reader.name == "native"
     plain = text_of(llm)
     rows = z_of(watch.reports[-1])
     complete(llm, plan=STRONG)
-    assert watch.reader.name == "callback"
+    assert watch.joint.head.reader.name == "callback"
     assert watch.reports[-1].backend == "llama_cpp:callback"
     assert text_of(llm) == plain
     assert np.allclose(z_of(watch.reports[-1]), rows, atol=1e-3)
@@ -543,7 +542,7 @@ def test_a_native_watch_changes_to_the_callback_with_the_first_plan(llm: Any, wa
 
 
 def test_asked_for_by_name_the_native_read_refuses_to_steer(llm: Any, guard: Guard) -> None:
-    with emoguard_llamacpp.attach(llm, guard, "native") as watch:
+    with emoguard.attach(llm, guard, backend="native") as watch:
         with pytest.raises(EmoGuardError, match="native read cannot steer"):
             complete(llm, plan=STRONG)
         with pytest.raises(EmoGuardError, match="native read cannot steer"), watch.steering(STRONG):
@@ -584,7 +583,7 @@ def test_blocks_that_overlap_leave_no_plan_behind(llm: Any, watch: Any) -> None:
 def test_a_control_vector_set_by_hand_is_not_lost_to_the_change(llm: Any, guard: Guard) -> None:
     buffer = np.full((tiny_gguf.BLOCKS - 1, guard.probe.hidden), 0.5, np.float32)
     pointer = buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-    with emoguard_llamacpp.attach(llm, guard) as watch:
+    with emoguard.attach(llm, guard) as watch:
         llama_cpp.llama_set_adapter_cvec(
             llm.ctx, pointer, buffer.size, guard.probe.hidden, 1, tiny_gguf.BLOCKS - 1
         )
@@ -592,12 +591,12 @@ def test_a_control_vector_set_by_hand_is_not_lost_to_the_change(llm: Any, guard:
         with pytest.raises(EmoGuardError, match="control vector"):
             complete(llm, plan=STRONG)
         assert text_of(llm) == before
-        assert watch.reader.name == "native"
+        assert watch.joint.head.reader.name == "native"
 
 
 def test_layer_0_is_refused_by_name(llm: Any) -> None:
     guard = guard_for(llm, (0, 1))
-    with emoguard_llamacpp.attach(llm, guard) as watch:
+    with emoguard.attach(llm, guard) as watch:
         with pytest.raises(EmoGuardError, match="cannot steer layer 0"):
             complete(llm, plan=STRONG)
         complete(llm, plan=dataclasses.replace(STRONG, layers=(1,)))
@@ -616,7 +615,8 @@ def test_a_policy_that_this_watch_cannot_serve_is_refused_when_it_is_read_again(
         another = dataclasses.replace(calibrations[0].identity, quantisation="Q2_K")
         calibrations = (dataclasses.replace(calibrations[0], identity=another),)
     guard = Guard(made.probe, calibrations, PolicyFile(policy))
-    with emoguard_llamacpp.attach(llm, guard, "native" if how == "native" else "auto"):
+    backend = "native" if how == "native" else "auto"
+    with emoguard.attach(llm, guard, backend=backend):
         policy.write_text("steering: {max_dose_ratio: 0.4, plan: {cap: {happy: 0.9}}}")
         complete(llm)
         assert not guard.policy_file.successful
@@ -649,7 +649,7 @@ def test_a_plan_that_cannot_be_is_refused_before_the_model_runs(llm: Any, watch:
 def test_a_standing_plan_is_applied_to_chats_and_cannot_be_loosened(llm: Any) -> None:
     guard = guard_for(llm, plan=Plan(cap={"sad": 0.5}))
     turns = [{"role": "user", "content": PROMPT}]
-    with emoguard_llamacpp.attach(llm, guard) as watch:
+    with emoguard.attach(llm, guard) as watch:
         llm.create_chat_completion(turns, max_tokens=5)
         assert watch.reports[-1].receipt.plan == {"cap": {"sad": 0.5}}
         request = Request(plan=Plan(cap={"sad": 1.0}, add={"calm": 0.1}))
@@ -665,7 +665,7 @@ def test_a_fault_in_the_middle_leaves_the_rest_unsteered_or_ends_it(
     llm = tiny_gguf.load(path)
     guard = guard_for(llm, on_fault=on_fault)
     calls: list[int] = []
-    plain = steer_module.Mover.__call__
+    plain = moves.Mover.__call__
 
     def third_token_broken(self: Any, h: Any) -> Any:
         calls.append(1)
@@ -673,8 +673,8 @@ def test_a_fault_in_the_middle_leaves_the_rest_unsteered_or_ends_it(
             raise RuntimeError("injected")
         return plain(self, h)
 
-    monkeypatch.setattr(steer_module.Mover, "__call__", third_token_broken)
-    with emoguard_llamacpp.attach(llm, guard) as watch:
+    monkeypatch.setattr(moves.Mover, "__call__", third_token_broken)
+    with emoguard.attach(llm, guard) as watch:
         made = complete(llm, plan=STRONG, stream=stream)
         list(made) if stream else None
         report = watch.reports[-1]
@@ -694,9 +694,9 @@ def test_a_residual_that_is_not_finite_is_left_alone_and_counted(
     llm: Any, watch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = text_of(llm)
-    plain_call = steer_module.Mover.__call__
+    plain_call = moves.Mover.__call__
     broken = lambda self, h: plain_call(self, np.full_like(h, np.nan))  # noqa: E731
-    monkeypatch.setattr(steer_module.Mover, "__call__", broken)
+    monkeypatch.setattr(moves.Mover, "__call__", broken)
     assert text_of(llm, plan=STRONG) == plain
     receipt = watch.reports[-1].receipt
     wanted = (0, watch.reports[-1].completion_tokens, 0)
@@ -710,8 +710,8 @@ def test_a_completion_that_was_halted_says_so_in_its_finish_reason(
 ) -> None:
     guard = guard_for(llm)
     policy = dataclasses.replace(guard.policy, alarms=AlarmPolicy(window_tokens=4, on_alert="stop"))
-    guard = Alarming(guard.probe, guard.calibrations, policy)
-    with emoguard_llamacpp.attach(llm, guard) as watch:
+    guard = AlarmingGuard(guard.probe, guard.calibrations, policy)
+    with emoguard.attach(llm, guard) as watch:
         if chat:
             turns: Any = [{"role": "user", "content": PROMPT}]
             made = llm.create_chat_completion(
@@ -737,8 +737,3 @@ def said(chunks: list[Any]) -> str:
         for each in choices
     ]
     return "".join(part.get("content") or "" for part in parts)
-
-
-class Alarming(Guard):
-    def thresholds(self, identity: Any) -> Any:
-        return Threshold(-1e6, 0.1, 0), None, None

@@ -6,7 +6,8 @@ import emoguard_transformers
 import numpy as np
 import pytest
 import torch
-from emoguard_transformers import watch as watch_module
+from emoguard_transformers import generate as generate_module
+from emoguard_transformers.run import Run
 from transformers import (
     LogitsProcessor,
     StoppingCriteria,
@@ -332,7 +333,7 @@ def test_a_hook_that_does_not_fire_makes_the_report_incomplete(model):
     assert not report.scores
 
 
-@pytest.mark.parametrize("where", ["commit", "sessions"])
+@pytest.mark.parametrize("where", ["commit", "settle"])
 def test_a_fault_in_commit_or_close_changes_nothing(model, where, monkeypatch):
     plain = generate(model, IDS, 6)
 
@@ -340,7 +341,7 @@ def test_a_fault_in_commit_or_close_changes_nothing(model, where, monkeypatch):
         raise RuntimeError("injected")
 
     with watched(model) as watch:
-        monkeypatch.setattr(watch_module.Run, where, broken)
+        monkeypatch.setattr(Run, where, broken)
         assert torch.equal(generate(model, IDS, 6), plain)
     report = watch.reports[-1]
     assert report.status == "error"
@@ -350,7 +351,7 @@ def test_a_fault_in_commit_or_close_changes_nothing(model, where, monkeypatch):
 
 def test_rows_that_the_batch_size_did_not_announce_are_an_error_not_a_crash(model, monkeypatch):
     plain = generate(model, IDS, 6)
-    monkeypatch.setattr(watch_module, "batch_size", lambda *_: 1)
+    monkeypatch.setattr(generate_module, "batch_size", lambda *_: 1)
     with watched(model) as watch:
         assert torch.equal(generate(model, IDS, 6), plain)
     assert watch.reports[-1].status == "error"
@@ -392,7 +393,7 @@ def test_a_calibrated_model_gives_z_and_ranks_whether_or_not_its_tokenizer_is_kn
     with emoguard.attach(
         build(seed=1), Guard(probe_for(build(seed=1)), guard.calibrations)
     ) as watch:
-        generate(watch._model)
+        generate(watch.joint.model)
         assert watch.reports[-1].status == "uncalibrated"
 
 
@@ -503,7 +504,7 @@ def test_what_is_no_tokenizer_is_named(model, tokenizer):
     with pytest.raises(EmoGuardError, match=r"backend: unknown option .* known options: tokenizer"):
         emoguard.attach(model, guard, backend="native")
     with pytest.raises(EmoGuardError, match="guard: wanted a Guard, got"):
-        emoguard_transformers.attach(model, "probe.safetensors")
+        emoguard.attach(model, "probe.safetensors")
     assert "_emoguard" not in vars(model)
 
 

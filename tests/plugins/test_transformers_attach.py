@@ -10,6 +10,7 @@ import pytest
 import torch
 from emoguard_transformers.run import Run
 
+import emoguard
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.policy import Policy
@@ -31,7 +32,7 @@ def test_offloaded_weights_are_read_where_the_block_runs() -> None:
     probe = probe_for(model)
     clean = model.generate(IDS, **OPTIONS)
     accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
-    with emoguard_transformers.attach(model, Guard(probe)) as watch:
+    with emoguard.attach(model, Guard(probe)) as watch:
         assert torch.equal(model.generate(IDS, **OPTIONS), clean)
     assert watch.reports[-1].tokens_scored == 5
 
@@ -46,12 +47,12 @@ def test_rows_are_raw_once_another_adapter_is_active() -> None:
         model, config
     )  # an untrained adapter: it changes the identity only
     detail = Request(scores="tokens")
-    with emoguard_transformers.attach(model, Guard(probe)) as watch:
+    with emoguard.attach(model, Guard(probe)) as watch:
         model.generate(IDS, emoguard=detail, **OPTIONS)
     raw = np.array([token.z for token in watch.reports[-1].tokens])
     calibrations = [make_calibration(probe, watch.identity)]
     guard = Guard(probe, calibrations, Policy(on_unsupported="skip"))
-    with emoguard_transformers.attach(model, guard) as watch:
+    with emoguard.attach(model, guard) as watch:
         model.generate(IDS, emoguard=detail, **OPTIONS)
         wrapped.base_model.disable_adapter_layers()
         model.generate(IDS, emoguard=detail, **OPTIONS)
@@ -67,7 +68,7 @@ def test_rows_are_raw_once_another_adapter_is_active() -> None:
 @pytest.mark.parametrize("name", ["generate_batch", "init_continuous_batching"])
 def test_continuous_batching_is_refused_before_it_starts(name: str) -> None:
     model = build()
-    with emoguard_transformers.attach(model, Guard(probe_for(model))) as watch:
+    with emoguard.attach(model, Guard(probe_for(model))) as watch:
         with pytest.raises(EmoGuardError, match="continuous batching"):
             getattr(model, name)()
         assert not watch.reports
@@ -75,7 +76,7 @@ def test_continuous_batching_is_refused_before_it_starts(name: str) -> None:
 
 def test_who_wrapped_the_model_after_us_keeps_a_working_wrapper() -> None:
     model = build()
-    watch = emoguard_transformers.attach(model, Guard(probe_for(model)))
+    watch = emoguard.attach(model, Guard(probe_for(model)))
     inner, calls = model.generate, []
 
     def theirs(*args: Any, **kwargs: Any) -> Any:
@@ -91,13 +92,13 @@ def test_who_wrapped_the_model_after_us_keeps_a_working_wrapper() -> None:
 
 def test_runs_with_the_same_request_are_two() -> None:
     request = Request(id="same")
-    assert Run(request, None, None) != Run(request, None, None)  # type: ignore[arg-type]
+    assert Run(request) != Run(request)
 
 
 def test_continuous_batching_that_is_skipped_says_so() -> None:
     model = build()
     guard = Guard(probe_for(model), policy=Policy(on_unsupported="skip"))
-    with emoguard_transformers.attach(model, guard) as watch:
+    with emoguard.attach(model, guard) as watch:
         manager = model.init_continuous_batching()
         assert manager is not None
         assert [report.status for report in watch.reports] == ["skipped"]
@@ -121,14 +122,14 @@ def test_sharded_weights_are_refused_in_words_and_read_where_attached_before(
 
     model = build()
     guard = Guard(probe_for(model))
-    with emoguard_transformers.attach(model, guard) as watch:
+    with emoguard.attach(model, guard) as watch:
         model.generate(IDS, emoguard=Request(scores="tokens"), **OPTIONS)
         for part in (*model.model.layers, model):
             fully_shard(part, mesh=one_process)
         model.generate(IDS, emoguard=Request(scores="tokens"), **OPTIONS)
         assert watch.reports[0].tokens == watch.reports[1].tokens
     with pytest.raises(EmoGuardError, match=r"sharded over processes.*attach before fully_shard"):
-        emoguard_transformers.attach(model, guard)
+        emoguard.attach(model, guard)
 
 
 def test_a_model_without_a_head_is_refused() -> None:
@@ -168,7 +169,7 @@ def test_the_dtype_is_part_of_the_identity_and_the_name_is_not() -> None:
 
 def test_what_generate_refuses_it_refuses_as_before() -> None:
     model = build()
-    with emoguard_transformers.attach(model, Guard(probe_for(model))) as watch:
+    with emoguard.attach(model, Guard(probe_for(model))) as watch:
         with pytest.raises(ValueError, match="max_new_tokens"):
             model.generate(IDS, max_new_tokens=0)
         assert watch.live() is None

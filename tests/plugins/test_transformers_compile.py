@@ -6,8 +6,8 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 import torch
+from emoguard_torch.compiled import SKIP, eager, forget_compiled
 from emoguard_transformers.blocks import find_body
-from emoguard_transformers.compiled import SKIP, eager, forget_compiled
 from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 from transformers import AutoConfig, AutoModelForImageTextToText, LogitsProcessor
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from emoguard_transformers.readout import Weights, read
-from emoguard_transformers.steer import fused_for, gather, intervene, steer
+from emoguard_torch.kernels import fused_for
+from emoguard_torch.read import Weights, read
+from emoguard_torch.steer import gather, intervene, steer
 
 import emoguard
 from emoguard import Guard, Plan, Policy, Request
 from emoguard import steering as reference
 from emoguard.policy import SteeringPolicy
-from emoguard.testing import check_plugin, make_probe, measure_calibration
-from tests.contract.hf_models import HfHarness, build
+from emoguard.testing import CHECKS, contract_probe, make_probe, measure_calibration
+from tests.contract.hf_models import HfHarness, Tokenizer, build
 
 LABELS = ("happy", "sad", "calm")
 PLANS = (
@@ -67,8 +68,10 @@ def z_of(report):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_contract_holds_on_the_device(dtype):
-    check_plugin(HfHarness(build_here(dtype)))
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_contract_holds_on_the_device(dtype, check, monkeypatch):
+    harness = HfHarness(build_here(dtype), Tokenizer(), monkeypatch)
+    check(harness, contract_probe(harness))
 
 
 def test_the_device_reads_what_the_cpu_reads():
@@ -86,7 +89,7 @@ def test_every_row_stays_within_the_bound_and_near_the_reference(dtype, position
     model = build_here()
     guard = guard_for(model)
     identity = guard.calibrations[0].identity
-    made = [guard.steering(plan, identity) for plan in PLANS] * 16
+    made = [guard.site(identity).steering(plan) for plan in PLANS] * 16
     layer = gather(made, 1, "cuda", torch.full((64, 3), torch.nan, device="cuda"))
     scale = float(guard.calibrations[0].norms[0]) / guard.probe.hidden**0.5
     rng = torch.Generator("cuda").manual_seed(3)
@@ -111,10 +114,10 @@ def test_every_row_stays_within_the_bound_and_near_the_reference(dtype, position
 
 
 def test_a_prompt_longer_than_a_grid_is_high_takes_one_launch():
-    from emoguard_transformers import fused
+    from emoguard_torch import fused
 
     guard = guard_for(build_here())
-    made = guard.steering(PLANS[2], guard.calibrations[0].identity)
+    made = guard.site(guard.calibrations[0].identity).steering(PLANS[2])
     layer = gather([made], 1, "cuda", torch.full((1, 3), torch.nan, device="cuda"))
     h = torch.randn((1, 70_000, guard.probe.hidden), device="cuda")
     found = fused.intervene(h, layer, layer.rows)
@@ -191,9 +194,9 @@ def test_hooks_never_wait_for_the_device(plan):
     model = build_here()
     guard = guard_for(model)
     identity = guard.calibrations[0].identity
-    weights = Weights.of(guard.readout(identity), 0, "cuda")
+    weights = Weights.of(guard.site(identity).readout, 0, "cuda")
     pending = torch.full((2, len(LABELS)), torch.nan, device="cuda")
-    made = [guard.steering(plan, identity), None]
+    made = [guard.site(identity).steering(plan), None]
     layer = gather(made, 1, "cuda", torch.full((2, 3), torch.nan, device="cuda"))
     h = torch.randn((2, 6, guard.probe.hidden), device="cuda")
     layer.fused = fused_for(h.device)

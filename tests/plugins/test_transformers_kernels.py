@@ -6,9 +6,10 @@ import logging
 
 import pytest
 import torch
-from emoguard_transformers import watch as watch_module
+from emoguard_torch.kernels import Launch, agree, fused_for
+from emoguard_torch.steer import gather, intervene
+from emoguard_transformers import hooks
 from emoguard_transformers.run import Run
-from emoguard_transformers.steer import Launch, agree, fused_for, gather, intervene
 
 import emoguard
 from emoguard import Guard, Plan, Policy, Request
@@ -94,7 +95,7 @@ def test_a_kernel_that_does_not_launch_is_left_for_good_and_nothing_goes_unsteer
         calls.append(1)
         raise RuntimeError("OutOfResources")
 
-    made = guard.steering(PLAN, guard.calibrations[0].identity)
+    made = guard.site(guard.calibrations[0].identity).steering(PLAN)
     layer = gather([made], 1, "cpu", torch.full((1, 3), torch.nan))
     h = torch.ones((1, 2, guard.probe.hidden))
     wanted = intervene(h, layer, layer.rows)
@@ -108,9 +109,10 @@ def test_a_kernel_that_does_not_launch_is_left_for_good_and_nothing_goes_unsteer
 
 
 def test_a_layer_on_another_device_than_what_it_writes_to_has_no_kernel(model, guard, monkeypatch):
-    monkeypatch.setattr(watch_module, "fused_for", lambda _device: same)
+    monkeypatch.setattr(hooks, "fused_for", lambda _device: same)
     with emoguard.attach(model, guard) as watch:
-        watch._devices = [torch.device("meta"), CPU]  # stand for two GPUs
-        made = guard.steering(PLAN, watch.identity)
-        batch = watch._steering(Run(Request(), watch.identity, None, plans=[made]), 1, None)
-    assert [layer.fused for layer in batch.layers.values()] == [None, same]
+        watch.joint.hooks.devices = [torch.device("meta"), CPU]  # stand for two GPUs
+        run = Run(Request())
+        run.add(watch.sessions.open(Request(plan=PLAN)))
+        watch.joint.hooks.begin(run, chunked=False)
+    assert [layer.fused for layer in run.steering.layers.values()] == [None, same]

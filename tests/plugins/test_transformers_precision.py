@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from emoguard_transformers.precision import full_matmul
-from emoguard_transformers.readout import Weights, read
-from emoguard_transformers.steer import agree, gather, intervene
+from emoguard_torch.kernels import agree
+from emoguard_torch.precision import full_matmul
+from emoguard_torch.read import Weights, read
+from emoguard_torch.steer import gather, intervene
 
 from emoguard import Guard, Plan, Policy
 from emoguard.policy import SteeringPolicy
@@ -34,7 +35,7 @@ def h(guard):
 
 @pytest.fixture
 def reading(guard, h):
-    weights = Weights.of(guard.readout(guard.calibrations[0].identity), 0, "cpu")
+    weights = Weights.of(guard.site(guard.calibrations[0].identity).readout, 0, "cpu")
 
     def run():
         pending = torch.full((1, 3), torch.nan)
@@ -46,7 +47,7 @@ def reading(guard, h):
 
 @pytest.fixture
 def steering(guard, h):
-    plan = guard.steering(MIXED, guard.calibrations[0].identity)
+    plan = guard.site(guard.calibrations[0].identity).steering(MIXED)
 
     def run():
         layer = gather([plan], guard.probe.layers[0], "cpu", torch.full((1, 3), torch.nan))
@@ -66,8 +67,8 @@ def test_autocast_changes_nothing_of_ours(request, ours):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_autocast_changes_nothing_in_compiled_code(guard, h):
-    weights = Weights.of(guard.readout(guard.calibrations[0].identity), 0, "cpu")
-    plan = guard.steering(MIXED, guard.calibrations[0].identity)
+    weights = Weights.of(guard.site(guard.calibrations[0].identity).readout, 0, "cpu")
+    plan = guard.site(guard.calibrations[0].identity).steering(MIXED)
     layer = gather([plan], guard.probe.layers[0], "cpu", torch.full((1, 3), torch.nan))
 
     def both(h):

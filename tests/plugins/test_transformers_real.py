@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+import emoguard
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
-from emoguard.identity import Witness
 from emoguard.probe import Probe
 from emoguard.records import Request
 from emoguard.testing import make_calibration, make_probe
+from emoguard.witness import Witness
 from tests.models import gemma_gguf, load_hf, smollm2_gguf
 
 pytestmark = pytest.mark.real
@@ -44,7 +45,7 @@ def test_ids_and_logits_are_bit_identical_and_every_token_is_read(loaded: Any) -
     model, tokenizer, probe = loaded
     attributes = set(vars(model))
     clean = generate(model, tokenizer)
-    with emoguard_transformers.attach(model, Guard(probe), tokenizer=tokenizer) as watch:
+    with emoguard.attach(model, Guard(probe), tokenizer=tokenizer) as watch:
         watched = generate(model, tokenizer, emoguard=Request(scores="tokens"))
     after = generate(model, tokenizer)
     for other in (watched, after):
@@ -62,13 +63,13 @@ def test_rows_are_the_probes_projections_of_the_residuals(loaded: Any) -> None:
     model, tokenizer, probe = loaded
     door = emoguard_transformers.open_residuals(model, tokenizer)
     guard = Guard(probe, [make_calibration(probe, door.identity)])
-    with emoguard_transformers.attach(model, guard) as watch:
+    with emoguard.attach(model, guard) as watch:
         out = generate(model, tokenizer, emoguard=Request(scores="tokens"))
     (report,) = watch.reports
     assert report.status == "scored"
     live = np.array([token.z for token in report.tokens])
     residuals = door.residuals(out.sequences[0, :-1].tolist(), probe.layers)
-    offline = guard.readout(door.identity).read(residuals)[-12:]
+    offline = guard.site(door.identity).readout.read(residuals)[-12:]
     assert np.abs(live - offline).max() <= 1e-3 * np.abs(offline).max()
 
 
@@ -79,7 +80,7 @@ def test_a_probe_one_layer_off_is_refused_and_leaves_nothing(loaded: Any, offset
     door = emoguard_transformers.open_residuals(model, tokenizer)
     witness = Witness.record(door, [layer + offset for layer in probe.layers])
     with pytest.raises(EmoGuardError, match="reads like layer"):
-        emoguard_transformers.attach(model, Guard(replace(probe, witness=witness)))
+        emoguard.attach(model, Guard(replace(probe, witness=witness)))
     assert set(vars(model)) == attributes
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -90,7 +91,7 @@ def test_a_pipeline_is_read(loaded: Any) -> None:
 
     model, tokenizer, probe = loaded
     run = pipeline("text-generation", model=model, tokenizer=tokenizer)
-    with emoguard_transformers.attach(model, Guard(probe), tokenizer=tokenizer) as watch:
+    with emoguard.attach(model, Guard(probe), tokenizer=tokenizer) as watch:
         run(PROMPT, max_new_tokens=4, min_new_tokens=4, do_sample=False)
     assert watch.reports[-1].tokens_scored == 4
 
@@ -101,7 +102,7 @@ def test_the_witness_holds_in_bfloat16_and_the_identity_differs(loaded: Any) -> 
     guard = Guard(probe, [make_calibration(probe, identity)])
     try:
         model.bfloat16()
-        with emoguard_transformers.attach(model, guard) as watch:
+        with emoguard.attach(model, guard) as watch:
             generate(model, tokenizer, max_new_tokens=2, min_new_tokens=2)
         assert watch.reports[-1].status == "uncalibrated"
     finally:

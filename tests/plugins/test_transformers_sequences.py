@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import emoguard_transformers
 import numpy as np
 import pytest
 import torch
 from transformers import LogitsProcessor, StoppingCriteria, TextIteratorStreamer
 
+import emoguard
 from emoguard.guard import Guard
 from emoguard.records import Report, Request
 from emoguard.session import REQUEST
@@ -33,7 +33,7 @@ def probe(model: Any) -> Any:
 
 @pytest.fixture
 def watch(model: Any, probe: Any) -> Any:
-    with emoguard_transformers.attach(model, Guard(probe)) as watch:
+    with emoguard.attach(model, Guard(probe)) as watch:
         yield watch
 
 
@@ -154,7 +154,7 @@ def test_every_returned_sequence_is_a_report(model: Any, watch: Any) -> None:
 def test_sampling_draws_the_same_tokens_under_a_watch(model: Any, probe: Any) -> None:
     torch.manual_seed(3)
     clean = generate(model, batch(PROMPT), 12, do_sample=True)
-    with emoguard_transformers.attach(model, Guard(probe)):
+    with emoguard.attach(model, Guard(probe)):
         torch.manual_seed(3)
         assert generate(model, batch(PROMPT), 12, do_sample=True) == clean
 
@@ -206,7 +206,7 @@ def test_outputs_asked_for_are_those_without_a_watch(model: Any, probe: Any) -> 
         "output_logits": True,
     }
     clean = model.generate(**batch(PROMPT), **options)
-    with emoguard_transformers.attach(model, Guard(probe)):
+    with emoguard.attach(model, Guard(probe)):
         watched = model.generate(**batch(PROMPT), **options)
     assert all(map(torch.equal, clean.logits, watched.logits))
     assert torch.equal(clean.hidden_states[-1][2], watched.hidden_states[-1][2])
@@ -384,7 +384,7 @@ def test_overhead_is_shared_among_the_rows_of_a_batch(model: Any, watch: Any) ->
 def test_reports_are_kept_up_to_the_policys_number(model: Any, probe: Any) -> None:
     from emoguard.policy import Policy
 
-    with emoguard_transformers.attach(model, Guard(probe, policy=Policy(keep_reports=2))) as watch:
+    with emoguard.attach(model, Guard(probe, policy=Policy(keep_reports=2))) as watch:
         for turn in range(3):
             generate(model, batch(PROMPT), 2, emoguard=Request(str(turn)))
         assert [report.id for report in watch.reports] == ["1", "2"]

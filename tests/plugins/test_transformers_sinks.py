@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from emoguard_transformers import steer
+from emoguard_torch import steer
 from transformers import DynamicCache, LogitsProcessor
 
 import emoguard

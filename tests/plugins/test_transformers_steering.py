@@ -9,17 +9,16 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from emoguard_transformers import watch as watch_module
-from emoguard_transformers.steer import gather, intervene, steer
+from emoguard_torch.steer import gather, intervene, steer
+from emoguard_transformers import hooks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import emoguard
 from emoguard import EmoGuardError, Guard, Plan, Policy, Request
 from emoguard import steering as reference
-from emoguard.certificate import Threshold
 from emoguard.policy import AlarmPolicy, SteeringPolicy
-from emoguard.testing import make_probe, measure_calibration
+from emoguard.testing import AlarmingGuard, make_probe, measure_calibration
 from tests.contract.hf_models import HfHarness, build
 
 LABELS = ("happy", "sad", "calm")
@@ -85,7 +84,7 @@ def captured(model, layer):
 
 
 def layer_of(plans, guard, layer, device="cpu"):
-    made = [guard.steering(plan, guard.calibrations[0].identity) for plan in plans]
+    made = [guard.site(guard.calibrations[0].identity).steering(plan) for plan in plans]
     return made, gather(made, layer, device, torch.full((len(plans), 3), torch.nan))
 
 
@@ -105,7 +104,7 @@ def test_torch_equals_the_reference_row_by_row(guard, chosen, seed, layer):
     rng = torch.Generator().manual_seed(seed)
     scale = float(guard.calibrations[0].norms[layer - 1]) / guard.probe.hidden**0.5
     h = (torch.randn((len(chosen), 3, guard.probe.hidden), generator=rng) * scale).to(dtype)
-    made = [guard.steering(plan, guard.calibrations[0].identity) for plan in chosen]
+    made = [guard.site(guard.calibrations[0].identity).steering(plan) for plan in chosen]
     if not any(plan and layer in plan.layers for plan in made):
         return
     device = gather(made, layer, "cpu", torch.full((len(chosen), 3), torch.nan))
@@ -159,7 +158,7 @@ def test_one_by_one_on_a_cpu_is_all_at_once_on_a_device(guard, chosen, seed, dty
     chosen = [
         plan and dataclasses.replace(plan, prompt=n % 2 == 1) for n, plan in enumerate(chosen)
     ]
-    made = [guard.steering(plan, guard.calibrations[0].identity) for plan in chosen]
+    made = [guard.site(guard.calibrations[0].identity).steering(plan) for plan in chosen]
     if not any(plan and 1 in plan.layers for plan in made):
         return
     rng = torch.Generator().manual_seed(seed)
@@ -217,7 +216,7 @@ def test_every_live_token_is_moved_by_the_reference_within_the_bound(dtype):
             with captured(model, layer) as after:
                 generate(model, tokens=12, emoguard=asking(MIXED))
             receipt = receipt_of(watch)
-        made = guard.steering(MIXED, guard.calibrations[0].identity).interventions[position]
+        made = guard.site(guard.calibrations[0].identity).steering(MIXED).interventions[position]
         assert len(before) == len(after) == receipt.applied == 12
         for h, moved in zip(before, after, strict=True):
             change = torch.linalg.vector_norm(moved.double() - h.double())
@@ -389,13 +388,14 @@ def test_blocks_that_overlap_leave_no_plan_behind(model, watch):
 def test_buffers_keep_their_addresses_from_run_to_run(model, watch, monkeypatch):
     """Of three labels, what is read has the shape of what is told of steering."""
     seen = []
-    begin = watch_module.TransformersWatch._begin
+    begin = hooks.Hooks.begin
 
-    def looking(self, run, rows, **how):
-        begin(self, run, rows, **how)
-        seen.append((run.pending.shape, run.pending.data_ptr(), run.steering.moves.data_ptr()))
+    def looking(self, run, **how):
+        begin(self, run, **how)
+        pending = run.tape.pending
+        seen.append((pending.shape, pending.data_ptr(), run.steering.moves.data_ptr()))
 
-    monkeypatch.setattr(watch_module.TransformersWatch, "_begin", looking)
+    monkeypatch.setattr(hooks.Hooks, "begin", looking)
     for _ in range(3):
         generate(model, emoguard=asking(STRONG))
     assert seen[0][0] == (2, 1, 3)
@@ -490,7 +490,7 @@ def test_a_fault_in_the_middle_leaves_the_rest_unsteered(model, watch, monkeypat
             raise RuntimeError("injected")
         return steer(*args)
 
-    monkeypatch.setattr(watch_module, "steer", third_time_broken)
+    monkeypatch.setattr(hooks, "steer", third_time_broken)
     generate(model, emoguard=asking(STRONG))
     report = watch.reports[-1]
     assert (report.receipt.applied, report.receipt.faulted) == (2, 4)
@@ -520,11 +520,8 @@ def test_only_the_row_that_crosses_its_threshold_is_ended(model, guard):
         peaks = [max(np.convolve(z_of(r)[:, 0], np.ones(3) / 3, "valid")) for r in watch.reports]
     assert max(peaks) - min(peaks) > 0.05
 
-    class Alarming(Guard):
-        def thresholds(self, identity):
-            return Threshold(float(np.mean(peaks)), 0.1, 0), None, None
-
-    alarming = Alarming(guard.probe, guard.calibrations, policy)
+    alarming = AlarmingGuard(guard.probe, guard.calibrations, policy)
+    alarming.levels = {guard.labels[0]: float(np.mean(peaks))}
     with emoguard.attach(model, alarming) as watch:
         out = generate(model, IDS, tokens=8, pad_token_id=0, emoguard=Request())
         reports = list(watch.reports)
@@ -539,14 +536,10 @@ def test_only_the_row_that_crosses_its_threshold_is_ended(model, guard):
 def test_a_row_that_ended_by_itself_is_followed_no_more(model, guard):
     policy = dataclasses.replace(guard.policy, alarms=AlarmPolicy(window_tokens=4, on_alert="stop"))
 
-    class Alarming(Guard):
-        def thresholds(self, identity):
-            return Threshold(-1e6, 0.1, 0), None, None
-
     plain = generate(model, IDS, tokens=2)
     end = int(plain[0, -1])
     assert end != int(plain[1, -1])
-    alarming = Alarming(guard.probe, guard.calibrations, policy)
+    alarming = AlarmingGuard(guard.probe, guard.calibrations, policy)
     with emoguard.attach(model, alarming) as watch:
         how = {"min_new_tokens": 1, "eos_token_id": end, "pad_token_id": 0}
         generate(model, IDS, tokens=8, **how)

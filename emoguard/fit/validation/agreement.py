@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from emoguard.fit.responses import Answer
     from emoguard.guard import Guard
     from emoguard.probe import Probe
-    from emoguard.protocols import Residuals
+    from emoguard.residuals import Residuals
 
 TOLERANCE = 1e-3
 

@@ -164,62 +164,99 @@ def test_default_labels_are_twelve_of_both_signs():
     assert len(words) == len(set(words))
 
 
-def own_records():
-    paths = corpora.own_stories(), corpora.own_neutral()
+def records(*paths):
     return [[json.loads(line) for line in p.read_text("utf-8").splitlines()] for p in paths]
 
 
-def test_the_own_corpus_crosses_twelve_labels_with_24_topics_three_times():
-    stories, neutral = own_records()
-    cells = Counter((r["emotion"], r["topic"]) for r in stories)
+def own_stories():
+    return records(corpora.own_stories(), corpora.own_neutral())
+
+
+def own_letters():
+    return records(corpora.own_letters(), corpora.own_letters_neutral())
+
+
+BOTH = pytest.mark.parametrize("own", [own_stories, own_letters])
+
+
+@pytest.mark.parametrize(("own", "texts", "neutrals"), [(own_stories, 3, 5), (own_letters, 1, 2)])
+def test_an_own_corpus_crosses_twelve_labels_with_24_topics(own, texts, neutrals):
+    emotional, neutral = own()
+    cells = Counter((r["emotion"], r["topic"]) for r in emotional)
     labels = {label.name for label in corpora.default_labels()}
-    topics = {r["topic"] for r in stories}
-    assert cells == dict.fromkeys(product(labels, topics), 3)
+    topics = {r["topic"] for r in emotional}
+    assert cells == dict.fromkeys(product(labels, topics), texts)
     assert len(topics) == 24
-    assert Counter(r["topic"] for r in neutral) == dict.fromkeys(topics, 5)
+    assert Counter(r["topic"] for r in neutral) == dict.fromkeys(topics, neutrals)
     assert not any("emotion" in r for r in neutral)
 
 
-def test_the_own_corpus_mixes_persons_in_every_cell():
-    stories, neutral = own_records()
+def test_the_own_corpora_share_no_topic_and_have_the_same_keys():
+    (stories, neutral), (letters, letters_neutral) = own_stories(), own_letters()
+    assert not {r["topic"] for r in stories} & {r["topic"] for r in letters}
+    assert {tuple(r) for r in stories} == {tuple(r) for r in letters}
+    assert {tuple(r) for r in neutral} == {tuple(r) for r in letters_neutral}
+
+
+def test_the_own_stories_mix_persons_in_every_cell():
     persons = defaultdict(set)
-    for r in stories:
+    for r in own_stories()[0]:
         persons[r["emotion"], r["topic"]].add(r["person"])
     assert all(found == {"first", "third"} for found in persons.values())
+
+
+def test_every_label_and_topic_of_the_own_letters_has_a_quarter_in_the_third_person():
+    letters, neutral = own_letters()
+    for key, texts in (("emotion", 24), ("topic", 12)):
+        third = Counter(r[key] for r in letters if r["person"] == "third")
+        assert third == dict.fromkeys({r[key] for r in letters}, texts // 4)
+    topics = {r["topic"] for r in letters}
+    assert {(r["topic"], r["person"]) for r in neutral} == set(product(topics, ("first", "third")))
+
+
+@BOTH
+def test_the_person_of_an_own_text_is_the_one_it_is_written_in(own):
     first = re.compile(r"\b(I|my|me|we|our|us)\b")
-    for r in stories + neutral:
+    for r in chain(*own()):
         told = re.sub(r'"[^"]*"', "", r["text"])  # anybody may say I in a dialogue
         assert bool(first.search(told)) == (r["person"] == "first"), r["text"]
 
 
-def test_own_texts_have_40_to_80_words_in_one_line_of_plain_letters():
-    for r in chain(*own_records()):
-        assert 40 <= len(r["text"].split()) <= 80, r["text"]
+@pytest.mark.parametrize(("own", "least", "most"), [(own_stories, 40, 80), (own_letters, 60, 90)])
+def test_own_texts_are_a_paragraph_in_one_line_of_plain_letters(own, least, most):
+    for r in chain(*own()):
+        assert least <= len(r["text"].split()) <= most, r["text"]
         assert "\n" not in r["text"]
         assert not re.search("[\u201c\u201d\u2018\u2019]", r["text"]), r["text"]
 
 
-def test_own_texts_of_a_label_are_as_long_as_those_of_another():
+@BOTH
+def test_own_texts_of_a_label_are_as_long_as_those_of_another(own):
     """Otherwise length alone would tell labels apart."""
-    stories, neutral = own_records()
     words = defaultdict(list)
-    for r in stories + neutral:
+    for r in chain(*own()):
         words[r.get("emotion", "")].append(len(r["text"].split()))
     means = [np.mean(each) for each in words.values()]
     assert max(means) - min(means) < 10
 
 
-def test_own_texts_never_name_an_emotion():
-    for r in chain(*own_records()):
-        assert named_emotion(r["text"]) is None, r["text"]
+@BOTH
+def test_own_texts_never_name_an_emotion(own):
+    words = [word for label in corpora.default_labels() for word in label.words]
+    for r in chain(*own()):
+        assert named_emotion(r["text"], words) is None, r["text"]
 
 
-def test_no_two_own_texts_are_alike():
-    known, openings = Duplicates(), Counter()
-    for r in chain(*own_records()):
+def test_no_two_own_texts_are_alike_within_a_corpus_or_across_them():
+    known = Duplicates()
+    for r in chain(*own_stories(), *own_letters()):
         assert known.of(r["text"]) is None, r["text"]
         known.add(r["text"])
-        openings[tuple(r["text"].split()[:3])] += 1
+
+
+@BOTH
+def test_own_texts_do_not_open_alike(own):
+    openings = Counter(tuple(r["text"].split()[:3]) for r in chain(*own()))
     assert max(openings.values()) <= 2
 
 
@@ -228,6 +265,9 @@ def test_own_texts_are_read_like_any_corpus():
     texts = corpora.read(corpora.own_stories(), labels)
     assert len(corpora.balanced(texts, 72)) == len(texts) == 864
     assert len(corpora.read(corpora.own_neutral())) == 120
+    letters = corpora.read(str(corpora.own_letters()), labels)
+    assert len(corpora.balanced(letters, 24)) == len(letters) == 288
+    assert len(corpora.read(str(corpora.own_letters_neutral()))) == 48
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ import triton
 import triton.language as tl
 
 from emoguard.steering import LONGEST, SHORTEST, SWEEPS, allowance, limit_inset
-from emoguard_transformers.steer import torch_roundoff
+from emoguard_torch.steer import torch_roundoff
 
 if TYPE_CHECKING:
-    from emoguard_transformers.steer import Layer
+    from emoguard_torch.steer import Layer
 
 
 def intervene(h: torch.Tensor, layer: Layer, act: torch.Tensor) -> torch.Tensor:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from emoguard_transformers.blocks import hidden_state
-from emoguard_transformers.precision import uncast
+from emoguard_torch.precision import uncast
+from emoguard_torch.tensors import hidden_state
 
 if TYPE_CHECKING:
     from emoguard.probe import Readout

@@ -1,206 +1,29 @@
-"""Public fakes, and the checks that every plug-in and every sink must pass.
+"""The checks that every runtime must pass, driven through a harness and the public API.
 
-A plug-in's tests give a `Harness` and call `check_plugin`; a sink's tests call `check_sink`. The
-checks raise `AssertionError` with what differed.
+They raise `AssertionError` with what differed.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from emoguard.calibration import QUANTILES, Calibration
-from emoguard.certificate import LEVELS, Curve, Threshold
-from emoguard.crossing import HYSTERESIS, WINDOW
 from emoguard.errors import EmoGuardError
-from emoguard.fit.responses import Answer, calibrate
 from emoguard.guard import Guard
-from emoguard.identity import ModelIdentity, Witness
 from emoguard.plan import Plan
 from emoguard.policy import AlarmPolicy, NoticePolicy, Policy, SteeringPolicy
 from emoguard.probe import Probe
-from emoguard.records import Alert, Notice, Reading, Report, Request
-from emoguard.session import Session
+from emoguard.records import Alert, Report, Request
+from emoguard.residuals import Residuals
+from emoguard.testing.fakes import AlarmingGuard, make_probe, measure_calibration
+from emoguard.testing.sinks import FailingSink, ListSink
+from emoguard.watch import Watch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from emoguard.protocols import Residuals, Sink, Watch
-
-FAKE_IDENTITY = ModelIdentity("fake", "fake", 6, 32, "F32", "0" * 64)
-
-
-class FakeResiduals:
-    """A deterministic stand-in for a model: residuals are a function of token and layer only."""
-
-    backend = "fake"
-
-    def __init__(self, identity: ModelIdentity = FAKE_IDENTITY, noise: float = 0.0) -> None:
-        self.identity = identity
-        self.noise = noise
-
-    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
-        """Return one token per word, 1 as BOS."""
-        return [1] * special + [2 + sum(map(ord, word)) % 500 for word in text.split()]
-
-    def residuals(self, token_ids: Sequence[int], layers: Sequence[int]) -> NDArray[np.float32]:
-        """Return (layers, tokens, hidden), normal with layer-dependent scale."""
-        out = np.empty((len(layers), len(token_ids), self.identity.hidden), np.float32)
-        for n, layer in enumerate(layers):
-            for t, token in enumerate(token_ids):
-                seeded = np.random.default_rng([layer, token, t])
-                own = seeded.normal(size=self.identity.hidden) * (1 + layer)
-                extra = seeded.normal(size=self.identity.hidden) * self.noise
-                out[n, t] = own + extra
-        return out
-
-
-def make_probe(
-    door: Residuals,
-    labels: Sequence[str] = ("happy", "sad"),
-    layers: Sequence[int] = (1, 2),
-    seed: int = 0,
-) -> Probe:
-    """Return a probe of random unit directions that fits the model behind `door`."""
-    rng = np.random.default_rng(seed)
-    hidden = door.identity.hidden
-    directions = rng.normal(size=(2, len(layers), len(labels), hidden))
-    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
-    read, steer = directions.astype(np.float32)
-    return Probe(
-        name="random",
-        labels=tuple(labels),
-        layers=tuple(layers),
-        read=read,
-        steer=steer,
-        centre=rng.normal(size=(len(layers), hidden)).astype(np.float32),
-        weights=np.full(len(layers), 1 / len(layers), np.float32),
-        witness=Witness.record(door, layers),
-        architecture=door.identity.architecture,
-        model_layers=door.identity.layers,
-    )
-
-
-def make_calibration(probe: Probe, identity: ModelIdentity) -> Calibration:
-    """Return a made-up calibration of the right shapes (location 0.5, scale 2).
-
-    Its crossings certify 0.1 per 1,000 positions from z = 1.05 on.
-    """
-    k = len(probe.labels)
-    crossings = np.where(LEVELS > 1, 0, 1000).astype(np.float32)[:, None].repeat(k, axis=1)
-    grid = np.linspace(-3, 3, QUANTILES, dtype=np.float32)[:, None].repeat(k, axis=1)
-    return Calibration(
-        identity,
-        np.full(k, 0.5, np.float32),
-        np.full(k, 2.0, np.float32),
-        grid,
-        np.ones(len(probe.layers), np.float32),
-        np.broadcast_to(grid, (len(probe.layers), *grid.shape)),
-        responses=1000,
-        tokens=64000,
-        curve=Curve(WINDOW, HYSTERESIS, 49000, 1000, LEVELS, crossings, crossings),
-        created=1_700_000_000.0,
-    )
-
-
-def measure_calibration(door: Residuals, probe: Probe, vocabulary: int = 200) -> Calibration:
-    """Return a calibration measured on random tokens: right norms and limits for a tiny model."""
-    rng = np.random.default_rng(0)
-    texts = rng.integers(3, vocabulary, (12, 28)).tolist()
-    return calibrate(door, probe, [Answer(text[:4], text[4:]) for text in texts])
-
-
-def make_reading(tokens: int = 40, labels: int = 2, seed: int = 0, **changes: Any) -> Reading:
-    """Return a reading of normal rows on the fake model, fields changed as given."""
-    rng = np.random.default_rng(seed)
-    fields: dict[str, Any] = {
-        "identity": FAKE_IDENTITY,
-        "backend": "fake",
-        "rows": rng.normal(size=(tokens, labels)).astype(np.float32),
-        "token_ids": np.arange(tokens, dtype=np.int64),
-        "phases": np.array([0] * min(tokens, 1) + [2] * (tokens - 1), np.uint8),
-        "finish": "stop",
-    }
-    return Reading(**(fields | changes))
-
-
-def make_session(request: Request, text: str = "", tokens: int = 40) -> Session:
-    """Return a session on the fake model that generated `text` in `tokens` tokens."""
-    session = Session(request, FAKE_IDENTITY, "fake", (), decode=lambda _: text)
-    for token, row in enumerate(make_reading(tokens).rows):
-        session.commit(token, row)
-    return session
-
-
-def make_report(
-    request: Request | None = None, *, calibrated: bool = True, **changes: Any
-) -> Report:
-    """Return a report over two labels of the fake model; `changes` are those of `make_reading`."""
-    probe = make_probe(FakeResiduals())
-    known = [make_calibration(probe, FAKE_IDENTITY)] if calibrated else []
-    return Guard(probe, known).report(make_reading(**changes), request or Request())
-
-
-def every_kind_of_report() -> list[Report]:
-    """Return one report of each status and shape, without and with one row per token."""
-    kinds: list[dict[str, Any]] = [
-        {},
-        {"calibrated": False},
-        {"tokens": 0},
-        {"tokens": 3},
-        {"fault": "RuntimeError: broken"},
-        {"skipped": "beam search"},
-        {"finish": "cancelled"},
-        {"rows": np.full((4, 2), np.nan, np.float32), "tokens": 4},
-        {"phases": np.full(4, 1, np.uint8), "tokens": 4},
-        {"attention_sinks": 2},
-    ]
-    requests = (Request(), Request(conversation="c", scores="tokens", denied=("plan",)))
-    reports = [make_report(request, **kind) for kind in kinds for request in requests]
-    told = Notice(
-        "ai", ("start", "claim"), ("eu_art50",), "An AI system.", 1, "en", channel="field"
-    )
-    lost = replace(told, reasons=("steered",), profiles=(), text="", channel=None)
-    return [*reports, *(replace(reports[0], notice=notice) for notice in (told, lost))]
-
-
-class ListSink:
-    """Keeps every report; returns one alert per report when asked to."""
-
-    def __init__(self, *, alerting: bool = False) -> None:
-        self.reports: list[Report] = []
-        self.alerting = alerting
-
-    def report(self, report: Report) -> Sequence[Alert]:
-        """Keep the report."""
-        self.reports.append(report)
-        if not self.alerting:
-            return ()
-        return [Alert("list", "happy", "info", "a report came", report.id)]
-
-
-class FailingSink:
-    """Raises on every report."""
-
-    def report(self, report: Report) -> Sequence[Alert]:
-        """Raise."""
-        raise RuntimeError(f"cannot take {report.id}")
-
-
-class BlockedSink:
-    """Blocks on every report until `release` is set."""
-
-    def __init__(self) -> None:
-        self.release = threading.Event()
-
-    def report(self, report: Report) -> Sequence[Alert]:
-        """Wait."""
-        self.release.wait()
-        return ()
 
 
 class Harness(Protocol):
@@ -243,25 +66,12 @@ class Harness(Protocol):
         ...
 
 
-def check_plugin(harness: Harness, layers: Sequence[int] = (1, 2)) -> None:
-    """Run every check below on a fresh probe; raises AssertionError with what differed."""
-    door = harness.open_residuals()
-    probe = make_probe(door, ("happy", "sad", "calm"), layers)
-    for check in (
-        check_generation_is_untouched,
-        check_law,
-        check_rows_equal_the_offline_reading,
-        check_attention_sinks,
-        check_reasoning,
-        check_second_attach_is_refused,
-        check_wrong_layer_is_refused,
-        check_faults_stay_inside,
-        check_steering,
-        check_steering_faults_stay_inside,
-        check_alarms_while_generating,
-        check_notices,
-    ):
-        check(harness, probe)
+Check = Callable[[Harness, Probe], None]
+
+
+def contract_probe(harness: Harness, layers: Sequence[int] = (1, 2)) -> Probe:
+    """Return the probe that the checks are run with: random directions that fit the model."""
+    return make_probe(harness.open_residuals(), ("happy", "sad", "calm"), layers)
 
 
 def check_generation_is_untouched(harness: Harness, probe: Probe) -> None:
@@ -302,73 +112,6 @@ def check_rows_equal_the_offline_reading(harness: Harness, probe: Probe) -> None
     offline = probe.project(residuals)[len(prompt) - 1 :]
     spread = np.abs(offline).max()
     assert np.allclose(live, offline, atol=0.02 * spread), f"live {live} offline {offline}"
-
-
-def check_attention_sinks(harness: Harness, probe: Probe) -> None:
-    """Rows at a sink are read, marked, in no score, and never steered: one token, if repeated."""
-    token, other = harness.prompts[0][-2:]
-    calibration = measure_calibration(harness.open_residuals(), probe)
-    plan = Plan(add={probe.labels[0]: 0.1}, cap={probe.labels[1]: 0.9})
-    plain = {len(prompt): harness.generate(prompt, 6) for prompt in ([token], [token] * 3)}
-    with harness.attach(Guard(probe, [calibration])) as watch:
-        for prompt in ([token], [token] * 3, [token, other]):
-            ids = harness.generate(prompt, 6, Request(scores="tokens"))
-            report, sinks = watch.reports[-1], _sinks(prompt, ids)
-            assert report.tokens_scored == report.completion_tokens == len(ids), report
-            assert (report.status, report.attention_sinks) == ("scored", sinks), report
-            assert [each.attention_sink for each in report.tokens] == [
-                place < sinks for place in range(len(ids))
-            ], report.tokens
-            _check_means(report)
-        for whole in (False, True):
-            request = Request(plan=replace(plan, prompt=whole))
-            for prompt in ([token], [token] * 3):
-                first = harness.generate(prompt, 1, request)
-                receipt = watch.reports[-1].receipt
-                assert receipt is not None, "a steered response has no receipt"
-                assert first == plain[len(prompt)][:1], "a sink was steered"
-                assert (receipt.applied, receipt.faulted) == (0, 0), receipt
-                ids = harness.generate(prompt, 6, request)
-                receipt = watch.reports[-1].receipt
-                assert receipt is not None, "a steered response has no receipt"
-                assert receipt.applied == len(ids) - _sinks(prompt, ids), receipt
-                assert receipt.faulted == 0, receipt
-    policy = Policy(alarms=AlarmPolicy(window_tokens=2, on_alert="stop"))
-    with _Alarming(probe, [calibration], policy) as guard, harness.attach(guard):
-        ids = harness.generate([token], 6)
-        wanted = plain[1][: 2 + _sinks([token], plain[1])]
-        assert ids == wanted, f"an alarm heard of a sink: generated {ids}, wanted {wanted}"
-
-
-def check_reasoning(harness: Harness, probe: Probe) -> None:
-    """Reasoning is opened by the prompt's end or by the model, never by what stands in between."""
-    opening, closing = harness.thinking
-    first, *rest = harness.prompts[0]
-    cases = {
-        "an opening mark at the end": ([first, *rest, opening], True),
-        "one in the middle": ([first, opening, *rest], False),
-        "one that is closed again": ([first, *rest, opening, closing], False),
-    }
-    with harness.attach(Guard(probe)) as watch:
-        for what, (prompt, inside) in cases.items():
-            ids = harness.generate(prompt, 8)
-            phases = watch.reports[-1].phases
-            if opening in ids[:7] or closing in ids[:7]:
-                continue  # what the model opens and closes itself is another matter
-            wanted = {"preparation": 1, "reasoning": 7 * inside, "response": 7 * (not inside)}
-            assert phases == wanted, f"{what}: {phases}"
-
-
-def _sinks(prompt: Sequence[int], ids: Sequence[int]) -> int:
-    """Return how many tokens were chosen where all that came before was one token."""
-    return sum(len({*prompt, *ids[:place]}) == 1 for place in range(len(ids)))
-
-
-def _check_means(report: Report) -> None:
-    rows = np.array([token.z for token in report.tokens if not token.attention_sink], np.float64)
-    means = np.array([score.mean for score in report.scores.values()])
-    wanted = rows.mean(axis=0) if len(rows) else np.array([])
-    assert np.allclose(means, wanted, atol=1e-4), f"wanted means {wanted}, got {means}"
 
 
 def check_second_attach_is_refused(harness: Harness, probe: Probe) -> None:
@@ -484,7 +227,7 @@ def check_alarms_while_generating(harness: Harness, probe: Probe) -> None:
     for action in ("stop", "callback", "report"):
         called: list[Alert] = []
         policy = Policy(alarms=AlarmPolicy(window_tokens=4, on_alert=action))
-        with _Alarming(probe, [calibration], policy, on_alert=called.append) as guard:
+        with AlarmingGuard(probe, [calibration], policy, on_alert=called.append) as guard:
             with harness.attach(guard) as watch:
                 request = Request()
                 ids = harness.generate(prompt, 8, request)
@@ -528,20 +271,71 @@ def check_notices(harness: Harness, probe: Probe) -> None:
     assert told == ["field", "field", None, "suffix"], f"sinks were told {told}"
 
 
-class _Alarming(Guard):
-    """A guard whose first label crosses its threshold with the first full window."""
+def check_attention_sinks(harness: Harness, probe: Probe) -> None:
+    """Rows at a sink are read, marked, in no score, and never steered: one token, if repeated."""
+    token, other = harness.prompts[0][-2:]
+    calibration = measure_calibration(harness.open_residuals(), probe)
+    plan = Plan(add={probe.labels[0]: 0.1}, cap={probe.labels[1]: 0.9})
+    plain = {len(prompt): harness.generate(prompt, 6) for prompt in ([token], [token] * 3)}
+    with harness.attach(Guard(probe, [calibration])) as watch:
+        for prompt in ([token], [token] * 3, [token, other]):
+            ids = harness.generate(prompt, 6, Request(scores="tokens"))
+            report, sinks = watch.reports[-1], _sinks(prompt, ids)
+            assert report.tokens_scored == report.completion_tokens == len(ids), report
+            assert (report.status, report.attention_sinks) == ("scored", sinks), report
+            assert [each.attention_sink for each in report.tokens] == [
+                place < sinks for place in range(len(ids))
+            ], report.tokens
+            _check_means(report)
+        for whole in (False, True):
+            request = Request(plan=replace(plan, prompt=whole))
+            for prompt in ([token], [token] * 3):
+                first = harness.generate(prompt, 1, request)
+                receipt = watch.reports[-1].receipt
+                assert receipt is not None, "a steered response has no receipt"
+                assert first == plain[len(prompt)][:1], "a sink was steered"
+                assert (receipt.applied, receipt.faulted) == (0, 0), receipt
+                ids = harness.generate(prompt, 6, request)
+                receipt = watch.reports[-1].receipt
+                assert receipt is not None, "a steered response has no receipt"
+                assert receipt.applied == len(ids) - _sinks(prompt, ids), receipt
+                assert receipt.faulted == 0, receipt
+    policy = Policy(alarms=AlarmPolicy(window_tokens=2, on_alert="stop"))
+    with AlarmingGuard(probe, [calibration], policy) as guard, harness.attach(guard):
+        ids = harness.generate([token], 6)
+        wanted = plain[1][: 2 + _sinks([token], plain[1])]
+        assert ids == wanted, f"an alarm heard of a sink: generated {ids}, wanted {wanted}"
 
-    def thresholds(self, identity: ModelIdentity) -> tuple[Threshold | None, ...]:
-        return Threshold(-1e6, 0.1, 0), *[None] * (len(self.labels) - 1)
+
+def check_reasoning(harness: Harness, probe: Probe) -> None:
+    """Reasoning is opened by the prompt's end or by the model, never by what stands in between."""
+    opening, closing = harness.thinking
+    first, *rest = harness.prompts[0]
+    cases = {
+        "an opening mark at the end": ([first, *rest, opening], True),
+        "one in the middle": ([first, opening, *rest], False),
+        "one that is closed again": ([first, *rest, opening, closing], False),
+    }
+    with harness.attach(Guard(probe)) as watch:
+        for what, (prompt, inside) in cases.items():
+            ids = harness.generate(prompt, 8)
+            phases = watch.reports[-1].phases
+            if opening in ids[:7] or closing in ids[:7]:
+                continue  # what the model opens and closes itself is another matter
+            wanted = {"preparation": 1, "reasoning": 7 * inside, "response": 7 * (not inside)}
+            assert phases == wanted, f"{what}: {phases}"
 
 
-def check_sink(make: Callable[[], Sink]) -> None:
-    """Check that a sink takes every kind of report and answers with alerts that name it."""
-    sink = make()
-    for report in every_kind_of_report():
-        for alert in sink.report(report):
-            assert isinstance(alert, Alert), f"wanted alerts, got {alert!r}"
-            assert alert.report_id == report.id, "an alert names another report"
+def _sinks(prompt: Sequence[int], ids: Sequence[int]) -> int:
+    """Return how many tokens were chosen where all that came before was one token."""
+    return sum(len({*prompt, *ids[:place]}) == 1 for place in range(len(ids)))
+
+
+def _check_means(report: Report) -> None:
+    rows = np.array([token.z for token in report.tokens if not token.attention_sink], np.float64)
+    means = np.array([score.mean for score in report.scores.values()])
+    wanted = rows.mean(axis=0) if len(rows) else np.array([])
+    assert np.allclose(means, wanted, atol=1e-4), f"wanted means {wanted}, got {means}"
 
 
 def _refused(action: Callable[[], Any], what: str) -> None:
@@ -550,3 +344,20 @@ def _refused(action: Callable[[], Any], what: str) -> None:
     except EmoGuardError:
         return
     raise AssertionError(f"{what} was not refused with an EmoGuardError")
+
+
+CHECKS: tuple[Check, ...] = (
+    check_generation_is_untouched,
+    check_law,
+    check_rows_equal_the_offline_reading,
+    check_second_attach_is_refused,
+    check_wrong_layer_is_refused,
+    check_faults_stay_inside,
+    check_steering,
+    check_steering_faults_stay_inside,
+    check_alarms_while_generating,
+    check_notices,
+    check_attention_sinks,
+    check_reasoning,
+)
+"""What every runtime keeps: run each on a harness and `contract_probe` of it."""

@@ -10,14 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 
-from emoguard.attention import only_token
-from emoguard.plan import Plan
 from emoguard.steering import (
     LONGEST,
     SHORTEST,
@@ -30,9 +27,9 @@ from emoguard.steering import (
     limit_inset,
     roundoff,
 )
-from emoguard_transformers.blocks import hidden_state
-from emoguard_transformers.precision import full_matmul, uncast
-from emoguard_transformers.prompts import Prompts
+from emoguard_torch.lead import Lead
+from emoguard_torch.precision import uncast
+from emoguard_torch.tensors import hidden_state
 
 log = logging.getLogger("emoguard")
 
@@ -41,51 +38,6 @@ MOVES = 3
 
 TINY = 1e-38
 """Keeps a division by a length of 0 finite."""
-
-
-@dataclass(eq=False)
-class Lead:
-    """The leading positions of each row that are left alone: padding and attention sinks.
-
-    `counts` (rows, 1) is their number. Where all of a row is an attention sink, it grows as long as
-    `first` (rows,), the token of the sink, is generated; `grows` says that any row's may. `end` is
-    the number of positions that are computed once the pass in progress is over.
-    """
-
-    counts: torch.Tensor
-    first: torch.Tensor
-    end: torch.Tensor
-    grows: bool
-
-    @classmethod
-    def of(cls, prompts: Prompts, rows: int, device: Any) -> Lead:
-        """Return the lead of a batch of prompts; waits for their tokens."""
-        tokens = prompts.tokens(rows)
-        return cls(
-            counts=torch.tensor(prompts.leads(tokens), device=device)[:, None],
-            first=torch.tensor([row[0] for row in tokens], device=device),
-            end=torch.tensor(prompts.length, device=device),
-            grows=any(only_token(row) is not None for row in tokens),
-        )
-
-    def within(self, positions: int, waiting: torch.Tensor | None) -> torch.Tensor | None:
-        """Return how many positions of this pass are left alone, (rows, 1), may be negative.
-
-        `waiting` counts the positions of a chunked prefill still to come after this pass. None
-        where it is plain that there are none.
-        """
-        if positions == 1 and waiting is None and not self.grows:
-            return None
-        start = self.end - positions
-        if waiting is not None:
-            start = start - waiting.clamp(min=0).to(start.device)
-        return self.counts - start
-
-    def advance(self, tokens: torch.Tensor) -> None:
-        """Note the `tokens` (rows,) that were chosen."""
-        is_sink = self.counts[:, 0] == self.end
-        self.counts += (is_sink & (tokens.to(self.first.device) == self.first))[:, None]
-        self.end += 1
 
 
 @dataclass
@@ -330,115 +282,6 @@ def limit(
     steps = torch.stack(columns, dim=-1)
     after, slack = along + steps @ layer.gram, inset - inside
     return steps, ((after < layer.low - slack) | (after > layer.high + slack)).any(dim=-1)
-
-
-@cache
-def fused_for(device: torch.device) -> Kernel | None:
-    """Return what does the same as `intervene` in one launch on `device`; None where nothing does.
-
-    Whether it does the same is tried once per device, on every dtype.
-    """
-    if device.type != "cuda":
-        return None
-    try:
-        from emoguard_transformers.fused import intervene as fused  # noqa: PLC0415
-
-        if agree(fused, intervene, device):
-            return Launch(fused)
-        why = "the one kernel gives something else here"
-    except Exception as error:  # noqa: BLE001  (no triton, no C compiler, an old GPU)
-        why = f"{type(error).__name__}: {error}"
-    log.warning("steering takes many launches per block on %s: %s", device, why)
-    return None
-
-
-class Launch:
-    """A kernel as long as it launches, `intervene` from its first failure on.
-
-    That it compiled for one shape does not say that it does for another: shared memory, registers.
-    """
-
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel: Kernel | None = kernel
-
-    def __call__(self, h: torch.Tensor, layer: Layer, act: torch.Tensor) -> torch.Tensor:
-        """See `intervene`."""
-        kernel = self._kernel
-        if kernel is None:
-            return intervene(h, layer, act)
-        try:
-            return kernel(h, layer, act)
-        except Exception as error:  # noqa: BLE001  (whatever the compiler or the driver says)
-            why = f"{type(error).__name__}: {error}"
-        self._kernel = None
-        log.warning("steering takes many launches per block on %s from here on: %s", h.device, why)
-        return intervene(h, layer, act)
-
-
-TRIALS = (
-    (torch.float32, 3),
-    (torch.float16, 3),
-    (torch.bfloat16, 3),
-    (torch.bfloat16, 1),
-    (torch.float32, 0),
-)
-"""Dtypes and numbers of limits a kernel is tried on: each is compiled anew, so not all pairs."""
-
-HIDDEN = 96
-"""Length of the residuals that kernels are tried on: no power of 2."""
-
-
-def agree(one: Kernel, other: Kernel, device: torch.device) -> bool:
-    """Return whether two ways to intervene give the same for a few random plans on `device`.
-
-    `other` multiplies matrices in full precision, whatever the process does by itself.
-    """
-    rng = np.random.default_rng(0)
-    return all(_agree(one, other, device, *trial, rng) for trial in TRIALS)
-
-
-def _agree(  # noqa: PLR0917  (one call, just above)
-    one: Kernel,
-    other: Kernel,
-    device: torch.device,
-    dtype: torch.dtype,
-    limits: int,
-    rng: np.random.Generator,
-) -> bool:
-    plans = _random_plans(limits, rng)
-    h = torch.tensor(rng.normal(size=(len(plans), 2, HIDDEN)), device=device).to(dtype)
-    h[-1, -1, 0] = torch.inf  # where a fault is marked
-    some = torch.tensor(rng.random((len(plans), 2)) < 0.5, device=device)
-
-    def attempt(way: Kernel) -> tuple[torch.Tensor, torch.Tensor]:
-        moves = torch.full((len(plans), MOVES), torch.nan, device=device)
-        layer = gather(plans, 0, device, moves)
-        # Of all positions, and each for itself, as where prompts are steered.
-        act = layer.rows if limits > 1 else layer.rows & some
-        return way(h, layer, act).float(), moves
-
-    ours = attempt(one)
-    with full_matmul():  # in all of the process, so not while a kernel is compiled
-        theirs = attempt(other)
-    near = max(1e-4, 4 * torch.finfo(dtype).eps)  # sums are taken in another order
-    both = zip(ours, theirs, strict=True)
-    return all(torch.allclose(our, their, rtol=near, atol=near) for our, their in both)
-
-
-def _random_plans(limits: int, rng: np.random.Generator) -> list[Steering | None]:
-    """Return plans of twelve rows, the first None, all with the same `limits` directions."""
-    directions = rng.normal(size=(limits, HIDDEN)) + rng.normal(size=HIDDEN)
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    gram = (directions @ directions.T).astype(np.float32)
-    plans: list[Steering | None] = [None]
-    for row in range(1, 12):
-        low, high = np.sort(rng.normal(size=(2, limits)), axis=0).astype(np.float32)
-        low[rng.random(limits) < 0.3], high[rng.random(limits) < 0.3] = -np.inf, np.inf
-        shift = (rng.normal(size=HIDDEN) * (row % 3) / 9).astype(np.float32)
-        budget = 0.05 * (1 + row % 4)
-        at = Intervention(0, shift, directions.astype(np.float32), low, high, gram, budget)
-        plans.append(Steering(Plan(), budget, (at,)))
-    return plans
 
 
 def torch_roundoff(dtype: torch.dtype) -> tuple[float, float]:

@@ -17,21 +17,19 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from emoguard_transformers.blocks import find_body
-
 SKIP = "skip_nnmodule_hook_guards"
 """torch's option not to look at hooks, which is on by default."""
 
 
-def forget_compiled(model: Any, blocks: Iterable[Any]) -> None:
-    """Drop what torch.compile has made of `model`, its parts down to `blocks`, and their calls.
+def forget_compiled(model: Any, body: Any, blocks: Iterable[Any]) -> None:
+    """Drop what torch.compile has made of `model`, of `body` around its `blocks`, and their calls.
 
     Other models that share this code compile again at their next call.
     """
     vars(model).pop("_compiled_call", None)
     if not _used():
         return
-    kinds = {type(module) for module in (model, *model.children(), find_body(model), *blocks)}
+    kinds = {type(module) for module in (model, *model.children(), body, *blocks)}
     functions = [Module.__call__, Module._wrapped_call_impl, Module._call_impl]  # noqa: SLF001
     functions += [kind.forward for kind in kinds] + [type(model).__call__]
     for code in {code for function in functions for code in _codes(function)}:

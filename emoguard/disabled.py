@@ -1,0 +1,85 @@
+"""The watch that watches nothing, for `EMOGUARD_DISABLE=1`."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from types import TracebackType
+from typing import Any, Self
+
+from emoguard.call import called_through
+from emoguard.patch import attribute
+from emoguard.plan import Plan
+from emoguard.records import Report
+
+log = logging.getLogger("emoguard")
+
+CALLS = ("generate", "create_completion", "create_chat_completion")
+"""Calls that take a request as `emoguard=`: a runtime has one or all of them."""
+
+
+class DisabledWatch:
+    """Has the methods of `emoguard.watch.Watch`; there is no guard, and no report is made.
+
+    It only takes the keyword `emoguard` off the calls that carry it, which would break without.
+    """
+
+    guard = None
+    identity = None
+
+    def __init__(self, model: Any) -> None:
+        log.warning("EMOGUARD_DISABLE=1: EmoGuard is not attached")
+        self.reports: deque[Report] = deque(maxlen=1)
+        self._undo = ExitStack()
+        for name in CALLS:
+            original = getattr(model, name, None)
+            if original is not None and name not in vars(model):
+                plain = functools.wraps(original)(functools.partial(_without_keyword, original))
+                self._undo.enter_context(attribute(model, name, plain))
+        if callable(model) and hasattr(model, "create_completion"):  # a Llama is called itself, too
+            self._undo.enter_context(called_through(model, _without_keyword))
+
+    def live(self) -> None:
+        """Return None: nothing is read."""
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Report]]:
+        """Yield a list that stays empty."""
+        yield []
+
+    def steering(self, plan: Plan | Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Return a block in which nothing is steered."""
+        return nullcontext()
+
+    def check_plan(self, plan: Plan | Mapping[str, Any] | None) -> None:
+        """Do nothing: nothing is steered."""
+
+    def abandon(self, request_id: str) -> None:
+        """Do nothing: nothing is reported."""
+
+    def detach(self) -> None:
+        """Leave the model as it was. Idempotent."""
+        self._undo.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+
+def _without_keyword(
+    original: Callable[..., Any],
+    *args: Any,
+    emoguard: Any = None,  # noqa: ARG001
+    **kwargs: Any,
+) -> Any:
+    return original(*args, **kwargs)

@@ -1,0 +1,180 @@
+"""The hooks on a model's blocks: each reads into, and steers, the run of its thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from emoguard_torch import compiled
+from emoguard_torch.compiled import forget_compiled
+from emoguard_torch.kernels import fused_for
+from emoguard_torch.lead import Lead
+from emoguard_torch.read import Weights, read
+from emoguard_torch.steer import MOVES, Batch, acting, gather, steer
+from emoguard_torch.tape import Tape
+from emoguard_torch.tensors import hidden_state
+
+from emoguard.site import Site
+from emoguard_transformers.blocks import find_blocks, find_body
+from emoguard_transformers.run import Run
+
+Fail = Callable[[Run, BaseException, Literal["reading", "steering"]], None]
+
+
+class Hooks:
+    """Hooks on the blocks of `model` that the probe of `site` reads.
+
+    `devices` has one device per layer; `fail` is called with what breaks in a hook. `run` is what
+    the hooks write into in this thread, None outside a generation.
+    """
+
+    def __init__(self, model: Any, site: Site, devices: Sequence[torch.device], fail: Fail) -> None:
+        self.devices = list(devices)
+        self._model = model
+        self._site = site
+        self._fail = fail
+        self._free: dict[tuple[str, tuple[int, ...]], list[torch.Tensor]] = {}
+        self._local = threading.local()
+
+    @property
+    def run(self) -> Run | None:
+        """Return the run of this thread; one that is closed takes in nothing more.
+
+        The end of a stream, where the caller may already generate the next response, is after that.
+        """
+        run = self.outermost
+        return None if run is None or run.closed else run
+
+    @property
+    def outermost(self) -> Run | None:
+        """Return the run of this thread, also one that is closed."""
+        run: Run | None = getattr(self._local, "run", None)
+        return run
+
+    @contextmanager
+    def writing(self, run: Run | None) -> Iterator[None]:
+        """Have the hooks of this thread write into `run` in this block."""
+        before = self.outermost
+        self._local.run = run
+        try:
+            yield
+        finally:
+            self._local.run = before
+
+    @contextmanager
+    def added(self) -> Iterator[None]:
+        """Have the hooks on the model in this block; compiled code of other hooks is forgotten."""
+        model, readout = self._model, self._site.readout
+        body, blocks = find_body(model), find_blocks(model)
+        with ExitStack() as undo:
+            forget_compiled(model, body, blocks)
+            undo.callback(forget_compiled, model, body, blocks)
+            for index, layer in enumerate(readout.layers):
+                weights = Weights.of(readout, index, self.devices[index])
+                hook = blocks[layer].register_forward_hook(self._hook(index, weights))
+                undo.callback(hook.remove)
+            yield
+
+    def begin(self, run: Run, *, chunked: bool) -> None:
+        """Give a run whose sessions are open buffers to write to, and the steering of its plans."""
+        rows = len(run.sessions)
+        try:
+            run.steering = self._steering(run, rows, run.positions if chunked else None)
+        except Exception as error:  # noqa: BLE001  (the response is not steered, or ends)
+            self._fail(run, error, "steering")
+        try:
+            pending = self._buffer("pending", (len(self.devices), rows, len(self._site.read)))
+            run.tape = Tape(pending, run.steering.moves if run.steering else None)
+        except Exception as error:  # noqa: BLE001  (the response must not notice)
+            self._fail(run, error, "reading")
+
+    def end(self, run: Run) -> None:
+        """Take the buffers of a run back."""
+        tape, run.tape, run.steering = run.tape, None, None
+        if tape is None:
+            return
+        for use, buffer in (("pending", tape.pending), ("moves", tape.moves)):
+            if buffer is not None:
+                self._free[use, tuple(buffer.shape)].append(buffer)
+
+    def _hook(self, index: int, weights: Weights) -> Callable[..., Any]:
+        local = self._local
+
+        def hook(_module: Any, _args: Any, output: Any) -> Any:
+            run = getattr(local, "run", None)
+            if run is None or run.aside:
+                return None
+            compiling = torch.compiler.is_compiling()
+            tape = run.tape
+            if tape is not None and not run.failed:
+                if compiling:
+                    read(tape.pending[index], weights, output)
+                else:
+                    try:
+                        read(tape.pending[index], weights, output)
+                    except Exception as error:  # noqa: BLE001  (the response must not notice)
+                        self._fail(run, error, "reading")
+            layer = run.steering.layers.get(index) if run.steering is not None else None
+            if layer is None or run.steering_failed:
+                return None
+            # Only a pass over several positions asks how many tokens came before it: compiled
+            # code would be made again for each count.
+            steps = run.steps if hidden_state(output).shape[1] > 1 else 0
+            if compiling:
+                return steer(layer, output, steps)
+            try:
+                return steer(layer, output, steps)
+            except Exception as error:  # noqa: BLE001  (the rest is not steered, or ends)
+                self._fail(run, error, "steering")
+                return None
+
+        return hook
+
+    def _buffer(self, use: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return a buffer full of NaN, for the same `use` again after each run.
+
+        Its address stays the same, so that CUDA graphs need not be recorded anew.
+        """
+        free = self._free.setdefault((use, shape), [])
+        # Never an inference tensor: the next generation may run outside inference mode.
+        with torch.inference_mode(mode=False):
+            try:
+                buffer = free.pop()  # another thread may take the last one
+            except IndexError:
+                buffer = torch.empty(shape, device=self.devices[-1])
+        compiled.hold_still(buffer)
+        return buffer.fill_(torch.nan)
+
+    def _steering(self, run: Run, rows: int, chunked: int | None) -> Batch | None:
+        """Put the plans of a batch onto the devices; None without any."""
+        probed = self._site.readout.layers
+        plans = [session.steering for session in run.sessions]
+        indices = acting(plans, probed)
+        if not indices:
+            return None
+        moves = self._buffer("moves", (len(indices), rows, MOVES))
+        lead = self._lead(run, rows, moves.device)
+        layers = {}
+        for index, place in zip(indices, moves, strict=True):
+            compiled.hold_still(place)
+            device = self.devices[index]
+            layer = gather(plans, probed[index], device, place, chunked, lead=lead)
+            # A kernel cannot write to another device, where a model is spread over several.
+            layer.fused = fused_for(device) if device == moves.device else None
+            layers[index] = layer
+        return Batch(layers, moves, lead)
+
+    def _lead(self, run: Run, rows: int, device: torch.device) -> Lead | None:
+        """Return the positions that steering leaves alone, None if it comes to none of them."""
+        if run.prompts is None:
+            return None
+        tokens = run.prompts.tokens(rows)
+        with torch.inference_mode(mode=False):
+            lead = Lead.of(tokens, run.prompts.leads(tokens), run.prompts.length, device)
+        for tensor in (lead.counts, lead.first, lead.end):
+            compiled.hold_still(tensor)
+        steered = [session.steering for session in run.sessions]
+        return lead if lead.grows or any(each and each.plan.prompt for each in steered) else None

@@ -1,0 +1,135 @@
+"""Joins a Transformers model to a watch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from emoguard.identity import ModelIdentity
+from emoguard.joint import Part, Sessions
+from emoguard.phases import THINKING_MARKS, Thinking
+from emoguard.residuals import Residuals
+from emoguard.session import Session
+from emoguard.site import Site
+from emoguard.steering import Steering
+from emoguard.template import opens_reasoning
+from emoguard_transformers.door import Door
+from emoguard_transformers.generate import Generate
+from emoguard_transformers.hooks import Hooks
+from emoguard_transformers.identity import active_adapters
+from emoguard_transformers.run import Run
+
+log = logging.getLogger("emoguard")
+
+NO_TEXT = (
+    "the policy follows notice profiles, but attach() was given no tokenizer: claims in a response "
+    "are not found, and its reasoning is not told apart; pass tokenizer="
+)
+"""What is silently lost otherwise."""
+
+
+class TransformersJoint:
+    """See `emoguard.joint.Joint`. `hooks` are on the model while it is watched."""
+
+    backend = "transformers"
+
+    def __init__(self, model: Any, tokenizer: Any = None) -> None:
+        self.model = model
+        self.thinking = find_thinking(tokenizer)
+        self.hooks: Hooks
+        self._tokenizer = tokenizer
+        self._door = Door(model, tokenizer)
+        self._sessions: Sessions | None = None
+
+    def identity(self) -> ModelIdentity:
+        """Return the identity with the adapters of this moment: other adapters, other file."""
+        attached = self._door.identity
+        adapters = active_adapters(self.model)
+        return attached if adapters == attached.adapters else replace(attached, adapters=adapters)
+
+    @contextmanager
+    def hooked(self, site: Site) -> Iterator[Residuals]:
+        """Put hooks on the blocks; the door goes through hooks of its own on the same blocks."""
+        if self._tokenizer is None and site.policy.notices.followed():
+            log.warning(NO_TEXT)
+        layers = site.readout.layers
+        self._door.residuals(site.probe.witness.token_ids[:1].tolist(), layers)  # finds the devices
+        devices = [self._door.devices[layer] for layer in layers]
+        self.hooks = Hooks(self.model, site, devices, self._fail)
+        try:
+            with self.hooks.added():
+                yield self._door
+        finally:
+            # Else the model would wait for the collector, which is in no hurry to free memory.
+            del self.hooks
+
+    @contextmanager
+    def wrapped(self, sessions: Sessions) -> Iterator[None]:
+        """Follow `generate`."""
+        self._sessions = sessions
+        try:
+            with Generate(self.model, sessions, self.hooks).wrapped():
+                yield
+        finally:
+            self._sessions = None
+
+    def refuse(self, steering: Steering) -> None:
+        """Do nothing: every block can be steered here."""
+
+    def settle(self, session: Session) -> None:
+        """Copy what hooks wrote for a session's batch from the device."""
+        session.held.settle()
+
+    def release(self, session: Session) -> None:
+        """Do nothing: buffers are shared by a batch, and come back when its `generate` ends."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids, "" without a tokenizer."""
+        if self._tokenizer is None:
+            return ""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def _fail(self, run: Run, error: BaseException, part: Part) -> None:
+        if part == "reading":
+            run.failed = True
+        else:
+            run.steering_failed = True
+        if self._sessions is not None:  # else the watch was detached meanwhile
+            for session in run.sessions:
+                self._sessions.fail(session, error, part)
+
+
+def find_thinking(tokenizer: Any) -> Thinking | None:
+    """Return the tokenizer's reasoning marks, None unless both are single tokens of it.
+
+    Whether a template or somebody else wrote a prompt cannot be seen: where there is a template,
+    only a mark that it can write itself opens reasoning.
+    """
+    vocabulary = tokenizer.get_vocab() if tokenizer is not None else {}
+    for opening, closing in THINKING_MARKS:
+        if opening in vocabulary and closing in vocabulary:
+            opens = not getattr(tokenizer, "chat_template", None)
+            return Thinking(
+                vocabulary[opening],
+                vocabulary[closing],
+                opens or opens_reasoning(_renderer(tokenizer), opening),
+                cache(_blank(tokenizer)),
+            )
+    return None
+
+
+def _renderer(tokenizer: Any) -> Callable[..., str]:
+    """Return what the tokenizer's chat template makes of messages."""
+    return lambda messages, **switches: str(
+        tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, **switches
+        )
+    )
+
+
+def _blank(tokenizer: Any) -> Callable[[int], bool]:
+    return lambda token: not tokenizer.decode([token], skip_special_tokens=False).strip()
