@@ -1,0 +1,1 @@
+"""Studies of cause and safety: what prompt, sampling and vector each change in answers."""
