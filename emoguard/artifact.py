@@ -216,8 +216,9 @@ def _probe(meta: Mapping[str, Any], tensors: Mapping[str, Any], digest: str) -> 
 def _calibration(index: int, meta: Mapping[str, Any], tensors: Mapping[str, Any]) -> Calibration:
     identity = dict(meta["identity"])
     identity["adapters"] = _texts(identity["adapters"])
-    for name in ("name", "architecture", "quantisation", "weights", "template"):
-        _text(identity[name])
+    # Files of before identities looked at all tensors have no content.
+    for name in ("name", "architecture", "quantisation", "weights", "template", "content"):
+        _text(identity.setdefault(name, "") if name == "content" else identity[name])
     for name in ("layers", "hidden"):
         _count(identity[name])
     arrays = {

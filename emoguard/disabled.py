@@ -57,6 +57,9 @@ class DisabledWatch:
     def check_plan(self, plan: Plan | Mapping[str, Any] | None) -> None:
         """Do nothing: nothing is steered."""
 
+    def recheck(self) -> None:
+        """Return None: nothing is read."""
+
     def abandon(self, request_id: str) -> None:
         """Do nothing: nothing is reported."""
 

@@ -13,7 +13,10 @@ class ModelIdentity:
     """One model file as one runtime holds it.
 
     `weights` is a SHA-256 over the first 64 KiB of a few named tensors, `template` one over the
-    chat template (empty without one), `adapters` the active LoRA adapters.
+    chat template (empty without one). `adapters` are those that act, by what they hold and their
+    scale and by no name or path (`3f0c…*0.5`). `content` is a SHA-256 over all base tensors: it
+    sees what `weights` is too narrow for, such as an adapter merged into attention alone.
+    Calibrations of before there was one have none, and stay valid for all files of their `weights`.
     """
 
     name: str
@@ -24,19 +27,25 @@ class ModelIdentity:
     weights: str
     template: str = ""
     adapters: tuple[str, ...] = ()
+    content: str = ""
 
     @property
     def digest(self) -> str:
         """Sixteen hex digits that differ when anything but the name differs."""
         fields = dataclasses.asdict(self)
         fields.pop("name")
+        if not self.content:  # a calibration of before keeps its digest
+            fields.pop("content")
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     def matches(self, other: ModelIdentity) -> bool:
-        """Return whether both are the same file; a template that one side lacks is no difference.
+        """Return whether both are the same file; what one side does not know is no difference.
 
-        A Transformers model does not know its chat template, its tokenizer does.
+        A Transformers model does not know its chat template, its tokenizer does; an old
+        calibration does not know the content.
         """
-        unknown = dataclasses.replace(self, template="").digest
-        same = unknown == dataclasses.replace(other, template="").digest
-        return same and (self.template == other.template or not (self.template and other.template))
+        ours, theirs = (dataclasses.replace(s, template="", content="") for s in (self, other))
+        pairs = (self.template, other.template), (self.content, other.content)
+        return ours.digest == theirs.digest and all(
+            mine == its or not (mine and its) for mine, its in pairs
+        )

@@ -118,8 +118,12 @@ class Joint(Protocol):
         """Return the runtime and the path that is read on, as reports name them."""
         ...
 
-    def identity(self) -> ModelIdentity:
-        """Return which file the model holds now; called when a response begins, so cheap."""
+    def identity(self, *, anew: bool = False) -> ModelIdentity:
+        """Return which file the model holds now; called when a response begins, so cheap.
+
+        It looks at marks, and at content where one changed; `anew` looks at content at all events.
+        Never raises once the joint is made.
+        """
         ...
 
     def hooked(self, site: Site) -> AbstractContextManager[Residuals]:

@@ -93,6 +93,15 @@ class Watch:
         """
         self.sessions.steering(None if plan is None else Plan.parse(plan))
 
+    def recheck(self) -> ModelIdentity:
+        """Look at the content of all weights now; return which file the model holds.
+
+        When a response begins only marks are looked at, which some writes do not leave (in torch
+        those through `.data`): call this after such a write. Responses that begin from now on are
+        reported as this file's.
+        """
+        return self.joint.identity(anew=True)
+
     def abandon(self, request_id: str) -> None:
         """Declare that the client of a request is gone. Thread-safe.
 

@@ -170,7 +170,7 @@ class FakeJoint:
 
     def __init__(self, model: FakeModel) -> None:
         self.model = model
-        self.identity = lambda: model.door.identity
+        self.identity = lambda **_: model.door.identity
         self.decode = lambda token_ids: " ".join(map(str, token_ids))
         self.refuse = self.settle = self.release = lambda _: None
 

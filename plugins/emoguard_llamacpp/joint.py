@@ -22,7 +22,7 @@ from emoguard_llamacpp import support
 from emoguard_llamacpp.door import LiveDoor
 from emoguard_llamacpp.generations import Generations
 from emoguard_llamacpp.head import Head
-from emoguard_llamacpp.identity import identify
+from emoguard_llamacpp.identity import Held
 
 
 class LlamaJoint:
@@ -33,9 +33,9 @@ class LlamaJoint:
         self.model = model
         self.thinking = find_thinking(model)
         self.head: Head | None = None
-        self._identity = identify(model)
+        self._held = Held(model)
         self._asked = backend
-        self._path = support.choose(self._identity.architecture, backend)
+        self._path = support.choose(self._held.identity().architecture, backend)
         self._generations: Generations | None = None
         self._in_progress = False
 
@@ -44,9 +44,9 @@ class LlamaJoint:
         """Return the runtime and the path that is read on."""
         return f"llama_cpp:{self._path if self.head is None else self.head.path}"
 
-    def identity(self) -> ModelIdentity:
-        """Return which file the model holds."""
-        return self._identity
+    def identity(self, *, anew: bool = False) -> ModelIdentity:
+        """Return which file the model holds, as far as its files say."""
+        return self._held.identity(anew=anew)
 
     @contextmanager
     def hooked(self, site: Site) -> Iterator[Residuals]:

@@ -13,6 +13,7 @@ from emoguard_torch import compiled
 from emoguard_torch.tensors import hidden_state
 
 from emoguard.errors import EmoGuardError
+from emoguard.identity import ModelIdentity
 from emoguard.residuals import Pool
 from emoguard_transformers import pooling
 from emoguard_transformers.blocks import find_blocks, find_body
@@ -23,12 +24,17 @@ if TYPE_CHECKING:
 
 
 class Door:
-    """Residuals of texts run through `model`, read at the outputs of its decoder blocks."""
+    """Residuals of texts run through `model`, read at the outputs of its decoder blocks.
+
+    `identity` is the model's, if the caller has looked already.
+    """
 
     backend = "transformers"
 
-    def __init__(self, model: Any, tokenizer: Any = None) -> None:
-        self.identity = identify(model, tokenizer)
+    def __init__(
+        self, model: Any, tokenizer: Any = None, identity: ModelIdentity | None = None
+    ) -> None:
+        self.identity = identity or identify(model, tokenizer)
         self._model = model
         self._tokenizer = tokenizer
         self._body = find_body(model)

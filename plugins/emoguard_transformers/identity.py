@@ -4,21 +4,65 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+from emoguard_torch.content import checksum
 
 from emoguard.errors import EmoGuardError
 from emoguard.identity import ModelIdentity
+from emoguard_transformers.adapters import Adapters, Named, base_of, wrapped_by
 from emoguard_transformers.blocks import find_blocks, text_config
 
 HEAD = 64 * 1024
 """Bytes hashed of each named tensor."""
 
 
-def identify(model: Any, tokenizer: Any = None) -> ModelIdentity:
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What a model is made of, as if no adapter were on it: `tensors` by name, once each.
+
+    `adapters` are on the layers that PEFT put in the place of others, by the names of those.
+    """
+
+    tensors: list[tuple[str, torch.Tensor]]
+    adapters: Adapters
+
+    @classmethod
+    def of(cls, module: torch.nn.Module) -> Self:
+        """Take a model apart. Buffers count where they are saved with it."""
+        found: dict[int, tuple[str, torch.Tensor]] = {}
+        adapted: list[Named] = []
+        for name, part in _parts(module, ""):
+            if isinstance(part, torch.nn.Module):
+                adapted.append((name, part))
+            else:
+                found.setdefault(id(part), (name, part))
+        return cls(list(found.values()), Adapters(adapted))
+
+
+def _parts(module: torch.nn.Module, name: str) -> Iterator[tuple[str, Any]]:
+    base = base_of(module)
+    while module is not base:  # PEFT may wrap what it wrapped before
+        yield name, module
+        module = wrapped_by(module) or base
+    transient = base._non_persistent_buffers_set  # noqa: SLF001
+    for owner in (base._parameters, base._buffers):  # noqa: SLF001
+        for key, tensor in owner.items():
+            if tensor is not None and key not in transient:
+                yield f"{name}.{key}".removeprefix("."), tensor
+    for key, child in base._modules.items():  # noqa: SLF001
+        if child is not None:
+            yield from _parts(child, f"{name}.{key}".removeprefix("."))
+
+
+def identify(model: Any, tokenizer: Any = None, weights: Weights | None = None) -> ModelIdentity:
     """Return the identity of `model`; the chat template counts where a tokenizer is given.
+
+    `weights` is what it is made of, if the caller has taken it apart already.
 
     Raises:
         EmoGuardError: as `find_blocks`; weights of which this process holds only a shard.
@@ -26,6 +70,7 @@ def identify(model: Any, tokenizer: Any = None) -> ModelIdentity:
     """
     blocks = find_blocks(model)
     config = text_config(model)
+    weights = weights or Weights.of(model)
     name = getattr(model.config, "_name_or_path", "")
     return ModelIdentity(
         name=Path(name).name or type(model).__name__,
@@ -33,29 +78,11 @@ def identify(model: Any, tokenizer: Any = None) -> ModelIdentity:
         layers=len(blocks),
         hidden=config.hidden_size,
         quantisation=_quantisation(model),
-        weights=_hash_weights(model, blocks),
+        weights=_hash_heads(model, blocks),
         template=_hash_template(tokenizer),
-        adapters=active_adapters(model),
+        adapters=weights.adapters.names(),
+        content=hash_tensors(weights.tensors),
     )
-
-
-def active_adapters(model: Any) -> tuple[str, ...]:
-    """Return the names of the PEFT adapters that act on `model` now, sorted."""
-    names: set[str] = set()
-    for module in model.modules():
-        # PEFT puts its own layers in place of the ones it adapts. The check is made for every
-        # generation, so it must be cheap.
-        if type(module).__module__.startswith("peft.tuners"):
-            names |= _adapters_of(module)
-    return tuple(sorted(names))
-
-
-def _adapters_of(module: Any) -> set[str]:
-    merged = set(getattr(module, "merged_adapters", ()))
-    if getattr(module, "disable_adapters", True):
-        return merged
-    active = getattr(module, "active_adapters", ())
-    return merged | set(active if not callable(active) else active())
 
 
 def _quantisation(model: Any) -> str:
@@ -78,7 +105,7 @@ def _hash_template(tokenizer: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _hash_weights(model: Any, blocks: torch.nn.ModuleList) -> str:
+def _hash_heads(model: Any, blocks: torch.nn.ModuleList) -> str:
     """Return a SHA-256 over names, shapes and first bytes of tensors at both ends and between."""
     digest = hashlib.sha256()
     parts = {"embedding": model.get_input_embeddings()}
@@ -90,12 +117,20 @@ def _hash_weights(model: Any, blocks: torch.nn.ModuleList) -> str:
     return digest.hexdigest()
 
 
+def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Return a SHA-256 over names, shapes and checksums of whole tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(f"{name} ".encode() + checksum(tensor))
+    return digest.hexdigest()
+
+
 def _matrices(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
     """Return the weight matrices of `module` by name; what an adapter adds is left out."""
     return sorted(
-        (name.replace(".base_layer", "").replace("base_layer.", ""), parameter.detach())
-        for name, parameter in module.named_parameters()
-        if parameter.ndim > 1 and "lora_" not in name
+        (name, tensor.detach())
+        for name, tensor in Weights.of(module).tensors
+        if tensor.ndim > 1 and isinstance(tensor, torch.nn.Parameter)
     )
 
 

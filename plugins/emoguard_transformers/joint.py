@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -19,8 +18,8 @@ from emoguard.steering import Steering
 from emoguard.template import opens_reasoning
 from emoguard_transformers.door import Door
 from emoguard_transformers.generate import Generate
+from emoguard_transformers.held import Held
 from emoguard_transformers.hooks import Hooks
-from emoguard_transformers.identity import active_adapters
 from emoguard_transformers.run import Run
 
 log = logging.getLogger("emoguard")
@@ -42,14 +41,13 @@ class TransformersJoint:
         self.thinking = find_thinking(tokenizer)
         self.hooks: Hooks
         self._tokenizer = tokenizer
-        self._door = Door(model, tokenizer)
+        self._held = Held(model, tokenizer)
+        self._door = Door(model, tokenizer, self._held.identity())
         self._sessions: Sessions | None = None
 
-    def identity(self) -> ModelIdentity:
-        """Return the identity with the adapters of this moment: other adapters, other file."""
-        attached = self._door.identity
-        adapters = active_adapters(self.model)
-        return attached if adapters == attached.adapters else replace(attached, adapters=adapters)
+    def identity(self, *, anew: bool = False) -> ModelIdentity:
+        """Return which file the model holds now: other adapters or weights, other file."""
+        return self._held.identity(anew=anew)
 
     @contextmanager
     def hooked(self, site: Site) -> Iterator[Residuals]:
@@ -61,7 +59,7 @@ class TransformersJoint:
         devices = [self._door.devices[layer] for layer in layers]
         self.hooks = Hooks(self.model, site, devices, self._fail)
         try:
-            with self.hooks.added():
+            with self.hooks.added(), self._held.listening():
                 yield self._door
         finally:
             # Else the model would wait for the collector, which is in no hurry to free memory.

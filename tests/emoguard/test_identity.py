@@ -1,4 +1,6 @@
 import dataclasses
+import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -107,12 +109,28 @@ def test_digest_differs_when_anything_but_the_name_differs():
         "weights": "1",
         "template": "t",
         "adapters": ("lora",),
+        "content": "c",
     }
     assert changes.keys() | {"name"} == set(FAKE_IDENTITY.__dataclass_fields__)
     for name, value in changes.items():
         digests.add(dataclasses.replace(FAKE_IDENTITY, **{name: value}).digest)
     assert len(digests) == 1 + len(changes)
     assert dataclasses.replace(FAKE_IDENTITY, name="other").digest in digests
+
+
+def test_what_one_side_does_not_know_is_no_difference():
+    mine = dataclasses.replace(FAKE_IDENTITY, template="t", content="c")
+    for name in ("template", "content"):
+        assert mine.matches(dataclasses.replace(mine, **{name: ""}))
+        assert dataclasses.replace(mine, **{name: ""}).matches(mine)
+        assert not mine.matches(dataclasses.replace(mine, **{name: "other"}))
+
+
+def test_an_identity_without_content_keeps_the_digest_it_had_before_there_was_one():
+    fields = dataclasses.asdict(FAKE_IDENTITY)
+    del fields["name"], fields["content"]
+    wanted = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+    assert FAKE_IDENTITY.digest == wanted
 
 
 def test_records_with_arrays_compare_and_hash_by_identity():

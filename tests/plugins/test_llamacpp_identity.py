@@ -1,0 +1,156 @@
+"""Which file a `llama_cpp.Llama` is: by what its files hold, at attach and as a response begins."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import emoguard_llamacpp
+import numpy as np
+import pytest
+from emoguard_llamacpp import identity as held
+
+import emoguard
+from emoguard.guard import Guard
+from emoguard.records import Report
+from emoguard.testing import make_calibration, make_probe
+from emoguard.watch import Watch
+from tests import tiny_gguf
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_gguf.write(tmp_path_factory.mktemp("base") / "base.gguf", "llama")
+
+
+def write_lora(path: Path, seed: int) -> Path:
+    import gguf
+
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 4.0)
+    rng = np.random.default_rng(seed)
+    for block in range(tiny_gguf.BLOCKS):
+        for letter, shape in (("a", (2, tiny_gguf.HIDDEN)), ("b", (64, 2))):
+            matrix = 0.1 * rng.normal(size=shape).astype(np.float32)
+            writer.add_tensor(f"blk.{block}.attn_q.weight.lora_{letter}", matrix)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def guard_for(llm: Any) -> Guard:
+    door = emoguard_llamacpp.open_residuals(llm)
+    probe = make_probe(door, ("happy", "sad"), (1, 2))
+    return Guard(probe, [make_calibration(probe, door.identity)])
+
+
+def report(llm: Any, watch: Watch) -> Report:
+    llm.create_completion("the hat", max_tokens=3)
+    return watch.reports[-1]
+
+
+def retrained(llm: Any) -> None:
+    write_lora(Path(llm.lora_path), 2)
+
+
+def replaced(llm: Any) -> None:
+    path = Path(llm.lora_path)
+    stat = path.stat()
+    write_lora(path.with_name("new.gguf"), 2).replace(path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def rescaled(llm: Any) -> None:
+    llm.lora_scale = 0.1
+
+
+@pytest.mark.parametrize("change", [retrained, replaced, rescaled])
+def test_a_change_is_another_file_under_a_watch_and_at_a_fresh_attach(
+    base: Path, tmp_path: Path, change: Callable[[Any], None]
+) -> None:
+    lora = write_lora(tmp_path / "lora.gguf", 1)
+    llm = tiny_gguf.load(base, lora_path=str(lora), lora_scale=1.0)
+    guard = guard_for(llm)
+    with emoguard.attach(llm, guard) as watch:
+        before = report(llm, watch)
+        change(llm)
+        live = report(llm, watch)
+    again = tiny_gguf.load(base, lora_path=str(lora), lora_scale=llm.lora_scale)
+    for each in (llm, again):
+        with emoguard.attach(each, guard) as watch:
+            fresh = report(each, watch)
+        assert (fresh.status, fresh.identity) == ("uncalibrated", live.identity)
+    assert (before.status, live.status) == ("scored", "uncalibrated")
+    assert before.identity != live.identity
+
+
+def test_the_same_adapter_in_another_folder_is_the_same_file(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = write_lora(tmp_path / "lora.gguf", 1)
+    guard = guard_for(tiny_gguf.load(base, lora_path=str(lora)))
+    (tmp_path / "other").mkdir()
+    shutil.copy(lora, tmp_path / "other" / "renamed.gguf")
+    monkeypatch.chdir(tmp_path / "other")
+    for path, status in (("renamed.gguf", "scored"), (None, "uncalibrated")):
+        llm = tiny_gguf.load(base, lora_path=path)
+        with emoguard.attach(llm, guard) as watch:
+            assert report(llm, watch).status == status
+
+
+@pytest.mark.parametrize("name", ["blk.1.attn_v.weight", "blk.3.ffn_up.weight", "output.weight"])
+def test_a_file_that_differs_in_one_tensor_is_another(
+    base: Path, tmp_path: Path, name: str
+) -> None:
+    from emoguard_llamacpp import ctypes_llama
+
+    copy = tmp_path / "tuned.gguf"
+    data = bytearray(base.read_bytes())
+    (tensor,) = (t for t in ctypes_llama.gguf_tensors(base) if t.name == name)
+    values = np.frombuffer(data, np.float32, tensor.size // 4, tensor.start)
+    values += 0.001
+    copy.write_bytes(data)
+    guard = guard_for(tiny_gguf.load(base))
+    for path, status in ((base, "scored"), (copy, "uncalibrated")):
+        llm = tiny_gguf.load(path)
+        with emoguard.attach(llm, guard) as watch:
+            assert report(llm, watch).status == status
+
+
+def test_content_is_read_once_per_change(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = write_lora(tmp_path / "lora.gguf", 1)
+    llm = tiny_gguf.load(base, lora_path=str(lora))
+    guard = guard_for(llm)
+    read: list[Any] = []
+    plain = held.identify
+    monkeypatch.setattr(held, "identify", lambda llm: read.append(llm) or plain(llm))
+    with emoguard.attach(llm, guard) as watch:
+        for change, times in ((None, 1), (retrained, 2), (None, 2)):
+            if change:
+                change(llm)
+            report(llm, watch)
+            report(llm, watch)
+            assert len(read) == times
+        watch.recheck()
+        assert len(read) == 3
+
+
+def test_a_file_that_is_gone_is_what_was_read_last(base: Path, tmp_path: Path) -> None:
+    lora = write_lora(tmp_path / "lora.gguf", 1)
+    llm = tiny_gguf.load(base, lora_path=str(lora))
+    with emoguard.attach(llm, guard_for(llm)) as watch:
+        first = report(llm, watch)
+        lora.unlink()
+        assert report(llm, watch).identity == first.identity
+        assert watch.recheck() == watch.identity
+        write_lora(lora, 2)
+        assert report(llm, watch).status == "uncalibrated"
