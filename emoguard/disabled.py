@@ -17,8 +17,11 @@ from emoguard.records import Report
 
 log = logging.getLogger("emoguard")
 
-CALLS = ("generate", "create_completion", "create_chat_completion")
+CALLS = ("generate", "generate_batch", "create_completion", "create_chat_completion")
 """Calls that take a request as `emoguard=`: a runtime has one or all of them."""
+
+MAKERS = {"init_continuous_batching": ("add_request", "add_requests")}
+"""Calls that return an object whose own calls take requests, and those calls."""
 
 
 class DisabledWatch:
@@ -35,12 +38,18 @@ class DisabledWatch:
         self.reports: deque[Report] = deque(maxlen=1)
         self._undo = ExitStack()
         for name in CALLS:
-            original = getattr(model, name, None)
-            if original is not None and name not in vars(model):
-                plain = functools.wraps(original)(functools.partial(_without_keyword, original))
-                self._undo.enter_context(attribute(model, name, plain))
+            self._wrap(model, name, _without_keyword)
+        for name in MAKERS:
+            self._wrap(model, name, _making)
         if callable(model) and hasattr(model, "create_completion"):  # a Llama is called itself, too
             self._undo.enter_context(called_through(model, _without_keyword))
+
+    def _wrap(self, owner: Any, name: str, call: Callable[..., Any]) -> None:
+        """Have a method of `owner`, if it has one of this name, called through `call`."""
+        original = getattr(owner, name, None)
+        if original is not None and name not in vars(owner):
+            plain = functools.wraps(original)(functools.partial(call, original))
+            self._undo.enter_context(attribute(owner, name, plain))
 
     def live(self) -> None:
         """Return None: nothing is read."""
@@ -86,3 +95,11 @@ def _without_keyword(
     **kwargs: Any,
 ) -> Any:
     return original(*args, **kwargs)
+
+
+def _making(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    maker = original(*args, **kwargs)
+    for name in MAKERS[original.__name__]:
+        if name not in vars(maker):
+            vars(maker)[name] = functools.partial(_without_keyword, getattr(maker, name))
+    return maker

@@ -29,13 +29,18 @@ class Weights:
         return cls(*(torch.tensor(part, dtype=torch.float32, device=device) for part in parts))
 
 
-def read(pending: torch.Tensor, weights: Weights, output: Any) -> None:
+def read(
+    pending: torch.Tensor, weights: Weights, output: Any, places: torch.Tensor | None = None
+) -> None:
     """Write one layer's share of z into `pending` (rows, labels).
 
     Equals `emoguard.probe.Readout.part` on the last position of each sequence: the one the next
     token is chosen from, also in a left-padded batch and in the last chunk of a chunked prefill.
+    Where one packed row holds all sequences, `places` (rows,) are those positions in it.
     """
-    last = hidden_state(output)[:, -1].detach().float()
+    whole = hidden_state(output)
+    last = whole[:, -1] if places is None else whole[0, places.to(whole.device)]
+    last = last.detach().float()
     with uncast(last.device):
         z = torch.addmm(weights.shift, last - weights.centre, weights.matrix)
     if z.shape != pending.shape:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,10 @@ class Layer:
             self.made[dtype] = [Mover(at, rounding) if at else None for at in self.each]
         return self.made[dtype]
 
+    def writing(self, moves: torch.Tensor) -> Layer:
+        """Return the same interventions, which write to `moves`."""
+        return replace(self, moves=moves, marks=_shared(moves, self.shift.device))
+
 
 Kernel = Callable[[torch.Tensor, Layer, torch.Tensor], torch.Tensor]
 """See `intervene`."""
@@ -144,12 +148,15 @@ def gather(
             rows=torch.tensor([[row is not None] for row in rows], device=device),
             prompt=torch.tensor(prompt, device=device) if np.any(prompt) else None,
             moves=moves,
-            marks=moves.numpy()
-            if "cpu" == moves.device.type == torch.device(device).type
-            else None,
+            marks=_shared(moves, torch.device(device)),
             waiting=None if chunked is None else torch.tensor(chunked, device=device),
             lead=lead,
         )
+
+
+def _shared(moves: torch.Tensor, device: torch.device) -> Any:
+    """Return the memory of `moves` as an array where all is on a CPU, else None."""
+    return moves.numpy() if "cpu" == moves.device.type == device.type else None
 
 
 def _at(plan: Steering | None, layer: int) -> Intervention | None:

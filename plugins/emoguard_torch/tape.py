@@ -49,6 +49,14 @@ class Tape:
         )
         return rows[:steps], moves[:steps]
 
+    def pass_home(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Copy what this pass wrote to the host: rows (slots, labels) and moves (places, 3).
+
+        For a runtime whose tokens come to the host after each pass; waits for the device.
+        """
+        rows = self.pending.sum(0).cpu().numpy()
+        return rows, rows[:0] if self.moves is None else self.moves.sum(0).cpu().numpy()
+
     def rewind(self) -> None:
         """Forget what was kept; its memory is used again."""
         self.steps = 0

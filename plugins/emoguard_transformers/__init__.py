@@ -27,8 +27,9 @@ def joint(model: Any, tokenizer: Any = None) -> TransformersJoint:
     human say, is never found. The chat template is then no part of a calibration's identity.
 
     Generation without one pass per chosen token is refused or goes unread, as `on_unsupported` of
-    the policy says: an assistant model or prompt lookup, beams, classifier-free guidance,
-    continuous batching, and the caller's own loop (`custom_generate=`).
+    the policy says: an assistant model or prompt lookup, beams, classifier-free guidance, and the
+    caller's own loop (`custom_generate=`); continuous batching that is asynchronous, compiled or
+    recorded as CUDA graphs. Managers that were made before the attach are not followed.
 
     Raises:
         EmoGuardError: something else than a tokenizer, an architecture without a known place to

@@ -31,9 +31,6 @@ from emoguard_transformers.run import Run
 LOOP = ("_get_stopping_criteria", "_get_logits_processor")
 """Methods whose results say when the tokens of Transformers' own loop are chosen."""
 
-BATCHED = ("generate_batch", "init_continuous_batching")
-"""Ways into continuous batching, which runs in a thread of its own."""
-
 
 class Generate:
     """Follows every `generate` of `model` while its methods are wrapped."""
@@ -63,7 +60,6 @@ class Generate:
             LOOP[0]: self._criteria,
             LOOP[1]: self._processors,
         }
-        wrappers |= {name: self._batching for name in BATCHED if hasattr(model, name)}
         with ExitStack() as undo:
             for name, wrap in wrappers.items():
                 undo.enter_context(attribute(model, name, wrap(getattr(model, name))))
@@ -97,21 +93,6 @@ class Generate:
             return self._followed(run, lambda: plain(*args, **kwargs))
 
         return generate
-
-    def _batching(self, plain: Callable[..., Any]) -> Callable[..., Any]:
-        def generate_batch(*args: Any, **kwargs: Any) -> Any:
-            requests = take_requests(kwargs)
-            if not self._attached:
-                return plain(*args, **kwargs)
-            outer = self._hooks.run
-            if outer is not None:
-                self._skip(outer, "continuous batching")
-                return plain(*args, **kwargs)
-            run = self._open(requests)
-            self._skip(run, "continuous batching")
-            return self._followed(run, lambda: plain(*args, **kwargs))
-
-        return generate_batch
 
     def _criteria(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         def criteria(generation_config: Any, *args: Any, **kwargs: Any) -> Any:

@@ -12,16 +12,19 @@ from emoguard_torch import compiled
 from emoguard_torch.compiled import forget_compiled
 from emoguard_torch.kernels import fused_for
 from emoguard_torch.lead import Lead
+from emoguard_torch.packed import steer_at
 from emoguard_torch.read import Weights, read
-from emoguard_torch.steer import MOVES, Batch, acting, gather, steer
+from emoguard_torch.steer import MOVES, Batch, Layer, acting, gather, steer
 from emoguard_torch.tape import Tape
 from emoguard_torch.tensors import hidden_state
 
 from emoguard.site import Site
+from emoguard.steering import Steering
 from emoguard_transformers.blocks import find_blocks, find_body
 from emoguard_transformers.run import Run
+from emoguard_transformers.step import Step
 
-Fail = Callable[[Run, BaseException, Literal["reading", "steering"]], None]
+Fail = Callable[[Run | Step, BaseException, Literal["reading", "steering"]], None]
 
 
 class Hooks:
@@ -38,6 +41,7 @@ class Hooks:
         self._fail = fail
         self._free: dict[tuple[str, tuple[int, ...]], list[torch.Tensor]] = {}
         self._local = threading.local()
+        self._plans: tuple[list[int], Sequence[Steering], dict[int, Layer]] | None = None
 
     @property
     def run(self) -> Run | None:
@@ -55,7 +59,7 @@ class Hooks:
         return run
 
     @contextmanager
-    def writing(self, run: Run | None) -> Iterator[None]:
+    def writing(self, run: Run | Step | None) -> Iterator[None]:
         """Have the hooks of this thread write into `run` in this block."""
         before = self.outermost
         self._local.run = run
@@ -91,6 +95,17 @@ class Hooks:
         except Exception as error:  # noqa: BLE001  (the response must not notice)
             self._fail(run, error, "reading")
 
+    def lay(self, step: Step) -> None:
+        """Give a pass over one packed row room to write to, and the steering of its plans."""
+        device = self.devices[-1]
+        try:
+            step.steering = self._packed(step)
+        except Exception as error:  # noqa: BLE001  (these responses are not steered, or end)
+            self._fail(step, error, "steering")
+        shape = (len(self.devices), len(step.places.read), len(self._site.read))
+        pending = torch.full(shape, torch.nan, device=device)
+        step.tape = Tape(pending, step.steering.moves if step.steering else None)
+
     def end(self, run: Run) -> None:
         """Take the buffers of a run back."""
         tape, run.tape, run.steering = run.tape, None, None
@@ -108,13 +123,14 @@ class Hooks:
             if run is None or run.aside:
                 return None
             compiling = torch.compiler.is_compiling()
-            tape = run.tape
+            tape, places = run.tape, run.places
             if tape is not None and not run.failed:
+                at = None if places is None else places.read
                 if compiling:
-                    read(tape.pending[index], weights, output)
+                    read(tape.pending[index], weights, output, at)
                 else:
                     try:
-                        read(tape.pending[index], weights, output)
+                        read(tape.pending[index], weights, output, at)
                     except Exception as error:  # noqa: BLE001  (the response must not notice)
                         self._fail(run, error, "reading")
             layer = run.steering.layers.get(index) if run.steering is not None else None
@@ -126,6 +142,8 @@ class Hooks:
             if compiling:
                 return steer(layer, output, steps)
             try:
+                if places is not None:
+                    return steer_at(layer, output, places)
                 return steer(layer, output, steps)
             except Exception as error:  # noqa: BLE001  (the rest is not steered, or ends)
                 self._fail(run, error, "steering")
@@ -166,6 +184,32 @@ class Hooks:
             layer.fused = fused_for(device) if device == moves.device else None
             layers[index] = layer
         return Batch(layers, moves, lead)
+
+    def _packed(self, step: Step) -> Batch | None:
+        """Put the plans of a packed row onto the devices; None where they move nothing in it.
+
+        Passes mostly steer the same sequences as the one before: their plans stay there.
+        """
+        if not len(step.places.moved):
+            return None
+        plans = step.plans
+        if self._plans is None or self._plans[0] != list(map(id, plans)):
+            self._plans = list(map(id, plans)), plans, self._layers(plans)
+        layers = self._plans[2]
+        shape = (len(layers), len(step.places.moved), MOVES)
+        moves = torch.full(shape, torch.nan, device=self.devices[-1])
+        by_layer = zip(layers.items(), moves, strict=True)
+        return Batch({index: layer.writing(place) for (index, layer), place in by_layer}, moves)
+
+    def _layers(self, plans: Sequence[Steering]) -> dict[int, Layer]:
+        """Return the interventions of plans, one row for each, by the number of the layer."""
+        probed, layers = self._site.readout.layers, {}
+        for index in acting(plans, probed):
+            device = self.devices[index]
+            moves = torch.empty((len(plans), MOVES), device=self.devices[-1])
+            layer = layers[index] = gather(plans, probed[index], device, moves)
+            layer.fused = fused_for(device) if device == moves.device else None
+        return layers
 
     def _lead(self, run: Run, rows: int, device: torch.device) -> Lead | None:
         """Return the positions that steering leaves alone, None if it comes to none of them."""

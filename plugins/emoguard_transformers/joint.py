@@ -16,11 +16,13 @@ from emoguard.session import Session
 from emoguard.site import Site
 from emoguard.steering import Steering
 from emoguard.template import opens_reasoning
+from emoguard_transformers.batching import Batching
 from emoguard_transformers.door import Door
 from emoguard_transformers.generate import Generate
 from emoguard_transformers.held import Held
 from emoguard_transformers.hooks import Hooks
 from emoguard_transformers.run import Run
+from emoguard_transformers.step import Step
 
 log = logging.getLogger("emoguard")
 
@@ -67,10 +69,13 @@ class TransformersJoint:
 
     @contextmanager
     def wrapped(self, sessions: Sessions) -> Iterator[None]:
-        """Follow `generate`."""
+        """Follow `generate` and continuous batching."""
         self._sessions = sessions
         try:
-            with Generate(self.model, sessions, self.hooks).wrapped():
+            with (
+                Generate(self.model, sessions, self.hooks).wrapped(),
+                Batching(self.model, sessions, self.hooks, self._fail).wrapped(),
+            ):
                 yield
         finally:
             self._sessions = None
@@ -91,14 +96,15 @@ class TransformersJoint:
             return ""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
-    def _fail(self, run: Run, error: BaseException, part: Part) -> None:
+    def _fail(self, run: Run | Step, error: BaseException, part: Part) -> None:
         if part == "reading":
             run.failed = True
         else:
             run.steering_failed = True
         if self._sessions is not None:  # else the watch was detached meanwhile
             for session in run.sessions:
-                self._sessions.fail(session, error, part)
+                if part == "reading" or session.steering is not None:
+                    self._sessions.fail(session, error, part)
 
 
 def find_thinking(tokenizer: Any) -> Thinking | None:

@@ -40,6 +40,7 @@ class Run:
     seconds: float = 0.0
     closed: bool = False
     aside: bool = False
+    places: None = None
     _halts: dict[int, int] = field(default_factory=dict)
     _stops: list[torch.Tensor] = field(default_factory=list)
     _stopped: dict[int, bool] = field(default_factory=dict)

@@ -143,6 +143,10 @@ class Tokenizer:
 
     chat_template = ""
 
+    def __call__(self, text, *, add_special_tokens=True):
+        """Return ids from characters, as `TextDoor` does."""
+        return {"input_ids": [1] * add_special_tokens + [3 + ord(c) % 200 for c in text]}
+
     def get_vocab(self):
         """Return the marks alone."""
         return dict(zip(("<think>", "</think>"), HfHarness.thinking, strict=True))

@@ -65,15 +65,6 @@ def test_rows_are_raw_once_another_adapter_is_active() -> None:
     assert not np.allclose([token.z for token in first.tokens], raw, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", ["generate_batch", "init_continuous_batching"])
-def test_continuous_batching_is_refused_before_it_starts(name: str) -> None:
-    model = build()
-    with emoguard.attach(model, Guard(probe_for(model))) as watch:
-        with pytest.raises(EmoGuardError, match="continuous batching"):
-            getattr(model, name)()
-        assert not watch.reports
-
-
 def test_who_wrapped_the_model_after_us_keeps_a_working_wrapper() -> None:
     model = build()
     watch = emoguard.attach(model, Guard(probe_for(model)))
@@ -93,15 +84,6 @@ def test_who_wrapped_the_model_after_us_keeps_a_working_wrapper() -> None:
 def test_runs_with_the_same_request_are_two() -> None:
     request = Request(id="same")
     assert Run(request) != Run(request)
-
-
-def test_continuous_batching_that_is_skipped_says_so() -> None:
-    model = build()
-    guard = Guard(probe_for(model), policy=Policy(on_unsupported="skip"))
-    with emoguard.attach(model, guard) as watch:
-        manager = model.init_continuous_batching()
-        assert manager is not None
-        assert [report.status for report in watch.reports] == ["skipped"]
 
 
 @pytest.fixture
