@@ -91,7 +91,7 @@ class Witness:
             raise EmoGuardError(
                 f"the hook on {door.identity.name} does not sit where the probe was fitted: "
                 f"{', '.join(wrong)}; the probe was made for another model or another layer "
-                "numbering: make one for this model with {fit_command()}"
+                f"numbering: make one for this model with {fit_command()}"
             )
 
 

@@ -195,7 +195,7 @@ def _describe(opened: Opened, corpus: _Corpus) -> _Looked:
 def _own_folder(path: str) -> str:
     """Return a folder name of this path alone.
 
-    A model's identity looks at a few of its weights only: two fine-tunings may differ elsewhere.
+    A GGUF file's identity looks at a part of its weights: two fine-tunings may differ elsewhere.
     """
     place = Path(path).resolve()
     return f"{place.stem}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
