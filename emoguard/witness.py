@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emoguard.advice import fit_command
 from emoguard.errors import EmoGuardError
 from emoguard.residuals import Residuals
 
