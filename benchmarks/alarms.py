@@ -37,8 +37,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import readings, streams
 from benchmarks.measure import Row, arguments, show
 from emoguard import Guard
-from emoguard.crossing import count, rolling_mean, windows
-from emoguard.identity import ModelIdentity
+from emoguard.probe.crossing import count, rolling_mean, windows
+from emoguard.probe.identity import ModelIdentity
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import re
 import sys
 from pathlib import Path
 
-from emoguard.claims import claims
+from emoguard.notices.claims import claims
 
 FIRST_PERSON = re.compile(r"\b(i|i'm|i\u2019m|me|my|we|myself)\b")
 HALF = 160

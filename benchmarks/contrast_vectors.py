@@ -28,10 +28,10 @@ from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora, geometry
 from emoguard.fit.extraction import SKIP, extract
 from emoguard.fit.textonly import counted
-from emoguard.fit.validation.card import plain
-from emoguard.fit.validation.estimate import Estimate, Sample
-from emoguard.fit.validation.plots import INK, MUTED, find_pyplot
-from emoguard.fit.validation.reading import Texts
+from emoguard.validate.card import plain
+from emoguard.validate.estimate import Estimate, Sample
+from emoguard.validate.plots import INK, MUTED, find_pyplot
+from emoguard.validate.reading import Texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import measure
 from benchmarks.measure import Row
 from emoguard.fit import corpora, extraction
-from emoguard.registry import find
+from emoguard.runtime.attach import find
 from tests.models import DATA, load_hf, load_llama, smollm2_gguf
 
 Forward = Callable[[list[list[int]]], None]

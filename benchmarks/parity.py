@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measure import Row, arguments, show
 from emoguard import Guard, Request, attach
 from emoguard.fit.responses import Sampling, answers, calibrate
-from emoguard.registry import find, shipped
+from emoguard.runtime.attach import find, shipped
 from tests.models import DATA, gemma_gguf, load_hf, load_llama, quantised, smollm2_gguf
 
 MODELS = {"smollm2": smollm2_gguf, "gemma": gemma_gguf}

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measure import Row, arguments, interleave, median, paired, per_token, show
 from emoguard import Guard, attach
-from emoguard.registry import find
+from emoguard.runtime.attach import find
 from emoguard.testing import make_probe
 from tests.models import gemma_gguf, load_hf, load_llama, smollm2_gguf
 

@@ -27,8 +27,8 @@ from emoguard import Guard
 from emoguard.fit.answers import AnswerFile
 from emoguard.fit.corpora import CALIBRATING, neutral_prompts
 from emoguard.fit.responses import Answer, Sampling, answer
-from emoguard.probe import Probe
-from emoguard.registry import find
+from emoguard.probe.probe import Probe
+from emoguard.runtime.attach import find
 from tests.models import load_llama, smollm2_gguf
 
 CACHE = Path(__file__).parents[1] / ".cache" / "alarms"

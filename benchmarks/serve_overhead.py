@@ -80,7 +80,8 @@ def serve(folder: str, threads: int) -> None:
     from emoguard_llamacpp import server
 
     import emoguard
-    from emoguard.policy import NoticePolicy, Policy
+    from emoguard.notices.policy import NoticePolicy
+    from emoguard.policy.policy import Policy
 
     settings, model = server.read_model(str(smollm2_gguf()), n_ctx=1024, n_threads=threads)
     served = server.open_app(settings, model)

@@ -32,9 +32,9 @@ from prometheus_client import generate_latest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measure import Row, arguments, median, show
-from emoguard.baseline import Baseline
-from emoguard.protocols import Sink
 from emoguard.records import LabelScore, Report
+from emoguard.sinks.baseline import Baseline
+from emoguard.sinks.protocols import Sink
 from emoguard.testing import make_report
 
 LABELS = tuple(f"label{n}" for n in range(14))

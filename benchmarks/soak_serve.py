@@ -28,7 +28,8 @@ from emoguard_llamacpp import server
 
 import emoguard
 from benchmarks.measure import Row, arguments, show
-from emoguard.policy import NoticePolicy, Policy, RequestPolicy
+from emoguard.notices.policy import NoticePolicy
+from emoguard.policy.policy import Policy, RequestPolicy
 from tests.clients.serving import Up, serving
 from tests.models import smollm2_gguf
 

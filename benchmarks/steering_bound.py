@@ -33,12 +33,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measure import Row, arguments, show
 from emoguard import Guard, Plan, Policy, Report, Request, attach
 from emoguard.fit.responses import Sampling, answer, first_half
-from emoguard.plan import CEILING
-from emoguard.policy import SteeringPolicy
-from emoguard.reading import Reading, Steered
-from emoguard.registry import find, shipped
-from emoguard.shipped import shipped_files
-from emoguard.steering import Intervention, Steering, intervene, prepare
+from emoguard.probe.shipped import shipped_files
+from emoguard.runtime.attach import find, shipped
+from emoguard.runtime.reading import Reading, Steered
+from emoguard.steering.bound import intervene
+from emoguard.steering.intervention import Intervention, Steering
+from emoguard.steering.plan import CEILING
+from emoguard.steering.policy import SteeringPolicy
+from emoguard.steering.prepare import prepare
 from tests.models import gemma_gguf, load_hf, load_llama, smollm2_gguf
 
 PROMPTS = Path(__file__).parents[1] / "emoguard" / "fit" / "prompts" / "benign.tsv"

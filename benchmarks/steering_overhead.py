@@ -36,9 +36,9 @@ from benchmarks.read_overhead import (
     random_model,
 )
 from emoguard import Guard, Plan, attach
-from emoguard.registry import find, shipped
+from emoguard.runtime.attach import find, shipped
+from emoguard.runtime.watch import Watch
 from emoguard.testing import make_probe, measure_calibration
-from emoguard.watch import Watch
 from tests.models import load_hf, load_llama
 
 ADD_CAP = Plan(add={"calm": 0.05}, cap={"desperate": 0.99})

@@ -36,8 +36,8 @@ from benchmarks.measure import Row, arguments, show
 from emoguard import Guard, Plan, Policy, Request, attach
 from emoguard.cli.export import control_vector, write
 from emoguard.fit.responses import calibrate
-from emoguard.policy import SteeringPolicy
-from emoguard.registry import find, shipped
+from emoguard.runtime.attach import find, shipped
+from emoguard.steering.policy import SteeringPolicy
 from tests.models import gemma_gguf, load_hf, load_llama, quantised, smollm2_gguf
 
 MODELS = {"smollm2": smollm2_gguf, "gemma": gemma_gguf}

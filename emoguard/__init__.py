@@ -5,12 +5,12 @@ A direction is not a feeling, and EmoGuard never says it is.
 
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
-from emoguard.plan import Plan
-from emoguard.policy import Policy
-from emoguard.probe import Probe
+from emoguard.notices.render import render
+from emoguard.policy.policy import Policy
+from emoguard.probe.probe import Probe
 from emoguard.records import Alert, Notice, Report, Request
-from emoguard.registry import attach, open_guard
-from emoguard.render import render
+from emoguard.runtime.attach import attach, open_guard
+from emoguard.steering.plan import Plan
 
 __version__ = "0.1.0"
 

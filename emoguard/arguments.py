@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from emoguard.annotation import describe
-from emoguard.calibration import Calibration
 from emoguard.errors import EmoGuardError
-from emoguard.probe import Probe
-from emoguard.protocols import Sink
+from emoguard.policy.annotation import describe
+from emoguard.probe.calibration import Calibration
+from emoguard.probe.probe import Probe
+from emoguard.sinks.protocols import Sink
 
 
 def checked_probe(probe: Any) -> Probe:

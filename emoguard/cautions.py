@@ -8,7 +8,7 @@ from emoguard.advice import calibrate_command
 
 if TYPE_CHECKING:
     from emoguard.guard import Guard
-    from emoguard.identity import ModelIdentity
+    from emoguard.probe.identity import ModelIdentity
 
 
 def cautions(guard: Guard, identity: ModelIdentity) -> list[str]:

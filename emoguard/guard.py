@@ -14,19 +14,20 @@ from emoguard.arguments import (
     checked_probe,
     checked_sinks,
 )
-from emoguard.calibration import Calibration
 from emoguard.errors import EmoGuardError
-from emoguard.identity import ModelIdentity
-from emoguard.notice import Moment
-from emoguard.outbox import Outbox
-from emoguard.policy import Policy
-from emoguard.probe import Probe
-from emoguard.protocols import Sink
+from emoguard.notices.notice import Moment
+from emoguard.notices.outbox import Outbox
+from emoguard.policy.policy import Policy
+from emoguard.policy.reload import PolicyFile, PolicySource, open_policy
+from emoguard.probe.calibration import Calibration
+from emoguard.probe.identity import ModelIdentity
+from emoguard.probe.probe import Probe
+from emoguard.probe.shipped import load_probe
 from emoguard.records import Alert, Channel, Report
-from emoguard.reload import PolicyFile, PolicySource, open_policy
-from emoguard.shipped import load_probe
+from emoguard.sinks.protocols import Sink
 from emoguard.site import Site
-from emoguard.steering import Steering, prepare
+from emoguard.steering.intervention import Steering
+from emoguard.steering.prepare import prepare
 
 
 class Guard:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, ClassVar, Literal
 
-from emoguard import schema
-from emoguard.annotation import describe
 from emoguard.errors import EmoGuardError
-from emoguard.plan import Plan
+from emoguard.policy import schema
+from emoguard.policy.annotation import describe
+from emoguard.steering.plan import Plan
 
 Phase = Literal["preparation", "reasoning", "response"]
 Status = Literal["scored", "uncalibrated", "incomplete", "skipped", "cancelled", "error"]

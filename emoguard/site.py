@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emoguard.calibration import Calibration
-from emoguard.certificate import Threshold
-from emoguard.crossing import Crossings
-from emoguard.identity import ModelIdentity
-from emoguard.plan import Plan
-from emoguard.policy import Policy
-from emoguard.probe import Probe, Readout
-from emoguard.reload import FixedPolicy, PolicyFile
-from emoguard.steering import Steering, prepare
+from emoguard.policy.policy import Policy
+from emoguard.policy.reload import FixedPolicy, PolicyFile
+from emoguard.probe.calibration import Calibration
+from emoguard.probe.certificate import Threshold
+from emoguard.probe.crossing import Crossings
+from emoguard.probe.identity import ModelIdentity
+from emoguard.probe.probe import Probe, Readout
+from emoguard.steering.intervention import Steering
+from emoguard.steering.plan import Plan
+from emoguard.steering.prepare import prepare
 
 
 @dataclass(eq=False)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from emoguard.crossing import count, rolling_mean
-from emoguard.phases import REASONING
-from emoguard.reading import Reading, Steered
+from emoguard.probe.crossing import count, rolling_mean
 from emoguard.records import PHASES, LabelScore, Phase, Receipt, Report, Request, Status, TokenScore
+from emoguard.runtime.phases import REASONING
+from emoguard.runtime.reading import Reading, Steered
 from emoguard.site import Site
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from emoguard import schema
 from emoguard.errors import EmoGuardError
-from emoguard.plan import Plan
-from emoguard.policy import Policy
+from emoguard.policy import schema
+from emoguard.policy.policy import Policy
 from emoguard.records import Report, check_name
+from emoguard.steering.plan import Plan
 
 KEY = "emoguard"
 """The key of the object in the body of a request and of a response."""

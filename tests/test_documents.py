@@ -8,8 +8,8 @@ import yaml
 
 from emoguard import Policy
 from emoguard.cli.probes import open_probe
-from emoguard.registry import shipped_files
-from emoguard.sinks import check_sinks
+from emoguard.runtime.attach import shipped_files
+from emoguard.sinks.open import check_sinks
 
 ROOT = Path(__file__).parents[1]
 POLICIES = [

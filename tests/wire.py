@@ -13,9 +13,9 @@ import numpy as np
 from emoguard_asgi import EmoGuardMiddleware
 
 from emoguard import EmoGuardError, Guard, Policy, Request
-from emoguard.policy import NoticePolicy
-from emoguard.reading import Steered
-from emoguard.session import REQUEST
+from emoguard.notices.policy import NoticePolicy
+from emoguard.runtime.reading import Steered
+from emoguard.runtime.session import REQUEST
 from emoguard.testing import (
     FAKE_IDENTITY,
     FakeResiduals,

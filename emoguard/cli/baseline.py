@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import click
 from rich.console import Console
 
-from emoguard.baseline import Baseline
 from emoguard.cli import logs
 from emoguard.cli.paths import check_out
-from emoguard.policy import Policy
+from emoguard.policy.policy import Policy
+from emoguard.sinks.baseline import Baseline
 
 
 @click.command(short_help="Freeze a site's traffic as baseline.")

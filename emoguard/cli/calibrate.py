@@ -13,9 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from emoguard import artifact
-from emoguard.calibration import Calibration
-from emoguard.certificate import ENOUGH_RESPONSES
 from emoguard.cli.models import RUNTIME, Runtime, load
 from emoguard.cli.paint import printable
 from emoguard.cli.paths import check_out
@@ -26,9 +23,13 @@ from emoguard.fit.answers import AnswerFile
 from emoguard.fit.responses import SHORTEST, Answer, Sampling, answers
 from emoguard.fit.responses import calibrate as measure
 from emoguard.guard import Guard
-from emoguard.policy import AlarmPolicy, Policy
-from emoguard.probe import Probe
-from emoguard.registry import find
+from emoguard.policy.policy import Policy
+from emoguard.probe import artifact
+from emoguard.probe.calibration import Calibration
+from emoguard.probe.certificate import ENOUGH_RESPONSES
+from emoguard.probe.probe import Probe
+from emoguard.runtime.attach import find
+from emoguard.sinks.policy import AlarmPolicy
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from emoguard.advice import calibrate_command
-from emoguard.baseline import Baseline
 from emoguard.cli.meaning import has_sink, meaning
 from emoguard.cli.paint import printable
 from emoguard.cli.probes import open_probe
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
-from emoguard.ledger import check_state
-from emoguard.policy import Policy
+from emoguard.notices.ledger import check_state
+from emoguard.policy.policy import Policy
+from emoguard.probe.shipped import shipped_files
 from emoguard.records import Verdict
-from emoguard.shipped import shipped_files
-from emoguard.sinks import check_places, check_sinks
+from emoguard.sinks.baseline import Baseline
+from emoguard.sinks.open import check_places, check_sinks
 
 DOUBT = (
     "watched because the policy names them, but validation did not find them usable: their alarms "

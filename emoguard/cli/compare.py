@@ -22,18 +22,19 @@ from emoguard.cli.paint import printable
 from emoguard.cli.paths import check_out
 from emoguard.errors import EmoGuardError
 from emoguard.extras import check_installed
-from emoguard.fit import compareplot, corpora
-from emoguard.fit.compare import ModelComparison, Paired, Read, check_pair
-from emoguard.fit.compare import compare as measure
+from emoguard.fit import corpora
 from emoguard.fit.extraction import SKIP, extract
-from emoguard.fit.validation.card import plain, two
-from emoguard.fit.validation.judged import Task
-from emoguard.fit.validation.reading import Texts
+from emoguard.study import compareplot
+from emoguard.study.compare import ModelComparison, Paired, Read, check_pair
+from emoguard.study.compare import compare as measure
+from emoguard.validate.card import plain, two
+from emoguard.validate.judged import Task
+from emoguard.validate.reading import Texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from emoguard.identity import ModelIdentity
+    from emoguard.probe.identity import ModelIdentity
 
 APART = "*"
 """Marks a difference whose interval leaves out 0."""

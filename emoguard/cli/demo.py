@@ -25,7 +25,7 @@ from emoguard.cli.probes import coloured_label, guard_for
 from emoguard.cli.stream import respond
 from emoguard.errors import EmoGuardError
 from emoguard.records import Report
-from emoguard.watch import Watch
+from emoguard.runtime.watch import Watch
 
 PROMPTS: Mapping[str, str] = {
     "joy": "Describe a joyful birthday party.",

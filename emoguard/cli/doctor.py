@@ -26,10 +26,10 @@ from emoguard.cli.probes import calibrating, open_probe
 from emoguard.errors import EmoGuardError
 from emoguard.extras import install_command
 from emoguard.guard import Guard
-from emoguard.registry import GROUP, find, shipped
-from emoguard.residuals import Residuals
-from emoguard.shipped import shipped_files
-from emoguard.witness import WITNESS_TEXT
+from emoguard.probe.residuals import Residuals
+from emoguard.probe.shipped import shipped_files
+from emoguard.probe.witness import WITNESS_TEXT
+from emoguard.runtime.attach import GROUP, find, shipped
 
 DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python"}
 """Where a library's name on the index is not its import name."""

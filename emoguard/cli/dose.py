@@ -21,10 +21,10 @@ from emoguard.cli.probes import check_calibrated, guard_for
 from emoguard.errors import EmoGuardError
 from emoguard.extras import install_command
 from emoguard.fit.corpora import recorded_labels
-from emoguard.fit.dose import DoseResult, Effect, Judge, LabelResult, measure
 from emoguard.fit.textonly import vader
-from emoguard.fit.validation.plots import find_pyplot
-from emoguard.registry import find
+from emoguard.runtime.attach import find
+from emoguard.study.dose import DoseResult, Effect, Judge, LabelResult, measure
+from emoguard.validate.plots import find_pyplot
 
 if TYPE_CHECKING:
     from emoguard.guard import Guard

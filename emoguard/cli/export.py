@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from emoguard.calibration import Calibration
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import open_probe
 from emoguard.errors import EmoGuardError
-from emoguard.plan import CEILING, Plan
-from emoguard.probe import Probe
-from emoguard.steering import prepare
+from emoguard.probe.calibration import Calibration
+from emoguard.probe.probe import Probe
+from emoguard.steering.plan import CEILING, Plan
+from emoguard.steering.prepare import prepare
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from emoguard.certificate import ENOUGH_RESPONSES
 from emoguard.cli import calibrate
 from emoguard.cli.calibrate import Opened
 from emoguard.cli.paint import printable
@@ -18,8 +17,9 @@ from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora, store
 from emoguard.fit.recipe import fit as make_probe
 from emoguard.fit.responses import Sampling
-from emoguard.identity import ModelIdentity
-from emoguard.policy import AlarmPolicy
+from emoguard.probe.certificate import ENOUGH_RESPONSES
+from emoguard.probe.identity import ModelIdentity
+from emoguard.sinks.policy import AlarmPolicy
 
 
 @click.command(short_help="Make a probe for a model.")

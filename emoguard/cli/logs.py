@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 
-from emoguard import reportlines
 from emoguard.cli.paint import printable
 from emoguard.errors import EmoGuardError
-from emoguard.policy import Policy
+from emoguard.policy.policy import Policy
 from emoguard.records import Report
+from emoguard.sinks import reportlines
 
 KEY_FILE = click.option("--key-file", help="The file with the log's key.")
 KEY_ENV = click.option("--key-env", help="The environment variable with the log's key.")

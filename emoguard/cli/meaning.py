@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from emoguard.advice import baseline_command
-from emoguard.plan import Plan
-from emoguard.policy import AlarmPolicy, NoticePolicy, Policy, RequestPolicy, SteeringPolicy
-from emoguard.profiles import Profile
-from emoguard.reload import FIXED
+from emoguard.notices.policy import NoticePolicy
+from emoguard.notices.profiles import Profile
+from emoguard.policy.policy import Policy, RequestPolicy
+from emoguard.policy.reload import FIXED
+from emoguard.sinks.policy import AlarmPolicy
+from emoguard.steering.plan import Plan
+from emoguard.steering.policy import SteeringPolicy
 
 ON_ALERT = {
     "report": "an alarm is reported",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from emoguard import artifact
 from emoguard.errors import EmoGuardError
+from emoguard.probe import artifact
 
 Kind = Literal["gguf", "transformers"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from emoguard.errors import EmoGuardError
-from emoguard.plan import Plan
+from emoguard.steering.plan import Plan
 
 
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from emoguard.advice import calibrate_command
-from emoguard.calibration import Calibration
 from emoguard.cli.models import Runtime
 from emoguard.cli.paths import check_is_probe
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
-from emoguard.identity import ModelIdentity
-from emoguard.probe import Probe
-from emoguard.registry import find, shipped
-from emoguard.shipped import load_probe, shipped_files
+from emoguard.probe.calibration import Calibration
+from emoguard.probe.identity import ModelIdentity
+from emoguard.probe.probe import Probe
+from emoguard.probe.shipped import load_probe, shipped_files
+from emoguard.runtime.attach import find, shipped
 
 
 def open_probe(name: str) -> tuple[Probe, list[Calibration], int]:

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emoguard.advice import calibrate_command
-from emoguard.calibration import Calibration
 from emoguard.cli.calibrate import Opened, check
-from emoguard.crossing import rolling_mean
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora
 from emoguard.fit.answers import AnswerFile
 from emoguard.fit.responses import SHORTEST, Answer, Sampling, answers
 from emoguard.fit.responses import calibrate as measure
 from emoguard.fit.textonly import TEXT_ONLY, TextOnly
-from emoguard.fit.validation.agreement import (
+from emoguard.guard import Guard
+from emoguard.policy.policy import Policy
+from emoguard.probe.calibration import Calibration
+from emoguard.probe.crossing import rolling_mean
+from emoguard.validate.agreement import (
     Agreement,
     Invariance,
     agreement,
@@ -27,20 +29,18 @@ from emoguard.fit.validation.agreement import (
     padding_difference,
     read_z,
 )
-from emoguard.fit.validation.card import Blocks
-from emoguard.fit.validation.onpolicy import FALLBACK, Prompt, Response, on_policy, prompts
-from emoguard.guard import Guard
-from emoguard.policy import Policy
+from emoguard.validate.card import Blocks
+from emoguard.validate.onpolicy import FALLBACK, Prompt, Response, on_policy, prompts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.progress import Progress
 
-    from emoguard.fit.validation.judged import Task
-    from emoguard.fit.validation.reading import Texts
-    from emoguard.identity import ModelIdentity
-    from emoguard.policy import AlarmPolicy
-    from emoguard.probe import Probe
+    from emoguard.probe.identity import ModelIdentity
+    from emoguard.probe.probe import Probe
+    from emoguard.sinks.policy import AlarmPolicy
+    from emoguard.validate.judged import Task
+    from emoguard.validate.reading import Texts
 
 COMPARED = 120
 """Responses that other files of the model read as well."""

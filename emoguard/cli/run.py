@@ -26,7 +26,7 @@ from emoguard.cli.stream import Scores, Show, respond
 from emoguard.cli.summary import label_table, status_line
 from emoguard.guard import Guard
 from emoguard.records import Report
-from emoguard.registry import find
+from emoguard.runtime.attach import find
 
 
 @click.command(short_help="Watch a model answer a prompt.")

@@ -15,7 +15,7 @@ from rich.console import Console
 import emoguard
 from emoguard.cli.paths import recognise
 from emoguard.errors import EmoGuardError
-from emoguard.policy import Policy
+from emoguard.policy.policy import Policy
 
 if TYPE_CHECKING:
     import uvicorn

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from emoguard.calibration import Calibration
 from emoguard.cli.paint import printable
 from emoguard.cli.probes import open_probe
 from emoguard.cli.summary import worth
-from emoguard.probe import Probe
-from emoguard.shipped import shipped_files
+from emoguard.probe.calibration import Calibration
+from emoguard.probe.probe import Probe
+from emoguard.probe.shipped import shipped_files
 
 
 @click.command(short_help="Show what a probe file holds.")

@@ -8,10 +8,10 @@ from typing import Any
 from emoguard.cli.answer import Prompt, answer, decoder
 from emoguard.cli.pieces import Pieces
 from emoguard.errors import EmoGuardError
-from emoguard.plan import Plan
 from emoguard.records import Report, Request
-from emoguard.session import REQUEST
-from emoguard.watch import Watch
+from emoguard.runtime.session import REQUEST
+from emoguard.runtime.watch import Watch
+from emoguard.steering.plan import Plan
 
 Scores = Sequence[float | None]
 Show = Callable[[str, Scores], None]

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from emoguard import artifact
 from emoguard.cli.calibrate import Opened, bars, check
 from emoguard.cli.paint import printable
 from emoguard.cli.paths import check_out
@@ -25,13 +24,14 @@ from emoguard.extras import check_installed
 from emoguard.fit import corpora
 from emoguard.fit.corpora import Label
 from emoguard.fit.extraction import SHORTEST, SKIP, extract_embedded
-from emoguard.fit.validation import card, plots
-from emoguard.fit.validation.card import Blocks
-from emoguard.fit.validation.human import chosen, families, family_task, read_human
-from emoguard.fit.validation.judged import Task
-from emoguard.fit.validation.reading import Texts
-from emoguard.fit.validation.validation import validate as measure
-from emoguard.probe import Probe
+from emoguard.probe import artifact
+from emoguard.probe.probe import Probe
+from emoguard.validate import card, plots
+from emoguard.validate.card import Blocks
+from emoguard.validate.human import chosen, families, family_task, read_human
+from emoguard.validate.judged import Task
+from emoguard.validate.reading import Texts
+from emoguard.validate.validation import validate as measure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

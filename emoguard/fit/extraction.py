@@ -12,12 +12,12 @@ import numpy as np
 
 from emoguard.errors import EmoGuardError
 from emoguard.fit.store import RowStore
-from emoguard.residuals import Pooling
+from emoguard.probe.residuals import Pooling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from emoguard.residuals import Pool, Residuals
+    from emoguard.probe.residuals import Pool, Residuals
 
 SKIP = 20
 """Leading tokens to leave out."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emoguard.fit.directions import unit
-from emoguard.fit.validation.estimate import RESAMPLES, cluster_weights
-from emoguard.fit.validation.reading import folds
+from emoguard.validate.estimate import RESAMPLES, cluster_weights
+from emoguard.validate.reading import folds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -19,13 +19,13 @@ from emoguard.fit import directions as d
 from emoguard.fit.cautions import cautions
 from emoguard.fit.corpora import Label, Text
 from emoguard.fit.extraction import SKIP, extract
-from emoguard.probe import Probe
-from emoguard.witness import Witness
+from emoguard.probe.probe import Probe
+from emoguard.probe.witness import Witness
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from emoguard.residuals import Residuals
+    from emoguard.probe.residuals import Residuals
 
 VALENCE = "valence"
 HELD_OUT = 3

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emoguard.attention import sink_rows
-from emoguard.calibration import QUANTILES, Calibration
-from emoguard.crossing import HYSTERESIS, WINDOW
 from emoguard.errors import EmoGuardError
+from emoguard.probe.calibration import QUANTILES, Calibration
+from emoguard.probe.crossing import HYSTERESIS, WINDOW
+from emoguard.runtime.attention import sink_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from emoguard.probe import Probe
-    from emoguard.residuals import Residuals
+    from emoguard.probe.probe import Probe
+    from emoguard.probe.residuals import Residuals
 
 SHORTEST = 8
 """Answers of fewer tokens say nothing about a response mean and are left out."""

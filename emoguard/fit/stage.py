@@ -13,17 +13,18 @@ import numpy as np
 
 from emoguard.advice import calibrate_command
 from emoguard.errors import EmoGuardError
-from emoguard.fit.dose import Speak, Spoken
 from emoguard.guard import Guard
-from emoguard.plan import Plan
-from emoguard.policy import Policy, SteeringPolicy
+from emoguard.policy.policy import Policy
 from emoguard.records import Request
-from emoguard.registry import attach, find
+from emoguard.runtime.attach import attach, find
+from emoguard.steering.plan import Plan
+from emoguard.steering.policy import SteeringPolicy
+from emoguard.study.dose import Speak, Spoken
 
 if TYPE_CHECKING:
-    from emoguard.calibration import Calibration
-    from emoguard.probe import Probe
-    from emoguard.watch import Watch
+    from emoguard.probe.calibration import Calibration
+    from emoguard.probe.probe import Probe
+    from emoguard.runtime.watch import Watch
 
 ROWS = 128
 """Continuations made in one batch."""

@@ -13,14 +13,17 @@ import numpy as np
 
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
-from emoguard.plan import Plan
-from emoguard.policy import AlarmPolicy, NoticePolicy, Policy, SteeringPolicy
-from emoguard.probe import Probe
+from emoguard.notices.policy import NoticePolicy
+from emoguard.policy.policy import Policy
+from emoguard.probe.probe import Probe
+from emoguard.probe.residuals import Residuals
 from emoguard.records import Alert, Report, Request
-from emoguard.residuals import Residuals
+from emoguard.runtime.watch import Watch
+from emoguard.sinks.policy import AlarmPolicy
+from emoguard.steering.plan import Plan
+from emoguard.steering.policy import SteeringPolicy
 from emoguard.testing.fakes import AlarmingGuard, make_probe, measure_calibration
 from emoguard.testing.sinks import FailingSink, ListSink
-from emoguard.watch import Watch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

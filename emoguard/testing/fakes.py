@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emoguard.calibration import QUANTILES, Calibration
-from emoguard.certificate import LEVELS, Curve, Threshold
-from emoguard.crossing import HYSTERESIS, WINDOW
 from emoguard.fit.responses import Answer, calibrate
 from emoguard.guard import Guard
-from emoguard.identity import ModelIdentity
-from emoguard.joint import Sessions
-from emoguard.moves import Moves
-from emoguard.patch import attribute
-from emoguard.probe import Probe
-from emoguard.residuals import Residuals
-from emoguard.session import take_request
+from emoguard.probe.calibration import QUANTILES, Calibration
+from emoguard.probe.certificate import LEVELS, Curve, Threshold
+from emoguard.probe.crossing import HYSTERESIS, WINDOW
+from emoguard.probe.identity import ModelIdentity
+from emoguard.probe.probe import Probe
+from emoguard.probe.residuals import Residuals
+from emoguard.probe.witness import Witness
+from emoguard.runtime.joint import Sessions
+from emoguard.runtime.patch import attribute
+from emoguard.runtime.session import take_request
 from emoguard.site import Site
-from emoguard.steering import FLOAT32
-from emoguard.witness import Witness
+from emoguard.steering.moves import Moves
+from emoguard.steering.rounding import FLOAT32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

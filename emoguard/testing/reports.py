@@ -10,10 +10,10 @@ import numpy as np
 
 from emoguard import summary
 from emoguard.guard import Guard
-from emoguard.policy import Policy
-from emoguard.reading import Reading
+from emoguard.policy.policy import Policy
 from emoguard.records import Notice, Report, Request
-from emoguard.session import Session
+from emoguard.runtime.reading import Reading
+from emoguard.runtime.session import Session
 from emoguard.site import Site
 from emoguard.testing.fakes import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
 

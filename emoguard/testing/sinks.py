@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from emoguard.protocols import Sink
 from emoguard.records import Alert, Report
+from emoguard.sinks.protocols import Sink
 from emoguard.testing.reports import every_kind_of_report
 
 

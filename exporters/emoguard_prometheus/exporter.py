@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Self
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 import emoguard
-from emoguard.annotation import describe
 from emoguard.errors import EmoGuardError
-from emoguard.protocols import Drift, Lines, Notices, Rate
+from emoguard.policy.annotation import describe
 from emoguard.records import Alert, Report
+from emoguard.sinks.protocols import Drift, Lines, Notices, Rate
 from emoguard_prometheus.allowed import Emotions, encodable
 from emoguard_prometheus.created import WithoutCreated
 from emoguard_prometheus.health import HealthMetrics

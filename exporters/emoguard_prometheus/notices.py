@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from emoguard_prometheus.allowed import OTHER, Allowed
 
 if TYPE_CHECKING:
-    from emoguard.protocols import Notices
     from emoguard.records import Notice
+    from emoguard.sinks.protocols import Notices
 
 REASONS = ("start", "interval", "steered", "amplified", "claim", "question", "undelivered")
 """First interaction, a timer, a steered or an amplifying response, a claim to feel or to be human,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from emoguard.protocols import Drift, Lines, Rate
+from emoguard.sinks.protocols import Drift, Lines, Rate
 from emoguard_prometheus.allowed import Emotions
 
 PAIR = ("model", "emotion")

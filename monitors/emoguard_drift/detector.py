@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emoguard.dependence import SMALLEST, dependence, window_means
+from emoguard.sinks.dependence import SMALLEST, dependence, window_means
 from emoguard_drift.bets import Bets
 from emoguard_drift.scores import Scores, linear, tailed
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from emoguard.advice import baseline_command
-from emoguard.baseline import ENOUGH_RESPONSES, Baseline, counts
-from emoguard.checkpoint import Checkpoint
 from emoguard.errors import EmoGuardError
 from emoguard.records import Alert, Report
+from emoguard.sinks.baseline import ENOUGH_RESPONSES, Baseline, counts
+from emoguard.sinks.checkpoint import Checkpoint
 from emoguard_drift.detector import DriftDetector
 
 if TYPE_CHECKING:

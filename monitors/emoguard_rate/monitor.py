@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from emoguard.checkpoint import Checkpoint
-from emoguard.crossing import WINDOW, windows
+from emoguard.probe.crossing import WINDOW, windows
 from emoguard.records import Alert, Report
+from emoguard.sinks.checkpoint import Checkpoint
 from emoguard_rate.detector import RateDetector
 
 if TYPE_CHECKING:

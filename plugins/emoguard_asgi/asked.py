@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from emoguard import jsontext, wire
 from emoguard.errors import EmoGuardError
-from emoguard.policy import Policy
+from emoguard.policy.policy import Policy
 from emoguard.records import Request
 from emoguard_asgi import choices, loosejson
 from emoguard_asgi.asgi import Headers, header

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from emoguard.errors import EmoGuardError
-from emoguard.session import REQUEST
-from emoguard.watch import Watch
+from emoguard.runtime.session import REQUEST
+from emoguard.runtime.watch import Watch
 from emoguard_asgi.answer import Answer, marked
 from emoguard_asgi.asgi import App, Message, Receive, Scope, Send, header, with_header
 from emoguard_asgi.asked import Asked, read

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from emoguard import wire
 from emoguard.records import Channel, Report
-from emoguard.watch import Watch
+from emoguard.runtime.watch import Watch
 from emoguard_asgi.asked import Asked
 
 log = logging.getLogger("emoguard")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from emoguard.residuals import Residuals
+from emoguard.probe.residuals import Residuals
 from emoguard_llamacpp.door import Door
 from emoguard_llamacpp.joint import LlamaJoint
 

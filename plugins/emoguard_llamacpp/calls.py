@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from emoguard import wire
-from emoguard.interrupts import is_interrupt
 from emoguard.records import Finish, Report, Request
-from emoguard.session import Session, take_request
+from emoguard.runtime.interrupts import is_interrupt
+from emoguard.runtime.session import Session, take_request
 
 Close = Callable[["Session | None", Finish], "Report | None"]
 """Ends a session and returns its report, None for one that was ended before."""

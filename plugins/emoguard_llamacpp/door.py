@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emoguard.errors import EmoGuardError
-from emoguard.identity import ModelIdentity
-from emoguard.residuals import Pool
+from emoguard.probe.identity import ModelIdentity
+from emoguard.probe.residuals import Pool
 from emoguard_llamacpp import ctypes_llama, pooling, support
 from emoguard_llamacpp.identity import identify
 from emoguard_llamacpp.pooling import CHUNK

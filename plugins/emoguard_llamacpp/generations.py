@@ -15,15 +15,15 @@ from llama_cpp.llama_chat_format import (
     get_chat_completion_handler,
 )
 
-from emoguard.attention import sink_length
-from emoguard.call import called_through
 from emoguard.errors import EmoGuardError
-from emoguard.interrupts import is_interrupt
-from emoguard.joint import Sessions
-from emoguard.patch import attribute
-from emoguard.phases import Thinking
 from emoguard.records import Finish, Report, Request
-from emoguard.session import Session, take_request
+from emoguard.runtime.attention import sink_length
+from emoguard.runtime.call import called_through
+from emoguard.runtime.interrupts import is_interrupt
+from emoguard.runtime.joint import Sessions
+from emoguard.runtime.patch import attribute
+from emoguard.runtime.phases import Thinking
+from emoguard.runtime.session import Session, take_request
 from emoguard_llamacpp import ctypes_llama
 from emoguard_llamacpp.calls import Call, Calls
 from emoguard_llamacpp.head import Head

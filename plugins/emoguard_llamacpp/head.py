@@ -6,7 +6,7 @@ from typing import Any
 
 from emoguard.errors import EmoGuardError
 from emoguard.site import Site
-from emoguard.steering import Steering
+from emoguard.steering.intervention import Steering
 from emoguard_llamacpp import support
 from emoguard_llamacpp.reader import READERS, CallbackReader, Reader
 from emoguard_llamacpp.scores import Scores

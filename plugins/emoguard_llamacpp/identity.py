@@ -11,8 +11,8 @@ from llama_cpp import llama_cpp as bindings
 
 from emoguard import regularfile
 from emoguard.errors import EmoGuardError
-from emoguard.identity import ModelIdentity
-from emoguard.interrupts import is_interrupt
+from emoguard.probe.identity import ModelIdentity
+from emoguard.runtime.interrupts import is_interrupt
 from emoguard_llamacpp import ctypes_llama
 
 log = logging.getLogger("emoguard")

@@ -10,14 +10,14 @@ from typing import Any
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from emoguard.errors import EmoGuardError
-from emoguard.identity import ModelIdentity
-from emoguard.joint import Sessions
-from emoguard.phases import THINKING_MARKS, Thinking
-from emoguard.residuals import Residuals
-from emoguard.session import Session
+from emoguard.probe.identity import ModelIdentity
+from emoguard.probe.residuals import Residuals
+from emoguard.runtime.joint import Sessions
+from emoguard.runtime.phases import THINKING_MARKS, Thinking
+from emoguard.runtime.session import Session
+from emoguard.runtime.template import opens_reasoning
 from emoguard.site import Site
-from emoguard.steering import Steering
-from emoguard.template import opens_reasoning
+from emoguard.steering.intervention import Steering
 from emoguard_llamacpp import support
 from emoguard_llamacpp.door import LiveDoor
 from emoguard_llamacpp.generations import Generations

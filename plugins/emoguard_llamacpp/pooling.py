@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emoguard.residuals import Pool
+from emoguard.probe.residuals import Pool
 from emoguard_llamacpp import ctypes_llama
 from emoguard_llamacpp.tap import Tap
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from emoguard.session import Session
+from emoguard.runtime.session import Session
 
 NO_TOKEN = -1
 """An id that no prompt has."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emoguard.errors import EmoGuardError
-from emoguard.interrupts import is_interrupt
+from emoguard.runtime.interrupts import is_interrupt
 from emoguard_llamacpp import ctypes_llama
 from emoguard_llamacpp.nodes import Nodes
 from emoguard_llamacpp.steer import Steer

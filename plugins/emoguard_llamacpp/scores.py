@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from emoguard.probe import Readout
+    from emoguard.probe.probe import Readout
 
 BLOCK = 16
 """Tokens whose residuals wait for one pass over the directions."""

@@ -17,9 +17,10 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from emoguard import jsontext, regularfile, yamlfile
+from emoguard import jsontext, regularfile
 from emoguard.errors import EmoGuardError
 from emoguard.hosts import is_loopback
+from emoguard.policy import yamlfile
 
 LARGEST = 2**20
 """Bytes of a config file."""

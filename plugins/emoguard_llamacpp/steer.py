@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from emoguard.interrupts import is_interrupt
-from emoguard.moves import Moves
-from emoguard.steering import FLOAT32, Steering
+from emoguard.runtime.interrupts import is_interrupt
+from emoguard.steering.intervention import Steering
+from emoguard.steering.moves import Moves
+from emoguard.steering.rounding import FLOAT32
 from emoguard_llamacpp import ctypes_llama
 
 

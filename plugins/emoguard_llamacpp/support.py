@@ -10,7 +10,7 @@ from typing import Any, Literal
 import llama_cpp
 
 from emoguard.errors import EmoGuardError
-from emoguard.probe import Probe
+from emoguard.probe.probe import Probe
 from emoguard_llamacpp import ctypes_llama
 
 Path = Literal["native", "callback"]

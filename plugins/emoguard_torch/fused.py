@@ -12,7 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
-from emoguard.steering import LONGEST, SHORTEST, SWEEPS, allowance, limit_inset
+from emoguard.steering.limit import SWEEPS
+from emoguard.steering.rounding import LONGEST, SHORTEST, allowance, limit_inset
 from emoguard_torch.steer import torch_roundoff
 
 if TYPE_CHECKING:

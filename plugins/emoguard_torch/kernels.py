@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 import torch
 
-from emoguard.plan import Plan
-from emoguard.steering import Intervention, Steering
+from emoguard.steering.intervention import Intervention, Steering
+from emoguard.steering.plan import Plan
 from emoguard_torch.precision import full_matmul
 from emoguard_torch.steer import MOVES, Kernel, Layer, gather, intervene
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from emoguard.attention import only_token
+from emoguard.runtime.attention import only_token
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ from emoguard_torch.precision import uncast
 from emoguard_torch.tensors import hidden_state
 
 if TYPE_CHECKING:
-    from emoguard.probe import Readout
+    from emoguard.probe.probe import Readout
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from emoguard.steering import (
-    LONGEST,
-    SHORTEST,
-    SWEEPS,
-    Intervention,
-    Mover,
-    Rounding,
-    Steering,
-    allowance,
-    limit_inset,
-    roundoff,
-)
+from emoguard.steering.bound import Mover
+from emoguard.steering.intervention import Intervention, Steering
+from emoguard.steering.limit import SWEEPS
+from emoguard.steering.rounding import LONGEST, SHORTEST, Rounding, allowance, limit_inset, roundoff
 from emoguard_torch.lead import Lead
 from emoguard_torch.precision import uncast
 from emoguard_torch.tensors import hidden_state

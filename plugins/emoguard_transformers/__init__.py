@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from emoguard.annotation import describe
 from emoguard.errors import EmoGuardError
-from emoguard.residuals import Residuals
+from emoguard.policy.annotation import describe
+from emoguard.probe.residuals import Residuals
 from emoguard_transformers.door import Door
 from emoguard_transformers.joint import TransformersJoint
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from emoguard.errors import EmoGuardError
-from emoguard.joint import Sessions
 from emoguard.records import Request
-from emoguard.session import REQUEST
+from emoguard.runtime.joint import Sessions
+from emoguard.runtime.session import REQUEST
 from emoguard_transformers.requests import numbered, take_requests
 
 

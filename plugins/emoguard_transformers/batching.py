@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from emoguard.joint import Sessions
-from emoguard.patch import attribute
 from emoguard.records import Request
+from emoguard.runtime.joint import Sessions
+from emoguard.runtime.patch import attribute
 from emoguard_transformers.asked import Asked, asked
 from emoguard_transformers.blocks import find_blocks, find_body
 from emoguard_transformers.follower import MARK, Follower

@@ -13,8 +13,8 @@ from emoguard_torch import compiled
 from emoguard_torch.tensors import hidden_state
 
 from emoguard.errors import EmoGuardError
-from emoguard.identity import ModelIdentity
-from emoguard.residuals import Pool
+from emoguard.probe.identity import ModelIdentity
+from emoguard.probe.residuals import Pool
 from emoguard_transformers import pooling
 from emoguard_transformers.blocks import find_blocks, find_body
 from emoguard_transformers.identity import identify

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from typing import Any
 
 from emoguard.errors import EmoGuardError
-from emoguard.joint import Sessions
-from emoguard.patch import attribute
 from emoguard.records import Finish, Request
+from emoguard.runtime.joint import Sessions
+from emoguard.runtime.patch import attribute
 from emoguard_transformers.asked import Asked, asked
 from emoguard_transformers.passes import Passes
 from emoguard_transformers.prefixes import keep_apart

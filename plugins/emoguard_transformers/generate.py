@@ -9,9 +9,9 @@ from typing import Any
 from emoguard_torch import compiled
 
 from emoguard.errors import EmoGuardError
-from emoguard.joint import Sessions
-from emoguard.patch import attribute
 from emoguard.records import Finish, Request
+from emoguard.runtime.joint import Sessions
+from emoguard.runtime.patch import attribute
 from emoguard_transformers.hooks import Hooks
 from emoguard_transformers.loop import Criteria, Processors, Streamer
 from emoguard_transformers.prompts import Prompts

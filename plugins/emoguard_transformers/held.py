@@ -16,8 +16,8 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from emoguard.errors import EmoGuardError
-from emoguard.identity import ModelIdentity
-from emoguard.interrupts import is_interrupt
+from emoguard.probe.identity import ModelIdentity
+from emoguard.runtime.interrupts import is_interrupt
 from emoguard_transformers.adapters import soft_prompt
 from emoguard_transformers.identity import Weights, hash_tensors, identify
 

@@ -19,7 +19,7 @@ from emoguard_torch.tape import Tape
 from emoguard_torch.tensors import hidden_state
 
 from emoguard.site import Site
-from emoguard.steering import Steering
+from emoguard.steering.intervention import Steering
 from emoguard_transformers.blocks import find_blocks, find_body
 from emoguard_transformers.run import Run
 from emoguard_transformers.step import Step

@@ -13,7 +13,7 @@ import torch
 from emoguard_torch.content import checksum
 
 from emoguard.errors import EmoGuardError
-from emoguard.identity import ModelIdentity
+from emoguard.probe.identity import ModelIdentity
 from emoguard_transformers.adapters import Adapters, Named, base_of, wrapped_by
 from emoguard_transformers.blocks import find_blocks, text_config
 

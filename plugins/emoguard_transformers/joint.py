@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from emoguard.identity import ModelIdentity
-from emoguard.joint import Part, Sessions
-from emoguard.phases import THINKING_MARKS, Thinking
-from emoguard.residuals import Residuals
-from emoguard.session import Session
+from emoguard.probe.identity import ModelIdentity
+from emoguard.probe.residuals import Residuals
+from emoguard.runtime.joint import Part, Sessions
+from emoguard.runtime.phases import THINKING_MARKS, Thinking
+from emoguard.runtime.session import Session
+from emoguard.runtime.template import opens_reasoning
 from emoguard.site import Site
-from emoguard.steering import Steering
-from emoguard.template import opens_reasoning
+from emoguard.steering.intervention import Steering
 from emoguard_transformers.batching import Batching
 from emoguard_transformers.door import Door
 from emoguard_transformers.generate import Generate

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from emoguard.joint import Sessions
-from emoguard.patch import attribute
+from emoguard.runtime.joint import Sessions
+from emoguard.runtime.patch import attribute
 from emoguard_transformers.hooks import Fail, Hooks
 from emoguard_transformers.step import Slot, Step
 

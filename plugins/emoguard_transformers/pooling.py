@@ -12,7 +12,7 @@ import torch
 from emoguard_torch import compiled
 from emoguard_torch.tensors import hidden_state
 
-from emoguard.residuals import Pool
+from emoguard.probe.residuals import Pool
 from emoguard_transformers.blocks import find_blocks, find_body
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from emoguard.patch import attribute
+from emoguard.runtime.patch import attribute
 from emoguard_transformers.step import Slot
 
 Plain = Callable[..., Any]

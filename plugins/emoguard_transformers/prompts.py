@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emoguard.attention import UNKNOWN, sink_length
+from emoguard.runtime.attention import UNKNOWN, sink_length
 
 
 @dataclass(frozen=True, eq=False)

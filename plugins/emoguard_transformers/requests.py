@@ -13,7 +13,7 @@ from transformers.generation.configuration_utils import GenerationMode
 
 from emoguard.errors import EmoGuardError
 from emoguard.records import Request
-from emoguard.session import take_request
+from emoguard.runtime.session import take_request
 
 ONE_ROW_PER_TOKEN = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 

@@ -14,7 +14,7 @@ from emoguard_torch.steer import Batch
 from emoguard_torch.tape import Tape
 
 from emoguard.records import Finish, Request
-from emoguard.session import Session
+from emoguard.runtime.session import Session
 from emoguard_transformers.prompts import Prompts
 
 

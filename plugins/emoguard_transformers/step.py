@@ -12,10 +12,10 @@ from emoguard_torch.steer import Batch
 from emoguard_torch.tape import Tape
 from numpy.typing import NDArray
 
-from emoguard.attention import sink_length
 from emoguard.records import Finish
-from emoguard.session import Session
-from emoguard.steering import Steering
+from emoguard.runtime.attention import sink_length
+from emoguard.runtime.session import Session
+from emoguard.steering.intervention import Steering
 
 Move = tuple[float, float, float]
 

@@ -11,7 +11,7 @@ from emoguard_transformers import hooks
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import emoguard
-from emoguard.registry import find
+from emoguard.runtime.attach import find
 
 SIZES = {
     "hidden_size": 48,

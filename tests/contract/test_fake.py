@@ -6,10 +6,10 @@ import inspect
 
 import pytest
 
-from emoguard.moves import Moves
-from emoguard.phases import Thinking
+from emoguard.runtime.phases import Thinking
+from emoguard.runtime.watch import Watch
+from emoguard.steering.moves import Moves
 from emoguard.testing import CHECKS, FakeJoint, FakeModel, contract_probe
-from emoguard.watch import Watch
 
 
 class BrokenMoves(Moves):

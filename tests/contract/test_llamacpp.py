@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 import emoguard
 from emoguard.guard import Guard
-from emoguard.moves import Moves
+from emoguard.probe.residuals import Residuals
 from emoguard.records import Request
-from emoguard.residuals import Residuals
+from emoguard.runtime.watch import Watch
+from emoguard.steering.moves import Moves
 from emoguard.testing import CHECKS, Check, contract_probe
-from emoguard.watch import Watch
 from tests import tiny_gguf
 
 emoguard_llamacpp = pytest.importorskip("emoguard_llamacpp")

@@ -8,7 +8,7 @@ import pytest
 import emoguard
 from emoguard import Guard
 from emoguard.cautions import cautions
-from emoguard.registry import find, shipped_files
+from emoguard.runtime.attach import find, shipped_files
 from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
 from tests import tiny_gguf
 

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emoguard import Alert, EmoGuardError, Guard, Plan, Policy, Request, summary
-from emoguard.policy import AlarmPolicy, NoticePolicy
-from emoguard.reading import Steered
+from emoguard.notices.policy import NoticePolicy
 from emoguard.records import PHASES
-from emoguard.steering import prepare
+from emoguard.runtime.reading import Steered
+from emoguard.sinks.policy import AlarmPolicy
+from emoguard.steering.prepare import prepare
 from emoguard.testing import (
     FAKE_IDENTITY,
     FailingSink,

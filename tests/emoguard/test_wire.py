@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emoguard import EmoGuardError, Plan, Policy, Request
-from emoguard.policy import RequestPolicy, SteeringPolicy
+from emoguard.policy.policy import RequestPolicy
+from emoguard.steering.policy import SteeringPolicy
 from emoguard.testing import every_kind_of_report, make_report
 from emoguard.wire import ask, told, user_text
 

@@ -19,7 +19,7 @@ from emoguard_jsonl import AuditLog, Key, parts, verify
 
 from emoguard import EmoGuardError, Guard, Policy, Report, Request
 from emoguard.records import LabelScore, Receipt
-from emoguard.sinks import open_sinks
+from emoguard.sinks.open import open_sinks
 from emoguard.site import Site
 from emoguard.testing import (
     FakeResiduals,

@@ -15,8 +15,9 @@ from emoguard_prometheus import PrometheusExporter
 
 import emoguard
 from emoguard import Plan, Policy, Request
-from emoguard.policy import AlarmPolicy, NoticePolicy
-from emoguard.session import REQUEST
+from emoguard.notices.policy import NoticePolicy
+from emoguard.runtime.session import REQUEST
+from emoguard.sinks.policy import AlarmPolicy
 from emoguard.testing import AlarmingGuard, make_probe, measure_calibration
 from tests import tiny_gguf
 

@@ -24,10 +24,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 import emoguard
 from emoguard import EmoGuardError, Guard, Policy, Request
-from emoguard.policy import NoticePolicy
+from emoguard.notices.policy import NoticePolicy
+from emoguard.policy.reload import PolicyFile
 from emoguard.records import STATUSES, LabelScore, Notice, Receipt
-from emoguard.reload import PolicyFile
-from emoguard.sinks import open_sinks
+from emoguard.sinks.open import open_sinks
 from emoguard.site import Site
 from emoguard.testing import (
     FailingSink,

@@ -18,18 +18,18 @@ from emoguard_drift import DriftMonitor
 from emoguard_jsonl import AuditLog, Key, last_line, parts, verify
 from emoguard_rate import RateMonitor
 
-from emoguard import EmoGuardError, Guard, Policy, Request, artifact
-from emoguard.baseline import Baseline
-from emoguard.checkpoint import Checkpoint
+from emoguard import EmoGuardError, Guard, Policy, Request
 from emoguard.cli import audit, dose, logs
 from emoguard.fit import corpora
 from emoguard.fit.answers import AnswerFile
 from emoguard.fit.store import BOUND, DONE, ROWS, RowStore
-from emoguard.fit.validation import human
 from emoguard.fit.writer import Manuscript
-from emoguard.policy import NoticePolicy
+from emoguard.notices.policy import NoticePolicy
+from emoguard.policy.reload import PolicyFile
+from emoguard.probe import artifact
 from emoguard.records import LabelScore
-from emoguard.reload import PolicyFile
+from emoguard.sinks.baseline import Baseline
+from emoguard.sinks.checkpoint import Checkpoint
 from emoguard.testing import (
     FAKE_IDENTITY,
     FakeResiduals,
@@ -40,7 +40,8 @@ from emoguard.testing import (
     make_report,
     put_reading,
 )
-from tests.emoguard.test_policy import FULL
+from emoguard.validate import human
+from tests.emoguard.policy.test_policy import FULL
 
 KEY = Key(bytes(range(32)))
 LABELS = ("happy", "sad")

@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emoguard import Policy, wire
-from emoguard.policy import NoticePolicy, RequestPolicy
+from emoguard.notices.policy import NoticePolicy
+from emoguard.policy.policy import RequestPolicy
 from tests.fuzz import limits
 from tests.fuzz.mutations import LARGE, ODD, mutants
 from tests.wire import (

@@ -10,10 +10,10 @@ from emoguard_drift import DriftMonitor
 from emoguard_drift import monitor as monitor_module
 
 from emoguard import EmoGuardError, Policy
-from emoguard.baseline import Baseline
-from emoguard.policy import DriftPolicy
-from emoguard.protocols import Drift
 from emoguard.records import LabelScore, Receipt
+from emoguard.sinks.baseline import Baseline
+from emoguard.sinks.policy import DriftPolicy
+from emoguard.sinks.protocols import Drift
 from emoguard.testing import FAKE_IDENTITY, check_sink, every_kind_of_report, make_report, make_site
 
 USUAL = make_report()

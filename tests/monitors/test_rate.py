@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emoguard import EmoGuardError, Guard, Policy
-from emoguard.policy import AlarmPolicy
 from emoguard.records import LabelScore
+from emoguard.sinks.policy import AlarmPolicy
 from emoguard.testing import (
     FAKE_IDENTITY,
     FakeResiduals,

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emoguard import Plan, Policy
-from emoguard.policy import NoticePolicy, RequestPolicy, SteeringPolicy
-from emoguard.session import REQUEST
+from emoguard.notices.policy import NoticePolicy
+from emoguard.policy.policy import RequestPolicy
+from emoguard.runtime.session import REQUEST
+from emoguard.steering.policy import SteeringPolicy
 from tests.wire import (
     CHAT,
     COMPLETION,

@@ -9,7 +9,8 @@ from emoguard_asgi import EmoGuardMiddleware
 from emoguard_asgi.answer import LARGEST_BODY, LARGEST_EVENT
 
 from emoguard import Policy
-from emoguard.policy import NoticePolicy, RequestPolicy
+from emoguard.notices.policy import NoticePolicy
+from emoguard.policy.policy import RequestPolicy
 from emoguard.testing import BlockedSink, FailingSink, ListSink
 from tests.wire import (
     COMPLETION,

@@ -9,7 +9,7 @@ from emoguard_asgi import EmoGuardMiddleware
 from emoguard_asgi.gate import FULL_BODIES
 
 from emoguard import EmoGuardError, Policy
-from emoguard.policy import RequestPolicy
+from emoguard.policy.policy import RequestPolicy
 from tests.wire import CHAT, COMPLETION, PLAIN, STREAM, Exchange, call, stream, whole, wrapped
 
 ASKING = Policy(requests=RequestPolicy(plan=True, scores=True))

@@ -19,8 +19,11 @@ from emoguard_prometheus import PrometheusExporter
 
 import emoguard
 from emoguard import Guard, Policy
-from emoguard.policy import AlarmPolicy, NoticePolicy, RequestPolicy, SteeringPolicy
-from emoguard.registry import find
+from emoguard.notices.policy import NoticePolicy
+from emoguard.policy.policy import RequestPolicy
+from emoguard.runtime.attach import find
+from emoguard.sinks.policy import AlarmPolicy
+from emoguard.steering.policy import SteeringPolicy
 from emoguard.testing import (
     AlarmingGuard,
     BlockedSink,

@@ -19,7 +19,7 @@ from emoguard_llamacpp import ctypes_llama, support
 import emoguard
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
-from emoguard.probe import Probe
+from emoguard.probe.probe import Probe
 from emoguard.testing import make_calibration, make_probe
 from tests import tiny_gguf
 

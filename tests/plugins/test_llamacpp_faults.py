@@ -16,7 +16,7 @@ import pytest
 import emoguard
 from emoguard import summary
 from emoguard.guard import Guard
-from emoguard.probe import Probe
+from emoguard.probe.probe import Probe
 from emoguard.records import Report
 from emoguard.testing import make_probe
 from tests import tiny_gguf

@@ -16,8 +16,8 @@ from emoguard_llamacpp import identity as held
 import emoguard
 from emoguard.guard import Guard
 from emoguard.records import Report
+from emoguard.runtime.watch import Watch
 from emoguard.testing import make_calibration, make_probe
-from emoguard.watch import Watch
 from tests import tiny_gguf
 
 

@@ -12,8 +12,8 @@ import pytest
 
 import emoguard
 from emoguard import Guard, Plan, Policy, Request
-from emoguard.policy import NoticePolicy
-from emoguard.session import REQUEST
+from emoguard.notices.policy import NoticePolicy
+from emoguard.runtime.session import REQUEST
 from emoguard.testing import ListSink, make_probe, measure_calibration
 from tests import tiny_gguf
 

@@ -14,11 +14,11 @@ from emoguard_llamacpp import ctypes_llama
 from emoguard_llamacpp.tap import Tap
 
 import emoguard
-from emoguard.attention import sink_length
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
-from emoguard.probe import Probe
+from emoguard.probe.probe import Probe
 from emoguard.records import Request
+from emoguard.runtime.attention import sink_length
 from emoguard.testing import make_calibration, make_probe
 from emoguard.testing.checks import (
     check_faults_stay_inside,

@@ -15,7 +15,7 @@ from emoguard_llamacpp import ctypes_llama
 
 import emoguard
 from emoguard import Guard, Plan, Policy, Request
-from emoguard.policy import SteeringPolicy
+from emoguard.steering.policy import SteeringPolicy
 from emoguard.testing import make_probe, measure_calibration
 from tests import tiny_gguf
 

@@ -16,7 +16,7 @@ import emoguard
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.records import Report, Request
-from emoguard.session import REQUEST
+from emoguard.runtime.session import REQUEST
 from emoguard.testing import ListSink, make_probe
 from tests import tiny_gguf
 

@@ -16,10 +16,12 @@ import pytest
 from emoguard_llamacpp import ctypes_llama
 
 import emoguard
-from emoguard import EmoGuardError, Guard, Plan, Policy, Request, moves
-from emoguard import steering as reference
-from emoguard.policy import AlarmPolicy, SteeringPolicy
-from emoguard.reload import PolicyFile
+from emoguard import EmoGuardError, Guard, Plan, Policy, Request
+from emoguard.policy.reload import PolicyFile
+from emoguard.sinks.policy import AlarmPolicy
+from emoguard.steering import bound as reference
+from emoguard.steering import moves
+from emoguard.steering.policy import SteeringPolicy
 from emoguard.testing import AlarmingGuard, make_probe, measure_calibration
 from tests import tiny_gguf
 from tests.interrupts import LateError, then

@@ -11,8 +11,8 @@ import torch
 from emoguard_torch.packed import Places, Span, steer_at
 from emoguard_torch.steer import MOVES, Layer, gather
 
-from emoguard.plan import Plan
-from emoguard.steering import Intervention, Steering
+from emoguard.steering.intervention import Intervention, Steering
+from emoguard.steering.plan import Plan
 
 HIDDEN = 24
 SPANS = [

@@ -13,7 +13,7 @@ from emoguard_transformers.run import Run
 import emoguard
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
-from emoguard.policy import Policy
+from emoguard.policy.policy import Policy
 from emoguard.records import Request
 from emoguard.testing import make_calibration, make_probe
 from tests.contract.hf_models import HfHarness, build

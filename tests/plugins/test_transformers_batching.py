@@ -19,9 +19,10 @@ from transformers.generation.continuous_batching.requests import RequestState
 
 import emoguard
 from emoguard import EmoGuardError, Guard, Plan, Policy, Request
-from emoguard.policy import AlarmPolicy, SteeringPolicy
 from emoguard.records import Report
-from emoguard.session import REQUEST
+from emoguard.runtime.session import REQUEST
+from emoguard.sinks.policy import AlarmPolicy
+from emoguard.steering.policy import SteeringPolicy
 from emoguard.testing import (
     CHECKS,
     AlarmingGuard,

@@ -11,8 +11,8 @@ from emoguard_torch.steer import gather, intervene, steer
 
 import emoguard
 from emoguard import Guard, Plan, Policy, Request
-from emoguard import steering as reference
-from emoguard.policy import SteeringPolicy
+from emoguard.steering import bound as reference
+from emoguard.steering.policy import SteeringPolicy
 from emoguard.testing import CHECKS, contract_probe, make_probe, measure_calibration
 from tests.contract.hf_models import HfHarness, Tokenizer, build
 

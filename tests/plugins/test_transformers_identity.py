@@ -13,9 +13,9 @@ import torch
 import emoguard
 from emoguard.guard import Guard
 from emoguard.records import Report, Request
-from emoguard.registry import find
+from emoguard.runtime.attach import find
+from emoguard.runtime.watch import Watch
 from emoguard.testing import make_calibration, make_probe
-from emoguard.watch import Watch
 from tests.contract.hf_models import HfHarness, build
 
 peft = pytest.importorskip("peft")

@@ -7,7 +7,7 @@ import torch
 
 import emoguard
 from emoguard import Guard, Policy, Request
-from emoguard.policy import NoticePolicy
+from emoguard.notices.policy import NoticePolicy
 from tests.contract.hf_models import build
 from tests.plugins.test_transformers import probe_for
 

@@ -10,7 +10,7 @@ from emoguard_torch.read import Weights, read
 from emoguard_torch.steer import gather, intervene
 
 from emoguard import Guard, Plan, Policy
-from emoguard.policy import SteeringPolicy
+from emoguard.steering.policy import SteeringPolicy
 from emoguard.testing import make_probe, measure_calibration
 from tests.contract.hf_models import HfHarness, build
 

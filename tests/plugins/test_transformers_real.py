@@ -13,10 +13,10 @@ import torch
 import emoguard
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
-from emoguard.probe import Probe
+from emoguard.probe.probe import Probe
+from emoguard.probe.witness import Witness
 from emoguard.records import Request
 from emoguard.testing import make_calibration, make_probe
-from emoguard.witness import Witness
 from tests.models import gemma_gguf, load_hf, smollm2_gguf
 
 pytestmark = pytest.mark.real

@@ -13,7 +13,7 @@ from transformers import LogitsProcessor, StoppingCriteria, TextIteratorStreamer
 import emoguard
 from emoguard.guard import Guard
 from emoguard.records import Report, Request
-from emoguard.session import REQUEST
+from emoguard.runtime.session import REQUEST
 from emoguard.testing import make_probe
 from tests.contract.hf_models import HfHarness, build
 
@@ -382,7 +382,7 @@ def test_overhead_is_shared_among_the_rows_of_a_batch(model: Any, watch: Any) ->
 
 
 def test_reports_are_kept_up_to_the_policys_number(model: Any, probe: Any) -> None:
-    from emoguard.policy import Policy
+    from emoguard.policy.policy import Policy
 
     with emoguard.attach(model, Guard(probe, policy=Policy(keep_reports=2))) as watch:
         for turn in range(3):

@@ -13,7 +13,7 @@ from transformers import DynamicCache, LogitsProcessor
 
 import emoguard
 from emoguard import Guard, Plan, Policy, Request
-from emoguard.policy import SteeringPolicy
+from emoguard.steering.policy import SteeringPolicy
 from emoguard.testing import make_probe, measure_calibration
 from tests.contract.hf_models import HfHarness, build
 

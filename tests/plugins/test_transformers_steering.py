@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 import emoguard
 from emoguard import EmoGuardError, Guard, Plan, Policy, Request
-from emoguard import steering as reference
-from emoguard.policy import AlarmPolicy, SteeringPolicy
+from emoguard.sinks.policy import AlarmPolicy
+from emoguard.steering import bound as reference
+from emoguard.steering.policy import SteeringPolicy
+from emoguard.steering.prepare import prepare
 from emoguard.testing import AlarmingGuard, make_probe, measure_calibration
 from tests.contract.hf_models import HfHarness, build
 
@@ -134,7 +136,7 @@ dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
 @settings(max_examples=150, deadline=None)
 def test_dose_never_exceeds_the_bound_in_any_dtype(guard, plan, bound, dtype, drawn):
     exponent, seed = drawn
-    made = reference.prepare(plan, guard.probe, guard.calibrations[0], bound)
+    made = prepare(plan, guard.probe, guard.calibrations[0], bound)
     layer = gather([made] * 64, 1, "cpu", torch.full((64, 3), torch.nan))
     rng = torch.Generator().manual_seed(seed)
     h = (torch.randn((64, 1, guard.probe.hidden), generator=rng) * 10.0**exponent).to(dtype)

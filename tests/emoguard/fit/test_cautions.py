@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from emoguard import artifact
 from emoguard.fit import recipe
 from emoguard.fit.cautions import FEW, cautions
 from emoguard.fit.corpora import Text
+from emoguard.probe import artifact
 from tests.emoguard.fit.test_recipe import LABELS, NEUTRAL, Planted, corpus
 
 NAMES = ("happy", "sad")

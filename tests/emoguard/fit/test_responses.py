@@ -3,8 +3,8 @@ import pytest
 
 from emoguard import EmoGuardError
 from emoguard.fit.responses import Answer, calibrate, first_half
-from emoguard.fit.validation.agreement import read_z
 from emoguard.testing import FakeResiduals, make_probe
+from emoguard.validate.agreement import read_z
 
 DOOR = FakeResiduals()
 PROBE = make_probe(DOOR)

@@ -1,0 +1,1 @@
+"""What users are told about the model, when, in which words."""

@@ -1,0 +1,210 @@
+"""When a notice is due and in which words: a pure function of a response and of what was told.
+
+Time is told by two clocks, and the one that says more has passed is believed: after a clock was set
+a notice may be early, never late.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from emoguard.notices import claims, words
+from emoguard.records import Kind, Notice, Reason, Report
+
+if TYPE_CHECKING:
+    from emoguard.notices.policy import NoticePolicy
+    from emoguard.notices.profiles import Profile
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A point in time: `wall` in seconds since 1970, `uptime` on the monotonic clock `clock`."""
+
+    wall: float
+    uptime: float = 0.0
+    clock: str = ""
+
+
+class Clock:
+    """Tells the moment; monotonic times of two clocks are not compared."""
+
+    def __init__(self) -> None:
+        self._name = uuid.uuid4().hex
+
+    def __call__(self) -> Moment:
+        """Return the moment that it is."""
+        return Moment(time.time(), time.monotonic(), self._name)
+
+
+def elapsed(since: Moment, now: Moment) -> float:
+    """Return the seconds between two moments, the most that either clock says.
+
+    Over a restart only the wall clock is left; where that ran backwards nothing is known: infinite.
+    """
+    wall = now.wall - since.wall
+    if since.clock == now.clock:
+        return max(wall, now.uptime - since.uptime)
+    return wall if wall >= 0 else math.inf
+
+
+@dataclass(frozen=True)
+class History:
+    """What one conversation was told until now.
+
+    `seen` is its last response. `given` says by profile when its notice was given last, `tone` what
+    was told of the last response's tone. `lost` counts the responses in a row whose notice was
+    lost, `owed` are the profiles of those notices.
+    """
+
+    seen: Moment | None = None
+    given: Mapping[str, Moment] = field(default_factory=dict)
+    tone: str | None = None
+    lost: int = 0
+    owed: tuple[str, ...] = ()
+
+
+def notice(
+    report: Report,
+    response_text: str,
+    user_text: str | None,
+    history: History,
+    *,
+    policy: NoticePolicy,
+    now: Moment,
+) -> Notice | None:
+    """Return what the user is to be told with this response, None when nothing is due.
+
+    The texts are examined only where a profile is followed.
+    """
+    due = _due_by_profile(response_text, user_text, history, policy, now)
+    if history.lost:
+        due["undelivered"] = history.owed
+    shown = bool(due) or tone(report, policy) != history.tone
+    if report.steered:
+        due["steered"] = ()
+    if rose(report, policy):
+        due["amplified"] = ()
+    if not due:
+        return None
+    reminder = (
+        "interval" in due
+        and _continuing(history, policy, now)
+        and any(each.break_reminder for each in policy.followed() if each.name in due["interval"])
+    )
+    kind: Kind = "steered" if "steered" in due else "amplified" if "amplified" in due else "ai"
+    said = policy.words()
+    return Notice(
+        kind=kind,
+        reasons=tuple(due),
+        profiles=tuple(dict.fromkeys(name for names in due.values() for name in names)),
+        text=" ".join([said[kind], said["break"]] if reminder else [said[kind]]) if shown else "",
+        version=words.version(),
+        locale=policy.locale,
+        break_reminder=reminder,
+    )
+
+
+def rose(report: Report, policy: NoticePolicy) -> list[str]:
+    """Return the amplifying labels that rose over their threshold."""
+    scores = report.scores
+    return [name for name in policy.amplifying if name in scores and scores[name].crossings]
+
+
+def tone(report: Report, policy: NoticePolicy) -> str | None:
+    """Return what there is to tell of a response's tone, None where nothing: same word, same tone.
+
+    A steered response is told apart by its plan, an amplifying one by the labels that rose.
+    """
+    plan = report.receipt.plan if report.receipt is not None and report.steered else None
+    labels = rose(report, policy)
+    if plan is None and not labels:
+        return None
+    told = json.dumps([plan, labels], sort_keys=True)
+    return blake2b(told.encode(), digest_size=8).hexdigest()
+
+
+def untold(history: History, now: Moment) -> History:
+    """Return the history after a response with which nothing was due."""
+    return replace(history, seen=now, tone=None)
+
+
+def given(
+    history: History, notice: Notice, new: str | None, policy: NoticePolicy, now: Moment
+) -> History:
+    """Return the history after a response whose notice reached its user; `new` is its tone.
+
+    Its words serve every profile that is followed, but one that wants a break suggested only where
+    it was due.
+    """
+    served = {
+        each.name: now
+        for each in policy.followed()
+        if notice.text and (each.name in notice.profiles or not each.break_reminder)
+    }
+    return History(seen=now, given={**history.given, **served}, tone=new)
+
+
+def lost(history: History, notice: Notice, now: Moment) -> History:
+    """Return the history after a response whose notice did not reach its user: it is due again."""
+    owed = tuple(dict.fromkeys((*history.owed, *notice.profiles)))
+    return History(now, history.given, tone=None, lost=history.lost + 1, owed=owed)
+
+
+def _due_by_profile(
+    response_text: str,
+    user_text: str | None,
+    history: History,
+    policy: NoticePolicy,
+    now: Moment,
+) -> dict[Reason, Sequence[str]]:
+    """Return by reason the profiles under which something is due."""
+    followed = policy.followed()
+    due: dict[Reason, list[str]] = {}
+    for profile in followed:
+        reason = _timer(profile, history, policy, now)
+        if reason is not None:
+            due.setdefault(reason, []).append(profile.name)
+    if followed and claims.claims(response_text):
+        due["claim"] = [each.name for each in followed if each.claim]
+    if followed and user_text is not None and claims.asks(user_text):
+        due["question"] = [each.name for each in followed if each.question]
+    return dict(due)
+
+
+def _timer(profile: Profile, history: History, policy: NoticePolicy, now: Moment) -> Reason | None:
+    """Return why time alone makes a notice due under a profile, None where it does not."""
+    last = history.given.get(profile.name)
+    if last is None or history.seen is None:
+        return "start"
+    if not _continuing(history, policy, now) and _starts_again(profile, last, policy, now):
+        return "start"
+    unused = profile.unused_days
+    if unused is not None and elapsed(history.seen, now) >= unused * DAY:
+        return "start"
+    every = profile.every_hours
+    if every is not None and elapsed(last, now) >= every * HOUR:
+        return "interval"
+    return None
+
+
+def _starts_again(profile: Profile, last: Moment, policy: NoticePolicy, now: Moment) -> bool:
+    """Return whether a profile wants its notice at the start of another interaction."""
+    if profile.start != "day":
+        return profile.start == "interaction"
+    offset = policy.utc_offset_hours * HOUR
+    return elapsed(last, now) >= DAY or (last.wall + offset) // DAY != (now.wall + offset) // DAY
+
+
+def _continuing(history: History, policy: NoticePolicy, now: Moment) -> bool:
+    gap = policy.continuing_gap_minutes * 60
+    return history.seen is not None and elapsed(history.seen, now) < gap

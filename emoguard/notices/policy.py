@@ -1,0 +1,91 @@
+"""The policy's section on notices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from emoguard.errors import EmoGuardError
+from emoguard.notices import profiles, words
+from emoguard.notices.profiles import Profile
+from emoguard.policy import schema
+from emoguard.policy.interval import Interval
+
+MOST_CONVERSATIONS = 100_000
+"""What `notices.keep_conversations` may be at most."""
+
+
+@dataclass(frozen=True)
+class NoticePolicy:
+    """What users are told, when, and where it is written.
+
+    A steered response, and one that a label of `amplifying` rose in, always carries a notice.
+    Everything else is due by profile.
+    """
+
+    profiles: tuple[str, ...] = ()
+    """Profiles that are followed, each for itself."""
+    strictest_of: tuple[str, ...] = ()
+    """Profiles that are followed as one: the shortest of their intervals, whatever any demands."""
+    known_minors: bool = False
+    """Whether users are known to be minors: some profiles then ask for more."""
+    every_hours: Mapping[str, Annotated[float, Interval(above=0)]] = field(default_factory=dict)
+    """Intervals by profile, which can only be shorter than the profile's own."""
+    continuing_gap_minutes: Annotated[float, Interval(least=0, most=30)] = 30.0
+    """A pause of this length ends an interaction; the next response starts another."""
+    utc_offset_hours: Annotated[float, Interval(least=-14, most=14)] = 0.0
+    """Where the users' calendar day is, for a profile that wants its notice once a day."""
+    amplifying: tuple[str, ...] = ()
+    """Labels whose rise over the certified threshold makes a response an amplifying one."""
+    channel: Literal["field", "suffix"] = "field"
+    """How a server gives notices: in the object `emoguard` beside the answer, or after its text."""
+    locale: str = "en"
+    """Language of the words."""
+    text: Mapping[str, str] = field(default_factory=dict)
+    """Own words by kind: ai, steered, amplified, and break for the sentence that suggests one."""
+    state: str | None = None
+    """File that remembers over restarts what each conversation was told; without one, every
+    conversation is new after a restart."""
+    keep_conversations: Annotated[int, Interval(least=1, most=MOST_CONVERSATIONS)] = 4096
+    """Conversations that are remembered; one that was forgotten is new when it goes on."""
+
+    def __post_init__(self) -> None:
+        schema.check(self)
+        for name in self.every_hours:
+            if name not in {*self.profiles, *self.strictest_of}:
+                raise EmoGuardError(
+                    f"notices.every_hours.{name:.60}: that profile is neither in profiles nor in "
+                    "strictest_of"
+                )
+        self.words()
+        self.followed()
+
+    def followed(self) -> tuple[Profile, ...]:
+        """Return the profiles in force, as the users and the operator's intervals have them.
+
+        Raises:
+            EmoGuardError: an unknown profile, or an interval that is longer than its own.
+
+        """
+        if not (self.profiles or self.strictest_of):
+            return ()
+        found = [self._profile(name) for name in self.profiles]
+        if self.strictest_of:
+            found.append(profiles.strictest([self._profile(name) for name in self.strictest_of]))
+        return tuple(found)
+
+    def words(self) -> Mapping[str, str]:
+        """Return the words by kind.
+
+        Raises:
+            EmoGuardError: an unknown kind or locale, or words that cannot be shown.
+
+        """
+        return words.chosen(self.locale, self.text)
+
+    def _profile(self, name: str) -> Profile:
+        profile = profiles.shipped().get(name)
+        profile = profile.for_minors() if self.known_minors else profile
+        hours = self.every_hours.get(name)
+        return profile if hours is None else profile.shortened(hours)

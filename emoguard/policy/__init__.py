@@ -1,0 +1,1 @@
+"""What an operator decides: the policy, its reader and its reload."""

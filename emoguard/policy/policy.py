@@ -1,0 +1,127 @@
+"""What an operator decides, written in YAML and frozen when read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Annotated, Any, ClassVar, Literal
+
+from emoguard.errors import EmoGuardError
+from emoguard.notices.policy import NoticePolicy
+from emoguard.policy import schema
+from emoguard.policy.interval import Interval
+from emoguard.sinks.policy import AlarmPolicy, DriftPolicy
+from emoguard.steering.policy import SteeringPolicy
+
+
+@dataclass(frozen=True)
+class RequestPolicy:
+    """What a request over a server's wire may ask for; code in this process may always ask."""
+
+    plan: bool = False
+    """Whether it may bring a steering plan of its own, within the steering policy."""
+    scores: bool = False
+    """Whether it may ask for scores, of the response or of each token."""
+    channel: bool = False
+    """Whether it may choose between the channels field and suffix."""
+    conversation: bool = False
+    """Whether it may name its conversation; who names another's can keep its notices from being
+    due."""
+
+    def __post_init__(self) -> None:
+        schema.check(self)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How EmoGuard behaves around one model. Every key may be left out."""
+
+    # Read by pydantic, in sections too, when docs/policy.schema.json is made.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {
+        "extra": "forbid",
+        "strict": True,
+        "allow_inf_nan": False,
+        "use_attribute_docstrings": True,
+    }
+
+    version: Literal[1] = 1
+    """Version of this format."""
+    labels: tuple[str, ...] = ()
+    """Labels to read and report, in this order; none: all of the probe."""
+    alarms: AlarmPolicy = field(default_factory=AlarmPolicy)
+    """When a label counts as firing, and what follows."""
+    drift: DriftPolicy = field(default_factory=DriftPolicy)
+    """How far this site's own traffic may move."""
+    steering: SteeringPolicy = field(default_factory=SteeringPolicy)
+    """How far steering may go, and what is steered without being asked."""
+    requests: RequestPolicy = field(default_factory=RequestPolicy)
+    """What a request over a server's wire may ask for."""
+    notices: NoticePolicy = field(default_factory=NoticePolicy)
+    """What users are told, when, and where it is written."""
+    on_unsupported: Literal["refuse", "skip"] = "refuse"
+    """Generation modes without one reading per token (beam search, assisted decoding) are refused
+    before anything is generated, or run and are reported as skipped."""
+    sample_ratio: Annotated[float, Interval(least=0, most=1)] = 1.0
+    """Share of plain responses that sinks are told of, chosen by request id. They are told of every
+    one that was steered, halted, carries a notice or did not go well, but count rates, ranks and
+    drift over the share alone; the watch keeps all reports."""
+    sinks: tuple[Mapping[str, Mapping[str, Any]], ...] = ()
+    """Monitors and exporters that see every report: one mapping each, name to options."""
+    keep_reports: Annotated[int, Interval(least=1)] = 256
+    """Reports a watch and alerts a guard remember."""
+
+    def __post_init__(self) -> None:
+        schema.check(self)
+        if len(set(self.labels)) < len(self.labels):
+            raise EmoGuardError(f"labels must be distinct, got {', '.join(self.labels):.200}")
+        for index, sink in enumerate(self.sinks):
+            if len(sink) != 1:
+                named = ", ".join(sink) or "none"
+                raise EmoGuardError(
+                    f"sinks.{index} must be one name with its options, got {named}: "
+                    "write - name: {option: value}"
+                )
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Policy:
+        """Read a YAML file.
+
+        Raises:
+            EmoGuardError: naming the key that is unknown or wrong, and the nearest known one.
+
+        """
+        from emoguard.policy import yamlfile  # noqa: PLC0415  (only a policy file needs it)
+
+        return cls.parse(yamlfile.read(path), str(path))
+
+    @classmethod
+    def parse(cls, data: Any, source: str = "policy") -> Policy:
+        """Return the policy that plain data (what YAML or JSON hold) describes, or a policy itself.
+
+        Raises:
+            EmoGuardError: naming the key that is unknown or wrong, and the nearest known one.
+
+        """
+        return schema.parse(cls, {} if data is None else data, source)
+
+    def monitored(self, verdicts: Mapping[str, str | None]) -> tuple[str, ...]:
+        """Return the labels that may alarm and that sinks see: named ones, else usable ones.
+
+        `verdicts` has every label that is read. One that was never validated (None) counts as
+        usable; one that was found not to be is watched only where the policy says so.
+        """
+        return self.labels or tuple(
+            label
+            for label, found in verdicts.items()
+            if found in (None, "usable") or label in self.notices.amplifying
+        )
+
+    def samples(self, request_id: str) -> bool:
+        """Return whether sinks are told of this request; the same answer on every replica.
+
+        Pure: the first 8 bytes of BLAKE2b of the id, as a share of 2**64, against `sample_ratio`.
+        """
+        digest = hashlib.blake2b(request_id.encode("utf-8", "replace"), digest_size=8).digest()
+        return int.from_bytes(digest) < self.sample_ratio * 2**64

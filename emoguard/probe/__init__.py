@@ -1,0 +1,1 @@
+"""Directions, calibrations and files of probes."""

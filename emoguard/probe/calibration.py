@@ -1,0 +1,153 @@
+"""What is ordinary for one model file: the scale that turns projections into z and ranks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emoguard.advice import fit_command
+from emoguard.errors import EmoGuardError
+from emoguard.probe.certificate import Curve, Threshold
+from emoguard.probe.crossing import HYSTERESIS, WINDOW
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from emoguard.probe.identity import ModelIdentity
+
+QUANTILES = 101
+"""Response means are kept as this many evenly spaced quantiles: ranks resolve one percent."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Projections of one model's own neutral responses, summarised.
+
+    `location` and `scale`, shape (labels,), are mean and standard deviation of the projection over
+    response tokens: z = (projection - location) / scale. `means`, shape (101, labels), are the
+    quantiles 0, .01 … 1 of the *response mean* of z. `norms`, shape (layers,), are the reference
+    norms: the median length of a response token's residual at each probed layer. `limits`, shape
+    (layers, 101, labels), are quantiles of h·v (v the unit steer direction) over response tokens:
+    what a cap or floor is given in. `context` says in words under which conditions the responses
+    were made (template, system prompt, sampling). `curve` counts how often z crossed which level;
+    without it no alarm threshold can be certified. `created` is when this was measured, in seconds
+    since 1970, 0 where that is not known.
+    """
+
+    identity: ModelIdentity
+    location: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    means: NDArray[np.float32]
+    norms: NDArray[np.float32]
+    limits: NDArray[np.float32]
+    responses: int
+    tokens: int
+    context: Mapping[str, str] = field(default_factory=dict)
+    curve: Curve | None = None
+    created: float = 0.0
+
+    @classmethod
+    def measure(
+        cls,
+        identity: ModelIdentity,
+        projections: list[NDArray[np.float32]],
+        norms: NDArray[np.float32],
+        limits: NDArray[np.float32],
+        context: Mapping[str, str],
+        *,
+        window: int = WINDOW,
+        hysteresis: float = HYSTERESIS,
+    ) -> Calibration:
+        """Summarise raw projections, one array (tokens, labels) per neutral response.
+
+        `norms` and `limits` are kept as they are. `window` (tokens) and `hysteresis` (in units of
+        z) are those of the alarms that can be certified.
+        """
+        if len(projections) < 8:
+            raise EmoGuardError(
+                f"a calibration needs at least 8 neutral responses, got {len(projections)}: "
+                "give more prompts"
+            )
+        if not all(len(projection) for projection in projections):
+            raise EmoGuardError("a calibration response has no tokens: leave empty ones out")
+        rows = np.concatenate(projections).astype(np.float64)
+        location, scale = rows.mean(axis=0), rows.std(axis=0)
+        if not np.all(scale > 0):
+            raise EmoGuardError(
+                "the projections of the neutral responses do not vary at all: the probe does not "
+                f"read this model; make one for it with {fit_command()}"
+            )
+        z = [(p.astype(np.float64) - location) / scale for p in projections]
+        means = np.array([each.mean(axis=0) for each in z])
+        grid = np.quantile(means, np.linspace(0, 1, QUANTILES), axis=0)
+        return cls(
+            identity,
+            location.astype(np.float32),
+            scale.astype(np.float32),
+            grid.astype(np.float32),
+            norms.astype(np.float32),
+            limits.astype(np.float32),
+            len(projections),
+            len(rows),
+            dict(context),
+            Curve.measure(z, window, hysteresis),
+            time.time(),
+        )
+
+    def threshold(self, column: int, rate_per_1000: float) -> Threshold | None:
+        """Return the lowest alarm level of a label whose rate is certified, None if none can be.
+
+        `column` is the label's place in the probe; the rate is in crossings per 1,000 window
+        positions; see `Curve.threshold`.
+        """
+        return self.curve.threshold(column, rate_per_1000) if self.curve else None
+
+    def rank(
+        self, means: NDArray[np.floating], columns: Sequence[int] | None = None
+    ) -> NDArray[np.float64]:
+        """Return the place of response means among neutral ones, in [0, 1], shape as `means`.
+
+        `columns` says which labels of the probe the means belong to, default all.
+        """
+        levels = np.linspace(0, 1, QUANTILES)
+        grids = self.means.T if columns is None else self.means.T[columns]
+        return np.array([np.interp(m, grid, levels) for m, grid in zip(means, grids, strict=True)])
+
+    def check_fits(self, labels: int, layers: int) -> None:
+        """Refuse a calibration that a probe of `labels` and `layers` cannot use.
+
+        Raises:
+            EmoGuardError: wrong shapes, NaN, scales not above 0, quantiles that fall.
+
+        """
+        for name, wanted in (
+            ("location", (labels,)),
+            ("scale", (labels,)),
+            ("means", (QUANTILES, labels)),
+            ("norms", (layers,)),
+            ("limits", (layers, QUANTILES, labels)),
+        ):
+            array = getattr(self, name)
+            if array.shape != wanted or not np.all(np.isfinite(array)):
+                raise EmoGuardError(
+                    f"calibration {name} must be finite of shape {wanted}, got {array.shape}: "
+                    "it is another probe's, or the file is damaged; use an undamaged copy"
+                )
+        if self.curve is not None:
+            self.curve.check_fits(labels)
+        if not 0 <= self.created < math.inf:
+            raise EmoGuardError(
+                f"calibration created must be seconds since 1970, got {self.created}: use an "
+                "undamaged copy of the file"
+            )
+        falls = np.any(np.diff(self.means, axis=0) < 0) or np.any(np.diff(self.limits, axis=1) < 0)
+        if not (np.all(self.scale > 0) and np.all(self.norms > 0)) or falls:
+            raise EmoGuardError(
+                "calibration scales and norms must be above 0 and quantiles must not fall: use an "
+                "undamaged copy of the file"
+            )

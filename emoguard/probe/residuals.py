@@ -1,0 +1,56 @@
+"""The offline door into a runtime: residuals of a given text, outside any generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emoguard.probe.identity import ModelIdentity
+
+
+@runtime_checkable
+class Residuals(Protocol):
+    """Reads residuals of a given text.
+
+    It runs through the same point of the model as the live hook, so that what a probe was fitted on
+    is what it reads.
+    """
+
+    identity: ModelIdentity
+    """Which file this is."""
+
+    @property
+    def backend(self) -> str:
+        """Return the runtime and the path into it, as reports name them."""
+        ...
+
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """Return token ids; `special` adds BOS as the model's own tokenizer would."""
+        ...
+
+    def residuals(self, token_ids: Sequence[int], layers: Sequence[int]) -> NDArray[np.float32]:
+        """Return the outputs of decoder blocks `layers`, float32 (layers, tokens, hidden)."""
+        ...
+
+
+Pool = Callable[[Sequence[Sequence[int]], Sequence[int]], NDArray[np.float32]]
+"""Takes a batch of texts as token ids, and for each the position its mean starts at; returns the
+mean residuals, float32 (texts, layers, hidden), as each text alone would give."""
+
+
+@runtime_checkable
+class Pooling(Protocol):
+    """What a door may offer beside `Residuals`: mean residuals of many texts, run together."""
+
+    def pooling(
+        self, layers: Sequence[int], *, texts: int, tokens: int
+    ) -> AbstractContextManager[Pool]:
+        """Open a pass over batches of at most `texts` texts and `tokens` tokens.
+
+        Layer -1 is what block 0 receives: the embeddings.
+        """
+        ...

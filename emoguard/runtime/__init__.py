@@ -1,0 +1,1 @@
+"""What every runtime shares: the watch, sessions, phases, attaching."""

@@ -1,0 +1,94 @@
+"""Notices a crossing while a response is still being generated, between two forward passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emoguard.records import Alert, Request
+from emoguard.runtime.attention import only_token
+from emoguard.runtime.phases import REASONING, Marker, Thinking
+from emoguard.site import Site
+
+Prompt = Callable[[], tuple[Sequence[int], Thinking | None]]
+"""Returns the token ids of a prompt and the marks of reasoning that hold for it."""
+
+
+class Counted:
+    """Says of one generated token after the other whether its row counts in a report's scores.
+
+    Reasoning does not, nor does what is read at an attention sink.
+    """
+
+    def __init__(self, prompt_ids: Sequence[int], thinking: Thinking | None) -> None:
+        self._marker = Marker(prompt_ids, thinking)
+        self._only = only_token(prompt_ids)
+
+    def __call__(self, token: int) -> bool:
+        """Return whether the row that the next token was chosen from counts."""
+        phase, at_sink = self._marker.next(token), self._only is not None
+        if token != self._only:
+            self._only = None
+        return phase != REASONING and not at_sink
+
+
+class LiveAlarm:
+    """Follows one response where the policy wants more of a crossing than a count in the report.
+
+    `make` returns none if the policy only wants reports, or if no label has a certified threshold:
+    then nothing has to be looked at while tokens come. `raise_alert` is called with every crossing.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        raise_alert: Callable[[Alert], None],
+        request: Request,
+        prompt: Prompt,
+    ) -> None:
+        self._labels = site.read
+        self._raise_alert = raise_alert
+        self._request = request
+        self._prompt = prompt
+        self._crossings = site.crossings()
+        self._stops = site.policy.alarms.on_alert == "stop"
+
+    @classmethod
+    def make(
+        cls,
+        site: Site,
+        raise_alert: Callable[[Alert], None],
+        request: Request,
+        prompt: Prompt,
+    ) -> LiveAlarm | None:
+        """Return a follower of one response, or None if the policy only reports."""
+        if site.policy.alarms.on_alert == "report" or not any(site.thresholds.values()):
+            return None
+        return cls(site, raise_alert, request, prompt)
+
+    @cached_property
+    def _counts(self) -> Counted:
+        """Says which tokens count; made with the first one, when every runtime knows the prompt."""
+        return Counted(*self._prompt())
+
+    def update(self, token: int, z: NDArray[np.floating]) -> str | None:
+        """Take a token and the z (labels,) it was chosen from; return why to stop, if so."""
+        if not (self._counts(token) and np.isfinite(z).all()):
+            return None
+        labels = [self._labels[n] for n in self._crossings.update(z)]
+        for label in labels:
+            self._raise_alert(
+                Alert(
+                    "crossing",
+                    label,
+                    "warning",
+                    f"{label} rose over its certified threshold while the response was generated",
+                    self._request.id,
+                )
+            )
+        if not (labels and self._stops):
+            return None
+        return f"{', '.join(labels)} rose over the certified threshold: the policy says stop"

@@ -1,0 +1,147 @@
+"""The watch: the handle on a model that is read, one class for every runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from emoguard.errors import EmoGuardError
+from emoguard.guard import Guard
+from emoguard.probe.identity import ModelIdentity
+from emoguard.records import Report, check_name
+from emoguard.runtime.joint import Joint
+from emoguard.runtime.patch import attribute
+from emoguard.runtime.reading import Reading
+from emoguard.runtime.sessions import OpenSessions
+from emoguard.steering.plan import Plan
+
+MARK = "_emoguard"
+"""Instance attribute of a model that is watched: its watch."""
+
+
+class Watch:
+    """Reads every generation of a model until detached; the handle that `attach` returns.
+
+    `guard` says what to read and where reports go, `site` is that guard on the model file as it was
+    at attach. `reports` are the last reports, newest last, at most `Policy.keep_reports`.
+
+    Raises:
+        EmoGuardError: the model is watched already, the probe does not fit it, its hooks do not sit
+            where the probe was fitted, or the policy's plan cannot be done. The model is then as
+            it was.
+
+    """
+
+    def __init__(self, guard: Guard, joint: Joint) -> None:
+        if MARK in vars(joint.model):
+            raise EmoGuardError("this model is watched already: detach() the other watch first")
+        self.guard = guard
+        self.joint = joint
+        self.sessions = OpenSessions(guard, joint)
+        self.site = self.sessions.site
+        self.reports = self.sessions.reports
+        self.check_plan(None)  # a standing plan that cannot be done is refused here
+        self._undo = self._join()
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Return which file was attached to."""
+        return self.site.identity
+
+    @property
+    def backend(self) -> str:
+        """Return the runtime and the path that is read on."""
+        return self.joint.backend
+
+    def live(self) -> Reading | None:
+        """Return what the newest open response has read so far, None if none is open."""
+        sessions = self.sessions.now()
+        return self.sessions.read(sessions[-1]) if sessions else None
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Report]]:
+        """Collect the reports of all responses that end in this block, in any thread."""
+        reports: list[Report] = []
+        recorders = self.sessions.recorders
+        recorders[id(reports)] = reports
+        try:
+            yield reports
+        finally:
+            del recorders[id(reports)]
+
+    def steering(self, plan: Plan | Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Steer every generation that starts in this block by `plan`.
+
+        `plan` is a Plan, or a mapping with its keys. It is laid over the policy's plan, and a
+        request's own is laid over it. Blocks may overlap, also those of other threads: each one's
+        plan holds until that block ends.
+
+        Raises:
+            EmoGuardError: a plan that this probe, model, policy or read path does not allow.
+
+        """
+        return self.sessions.standing.during(plan, self.check_plan)
+
+    def check_plan(self, plan: Plan | Mapping[str, Any] | None) -> None:
+        """Raise if a generation by this plan would be refused if it started now.
+
+        Raises:
+            EmoGuardError: a plan that this probe, model, policy or read path does not allow.
+
+        """
+        self.sessions.steering(None if plan is None else Plan.parse(plan))
+
+    def recheck(self) -> ModelIdentity:
+        """Look at the content of all weights now; return which file the model holds.
+
+        When a response begins only marks are looked at, which some writes do not leave (in torch
+        those through `.data`): call this after such a write. Responses that begin from now on are
+        reported as this file's.
+        """
+        return self.joint.identity(anew=True)
+
+    def abandon(self, request_id: str) -> None:
+        """Declare that the client of a request is gone. Thread-safe.
+
+        Its open sessions are closed as cancelled; the notice of what comes later counts as lost.
+        """
+        request_id = check_name("request_id", request_id)
+        for session in self.sessions.now():
+            if session.request.call == request_id:
+                self.sessions.close(session, "cancelled")
+        self.guard.outbox.leave(request_id)
+
+    def detach(self) -> None:
+        """Remove every hook: the model is then bit-identical to one never watched. Idempotent.
+
+        Open sessions are closed as cancelled.
+        """
+        try:
+            self._undo.close()
+        finally:
+            for session in self.sessions.now():
+                self.sessions.close(session, "cancelled")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def _join(self) -> ExitStack:
+        """Hook the model, check that the hooks sit right, wrap it. Return what undoes all of it."""
+        probe = self.guard.probe
+        with ExitStack() as undo:
+            undo.enter_context(attribute(self.joint.model, MARK, self))
+            door = undo.enter_context(self.joint.hooked(self.site))
+            probe.witness.check(door, probe.layers)
+            undo.callback(self.guard.watch(self.site, self.joint.refuse))
+            undo.enter_context(self.joint.wrapped(self.sessions))
+            return undo.pop_all()

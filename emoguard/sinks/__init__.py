@@ -1,0 +1,1 @@
+"""Monitors and exporters: their seam, opening them, carrying reports to them."""

@@ -1,0 +1,1 @@
+"""Plans, their numbers for one model file, and the bound that always holds."""

@@ -1,0 +1,47 @@
+"""The policy's section on steering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from emoguard.errors import EmoGuardError
+from emoguard.policy import schema
+from emoguard.policy.interval import Interval
+from emoguard.steering.plan import CEILING, Plan
+
+
+@dataclass(frozen=True)
+class SteeringPolicy:
+    """How far steering may go, and what is steered without being asked."""
+
+    max_dose_ratio: Annotated[float, Interval(above=0, most=CEILING)] = 0.1
+    """The bound on ‖h' - h‖/‖h‖ of every token, all layers together."""
+    plan: Plan = field(default_factory=Plan)
+    """Applied to every response; a request's plan is laid over it and cannot loosen its limits."""
+    on_excess: Literal["refuse", "clip"] = "refuse"
+    """What becomes of a plan whose doses come to more than the bound: refused before generation
+    starts, or clipped, which the receipt says."""
+    on_fault: Literal["unsteered", "stop"] = "unsteered"
+    """When steering breaks during a response, the rest runs unsteered, or generation stops."""
+
+    def __post_init__(self) -> None:
+        schema.check(self)
+        self.allow(Plan())
+
+    def allow(self, plan: Plan) -> tuple[Plan, Plan | None]:
+        """Return the plan to apply, laid over the standing one, and what was asked if it differs.
+
+        Raises:
+            EmoGuardError: doses beyond the bound, where they are not to be clipped.
+
+        """
+        asked = plan.over(self.plan)
+        if asked.dose <= self.max_dose_ratio:
+            return asked, None
+        if self.on_excess == "refuse":
+            raise EmoGuardError(
+                f"the plan's doses come to {asked.dose:g}, the policy allows max_dose_ratio "
+                f"{self.max_dose_ratio:g}: ask for less, or set on_excess: clip"
+            )
+        return asked.clipped(self.max_dose_ratio), asked

@@ -1,0 +1,169 @@
+"""Do files of the same weights say the same, and does the company a text is read in matter?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emoguard.fit.extraction import SKIP, pool, skipped_tokens
+from emoguard.probe.crossing import rolling_mean
+from emoguard.records import Request
+from emoguard.runtime.attach import attach
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from emoguard.fit.responses import Answer
+    from emoguard.guard import Guard
+    from emoguard.probe.calibration import Calibration
+    from emoguard.probe.probe import Probe
+    from emoguard.probe.residuals import Residuals
+
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One model file beside another, on the same responses, each with its own calibration.
+
+    `gap` is the median of |dz| over tokens and labels, `gap_95` its 95th percentile; `rank` the
+    lowest rank correlation of response means of any label. `flags` is the share of (response,
+    label) on which the alarm agrees; `both` and `either` are how many are flagged by both and by
+    one at least: with rare flags only these tell. `rerun` is the largest |dz| when the first file
+    reads the same again.
+    """
+
+    file: str
+    other: str
+    responses: int
+    gap: float
+    gap_95: float
+    rank: float
+    flags: float
+    both: int
+    either: int
+    rerun: float
+
+
+@dataclass(frozen=True)
+class Invariance:
+    """Rows must not depend on what else is in the batch: largest differences, wanted below 1e-3.
+
+    `batch`: mean residuals of texts run together against one by one, as a share of their length;
+    `padding`: z of rows of a left-padded batch against the same prompts alone, None where a runtime
+    does not pad.
+    """
+
+    batch: float
+    padding: float | None
+
+    @property
+    def holds(self) -> bool:
+        """Return whether all differences are within the tolerance."""
+        return max(self.batch, self.padding or 0.0) <= TOLERANCE
+
+
+def read_z(
+    door: Residuals,
+    probe: Probe,
+    calibration: Calibration | None,
+    said: Sequence[Answer],
+    labels: Sequence[str],
+) -> list[NDArray[np.float32]]:
+    """Return z of each answer, (rows, labels): the rows that a report averages over."""
+    readout = probe.fold(calibration, labels)
+    return [readout.read(one.residuals(door, probe.layers)) for one in said]
+
+
+def agreement(
+    names: tuple[str, str],
+    *,
+    z: Sequence[NDArray[np.float32]],
+    other: Sequence[NDArray[np.float32]],
+    again: Sequence[NDArray[np.float32]],
+    levels: tuple[NDArray[np.float64], NDArray[np.float64]],
+    window: int,
+) -> Agreement:
+    """Compare z of the same responses in two files; `again` is the first file's second reading.
+
+    `levels` are what a flag lies above in each file, (labels,).
+    """
+    gaps = np.concatenate([np.abs(a - b) for a, b in zip(z, other, strict=True)])
+    means = [np.array([rows.mean(axis=0) for rows in each]) for each in (z, other)]
+    flags = [_flags(rows, level, window) for rows, level in zip((z, other), levels, strict=True)]
+    rerun = max(float(np.abs(a - b).max()) for a, b in zip(z, again, strict=True))
+    return Agreement(
+        file=names[0],
+        other=names[1],
+        responses=len(z),
+        gap=float(np.median(gaps)),
+        gap_95=float(np.quantile(gaps, 0.95)),
+        rank=min(_rank_correlation(*pair) for pair in zip(means[0].T, means[1].T, strict=True)),
+        flags=float(np.mean(flags[0] == flags[1])),
+        both=int(np.sum(flags[0] & flags[1])),
+        either=int(np.sum(flags[0] | flags[1])),
+        rerun=rerun,
+    )
+
+
+def batch_difference(door: Residuals, texts: Sequence[str], layers: Sequence[int]) -> float:
+    """Return the largest difference between texts run together and one by one.
+
+    As a share of the length of each mean residual, so that layers of any norm are judged alike.
+    """
+    together = pool(door, texts, layers)
+    worst = 0.0
+    for mean, text in zip(together, texts, strict=True):
+        ids = door.tokenize(text)
+        start = skipped_tokens(len(ids), SKIP)
+        alone = door.residuals(ids, layers)[:, start:].mean(axis=1, dtype=np.float64)
+        gap = np.linalg.norm(mean - alone, axis=1) / np.linalg.norm(alone, axis=1)
+        worst = max(worst, float(gap.max()))
+    return worst
+
+
+def padding_difference(model: Any, tokenizer: Any, guard: Guard, prompts: Sequence[str]) -> float:
+    """Return the largest |dz| between rows of a left-padded batch and the same prompts alone.
+
+    For a Transformers model; prompts are cut to different lengths, and 8 tokens are generated.
+    """
+    cut = [" ".join(text.split()[: 6 + 4 * n]) for n, text in enumerate(prompts)]
+    before = tokenizer.padding_side, tokenizer.pad_token
+    tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    try:
+        with attach(model, guard, tokenizer=tokenizer) as watch:
+
+            def z(texts: Sequence[str]) -> list[NDArray[np.float64]]:
+                inputs = tokenizer(list(texts), return_tensors="pt", padding=True)
+                model.generate(
+                    **inputs.to(model.device),
+                    max_new_tokens=8,
+                    min_new_tokens=8,
+                    do_sample=False,
+                    emoguard=Request(scores="tokens"),
+                )
+                reports = list(watch.reports)[-len(texts) :]
+                return [np.array([token.z for token in report.tokens]) for report in reports]
+
+            alone = [z([text])[0] for text in cut]
+            return max(float(np.abs(a - b).max()) for a, b in zip(alone, z(cut), strict=True))
+    finally:
+        tokenizer.padding_side, tokenizer.pad_token = before
+
+
+def _flags(
+    z: Sequence[NDArray[np.float32]], levels: NDArray[np.float64], window: int
+) -> NDArray[np.bool_]:
+    """Return which responses rise above which level, (responses, labels)."""
+    rolling = [rolling_mean(rows, window) for rows in z]
+    none = np.zeros(len(levels), bool)
+    return np.array([(r.max(axis=0) > levels) if len(r) else none for r in rolling])
+
+
+def _rank_correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    ranks = np.stack([each.argsort().argsort() for each in (a, b)])
+    return float(np.asarray(np.corrcoef(ranks))[0, 1])

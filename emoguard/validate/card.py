@@ -1,0 +1,426 @@
+"""The card: every number of a validation beside its floor and chance, as tables to be shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+from emoguard.validate.verdict import LEAST
+
+if TYPE_CHECKING:
+    from emoguard.validate.agreement import Agreement, Invariance
+    from emoguard.validate.comparison import Comparison, Pair
+    from emoguard.validate.estimate import Estimate
+    from emoguard.validate.onpolicy import Flagged, OnPolicy
+    from emoguard.validate.validation import Validation
+
+RULE = (
+    f"usable: the whole 95 % interval of the AUROC on corpora left out lies above {LEAST:.2f} and "
+    "above what the text alone gives; weak: it lies above what directions without meaning reach; "
+    "else not usable"
+)
+INTRODUCTION = (
+    "A direction is not a feeling. Every number stands beside what the text alone gives, without a "
+    "language model, and beside chance, with 95 % intervals (bootstrap over topics)."
+)
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the card. `section` is what it speaks of: the verdicts, recipe or file."""
+
+    section: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What was measured with the model at hand; each part may be missing."""
+
+    on_policy: OnPolicy | None = None
+    agreements: tuple[Agreement, ...] = ()
+    invariance: Invariance | None = None
+
+
+def tables(found: Validation, blocks: Blocks = Blocks()) -> list[Table]:
+    """Return the tables of the card in their order."""
+    made = [
+        _verdicts(found),
+        _splits(found),
+        *_human(found),
+        _halves(found),
+        _meaningless(found),
+        *_file(found),
+        *_on_policy(blocks),
+        *_agreement(blocks),
+    ]
+    return [table for table in made if table.rows]
+
+
+def markdown(title: str, found: Validation, blocks: Blocks, pictures: Sequence[str]) -> str:
+    """Return the whole card as Markdown; `pictures` are file names beside it."""
+    parts = [
+        f"# {title}",
+        INTRODUCTION,
+        f"Texts: {', '.join(f'{name} {n}' for name, n in found.corpora.items())}.",
+        f"Layers the recipe chose: {', '.join(map(str, found.layers))}.",
+    ]
+    section = ""
+    for table in tables(found, blocks):
+        if table.section != section:
+            section = table.section
+            parts.append(f"## {section}")
+        parts.append(f"**{table.title}**")
+        parts.append(_markdown_table(table))
+        if table.note:
+            parts.append(table.note)
+    parts += [f"![{name.removesuffix('.png')}]({name})" for name in pictures]
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(found: Any) -> Any:
+    """Return records as JSON data: numbers to four digits, null where there is none."""
+    if dataclasses.is_dataclass(found) and not isinstance(found, type):
+        return {f.name: plain(getattr(found, f.name)) for f in dataclasses.fields(found)}
+    if isinstance(found, dict):
+        return {str(key): plain(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [plain(value) for value in found]
+    if isinstance(found, float):
+        return round(found, 4) if math.isfinite(found) else None
+    return found
+
+
+def summary(found: Validation, blocks: Blocks) -> dict[str, Any]:
+    """Return what travels in the probe file: verdicts, and per label what they rest on.
+
+    `recipe` numbers were measured on texts that the directions tested were not fitted on; `file`
+    numbers with the directions of the file itself.
+    """
+    left_out = found.left_out
+    recipe = {
+        target: {
+            "transfer": None if e.recipe is None else _triple(e.recipe),
+            "words": plain(e.words),
+            "held_out_topics": _triple(e.held_out),
+            **_human_of(found, target),
+        }
+        for target, e in found.evidence.items()
+    }
+    return {
+        "verdicts": dict(found.verdicts),
+        "rule": RULE,
+        "meaningless": plain({"recipe": found.chance.recipe, "file": found.chance.file}),
+        "corpora": dict(found.corpora),
+        "recipe": recipe,
+        "transfer_top1": None if left_out is None else _shown(left_out.top1, left_out.top1_chance),
+        "transfer_auroc": None if left_out is None else _shown(left_out.macro, 0.5),
+        "file": {
+            target: {"fitted_texts": _triple(e)} | _on_policy_of(blocks, target)
+            for target, e in found.file.items()
+        },
+    }
+
+
+def _verdicts(found: Validation) -> Table:
+    rows = []
+    for target, evidence in found.evidence.items():
+        pair = found.left_out.targets.get(target) if found.left_out else None
+        rows.append(
+            (
+                target,
+                found.verdicts[target],
+                str(evidence.recipe or NONE),
+                two(evidence.words),
+                str(pair.difference) if pair else NONE,
+                _weakest(found, target),
+                str(evidence.held_out),
+            )
+        )
+    columns = (
+        "label",
+        "verdict",
+        "left-out corpora",
+        "text alone",
+        "difference",
+        "weakest of them (text alone)",
+        "topics held out",
+    )
+    return Table(
+        "Verdicts",
+        "AUROC of each label against all others",
+        columns,
+        tuple(rows),
+        f"{RULE}. The interval is over topics of these corpora, averaged; how far writers differ "
+        "shows in the weakest one.",
+    )
+
+
+def _weakest(found: Validation, target: str) -> str:
+    """Return the left-out corpus on which a target is furthest below, or least above, the text."""
+    pairs = {n: c.targets[target] for n, c in found.each_left_out.items() if target in c.targets}
+    if not pairs:
+        return NONE
+    name = min(pairs, key=lambda n: pairs[n].difference.value)
+    return f"{name} {two(pairs[name].model.value)} ({two(pairs[name].words.value)})"
+
+
+def _splits(found: Validation) -> Table:
+    rows = [_split(f"{name}, topics held out", c) for name, c in found.within.items()]
+    for train, tests in found.pairs.items():
+        rows += [_split(f"{train} → {test}", c) for test, c in tests.items()]
+    if found.left_out and len(found.corpora) > 2:
+        rows += [_split(f"all others → {name}", c) for name, c in found.each_left_out.items()]
+        rows.append(_split("all others → one, mean", found.left_out))
+    if found.embeddings:
+        rows.append(_split("the same from embeddings alone", found.embeddings))
+    return Table(
+        "The recipe, on texts it was not fitted on",
+        "All labels together: the model, the text alone, chance",
+        (
+            "fit → test", "texts", "AUROC, model", "text alone", "difference", "length",
+            "top-1, model", "text alone", "chance", "layers",
+        ),
+        tuple(rows),
+        "Text alone: the best of TF-IDF with logistic regression and with nearest centroid, "
+        "trained on the same texts, and VADER, a lexicon of sentiment. Labels that both sides "
+        "have; all scores centred on the texts tested. AUROC chance .50.",
+    )  # fmt: skip
+
+
+def _split(name: str, c: Comparison) -> tuple[str, ...]:
+    layers = {layer for each in c.layers for layer in each}
+    return (
+        name,
+        str(c.texts),
+        str(c.macro.model),
+        str(c.macro.words),
+        str(c.macro.difference),
+        two(c.length),
+        str(c.top1.model),
+        str(c.top1.words),
+        two(c.top1_chance),
+        ", ".join(map(str, sorted(layers))) or NONE,
+    )
+
+
+def _human(found: Validation) -> Iterator[Table]:
+    if found.human is None:
+        return
+    rows = [
+        (name, str(pair.model), str(pair.words), str(pair.difference), ".50")
+        for name, pair in found.human.targets.items()
+    ]
+    yield Table(
+        "The recipe, on texts it was not fitted on",
+        f"Text by people ({found.human.texts} texts), fitted on the corpora only: AUROC",
+        ("family", "model", "text alone", "difference", "chance"),
+        tuple(rows),
+        "Text alone: the best of TF-IDF, trained on the corpora, and VADER, made for such text.",
+    )
+
+
+def _halves(found: Validation) -> Table:
+    read, steer = found.halves.read, found.halves.steer
+    rows = [(name, str(steer[name]), str(read[name])) for name in steer]
+    rows.append(("two random directions", str(found.halves.random), str(found.halves.random)))
+    return Table(
+        "The recipe, on texts it was not fitted on",
+        f"Cosine of directions from topic-disjoint halves ({found.halves.splits} splits)",
+        ("label", "steer", "read"),
+        tuple(rows),
+        "Random directions are drawn in the covariance of the residuals; intervals are the central "
+        "95 % of splits and draws.",
+    )
+
+
+def _meaningless(found: Validation) -> Table:
+    rows = [
+        (f"{name}, labels shuffled", f"AUROC {s.macro:.2f}, top-1 {s.top1:.2f}")
+        for name, s in found.shuffled.items()
+    ]
+    null = found.chance
+    for name, spread in (
+        ("recipe on shuffled labels, corpora left out", null.left_out),
+        ("one file: fitted on shuffled labels", null.shuffled),
+        ("one file: random directions", null.isotropic),
+        ("one file: random directions in the covariance of residuals", null.covariance),
+    ):
+        one, mean = (two(NormalDist().cdf(1.96 * s)) for s in (spread.target, spread.macro))
+        rows.append((name, f"AUROC up to {one} (one label), {mean} (mean), 95 %"))
+    rows.append(
+        (
+            f"the best of {null.targets} meaningless labels, 95 %",
+            f"AUROC {null.recipe:.3f} (recipe), {null.file:.3f} (file)",
+        )
+    )
+    if found.profile:
+        best = max(zip(found.profile.areas, found.profile.layers, strict=True))
+        level, p = found.profile.level, found.profile.p
+        rows.append(
+            (
+                f"best single layer ({best[1]}): AUROC {best[0]:.3f}",
+                f"under permuted labels, 95 %: {level:.3f}; p = {p:.3g}",
+            )
+        )
+    for name, plane in (("the model", found.plane), ("word counts", found.plane_words)):
+        rows.append(
+            (
+                f"|r| of the first component of {name} with the sign of valence",
+                f"{plane.correlation:.2f} (permuted signs, 95 %: {plane.chance:.2f})",
+            )
+        )
+    return Table(
+        "The recipe, on texts it was not fitted on",
+        "What means nothing",
+        ("what", "gives"),
+        tuple(rows),
+    )
+
+
+def _file(found: Validation) -> Iterator[Table]:
+    if found.file:
+        yield Table(
+            "The file, fitted on everything",
+            "AUROC on the texts it was fitted on: shows a wrong file, can never raise a verdict",
+            ("label", "AUROC"),
+            tuple((target, str(each)) for target, each in found.file.items()),
+        )
+
+
+def _on_policy(blocks: Blocks) -> Iterator[Table]:
+    if blocks.on_policy is None:
+        return
+    measured = blocks.on_policy
+    rows = []
+    for target, each in measured.labels.items():
+        words = each.words[each.better]
+        rows.append(
+            (
+                target,
+                f"{each.level:.2f}" + ("" if each.certified else " (not certified)"),
+                *(_percent(getattr(each.monitor, k)) for k in ("neutral", "persona", "benign")),
+                str(each.monitor.area),
+                each.better,
+                *(_percent(getattr(words, k)) for k in ("neutral", "persona", "benign")),
+                str(_best_area(each.words)),
+                ", ".join(f"{k} {v:.2f}" for k, v in each.per_1000.items()),
+            )
+        )
+    counts = ", ".join(f"{n} {kind}" for kind, n in measured.responses.items())
+    some = ", ".join(f"{kind} {_percent(e)}" for kind, e in measured.any_label.items())
+    yield Table(
+        "The file, fitted on everything",
+        f"On-policy: shares of the model's own responses that are flagged ({counts}; "
+        f"{measured.short} too short for the window left out)",
+        (
+            "label", "threshold (z)", "neutral", "persona", "benign", "AUROC",
+            "text-only", "neutral", "persona", "benign", "AUROC", "crossings per 1,000, neutral",
+        ),
+        tuple(rows),
+        f"Flagged by any label: {some}. Text-only detectors (VADER, TF-IDF trained on the corpora) "
+        "see the whole response and flag no more neutral responses than the monitor does; shown is "
+        "the one that finds most personas, and the best AUROC. Shares with Wilson intervals. "
+        "Thresholds are those the default policy certifies; of labels it does not watch, those of "
+        "a policy that names all labels; where none is certified, what 5 % of the neutral "
+        "responses reach.",
+    )  # fmt: skip
+
+
+def _best_area(words: dict[str, Flagged]) -> Estimate:
+    return max((each.area for each in words.values()), key=lambda e: e.value)
+
+
+def _agreement(blocks: Blocks) -> Iterator[Table]:
+    rows = [
+        (
+            f"{a.file} / {a.other}",
+            str(a.responses),
+            f"{a.gap:.3f}",
+            f"{a.gap_95:.3f}",
+            f"{a.rank:.3f}",
+            f"{a.flags:.3f}",
+            f"{a.both} of {a.either}",
+            f"{a.rerun:.1g}",
+        )
+        for a in blocks.agreements
+    ]
+    yield Table(
+        "The file, fitted on everything",
+        "Other files of the same weights, on the same responses",
+        (
+            "files", "responses", "|Δz| median", "|Δz| 95 %", "rank r, lowest label",
+            "flags agree", "flagged by both", "|Δz| of a rerun",
+        ),
+        tuple(rows),
+        "Each file has a calibration of its own: that in the probe or, where it has none, both one "
+        "on the neutral responses among these. A flag lies above the certified threshold where "
+        "both files have one, else above what 5 % of the neutral responses reach in that file.",
+    )  # fmt: skip
+    if blocks.invariance:
+        i = blocks.invariance
+        padding = NONE if i.padding is None else f"{i.padding:.1g}"
+        yield Table(
+            "The file, fitted on everything",
+            f"Company a text is read in (wanted: below 1e-3; {'held' if i.holds else 'missed'})",
+            ("run together or alone, share of ‖h‖", "left-padded or alone, |Δz|"),
+            ((f"{i.batch:.2g}", padding),),
+        )
+
+
+def _markdown_table(table: Table) -> str:
+    lines = [table.columns, ("---",) * len(table.columns), *table.rows]
+    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in lines)
+
+
+def _human_of(found: Validation, target: str) -> dict[str, Any]:
+    pair = found.human.targets.get(target) if found.human else None
+    return {} if pair is None else {"human": _shown(pair, 0.5)}
+
+
+def _on_policy_of(blocks: Blocks, target: str) -> dict[str, Any]:
+    if blocks.on_policy is None or target not in blocks.on_policy.labels:
+        return {}
+    each = blocks.on_policy.labels[target]
+    return {
+        "on_policy": {
+            "certified": each.certified,
+            "persona": _triple(each.monitor.persona),
+            "benign": _triple(each.monitor.benign),
+            "persona_words": _triple(each.words[each.better].persona),
+        }
+    }
+
+
+def _shown(pair: Pair, chance: float) -> dict[str, Any]:
+    return {
+        "model": _triple(pair.model),
+        "words": _triple(pair.words),
+        "chance": plain(chance),
+    }
+
+
+def _triple(estimate: Estimate) -> list[float | None]:
+    return [
+        round(x, 3) if math.isfinite(x) else None
+        for x in (estimate.value, estimate.low, estimate.high)
+    ]
+
+
+def _percent(estimate: Estimate) -> str:
+    if math.isnan(estimate.value):
+        return NONE
+    return f"{estimate.value:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
+
+
+def two(value: float) -> str:
+    """Return a number with two digits, a dash where there is none."""
+    return f"{value:.2f}" if math.isfinite(value) else NONE

@@ -1,0 +1,61 @@
+"""One word per label, by rule: may its score be acted on?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from emoguard.records import VERDICTS, Verdict
+from emoguard.validate.estimate import Estimate
+
+LEAST = 0.70
+"""AUROC that the interval of a usable label lies above."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict is made of.
+
+    `recipe` is the AUROC on corpora left out of the fit, None when no other corpus has the label;
+    `words` the best text-only detector on the same texts. `held_out` is that on topics left out
+    within corpora. `file` is the AUROC of the probe file's own directions, None when only a recipe
+    is judged; the file was fitted on these texts, so this number can lower a verdict, never raise
+    it. `chance` and `file_chance` are what a label of a recipe and of a file without meaning stays
+    below. `meaningful` says whether all labels together are above what these reach together: a
+    label that separates something by luck is in bad company then.
+    """
+
+    recipe: Estimate | None
+    words: float
+    held_out: Estimate
+    file: Estimate | None
+    chance: float
+    file_chance: float
+    meaningful: bool = True
+
+
+def verdict(evidence: Evidence) -> Verdict:
+    """Return the lower of what the recipe and the file deserve.
+
+    `usable`: the whole interval of the transfer lies above .70 and the text alone. `weak`: the
+    interval lies above what directions without meaning reach, as it does for a label that no second
+    corpus could test. Else `not usable`, and so are all labels of a recipe or file that means
+    nothing as a whole.
+    """
+    if not evidence.meaningful:
+        return "not usable"
+    found = _recipe(evidence)
+    if evidence.file is not None:
+        found = min(found, _above(evidence.file, LEAST, evidence.file_chance), key=VERDICTS.index)
+    return found
+
+
+def _recipe(evidence: Evidence) -> Verdict:
+    if evidence.recipe is not None:
+        return _above(evidence.recipe, max(LEAST, evidence.words), evidence.chance)
+    return "weak" if evidence.held_out.low > evidence.chance else "not usable"
+
+
+def _above(found: Estimate, usable: float, weak: float) -> Verdict:
+    if found.low > max(usable, weak):
+        return "usable"
+    return "weak" if found.low > weak else "not usable"

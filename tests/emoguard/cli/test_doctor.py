@@ -1,0 +1,181 @@
+"""`emoguard doctor`: what can be read here, and what is to be done before scores mean something."""
+
+import dataclasses
+import importlib
+import sys
+from importlib.metadata import PackageNotFoundError
+
+import pytest
+
+from emoguard.advice import fit_command
+from emoguard.cli import main
+from emoguard.cli.calibrate import Opened
+from emoguard.probe import artifact
+from emoguard.testing import make_calibration, make_probe
+from tests import models, tiny_folder, tiny_gguf
+
+pytest.importorskip("llama_cpp")
+pytest.importorskip("transformers")
+
+
+@pytest.fixture
+def doctor(capsys, monkeypatch):
+    """Run the verb; return its exit code and what it printed."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> tuple[int, str]:
+        code = main(["doctor", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return code, " ".join(captured.out.split())
+
+    return run
+
+
+@pytest.fixture(scope="module", params=["gguf", "folder"])
+def model(request, tmp_path_factory):
+    """A tiny random model that no shipped probe fits."""
+    folder = tmp_path_factory.mktemp("model")
+    if request.param == "gguf":
+        return tiny_gguf.write(folder / "tiny.gguf", "qwen2")
+    return tiny_folder.write(folder / "tiny")
+
+
+def save_probe(path, model, *, is_calibrated, **changes):
+    door = Opened.load(str(model)).door
+    probe = dataclasses.replace(make_probe(door, ("happy", "sad"), (1, 2)), **changes)
+    artifact.save(path, probe, [make_calibration(probe, door.identity)] if is_calibrated else [])
+    return path
+
+
+def test_the_runtimes_are_found_and_all_is_well(doctor):
+    code, out = doctor()
+    assert code == 0
+    assert "llama_cpp" in out
+    assert "transformers" in out
+    assert "broken" not in out
+
+
+def test_a_model_no_shipped_probe_fits_is_told_to_fit_one(doctor, model):
+    code, out = doctor("--model", model)
+    assert code == 0
+    assert "no shipped one fits" in out
+    assert fit_command(str(model)) in out
+    assert "emoguard calibrate" not in out
+
+
+def test_a_model_that_the_probe_is_not_calibrated_for_is_told_to_calibrate(doctor, model, tmp_path):
+    probe = save_probe(tmp_path / "p.safetensors", model, is_calibrated=False)
+    code, out = doctor("--model", model, "--probe", probe)
+    assert code == 0
+    assert "calibration to do none for exactly this file" in out
+    assert f"emoguard calibrate --model {model} --probe {probe} --out " in out
+    assert "emoguard fit" not in out
+
+
+def test_the_command_that_is_told_makes_all_well(doctor, model, tmp_path):
+    probe = save_probe(tmp_path / "p.safetensors", model, is_calibrated=False)
+    _, out = doctor("--model", model, "--probe", probe)
+    command = out.partition("calibration: emoguard ")[2].split()
+    assert main([*command, "--responses", "8", "--tokens", "16"]) == 0
+    code, out = doctor("--model", model, "--probe", command[command.index("--out") + 1])
+    assert code == 0
+    assert "to do" not in out
+    assert "made on 8 responses" in out
+
+
+def test_a_probe_of_another_model_is_broken_here(doctor, model):
+    code, out = doctor("--model", model, "--probe", "gemma-3-270m")
+    assert code == 1
+    assert "probe broken" in out
+    assert "was made for a gemma3_text model" in out
+
+
+def test_cautions_of_the_probe_are_told(doctor, model, tmp_path):
+    card = {"cautions": ["few texts"]}
+    probe = save_probe(tmp_path / "p.safetensors", model, is_calibrated=True, card=card)
+    assert "probe to do few texts" in doctor("--model", model, "--probe", probe)[1]
+
+
+def test_a_gguf_file_is_read_in_a_child_which_names_its_paths(doctor, tmp_path):
+    model = tiny_gguf.write(tmp_path / "tiny.gguf", "qwen2")
+    code, out = doctor("--model", model)
+    assert code == 0
+    assert "qwen2, 5 layers of 64, F32" in out
+    assert "callback read ok works" in out
+
+
+def test_a_folder_is_read_through_its_hooks(doctor, tmp_path):
+    code, out = doctor("--model", tiny_folder.write(tmp_path / "tiny"))
+    assert code == 0
+    assert "tiny ok llama, 6 layers of 48, float32" in out
+    assert "read ok works at every layer" in out
+
+
+@pytest.mark.parametrize("path", ["x.gguf", "nowhere", "folder"])
+def test_what_is_no_model_is_broken(doctor, tmp_path, path):
+    (tmp_path / "x.gguf").write_bytes(b"no model")
+    (tmp_path / "folder").mkdir()
+    code, out = doctor("--model", tmp_path / path)
+    assert code == 1
+    assert f"{path} broken" in out
+
+
+def test_a_file_cut_off_after_its_first_bytes_is_broken(doctor, tmp_path):
+    (tmp_path / "x.gguf").write_bytes(b"GGUF and no more")
+    code, out = doctor("--model", tmp_path / "x.gguf")
+    assert code == 1
+    assert "x.gguf broken" in out
+
+
+def test_a_folder_without_tokenizer_is_told_what_it_lacks(doctor, tmp_path):
+    folder = tiny_folder.write(tmp_path / "tiny")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    code, out = doctor("--model", folder)
+    assert code == 1
+    assert f"the tokenizer of {folder} cannot be opened" in out
+
+
+def test_without_the_library_the_model_is_broken_and_the_table_says_what_to_install(
+    doctor, monkeypatch, tmp_path
+):
+    folder = tiny_folder.write(tmp_path / "tiny")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code, out = doctor("--model", folder)
+    assert code == 1
+    assert "tiny broken needs torch" in out
+    assert "tiny: pip install 'torch" in out
+
+
+def test_without_any_runtime_it_says_what_to_install(doctor, monkeypatch):
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    module = importlib.import_module("emoguard.cli.doctor")
+    monkeypatch.setattr(module, "version", missing)
+    code, out = doctor()
+    assert code == 1
+    assert "pip install 'llama-cpp-python" in out
+
+
+def test_a_probe_alone_is_misuse():
+    assert main(["doctor", "--probe", "gemma-3-270m"]) == 2
+
+
+@pytest.mark.real
+def test_the_shipped_probe_is_found_and_calibrated_for_the_file_it_was_made_on(doctor):
+    code, out = doctor("--model", models.smollm2_gguf())
+    assert code == 0
+    assert "fits" in out
+    assert "to do" not in out
+
+
+@pytest.mark.real
+def test_a_quantisation_without_calibration_is_told_to_calibrate_the_shipped_probe(doctor):
+    path = models.quantised(models.smollm2_gguf(), "Q8_0")
+    code, out = doctor("--model", path)
+    assert code == 0
+    assert (
+        f"emoguard calibrate --model {path} --probe smollm2-135m-instruct --out "
+        "smollm2-135m-instruct-Q8_0.safetensors"
+    ) in out

@@ -1,0 +1,225 @@
+"""`emoguard fit`, from corpus to a probe file that reads."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import emoguard
+from emoguard import Guard
+from emoguard.cli import main
+from emoguard.fit import corpora
+from emoguard.probe import artifact
+from tests import models, tiny_gguf
+from tests.models import DATA, load_llama, smollm2_gguf
+
+
+def write(path, records):
+    path.write_text("\n".join(json.dumps(r) for r in records), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def texts(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def text():
+        return " ".join("".join(rng.choice(list("etaoinshr"), 4)) for _ in range(12))
+
+    words = [word for label in corpora.default_labels() for word in label.words[:1]]
+    stories = [
+        {"emotion": word, "topic": f"t{n}", "text": text()} for word in words for n in range(6)
+    ]
+    return (
+        write(tmp_path / "stories.jsonl", stories),
+        write(tmp_path / "neutral.jsonl", [{"text": text()} for _ in range(20)]),
+    )
+
+
+def test_fit_writes_a_probe_that_attaches_to_its_model(tmp_path, texts, capsys, monkeypatch):
+    monkeypatch.setattr(models, "CACHE", tmp_path)
+    model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
+    other = str(models.quantised(Path(model), "F16"))
+    out = tmp_path / "probe.safetensors"
+    stories, neutral = texts
+    arguments = ["fit", "--model", model, "--corpus", stories, "--neutral", neutral]
+    arguments += ["--out", str(out), "--tokens", "40", "--name", "mine", "--skip", "2"]
+    arguments += ["--responses", "20"]
+    assert main([*arguments, "--also", other, "--layers", "1,2"]) == 0
+    assert "13 labels at layers 1, 2" in capsys.readouterr().out
+    probe, calibrations = artifact.load(out)
+    assert probe.name.startswith("mine@")
+    assert len(calibrations) == 2
+    assert probe.card["status"].startswith("not yet validated")
+    assert probe.recipe["sources"] == ["stories.jsonl"]
+    assert not (tmp_path / "probe.safetensors.residuals").exists()
+    llm = load_llama(model)
+    with emoguard.attach(llm, Guard.load(out)) as watch:
+        llm.create_completion("toast is heat", max_tokens=4, temperature=0.0)
+        assert watch.reports[-1].status == "scored"
+
+
+def test_another_file_of_the_weights_may_answer(tmp_path, texts, monkeypatch):
+    monkeypatch.setattr(models, "CACHE", tmp_path)
+    model = tiny_gguf.write(tmp_path / "tiny.gguf", "llama")
+    served = models.quantised(model, "F16")
+    out = tmp_path / "probe.safetensors"
+    stories, neutral = texts
+    arguments = ["fit", "--model", str(model), "--responder", str(served), "--corpus", stories]
+    arguments += ["--neutral", neutral, "--out", str(out), "--tokens", "16", "--skip", "2"]
+    assert main([*arguments, "--responses", "8", "--layers", "1"]) == 0
+    _, calibrations = artifact.load(out)
+    assert [c.identity.quantisation for c in calibrations] == ["F16", "F32"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [({"blocks": 7}, "same weights as --model"), ({"seed": 1}, "does not sit where")],
+    ids=["size", "weights"],
+)
+def test_another_model_is_not_calibrated(tmp_path, texts, capsys, changes, sentence):
+    model = tiny_gguf.write(tmp_path / "tiny.gguf", "llama")
+    other = tiny_gguf.write(tmp_path / "other.gguf", "llama", **changes)
+    out = tmp_path / "p.safetensors"
+    stories, neutral = texts
+    arguments = ["fit", "--model", str(model), "--also", str(other), "--corpus", stories]
+    arguments += ["--neutral", neutral, "--out", str(out), "--tokens", "16", "--skip", "2"]
+    assert main([*arguments, "--responses", "8", "--layers", "1"]) == 1
+    assert sentence in capsys.readouterr().err
+    assert not out.exists()
+    assert not Path(f"{out}.answers.jsonl").exists()  # said before any answer
+    assert Path(f"{out}.residuals").exists() == ("seed" in changes)  # a size before any text
+
+
+def test_labels_of_ones_own(tmp_path, texts, capsys):
+    labels = {
+        "bright": {"words": ["happy", "calm"], "valence": 1},
+        "dim": {"words": ["sad"], "valence": -1},
+    }
+    (tmp_path / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
+    stories, neutral = texts
+    out = tmp_path / "p.safetensors"
+    arguments = ["fit", "--model", str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))]
+    arguments += ["--corpus", stories, "--neutral", neutral, "--out", str(out), "--skip", "2"]
+    arguments += ["--tokens", "16", "--responses", "8", "--layers", "1"]
+    arguments += ["--labels", str(tmp_path / "labels.json")]
+    assert main(arguments) == 0
+    probe, _ = artifact.load(out)
+    assert probe.labels == ("bright", "dim", "valence")
+    assert probe.recipe["texts"] == [18]
+    assert corpora.recorded_labels(probe.recipe) == corpora.read_labels(tmp_path / "labels.json")
+    card = tmp_path / "card"
+    judge = ["validate", "--model", arguments[2], "--probe", str(out), "--corpus", stories]
+    judge += ["--neutral", neutral, "--card", str(card), "--no-on-policy"]
+    assert main(judge) == 1  # bright has texts enough, dim has six
+    assert "label dim needs at least 10 texts" in capsys.readouterr().err
+    labels["valence"] = labels.pop("dim")
+    (tmp_path / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
+    assert main(arguments) == 1
+    assert "valence is the axis" in capsys.readouterr().err
+
+
+CHILD = """
+import os, signal, sys
+from emoguard.cli import main
+from emoguard.fit.store import RowStore
+write, rows = RowStore.write, []
+def killed_half_way(store, row, values):
+    write(store, row, values)
+    rows.append(row)
+    if len(rows) == 50:
+        os.kill(os.getpid(), signal.SIGKILL)
+RowStore.write = killed_half_way
+main(sys.argv[1:])
+"""
+
+
+def test_a_killed_fit_goes_on_and_makes_the_same_probe(tmp_path, texts):
+    model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
+    stories, neutral = texts
+    arguments = ["fit", "--model", model, "--corpus", stories, "--neutral", neutral]
+    arguments += ["--tokens", "16", "--skip", "2", "--responses", "8", "--layers", "2", "--keep"]
+    whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
+    assert main([*arguments, "--out", str(whole)]) == 0
+    command = [sys.executable, "-c", CHILD, *arguments, "--out", str(killed)]
+    child = subprocess.run(command, check=False, capture_output=True)
+    assert child.returncode == -signal.SIGKILL
+    folders = [f"{killed}.residuals/{part}/done.bin" for part in ("neutral", "corpus-0")]
+    assert sum(Path(folder).read_bytes().count(b"\1") for folder in folders) == 50
+    assert main([*arguments, "--out", str(killed)]) == 0
+    found, wanted = artifact.load(killed)[0], artifact.load(whole)[0]
+    for field in ("read", "steer", "centre", "weights"):
+        assert np.array_equal(getattr(found, field), getattr(wanted, field)), field
+    assert found.card == wanted.card
+    assert Path(folders[1]).exists(), "--keep did not keep the residuals"
+    assert main([*arguments[:-1], "--out", str(killed)]) == 0
+    assert not Path(f"{killed}.residuals").exists()
+
+
+def test_a_probe_of_few_texts_is_warned_of_and_its_file_keeps_that(tmp_path, texts, capsys):
+    model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
+    out = tmp_path / "thin.safetensors"
+    stories, neutral = texts
+    arguments = ["fit", "--model", model, "--corpus", stories, "--neutral", neutral, "--skip", "2"]
+    assert main([*arguments, "--tokens", "16", "--responses", "8", "--out", str(out)]) == 0
+    told = capsys.readouterr()
+    assert "Caution: few texts (happy 6, calm 6" in told.err
+    assert "Caution" not in told.out
+    assert artifact.load(out)[0].cautions
+    assert main(["show", str(out)]) == 0
+    assert "caution " in capsys.readouterr().out
+
+
+def test_fit_refuses_residuals_of_other_texts(tmp_path, texts, capsys):
+    model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
+    stories, neutral = texts
+    arguments = ["fit", "--model", model, "--neutral", neutral, "--layers", "2", "--keep"]
+    arguments += ["--tokens", "16", "--responses", "8", "--out", str(tmp_path / "p.safetensors")]
+    assert main([*arguments, "--corpus", stories]) == 0
+    assert main([*arguments, "--corpus", stories, "--skip", "3"]) == 1
+    assert "delete it, or name another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"--out": "probe.bin"}, "must end in .safetensors"),
+        ({"--model": "none.gguf"}, "none.gguf"),
+        ({"--corpus": "none.jsonl"}, "none.jsonl"),
+        ({"--layers": "one"}, "--layers takes numbers"),
+        ({"--layers": "4"}, "layers must lie in"),
+    ],
+    ids=str,
+)
+def test_what_fit_refuses_is_one_sentence(tmp_path, texts, capsys, changes, sentence):
+    stories, neutral = texts
+    options = {
+        "--model": str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama")),
+        "--corpus": stories,
+        "--neutral": neutral,
+        "--out": str(tmp_path / "p.safetensors"),
+    }
+    arguments = [part for pair in (options | changes).items() for part in pair]
+    assert main(["fit", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "p.safetensors").exists()
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not DATA.exists(), reason="needs the corpora in ../shared/data")
+def test_fit_on_the_real_model_separates_held_out_situations(tmp_path):
+    stories = DATA / "stories_b" / "stories.jsonl"
+    out = tmp_path / "probe.safetensors"
+    neutral = [{"text": t.text} for t in corpora.read(DATA / "stories_b" / "neutral.jsonl")[:30]]
+    arguments = ["fit", "--model", str(smollm2_gguf()), "--corpus", str(stories)]
+    arguments += ["--neutral", write(tmp_path / "n.jsonl", neutral), "--out", str(out)]
+    arguments += ["--layers", "20", "--most", "9", "--responses", "8", "--tokens", "16"]
+    assert main(arguments) == 0
+    probe, _ = artifact.load(out)
+    assert np.mean(list(probe.card["held_out_auroc"].values())) > 0.65

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+
+from emoguard import Policy, Request
+from emoguard.runtime.live import LiveAlarm
+from emoguard.runtime.phases import Thinking
+from emoguard.sinks.policy import AlarmPolicy
+from emoguard.testing import (
+    FAKE_IDENTITY,
+    AlarmingGuard,
+    FakeResiduals,
+    make_calibration,
+    make_probe,
+)
+
+PROBE = make_probe(FakeResiduals())
+CALIBRATION = make_calibration(PROBE, FAKE_IDENTITY)
+THINK, DONE = 7, 8
+
+
+def follow(action="stop", levels=(1.0, None), prompt=(), thinking=None):
+    policy = Policy(alarms=AlarmPolicy(window_tokens=2, on_alert=action))
+    guard = AlarmingGuard(PROBE, [CALIBRATION], policy)
+    pairs = zip(PROBE.labels, levels, strict=True)
+    guard.levels = {label: level for label, level in pairs if level is not None}
+    site = guard.site(FAKE_IDENTITY)
+    alert = guard.outbox.alert
+    return guard, LiveAlarm.make(site, alert, Request(id="r"), lambda: (prompt, thinking))
+
+
+def run(alarm, values, tokens=None):
+    tokens = tokens or [20] * len(values)
+    return [alarm.update(t, np.array([v, v])) for t, v in zip(tokens, values, strict=True)]
+
+
+def test_nothing_follows_where_only_reports_are_wanted_or_nothing_is_certified():
+    assert follow("report")[1] is None
+    assert follow("stop", (None, None))[1] is None
+    assert follow("callback")[1] is not None
+
+
+def test_the_first_crossing_says_why_to_stop_and_tells_the_guard():
+    guard, alarm = follow()
+    found = run(alarm, [0, 3, 3, 3])
+    assert [bool(why) for why in found] == [False, True, False, False]
+    assert "happy rose over the certified threshold" in found[1]
+    (alert,) = guard.alerts
+    assert (alert.monitor, alert.label, alert.report_id) == ("crossing", "happy", "r")
+
+
+def test_callbacks_do_not_stop_and_hear_of_every_crossing():
+    guard, alarm = follow("callback")
+    assert run(alarm, [3, 3, -3, -3, 3, 3]) == [None] * 6
+    assert len(guard.alerts) == 2
+
+
+def test_labels_that_cross_together_are_all_named():
+    guard, alarm = follow(levels=(1.0, 1.0))
+    assert "happy, sad" in run(alarm, [3, 3])[1]
+    assert [alert.label for alert in guard.alerts] == ["happy", "sad"]
+
+
+@pytest.mark.parametrize(("prompt", "inside"), [((1, THINK), True), ((1, 2), False)])
+def test_reasoning_tokens_never_alarm(prompt, inside):
+    _, alarm = follow(prompt=prompt, thinking=Thinking(THINK, DONE))
+    found = run(alarm, [9, 9, 9, 9, 9], [20, 20, DONE, 20, 20])
+    first = next(n for n, why in enumerate(found) if why)
+    # The first token counts as preparation wherever the prompt ends.
+    assert first == (3 if inside else 1)
+
+
+def test_tokens_without_a_fresh_row_are_left_out():
+    _, alarm = follow()
+    assert [bool(why) for why in run(alarm, [3, np.nan, 3])] == [False, False, True]
+
+
+@pytest.mark.parametrize("prompt", [(1,), (1, 1, 1)])
+def test_attention_sinks_never_alarm(prompt):
+    _, alarm = follow(prompt=prompt)
+    # The first two tokens repeat the prompt's, so that the third row is the last of the sink.
+    found = run(alarm, [99, 99, 99, 3, 3], [1, 1, 20, 20, 20])
+    assert [bool(why) for why in found] == [False, False, False, False, True]
+
+
+def test_a_prompt_of_two_tokens_has_no_attention_sink():
+    _, alarm = follow(prompt=(1, 2))
+    assert [bool(why) for why in run(alarm, [3, 3])] == [False, True]
