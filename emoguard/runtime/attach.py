@@ -65,11 +65,20 @@ def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
         if guard.unopened:
             log.warning(UNOPENED, ", ".join(guard.unopened))
     else:
-        guard = shipped(plugin.open_residuals(inner, **options))
+        guard = own_guard(plugin, inner, options) or shipped(plugin.open_residuals(inner, **options))
     watch = Watch(guard, plugin.joint(inner, **options))
     for caution in cautions(guard, watch.identity):
         log.warning("%s", caution)
     return watch
+
+
+def own_guard(plugin: Plugin, inner: Any, options: Mapping[str, Any]) -> Guard | None:
+    """Return the guard that a model was started with, where its plug-in knows one."""
+    own: Callable[..., Guard | None] | None = getattr(plugin, "own_guard", None)
+    guard = None if own is None else own(inner, **options)
+    if guard is not None and guard.unopened:
+        log.warning(UNOPENED, ", ".join(guard.unopened))
+    return guard
 
 
 @contextmanager

@@ -1,0 +1,74 @@
+"""Joins EmoGuard to vLLM: `vllm.LLM`, `AsyncLLM` and `vllm serve`.
+
+vLLM calls `register` in each of its processes. An engine is read if it was started with
+`additional_config={"emoguard": {…}}`, because hooks have to be there before the model is compiled.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from emoguard.guard import Guard
+    from emoguard.probe.residuals import Residuals
+    from emoguard_vllm.joint import VllmJoint
+
+__all__ = ["Middleware", "joint", "open_residuals", "own_guard", "register"]
+
+
+def register() -> None:
+    """Put EmoGuard's hooks into vLLM in this process; `vllm.general_plugins` names this function.
+
+    Cheap, idempotent, and never raises: vLLM would not start. What does not fit here is said when
+    an engine is configured.
+    """
+    from emoguard_vllm import processes  # noqa: PLC0415  (imports vLLM, which asks for this first)
+
+    processes.register()
+
+
+def open_residuals(model: Any, loop: asyncio.AbstractEventLoop | None = None) -> Residuals:
+    """Return the offline door into a `vllm.LLM` or an `AsyncLLM`; `loop` as in `joint`."""
+    from emoguard_vllm.door import Door  # noqa: PLC0415
+    from emoguard_vllm.engine import Engine  # noqa: PLC0415
+
+    return Door(Engine(model, loop))
+
+
+def joint(model: Any, loop: asyncio.AbstractEventLoop | None = None) -> VllmJoint:
+    """Return the joint to a `vllm.LLM` or an `AsyncLLM`.
+
+    `loop` is the event loop that an `AsyncLLM` runs in. Attach to one from another thread:
+    `await asyncio.to_thread(emoguard.attach, engine, guard, loop=asyncio.get_running_loop())`.
+
+    Raises:
+        EmoGuardError: an engine that was started without EmoGuard's configuration, or whose
+            processes lack this plug-in.
+
+    """
+    from emoguard_vllm.engine import Engine  # noqa: PLC0415
+    from emoguard_vllm.joint import VllmJoint  # noqa: PLC0415
+
+    return VllmJoint(Engine(model, loop))
+
+
+def own_guard(model: Any, loop: asyncio.AbstractEventLoop | None = None) -> Guard | None:
+    """Return the guard of the probe and policy that an engine was started with.
+
+    None where it names no probe: a shipped one is looked for.
+    """
+    from emoguard.guard import Guard  # noqa: PLC0415
+    from emoguard_vllm.engine import Engine  # noqa: PLC0415
+
+    settings = Engine(model, loop).settings
+    return Guard.load(settings.probe, settings.policy) if settings.probe else None
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Middleware":  # `vllm serve --middleware emoguard_vllm.Middleware`
+        from emoguard_vllm.serve import Middleware  # noqa: PLC0415
+
+        return Middleware
+    raise AttributeError(f"module {__name__} has no attribute {name}")
