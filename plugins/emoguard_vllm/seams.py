@@ -52,7 +52,8 @@ class Seam:
                 if name not in known:
                     return f"{place}({name})"
         if self.names:
-            source = "".join(inspect.getsource(kind) for kind in found.__mro__[:-1])
+            kinds = [kind for kind in found.__mro__ if kind.__module__.startswith("vllm.")]
+            source = "".join(map(inspect.getsource, kinds))
             for name in self.names:
                 if name not in source:
                     return f"{place}.{name}"
