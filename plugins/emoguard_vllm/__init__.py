@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from emoguard.guard import Guard
     from emoguard.probe.residuals import Residuals
-    from emoguard_vllm.joint import VllmJoint
+    from emoguard_vllm.vllm_joint import VllmJoint
 
 __all__ = ["Middleware", "joint", "open_residuals", "own_guard", "register"]
 
@@ -49,7 +49,7 @@ def joint(model: Any, loop: asyncio.AbstractEventLoop | None = None) -> VllmJoin
 
     """
     from emoguard_vllm.engine import Engine  # noqa: PLC0415
-    from emoguard_vllm.joint import VllmJoint  # noqa: PLC0415
+    from emoguard_vllm.vllm_joint import VllmJoint  # noqa: PLC0415
 
     return VllmJoint(Engine(model, loop))
 

@@ -151,7 +151,7 @@ class Buffers:
         marks = torch.full((len(at), MOVES), torch.nan, device=self.device)
         layer = planned.layers[self.layers[place]].writing(marks)
         before = stream[at]
-        moved = move(before, layer, planned.owners)
+        moved = move(before.clone(), layer, planned.owners)  # works in place
         changed = (moved != before).any(dim=-1)
         if residual is not None:
             # A row that stays as it is keeps both parts.

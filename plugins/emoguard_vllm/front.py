@@ -94,7 +94,10 @@ class Front:
                 undo.enter_context(attribute(processor, name, _around(plain, ours)))
             yield
 
-    # Requests.
+    def waiting(self) -> list[str]:
+        """Return the ids of what is still open or held: empty once the engine is idle."""
+        return [*self._open, *self._reports, *("slot" for _ in range(len(self._slots)))]
+
 
     def _add_request(
         self,
@@ -206,8 +209,6 @@ class Front:
         self._slots.take(slot)
         return order, slot
 
-    # Outputs.
-
     def _process_outputs(
         self, plain: Callable[..., Any], each: Sequence[Any], *args: Any, **kwargs: Any
     ) -> Any:
@@ -234,6 +235,8 @@ class Front:
                 self._trim(entered.session, before + len(output.new_token_ids))
                 if output.finish_reason is not None or output.request_id not in states:
                     self._finish(output, entered)
+        for _, entered, state, _ in seen:  # choices of one request may all end in this step
+            with self._sessions.guarded(entered.session):
                 self._give(entered, state, result)
         return result
 

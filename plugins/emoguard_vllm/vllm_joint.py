@@ -31,6 +31,7 @@ class VllmJoint:
     """See `emoguard.joint.Joint`. It lives in the front end; workers do what it sends them."""
 
     backend = "vllm"
+    front: Front
 
     def __init__(self, engine: Engine) -> None:
         self.model = engine.model
@@ -77,8 +78,8 @@ class VllmJoint:
     def wrapped(self, sessions: Sessions) -> Iterator[None]:
         """Follow the engine's requests."""
         asked = Asked(self.model)
-        front = Front(self._engine, sessions, self._adapted, asked.next)
-        with asked.wrapped(), front.wrapped():
+        self.front = Front(self._engine, sessions, self._adapted, asked.next)
+        with asked.wrapped(), self.front.wrapped():
             yield
 
     def refuse(self, steering: Steering) -> None:
