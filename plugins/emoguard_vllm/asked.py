@@ -6,7 +6,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 
 from emoguard.records import Request
@@ -35,14 +34,11 @@ class Asked:
             yield
 
     def next(self) -> Request | None:
-        """Return the request of the next prompt of the call in progress, None without any."""
+        """Return the request of the next prompt of this thread's call, None where it has none."""
         waiting: deque[Request] | None = getattr(self._local, "waiting", None)
         if not waiting:
             return None
-        if len(waiting) > 1 or self._local.each:
-            return waiting.popleft()
-        self._local.number += 1
-        return _numbered(waiting[0], self._local.number)
+        return waiting.popleft() if len(waiting) > 1 or self._local.each else waiting[0]
 
     def _taking(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -53,7 +49,6 @@ class Asked:
             kwargs.pop("emoguard")
             requests = [take_request({"emoguard": one}) for one in (given if each else [given])]
             self._local.waiting, self._local.each = deque(requests), each
-            self._local.number = -1
             try:
                 return plain(*args, **kwargs)
             finally:
@@ -61,7 +56,3 @@ class Asked:
 
         return call
 
-
-def _numbered(request: Request, number: int) -> Request:
-    """Return the request of prompt `number` of a call that carries one for all of them."""
-    return request if not number else replace(request, id=f"{request.id}-{number}")

@@ -71,6 +71,7 @@ class Buffers:
         self.keep = torch.zeros(self.room, dtype=torch.long, device=self.device)
         self._weights = [self._empty() for _ in self.layers]
         self.read: list[int] = []
+        self._moved = False
         self._reads = [False] * count
 
     def _empty(self) -> Weights:
@@ -100,11 +101,13 @@ class Buffers:
     def begin(self, rows: int, planned: Planned | None, keep: Sequence[int]) -> None:
         """Forget the step before; say which rows of this one are moved and which are kept."""
         self.broken = Broken()
+        if self._moved:
+            self.moves.zero_()
         self.planned = planned
+        self._moved = planned is not None
         self.keeping = len(keep)
         self.z[:, :rows].fill_(torch.nan)
         if planned is not None:
-            self.moves[:, :rows].zero_()
             acting = [self._index[layer] for layer in planned.layers]
             for place in acting:
                 self.moves[place, planned.rows] = torch.nan

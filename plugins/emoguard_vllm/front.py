@@ -42,6 +42,9 @@ HALTED = "content_filter"
 """Finish reason of a completion stopped by EmoGuard: OpenAI's name for an answer cut off by its
 provider."""
 
+REMEMBERED = 4096
+"""Calls whose responses are numbered on: prompts of one call arrive close together."""
+
 
 class RefusedError(EmoGuardError, VLLMValidationError):
     """A request that cannot be served as it is asked for: vLLM's servers answer it with 400."""
@@ -81,6 +84,7 @@ class Front:
         self._open: dict[str, Open] = {}
         self._reports: dict[str, dict[int, Report]] = {}
         self._shared: WeakKeyDictionary[Any, Request] = WeakKeyDictionary()
+        self._numbers: dict[str, int] = {}
         self._slots = Slots(engine.layout.slots)
 
     @contextmanager
@@ -137,9 +141,7 @@ class Front:
         sampling = request.sampling_params
         extra = dict(sampling.extra_args or {})
         try:
-            asked = self._asked(extra.pop(KEY, None), parent)
-            if parent is not None:
-                asked = dataclasses.replace(asked, id=f"{asked.id}-{number}")
+            asked = self._numbered(self._asked(extra.pop(KEY, None), parent), parent)
             prompt = request.prompt_token_ids or ()
             session = self._sessions.open(asked, prompt, self._adapted(request.lora_request))
         except EmoGuardError as error:
@@ -171,6 +173,16 @@ class Front:
         if parent not in self._shared:  # its choices share parameters, which hold an order by then
             self._shared[parent] = self._parsed(own)
         return self._shared[parent]
+
+    def _numbered(self, asked: Request, parent: Any) -> Request:
+        """Return the request under a name of its own, where a call makes several responses."""
+        number = self._numbers.pop(asked.call, 0)
+        self._numbers[asked.call] = number + 1
+        if len(self._numbers) > REMEMBERED:
+            del self._numbers[next(iter(self._numbers))]
+        if not number and parent is None:
+            return asked
+        return dataclasses.replace(asked, id=f"{asked.call}-{number}")
 
     def _parsed(self, own: Any) -> Request:
         """Return what parameters say, else the context's request, else a fresh one."""

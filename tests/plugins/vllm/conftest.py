@@ -17,7 +17,6 @@ else:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "engines(*names): only on these engines")
     for module in ("vllm", "torch", "transformers", "multiprocessing"):
         config.addinivalue_line("filterwarnings", f"ignore:::{module}")
 

@@ -10,6 +10,7 @@ import pytest
 import emoguard
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
+from emoguard.policy.policy import Policy
 from emoguard.records import Request
 from tests.plugins.vllm.asking import CALM, NEAR, SAD, ask, plans, prompts, rows
 from tests.plugins.vllm.engines import PROBE
@@ -67,26 +68,33 @@ def test_unsteered_requests_keep_every_bit_beside_steered_ones(
     )
 
 
-def test_what_was_computed_steered_is_never_found_again(llm: Any, truth: Any, watch: Any) -> None:
+@pytest.mark.parametrize("salted", [True, False])
+def test_what_was_computed_steered_is_never_found_again(
+    llm: Any, truth: Any, salted: bool, monkeypatch: Any
+) -> None:
+    """Without the salt it is found, and the next turn reads something else."""
+    policy = Policy.parse({"steering": {"max_dose_ratio": 0.4}})
     first = prompts(truth.tokenizer, long=False)[4]
     llm.reset_prefix_cache()
-    (steered,) = ask(llm, [first], plans(SAD), max_tokens=70)
-    following = [*first, *steered.outputs[0].token_ids, *first]
-    (turn,) = ask(llm, [following])
-    assert turn.num_cached_tokens == 0
+    with emoguard.attach(llm, Guard.load(PROBE, policy)):
+        if not salted:
+            take_salts_away(llm.llm_engine.output_processor, monkeypatch)
+        (steered,) = ask(llm, [first], plans({"add": {"sad": 0.4}}), max_tokens=70)
+        monkeypatch.undo()
+        following = [*first, *steered.outputs[0].token_ids, *first]
+        (turn,) = ask(llm, [following])
     wanted = truth.rows(following, turn.outputs[0].token_ids)
     difference = float(np.abs(rows(turn.emoguard[0]) - wanted).max())
     print(f"after a steered turn: {turn.num_cached_tokens} tokens found, |dz| {difference:.2g}")
-    assert difference <= 1e-4 * max(1.0, float(np.abs(wanted).max()))
+    if salted:
+        assert turn.num_cached_tokens == 0
+        assert difference <= 1e-4
+    else:
+        assert turn.num_cached_tokens > 64
+        assert difference > 0.5
 
 
-def test_without_the_salt_it_would_be_found(
-    llm: Any, truth: Any, watch: Any, monkeypatch: Any
-) -> None:
-    """The test above is one that fails where the salt is missing."""
-    first = prompts(truth.tokenizer, long=False)[4]
-    llm.reset_prefix_cache()
-    processor = llm.llm_engine.output_processor
+def take_salts_away(processor: Any, monkeypatch: Any) -> None:
     ours = processor.add_request
 
     def unsalted(request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -95,15 +103,6 @@ def test_without_the_salt_it_would_be_found(
         return done
 
     monkeypatch.setitem(vars(processor), "add_request", unsalted)
-    (steered,) = ask(llm, [first], plans(SAD), max_tokens=70)
-    monkeypatch.undo()
-    following = [*first, *steered.outputs[0].token_ids, *first]
-    (turn,) = ask(llm, [following])
-    assert turn.num_cached_tokens > 64
-    wanted = truth.rows(following, turn.outputs[0].token_ids)
-    difference = float(np.abs(rows(turn.emoguard[0]) - wanted).max())
-    print(f"without salt: {turn.num_cached_tokens} tokens found, |dz| {difference:.2g}")
-    assert difference > 0.5
 
 
 def test_steered_choices_of_one_request(llm: Any, truth: Any, watch: Any) -> None:

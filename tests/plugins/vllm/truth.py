@@ -16,6 +16,9 @@ from emoguard.records import Request
 from tests.models import load_hf, smollm2_gguf
 from tests.plugins.vllm.engines import PROBE
 
+UNUSED = 49151
+"""A token that nothing is written with: a response goes on behind its end."""
+
 
 class Truth:
     """SmolLM2 in Transformers, float32."""
@@ -46,8 +49,8 @@ class Truth:
                 inputs,
                 attention_mask=torch.ones_like(inputs),
                 max_new_tokens=tokens,
-                min_new_tokens=tokens,
                 do_sample=False,
+                eos_token_id=UNUSED,
                 emoguard=Request(scores="tokens", plan=plan),
             )
             report = watch.reports[-1]
