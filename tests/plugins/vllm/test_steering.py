@@ -73,13 +73,13 @@ def test_what_was_computed_steered_is_never_found_again(
     llm: Any, truth: Any, salted: bool, monkeypatch: Any
 ) -> None:
     """Without the salt it is found, and the next turn reads something else."""
-    policy = Policy.parse({"steering": {"max_dose_ratio": 0.4}})
+    policy = Policy.parse({"steering": {"max_dose_ratio": 0.5}})
     first = prompts(truth.tokenizer, long=False)[4]
     llm.reset_prefix_cache()
     with emoguard.attach(llm, Guard.load(PROBE, policy)):
         if not salted:
             take_salts_away(llm.llm_engine.output_processor, monkeypatch)
-        (steered,) = ask(llm, [first], plans({"add": {"sad": 0.4}}), max_tokens=70)
+        (steered,) = ask(llm, [first], plans({"add": {"sad": 0.5}}), max_tokens=100)
         monkeypatch.undo()
         following = [*first, *steered.outputs[0].token_ids, *first]
         (turn,) = ask(llm, [following])
