@@ -65,7 +65,9 @@ def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
         if guard.unopened:
             log.warning(UNOPENED, ", ".join(guard.unopened))
     else:
-        guard = own_guard(plugin, inner, options) or shipped(plugin.open_residuals(inner, **options))
+        guard = own_guard(plugin, inner, options) or shipped(
+            plugin.open_residuals(inner, **options)
+        )
     watch = Watch(guard, plugin.joint(inner, **options))
     for caution in cautions(guard, watch.identity):
         log.warning("%s", caution)

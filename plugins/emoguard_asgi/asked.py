@@ -48,15 +48,27 @@ def read(body: bytes, headers: Headers, policy: Policy) -> Asked:
     sent = _object(body)
     if sent is None:
         return Asked(Request(carrier="server"), body)
-    own = None
-    if wire.KEY in sent:
-        own = sent.pop(wire.KEY)
+    own = sent.get(wire.KEY)
+    carried = _carried(sent)
+    if carried is not None:
+        own = jsontext.parse(carried.encode()) if own is None else own
+    if carried is not None or wire.KEY in sent:
+        sent.pop(wire.KEY, None)
         body = json.dumps(sent).encode("ascii")
     fields, denied = wire.ask(own, policy, _conversation(headers))
     request = Request(**fields, user_text=user_text(sent), carrier="server", denied=denied)
     channel = request.channel or policy.notices.channel
     suffix = channel == "suffix" and not choices.mutes(sent)
     return Asked(request, body, fields.get("scores", "none"), suffix)
+
+
+def _carried(sent: dict[str, Any]) -> str | None:
+    """Take out of a body the object that vLLM's clients can only send as text, None without one."""
+    parameters = sent.get("vllm_xargs")
+    if not (isinstance(parameters, dict) and isinstance(parameters.get(wire.KEY), str)):
+        return None
+    text: str = parameters.pop(wire.KEY)
+    return text
 
 
 def user_text(sent: Mapping[str, Any]) -> str | None:

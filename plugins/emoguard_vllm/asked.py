@@ -55,4 +55,3 @@ class Asked:
                 self._local.waiting = None
 
         return call
-

@@ -86,7 +86,9 @@ class Buffers:
         """Read by `readout` from now on: its layers among ours, its labels in the first columns."""
         wide = len(readout.labels)
         here = [
-            (self._index[layer], n) for n, layer in enumerate(readout.layers) if layer in self._index
+            (self._index[layer], n)
+            for n, layer in enumerate(readout.layers)
+            if layer in self._index
         ]
         for place, number in here:
             new, own = Weights.of(readout, number, self.device), self._weights[place]

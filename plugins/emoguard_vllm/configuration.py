@@ -31,7 +31,9 @@ def configure(plain: Callable[..., Any], arguments: Any, *args: Any, **kwargs: A
             raise EmoGuardError(reason)
         release = seams.version()
         if not seams.is_tested(release):
-            log.warning("EmoGuard was not tested with vLLM %s; what it needs of it is there", release)
+            log.warning(
+                "EmoGuard was not tested with vLLM %s; what it needs of it is there", release
+            )
         layout = lay_out(config, settings)
         config.additional_config = layout.into(config.additional_config, settings)
     return config
@@ -59,9 +61,7 @@ def refusals(config: Any) -> Iterator[str]:
         )
     drafts = config.speculative_config
     if drafts is not None and drafts.method != "ngram":
-        yield (
-            f"speculative decoding by {drafts.method} is not read yet: use ngram, or none"
-        )
+        yield (f"speculative decoding by {drafts.method} is not read yet: use ngram, or none")
 
 
 def _of_model(model: Any) -> Iterator[str]:
@@ -88,7 +88,10 @@ def _of_parallel(parallel: Any) -> Iterator[str]:
             "--api-server-count 1, and more replicas"
         )
     if parallel.enable_dbo or parallel.ubatch_size > 1:
-        yield "micro-batches (enable_dbo, ubatch_size) would overwrite each other's rows: turn them off"
+        yield (
+            "micro-batches (enable_dbo, ubatch_size) would overwrite each other's rows: turn them "
+            "off"
+        )
     if parallel.prefill_context_parallel_size > 1:
         yield "prefill context parallelism shards the positions that are read: set it to 1"
 
@@ -108,8 +111,13 @@ def lay_out(config: Any, settings: Settings) -> Layout:
         probe = _guard(settings, count, hidden).probe
         labels = len(probe.labels)
         layers = layers if settings.door else probe.layers
-    return Layout(layers, max(labels, 64 if settings.door else 1), settings.slots, settings.door,
-                  emoguard.__version__)
+    return Layout(
+        layers,
+        max(labels, 64 if settings.door else 1),
+        settings.slots,
+        settings.door,
+        emoguard.__version__,
+    )
 
 
 def _guard(settings: Settings, count: int, hidden: int) -> Guard:
@@ -117,7 +125,11 @@ def _guard(settings: Settings, count: int, hidden: int) -> Guard:
     if settings.probe is not None:
         guard = Guard.load(settings.probe, settings.policy)
     else:
-        found = [Guard.load(name, settings.policy) for name in shipped_files() if _fits(name, count, hidden)]
+        found = [
+            Guard.load(name, settings.policy)
+            for name in shipped_files()
+            if _fits(name, count, hidden)
+        ]
         if not found:
             raise EmoGuardError(
                 f"no shipped probe is for a model of {count} layers of width {hidden}: make one "

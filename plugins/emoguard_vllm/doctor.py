@@ -33,7 +33,11 @@ def _entry() -> tuple[str, str, str]:
     names = {point.name for point in entry_points(group=GROUP)}
     allowed: Any = os.environ.get("VLLM_PLUGINS")
     if "emoguard" not in names:
-        return "vllm plug-in", "broken", f"no entry point emoguard in {GROUP}: install emoguard again"
+        return (
+            "vllm plug-in",
+            "broken",
+            f"no entry point emoguard in {GROUP}: install emoguard again",
+        )
     if allowed is not None and "emoguard" not in allowed.split(","):
         return "vllm plug-in", "broken", f"VLLM_PLUGINS={allowed} leaves emoguard out: add it"
     return "vllm plug-in", "ok", "vLLM loads it in each of its processes"

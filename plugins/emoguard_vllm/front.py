@@ -19,6 +19,7 @@ from vllm.v1.engine import FinishReason
 from emoguard import wire as client
 from emoguard.errors import EmoGuardError
 from emoguard.jsontext import parse
+from emoguard.policy import schema
 from emoguard.probe.identity import ModelIdentity
 from emoguard.records import Finish, Report, Request
 from emoguard.runtime.attention import sink_length
@@ -101,7 +102,6 @@ class Front:
     def waiting(self) -> list[str]:
         """Return the ids of what is still open or held: empty once the engine is idle."""
         return [*self._open, *self._reports, *("slot" for _ in range(len(self._slots)))]
-
 
     def _add_request(
         self,
@@ -191,10 +191,11 @@ class Front:
             return Request() if found is None else found
         if isinstance(own, Request):
             return own
-        if isinstance(own, str):  # vllm_xargs hold no objects
-            own = parse(own.encode(), largest=2**20)
-        fields, denied = client.ask(own, self._sessions.site.policy)
-        return Request(**fields, denied=denied)
+        if not isinstance(own, str):  # code in this process may always ask
+            return schema.parse(Request, own, KEY)
+        around = REQUEST.get() or Request()
+        fields, denied = client.ask(parse(own.encode()), self._sessions.site.policy)
+        return dataclasses.replace(around, **fields, denied=denied)
 
     def _order(self, session: Session) -> tuple[Order, str]:
         """Return the order of a session, and the plan that it holds a slot for.
@@ -242,7 +243,7 @@ class Front:
             seen.append((output, entered, state, before))
         result = plain(each, *args, **kwargs)
         result.reqs_to_abort.extend(halted)  # the EngineCore does not know yet
-        for output, entered, state, before in seen:
+        for output, entered, _, before in seen:
             with self._sessions.guarded(entered.session):
                 self._trim(entered.session, before + len(output.new_token_ids))
                 if output.finish_reason is not None or output.request_id not in states:

@@ -30,7 +30,7 @@ identity of a larger one rests on the first bytes of a few tensors."""
 
 def identify(config: Any, tokenizer: Any) -> ModelIdentity:
     """Return the identity of the model of a `VllmConfig`."""
-    model, parallel = config.model_config, config.parallel_config
+    model = config.model_config
     text = model.hf_text_config
     folder = _folder(model.model, model.revision)
     files = tuple(sorted(folder.glob("*.safetensors"))) if folder else ()
@@ -51,7 +51,9 @@ def identify(config: Any, tokenizer: Any) -> ModelIdentity:
 class _Checkpoint:
     """The files of a checkpoint; equal if nothing of them changed."""
 
-    def __init__(self, config: Any, dtype: torch.dtype, marks: tuple[tuple[str, int, int], ...]):
+    def __init__(
+        self, config: Any, dtype: torch.dtype, marks: tuple[tuple[str, int, int], ...]
+    ) -> None:
         self.config, self.dtype, self.marks = config, dtype, marks
         self._key = (config.to_json_string(use_diff=False), dtype, marks)
 
@@ -99,9 +101,7 @@ def _hashes(checkpoint: _Checkpoint) -> tuple[str, str]:
     return hashlib.sha256(described.encode()).hexdigest(), ""
 
 
-def _as_loaded(
-    checkpoint: _Checkpoint, skeleton: Any, where: Mapping[str, str]
-) -> tuple[str, str]:
+def _as_loaded(checkpoint: _Checkpoint, skeleton: Any, where: Mapping[str, str]) -> tuple[str, str]:
     def read(name: str) -> torch.Tensor:
         return checkpoint.read(where[name], name)
 

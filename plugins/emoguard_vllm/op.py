@@ -36,7 +36,7 @@ _library = torch.library.Library("emoguard", "FRAGMENT")
 _library.define("block(Tensor(a!) hidden, Tensor(b!)? residual, int layer) -> ()")
 for _key in ("CPU", "CUDA"):
     _library.impl("block", block, _key)
-torch.library.register_fake("emoguard::block", lambda hidden, residual, layer: None, lib=_library)
+torch.library.register_fake("emoguard::block", lambda *_: None, lib=_library)
 
 
 class Hook:

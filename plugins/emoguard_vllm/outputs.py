@@ -12,8 +12,10 @@ from emoguard_vllm.worker import Gathered, Worker
 
 
 def attach(output: Any, gathered: Gathered | None, worker: Worker) -> Any:
-    """Return a runner's output with the rows of its tokens; one that is still computed brings them
-    when it is asked for."""
+    """Return a runner's output with the rows of its tokens.
+
+    One that is still computed brings them when it is asked for.
+    """
     if gathered is None:
         return output
     if hasattr(output, "get_output"):

@@ -49,7 +49,7 @@ class Middleware:
         try:
             await self._attach(scope["app"].state.engine_client)
         except EmoGuardError as error:
-            log.error("emoguard: %s", error)
+            log.error("emoguard: %s", error)  # noqa: TRY400  (one sentence, no traceback)
             await send({"type": "lifespan.startup.failed", "message": f"emoguard: {error}"})
             return
         waiting = [first]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,9 +13,7 @@ from emoguard.errors import EmoGuardError
 from emoguard.probe import artifact
 from emoguard.probe.identity import ModelIdentity
 from emoguard.probe.residuals import Residuals
-from emoguard.records import Request
 from emoguard.runtime.joint import Sessions
-from emoguard.runtime.patch import attribute
 from emoguard.runtime.session import Session
 from emoguard.runtime.tokenizer import find_thinking
 from emoguard.site import Site

@@ -43,8 +43,11 @@ class Followed:
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of one sequence in a step: `count` of them from row `start` on, the first of them at
-    position `past` of the sequence. `reads` are the rows that tokens may be chosen from."""
+    """The rows of one sequence in a step: `count` of them from row `start` on.
+
+    The first of them is at position `past` of the sequence; `reads` are the rows that tokens may be
+    chosen from.
+    """
 
     request: str
     start: int
@@ -147,7 +150,7 @@ class Worker:
     # What a runner does in each step.
 
     def enter(self, new: Iterable[tuple[str, Any]], gone: Iterable[str]) -> None:
-        """Take the scheduler's news: requests with their sampling parameters, and ids that ended."""
+        """Take the scheduler's news: requests with their parameters, and ids that ended."""
         op.listen(self.buffers.see)
         self._lost = None
         for request in gone:
@@ -272,7 +275,7 @@ class Worker:
         )
 
     def _steering_broke(self, error: str) -> None:
-        """Stop steering every sequence that is: what one step breaks is moved at some layers only."""
+        """Stop steering every sequence: what breaks in a step was moved at some layers only."""
         for sequence in self._sequences.values():
             if sequence.steering is not None:
                 sequence.broken = sequence.broken or error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,8 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def llm() -> Iterator[Any]:
-    yield engines.start()
+def llm() -> Any:
+    return engines.start()
 
 
 @pytest.fixture(scope="session")

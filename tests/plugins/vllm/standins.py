@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import types
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -41,20 +41,20 @@ class Stream:
     def record_event(self, *_: Any) -> Event:
         return Event()
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: Any) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 def asynchronous() -> None:
     """Switch asynchronous scheduling on, which vLLM switches off on CPUs."""
     from vllm.platforms.cpu import CpuPlatform
 
-    torch.cuda.Event = torch.Event = Event  # type: ignore[misc, assignment]
-    torch.cuda.Stream = Stream  # type: ignore[misc, assignment]
-    torch.cuda.current_stream = torch.cuda.default_stream = lambda *_, **__: Stream()  # type: ignore
-    torch.cuda.stream = lambda _: contextlib.nullcontext()  # type: ignore
+    torch.cuda.Event = torch.Event = Event
+    torch.cuda.Stream = Stream
+    torch.cuda.current_stream = torch.cuda.default_stream = lambda *_, **__: Stream()
+    torch.cuda.stream = lambda _: contextlib.nullcontext()
     plain = CpuPlatform.check_and_update_config.__func__
 
     def check(cls: Any, config: Any) -> None:
