@@ -1,4 +1,4 @@
-"""Lets a model of either runtime answer a prompt, token by token."""
+"""Lets a model of any runtime answer a prompt, token by token."""
 
 from __future__ import annotations
 
@@ -47,6 +47,8 @@ def answer(model: Any, tokenizer: Any, prompt: Prompt, tick: Tick) -> str:
     try:
         if tokenizer is None:
             return _llama(model, prompt, tick)
+        if type(model).__module__.startswith("vllm."):
+            return _vllm(model, tokenizer, prompt, tick)
         return _transformers(model, tokenizer, prompt, tick)
     except ValueError as error:
         raise EmoGuardError(f"the model does not take this prompt: {error}") from error
@@ -104,6 +106,24 @@ def _transformers(model: Any, tokenizer: Any, prompt: Prompt, tick: Tick) -> str
     )
     ids = out[0, inputs["input_ids"].shape[1] :].tolist()
     return decoder(model, tokenizer)(ids)
+
+
+def _vllm(model: Any, tokenizer: Any, prompt: Prompt, tick: Tick) -> str:
+    from vllm import SamplingParams
+
+    if prompt.raw or not tokenizer.chat_template:
+        ids = tokenizer.encode(prompt.plain)
+    else:
+        ids = tokenizer.apply_chat_template(
+            prompt.messages, add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+    sampling = SamplingParams(
+        temperature=prompt.temperature, max_tokens=prompt.max_tokens, seed=prompt.seed
+    )
+    (output,) = model.generate([{"prompt_token_ids": list(ids)}], sampling, use_tqdm=False)
+    for _ in output.outputs[0].token_ids:  # an LLM gives whole answers
+        tick()
+    return str(output.outputs[0].text)
 
 
 class _Clock:

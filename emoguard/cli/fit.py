@@ -11,6 +11,7 @@ from rich.console import Console
 
 from emoguard.cli import calibrate
 from emoguard.cli.calibrate import Opened
+from emoguard.cli.models import RUNTIME, Runtime
 from emoguard.cli.paint import printable
 from emoguard.cli.paths import check_out
 from emoguard.errors import EmoGuardError
@@ -24,6 +25,7 @@ from emoguard.sinks.policy import AlarmPolicy
 
 @click.command(short_help="Make a probe for a model.")
 @click.option("--model", "path", required=True, help="A GGUF file or a Transformers folder.")
+@RUNTIME
 @click.option(
     "--corpus",
     "corpus_paths",
@@ -84,6 +86,7 @@ from emoguard.sinks.policy import AlarmPolicy
 @click.option("--source", multiple=True, help="A line of attribution for the card.")
 def fit(
     path: str,
+    runtime: Runtime,
     corpus_paths: tuple[str, ...],
     neutral_paths: tuple[str, ...],
     out: str,
@@ -119,7 +122,7 @@ def fit(
         responses,
         AlarmPolicy(),
     )
-    opened = Opened.load(path)
+    opened = Opened.load(path, runtime=runtime)
     speaker = Opened.load(responder) if responder else opened
     _check_sizes(opened, [speaker.door.identity, *(Opened.load(p).door.identity for p in also)])
     with calibrate.bars() as progress:

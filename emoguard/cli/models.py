@@ -11,11 +11,13 @@ import click
 from emoguard.cli.paths import recognise
 from emoguard.errors import EmoGuardError
 
-Runtime = Literal["auto", "llamacpp", "transformers"]
+Runtime = Literal["auto", "llamacpp", "transformers", "vllm"]
 
 RUNTIME = click.option(
     "--runtime",
-    type=click.Choice(["auto", "llamacpp", "transformers"]),
+    "--engine",
+    "runtime",
+    type=click.Choice(["auto", "llamacpp", "transformers", "vllm"]),
     default="auto",
     show_default=True,
     help="What opens --model: auto is llama.cpp for a GGUF file, Transformers for a folder.",
@@ -47,7 +49,14 @@ def load(
             f"llama.cpp reads a GGUF file, got the Transformers folder {path}: give a GGUF file, "
             "or leave out --runtime"
         )
+    if runtime == "vllm" and kind == "gguf":
+        raise EmoGuardError(
+            f"vLLM is read on Transformers folders, got the GGUF file {path}: give the folder that "
+            "it was made from"
+        )
     try:
+        if runtime == "vllm":
+            return _vllm(path)
         if kind == "gguf" and runtime != "transformers":
             return _llama(path, threads), None
         return _transformers(path)
@@ -106,6 +115,26 @@ def _transformers(path: Path) -> tuple[Any, Any]:
         ) from error
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **where)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+
+
+def _vllm(path: Path) -> tuple[Any, Any]:
+    """Return an engine that reads every layer out, in the folder's dtype, and its tokenizer."""
+    from transformers import AutoConfig
+    from vllm import LLM
+
+    config = AutoConfig.from_pretrained(path)
+    length = min(CONTEXT, config.get_text_config().max_position_embeddings)
+    llm = LLM(
+        str(path),
+        dtype=str(config.dtype or "auto").removeprefix("torch."),
+        max_model_len=length,
+        max_num_batched_tokens=length,
+        max_num_seqs=1,
+        enforce_eager=True,
+        disable_log_stats=True,
+        additional_config={"emoguard": {"door": True}},
+    )
+    return llm, llm.get_tokenizer()
 
 
 def _first(error: Exception) -> str:

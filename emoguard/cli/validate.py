@@ -16,6 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from emoguard.cli.calibrate import Opened, bars, check
+from emoguard.cli.models import RUNTIME, Runtime
 from emoguard.cli.paint import printable
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import calibrating, open_probe
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Check what a probe's labels are worth.")
 @click.option("--model", "path", required=True, help="A GGUF file or a Transformers folder.")
+@RUNTIME
 @click.option("--probe", help="A probe file to judge; without it only the recipe is judged.")
 @click.option(
     "--corpus",
@@ -107,6 +109,7 @@ if TYPE_CHECKING:
 def validate(
     *,
     path: str,
+    runtime: Runtime,
     probe: str | None,
     corpus_paths: tuple[str, ...],
     neutral_paths: tuple[str, ...],
@@ -154,7 +157,7 @@ def validate(
     written = read_human(human_path, known) if human_path else None
     if written:
         family_task(known, written[1], task.names)
-    opened = Opened.load(path, threads)
+    opened = Opened.load(path, threads, runtime)
     speaker = Opened.load(responder, threads) if responder else opened
     if found is not None:
         check(found, opened)

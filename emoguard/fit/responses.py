@@ -133,6 +133,8 @@ def answer(model: Any, tokenizer: Any, prompt: str, sampling: Sampling, seed: in
     """
     if tokenizer is None:
         return _llamacpp_answer(model, prompt, sampling, seed)
+    if type(model).__module__.startswith("vllm."):
+        return _vllm_answer(model, tokenizer, prompt, sampling, seed)
     return _transformers_answer(model, tokenizer, prompt, sampling, seed)
 
 
@@ -168,6 +170,31 @@ def _transformers_answer(
     if token_ids and token_ids[-1] in np.atleast_1d(model.generation_config.eos_token_id):
         token_ids.pop()
     return Answer(prompt_ids, token_ids)
+
+
+def _vllm_answer(model: Any, tokenizer: Any, prompt: str, sampling: Sampling, seed: int) -> Answer:
+    from vllm import SamplingParams  # noqa: PLC0415  (only for an engine of vLLM)
+
+    prompt_ids = _prompt_ids(tokenizer, prompt, sampling.system)
+    (output,) = model.generate(
+        [{"prompt_token_ids": prompt_ids}],
+        SamplingParams(temperature=sampling.temperature, max_tokens=sampling.tokens, seed=seed),
+        use_tqdm=False,
+    )
+    choice = output.outputs[0]
+    token_ids = list(choice.token_ids)
+    if choice.finish_reason == "stop" and token_ids:
+        token_ids.pop()
+    return Answer(prompt_ids, token_ids)
+
+
+def _prompt_ids(tokenizer: Any, prompt: str, system: str) -> list[int]:
+    if not tokenizer.chat_template:
+        return list(tokenizer.encode(first_half(prompt)))
+    ids = tokenizer.apply_chat_template(
+        _turns(prompt, system), add_generation_prompt=True, return_dict=True
+    )
+    return list(ids["input_ids"])
 
 
 def first_half(text: str) -> str:

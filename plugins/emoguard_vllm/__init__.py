@@ -29,19 +29,24 @@ def register() -> None:
     processes.register()
 
 
-def open_residuals(model: Any, loop: asyncio.AbstractEventLoop | None = None) -> Residuals:
-    """Return the offline door into a `vllm.LLM` or an `AsyncLLM`; `loop` as in `joint`."""
+def open_residuals(
+    model: Any, loop: asyncio.AbstractEventLoop | None = None, tokenizer: Any = None
+) -> Residuals:
+    """Return the offline door into a `vllm.LLM` or an `AsyncLLM`; options are those of `joint`."""
     from emoguard_vllm.door import Door  # noqa: PLC0415
     from emoguard_vllm.engine import Engine  # noqa: PLC0415
 
-    return Door(Engine(model, loop))
+    return Door(Engine(model, loop, tokenizer))
 
 
-def joint(model: Any, loop: asyncio.AbstractEventLoop | None = None) -> VllmJoint:
+def joint(
+    model: Any, loop: asyncio.AbstractEventLoop | None = None, tokenizer: Any = None
+) -> VllmJoint:
     """Return the joint to a `vllm.LLM` or an `AsyncLLM`.
 
     `loop` is the event loop that an `AsyncLLM` runs in. Attach to one from another thread:
     `await asyncio.to_thread(emoguard.attach, engine, guard, loop=asyncio.get_running_loop())`.
+    `tokenizer` is for engines that were started without theirs.
 
     Raises:
         EmoGuardError: an engine that was started without EmoGuard's configuration, or whose
@@ -51,10 +56,12 @@ def joint(model: Any, loop: asyncio.AbstractEventLoop | None = None) -> VllmJoin
     from emoguard_vllm.engine import Engine  # noqa: PLC0415
     from emoguard_vllm.vllm_joint import VllmJoint  # noqa: PLC0415
 
-    return VllmJoint(Engine(model, loop))
+    return VllmJoint(Engine(model, loop, tokenizer))
 
 
-def own_guard(model: Any, loop: asyncio.AbstractEventLoop | None = None) -> Guard | None:
+def own_guard(
+    model: Any, loop: asyncio.AbstractEventLoop | None = None, tokenizer: Any = None
+) -> Guard | None:
     """Return the guard of the probe and policy that an engine was started with.
 
     None where it names no probe: a shipped one is looked for.
@@ -62,7 +69,7 @@ def own_guard(model: Any, loop: asyncio.AbstractEventLoop | None = None) -> Guar
     from emoguard.guard import Guard  # noqa: PLC0415
     from emoguard_vllm.engine import Engine  # noqa: PLC0415
 
-    settings = Engine(model, loop).settings
+    settings = Engine(model, loop, tokenizer).settings
     return Guard.load(settings.probe, settings.policy) if settings.probe else None
 
 

@@ -34,7 +34,9 @@ class Engine:
 
     """
 
-    def __init__(self, model: Any, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(
+        self, model: Any, loop: asyncio.AbstractEventLoop | None = None, tokenizer: Any = None
+    ) -> None:
         if isinstance(model, LLM):
             self._inner: Any = model.llm_engine
         elif isinstance(model, AsyncLLM):
@@ -52,6 +54,7 @@ class Engine:
             )
         self.model = model
         self._loop = loop
+        self._tokenizer = tokenizer
         self.config = self._inner.vllm_config
         settings = Settings.of(self.config.additional_config)
         layout = Layout.of(self.config.additional_config)
@@ -68,7 +71,7 @@ class Engine:
     @property
     def tokenizer(self) -> Any:
         """Return the tokenizer, None for an engine that was started without one."""
-        return self.processor.tokenizer
+        return self.processor.tokenizer if self._tokenizer is None else self._tokenizer
 
     def call(self, what: str, *args: Any) -> list[Any]:
         """Have every worker do something; return what each answered.
