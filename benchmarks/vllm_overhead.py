@@ -45,10 +45,10 @@ def main() -> None:
 
 def overhead(pairs: int, *, eager: bool) -> list[Row]:
     """Return what a batch costs beside an unwatched one, in CPU time of the process."""
-    import emoguard
     from emoguard_vllm.worker import Worker
     from vllm import LLM, SamplingParams
 
+    import emoguard
     from emoguard.guard import Guard
     from emoguard.records import Request
     from tests.models import hf_copy, smollm2_gguf
@@ -108,6 +108,7 @@ class Steps:
         self.front: list[float] = []
 
     def timed(self, watch: Any) -> Any:
+        """Return a context in which the steps of a watch are timed."""
         from contextlib import ExitStack
         from unittest.mock import patch
 
@@ -155,6 +156,7 @@ class Steps:
         return timed
 
     def rows(self, name: str) -> list[Row]:
+        """Return the medians; the first step of each, which prepares the plan, is left out."""
         return [
             median(f"{name}_worker_us_a_step", self.worker[1:], "µs"),
             median(f"{name}_front_us_a_request_and_step", self.front[1:], "µs"),

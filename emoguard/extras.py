@@ -24,6 +24,7 @@ EXTRAS = {
     "starlette": "serve",
     "starlette_context": "serve",
     "uvicorn": "serve",
+    "vllm": "vllm",
 }
 """Extra by library, under the name it is imported by."""
 
