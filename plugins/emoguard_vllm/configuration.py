@@ -59,6 +59,11 @@ def refusals(config: Any) -> Iterator[str]:
             "engines that exchange KV caches (kv_transfer_config: disaggregated prefill, LMCache) "
             "cannot be read yet: run without, or without emoguard in additional_config"
         )
+    if config.use_v2_model_runner and config.parallel_config.pipeline_parallel_size > 1:
+        yield (
+            "pipeline parallelism is not read on vLLM's second model runner yet: set "
+            "VLLM_USE_V2_MODEL_RUNNER=0"
+        )
     drafts = config.speculative_config
     if drafts is not None and drafts.method != "ngram":
         yield (f"speculative decoding by {drafts.method} is not read yet: use ngram, or none")

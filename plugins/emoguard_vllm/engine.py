@@ -73,6 +73,12 @@ class Engine:
         """Return the tokenizer, None for an engine that was started without one."""
         return self.processor.tokenizer if self._tokenizer is None else self._tokenizer
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Return whether workers place the rows of a step before they know the last tokens."""
+        ahead = self.config.scheduler_config.async_scheduling
+        return bool(ahead or self.config.use_v2_model_runner)
+
     def call(self, what: str, *args: Any) -> list[Any]:
         """Have every worker do something; return what each answered.
 

@@ -201,7 +201,7 @@ class Front:
         """Return the order of a session, and the plan that it holds a slot for.
 
         Raises:
-            EmoGuardError: every slot is taken.
+            EmoGuardError: every slot is taken, or where the plan begins cannot be said.
 
         """
         steering = session.steering
@@ -216,6 +216,11 @@ class Front:
             calibration=session.site.identity.digest,
             sink=lead == len(prompt),
         )
+        if order.sink and self._engine.runs_ahead:
+            raise EmoGuardError(
+                "a prompt of one token repeated cannot be steered here: whether it goes on as an "
+                "attention sink is known too late under asynchronous scheduling"
+            )
         if order.sink:
             order = dataclasses.replace(order, first=0 if steering.plan.prompt else len(prompt) - 1)
         slot = json.dumps([order.plan, order.bound, order.calibration], sort_keys=True)
