@@ -17,7 +17,7 @@ from emoguard.steering.plan import Plan
 
 log = logging.getLogger("emoguard")
 
-CALLS = ("generate", "generate_batch", "create_completion", "create_chat_completion")
+CALLS = ("generate", "generate_batch", "chat", "create_completion", "create_chat_completion")
 """Calls that take a request as `emoguard=`: a runtime has one or all of them."""
 
 MAKERS = {"init_continuous_batching": ("add_request", "add_requests")}
