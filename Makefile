@@ -28,6 +28,7 @@ check: $(VENV)/.dev docs
 	$(BIN)/mypy
 
 # The documentation, into site/. A broken link or a page in no menu is an error.
+docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict --quiet
 
@@ -36,7 +37,7 @@ docs: $(VENV)/.dev
 wheel: $(VENV)/.dev
 	rm -rf dist
 	$(BIN)/python -m build --wheel --outdir dist .
-	$(BIN)/python -m pytest tests/packaging --wheel dist/*.whl
+	EMOGUARD_WHEEL=$$(echo dist/*.whl) $(BIN)/python -m pytest tests/packaging -v
 
 # Every parser of files and requests on hostile input, about ten minutes.
 fuzz: $(VENV)/.dev

@@ -1,7 +1,7 @@
 """MkDocs hook: writes the tables of a JSON Schema where a page has `<!-- schema: NAME -->`.
 
-NAME is the stem of docs/NAME.schema.json. Each object of the schema becomes a table, in the order in
-which keys lead to it, under the path of those keys (`notices`, `scores.*`, `tokens[]`).
+NAME is the stem of docs/NAME.schema.json. Each object of the schema becomes a table, in the order
+in which keys lead to it, under the path of those keys (`notices`, `scores.*`, `tokens[]`).
 """
 
 from __future__ import annotations
@@ -71,10 +71,8 @@ def kind(schema: Schema, value: Schema, path: str) -> str:
         return f"[object](#{_slug(path)})"
     if "anyOf" in value:
         return " or ".join(kind(schema, each, path) for each in value["anyOf"])
-    if "const" in value:
-        return f"`{json.dumps(value['const'])}`"
-    if "enum" in value:
-        return ", ".join(f"`{each}`" for each in value["enum"])
+    if words := value.get("enum", [value["const"]] if "const" in value else None):
+        return ", ".join(f"`{each}`" for each in words)
     if isinstance(items := value.get("items"), dict):
         return f"list of {kind(schema, items, f'{path}[]')}"
     if isinstance(items := value.get("additionalProperties"), dict):

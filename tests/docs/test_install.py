@@ -33,7 +33,13 @@ def test_progress_of_make_is_read_too():
 
 
 def test_without_a_terminal_each_kind_of_step_is_one_line():
-    steps = ["resolving a", "resolving b", "compiling x: 1 %", "compiling x: 9 %", "compiling x: 10 %"]
+    steps = [
+        "resolving a",
+        "resolving b",
+        "compiling x: 1 %",
+        "compiling x: 9 %",
+        "compiling x: 10 %",
+    ]
     shown = "".join(install.display(steps, live=False))
     assert [line.split()[1:] for line in shown.splitlines()] == [
         ["resolving", "a"], ["compiling", "x:", "1", "%"], ["compiling", "x:", "10", "%"],

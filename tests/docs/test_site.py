@@ -1,16 +1,18 @@
-"""The README is short, and every page can be reached."""
+"""The README is short, its links lead somewhere, and generated pages are complete.
 
+Links inside the site are checked by `make docs`.
+"""
+
+import json
 import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tools import schema_tables
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
 LINKS = re.compile(r"(?<!!)\[[^\]]*\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -44,21 +46,9 @@ def test_links_outside_the_site_lead_somewhere(path):
 def anchors(path):
     """Return the anchors of a page's headings, as GitHub and MkDocs make them of plain words."""
     headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
-
-
-def test_every_page_is_in_the_menu():
-    class Loader(yaml.SafeLoader):
-        """Reads mkdocs.yml, whose tags name Python objects."""
-
-    def pages(entry):
-        if isinstance(entry, str):
-            return [entry]
-        values = entry.values() if isinstance(entry, dict) else entry
-        return [page for value in values for page in pages(value)]
-
-    menu = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader)["nav"]  # noqa: S506
-    assert sorted(pages(menu)) == [path.relative_to(ROOT / "docs").as_posix() for path in PAGES]
+    return {
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
 
 
 @pytest.mark.parametrize("name", ["policy", "report"])
@@ -68,10 +58,9 @@ def test_every_key_of_a_schema_is_on_its_page(name):
 
     text = (ROOT / "docs" / "reference" / f"{name}.md").read_text(encoding="utf-8")
     page = schema_tables.on_page_markdown(text, config=Config)
-    schema = (ROOT / "docs" / f"{name}.schema.json").read_text(encoding="utf-8")
+    schema = json.loads((ROOT / "docs" / f"{name}.schema.json").read_text(encoding="utf-8"))
     keys = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
-    loaded = yaml.safe_load(schema)
-    for found in (loaded, *loaded["$defs"].values()):
+    for found in (schema, *schema["$defs"].values()):
         assert found["properties"].keys() <= keys
 
 
