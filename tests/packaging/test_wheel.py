@@ -43,7 +43,13 @@ def interpreter(version):
     names = [f"python{version}", *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
     for name in names:
         path = shutil.which(name)
-        if path and subprocess.run([path, "-c", ""], capture_output=True).returncode == 0:
+        # A shim of pyenv is there also for versions that are not chosen.
+        if (
+            path
+            and not subprocess.run(
+                [path, "-c", ""], check=False, stderr=subprocess.DEVNULL
+            ).returncode
+        ):
             return path
     pytest.skip(f"Python {version} is not installed")
 
