@@ -19,6 +19,7 @@ EXTRAS = {
     "vaderSentiment": "fit",
     "prometheus_client": "prometheus",
     "fastapi": "serve",
+    "openai": "serve-transformers",
     "pydantic_settings": "serve",
     "sse_starlette": "serve",
     "starlette": "serve",

@@ -1,4 +1,4 @@
-"""`emoguard serve`: llama_cpp.server, watched."""
+"""`emoguard serve`: llama_cpp.server or `transformers serve`, watched."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import math
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,18 +14,23 @@ from rich.console import Console
 import emoguard
 from emoguard.cli.paths import recognise
 from emoguard.errors import EmoGuardError
+from emoguard.extras import check_installed
 from emoguard.policy.policy import Policy
+from emoguard.runtime.served import Served
 
 if TYPE_CHECKING:
     import uvicorn
-    from emoguard_llamacpp.server import Served
+
+OF_FOLDER = ("device", "dtype", "continuous_batching")
+OF_BATCH = ("num_blocks", "max_batch_tokens", "max_memory_percent")
+"""Options that only a Transformers folder takes, and of these the ones of a continuous batch."""
 
 GRACE_SECONDS = 10
 """How long running answers may take to end when the server is stopped."""
 
 
 @click.command(short_help="Serve a model over HTTP, watched.")
-@click.option("--model", "path", help="A GGUF file.")
+@click.option("--model", "path", help="A GGUF file or a Transformers folder.")
 @click.option(
     "--config", envvar="CONFIG_FILE", help="A config file of llama_cpp.server, with one model."
 )
@@ -41,11 +45,37 @@ GRACE_SECONDS = 10
 @click.option("--policy", help="A policy file; it is followed while the server runs.")
 @click.option("--probe", help="A probe file; default: the shipped one that fits.")
 @click.option(
-    "--context", "n_ctx", type=click.IntRange(1), help="Tokens of prompt and answer; default: 4096."
+    "--context",
+    "n_ctx",
+    type=click.IntRange(1),
+    help="GGUF: tokens of prompt and answer; default: 4096.",
 )
-@click.option("--threads", "n_threads", type=click.IntRange(1), help="Threads of llama.cpp.")
+@click.option("--threads", "n_threads", type=click.IntRange(1), help="GGUF: threads of llama.cpp.")
 @click.option(
-    "--gpu-layers", "n_gpu_layers", type=click.IntRange(-1), help="Layers on the GPU; -1: all."
+    "--gpu-layers",
+    "n_gpu_layers",
+    type=click.IntRange(-1),
+    help="GGUF: layers on a GPU; -1: all.",
+)
+@click.option("--device", help="Folder: where the model runs; default: a GPU if there is one.")
+@click.option("--dtype", help="Folder: dtype of the weights; default: that of the files.")
+@click.option(
+    "--continuous-batching", is_flag=True, default=None, help="Folder: answer requests together."
+)
+@click.option(
+    "--cb-num-blocks", "num_blocks", type=click.IntRange(1), help="Of a batch: blocks of its cache."
+)
+@click.option(
+    "--cb-max-batch-tokens",
+    "max_batch_tokens",
+    type=click.IntRange(1),
+    help="Of a batch: tokens in a pass.",
+)
+@click.option(
+    "--cb-max-memory-percent",
+    "max_memory_percent",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Of a batch: share of the memory for its cache.",
 )
 @click.option(
     "--metrics-port",
@@ -81,7 +111,7 @@ def serve(
     hosts: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Serve a model as llama_cpp.server does, with EmoGuard attached to it.
+    """Serve a model as llama_cpp.server or `transformers serve` do, with EmoGuard attached to it.
 
     The API is the server's, at /v1; answers carry the object `emoguard` where the policy follows a
     notice profile. /healthz and /readyz are ours, /metrics is on a port of its own. Bodies are read
@@ -89,30 +119,35 @@ def serve(
     """
     import uvicorn
     from emoguard_asgi import EmoGuardMiddleware, Health
+    from starlette.middleware import Middleware
 
     served = _open(path, config, {k: v for k, v in options.items() if v is not None})
-    settings = served.settings
     notes = Console(stderr=True, highlight=False)
     with contextlib.ExitStack() as stack:
         extra = _metrics(policy, metrics_port)
-        guard = stack.enter_context(emoguard.open_guard(served.model, policy, probe, sinks=extra))
+        guard = stack.enter_context(
+            emoguard.open_guard(served.model, policy, probe, sinks=extra, **served.options)
+        )
         stack.callback(served.stop)
-        watch = stack.enter_context(emoguard.attach(served.model, guard))
-        served.wrap(
+        watch = stack.enter_context(emoguard.attach(served.model, guard, **served.options))
+        layer = Middleware(
             EmoGuardMiddleware,
             watch=watch,
-            api_key=settings.api_key,
+            api_key=served.api_key,
             max_body_bytes=math.ceil(max_body_mib * 1024 * 1024),
             body_seconds=body_seconds,
             every_route=True,
         )
+        # Within the server's own layers: pages of other sites can read our errors, which have the
+        # headers of CORS, and each has a request id.
+        served.app.user_middleware.append(layer)
         server = uvicorn.Server(
             uvicorn.Config(
                 Health(served.app, lambda: server.started and not server.should_exit, hosts),
-                host=settings.host,
-                port=settings.port,
-                ssl_keyfile=settings.ssl_keyfile,
-                ssl_certfile=settings.ssl_certfile,
+                host=served.host,
+                port=served.port,
+                ssl_keyfile=served.ssl_keyfile,
+                ssl_certfile=served.ssl_certfile,
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )
@@ -122,12 +157,17 @@ def serve(
 
 
 def _open(path: str | None, config: str | None, options: dict[str, Any]) -> Served:
-    from emoguard_llamacpp import server
-
+    """Open the server's app for a model, or for a config file of llama_cpp.server."""
     if (path is None) == (config is None):
         raise click.UsageError("give one of --model and --config")
+    if path is not None and recognise(path) == "transformers":
+        return _folder(path, options)
+    foreign = [_flag(name) for name in (*OF_FOLDER, *OF_BATCH) if name in options]
+    if foreign:
+        raise click.UsageError(f"{', '.join(foreign)}: for a Transformers folder, not for GGUF")
+    from emoguard_llamacpp import server
+
     if path is not None:
-        _check_is_gguf(path)
         defaults = {"host": "127.0.0.1", "n_ctx": 4096, "api_key": None}
         return server.open_app(*server.read_model(path, **{**defaults, **options}))
     assert config is not None
@@ -137,19 +177,25 @@ def _open(path: str | None, config: str | None, options: dict[str, Any]) -> Serv
     return server.open_app(*server.read_config(config, **options))
 
 
-def _check_is_gguf(path: str) -> None:
-    """Refuse a Transformers folder, and a file that is no model.
+def _folder(path: str, options: dict[str, Any]) -> Served:
+    """Open the app of `transformers serve` for a folder."""
+    foreign = [name for name in options if name.startswith("n_")]
+    if foreign:
+        raise click.UsageError(f"{', '.join(map(_flag, foreign))}: for a GGUF file, not a folder")
+    batch = {name: options.pop(name) for name in OF_BATCH if name in options}
+    batching = options.pop("continuous_batching", False)
+    if batch and not batching:
+        raise click.UsageError(f"{', '.join(map(_flag, batch))}: only with --continuous-batching")
+    check_installed("transformers serve", "openai", "fastapi", "uvicorn", "transformers")
+    from emoguard_transformers import server
 
-    Raises:
-        EmoGuardError: saying what to do with it.
+    return server.open_app(path, batch=server.batching(**batch) if batching else None, **options)
 
-    """
-    if Path(path).exists() and recognise(path) == "transformers":
-        raise EmoGuardError(
-            f"emoguard serve takes a GGUF file, got the Transformers folder {path}: convert it "
-            "with llama.cpp's convert_hf_to_gguf.py, or put EmoGuardMiddleware around your own "
-            "server"
-        )
+
+def _flag(name: str) -> str:
+    """Return how an option is written on the command line."""
+    context = click.get_current_context()
+    return next(each.opts[0] for each in context.command.params if each.name == name)
 
 
 def _metrics(policy: str | None, port: int) -> tuple[dict[str, dict[str, int]], ...]:
