@@ -18,7 +18,7 @@ from emoguard.probe.identity import ModelIdentity
 from emoguard.records import Finish, Report, Request
 from emoguard.runtime.interrupts import is_interrupt
 from emoguard.runtime.joint import Joint, Part
-from emoguard.runtime.live import LiveAlarm
+from emoguard.runtime.live import LiveAlarm, alert_late
 from emoguard.runtime.reading import Reading
 from emoguard.runtime.session import Session
 from emoguard.site import Site
@@ -223,6 +223,7 @@ class OpenSessions:
             try:
                 reading = self._scaled(session, finish)
                 report = summary.report(reading, session.request, session.site)
+                alert_late(session.site, self.guard.outbox.alert, report)
                 return self.guard.outbox.put(report, session.request, session.text)
             except Exception as error:  # the response must not notice
                 if is_interrupt(error):
