@@ -212,10 +212,11 @@ class Generate:
     def _inside(self, outer: Run, given: Mapping[str, Any]) -> Iterator[None]:
         """Hold a generate inside a generate.
 
-        Where the outer one counts tokens itself, the inner is silent; where it only delegates, the
-        inner one counts for it.
+        Where the outer one counts tokens itself, the inner is silent, and so is one that the
+        caller's own code starts, which may be called before the first token (a streamer is shown
+        the prompt). Where the outer one only delegates, the inner one counts for it.
         """
-        delegates = outer.tape is None
+        delegates = outer.tape is None and not outer.aside
         if delegates:
             self._note_loop(outer, given)
         with self._hooks.writing(outer if delegates else None):
