@@ -81,7 +81,9 @@ class LiveAlarm:
             return None
         labels = [self._labels[n] for n in self._crossings.update(z)]
         for label in labels:
-            self._raise_alert(_crossing(label, "while the response was generated", self._request.id))
+            self._raise_alert(
+                _crossing(label, "while the response was generated", self._request.id)
+            )
         if not (labels and self._stops):
             return None
         return f"{', '.join(labels)} rose over the certified threshold: the policy says stop"

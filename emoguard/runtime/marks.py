@@ -46,8 +46,8 @@ SIGNS = ("thinking", "reasoning_content", "think>", "THINK", "<|channel|>")
 """What chat templates of models that reason hold."""
 
 UNMARKED = (
-    "the chat template speaks of reasoning, but its marks are none that EmoGuard knows as tokens of "
-    "this vocabulary: reasoning counts as response"
+    "the chat template speaks of reasoning, but with no marks that EmoGuard knows and that are "
+    "tokens of this vocabulary: reasoning counts as response"
 )
 
 NO_TOKEN = -1

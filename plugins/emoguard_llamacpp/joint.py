@@ -11,8 +11,8 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from emoguard.errors import EmoGuardError
 from emoguard.probe.identity import ModelIdentity
 from emoguard.probe.residuals import Residuals
-from emoguard.runtime.joint import Sessions
 from emoguard.runtime import marks
+from emoguard.runtime.joint import Sessions
 from emoguard.runtime.phases import Thinking
 from emoguard.runtime.session import Session
 from emoguard.site import Site

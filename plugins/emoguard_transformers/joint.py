@@ -9,8 +9,8 @@ from typing import Any
 
 from emoguard.probe.identity import ModelIdentity
 from emoguard.probe.residuals import Residuals
-from emoguard.runtime.joint import Part, Sessions
 from emoguard.runtime import marks
+from emoguard.runtime.joint import Part, Sessions
 from emoguard.runtime.marks import Marks
 from emoguard.runtime.phases import Thinking
 from emoguard.runtime.session import Session
