@@ -146,4 +146,8 @@ def _renderer(tokenizer: Any) -> Callable[..., str]:
 
 
 def _blank(tokenizer: Any) -> Callable[[int], bool]:
-    return lambda token: not tokenizer.decode([token], skip_special_tokens=False).strip()
+    """Return what says of a token whether it is whitespace; nothing is if it cannot be decoded."""
+    decode = getattr(tokenizer, "decode", None)
+    if decode is None:
+        return lambda _token: False
+    return lambda token: not decode([token], skip_special_tokens=False).strip()
