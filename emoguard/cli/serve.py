@@ -15,11 +15,13 @@ from rich.console import Console
 import emoguard
 from emoguard.cli.paths import recognise
 from emoguard.errors import EmoGuardError
+from emoguard.hosts import is_loopback
 from emoguard.policy.policy import Policy
 
 if TYPE_CHECKING:
     import uvicorn
     from emoguard_llamacpp.server import Served
+    from llama_cpp.server.settings import ServerSettings
 
 GRACE_SECONDS = 10
 """How long running answers may take to end when the server is stopped."""
@@ -68,7 +70,10 @@ GRACE_SECONDS = 10
     show_default=True,
     help="How long a request's body may take to arrive.",
 )
-@click.option("--allow-host", "hosts", multiple=True, help="A name of this server, for /healthz.")
+@click.option("--page", is_flag=True, help="A live page at /emoguard/: answers and their readings.")
+@click.option(
+    "--allow-host", "hosts", multiple=True, help="A name of this server, for /healthz and the page."
+)
 def serve(
     *,
     path: str | None,
@@ -78,6 +83,7 @@ def serve(
     metrics_port: int,
     max_body_mib: float,
     body_seconds: float,
+    page: bool,
     hosts: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -85,17 +91,20 @@ def serve(
 
     The API is the server's, at /v1; answers carry the object `emoguard` where the policy follows a
     notice profile. /healthz and /readyz are ours, /metrics is on a port of its own. Bodies are read
-    only of requests that show the api_key, and within limits.
+    only of requests that show the api_key, and within limits. With --page a browser shows what is
+    said and read, and how traffic has been; it wants the api_key, too.
     """
     import uvicorn
     from emoguard_asgi import EmoGuardMiddleware, Health
+    from emoguard_page import Page
 
     served = _open(path, config, {k: v for k, v in options.items() if v is not None})
     settings = served.settings
     notes = Console(stderr=True, highlight=False)
     with contextlib.ExitStack() as stack:
-        extra = _metrics(policy, metrics_port)
-        guard = stack.enter_context(emoguard.open_guard(served.model, policy, probe, sinks=extra))
+        extra = _further(policy, {"prometheus": {"port": metrics_port}} | _kept(page))
+        sinks = [{name: options} for name, options in extra.items()]
+        guard = stack.enter_context(emoguard.open_guard(served.model, policy, probe, sinks=sinks))
         stack.callback(served.stop)
         watch = stack.enter_context(emoguard.attach(served.model, guard))
         served.wrap(
@@ -106,9 +115,18 @@ def serve(
             body_seconds=body_seconds,
             every_route=True,
         )
+        app = served.app
+        if page:
+            app = Page(
+                app,
+                watch,
+                api_key=settings.api_key,
+                hosts=hosts,
+                is_open=lambda: not server.should_exit,
+            )
         server = uvicorn.Server(
             uvicorn.Config(
-                Health(served.app, lambda: server.started and not server.should_exit, hosts),
+                Health(app, lambda: server.started and not server.should_exit, hosts),
                 host=settings.host,
                 port=settings.port,
                 ssl_keyfile=settings.ssl_keyfile,
@@ -116,8 +134,10 @@ def serve(
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )
-        if extra and guard is not None:
+        if "prometheus" in extra and guard is not None:
             notes.print(f"metrics at http://127.0.0.1:{metrics_port}/metrics")
+        if page:
+            notes.print(f"page at {_address(settings)}/emoguard/")
         _run(server)
 
 
@@ -152,10 +172,22 @@ def _check_is_gguf(path: str) -> None:
         )
 
 
-def _metrics(policy: str | None, port: int) -> tuple[dict[str, dict[str, int]], ...]:
-    """Return the sink that serves /metrics, in a policy's notation, unless the policy has it."""
-    named = [name for sink in (Policy.load(policy).sinks if policy else ()) for name in sink]
-    return () if "prometheus" in named else ({"prometheus": {"port": port}},)
+def _kept(page: bool) -> dict[str, dict[str, int]]:
+    """Return the sink that the page's operator's view shows."""
+    return {"page": {}} if page else {}
+
+
+def _further(policy: str | None, sinks: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """Return those sinks that the policy does not have itself, options by name."""
+    named = {name for sink in (Policy.load(policy).sinks if policy else ()) for name in sink}
+    return {name: options for name, options in sinks.items() if name not in named}
+
+
+def _address(settings: ServerSettings) -> str:
+    """Return where a browser on this machine finds the server."""
+    host = settings.host if is_loopback(settings.host) else "127.0.0.1"
+    scheme = "https" if settings.ssl_certfile else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 def _run(server: uvicorn.Server) -> None:

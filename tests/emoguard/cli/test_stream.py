@@ -1,5 +1,5 @@
 from emoguard import Request
-from emoguard.cli.pieces import Pieces
+from emoguard.runtime.pieces import Pieces
 from emoguard.cli.stream import Stream
 from emoguard.testing import make_reading, make_report
 
