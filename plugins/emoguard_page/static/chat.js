@@ -31,6 +31,7 @@ export class Chat {
     });
     by("stop").addEventListener("click", () => this.running?.abort.abort());
     by("fresh").addEventListener("click", () => this.fresh());
+    by("label").addEventListener("change", (event) => this.choose(Number(event.target.value)));
     by("numbers").addEventListener("change", (event) => document.body.classList.toggle("numbers", event.target.checked));
     by("examples").replaceChildren(...EXAMPLES.map((text) => el("button", { type: "button", onclick: () => {
       by("prompt").value = text;
@@ -59,8 +60,12 @@ export class Chat {
   }
 
   makeLabels(about) {
-    by("scale").hidden = !about.calibrated;
-    drawScale(by("scale"));
+    for (const scale of document.querySelectorAll(".scale")) {
+      scale.hidden = !about.calibrated;
+      drawScale(scale);
+    }
+    by("label").replaceChildren(...about.labels.map((label, n) => el("option", { value: String(n) }, printable(label.name))));
+    by("label").value = String(this.state.column);
     by("scale-words").textContent = about.calibrated
       ? `Standard deviations from ${about.responses.toLocaleString("en")} neutral answers of this very model file. Blue, dotted: below; orange, underlined: above.`
       : "This model file is not calibrated: numbers are raw projections, and the text stays uncoloured.";
@@ -72,12 +77,14 @@ export class Chat {
     by("labels").replaceChildren(el("legend", {}, "Colour by"), head, ...main.map((row) => row.element));
     if (rest.length) {
       by("labels").append(el("details", { open: !main.length || rest.some((row) => row.column === this.state.column) },
-        el("summary", {}, `${rest.length} labels that validation did not find usable here, or that the policy leaves out`), rest.map((row) => row.element)));
+        el("summary", {}, `${rest.length} not monitored: validation did not find them usable, or the policy leaves them out`), rest.map((row) => row.element)));
     }
   }
 
   choose(column) {
     this.state.column = column;
+    by("label").value = String(column);
+    this.rows[column].radio.checked = true;
     for (const answer of this.all()) answer.words.repaint();
     this.redraw();
   }
@@ -129,7 +136,7 @@ export class Chat {
     this.look(answer);
     by("send").disabled = true;
     by("stop").hidden = false;
-    answer.element.scrollIntoView({ block: "nearest" });
+    (place.classList.contains("two") ? place : answer.element).scrollIntoView({ block: place.classList.contains("two") ? "start" : "nearest" });
     await answer.follow({ ...asked, ...(Object.keys(own).length ? { emoguard: own } : {}) });
     this.running = null;
     by("send").disabled = false;
@@ -166,11 +173,21 @@ export class Chat {
     this.redraw();
   }
 
+  /** Follows an answer that grows beyond the window, unless the reader has gone up. */
+  keepEndInView() {
+    const page = document.documentElement;
+    const height = page.scrollHeight;
+    const below = (this.height ?? height) - page.clientHeight - page.scrollTop;
+    if (this.running && height > this.height && below < 80 && !this.running.element.parentNode.classList.contains("two")) page.scrollTop = height;
+    this.height = height;
+  }
+
   draw() {
     const { about, column } = this.state;
     if (!this.detail || !this.rows) return;
     const answer = this.current;
     const label = about.labels[column];
+    this.keepEndInView();
     this.detail.draw({ label, column, readings: answer?.readings ?? null, other: answer?.pair?.readings ?? null,
       score: answer?.score(label) ?? null, place: answer?.pointed ?? null });
     const now = performance.now();

@@ -9,7 +9,7 @@ const CLIP = 8;
 function range(label, values) {
   let top = 2.2;
   const all = [label.threshold, ...(label.band ?? [])].filter((v) => v !== null && v !== undefined);
-  for (const v of all) top = Math.max(top, Math.abs(v) * 1.15);
+  for (const v of all) top = Math.max(top, Math.abs(v) * 1.25);
   for (const v of values) if (Math.abs(v) > top) top = Math.abs(v);
   return Math.min(CLIP, top);
 }

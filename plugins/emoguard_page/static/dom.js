@@ -10,7 +10,7 @@ export function el(name, attributes = {}, ...children) {
     else if (key in made && typeof value !== "string") made[key] = value;
     else if (value !== null && value !== false) made.setAttribute(key, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return made;
 }
 

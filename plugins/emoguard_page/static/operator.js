@@ -98,7 +98,8 @@ export class Operator {
 
   drawTraffic(rows) {
     const { about, state } = this;
-    const parts = [`Each dot is the place of one response’s mean among neutral answers: 0 below all, 1 above all; a triangle is one that crossed the certified threshold.`];
+    const parts = [`Each dot is the place of one response’s mean among neutral answers: 0 below all, 1 above all; a square is one that crossed the certified threshold.`];
+    parts.push("Evidence is what the monitors have seen for a change, as a share of what raises an alarm: 1 alarms.");
     if (state?.learning) parts.push("Drift is learning: it has no baseline yet, so it is silent.");
     if (state?.baseline) parts.push(`Baseline of ${day.format(new Date(state.baseline * 1000))}.`);
     if (rows.length) parts.push(`From ${day.format(new Date(rows[0].at * 1000))} to ${day.format(new Date(rows.at(-1).at * 1000))}.`);
@@ -114,7 +115,7 @@ export class Operator {
   table(lines, rows) {
     const heads = ["label", "rank of each response, oldest left", "mean rank", "crossings per 1,000 tokens", "rate evidence", "drift evidence"];
     return [
-      el("thead", {}, el("tr", {}, heads.map((head, n) => el("th", { scope: "col", class: n > 1 ? "number" : "" }, head)))),
+      el("thead", {}, el("tr", {}, heads.map((head, n) => el("th", { scope: "col", class: n === 2 || n === 3 ? "number" : "" }, head)))),
       el("tbody", {}, lines.map(([label, n]) => this.line(label, n, rows))),
     ];
   }
@@ -134,7 +135,8 @@ export class Operator {
       el("td", { class: "number" }, rate === null ? "–" : rate.toFixed(2), el("span", { class: "quiet" },
         label.certified === null ? " no limit certified" : ` of ${label.certified.toPrecision(2)}`)),
       el("td", {}, evidence(state?.rate?.[label.name], "rate", label.name)),
-      el("td", {}, evidence(state?.drift?.[label.name], "drift", label.name)));
+      el("td", {}, state?.learning && label.monitored ? el("span", { class: "quiet" }, "learning")
+        : evidence(state?.drift?.[label.name], "drift", label.name)));
   }
 
   drawAlerts() {
@@ -191,7 +193,7 @@ function words(counts) {
   return Object.entries(counts).map(([key, n]) => `${count(n)} ${key}`).join(", ");
 }
 
-/** Ranks of responses over time: one path of dots, one of triangles where a threshold was crossed. */
+/** Ranks of responses over time: one path of dots, one of squares where a threshold was crossed. */
 function strip(rows, n) {
   const width = 400;
   const height = 44;
@@ -201,15 +203,16 @@ function strip(rows, n) {
   rows.forEach((row, place) => {
     const x = (4 + ((width - 8) * (place + 0.5)) / rows.length).toFixed(1);
     const y = at(row.ranks[n]);
-    if (row.crossings[n]) marks += `M${x} ${y - 5}l4.5 8h-9z`;
+    if (row.crossings[n]) marks += `M${x} ${y}h0`;
     else dots += `M${x} ${y}h0`;
   });
   const crossed = rows.filter((row) => row.crossings[n]).length;
-  return svg("svg", { class: "strip", viewBox: `0 0 ${width} ${height}`, role: "img",
+  return svg("svg", { class: "strip", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img",
     "aria-label": `${rows.length} responses, ${crossed} of them crossed the threshold` },
   svg("rect", { class: "band", x: 0, y: at(0.95), width, height: at(0.05) - at(0.95) }),
-  svg("path", { class: "zero", d: `M0 ${at(0.5)}H${width}` }),
-  svg("path", { class: "dots", d: dots }), svg("path", { class: "crossed", d: marks }));
+  svg("path", { class: "zero", d: `M0 ${at(0.5)}H${width}`, "vector-effect": "non-scaling-stroke" }),
+  svg("path", { class: "dots", d: dots, "vector-effect": "non-scaling-stroke" }),
+  svg("path", { class: "crossed", d: marks, "vector-effect": "non-scaling-stroke" }));
 }
 
 /** A share of what raises an alarm, as a bar and a number. */

@@ -3,7 +3,7 @@
 import { el } from "./dom.js";
 
 /** Bounds of |z| between the shades; below the first a word stays uncoloured. */
-export const BOUNDS = [0.3, 0.8, 1.4, 2.0];
+export const BOUNDS = [0.5, 1, 1.5, 2];
 
 /** Returns the shade of a z: "" for ordinary, a1…a4 above, b1…b4 below. */
 export function shade(z) {
@@ -19,13 +19,13 @@ export function signed(z, digits = 1) {
   return (z > 0 ? "+" : "−") + text;
 }
 
-/** Fills the legend: every shade with its numbers. */
+/** Fills a legend: every shade with the number that it begins at. */
 export function drawScale(target) {
-  const [quiet, weak, medium, strong] = BOUNDS.map((bound) => bound.toFixed(1));
+  const [quiet, weak, medium, strong] = BOUNDS;
   const steps = [
-    ["b4", `−${strong}`], ["b3", `−${medium}`], ["b2", `−${weak}`], ["b1", `−${quiet}`],
+    ["b4", `≤ −${strong}`], ["b3", `−${medium}`], ["b2", `−${weak}`], ["b1", `−${quiet}`],
     ["", "ordinary"],
-    ["a1", `+${quiet}`], ["a2", `+${weak}`], ["a3", `+${medium}`], ["a4", `+${strong}`],
+    ["a1", `+${quiet}`], ["a2", `+${weak}`], ["a3", `+${medium}`], ["a4", `≥ +${strong}`],
   ];
   target.replaceChildren(...steps.map(([step, words]) => el("span", { class: `t ${step}` }, words)));
   target.setAttribute("aria-label",

@@ -16,13 +16,13 @@ export class Steering {
     const standing = describe(this.about.plan);
     this.meter = el("meter", { min: 0, max: this.about.bound, value: 0, "aria-label": "Dose asked for" });
     this.words = el("p", { class: "quiet", id: "steering-words", role: "status" });
-    panel.replaceChildren(
+    panel.replaceChildren(...[
       el("p", { class: "quiet" }, "Each slider moves the model’s state along one label’s direction, by a share of the state’s own length; all together at most ",
         el("b", {}, percent(this.about.bound)), ", whatever is asked for."),
       standing ? el("p", { class: "quiet" }, `The policy steers every answer already: ${standing}.`) : null,
       el("div", { class: "sliders" }, about.labels.filter((label) => label.monitored).map((label) => this.slider(label))),
       this.meter, this.words,
-      el("button", { type: "button", onclick: () => this.reset() }, "All to zero"));
+      el("button", { type: "button", onclick: () => this.reset() }, "All to zero")].filter(Boolean));
     this.update();
   }
 

@@ -31,9 +31,11 @@ export class Words {
     const number = this.tokens.push(token) - 1;
     shown.split("\n").forEach((part, n) => {
       if (n) this.nextLine();
-      if (!part && n) return;
-      const span = el("span", { class: "t" });
-      span.textContent = part;
+      // Blanks in front stay outside: their colour would hang over the end of a line.
+      const blank = part.length - part.trimStart().length;
+      if (blank) this.line.append(part.slice(0, blank));
+      if (blank === part.length) return;
+      const span = el("span", { class: "t" }, part.slice(blank));
       span.token = number;
       token.spans.push(span);
       this.line.append(span);
@@ -57,7 +59,7 @@ export class Words {
     const classes = ["t", z === null ? "" : shade(z), token.reasoning ? "reasoning" : ""];
     token.spans.forEach((span, n) => {
       span.className = classes.filter(Boolean).join(" ");
-      if (z !== null && n === token.spans.length - 1 && token.text.trim()) span.dataset.z = signed(z);
+      if (z !== null && n === token.spans.length - 1) span.dataset.z = signed(z);
       else delete span.dataset.z;
     });
   }
@@ -94,8 +96,8 @@ export class Words {
     const token = this.tokens[number];
     token.spans.forEach((span) => span.classList.add("at"));
     fill(card, token, number, this.tokens.length, this.state);
-    card.hidden = false;
-    put(card, token.spans[0]);
+    card.hidden = !token.spans.length;
+    if (token.spans.length) put(card, token.spans[0]);
   }
 
   say(number) {
