@@ -43,7 +43,8 @@ class Guard:
 
     `labels` are read and reported; of these, `monitored` may alarm and are shown to sinks. Labels
     that validation did not find usable are monitored only if the policy names them. `sinks` take
-    the reports; `unopened` names the sinks of the policy if the guard was given none: only `open_guard` opens those.
+    the reports; `unopened` names the sinks of the policy if the guard was given none: only
+    `open_guard` opens those.
 
     Raises:
         EmoGuardError: an argument of another type, a policy that is not sound, unknown labels, or

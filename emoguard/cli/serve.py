@@ -138,7 +138,7 @@ def serve(
             notes.print(f"metrics at http://127.0.0.1:{metrics_port}/metrics")
         if page:
             notes.print(f"page at {_address(settings)}/emoguard/")
-        _run(server)
+        run_server(server)
 
 
 def _open(path: str | None, config: str | None, options: dict[str, Any]) -> Served:
@@ -190,7 +190,7 @@ def _address(settings: ServerSettings) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
-def _run(server: uvicorn.Server) -> None:
+def run_server(server: uvicorn.Server) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
     Raises:

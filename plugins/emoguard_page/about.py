@@ -10,7 +10,9 @@ import numpy as np
 import emoguard
 from emoguard.cautions import cautions
 from emoguard.guard import Guard
+from emoguard.policy.policy import Policy
 from emoguard.probe.calibration import QUANTILES, Calibration
+from emoguard.records import Report
 from emoguard.runtime.watch import Watch
 from emoguard.site import Site
 
@@ -49,6 +51,30 @@ def of_site(site: Site) -> dict[str, Any]:
         "band": BAND,
         "tolerance": site.policy.drift.tolerance_rank,
         "curves": site.policy.page.curves,
+    }
+
+
+def of_report(report: Report, policy: Policy) -> dict[str, Any]:
+    """Return the labels of a stored report; without the probe no limit of theirs is known."""
+    verdicts = {label: score.verdict for label, score in report.scores.items()}
+    monitored = policy.monitored(verdicts)
+    unknown = {"axis": False, "threshold": None, "certified": None, "band": None}
+    return {
+        "version": emoguard.__version__,
+        "disabled": False,
+        "probe": report.probe,
+        "calibrated": any(score.rank is not None for score in report.scores.values()),
+        "responses": 0,
+        "labels": [
+            {"name": label, "verdict": verdict, "monitored": label in monitored} | unknown
+            for label, verdict in verdicts.items()
+        ],
+        "colour": next(iter(verdicts), None),
+        "window": policy.alarms.window_tokens,
+        "hysteresis": policy.alarms.hysteresis_sd,
+        "band": BAND,
+        "tolerance": policy.drift.tolerance_rank,
+        "curves": False,
     }
 
 

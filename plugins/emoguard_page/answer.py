@@ -12,11 +12,12 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from emoguard_asgi.asgi import App, Message, Receive, Scope, with_header
+from emoguard_asgi.asked import OWN
+
 from emoguard.records import PHASES, Report
 from emoguard.runtime.pieces import Pieces
 from emoguard.runtime.watch import Watch
-from emoguard_asgi.asgi import App, Message, Receive, Scope, with_header
-from emoguard_asgi.asked import OWN
 from emoguard_page.alignment import Alignment, Span
 from emoguard_page.completion import Completion
 
@@ -32,7 +33,7 @@ UNWANTED = (b"accept-encoding", b"content-length", b"content-type", b"transfer-e
 class Token:
     """One generated token: `z` (labels,) is None where nothing was read that counts."""
 
-    z: tuple[float | None, ...] | None
+    z: tuple[float, ...] | None
     reasoning: bool
 
 

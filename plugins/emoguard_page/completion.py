@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible app sends for one completion: its text, as it comes, and how it ends."""
+"""What an OpenAI-compatible app sends for one chat completion: its text, and how it ends."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from emoguard import wire
 from emoguard_asgi import events
 from emoguard_asgi.asgi import Message, header
+
+from emoguard import wire
 
 LARGEST = 4 * 1024 * 1024
 """Bytes of an answer that are read; of a longer one the rest is not shown."""

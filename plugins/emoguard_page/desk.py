@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
-from emoguard.hosts import is_own
 from emoguard_asgi.asgi import Headers, Receive, Scope, Send, header
 from emoguard_asgi.client import Client, LeftError
 from emoguard_asgi.error import RefusedError, refuse
 from emoguard_asgi.gate import Gate
+
+from emoguard.hosts import is_own
 from emoguard_page import files
 from emoguard_page.live import follow
 from emoguard_page.shown import Shown
@@ -74,8 +75,7 @@ class Desk:
         """Send a file of the page, or nothing if the browser has it already."""
         _check_method(scope, "GET", "HEAD")
         if name is None:
-            place = (b"location", f"{scope.get('root_path', '')}{PREFIX}/".encode())
-            await _send(send, 308, [place], b"")
+            await redirect(send, f"{scope.get('root_path', '')}{PREFIX}/")
             return
         file = self._files.get(name)
         if file is None:
@@ -143,6 +143,11 @@ def is_inside(scope: Scope) -> bool:
         return False
     path = str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
     return path == PREFIX or path.startswith(f"{PREFIX}/")
+
+
+async def redirect(send: Send, path: str) -> None:
+    """Send a browser to another path of this server."""
+    await _send(send, 307, [(b"location", path.encode())], b"")
 
 
 async def first_of(*tasks: asyncio.Task[None]) -> None:

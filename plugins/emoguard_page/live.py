@@ -44,20 +44,20 @@ class Desk:
 
     def __init__(self, shown: Shown) -> None:
         self._shown = shown
-        assert shown.traffic is not None
-        self._traffic = shown.traffic
-        self._number = 0
+        self._number = -1
         self._ticks = 0
         self._sent: dict[str, Any] = {}
 
     async def send_news(self, viewer: Viewer, about: dict[str, Any]) -> None:
         """Send the responses that came, and whatever else has changed."""
         labels = [each["name"] for each in about["labels"]]
-        if self._traffic.taken < self._number:  # a log that was read anew is a shorter one
+        traffic = self._shown.traffic
+        assert traffic is not None
+        if self._number < 0 or traffic.taken < self._number:  # a log may have been cut short
             self._number = 0
             await viewer.event("reset", {})
-        came = self._traffic.taken > self._number
-        while news := self._traffic.since(self._number)[:PORTION]:
+        came = traffic.taken > self._number
+        while news := traffic.since(self._number)[:PORTION]:
             rows = [operators.row(n, report, labels, about["window"]) for n, report in news]
             await viewer.event("responses", rows)
             self._number = news[-1][0]

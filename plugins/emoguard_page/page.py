@@ -8,12 +8,13 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from emoguard import jsontext
-from emoguard.errors import EmoGuardError
-from emoguard.runtime.watch import Watch
 from emoguard_asgi.asgi import App, Receive, Scope, Send
 from emoguard_asgi.client import Client
 from emoguard_asgi.error import RefusedError
+
+from emoguard import jsontext
+from emoguard.errors import EmoGuardError
+from emoguard.runtime.watch import Watch
 from emoguard_page.answer import Answer, first_model
 from emoguard_page.desk import STREAM, Desk, first_of, is_inside
 from emoguard_page.shown import Watched

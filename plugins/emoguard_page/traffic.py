@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
+from emoguard.errors import EmoGuardError
 from emoguard.records import Alert, Report
 from emoguard.sinks.protocols import Drift, Notices, Rate
 
@@ -22,8 +23,9 @@ KEEP = 1000
 class Traffic:
     """Keeps the last `keep` reports, without their tokens, and counts all of them.
 
-    A report costs one append: whatever is shown is computed when somebody looks. `rate` and `drift`
-    are the guard's monitors, `notices` what it knows of overdue notices; None without.
+    A report costs an append and some counts: whatever is shown is computed when somebody looks.
+    `rate` and `drift` are the guard's monitors, `notices` what it knows of overdue notices; None
+    without.
 
     >>> from emoguard.testing import make_report
     >>> traffic = Traffic(keep=2)
@@ -31,9 +33,15 @@ class Traffic:
     ...     _ = traffic.report(make_report())
     >>> traffic.taken, [number for number, _ in traffic.since(0)]
     (3, [2, 3])
+
+    Raises:
+        EmoGuardError: `keep` is not positive.
+
     """
 
     def __init__(self, keep: int = KEEP) -> None:
+        if keep < 1:
+            raise EmoGuardError(f"keep: wanted 1 or more reports to show, got {keep}")
         self.rate: Rate | None = None
         self.drift: Drift | None = None
         self.notices: Notices | None = None
@@ -44,8 +52,8 @@ class Traffic:
         self._lock = threading.Lock()
 
     @classmethod
-    def from_policy(cls, site: Site, *, keep: int = KEEP) -> Self:
-        """Keep the reports of `site` that the policy's sample lets through."""
+    def from_policy(cls, site: Site, *, keep: int = KEEP) -> Self:  # noqa: ARG003
+        """Keep the last reports of any site, those that the policy's sample lets through."""
         return cls(keep)
 
     @property

@@ -55,6 +55,7 @@ class Viewer:
 
 async def gone(receive: Receive) -> None:
     """Return when the viewer has disconnected."""
-    while (await receive())["type"] != "http.disconnect":
-        # A layer in front may answer at once and for ever.
-        await asyncio.sleep(0.01)
+    message = await receive()
+    while message["type"] != "http.disconnect":
+        await asyncio.sleep(0.01)  # a layer in front may answer at once and for ever
+        message = await receive()

@@ -29,10 +29,7 @@ export class Operator {
   /** Takes one event of the server. */
   take(kind, data) {
     if (kind === "restarted" || kind === "reset") this.clear();
-    if (kind === "about") {
-      this.about = data;
-      this.rows = []; // a stream begins with everything that is kept
-    }
+    if (kind === "about") this.about = data;
     if (kind === "responses") {
       const last = this.rows.at(-1)?.number ?? 0;
       this.rows.push(...data.filter((row) => row.number > last));
@@ -84,6 +81,7 @@ export class Operator {
     const found = [];
     const incomplete = this.group("status").incomplete ?? 0;
     if (state.policy_error) found.push(["The policy file was changed and refused; the last good one stays in force.", "EmoGuardPolicyReloadFailed", state.policy_error]);
+    if (state.log_error) found.push(["The log could not be read again; this is how it was.", null, state.log_error]);
     if (state.overdue) found.push([`${state.overdue} notices are overdue.`, "EmoGuardNoticeOverdue"]);
     if (sum(Object.values(this.group("fault")))) found.push(["Parts of EmoGuard failed; answers went out untouched.", "EmoGuardErrors", words(this.group("fault"))]);
     if (this.group("steering").faulted) found.push(["Tokens that a plan should have moved were left alone.", "EmoGuardSteeringFault"]);
@@ -93,7 +91,7 @@ export class Operator {
       if (raised.length) found.push([monitor === "rate" ? "More responses cross a threshold than certified." : "Responses moved away from the baseline.", section, raised.join(", ")]);
     }
     by("conditions").replaceChildren(...found.map(([words_, section, more]) => el("p", { class: "caution" },
-      el("b", {}, words_), more ? ` ${printable(more)} ` : " ", runbookButton(section))));
+      el("b", {}, words_), more ? ` ${printable(more)} ` : " ", section ? runbookButton(section) : "")));
   }
 
   drawTraffic(rows) {

@@ -163,7 +163,8 @@ def page(app, watch, **options):
 def main(port):
     app, watch, _ = watched(CURVES)
     with serving(page(app, watch), port) as up:
-        print(f"{up.url}/emoguard/", flush=True)
+        sys.stdout.write(f"{up.url}/emoguard/\n")
+        sys.stdout.flush()
         threading.Event().wait()
 
 
