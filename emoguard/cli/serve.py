@@ -15,6 +15,7 @@ import emoguard
 from emoguard.cli.paths import recognise
 from emoguard.errors import EmoGuardError
 from emoguard.extras import check_installed
+from emoguard.hosts import is_loopback
 from emoguard.policy.policy import Policy
 from emoguard.runtime.served import Served
 
@@ -98,7 +99,10 @@ GRACE_SECONDS = 10
     show_default=True,
     help="How long a request's body may take to arrive.",
 )
-@click.option("--allow-host", "hosts", multiple=True, help="A name of this server, for /healthz.")
+@click.option("--page", is_flag=True, help="A live page at /emoguard/: answers and their readings.")
+@click.option(
+    "--allow-host", "hosts", multiple=True, help="A name of this server, for /healthz and the page."
+)
 def serve(
     *,
     path: str | None,
@@ -108,6 +112,7 @@ def serve(
     metrics_port: int,
     max_body_mib: float,
     body_seconds: float,
+    page: bool,
     hosts: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -115,18 +120,21 @@ def serve(
 
     The API is the server's, at /v1; answers carry the object `emoguard` where the policy follows a
     notice profile. /healthz and /readyz are ours, /metrics is on a port of its own. Bodies are read
-    only of requests that show the api_key, and within limits.
+    only of requests that show the api_key, and within limits. With --page a browser shows what is
+    said and read, and how traffic has been; it wants the api_key, too.
     """
     import uvicorn
     from emoguard_asgi import EmoGuardMiddleware, Health
+    from emoguard_page import Page
     from starlette.middleware import Middleware
 
     served = _open(path, config, {k: v for k, v in options.items() if v is not None})
     notes = Console(stderr=True, highlight=False)
     with contextlib.ExitStack() as stack:
-        extra = _metrics(policy, metrics_port)
+        extra = _further(policy, {"prometheus": {"port": metrics_port}} | _kept(page))
+        sinks = [{name: options} for name, options in extra.items()]
         guard = stack.enter_context(
-            emoguard.open_guard(served.model, policy, probe, sinks=extra, **served.options)
+            emoguard.open_guard(served.model, policy, probe, sinks=sinks, **served.options)
         )
         stack.callback(served.stop)
         watch = stack.enter_context(emoguard.attach(served.model, guard, **served.options))
@@ -141,9 +149,18 @@ def serve(
         # Within the server's own layers: pages of other sites can read our errors, which have the
         # headers of CORS, and each has a request id.
         served.app.user_middleware.append(layer)
+        app = served.app
+        if page:
+            app = Page(
+                app,
+                watch,
+                api_key=served.api_key,
+                hosts=hosts,
+                is_open=lambda: not server.should_exit,
+            )
         server = uvicorn.Server(
             uvicorn.Config(
-                Health(served.app, lambda: server.started and not server.should_exit, hosts),
+                Health(app, lambda: server.started and not server.should_exit, hosts),
                 host=served.host,
                 port=served.port,
                 ssl_keyfile=served.ssl_keyfile,
@@ -151,9 +168,11 @@ def serve(
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )
-        if extra and guard is not None:
+        if "prometheus" in extra and guard is not None:
             notes.print(f"metrics at http://127.0.0.1:{metrics_port}/metrics")
-        _run(server)
+        if page:
+            notes.print(f"page at {_address(served)}/emoguard/")
+        run_server(server)
 
 
 def _open(path: str | None, config: str | None, options: dict[str, Any]) -> Served:
@@ -198,13 +217,25 @@ def _flag(name: str) -> str:
     return next(each.opts[0] for each in context.command.params if each.name == name)
 
 
-def _metrics(policy: str | None, port: int) -> tuple[dict[str, dict[str, int]], ...]:
-    """Return the sink that serves /metrics, in a policy's notation, unless the policy has it."""
-    named = [name for sink in (Policy.load(policy).sinks if policy else ()) for name in sink]
-    return () if "prometheus" in named else ({"prometheus": {"port": port}},)
+def _kept(page: bool) -> dict[str, dict[str, int]]:
+    """Return the sink that the page's operator's view shows."""
+    return {"page": {}} if page else {}
 
 
-def _run(server: uvicorn.Server) -> None:
+def _further(policy: str | None, sinks: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """Return those sinks that the policy does not have itself, options by name."""
+    named = {name for sink in (Policy.load(policy).sinks if policy else ()) for name in sink}
+    return {name: options for name, options in sinks.items() if name not in named}
+
+
+def _address(served: Served) -> str:
+    """Return where a browser on this machine finds the server."""
+    host = served.host if is_loopback(served.host) else "127.0.0.1"
+    scheme = "https" if served.ssl_certfile else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{served.port}"
+
+
+def run_server(server: uvicorn.Server) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
     Raises:

@@ -51,7 +51,7 @@ class DisabledWatch:
             plain = functools.wraps(original)(functools.partial(call, original))
             self._undo.enter_context(attribute(owner, name, plain))
 
-    def live(self) -> None:
+    def live(self, request_id: str | None = None) -> None:
         """Return None: nothing is read."""
 
     @contextmanager

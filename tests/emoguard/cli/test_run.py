@@ -26,9 +26,9 @@ from emoguard.cli.answer import Prompt, answer
 from emoguard.cli.demo import CODE
 from emoguard.cli.interlinear import Interlinear
 from emoguard.cli.paint import BELOW, FULL, QUIET, legend, place, printable, signed, tint
-from emoguard.cli.pieces import Pieces
 from emoguard.probe import artifact
 from emoguard.runtime.attach import find
+from emoguard.runtime.pieces import Pieces
 from emoguard.testing import make_calibration, make_probe
 from tests import models as real_models
 from tests import tiny_gguf
