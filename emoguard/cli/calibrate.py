@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from emoguard.cli.models import RUNTIME, Runtime, load
-from emoguard.cli.paint import printable
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import open_probe
 from emoguard.errors import EmoGuardError
@@ -28,6 +27,7 @@ from emoguard.probe import artifact
 from emoguard.probe.calibration import Calibration
 from emoguard.probe.certificate import ENOUGH_RESPONSES
 from emoguard.probe.probe import Probe
+from emoguard.reporttable import printable
 from emoguard.runtime.attach import find
 from emoguard.sinks.policy import AlarmPolicy
 

@@ -18,12 +18,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from emoguard.cli.calibrate import Opened, bars
-from emoguard.cli.paint import printable
 from emoguard.cli.paths import check_out
 from emoguard.errors import EmoGuardError
 from emoguard.extras import check_installed
 from emoguard.fit import corpora
 from emoguard.fit.extraction import SKIP, extract
+from emoguard.reporttable import printable
 from emoguard.study import compareplot
 from emoguard.study.compare import ModelComparison, Paired, Read, check_pair
 from emoguard.study.compare import compare as measure

@@ -19,12 +19,13 @@ import emoguard
 from emoguard.cli.answer import Prompt
 from emoguard.cli.interlinear import Interlinear
 from emoguard.cli.models import demo_model, load
-from emoguard.cli.paint import legend, printable, signed, tint
+from emoguard.cli.paint import legend, tint
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import coloured_label, guard_for
 from emoguard.cli.stream import respond
 from emoguard.errors import EmoGuardError
 from emoguard.records import Report
+from emoguard.reporttable import printable, signed
 from emoguard.runtime.watch import Watch
 
 PROMPTS: Mapping[str, str] = {

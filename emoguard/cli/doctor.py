@@ -20,7 +20,6 @@ from rich.text import Text
 
 from emoguard.advice import fit_command
 from emoguard.cli.models import attach_options, load
-from emoguard.cli.paint import printable
 from emoguard.cli.paths import recognise
 from emoguard.cli.probes import calibrating, open_probe
 from emoguard.errors import EmoGuardError
@@ -29,6 +28,7 @@ from emoguard.guard import Guard
 from emoguard.probe.residuals import Residuals
 from emoguard.probe.shipped import shipped_files
 from emoguard.probe.witness import WITNESS_TEXT
+from emoguard.reporttable import printable
 from emoguard.runtime.attach import GROUP, find, shipped
 
 DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python"}

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from emoguard.cli import calibrate
 from emoguard.cli.calibrate import Opened
-from emoguard.cli.paint import printable
 from emoguard.cli.paths import check_out
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora, store
@@ -19,6 +18,7 @@ from emoguard.fit.recipe import fit as make_probe
 from emoguard.fit.responses import Sampling
 from emoguard.probe.certificate import ENOUGH_RESPONSES
 from emoguard.probe.identity import ModelIdentity
+from emoguard.reporttable import printable
 from emoguard.sinks.policy import AlarmPolicy
 
 

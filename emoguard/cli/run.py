@@ -19,13 +19,14 @@ from rich.text import Text
 import emoguard
 from emoguard.cli.answer import Prompt
 from emoguard.cli.models import RUNTIME, Runtime, attach_options, load
-from emoguard.cli.paint import legend, printable, tint
+from emoguard.cli.paint import legend, tint
 from emoguard.cli.plans import plan_options, read_plan
 from emoguard.cli.probes import calibrating, check_calibrated, coloured_label, guard_for
 from emoguard.cli.stream import Scores, Show, respond
 from emoguard.cli.summary import label_table, status_line
 from emoguard.guard import Guard
 from emoguard.records import Report
+from emoguard.reporttable import printable
 from emoguard.runtime.attach import find
 
 

@@ -116,7 +116,7 @@ def serve(
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )
-        if extra and guard is not None:
+        if extra and watch.enabled:
             notes.print(f"metrics at http://127.0.0.1:{metrics_port}/metrics")
         _run(server)
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from emoguard.cli.answer import Prompt, answer, decoder
-from emoguard.cli.pieces import Pieces
 from emoguard.errors import EmoGuardError
 from emoguard.records import Report, Request
+from emoguard.runtime.pieces import Pieces
 from emoguard.runtime.session import REQUEST
 from emoguard.runtime.watch import Watch
 from emoguard.steering.plan import Plan

@@ -16,7 +16,6 @@ from rich.progress import Progress
 from rich.table import Table
 
 from emoguard.cli.calibrate import Opened, bars, check
-from emoguard.cli.paint import printable
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import calibrating, open_probe
 from emoguard.errors import EmoGuardError
@@ -26,6 +25,7 @@ from emoguard.fit.corpora import Label
 from emoguard.fit.extraction import SHORTEST, SKIP, extract_embedded
 from emoguard.probe import artifact
 from emoguard.probe.probe import Probe
+from emoguard.reporttable import printable
 from emoguard.validate import card, plots
 from emoguard.validate.card import Blocks
 from emoguard.validate.human import chosen, families, family_task, read_human

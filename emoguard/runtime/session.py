@@ -88,6 +88,7 @@ class Session:
             identity=self.site.identity,
             backend=self.backend,
             rows=_stacked(self.rows, len(token_ids), len(self.site.read)),
+            labels=self.site.read,
             token_ids=np.array(token_ids, np.int64),
             phases=mark(self.prompt_ids, token_ids, self.thinking),
             attention_sinks=sink_rows(self.prompt_ids, token_ids),

@@ -25,9 +25,10 @@ from emoguard.cli import main, models
 from emoguard.cli.answer import Prompt, answer
 from emoguard.cli.demo import CODE
 from emoguard.cli.interlinear import Interlinear
-from emoguard.cli.paint import BELOW, FULL, QUIET, legend, place, printable, signed, tint
-from emoguard.cli.pieces import Pieces
+from emoguard.cli.paint import legend, place, tint
+from emoguard.colour import BELOW, FULL, QUIET
 from emoguard.probe import artifact
+from emoguard.reporttable import printable, signed
 from emoguard.runtime.attach import find
 from emoguard.testing import make_calibration, make_probe
 from tests import models as real_models
@@ -247,19 +248,6 @@ def test_metrics_are_served_until_interrupted(tiny, ends_with):
     assert 'emotion="valence"' in page
     assert child.returncode == 0, err
     assert json.loads(out)["report"]["status"] == "scored"
-
-
-@given(st.text(min_size=1, max_size=20))
-def test_pieces_of_split_characters_join_to_the_text(text):
-    data = text.encode()
-    pieces = Pieces(lambda ids: bytes(ids).decode("utf-8", "replace"))
-    assert "".join(pieces.add(byte) for byte in data) == text
-
-
-def test_bytes_that_never_become_a_character_do_not_hold_up_the_text():
-    pieces = Pieces(lambda ids: bytes(ids).decode("utf-8", "replace"))
-    said = "".join(pieces.add(byte) for byte in b"\xff\xff\xff\xff\xff\xff\xff\xffok, next")
-    assert said.endswith("next")
 
 
 def contrast(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
