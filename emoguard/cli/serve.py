@@ -6,29 +6,27 @@ import contextlib
 import math
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 import emoguard
-from emoguard.cli.paths import recognise
 from emoguard.errors import EmoGuardError
 from emoguard.policy.policy import Policy
+from emoguard.runtime import openers
 
 if TYPE_CHECKING:
     import uvicorn
-    from emoguard_llamacpp.server import Served
 
 GRACE_SECONDS = 10
 """How long running answers may take to end when the server is stopped."""
 
 
 @click.command(short_help="Serve a model over HTTP, watched.")
-@click.option("--model", "path", help="A GGUF file.")
+@click.option("--model", "path", help="The model file.")
 @click.option(
-    "--config", envvar="CONFIG_FILE", help="A config file of llama_cpp.server, with one model."
+    "--config", envvar="CONFIG_FILE", help="A config file of the runtime's server, with one model."
 )
 @click.option("--host", help="Where to listen; default: 127.0.0.1, or what the config says.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: 8000, or the config's.")
@@ -43,7 +41,7 @@ GRACE_SECONDS = 10
 @click.option(
     "--context", "n_ctx", type=click.IntRange(1), help="Tokens of prompt and answer; default: 4096."
 )
-@click.option("--threads", "n_threads", type=click.IntRange(1), help="Threads of llama.cpp.")
+@click.option("--threads", "n_threads", type=click.IntRange(1), help="Threads of the runtime.")
 @click.option(
     "--gpu-layers", "n_gpu_layers", type=click.IntRange(-1), help="Layers on the GPU; -1: all."
 )
@@ -121,13 +119,12 @@ def serve(
         _run(server)
 
 
-def _open(path: str | None, config: str | None, options: dict[str, Any]) -> Served:
-    from emoguard_llamacpp import server
-
+def _open(path: str | None, config: str | None, options: dict[str, Any]) -> Any:
+    server = openers.module("server")
     if (path is None) == (config is None):
         raise click.UsageError("give one of --model and --config")
     if path is not None:
-        _check_is_gguf(path)
+        server.check_path(path)
         defaults = {"host": "127.0.0.1", "n_ctx": 4096, "api_key": None}
         return server.open_app(*server.read_model(path, **{**defaults, **options}))
     assert config is not None
@@ -135,21 +132,6 @@ def _open(path: str | None, config: str | None, options: dict[str, Any]) -> Serv
     if of_model:
         raise click.UsageError(f"with --config, {', '.join(of_model)} belongs into that file")
     return server.open_app(*server.read_config(config, **options))
-
-
-def _check_is_gguf(path: str) -> None:
-    """Refuse a Transformers folder, and a file that is no model.
-
-    Raises:
-        EmoGuardError: saying what to do with it.
-
-    """
-    if Path(path).exists() and recognise(path) == "transformers":
-        raise EmoGuardError(
-            f"emoguard serve takes a GGUF file, got the Transformers folder {path}: convert it "
-            "with llama.cpp's convert_hf_to_gguf.py, or put EmoGuardMiddleware around your own "
-            "server"
-        )
 
 
 def _metrics(policy: str | None, port: int) -> tuple[dict[str, dict[str, int]], ...]:

@@ -14,7 +14,7 @@ from emoguard import nearest
 from emoguard.advice import fit_command
 from emoguard.cautions import cautions
 from emoguard.errors import EmoGuardError
-from emoguard.extras import install_command
+from emoguard.extras import PLUGINS, install_command
 from emoguard.guard import Guard
 from emoguard.policy.annotation import describe
 from emoguard.policy.policy import Policy
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("emoguard")
 
-GROUP = "emoguard.plugins"
 UNOPENED = (
     "the policy names sinks (%s), but this guard has none, so nothing reaches them: open the guard "
     "with emoguard.open_guard, or use emoguard.watch"
@@ -202,18 +201,25 @@ def find(model: Any) -> tuple[Plugin, Any]:
     """Return the plug-in for `model` and the object it wants, wrappers taken off."""
     inner = unwrap(model)
     names = {cls.__module__.partition(".")[0] for cls in type(inner).__mro__}
-    known = {point.name: point for point in entry_points(group=GROUP)}
+    known = {point.name: point for point in entry_points(group=PLUGINS)}
     for name in names & known.keys():
-        try:
+        with _naming_what_is_missing(name):
             return cast("Plugin", importlib.import_module(known[name].value)), inner
-        except ModuleNotFoundError as error:
-            raise EmoGuardError(
-                f"watching a {name} model needs {error.name}: {install_command(str(error.name))}"
-            ) from error
     raise EmoGuardError(
         f"wanted a model of {' or '.join(sorted(known))}, got {type(model).__qualname__} from "
         f"{type(model).__module__}: pass the object whose generate you call"
     )
+
+
+@contextmanager
+def _naming_what_is_missing(runtime: str) -> Iterator[None]:
+    """Raise EmoGuardError with what installs a library that a plug-in does not find."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise EmoGuardError(
+            f"watching a {runtime} model needs {error.name}: {install_command(str(error.name))}"
+        ) from error
 
 
 def unwrap(model: Any) -> Any:

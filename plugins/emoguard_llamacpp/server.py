@@ -17,6 +17,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+import emoguard_llamacpp
 from emoguard import jsontext, regularfile
 from emoguard.errors import EmoGuardError
 from emoguard.hosts import is_loopback
@@ -52,6 +53,22 @@ class Served:
             raise RuntimeError("the server is shutting down")
 
         self.model.eval = refuse
+
+
+def check_path(path: str) -> None:
+    """Refuse a folder, and a file that is no GGUF file.
+
+    Raises:
+        EmoGuardError: saying what to do with it.
+
+    """
+    if Path(path).is_dir():
+        raise EmoGuardError(
+            f"emoguard serve takes a GGUF file, got the folder {path}: convert it with llama.cpp's "
+            "convert_hf_to_gguf.py, or put EmoGuardMiddleware around your own server"
+        )
+    if Path(path).exists() and not emoguard_llamacpp.opens(Path(path)):
+        raise EmoGuardError(f"{path} is no GGUF file: give one to serve")
 
 
 def read_model(path: str, **options: Any) -> tuple[ServerSettings, ModelSettings]:

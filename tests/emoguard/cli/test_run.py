@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from emoguard.cli.answer import Prompt, answer
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from emoguard.advice import fit_command
 from emoguard.cli import main, models
-from emoguard.cli.answer import Prompt, answer
 from emoguard.cli.demo import CODE
 from emoguard.cli.interlinear import Interlinear
 from emoguard.cli.paint import legend, place, tint

@@ -4,9 +4,9 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from emoguard.fit.stage import with_random_directions
 
 from emoguard import EmoGuardError
-from emoguard.fit.stage import with_random_directions
 from emoguard.study.dose import DOSES, Spoken, interval, measure, repetition
 from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
 
