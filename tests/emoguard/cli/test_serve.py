@@ -146,7 +146,7 @@ class TestRefused:
     def test_a_transformers_folder_is_told_what_to_do(self, tmp_path, capfd):
         (tmp_path / "config.json").write_text("{}")
         told = refused(capfd, "--model", str(tmp_path))
-        assert f"takes a GGUF file, got the Transformers folder {tmp_path}: convert it" in told
+        assert f"takes a GGUF file, got the folder {tmp_path}: convert it" in told
         assert told.count("\n") == 1
 
     def test_a_file_that_is_no_model(self, tmp_path, capfd):
