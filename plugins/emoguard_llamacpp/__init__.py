@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emoguard_llamacpp.files import FORMAT, hint, opens
+
 if TYPE_CHECKING:
     from emoguard.probe.residuals import Residuals
     from emoguard.runtime.speaker import Speaker
@@ -16,11 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCHES", "FORMAT", "hint", "joint", "open_residuals", "open_speaker", "opens"]
 
-FORMAT = "a GGUF file"
 BATCHES = False
-
-MAGIC = b"GGUF"
-"""The first bytes of a GGUF file."""
 
 
 def open_residuals(model: Any, backend: str = "auto") -> Residuals:
@@ -44,21 +42,6 @@ def joint(model: Any, backend: str = "auto") -> LlamaJoint:
     from emoguard_llamacpp.joint import LlamaJoint
 
     return LlamaJoint(model, backend)
-
-
-def opens(path: Path) -> bool:
-    """Return whether a GGUF file lies at `path`."""
-    try:
-        with path.open("rb") as file:
-            return path.is_file() and file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
-
-
-def hint(path: Path) -> str:
-    """Return the GGUF files in a folder that was given in place of one of them."""
-    found = sorted(path.glob("*.gguf"))[:3] if path.is_dir() else []
-    return f"give {' or '.join(map(str, found))}" if found else ""
 
 
 def open_speaker(path: Path, threads: int | None = None) -> Speaker:

@@ -17,11 +17,11 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-import emoguard_llamacpp
 from emoguard import jsontext, regularfile
 from emoguard.errors import EmoGuardError
 from emoguard.hosts import is_loopback
 from emoguard.policy import yamlfile
+from emoguard_llamacpp.files import opens
 
 LARGEST = 2**20
 """Bytes of a config file."""
@@ -67,7 +67,7 @@ def check_path(path: str) -> None:
             f"emoguard serve takes a GGUF file, got the folder {path}: convert it with llama.cpp's "
             "convert_hf_to_gguf.py, or put EmoGuardMiddleware around your own server"
         )
-    if Path(path).exists() and not emoguard_llamacpp.opens(Path(path)):
+    if Path(path).exists() and not opens(Path(path)):
         raise EmoGuardError(f"{path} is no GGUF file: give one to serve")
 
 

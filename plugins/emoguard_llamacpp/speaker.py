@@ -11,11 +11,12 @@ from typing import Any, Self
 import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-import emoguard_llamacpp
 from emoguard.errors import EmoGuardError
 from emoguard.probe.residuals import Residuals
 from emoguard.runtime.speaker import Generated, Prompt
 from emoguard.runtime.watched import Options
+from emoguard_llamacpp.door import Door
+from emoguard_llamacpp.files import opens
 
 CONTEXT = 4096
 """Tokens of prompt and answer together that there is room for."""
@@ -41,7 +42,7 @@ class LlamaSpeaker:
             ValueError: llama.cpp cannot load it.
 
         """
-        if not emoguard_llamacpp.opens(path):
+        if not opens(path):
             raise EmoGuardError(
                 f"llama.cpp reads a GGUF file, got {path}: give a GGUF file, or leave out --runtime"
             )
@@ -53,7 +54,7 @@ class LlamaSpeaker:
     @cached_property
     def door(self) -> Residuals:
         """The offline door into the model."""
-        return emoguard_llamacpp.open_residuals(self.model)
+        return Door(self.model)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Return the token ids of a prompt, in the chat template unless it is raw."""

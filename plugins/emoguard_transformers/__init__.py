@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from emoguard.errors import EmoGuardError
 from emoguard.policy.annotation import describe
+from emoguard_transformers.files import FORMAT, hint, opens
 
 if TYPE_CHECKING:
     from emoguard.probe.residuals import Residuals
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCHES", "FORMAT", "hint", "joint", "open_residuals", "open_speaker", "opens"]
 
-FORMAT = "a Transformers folder"
 BATCHES = True
 
 
@@ -54,28 +54,6 @@ def joint(model: Any, tokenizer: Any = None) -> TransformersJoint:
     return TransformersJoint(model, tokenizer)
 
 
-def opens(path: Path) -> bool:
-    """Return whether a folder with a `config.json` lies at `path`."""
-    return (path / "config.json").is_file()
-
-
-def hint(path: Path) -> str:
-    """Return what to give in place of a path that is no model."""
-    if not path.exists():
-        return _from_hub(path)
-    if path.is_file():
-        whole = (path.parent / "config.json").is_file()
-        return f"it is a part of a Transformers model; give its folder {path.parent}" * whole
-    if (path / "adapter_config.json").is_file():
-        return "it holds an adapter; merge it into its base model, and give the folder of that"
-    # A cache of the Hub keeps a model in models--owner--name/snapshots/commit.
-    places = ("*/config.json", "snapshots/*/config.json")
-    found = [each.parent for place in places for each in sorted(path.glob(place))]
-    if found:
-        return f"it holds no config.json; give {' or '.join(map(str, found[:3]))}"
-    return "it holds no config.json; give the folder that save_pretrained wrote, or a GGUF file"
-
-
 def open_speaker(path: Path, threads: int | None = None) -> Speaker:  # noqa: ARG001
     """Open a folder that `save_pretrained` wrote, or a GGUF file, which is dequantised.
 
@@ -87,14 +65,6 @@ def open_speaker(path: Path, threads: int | None = None) -> Speaker:  # noqa: AR
     from emoguard_transformers.speaker import TransformersSpeaker
 
     return TransformersSpeaker.load(path)
-
-
-def _from_hub(path: Path) -> str:
-    """Return how to download owner/name from the Hub, "" for a path of another shape."""
-    is_pair = len(path.parts) == 2 and not path.is_absolute() and not path.parent.exists()
-    if is_pair and path.suffix not in (".gguf", ".safetensors"):
-        return f"download it from the Hub first, hf download {path} --local-dir FOLDER"
-    return ""
 
 
 def _check_tokenizer(tokenizer: Any) -> None:

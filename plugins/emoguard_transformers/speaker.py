@@ -12,13 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-import emoguard_transformers
 from emoguard.errors import EmoGuardError
 from emoguard.probe.residuals import Residuals
 from emoguard.records import Request
 from emoguard.runtime.openers import first_line
 from emoguard.runtime.speaker import Generated, Prompt
 from emoguard.runtime.watched import Options
+from emoguard_transformers.door import Door
 
 
 class TransformersSpeaker:
@@ -55,7 +55,7 @@ class TransformersSpeaker:
     @cached_property
     def door(self) -> Residuals:
         """The offline door into the model."""
-        return emoguard_transformers.open_residuals(self.model, self.tokenizer)
+        return Door(self.model, self.tokenizer)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Return the token ids of a prompt, in the chat template unless it is raw."""

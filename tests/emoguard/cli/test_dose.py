@@ -11,6 +11,7 @@ from emoguard.cli.dose import find_judge, read_openings, signs
 from emoguard.cli.plans import read_plan
 from emoguard.cli.verbs import verbs
 from emoguard.probe import artifact
+from emoguard.runtime.openers import open_speaker
 from emoguard.testing import FakeResiduals, make_probe, measure_calibration
 from tests import tiny_folder, tiny_gguf
 
