@@ -6,34 +6,32 @@ import contextlib
 import math
 import signal
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from rich.console import Console
 
 import emoguard
-from emoguard.cli.paths import recognise
 from emoguard.errors import EmoGuardError
-from emoguard.extras import check_installed
 from emoguard.hosts import is_loopback
 from emoguard.policy.policy import Policy
+from emoguard.runtime import openers
 from emoguard.runtime.served import Served
 
 if TYPE_CHECKING:
     import uvicorn
 
-OF_FOLDER = ("device", "dtype", "continuous_batching")
-OF_BATCH = ("num_blocks", "max_batch_tokens", "max_memory_percent")
-"""Options that only a Transformers folder takes, and of these the ones of a continuous batch."""
+OF_SERVER = ("host", "port", "api_key")
+"""Options that a config file does not stand against; all others are of the model."""
 
 GRACE_SECONDS = 10
 """How long running answers may take to end when the server is stopped."""
 
 
 @click.command(short_help="Serve a model over HTTP, watched.")
-@click.option("--model", "path", help="A GGUF file or a Transformers folder.")
+@click.option("--model", "path", help="A model: a GGUF file or a Transformers folder.")
 @click.option(
-    "--config", envvar="CONFIG_FILE", help="A config file of llama_cpp.server, with one model."
+    "--config", envvar="CONFIG_FILE", help="A config file of the runtime's server, with one model."
 )
 @click.option("--host", help="Where to listen; default: 127.0.0.1, or what the config says.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: 8000, or the config's.")
@@ -51,7 +49,7 @@ GRACE_SECONDS = 10
     type=click.IntRange(1),
     help="GGUF: tokens of prompt and answer; default: 4096.",
 )
-@click.option("--threads", "n_threads", type=click.IntRange(1), help="GGUF: threads of llama.cpp.")
+@click.option("--threads", "n_threads", type=click.IntRange(1), help="GGUF: threads to compute.")
 @click.option(
     "--gpu-layers",
     "n_gpu_layers",
@@ -168,7 +166,7 @@ def serve(
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )
-        if "prometheus" in extra and guard is not None:
+        if "prometheus" in extra and watch.enabled:
             notes.print(f"metrics at http://127.0.0.1:{metrics_port}/metrics")
         if page:
             notes.print(f"page at {_address(served)}/emoguard/")
@@ -176,39 +174,19 @@ def serve(
 
 
 def _open(path: str | None, config: str | None, options: dict[str, Any]) -> Served:
-    """Open the server's app for a model, or for a config file of llama_cpp.server."""
+    """Open the server of the plug-in that opens a model, or that takes a config file."""
     if (path is None) == (config is None):
         raise click.UsageError("give one of --model and --config")
-    if path is not None and recognise(path) == "transformers":
-        return _folder(path, options)
-    foreign = [_flag(name) for name in (*OF_FOLDER, *OF_BATCH) if name in options]
-    if foreign:
-        raise click.UsageError(f"{', '.join(foreign)}: for a Transformers folder, not for GGUF")
-    from emoguard_llamacpp import server
-
     if path is not None:
-        defaults = {"host": "127.0.0.1", "n_ctx": 4096, "api_key": None}
-        return server.open_app(*server.read_model(path, **{**defaults, **options}))
-    assert config is not None
-    of_model = [name for name in options if name.startswith("n_")]
-    if of_model:
+        name = openers.recognise(path)
+        server = openers.part(name, "server")
+        if foreign := [_flag(option) for option in options if option not in server.OPTIONS]:
+            what = openers.openers()[name].FORMAT
+            raise click.UsageError(f"{', '.join(foreign)}: not for {what}")
+        return cast("Served", server.open_path(path, **options))
+    if of_model := [_flag(option) for option in options if option not in OF_SERVER]:
         raise click.UsageError(f"with --config, {', '.join(of_model)} belongs into that file")
-    return server.open_app(*server.read_config(config, **options))
-
-
-def _folder(path: str, options: dict[str, Any]) -> Served:
-    """Open the app of `transformers serve` for a folder."""
-    foreign = [name for name in options if name.startswith("n_")]
-    if foreign:
-        raise click.UsageError(f"{', '.join(map(_flag, foreign))}: for a GGUF file, not a folder")
-    batch = {name: options.pop(name) for name in OF_BATCH if name in options}
-    batching = options.pop("continuous_batching", False)
-    if batch and not batching:
-        raise click.UsageError(f"{', '.join(map(_flag, batch))}: only with --continuous-batching")
-    check_installed("transformers serve", "openai", "fastapi", "uvicorn", "transformers")
-    from emoguard_transformers import server
-
-    return server.open_app(path, batch=server.batching(**batch) if batching else None, **options)
+    return cast("Served", openers.having("server", "open_config").open_config(config, **options))
 
 
 def _flag(name: str) -> str:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import openai  # noqa: F401  (without it, the imports below end in a NameError)
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -29,7 +30,9 @@ from transformers.cli.serving.utils import (
 from emoguard.errors import EmoGuardError
 from emoguard.runtime.served import Served, check_reach
 
-COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
+OF_BATCH = ("num_blocks", "max_batch_tokens", "max_memory_percent")
+OPTIONS = ("host", "port", "api_key", "device", "dtype", "continuous_batching", *OF_BATCH)
+"""What `open_path` takes, and what of it a continuous batch takes."""
 
 UNWATCHED = {
     "/v1/responses": "EmoGuard reads completions alone: use /v1/chat/completions",
@@ -40,6 +43,19 @@ UNWATCHED = {
 }
 """Routes of the app that could not be watched, or would take the watched model away, and what to
 use in their place."""
+
+
+def open_path(path: str, *, continuous_batching: bool = False, **options: Any) -> Served:
+    """Load the model of a folder and make the app of `transformers serve` for it.
+
+    Raises:
+        EmoGuardError: as `open_app` does; the libraries of that server are not installed.
+
+    """
+    of_batch = {name: options.pop(name) for name in OF_BATCH if name in options}
+    if of_batch and not continuous_batching:
+        raise EmoGuardError(f"{', '.join(of_batch)}: only of a continuous batch")
+    return open_app(path, batch=batching(**of_batch) if continuous_batching else None, **options)
 
 
 def open_app(
@@ -97,7 +113,7 @@ def batching(**options: Any) -> ContinuousBatchingConfig:
     return ContinuousBatchingConfig(use_cuda_graph=False, use_async_batching=False, **options)
 
 
-class OneModel(ModelManager):  # type: ignore[misc]  # Transformers has no types
+class OneModel(ModelManager):
     """The model manager of a server with one model that is never unloaded: it is watched.
 
     Clients know it by the name of its folder, never by its place.
@@ -115,7 +131,9 @@ class OneModel(ModelManager):  # type: ignore[misc]  # Transformers has no types
         """Return the one model; names of others are refused before this."""
         return self.model, self.processor
 
-    def get_gen_models(self, *_args: Any) -> list[dict[str, Any]]:
+    def get_gen_models(  # type: ignore[override]  # a static method with a cache there
+        self, *_args: Any
+    ) -> list[dict[str, Any]]:
         """Return the one entry of `/v1/models`; the server's own lists the cache of the hub."""
         return [{"id": self.force_model, "object": "model", "owned_by": "", "created": 0}]
 
@@ -123,7 +141,7 @@ class OneModel(ModelManager):  # type: ignore[misc]  # Transformers has no types
         """Keep the model: whoever opened the app closes it."""
 
 
-class CarryingManager(GenerateManager):  # type: ignore[misc]
+class CarryingManager(GenerateManager):
     """Generates on the server's own thread, in the context of the request that asks for it."""
 
     def submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -135,12 +153,12 @@ class CarryingManager(GenerateManager):  # type: ignore[misc]
         return super().async_submit(copy_context().run, fn, *args, **kwargs)
 
 
-class CarryingState(GenerationState):  # type: ignore[misc]
+class CarryingState(GenerationState):
     """The generation state of a server with one model."""
 
     def __init__(self, batch: ContinuousBatchingConfig | None) -> None:
         super().__init__(continuous_batching=batch is not None, cb_config=batch)
-        self._one_by_one = CarryingManager()
+        self._one_by_one = CarryingManager()  # type: ignore[no-untyped-call]
 
     def get_manager(self, model_id: str, use_cb: bool = False) -> BaseGenerateManager:
         """Return what generates: the batch, or the one thread."""
