@@ -6,7 +6,7 @@ at all layers together (each counting the same, so that no layer is picked by th
 |r| is the correlation of a component's coordinates with the valence ratings below. Beside it: the
 same of TF-IDF class means of the same texts, and what 95 % of permutations of the ratings stay
 below. Intervals are percentiles of 1,000 resamples of topics, the same draws for model and words,
-so that their difference is paired. See docs/contrast-vectors.md.
+so that their difference is paired. See docs/evidence/contrast-vectors.md.
 """
 
 from __future__ import annotations

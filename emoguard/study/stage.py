@@ -125,8 +125,8 @@ def with_random_directions(
 
     A direction is drawn once, uniformly, and is the same at every layer: what is added at one layer
     is then not undone at the next. A label's direction turns from layer to layer, so random ones
-    come to a longer way in all at the same dose (the figures are in docs/steering.md), which makes
-    it harder for a label to stand out. Their limits are all 0: they are only for adding.
+    move further in all at the same dose (figures: docs/evidence/steering.md), which makes it harder
+    for a label to stand out. Their limits are all 0: they are only for adding.
     """
     rng = np.random.default_rng(seed)
     drawn = rng.normal(size=(len(names), probe.hidden))

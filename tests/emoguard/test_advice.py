@@ -22,7 +22,8 @@ SOURCES = sorted(
 )
 DOCUMENTS = [
     ROOT / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "exporters").rglob("*.yml")),
     *sorted((ROOT / "exporters").rglob("*.json")),
 ]
