@@ -23,11 +23,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measure import arguments
-from emoguard.cli.calibrate import Opened
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora, geometry
 from emoguard.fit.extraction import SKIP, extract
 from emoguard.fit.textonly import counted
+from emoguard.runtime.openers import open_speaker
 from emoguard.validate.card import plain
 from emoguard.validate.estimate import Estimate, Sample
 from emoguard.validate.plots import INK, MUTED, find_pyplot
@@ -201,7 +201,7 @@ def main() -> int:
     found = []
     try:
         for model, path in given.model:
-            door = Opened.load(str(path)).door
+            door = open_speaker(path).door
             for name, corpus in texts:
                 folder = given.residuals / model / name
                 found.append(measure(model, read(door, name, corpus, folder, given.most)))
