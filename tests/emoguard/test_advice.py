@@ -107,7 +107,7 @@ def documented():
         if path.suffix == ".md":
             text = path.read_text(encoding="utf-8")
             blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
-            lines = [line for block in blocks for line in block.splitlines()]
+            lines = [line for b in blocks for line in b.replace("\\\n", "").splitlines()]
             lines += re.findall(r"`(emoguard [^`]* [^`]*)`", text)
             for line in lines:
                 if line.startswith("emoguard ") and "\\|" not in line:  # several verbs in one
