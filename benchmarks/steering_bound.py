@@ -35,9 +35,11 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from emoguard_llamacpp.speaker import LlamaSpeaker
+
 from benchmarks.measure import Row, arguments, show
 from emoguard import Guard, Plan, Policy, Report, Request, attach
-from emoguard.fit.responses import Sampling, answer, first_half
+from emoguard.fit.responses import Sampling, first_half, respond
 from emoguard.probe.shipped import shipped_files
 from emoguard.runtime.attach import find, shipped
 from emoguard.runtime.reading import Reading, Steered
@@ -360,7 +362,7 @@ def live_llamacpp(
         for one in asked(kind, guard.labels, count):
             guard.steered.clear()
             with stored_rows() as seen, watch.steering(one.plan):
-                answer(llm, None, one.prompt, Sampling(tokens), one.seed)
+                respond(LlamaSpeaker(llm), one.prompt, Sampling(tokens), one.seed)
             (steered,) = guard.steered
             yield steered, [seen[layer] for layer in steered.steering.layers]
 

@@ -90,6 +90,7 @@ class Session:
             identity=self.site.identity,
             backend=self.backend,
             rows=_stacked(self.rows, len(token_ids), len(self.site.read)),
+            labels=self.site.read,
             token_ids=np.array(token_ids, np.int64),
             phases=phases,
             reasoning=reasoning,

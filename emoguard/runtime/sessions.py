@@ -19,6 +19,7 @@ from emoguard.records import Finish, Report, Request
 from emoguard.runtime.interrupts import is_interrupt
 from emoguard.runtime.joint import Joint, Part
 from emoguard.runtime.live import LiveAlarm, alert_late
+from emoguard.runtime.pieces import split
 from emoguard.runtime.reading import Reading
 from emoguard.runtime.session import Session
 from emoguard.site import Site
@@ -226,7 +227,7 @@ class OpenSessions:
         """Return the report of a session; one whose rows cannot be summed up says `error`."""
         for _ in range(2):
             try:
-                reading = self._scaled(session, finish)
+                reading = _with_pieces(self._scaled(session, finish), session)
                 report = summary.report(reading, session.request, session.site)
                 alert_late(session.site, self.guard.outbox.alert, report)
                 return self.guard.outbox.put(report, session.request, session.text)
@@ -246,3 +247,10 @@ class OpenSessions:
         if message not in self._logged:
             self._logged.add(message)
             log.error("%s (logged once): %s: %s", message, type(error).__name__, error)
+
+
+def _with_pieces(reading: Reading, session: Session) -> Reading:
+    """Return a reading with the text of its tokens, if its request asked for them."""
+    if session.request.scores != "text" or session.decode is None or session.fault is not None:
+        return reading
+    return dataclasses.replace(reading, pieces=split(session.decode, reading.token_ids.tolist()))

@@ -1,18 +1,30 @@
-"""Joins EmoGuard to `llama_cpp.Llama` models."""
+"""Joins EmoGuard to `llama_cpp.Llama` models.
+
+The runtime is loaded with the first model, not with this package: what it opens can be asked
+before.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from emoguard.probe.residuals import Residuals
-from emoguard_llamacpp.door import Door
-from emoguard_llamacpp.joint import LlamaJoint
+from emoguard_llamacpp.files import FORMAT, hint, opens
 
-__all__ = ["joint", "open_residuals"]
+if TYPE_CHECKING:
+    from emoguard.probe.residuals import Residuals
+    from emoguard.runtime.speaker import Speaker
+    from emoguard_llamacpp.joint import LlamaJoint
+
+__all__ = ["BATCHES", "FORMAT", "hint", "joint", "open_residuals", "open_speaker", "opens"]
+
+BATCHES = False
 
 
 def open_residuals(model: Any, backend: str = "auto") -> Residuals:
     """Return the offline door into a `llama_cpp.Llama`; `backend` is auto, native or callback."""
+    from emoguard_llamacpp.door import Door
+
     return Door(model, backend)
 
 
@@ -27,4 +39,21 @@ def joint(model: Any, backend: str = "auto") -> LlamaJoint:
         EmoGuardError: the model, or this path, cannot be watched.
 
     """
+    from emoguard_llamacpp.joint import LlamaJoint
+
     return LlamaJoint(model, backend)
+
+
+def open_speaker(path: Path, threads: int | None = None) -> Speaker:
+    """Open a GGUF file with room for 4,096 tokens.
+
+    `threads` None is llama.cpp's own choice: half the cores to generate, all to read a prompt.
+
+    Raises:
+        EmoGuardError: it is something else.
+        ValueError: llama.cpp cannot load it.
+
+    """
+    from emoguard_llamacpp.speaker import LlamaSpeaker
+
+    return LlamaSpeaker.load(path, threads)

@@ -1,20 +1,32 @@
-"""Joins EmoGuard to Hugging Face Transformers models."""
+"""Joins EmoGuard to Hugging Face Transformers models.
+
+The runtime is loaded with the first model, not with this package: what it opens can be asked
+before.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from emoguard.errors import EmoGuardError
 from emoguard.policy.annotation import describe
-from emoguard.probe.residuals import Residuals
-from emoguard_transformers.door import Door
-from emoguard_transformers.joint import TransformersJoint
+from emoguard_transformers.files import FORMAT, hint, opens
 
-__all__ = ["joint", "open_residuals"]
+if TYPE_CHECKING:
+    from emoguard.probe.residuals import Residuals
+    from emoguard.runtime.speaker import Speaker
+    from emoguard_transformers.joint import TransformersJoint
+
+__all__ = ["BATCHES", "FORMAT", "hint", "joint", "open_residuals", "open_speaker", "opens"]
+
+BATCHES = True
 
 
 def open_residuals(model: Any, tokenizer: Any = None) -> Residuals:
     """Return the offline door into a causal language model; `tokenizer` lets it read text."""
+    from emoguard_transformers.door import Door
+
     _check_tokenizer(tokenizer)
     return Door(model, tokenizer)
 
@@ -36,8 +48,23 @@ def joint(model: Any, tokenizer: Any = None) -> TransformersJoint:
             read.
 
     """
+    from emoguard_transformers.joint import TransformersJoint
+
     _check_tokenizer(tokenizer)
     return TransformersJoint(model, tokenizer)
+
+
+def open_speaker(path: Path, threads: int | None = None) -> Speaker:  # noqa: ARG001
+    """Open a folder that `save_pretrained` wrote, or a GGUF file, which is dequantised.
+
+    Raises:
+        EmoGuardError: it has no tokenizer.
+        ValueError, OSError: Transformers cannot load it.
+
+    """
+    from emoguard_transformers.speaker import TransformersSpeaker
+
+    return TransformersSpeaker.load(path)
 
 
 def _check_tokenizer(tokenizer: Any) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from emoguard.advice import fit_command
 from emoguard.cli import main
-from emoguard.cli.calibrate import Opened
 from emoguard.probe import artifact
+from emoguard.runtime.openers import open_speaker
 from emoguard.testing import make_calibration, make_probe
 from tests import models, tiny_folder, tiny_gguf
 
@@ -41,7 +41,7 @@ def model(request, tmp_path_factory):
 
 
 def save_probe(path, model, *, is_calibrated, **changes):
-    door = Opened.load(str(model)).door
+    door = open_speaker(model).door
     probe = dataclasses.replace(make_probe(door, ("happy", "sad"), (1, 2)), **changes)
     artifact.save(path, probe, [make_calibration(probe, door.identity)] if is_calibrated else [])
     return path
