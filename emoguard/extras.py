@@ -18,6 +18,7 @@ PREFIX = "emoguard_"
 EXTRAS = {
     "sklearn": "fit",
     "fastapi": "serve",
+    "openai": "serve-transformers",
     "pydantic_settings": "serve",
     "sse_starlette": "serve",
     "starlette": "serve",

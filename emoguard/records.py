@@ -21,6 +21,7 @@ from emoguard.policy.annotation import describe
 from emoguard.steering.plan import Plan
 
 Phase = Literal["preparation", "reasoning", "response"]
+Reasoning = Literal["marked", "unclosed", "unknown"]
 Status = Literal["scored", "uncalibrated", "incomplete", "skipped", "cancelled", "error"]
 Finish = Literal["stop", "length", "cancelled", "halted", "error", "unknown"]
 Channel = Literal["field", "header", "suffix"]
@@ -269,6 +270,10 @@ class Report:
     """The caller's name for the conversation this response belongs to."""
     phases: dict[Phase, int] = field(default_factory=dict)
     """Generated tokens per phase."""
+    reasoning: Reasoning = "unknown"
+    """marked: the model's own marks tell its reasoning from the response; unclosed: they opened
+    reasoning that was never closed, which counts as response; unknown: no marks are known for this
+    model, and every token but the first counts as response."""
     tokens: tuple[TokenScore, ...] = ()
     """One entry per generated token when the request asked for it, else empty."""
     overhead_seconds: float = 0.0

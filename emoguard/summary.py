@@ -38,6 +38,7 @@ def report(reading: Reading, request: Request, site: Site) -> Report:
         scores=_scores(rows, site),
         short=len(rows) < site.policy.alarms.window_tokens,
         phases=_phase_counts(reading.phases),
+        reasoning=reading.reasoning,
         tokens=() if request.scores == "summary" else _token_scores(reading),
         overhead_seconds=reading.seconds,
         receipt=_receipt(reading.steered),

@@ -7,8 +7,8 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 
+from emoguard.clock import Moment, elapsed
 from emoguard.notices.ledger import Ledger
-from emoguard.notices.notice import Moment, elapsed
 from emoguard.policy.policy import Policy
 from emoguard.records import Alert, Channel, Report, Request
 from emoguard.sinks.delivery import Delivery

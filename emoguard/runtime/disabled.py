@@ -53,6 +53,7 @@ class DisabledGuard(Guard):
         self.source = FixedPolicy(Policy())
         self.labels = self.monitored = self.unopened = ()
         self.calibrations = ()
+        self.sinks = ()
         self.outbox = Outbox(lambda: self.policy)
 
     def __getattr__(self, name: str) -> Any:
@@ -108,7 +109,7 @@ class DisabledWatch(Watch):
             plain = functools.wraps(original)(functools.partial(call, original))
             self._undo.enter_context(attribute(owner, name, plain))
 
-    def live(self) -> None:
+    def live(self, request_id: str | None = None) -> None:
         """Return None: nothing is read."""
 
     @contextmanager

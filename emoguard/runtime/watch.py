@@ -64,9 +64,12 @@ class Watch:
         """Return the runtime and the path that is read on."""
         return self.joint.backend
 
-    def live(self) -> Reading | None:
-        """Return what the newest open response has read so far, None if none is open."""
-        sessions = self.sessions.now()
+    def live(self, request_id: str | None = None) -> Reading | None:
+        """Return what the newest open response has read so far, None if none is open.
+
+        With a `request_id`, of the responses to that request only.
+        """
+        sessions = [s for s in self.sessions.now() if request_id in (None, s.request.call)]
         return self.sessions.read(sessions[-1]) if sessions else None
 
     @contextmanager

@@ -154,6 +154,9 @@ def test_what_generate_refuses_it_refuses_as_before() -> None:
     with emoguard.attach(model, Guard(probe_for(model))) as watch:
         with pytest.raises(ValueError, match="max_new_tokens"):
             model.generate(IDS, max_new_tokens=0)
+        with pytest.raises(ValueError, match="max_new_tokns"):
+            model.generate(IDS, max_new_tokns=5)
         assert watch.live() is None
+        assert not watch.reports, "what never generated is no response"
         model.generate(IDS, **OPTIONS)
     assert watch.reports[-1].tokens_scored == 5
