@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from emoguard.probe.residuals import Residuals
     from emoguard.runtime.served import Served
     from emoguard.runtime.speaker import Speaker
-    from emoguard_llamacpp.joint import LlamaJoint
+    from emoguard_llamacpp.llama_joint import LlamaJoint
 
 __all__ = [
     "BATCHES",
@@ -53,7 +53,7 @@ def joint(model: Any, backend: str = "auto") -> LlamaJoint:
         EmoGuardError: the model, or this path, cannot be watched.
 
     """
-    from emoguard_llamacpp.joint import LlamaJoint
+    from emoguard_llamacpp.llama_joint import LlamaJoint
 
     return LlamaJoint(model, backend)
 

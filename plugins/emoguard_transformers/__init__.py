@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from emoguard.probe.residuals import Residuals
     from emoguard.runtime.served import Served
     from emoguard.runtime.speaker import Speaker
-    from emoguard_transformers.joint import TransformersJoint
+    from emoguard_transformers.transformers_joint import TransformersJoint
 
 __all__ = [
     "BATCHES",
@@ -69,7 +69,7 @@ def joint(model: Any, tokenizer: Any = None) -> TransformersJoint:
             read.
 
     """
-    from emoguard_transformers.joint import TransformersJoint
+    from emoguard_transformers.transformers_joint import TransformersJoint
 
     _check_tokenizer(tokenizer)
     return TransformersJoint(model, tokenizer)
