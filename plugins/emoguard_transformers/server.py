@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import openai  # noqa: F401  (without it, the imports below end in a NameError)
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
