@@ -124,14 +124,19 @@ def quantisation(dtype: torch.dtype, config: Any) -> str:
     return f"{getattr(method, 'value', method)}-{digest[:8]}-{name}"
 
 
+def first_bytes(tensor: torch.Tensor) -> bytes:
+    """Return what of a tensor counts in `hash_heads`."""
+    # Weights that accelerate keeps on disk are not there to be read: name and shape must do.
+    if tensor.is_meta:
+        return b""
+    head = tensor.detach().flatten()[: HEAD // tensor.element_size()].cpu().contiguous()
+    return head.view(torch.uint8).numpy().tobytes()
+
+
 def _head(tensor: torch.Tensor) -> bytes:
     if hasattr(tensor, "full_tensor"):  # a DTensor; to gather it, all processes would have to ask
         raise EmoGuardError(
             "the model's weights are sharded over processes (DTensor), so its identity cannot be "
             "told: attach before fully_shard, or load the model without tp_plan"
         )
-    # Weights that accelerate keeps on disk are not there to be read: name and shape must do.
-    if tensor.is_meta:
-        return b""
-    head = tensor.flatten()[: HEAD // tensor.element_size()].cpu().contiguous()
-    return head.view(torch.uint8).numpy().tobytes()
+    return b"".join(map(first_bytes, plain(tensor)))

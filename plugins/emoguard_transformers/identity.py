@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from emoguard_torch.content import hash_heads, hash_tensors, quantisation
+from emoguard_torch.content import first_bytes, hash_heads, hash_tensors, plain, quantisation
 
+from emoguard.errors import EmoGuardError
 from emoguard.probe.identity import ModelIdentity
 from emoguard_transformers.adapters import Adapters, Named, base_of, wrapped_by
 from emoguard_transformers.blocks import find_blocks, text_config
@@ -61,12 +62,14 @@ def identify(model: Any, tokenizer: Any = None, weights: Weights | None = None) 
     `weights` is what it is made of, if the caller has taken it apart already.
 
     Raises:
-        EmoGuardError: as `find_blocks`; weights of which this process holds only a shard.
+        EmoGuardError: as `find_blocks`; weights of which this process holds only a shard, or that
+            are tensors of a class whose numbers cannot be read.
 
     """
     blocks = find_blocks(model)
     config = text_config(model)
     weights = weights or Weights.of(model)
+    _check_readable(weights)
     name = getattr(model.config, "_name_or_path", "")
     return ModelIdentity(
         name=Path(name).name or type(model).__name__,
@@ -81,6 +84,29 @@ def identify(model: Any, tokenizer: Any = None, weights: Weights | None = None) 
     )
 
 
+def _check_readable(weights: Weights) -> None:
+    """Refuse tensors of a class of their own that does not say what it is made of.
+
+    Raises:
+        EmoGuardError: naming the tensor and its class.
+
+    """
+    seen: set[type] = set()
+    for name, tensor in weights.tensors:
+        if type(tensor) in seen or tensor.is_meta:
+            continue
+        seen.add(type(tensor))
+        try:
+            for part in plain(tensor):
+                first_bytes(part[:0] if part.ndim else part)
+        except (NotImplementedError, RuntimeError, TypeError) as error:
+            kind = f"{type(tensor).__module__}.{type(tensor).__qualname__}"
+            raise EmoGuardError(
+                f"the weight {name} is a {kind}, which does not show what it is made of "
+                f"({type(error).__name__}): load the model with another quantisation"
+            ) from error
+
+
 def _hash_template(tokenizer: Any) -> str:
     template = getattr(tokenizer, "chat_template", None)
     if not template:
@@ -91,9 +117,8 @@ def _hash_template(tokenizer: Any) -> str:
 
 def _hash_heads(model: Any, blocks: torch.nn.ModuleList) -> str:
     """Return a SHA-256 over names, shapes and first bytes of tensors at both ends and between."""
-    places = sorted({0, len(blocks) // 2, len(blocks) - 1})
     parts = {"embedding": model.get_input_embeddings()}
-    parts |= {f"block {n}": blocks[n] for n in places}
+    parts |= {f"block {n}": blocks[n] for n in sorted({0, len(blocks) // 2, len(blocks) - 1})}
     return hash_heads({place: _matrices(module) for place, module in parts.items()})
 
 

@@ -10,12 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
+    from pathlib import Path
 
     from emoguard.guard import Guard
     from emoguard.probe.residuals import Residuals
+    from emoguard.runtime.speaker import Speaker
     from emoguard_vllm.vllm_joint import VllmJoint
 
-__all__ = ["Middleware", "joint", "open_residuals", "own_guard", "register"]
+__all__ = [
+    "BATCHES",
+    "FORMAT",
+    "Middleware",
+    "hint",
+    "joint",
+    "open_residuals",
+    "open_speaker",
+    "opens",
+    "own_guard",
+    "register",
+]
+
+FORMAT = "a Transformers folder"
+BATCHES = False
 
 
 def register() -> None:
@@ -24,7 +40,7 @@ def register() -> None:
     Cheap, idempotent, and never raises: vLLM would not start. What does not fit here is said when
     an engine is configured.
     """
-    from emoguard_vllm import processes  # noqa: PLC0415  (imports vLLM, which asks for this first)
+    from emoguard_vllm import processes
 
     processes.register()
 
@@ -33,8 +49,8 @@ def open_residuals(
     model: Any, loop: asyncio.AbstractEventLoop | None = None, tokenizer: Any = None
 ) -> Residuals:
     """Return the offline door into a `vllm.LLM` or an `AsyncLLM`; options are those of `joint`."""
-    from emoguard_vllm.door import Door  # noqa: PLC0415
-    from emoguard_vllm.engine import Engine  # noqa: PLC0415
+    from emoguard_vllm.door import Door
+    from emoguard_vllm.engine import Engine
 
     return Door(Engine(model, loop, tokenizer))
 
@@ -53,8 +69,8 @@ def joint(
             processes lack this plug-in.
 
     """
-    from emoguard_vllm.engine import Engine  # noqa: PLC0415
-    from emoguard_vllm.vllm_joint import VllmJoint  # noqa: PLC0415
+    from emoguard_vllm.engine import Engine
+    from emoguard_vllm.vllm_joint import VllmJoint
 
     return VllmJoint(Engine(model, loop, tokenizer))
 
@@ -66,16 +82,39 @@ def own_guard(
 
     None where it names no probe: a shipped one is looked for.
     """
-    from emoguard.guard import Guard  # noqa: PLC0415
-    from emoguard_vllm.engine import Engine  # noqa: PLC0415
+    from emoguard.guard import Guard
+    from emoguard_vllm.engine import Engine
 
     settings = Engine(model, loop, tokenizer).settings
     return Guard.load(settings.probe, settings.policy) if settings.probe else None
 
 
+def opens(path: Path) -> bool:  # noqa: ARG001
+    """Return False: unless vLLM is asked for, Transformers opens the folders that it runs."""
+    return False
+
+
+def hint(path: Path) -> str:  # noqa: ARG001
+    """Return "": what to give in place of a path, the other plug-ins say."""
+    return ""
+
+
+def open_speaker(path: Path, threads: int | None = None) -> Speaker:  # noqa: ARG001
+    """Start an engine on a folder that `save_pretrained` wrote, all of whose layers can be read.
+
+    Raises:
+        EmoGuardError: it is no folder of a model.
+        ValueError, RuntimeError: vLLM cannot run it.
+
+    """
+    from emoguard_vllm.speaker import VllmSpeaker
+
+    return VllmSpeaker.load(path)
+
+
 def __getattr__(name: str) -> Any:
     if name == "Middleware":  # `vllm serve --middleware emoguard_vllm.Middleware`
-        from emoguard_vllm.serve import Middleware  # noqa: PLC0415
+        from emoguard_vllm.serve import Middleware
 
         return Middleware
     raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -120,9 +120,9 @@ def _object(kind, choice):
 
 
 @contextlib.contextmanager
-def serving(app):
-    """Serve `app` on a free loopback port from a thread; yields what runs."""
-    config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=5)
+def serving(app, port=0):
+    """Serve `app` on a loopback port, by default a free one, from a thread; yields what runs."""
+    config = uvicorn.Config(app, port=port, log_level="error", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="serving")
     thread.start()

@@ -8,10 +8,12 @@ from typing import Any
 import emoguard_vllm
 import numpy as np
 import pytest
+from emoguard_transformers.speaker import TransformersSpeaker
+from emoguard_vllm.speaker import VllmSpeaker
 
 from emoguard.errors import EmoGuardError
-from emoguard.fit.responses import Sampling, answer
 from emoguard.probe.witness import WITNESS_TEXT
+from emoguard.runtime.speaker import Prompt
 from tests.plugins.vllm.asking import prompts
 
 pytestmark = pytest.mark.engines("eager")
@@ -38,10 +40,16 @@ def test_what_it_cannot_read_is_refused(llm: Any) -> None:
 
 
 def test_an_engine_answers_for_a_calibration(llm: Any, truth: Any) -> None:
-    said = answer(llm, truth.tokenizer, "Name a fruit.", Sampling(12, 0.0), 0)
-    assert 0 < len(said.token_ids) <= 12
-    theirs = answer(truth.model, truth.tokenizer, "Name a fruit.", Sampling(12, 0.0), 0)
-    assert list(said.token_ids) == theirs.token_ids
+    ours, theirs = VllmSpeaker(llm), TransformersSpeaker(truth.model, truth.tokenizer)
+    assert ours.has_template
+    for prompt in (
+        Prompt("Name a fruit.", max_tokens=12, temperature=0.0),
+        Prompt("Once upon a time", max_tokens=6, temperature=0.0, raw=True),
+    ):
+        assert ours.respond(prompt) == theirs.respond(prompt)
+        ticks: list[None] = []
+        assert ours.answer(prompt, lambda: ticks.append(None)).strip()
+        assert ticks
 
 
 @pytest.mark.long
