@@ -9,6 +9,7 @@ pytest.importorskip("fastapi", reason="needs llama_cpp.server: the extra serve b
 from emoguard_asgi import EmoGuardMiddleware
 from emoguard_llamacpp import server
 from emoguard_page import Page, Traffic
+from emoguard_page.completion import Completion
 
 import emoguard
 from emoguard import Guard, Policy
@@ -73,8 +74,11 @@ def test_every_token_of_an_answer_has_its_reading_and_the_text_is_the_servers(se
         assert z == (None if token.attention_sink else pytest.approx(token.z, abs=0.001))
     content = {"messages": [{"role": "user", "content": "Tell me about a bicycle."}]}
     headers = [(b"content-type", b"application/json")]
-    whole = call(served.page, content | ASKED, path=CHAT, headers=headers).json
-    assert "".join(text for text, *_ in spans) == whole["choices"][0]["message"]["content"]
+    completion = Completion()
+    asked = content | ASKED | {"stream": True}
+    for message in call(served.page, asked, path=CHAT, headers=headers).sent:
+        completion.take(message)
+    assert "".join(text for text, *_ in spans) == completion.text
 
 
 def test_a_plan_is_bounded_and_has_its_receipt(served):
