@@ -14,8 +14,8 @@ from emoguard.arguments import (
     checked_probe,
     checked_sinks,
 )
+from emoguard.clock import Moment
 from emoguard.errors import EmoGuardError
-from emoguard.notices.notice import Moment
 from emoguard.notices.outbox import Outbox
 from emoguard.policy.policy import Policy
 from emoguard.policy.reload import PolicyFile, PolicySource, open_policy

@@ -12,10 +12,10 @@ from typing import Any
 
 import click
 
-from emoguard.cli.paint import printable
 from emoguard.errors import EmoGuardError
 from emoguard.policy.policy import Policy
 from emoguard.records import Report
+from emoguard.reporttable import printable
 from emoguard.sinks import reportlines
 
 KEY_FILE = click.option("--key-file", help="The file with the log's key.")

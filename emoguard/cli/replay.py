@@ -14,12 +14,12 @@ from rich.text import Text
 
 from emoguard.advice import baseline_command
 from emoguard.cli import logs
-from emoguard.cli.paint import printable
 from emoguard.cli.probes import open_probe
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
 from emoguard.records import Alert, Report
+from emoguard.reporttable import printable
 from emoguard.sinks.baseline import Baseline
 from emoguard.sinks.open import sink_points
 from emoguard.sinks.protocols import Sink

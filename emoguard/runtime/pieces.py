@@ -32,3 +32,9 @@ class Pieces:
             return ""
         self._start, self._shown = self._shown, len(self._ids)
         return after[len(before) :]
+
+
+def split(decode: Decode, token_ids: Sequence[int]) -> tuple[str, ...]:
+    """Return the text that each of `token_ids` adds; joined, they are the decoded text."""
+    pieces = Pieces(decode)
+    return tuple(pieces.add(token_id) for token_id in token_ids)

@@ -64,7 +64,7 @@ class EmoGuardMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection: an HTTP request is looked at, all else passes."""
-        if scope["type"] != "http" or self._watch.guard is None:
+        if scope["type"] != "http" or not self._watch.enabled:
             await self._app(scope, receive, send)
         elif _completes(scope) or (self._every_route and scope["method"] not in BODILESS):
             await self._admit(scope, receive, send)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from emoguard_torch.content import checksum
+from emoguard_torch.content import checksum, plain
 
 from emoguard.errors import EmoGuardError
 from emoguard.probe.identity import ModelIdentity
@@ -65,12 +65,14 @@ def identify(model: Any, tokenizer: Any = None, weights: Weights | None = None) 
     `weights` is what it is made of, if the caller has taken it apart already.
 
     Raises:
-        EmoGuardError: as `find_blocks`; weights of which this process holds only a shard.
+        EmoGuardError: as `find_blocks`; weights of which this process holds only a shard, or that
+            are tensors of a class whose numbers cannot be read.
 
     """
     blocks = find_blocks(model)
     config = text_config(model)
     weights = weights or Weights.of(model)
+    _check_readable(weights)
     name = getattr(model.config, "_name_or_path", "")
     return ModelIdentity(
         name=Path(name).name or type(model).__name__,
@@ -83,6 +85,29 @@ def identify(model: Any, tokenizer: Any = None, weights: Weights | None = None) 
         adapters=weights.adapters.names(),
         content=hash_tensors(weights.tensors),
     )
+
+
+def _check_readable(weights: Weights) -> None:
+    """Refuse tensors of a class of their own that does not say what it is made of.
+
+    Raises:
+        EmoGuardError: naming the tensor and its class.
+
+    """
+    seen: set[type] = set()
+    for name, tensor in weights.tensors:
+        if type(tensor) in seen or tensor.is_meta:
+            continue
+        seen.add(type(tensor))
+        try:
+            for part in plain(tensor):
+                _first_bytes(part[:0] if part.ndim else part)
+        except (NotImplementedError, RuntimeError, TypeError) as error:
+            kind = f"{type(tensor).__module__}.{type(tensor).__qualname__}"
+            raise EmoGuardError(
+                f"the weight {name} is a {kind}, which does not show what it is made of "
+                f"({type(error).__name__}): load the model with another quantisation"
+            ) from error
 
 
 def _quantisation(model: Any) -> str:
@@ -140,8 +165,12 @@ def _head(tensor: torch.Tensor) -> bytes:
             "the model's weights are sharded over processes (DTensor), so its identity cannot be "
             "told: attach before fully_shard, or load the model without tp_plan"
         )
+    return b"".join(map(_first_bytes, plain(tensor)))
+
+
+def _first_bytes(tensor: torch.Tensor) -> bytes:
     # Weights that accelerate keeps on disk are not there to be read: name and shape must do.
     if tensor.is_meta:
         return b""
-    head = tensor.flatten()[: HEAD // tensor.element_size()].cpu().contiguous()
+    head = tensor.detach().flatten()[: HEAD // tensor.element_size()].cpu().contiguous()
     return head.view(torch.uint8).numpy().tobytes()

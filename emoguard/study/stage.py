@@ -1,4 +1,4 @@
-"""A Transformers model that speaks under plans, one per row of a batch, random directions too."""
+"""A model that speaks under plans, one per row of a batch, random directions too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +16,8 @@ from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
 from emoguard.records import Request
-from emoguard.runtime.attach import attach, find
+from emoguard.runtime.attach import attach
+from emoguard.runtime.speaker import BatchSpeaker, Prompt, Speaker
 from emoguard.steering.plan import Plan
 from emoguard.steering.policy import SteeringPolicy
 from emoguard.study.dose import Speak, Spoken
@@ -35,21 +36,26 @@ ASK = "Tell me a short story."
 """What a model with a chat template is asked; its answer begins with the opening."""
 
 
-class TransformersStage:
-    """See `emoguard.fit.dose.Stage`. Samples `tokens` tokens at most, at a temperature of .7.
+class SpeakerStage:
+    """See `emoguard.study.dose.Stage`. Samples `tokens` tokens at most, at a temperature of .7.
 
-    The seed of a batch is made of its prompt: a second run says the same.
+    `speaker` is a `BatchSpeaker`, too. The seed of a batch is made of its prompt: a second run says
+    the same.
 
     Raises:
-        EmoGuardError: no calibration of this model file.
+        EmoGuardError: no calibration of this model file, or a speaker that makes no batches.
 
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, guard: Guard, *, randoms: int = 99, tokens: int = 24
+        self, speaker: Speaker, guard: Guard, *, randoms: int = 99, tokens: int = 24
     ) -> None:
-        plugin, self._model = find(model)
-        identity = plugin.open_residuals(self._model, tokenizer=tokenizer).identity
+        identity = speaker.door.identity
+        if not isinstance(speaker, BatchSpeaker):
+            raise EmoGuardError(
+                f"a dose takes a runtime with one plan per row of a batch, and that of "
+                f"{identity.name} has none: open the model in another"
+            )
         calibration = guard.calibration(identity)
         if calibration is None:
             raise EmoGuardError(
@@ -61,7 +67,8 @@ class TransformersStage:
         self._probe, self._calibration = with_random_directions(
             guard.probe, calibration, self.randoms
         )
-        self._tokenizer = tokenizer
+        self._speaker: Speaker = speaker
+        self._batch: BatchSpeaker = speaker
         self._tokens = tokens
 
     @contextmanager
@@ -72,49 +79,29 @@ class TransformersStage:
             steering=SteeringPolicy(max_dose_ratio=bound),
         )
         guard = Guard(self._probe, [self._calibration], policy)
-        with attach(self._model, guard, tokenizer=self._tokenizer) as watch:
+        with attach(self._speaker.model, guard, **self._speaker.options) as watch:
             yield functools.partial(self._speak, watch)
 
     def surprise(self, prompt: str, text: str) -> float:
         """Return the mean negative log-likelihood per token of `text` under the unsteered model."""
-        import torch  # noqa: PLC0415  (only where a model is there)
-
-        before = self._prompt_ids(prompt)
-        after = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        if not after:
-            return 0.0
-        ids = torch.tensor([before + after], device=self._model.device)
-        with torch.no_grad():
-            logits = self._model(ids).logits[0, len(before) - 1 : -1].float()
-        chosen = torch.tensor(after, device=logits.device)
-        return float(torch.nn.functional.cross_entropy(logits, chosen))
+        after = self._speaker.door.tokenize(text, special=False)
+        return self._batch.surprise(self._prompt_ids(prompt), after)
 
     def _speak(self, watch: Watch, prompt: str, plans: Sequence[Plan | None]) -> list[Spoken]:
-        said: list[Spoken] = []
+        spoken: list[Spoken] = []
         for start in range(0, len(plans), ROWS):
-            said += self._batch(watch, prompt, plans[start : start + ROWS])
-        return said
+            spoken += self._rows(watch, prompt, plans[start : start + ROWS])
+        return spoken
 
-    def _batch(self, watch: Watch, prompt: str, plans: Sequence[Plan | None]) -> list[Spoken]:
-        import torch  # noqa: PLC0415
-
-        torch.manual_seed(zlib.crc32(prompt.encode()))
-        before = self._prompt_ids(prompt)
-        ids = torch.tensor([before] * len(plans), device=self._model.device)
-        end = self._tokenizer.pad_token_id
+    def _rows(self, watch: Watch, prompt: str, plans: Sequence[Plan | None]) -> list[Spoken]:
+        prompts = [self._prompt_ids(prompt)] * len(plans)
+        requests = [Request(plan=plan) for plan in plans]
+        seed = zlib.crc32(prompt.encode())
         with watch.recording() as reports:
-            out = self._model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=True,
-                temperature=TEMPERATURE,
-                top_k=0,
-                top_p=1.0,
-                max_new_tokens=self._tokens,
-                pad_token_id=self._tokenizer.eos_token_id if end is None else end,
-                emoguard=[Request(plan=plan) for plan in plans],
+            rows = self._batch.batch(
+                prompts, requests, tokens=self._tokens, temperature=TEMPERATURE, seed=seed
             )
-        texts = self._tokenizer.batch_decode(out[:, len(before) :], skip_special_tokens=True)
+        texts = map(self._speaker.decode, rows)
         receipts = [report.receipt for report in reports]
         return [
             Spoken(text)
@@ -125,13 +112,10 @@ class TransformersStage:
 
     def _prompt_ids(self, prompt: str) -> list[int]:
         """Return what comes before a continuation: a question, where one is asked, and opening."""
-        if not self._tokenizer.chat_template:
-            return list(self._tokenizer(prompt)["input_ids"])
-        made = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": ASK}], add_generation_prompt=True, return_dict=True
-        )
-        said = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return [*made["input_ids"], *said]
+        if not self._speaker.has_template:
+            return self._speaker.door.tokenize(prompt)
+        opening = self._speaker.door.tokenize(prompt, special=False)
+        return [*self._speaker.prompt_ids(Prompt(ASK)), *opening]
 
 
 def with_random_directions(
@@ -141,8 +125,8 @@ def with_random_directions(
 
     A direction is drawn once, uniformly, and is the same at every layer: what is added at one layer
     is then not undone at the next. A label's direction turns from layer to layer, so random ones
-    come to a longer way in all at the same dose (the figures are in docs/steering.md), which makes
-    it harder for a label to stand out. Their limits are all 0: they are only for adding.
+    move further in all at the same dose (figures: docs/evidence/steering.md), which makes it harder
+    for a label to stand out. Their limits are all 0: they are only for adding.
     """
     rng = np.random.default_rng(seed)
     drawn = rng.normal(size=(len(names), probe.hidden))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,10 +11,10 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from emoguard.errors import EmoGuardError
 from emoguard.probe.identity import ModelIdentity
 from emoguard.probe.residuals import Residuals
+from emoguard.runtime import marks
 from emoguard.runtime.joint import Sessions
-from emoguard.runtime.phases import THINKING_MARKS, Thinking
+from emoguard.runtime.phases import Thinking
 from emoguard.runtime.session import Session
-from emoguard.runtime.template import opens_reasoning
 from emoguard.site import Site
 from emoguard.steering.intervention import Steering
 from emoguard_llamacpp import support
@@ -115,15 +114,16 @@ class LlamaJoint:
 
 
 def find_thinking(llm: Any) -> Thinking | None:
-    """Return the marks around reasoning in chats, None where the vocabulary has none."""
-    for pair in THINKING_MARKS:
-        opening, closing = (
-            llm.tokenize(mark.encode(), add_bos=False, special=True) for mark in pair
-        )
-        if len(opening) == len(closing) == 1:
-            opens = opens_reasoning(_renderer(llm), pair[0])
-            return Thinking(int(opening[0]), int(closing[0]), opens, functools.cache(_blank(llm)))
-    return None
+    """Return the marks of this model around its reasoning in chats, None where none are known."""
+
+    def token(text: str) -> int | None:
+        ids = llm.tokenize(text.encode(), add_bos=False, special=True)
+        return int(ids[0]) if len(ids) == 1 else None
+
+    template = llm.metadata.get("tokenizer.chat_template", "")
+    found = marks.find_thinking(token, template, _renderer(llm), _blank(llm))
+    # Without a template of its own llama-cpp-python takes another model's, which opens nothing.
+    return found if found is None or template else found._replace(opens_prompts=False)
 
 
 def _renderer(llm: Any) -> Callable[..., str]:

@@ -1,8 +1,8 @@
-"""The model's own responses to held-out prompts, and what detectors make of them."""
+"""Lets the model respond to held-out prompts, and compares detectors on the responses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emoguard.advice import calibrate_command
-from emoguard.cli.calibrate import Opened, check
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora
 from emoguard.fit.answers import AnswerFile
-from emoguard.fit.responses import SHORTEST, Answer, Sampling, answers
+from emoguard.fit.calibrating import Progress, check_fits
+from emoguard.fit.responses import SHORTEST, Sampling, responses
 from emoguard.fit.responses import calibrate as measure
 from emoguard.fit.textonly import TEXT_ONLY, TextOnly
 from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
 from emoguard.probe.calibration import Calibration
 from emoguard.probe.crossing import rolling_mean
+from emoguard.runtime.speaker import Generated, Speaker
 from emoguard.validate.agreement import (
     Agreement,
     Invariance,
@@ -34,7 +35,6 @@ from emoguard.validate.onpolicy import FALLBACK, Prompt, Response, on_policy, pr
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from rich.progress import Progress
 
     from emoguard.probe.identity import ModelIdentity
     from emoguard.probe.probe import Probe
@@ -57,7 +57,6 @@ class Hearing:
     neutral: int
     tokens: int
     languages: tuple[str, ...]
-    threads: int | None
 
     def prompts(self) -> list[Prompt]:
         """Return what is asked: neutral prompts no calibration has seen, persona, benign."""
@@ -72,19 +71,21 @@ class Hearing:
 
 
 def blocks(
-    opened: Opened,
-    exact: Opened,
+    speaker: Speaker,
+    exact: Speaker,
+    *,
     probe: Probe,
     calibrations: Sequence[Calibration],
     task: Task,
     texts: Sequence[Texts],
-    also: Sequence[str],
+    also: Sequence[Callable[[], Speaker]],
     hearing: Hearing,
     progress: Progress,
 ) -> Blocks:
     """Return what needs the model at hand: on-policy, other files, invariance.
 
-    `opened` is the file that responds, `exact` the one that read the texts.
+    `speaker` is the file that responds, `exact` the one that read the texts; `also` open others of
+    the same weights.
 
     Raises:
         EmoGuardError: no calibration of this model file.
@@ -92,23 +93,22 @@ def blocks(
     """
     # Every label is judged, whatever was found about it.
     guard = Guard(probe, calibrations, Policy(labels=probe.labels))
-    calibration = calibrated(probe, calibrations, opened.door.identity)
+    calibration = calibrated(probe, calibrations, speaker.door.identity)
     asked = hearing.prompts()
-    said = _answers(opened, asked, hearing, progress)
-    bar = progress.add_task("reading responses", total=len(said))
+    said = _responses(speaker, asked, hearing, progress)
     z = []
-    for answer in said:
-        z += read_z(opened.door, probe, calibration, [answer], task.targets)
-        progress.advance(bar)
+    for number, each in enumerate(said, 1):
+        z += read_z(speaker.door, probe, calibration, [each], task.targets)
+        progress("reading responses", number, len(said))
     heard = [
-        Response(prompt, _text(opened, answer), rows)
-        for prompt, answer, rows in zip(asked, said, z, strict=True)
+        Response(prompt, speaker.decode(each.token_ids), rows)
+        for prompt, each, rows in zip(asked, said, z, strict=True)
     ]
     alarms = guard.policy.alarms
     measured = on_policy(
         task,
         heard,
-        _certified(probe, calibrations, opened.door.identity, task),
+        _certified(probe, calibrations, speaker.door.identity, task),
         _words(task, texts, [r.text for r in heard]),
         window=alarms.window_tokens,
         hysteresis=alarms.hysteresis_sd,
@@ -120,10 +120,19 @@ def blocks(
         np.array([asked[n].kind == "neutral" for n in chosen]),
     )
     agreements = [
-        _agreement(opened, path, guard, calibrations, task, some, alarms, hearing, progress)
-        for path in also
+        _agreement(
+            speaker,
+            opener(),
+            guard=guard,
+            calibrations=calibrations,
+            task=task,
+            some=some,
+            alarms=alarms,
+            progress=progress,
+        )
+        for opener in also
     ]
-    return Blocks(measured, tuple(agreements), _invariance(opened, exact, guard, texts))
+    return Blocks(measured, tuple(agreements), _invariance(speaker, exact, guard, texts))
 
 
 def calibrated(
@@ -151,36 +160,29 @@ def calibrated(
 class _Some:
     """Responses that two files read, z in the first, and which are to neutral prompts."""
 
-    said: list[Answer]
+    said: list[Generated]
     z: list[NDArray[np.float32]]
     neutral: NDArray[np.bool_]
 
 
-def _answers(
-    opened: Opened, asked: Sequence[Prompt], hearing: Hearing, progress: Progress
-) -> list[Answer]:
+def _responses(
+    speaker: Speaker, asked: Sequence[Prompt], hearing: Hearing, progress: Progress
+) -> list[Generated]:
     sampling = Sampling(hearing.tokens)
     texts = [prompt.text for prompt in asked]
-    identity = opened.door.identity
+    identity = speaker.door.identity
     bound = {"model": identity.digest, **sampling.context(identity.template, texts)}
-    bar = progress.add_task("responding", total=len(texts))
 
-    def made(start: int) -> Iterator[Answer]:
-        progress.update(bar, completed=start)
-        for answer in answers(opened.model, opened.tokenizer, texts, sampling, start=start):
-            yield answer
-            progress.advance(bar)
+    def made(start: int) -> Iterator[Generated]:
+        yield from responses(speaker, texts, sampling, start=start)
+
+    def enough(found: list[Generated]) -> bool:
+        progress("responding", len(found), len(texts))
+        return len(found) == len(texts)
 
     file = AnswerFile(hearing.file, bound)
-    file.extend(made, lambda found: len(found) == len(texts))
-    progress.update(bar, completed=len(texts))
+    file.extend(made, enough)
     return file.answers
-
-
-def _text(opened: Opened, answer: Answer) -> str:
-    if opened.tokenizer is None:
-        return str(opened.model.detokenize(answer.token_ids).decode(errors="replace"))
-    return str(opened.tokenizer.decode(answer.token_ids, skip_special_tokens=True))
 
 
 def _words(
@@ -214,21 +216,20 @@ def _certified(
 
 
 def _agreement(
-    opened: Opened,
-    path: str,
+    speaker: Speaker,
+    other: Speaker,
+    *,
     guard: Guard,
     calibrations: Sequence[Calibration],
     task: Task,
     some: _Some,
     alarms: AlarmPolicy,
-    hearing: Hearing,
     progress: Progress,
 ) -> Agreement:
-    other = Opened.load(path, hearing.threads)
-    check(guard.probe, other)
+    check_fits(guard.probe, other)
     name, window = other.door.identity.quantisation, alarms.window_tokens
-    bar = progress.add_task(f"comparing with {name}", total=2)
-    doors = (opened.door, other.door)
+    progress(f"comparing with {name}", 0, 1)
+    doors = (speaker.door, other.door)
     made = [guard.calibration(door.identity) for door in doors]
     certified = [_certified(guard.probe, calibrations, door.identity, task) for door in doors]
     z = some.z
@@ -244,9 +245,9 @@ def _agreement(
         read_z(door, guard.probe, own, some.said, task.targets)
         for door, own in zip(doors, made, strict=True)
     )
-    progress.advance(bar)
+    progress(f"comparing with {name}", 1, 1)
     return agreement(
-        (opened.door.identity.quantisation, name),
+        (speaker.door.identity.quantisation, name),
         z=z,
         other=read,
         again=again,
@@ -275,12 +276,14 @@ def _flag_levels(
     return found[0], found[1]
 
 
-def _invariance(opened: Opened, exact: Opened, guard: Guard, texts: Sequence[Texts]) -> Invariance:
+def _invariance(
+    speaker: Speaker, exact: Speaker, guard: Guard, texts: Sequence[Texts]
+) -> Invariance:
     some = [text for each in texts for text in list(each.texts)[: TOGETHER // len(texts)]]
-    together = batch_difference(opened.door, some, guard.probe.layers)
-    for each in (opened, exact):
-        if each.tokenizer is not None:  # only Transformers pads
-            found = padding_difference(each.model, each.tokenizer, guard, some[:8])
+    together = batch_difference(speaker.door, some, guard.probe.layers)
+    for each in (speaker, exact):
+        found = padding_difference(each, guard, some[:8])
+        if found is not None:
             return Invariance(together, found)
     return Invariance(together, None)
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 from emoguard.probe.identity import ModelIdentity
 from emoguard.probe.residuals import Residuals
+from emoguard.runtime import marks
 from emoguard.runtime.joint import Part, Sessions
-from emoguard.runtime.phases import THINKING_MARKS, Thinking
+from emoguard.runtime.marks import Marks
+from emoguard.runtime.phases import Thinking
 from emoguard.runtime.session import Session
-from emoguard.runtime.template import opens_reasoning
 from emoguard.site import Site
 from emoguard.steering.intervention import Steering
 from emoguard_transformers.batching import Batching
@@ -108,21 +108,31 @@ class TransformersJoint:
 
 
 def find_thinking(tokenizer: Any) -> Thinking | None:
-    """Return the tokenizer's reasoning marks, None unless both are single tokens of it.
+    """Return the marks of the tokenizer's model around its reasoning, None where none are known."""
+    if tokenizer is None:
+        return None
+    templates = getattr(tokenizer, "chat_template", None) or ""
+    if isinstance(templates, Mapping):  # by name
+        templates = "".join(map(str, templates.values()))
+    return marks.find_thinking(
+        tokenizer.get_vocab().get,
+        str(templates),
+        _renderer(tokenizer),
+        _blank(tokenizer),
+        _named(tokenizer),
+    )
 
-    Whether a template or somebody else wrote a prompt cannot be seen: where there is a template,
-    only a mark that it can write itself opens reasoning.
-    """
-    vocabulary = tokenizer.get_vocab() if tokenizer is not None else {}
-    for opening, closing in THINKING_MARKS:
-        if opening in vocabulary and closing in vocabulary:
-            opens = not getattr(tokenizer, "chat_template", None)
-            return Thinking(
-                vocabulary[opening],
-                vocabulary[closing],
-                opens or opens_reasoning(_renderer(tokenizer), opening),
-                cache(_blank(tokenizer)),
-            )
+
+def _named(tokenizer: Any) -> Marks | None:
+    """Return the marks in the tokenizer's response template, None unless it names two texts."""
+    template = getattr(tokenizer, "response_template", None)
+    fields = template.get("fields") if isinstance(template, Mapping) else None
+    for name in ("reasoning_content", "thinking"):
+        field = fields.get(name) if isinstance(fields, Mapping) else None
+        if isinstance(field, Mapping):
+            opening, closing = field.get("open"), field.get("close")
+            if isinstance(opening, str) and isinstance(closing, str):
+                return Marks((opening,), closing)
     return None
 
 
@@ -136,4 +146,8 @@ def _renderer(tokenizer: Any) -> Callable[..., str]:
 
 
 def _blank(tokenizer: Any) -> Callable[[int], bool]:
-    return lambda token: not tokenizer.decode([token], skip_special_tokens=False).strip()
+    """Return what says of a token whether it is whitespace; nothing is if it cannot be decoded."""
+    decode = getattr(tokenizer, "decode", None)
+    if decode is None:
+        return lambda _token: False
+    return lambda token: not decode([token], skip_special_tokens=False).strip()
