@@ -53,6 +53,7 @@ class DisabledGuard(Guard):
         self.source = FixedPolicy(Policy())
         self.labels = self.monitored = self.unopened = ()
         self.calibrations = ()
+        self.sinks = ()
         self.outbox = Outbox(lambda: self.policy)
 
     def __getattr__(self, name: str) -> Any:

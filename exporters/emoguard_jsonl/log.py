@@ -184,7 +184,8 @@ class AuditLog:
             return None
         first, began = self._began
         full = self._file is not None and self._file.size >= self._most_bytes
-        if full or elapsed(began, self._moment(report)) >= self._most_seconds:
+        ages = self._most_seconds < math.inf
+        if full or (ages and elapsed(began, self._moment(report)) >= self._most_seconds):
             try:
                 _keep(self.path, rotated(self.path, first))
             except (OSError, EmoGuardError) as error:

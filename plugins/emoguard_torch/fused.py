@@ -6,6 +6,7 @@ is the same as one kernel. Needs triton, which torch brings along on Linux.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,7 +31,7 @@ def intervene(h: torch.Tensor, layer: Layer, act: torch.Tensor) -> torch.Tensor:
     width = triton.next_power_of_2(hidden)
     unit, tiny = torch_roundoff(h.dtype)
     allowed = allowance(hidden, unit, tiny)
-    with torch.cuda.device(h.device):
+    with torch.cuda.device(h.device) if h.is_cuda else nullcontext():  # or interpreted, on a CPU
         # A grid's second side holds 65,535 at most: prompts are longer than batches are wide.
         _kernel[(positions, rows)](
             h,

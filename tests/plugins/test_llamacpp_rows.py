@@ -174,7 +174,7 @@ def phases(watch: Any) -> dict[str, int]:
 
 def template_of(end: str) -> str:
     body = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
-    return f"{body}{{% if add_generation_prompt %}}{end}{{% endif %}}"
+    return f"{{# <think>…</think> #}}{body}{{% if add_generation_prompt %}}{end}{{% endif %}}"
 
 
 @pytest.fixture
