@@ -27,6 +27,7 @@ DOCUMENTS = [
     *sorted((ROOT / "exporters").rglob("*.yml")),
     *sorted((ROOT / "exporters").rglob("*.json")),
 ]
+COMMAND = re.compile(r"(?<![\w./'-])(?<!from )emoguard ([a-z][a-z-]*)([^`\n;|>#)]*)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 OTHERS = {
     "llama-cli": {"--control-vector"},
