@@ -139,6 +139,8 @@ def test_without_the_library_the_model_is_broken_and_the_table_says_what_to_inst
     doctor, monkeypatch, tmp_path
 ):
     folder = tiny_folder.write(tmp_path / "tiny")
+    for name in [name for name in sys.modules if name.startswith("emoguard_transformers.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
     code, out = doctor("--model", folder)
     assert code == 1
