@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import entry_points, requires
 from importlib.util import find_spec
@@ -16,7 +17,9 @@ PREFIX = "emoguard_"
 """Plug-ins are packages of this prefix; the rest is their short name, and that of their extra."""
 
 EXTRAS = {
+    "matplotlib": "fit",
     "sklearn": "fit",
+    "vaderSentiment": "fit",
     "fastapi": "serve",
     "openai": "serve-transformers",
     "pydantic_settings": "serve",
@@ -25,15 +28,16 @@ EXTRAS = {
     "starlette_context": "serve",
     "uvicorn": "serve",
 }
-"""Extra by library, where the extra does not list the library by its import name."""
+"""Extra by library, where the metadata name the library otherwise or several extras bring it."""
 
 
 def extra_of(library: str) -> str | None:
-    """Return the extra that brings a library, by the name it is imported by; None if none does."""
+    """Return the smallest extra that brings a library, by its import name; None if none does."""
     for point in entry_points(group=PLUGINS, name=library):
         return point.value.removeprefix(PREFIX)
-    listed = (extra for name, extra in _requirements() if _plain(name) == _plain(library))
-    return EXTRAS.get(library) or next(listed, None)
+    sizes = Counter(extra for _, extra in _requirements())
+    listed = [extra for name, extra in _requirements() if _plain(name) == _plain(library)]
+    return EXTRAS.get(library) or min(listed, key=sizes.__getitem__, default=None)
 
 
 def check_installed(purpose: str, *libraries: str) -> None:
