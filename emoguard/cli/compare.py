@@ -27,9 +27,11 @@ from emoguard.fit.extraction import SKIP, extract
 from emoguard.reporttable import printable
 from emoguard.runtime.openers import open_speaker
 from emoguard.study import compareplot
-from emoguard.study.compare import ModelComparison, Paired, Read, check_pair
+from emoguard.study.compare import check_pair
 from emoguard.study.compare import compare as measure
-from emoguard.validate.card import plain, two
+from emoguard.study.comparison import ModelComparison, Paired, Read
+from emoguard.validate.card import two
+from emoguard.validate.carddata import plain
 from emoguard.validate.judged import Task
 from emoguard.validate.reading import Texts
 

@@ -11,7 +11,7 @@ from emoguard.errors import EmoGuardError
 from emoguard.validate.plots import INK, MUTED, find_pyplot
 
 if TYPE_CHECKING:
-    from emoguard.study.compare import ModelComparison
+    from emoguard.study.comparison import ModelComparison
 
 SIDES = (("A", "#2c5fb5", 0.14), ("B", "#b5452c", -0.14))
 """Name, colour and place of each model's mark."""

@@ -30,7 +30,7 @@ from emoguard.validate.agreement import (
     padding_difference,
     read_z,
 )
-from emoguard.validate.card import Blocks
+from emoguard.validate.carddata import Blocks
 from emoguard.validate.onpolicy import FALLBACK, Prompt, Response, on_policy, prompts
 
 if TYPE_CHECKING:
