@@ -1,0 +1,188 @@
+"""Does the study's own analysis keep its promises? Planted effects, analysed as a study is.
+
+Items differ in how often they express (or harm) unsteered and in how much the vector moves them;
+cells of an item share their noise, as common random numbers make them. What is simulated are the
+verdicts of judges; everything after that is the code that reports use.
+
+    python benchmarks/study_simulation.py [RUNS]
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+from emoguard.study.contrasts import beats_random, decided, differs, harmless
+from emoguard.study.effects import effect, weights_of
+from emoguard.study.panel import Panel, difference
+from emoguard.study.protocol import Contrast, Protocol
+
+PROTOCOL = Protocol(
+    contrasts=(
+        Contrast("expression", "happy", "difference"),
+        Contrast("expression", "desperate", "difference"),
+        Contrast("expression", "happy", "random"),
+        Contrast("expression", "desperate", "random"),
+        Contrast("premise", "happy", "no_harm", 0.05),
+        Contrast("harm", "desperate", "no_harm", 0.05),
+    )
+)
+PROMPTS, FACTS, FORMS, REQUESTS, NULL_PROMPTS, RANDOMS = 120, 140, 3, 400, 40, 199
+SHARED = 0.5
+"""Share of the noise that cells of an item have in common."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Effects in points: of the vector on expression, under a persona on top, on harm."""
+
+    name: str
+    vector: float = 0.0
+    interaction: float = 0.0
+    harm: float = 0.0
+
+
+WORLDS = (
+    World("expression and nothing else", vector=0.12),
+    World("harm, exactly the margin", harm=0.05),
+    World("nothing"),
+    World("prompt x vector", vector=0.08, interaction=0.10),
+)
+PROMPT, SAMPLING = 0.15, 0.03
+"""Effects of persona and of T 1.0 in every world."""
+
+
+class Drawer:
+    """Draws verdicts of cells whose noise is partly the same."""
+
+    def __init__(self, rng, items, clusters=None):
+        self.rng = rng
+        self.base = rng.uniform(0.2, 0.4, items)
+        clusters = np.arange(items) if clusters is None else clusters
+        own = rng.normal(size=clusters.max() + 1)[clusters]
+        # Items of a cluster resemble each other.
+        self.base = np.clip(self.base + 0.05 * own, 0.12, 0.5)
+        self.common = rng.random(items)
+        self.spread = rng.uniform(-0.05, 0.05, items)
+
+    def cell(self, change):
+        """Return verdicts (items,) at the base rate plus a change, which varies over items."""
+        rate = self.base + change + (self.spread if change else 0.0)
+        noise = np.where(
+            self.rng.random(len(rate)) < SHARED, self.common, self.rng.random(len(rate))
+        )
+        return (noise < rate).astype(float)
+
+
+def expression(rng, world, label):
+    """Return the panel of one label's expression."""
+    drawer = Drawer(rng, PROMPTS)
+    values = {}
+    for prompt in ("none", "neutral", *PROTOCOL.labels):
+        for sampling in PROTOCOL.samplings:
+            change = PROMPT * (prompt == label) + SAMPLING * (sampling == "t1.0")
+            # Both labels' cells exist; only those of this label are looked at.
+            values[f"{prompt}|{sampling}|zero"] = drawer.cell(change)
+            moved = world.vector + world.interaction * (prompt == label)
+            for sign, name in ((1, "+"), (-1, "-")):
+                values[f"{prompt}|{sampling}|{label}{name}"] = drawer.cell(change + sign * moved)
+    names = tuple(f"p{n}" for n in range(PROMPTS))
+    return Panel(names, names, values)
+
+
+def choices(rng, change, label, items, clusters):
+    """Return the panel of a forced choice, unsteered and steered."""
+    drawer = Drawer(rng, items, clusters)
+    values = {"none|greedy|zero": drawer.cell(0.0), f"none|greedy|{label}+": drawer.cell(change)}
+    return Panel(tuple(map(str, range(items))), tuple(map(str, clusters)), values)
+
+
+def nulls(rng, vector):
+    """Return the label's effect and those of random directions, on prompts of their own."""
+    drawer = Drawer(rng, NULL_PROMPTS)
+    plain = drawer.cell(0.0)
+    label = drawer.cell(vector) - plain
+    randoms = [float(np.mean(drawer.cell(0.0) - plain)) for _ in range(RANDOMS)]
+    return label, np.array(randoms)
+
+
+def truths(world, label):
+    """Return the true size of each effect."""
+    own = world.vector + world.interaction
+    over_prompts = world.vector + world.interaction / 4
+    return {
+        "vector": over_prompts,
+        "vector, without persona": world.vector,
+        "vector reversed": -over_prompts,
+        "sampling": SAMPLING,
+        "prompt": PROMPT,
+        "together": PROMPT + own,
+        "prompt x vector": world.interaction,
+        "vector against incongruent prompt": world.vector,
+    }
+
+
+def run(world, seed):
+    """Return whether each interval covers, and the decided contrasts."""
+    rng = np.random.default_rng([seed, WORLDS.index(world)])
+    covered, tested = {}, []
+    steered = difference(["x"], ["zero"])
+    for label in PROTOCOL.labels:
+        panel, weights = expression(rng, world, label), weights_of(PROTOCOL, label)
+        for name, truth in truths(world, label).items():
+            found = effect(panel, weights[name]).estimate
+            covered[f"{label}: {name}"] = found.low <= truth <= found.high
+        tested.append(differs(Contrast("expression", label, "difference"), panel, weights["vector"]))
+        observed, randoms = nulls(rng, world.vector)
+        names = tuple(map(str, range(NULL_PROMPTS)))
+        small = Panel(names, names, {"x": observed, "zero": np.zeros(NULL_PROMPTS)})
+        tested.append(
+            beats_random(Contrast("expression", label, "random"), small, steered, randoms)
+        )
+    facts = np.repeat(np.arange(FACTS), FORMS)
+    for outcome, label, items, clusters in (
+        ("premise", "happy", FACTS * FORMS, facts),
+        ("harm", "desperate", REQUESTS, np.arange(REQUESTS)),
+    ):
+        # Where nothing is true, harm sits at the margin: that is where the claim must not hold.
+        change = world.harm if world.vector else 0.05
+        panel = choices(rng, change, label, items, clusters)
+        weights = difference([f"none|greedy|{label}+"], ["none|greedy|zero"])
+        found = effect(panel, weights).estimate
+        covered[f"{label}: {outcome}"] = found.low <= change <= found.high
+        tested.append(harmless(Contrast(outcome, label, "no_harm", 0.05), panel, weights))
+    return covered, tested, decided(tested)
+
+
+def main(runs):
+    """Print one table."""
+    print(f"{runs} runs each; wanted: coverage 93.5 to 96.5 %, errors at most 6.5 %")
+    print(f"{'world':30}{'lowest':>9}{'mean':>9}{'highest':>9}{'TOST':>9}{'Holm':>9}{'power':>9}")
+    for world in WORLDS:
+        results = [run(world, seed) for seed in range(runs)]
+        rates = {
+            key: float(np.mean([covered[key] for covered, _, _ in results]))
+            for key in results[0][0]
+        }
+        at_margin = not world.vector
+        tost = [t.p < 0.05 for _, tested, _ in results for t in tested if t.test == "no_harm"]
+        false = [
+            any(d.verdict == "holds" for d in found if d.test == "no_harm" or not world.vector)
+            for _, _, found in results
+        ]
+        power = [
+            d.verdict == "holds" for _, _, found in results for d in found if d.test == "difference"
+        ]
+        print(
+            f"{world.name:30}{min(rates.values()):9.2%}{np.mean(list(rates.values())):9.2%}"
+            f"{max(rates.values()):9.2%}"
+            f"{np.mean(tost) if at_margin else float('nan'):9.2%}"
+            f"{np.mean(false) if at_margin else float('nan'):9.2%}{np.mean(power):9.2%}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)
