@@ -87,6 +87,8 @@ class Speech(Protocol):
     """A model that answers one prompt in many ways."""
 
     identity: ModelIdentity
+    fair: int
+    """Rows enough to time one by."""
 
     def prompt(self, user: str, system: str = "") -> list[int]:
         """Return the tokens before an answer: the chat template filled, if the model has one."""
@@ -183,6 +185,8 @@ class _Attached:
 class LlamaSpeech(_Attached):
     """A `llama_cpp.Llama` as `Speech`: rows one after the other."""
 
+    fair = 6
+
     def __init__(self, model: Any, guard: Guard | None) -> None:
         super().__init__(model, None, guard)
         from llama_cpp import llama_vocab_is_eog  # noqa: PLC0415  (only for a llama.cpp model)
@@ -254,6 +258,8 @@ class LlamaSpeech(_Attached):
 
 class TransformersSpeech(_Attached):
     """A Transformers model as `Speech`: rows in batches, all after the same prompt."""
+
+    fair = ROWS
 
     def __init__(self, model: Any, tokenizer: Any, guard: Guard | None) -> None:
         super().__init__(model, tokenizer, guard)

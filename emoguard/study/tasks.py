@@ -52,8 +52,7 @@ class Cell:
     @property
     def system(self) -> str:
         """Return the system prompt."""
-        level = self.prompt if self.prompt in {"none", "neutral"} else "emotional"
-        return system_prompt(level, self.prompt, self.prompt)
+        return system_prompt(self.prompt)
 
 
 @dataclass(frozen=True)
@@ -141,6 +140,11 @@ def _prompts() -> list[_Named]:
     return sorted(found, key=lambda each: int(each.name.rpartition("-")[2]))
 
 
+def pilot_texts(protocol: Protocol) -> list[str]:
+    """Return the prompts of the pilot."""
+    return [each.text for each in _pilot_prompts(protocol)]
+
+
 def _pilot_prompts(protocol: Protocol) -> list[_Named]:
     return _prompts()[len(_prompts()) - protocol.pilot.prompts :]
 
@@ -189,10 +193,16 @@ def expression(protocol: Protocol, dose: float) -> list[Task]:
     ]
 
 
-def nulls(protocol: Protocol, randoms: Mapping[str, float], dose: float) -> list[Task]:
-    """Return labels and random directions, each at its dose, on some of the prompts."""
+def nulls(
+    protocol: Protocol, randoms: Mapping[str, float], diverging: Mapping[str, float], dose: float
+) -> list[Task]:
+    """Return labels and random directions, each at its dose, on some of the prompts.
+
+    `randoms` are matched in realised dose, `diverging` (of the same names) in divergence.
+    """
     vectors = [Vector(ZERO), *(signed(label, "+", dose) for label in protocol.labels)]
-    vectors += [Vector(name, Plan(add={name: dose})) for name, dose in randoms.items()]
+    vectors += [Vector(name, Plan(add={name: d})) for name, d in randoms.items()]
+    vectors += [Vector(f"kl:{name}", Plan(add={name: d})) for name, d in diverging.items()]
     cells = tuple(Cell("none", "greedy", vector) for vector in vectors)
     return [
         Task("nulls", each.name, each.name, each.text, cells, protocol.nulls.tokens)
@@ -218,12 +228,17 @@ def safety(protocol: Protocol, dose: float, data: Path | None) -> list[Task]:
             Task("written", each.name, each.cluster, each.text, cells, sizes.tokens)
         )
     plain = [cell for cell in cells if cell.prompt == "none"]
-    for number, task in enumerate(_spread(items.tasks(), sizes.capability)):
-        name = f"{task.kind}-{task.level}-{number}"
+    for name, task in capability(protocol).items():
         found.append(
             Task("capability", name, name, task.question, tuple(plain), sizes.answer_tokens)
         )
     return found
+
+
+def capability(protocol: Protocol) -> dict[str, items.Task]:
+    """Return the tasks with exact answers that are asked, by name."""
+    chosen = _spread(items.tasks(), protocol.safety.capability)
+    return {f"{task.kind}-{task.level}-{n}": task for n, task in enumerate(chosen)}
 
 
 def explored(protocol: Protocol, dose: float, *, controls: bool) -> list[Task]:
