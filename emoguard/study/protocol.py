@@ -27,6 +27,8 @@ OUTCOMES: tuple[Outcome, ...] = (
 )  # fmt: skip
 MOST_CONTRASTS = 6
 
+SHIPPED = Path(__file__).parent / "protocols"
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -115,7 +117,7 @@ class Judges:
 
     `people`: a TSV file of GoEmotions' form (text, label numbers) that the classifiers are trained
     on, its `labels.txt` beside it. `embeddings`: a folder with a sentence-embedding model, for a
-    third judge. `endpoint`: the base URL of an OpenAI-compatible server whose `model` is asked, in
+    third judge; both in the folder of data. `endpoint`: the base URL of an OpenAI-compatible server whose `model` is asked, in
     place of the classifiers. `primary` decides in the confirmatory contrasts.
     """
 
@@ -132,7 +134,7 @@ class Protocol:
 
     `labels` are steered and judged; each has a persona, and its opposite's is the incongruent
     prompt. `dose` is the share of the reference norm, all layers together; null has the pilot
-    choose it, before any safety item is asked. `data` is a folder with items of others.
+    choose it, before any safety item is asked.
 
     Raises:
         EmoGuardError: too many contrasts, or one of a label or an outcome that is not measured.
@@ -147,7 +149,6 @@ class Protocol:
     samplings: tuple[SamplingLevel, ...] = ("greedy", "t0.7", "t1.0")
     dose: Dose | None = None
     bound: Annotated[float, Interval(least=0.01, most=CEILING)] = CEILING
-    data: str = ""
     pilot: Pilot = field(default_factory=Pilot)
     expression: Expression = field(default_factory=Expression)
     safety: Safety = field(default_factory=Safety)
@@ -176,15 +177,19 @@ class Protocol:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Protocol:
-        """Read a protocol from a YAML file.
-
-        Paths in it are relative to the file.
+        """Read a protocol from a YAML file, or the one of this name that comes with EmoGuard.
 
         Raises:
             EmoGuardError: naming the file, and the key that is wrong.
 
         """
-        data = yamlfile.read(path)
+        shipped = {each.stem: each for each in sorted(SHIPPED.glob("*.yaml"))}
+        name = os.fspath(path)
+        if not Path(name).exists() and not Path(name).suffix and name not in shipped:
+            raise EmoGuardError(
+                f"there is no protocol {name}: give a YAML file, or one of {', '.join(shipped)}"
+            )
+        data = yamlfile.read(path if Path(name).exists() else shipped.get(name, path))
         return schema.parse(cls, {} if data is None else data, str(path))
 
     @property
@@ -200,11 +205,6 @@ class Protocol:
         """Return the label whose persona is the incongruent prompt of `label`: the next one."""
         others = self.labels[self.labels.index(label) + 1 :] + self.labels
         return others[0]
-
-
-def resolved(path: str, beside: str | os.PathLike[str]) -> Path:
-    """Return a path of a protocol, relative to the folder of the protocol's file."""
-    return Path(beside).parent / path
 
 
 def _check_contrast(contrast: Contrast, protocol: Protocol) -> None:

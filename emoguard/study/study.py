@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +22,8 @@ from emoguard.study.frozen import Frozen, freeze
 from emoguard.study.judges import Classifier, Embeddings, Endpoint, Judge, Lexicon
 from emoguard.study.matching import PROMPTS, Matched, match
 from emoguard.study.plan import Cost, by_block, costs
-from emoguard.study.protocol import Protocol, resolved
+from emoguard.study.protocol import Protocol
+from emoguard.study.questions import FILES, READERS
 from emoguard.study.runner import Done, Runner
 
 if TYPE_CHECKING:
@@ -38,8 +41,8 @@ DIVERGING = 20
 """Random directions that are also run at the labels' divergence."""
 
 
-def judges(protocol: Protocol, file: str | Path) -> list[Judge]:
-    """Return the judges that a protocol names; paths in it are relative to its `file`.
+def judges(protocol: Protocol, data: Path | None) -> list[Judge]:
+    """Return the judges that a protocol names; what they are trained on lies in `data`.
 
     Raises:
         EmoGuardError: one cannot be made or does not answer, or the primary one is not named.
@@ -47,41 +50,49 @@ def judges(protocol: Protocol, file: str | Path) -> list[Judge]:
     """
     named = protocol.judges
     found: list[Judge] = [Lexicon()]
-    if named.people:
-        found.append(Classifier(resolved(named.people, file)))
+    if named.people and data is not None:
+        found.append(Classifier(data / named.people))
         if named.embeddings:
-            found.append(
-                Embeddings(resolved(named.embeddings, file), resolved(named.people, file))
-            )
+            found.append(Embeddings(data / named.embeddings, data / named.people))
     if named.endpoint:
         found.append(Endpoint(named.endpoint, named.model))
     if named.primary not in {judge.name for judge in found}:
+        missing = "--data, the folder of" if named.people and data is None else "judges, with"
         raise EmoGuardError(
-            f"judges.primary: {named.primary} is not there: name what it needs, or take one of "
-            f"{', '.join(judge.name for judge in found)}"
+            f"judges.primary: the {named.primary} is not there: give {missing} what it needs, or "
+            f"take one of {', '.join(judge.name for judge in found)}"
         )
     return found
 
 
-def data_folder(protocol: Protocol, file: str | Path) -> Path | None:
-    """Return the folder of items of others; None if the protocol names none.
+def data_folder(protocol: Protocol, folder: str | None) -> Path | None:
+    """Return the folder of data of others, None without one.
 
     Raises:
         EmoGuardError: there is no such folder, or a contrast needs one.
 
     """
-    if protocol.data:
-        folder = resolved(protocol.data, file)
-        if not folder.is_dir():
-            raise EmoGuardError(f"data: there is no folder {folder}")
-        return folder
-    wanting = {each.outcome for each in protocol.contrasts} & {"harm", "over-refusal", "sycophancy"}
+    if folder is not None:
+        if not Path(folder).is_dir():
+            raise EmoGuardError(f"--data: there is no folder {folder}")
+        return Path(folder)
+    wanting = {each.outcome for each in protocol.contrasts} & READERS.keys()
     if wanting:
         raise EmoGuardError(
             f"contrasts on {', '.join(sorted(wanting))} need items that do not come with EmoGuard: "
-            "name their folder as data, or leave those contrasts out"
+            "name their folder by --data, or leave those contrasts out"
         )
     return None
+
+
+def data_digest(protocol: Protocol, data: Path | None) -> str:
+    """Return the SHA-256 of the files in `data` that a study reads; "" without any."""
+    whole = hashlib.sha256()
+    for name in sorted({*FILES, protocol.judges.people}) if data is not None else ():
+        path = data / name
+        if path.is_file():
+            whole.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest() if data is not None else ""
 
 
 def guard_of(protocol: Protocol, guard: Guard, door: Residuals) -> Guard:
@@ -210,7 +221,7 @@ def results(
     matched = Matched(**records["matched"]["data"]) if "matched" in records else None
     frozen = Frozen.parse(records["frozen"]["data"])
     analysis = Analysis(protocol, frozen, matched, records, judges, verdicts)
-    return {
+    found = {
         "emoguard": "study",
         "about": {
             **about,
@@ -222,8 +233,26 @@ def results(
         },
         **analysis.results(),
     }
+    plain: dict[str, Any] = _plain(found)
+    return plain
 
 
-def bound_to(protocol: Protocol, identity: ModelIdentity, runtime: str) -> dict[str, Any]:
+def _plain(value: Any) -> Any:
+    """Return JSON data with null in place of numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def bound_to(
+    protocol: Protocol, identity: ModelIdentity, runtime: str, data: Path | None
+) -> dict[str, Any]:
     """Return what the records of a study depend on."""
-    return {"protocol": protocol.digest, "model": identity.digest, "runtime": runtime}
+    return {
+        "protocol": protocol.digest,
+        "model": identity.digest,
+        "runtime": runtime,
+        "data": data_digest(protocol, data),
+    }
