@@ -22,15 +22,15 @@ from emoguard.cli.paint import printable
 from emoguard.cli.probes import check_calibrated, guard_for
 from emoguard.errors import EmoGuardError
 from emoguard.runtime.attach import find
+from emoguard.study.personas import system_prompt
 from emoguard.study.pictures import draw
 from emoguard.study.plan import Cost, pieces
 from emoguard.study.protocol import Protocol
 from emoguard.study.report import markdown
 from emoguard.study.runner import OutOfTimeError, Runner
 from emoguard.study.statistics import needed_items
-from emoguard.study.study import Study, bound_to, data_folder, guard_of, judges
 from emoguard.study.store import Store
-from emoguard.study.personas import system_prompt
+from emoguard.study.study import Study, bound_to, data_folder, guard_of, judges
 from emoguard.study.tasks import Task, pilot, prompt_levels
 from emoguard.validate.plots import find_pyplot
 
@@ -55,6 +55,7 @@ DISCORDANCE = 0.1
 @click.option(
     "--data", help="Folder with items of others, and the text that classifiers are trained on."
 )
+@click.option("--embeddings", help="Folder of a sentence-embedding model, for one more judge.")
 @click.option("--out", help="Folder of the study: its records, results, report and pictures.")
 @click.option("--plan", "only_plan", is_flag=True, help="Print the plan and its cost, and end.")
 @click.option(
@@ -71,6 +72,7 @@ def study(
     probe: str | None,
     threads: int | None,
     data: str | None,
+    embeddings: str | None,
     out: str | None,
     only_plan: bool,
     minutes: float | None,
@@ -91,7 +93,7 @@ def study(
     for level in prompt_levels(protocol):
         system_prompt(level)  # a label without a persona is refused here
     folder = data_folder(protocol, data)
-    asked = judges(protocol, folder)
+    asked = judges(protocol, folder, embeddings)
     model, tokenizer = load(path, runtime, threads)
     options = attach_options(tokenizer)
     guard = guard_for(model, options, probe, path)

@@ -149,6 +149,4 @@ def with_random_directions(
     drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
     layers = len(probe.layers)
     same = np.broadcast_to(drawn.astype(np.float32), (layers, *drawn.shape))
-    return with_directions(
-        probe, calibration, {name: same[:, n] for n, name in enumerate(names)}
-    )
+    return with_directions(probe, calibration, {name: same[:, n] for n, name in enumerate(names)})

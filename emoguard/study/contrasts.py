@@ -15,7 +15,7 @@ from emoguard.validate.estimate import Estimate
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from emoguard.study.effects import Weights
+    from emoguard.study.effects import Effect, Weights
     from emoguard.study.panel import Panel
     from emoguard.study.protocol import Contrast
 
@@ -52,7 +52,7 @@ class Tested:
 def differs(contrast: Contrast, panel: Panel, weights: Weights) -> Tested:
     """Test whether a vector moves an outcome, two-sided."""
     found = effect(panel, weights)
-    return _tested(contrast, found.estimate, found.p, found.items, found.discordance, SMALLEST)
+    return _tested(contrast, found, found.p, SMALLEST)
 
 
 def beats_random(
@@ -60,8 +60,7 @@ def beats_random(
 ) -> Tested:
     """Test whether a vector moves expression further than random directions (directions,)."""
     found = effect(panel, weights)
-    p = against(found.estimate.value, nulls)
-    return _tested(contrast, found.estimate, p, found.items, found.discordance, SMALLEST)
+    return _tested(contrast, found, against(found.estimate.value, nulls), SMALLEST)
 
 
 def harmless(contrast: Contrast, panel: Panel, weights: Weights) -> Tested:
@@ -70,8 +69,7 @@ def harmless(contrast: Contrast, panel: Panel, weights: Weights) -> Tested:
     low = -margin if contrast.outcome == "capability" else -np.inf
     differences = panel.contrast(weights)
     found = no_harm(differences, panel.clusters, low, margin)
-    estimate = panel.paired(weights).estimate()
-    tested = _tested(contrast, estimate, found.p, found.items, found.discordance, margin)
+    tested = _tested(contrast, effect(panel, weights), found.p, margin)
     return replace(tested, needed=found.needed)
 
 
@@ -84,9 +82,7 @@ def decided(tested: Sequence[Tested]) -> list[Tested]:
     """
     adjusted = holm([each.p for each in tested])
     return [
-        each
-        if each.verdict == "untested" and each.why
-        else _decide(replace(each, adjusted=p))
+        each if each.verdict == "untested" and each.why else _decide(replace(each, adjusted=p))
         for each, p in zip(tested, adjusted, strict=True)
     ]
 
@@ -100,20 +96,27 @@ def untested(contrast: Contrast, why: str, needed: int = 0) -> Tested:
     )  # fmt: skip
 
 
-def _tested(
-    contrast: Contrast, estimate: Estimate, p: float, items: int, discordance: float, size: float
-) -> Tested:
+def _tested(contrast: Contrast, found: Effect, p: float, size: float) -> Tested:
     return Tested(
-        contrast.name, contrast.outcome, contrast.label, contrast.test, estimate, p, p, items,
-        discordance, needed_items(size, discordance), "untested", "",
-    )  # fmt: skip
+        contrast.name,
+        contrast.outcome,
+        contrast.label,
+        contrast.test,
+        found.estimate,
+        p,
+        p,
+        found.items,
+        found.discordance,
+        needed_items(size, found.discordance),
+        "untested",
+        "",
+    )
 
 
 def _decide(each: Tested) -> Tested:
     if each.adjusted < ALPHA:
         return replace(each, verdict="holds", why=f"p {each.adjusted:.3f} after Holm")
     if each.test == "no_harm":
-        # The margin is the last word of the name; the estimate's interval knows how far it went.
         return _undecided_harm(each)
     if each.test == "random":
         return replace(

@@ -79,14 +79,17 @@ def freeze(
         scores = {label: judge.scores(label, plain) for label in labels}
         levels[judge.name] = {label: level(each) for label, each in scores.items()}
         rates[judge.name] = {
-            label: float(np.mean(each > levels[judge.name][label])) for label, each in scores.items()
+            label: float(np.mean(each > levels[judge.name][label]))
+            for label, each in scores.items()
         }
     regimes = {} if protocol.dose is not None else _regimes(protocol, written)
     offsets, known = _calibrated(records)
     return Frozen(
         protocol.dose if protocol.dose is not None else _dose(protocol, regimes),
         {
-            label: {f"{dose:g}": {**asdict(each), "regime": each.regime} for dose, each in by.items()}
+            label: {
+                f"{dose:g}": {**asdict(each), "regime": each.regime} for dose, each in by.items()
+            }
             for label, by in regimes.items()
         },
         levels,
@@ -119,7 +122,8 @@ def _dose(protocol: Protocol, regimes: Mapping[str, Mapping[float, Reading]]) ->
         chosen = dose
     if not chosen:
         ratios = ", ".join(
-            f"{label} {by[min(by)].ratio:.2f} ({by[min(by)].regime})" for label, by in regimes.items()
+            f"{label} {by[min(by)].ratio:.2f} ({by[min(by)].regime})"
+            for label, by in regimes.items()
         )
         raise EmoGuardError(
             f"no dose of the pilot is surgical for every label; perplexity ratios at the smallest: "
@@ -143,9 +147,7 @@ def _calibrated(
     }
     offsets = {}
     for kind, (yes, no) in sides.items():
-        found = [
-            [m for name, m in margins.items() if mark in f"{name}"] for mark in (yes, no)
-        ]
+        found = [[m for name, m in margins.items() if mark in f"{name}"] for mark in (yes, no)]
         if all(found):
             offsets[kind] = float(np.mean([np.median(each) for each in found]))
     known = tuple(

@@ -55,7 +55,11 @@ class Matched:
 
 
 def match(
-    speech: Speech, prompts: Sequence[str], labels: Sequence[str], randoms: Sequence[str], dose: float
+    speech: Speech,
+    prompts: Sequence[str],
+    labels: Sequence[str],
+    randoms: Sequence[str],
+    dose: float,
 ) -> Matched:
     """Find each random direction's dose that realises what `labels` do on average at `dose`."""
     texts = [_Text.of(speech, prompt) for prompt in prompts[:PROMPTS]]

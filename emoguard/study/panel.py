@@ -67,9 +67,7 @@ class Panel:
         return Paired.of(self.contrast(weights), self.clusters)
 
 
-def difference(
-    plus: Sequence[str], minus: Sequence[str], scale: float = 1.0
-) -> dict[str, float]:
+def difference(plus: Sequence[str], minus: Sequence[str], scale: float = 1.0) -> dict[str, float]:
     """Return weights of the mean of some cells less the mean of others."""
     weights: dict[str, float] = {}
     for keys, sign in ((plus, 1.0), (minus, -1.0)):

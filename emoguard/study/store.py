@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ class Store:
             # Without a time stamp the same records are the same bytes.
             with part.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as file:
                 file.write(source.read_bytes())
-            os.replace(part, path)
+            part.replace(path)
             source.unlink()
         except OSError as error:
             raise EmoGuardError(f"{path} cannot be written: {error.strerror}") from error

@@ -15,12 +15,12 @@ from emoguard.fit.corpora import neutral_prompts
 from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
 from emoguard.steering.policy import SteeringPolicy
-from emoguard.study import tasks
-from emoguard.study.analysis import Analysis
+from emoguard.study import analysis, tasks
 from emoguard.study.directions import centred_rows, random_directions, with_directions, without
 from emoguard.study.frozen import Frozen, freeze
 from emoguard.study.judges import Classifier, Embeddings, Endpoint, Judge, Lexicon
 from emoguard.study.matching import PROMPTS, Matched, match
+from emoguard.study.outcomes import Outcomes
 from emoguard.study.plan import Cost, by_block, costs
 from emoguard.study.protocol import Protocol
 from emoguard.study.questions import FILES, READERS
@@ -41,8 +41,12 @@ DIVERGING = 20
 """Random directions that are also run at the labels' divergence."""
 
 
-def judges(protocol: Protocol, data: Path | None) -> list[Judge]:
+def judges(
+    protocol: Protocol, data: Path | None, embeddings: str | Path | None = None
+) -> list[Judge]:
     """Return the judges that a protocol names; what they are trained on lies in `data`.
+
+    `embeddings` is the folder of a sentence-embedding model, for one more of them.
 
     Raises:
         EmoGuardError: one cannot be made or does not answer, or the primary one is not named.
@@ -52,8 +56,8 @@ def judges(protocol: Protocol, data: Path | None) -> list[Judge]:
     found: list[Judge] = [Lexicon()]
     if named.people and data is not None:
         found.append(Classifier(data / named.people))
-        if named.embeddings:
-            found.append(Embeddings(data / named.embeddings, data / named.people))
+        if embeddings is not None:
+            found.append(Embeddings(embeddings, data / named.people))
     if named.endpoint:
         found.append(Endpoint(named.endpoint, named.model))
     if named.primary not in {judge.name for judge in found}:
@@ -220,7 +224,7 @@ def results(
         )
     matched = Matched(**records["matched"]["data"]) if "matched" in records else None
     frozen = Frozen.parse(records["frozen"]["data"])
-    analysis = Analysis(protocol, frozen, matched, records, judges, verdicts)
+    outcomes = Outcomes(protocol, frozen, matched, records, {judge.name: judge for judge in judges})
     found = {
         "emoguard": "study",
         "about": {
@@ -231,7 +235,7 @@ def results(
             "seconds": {key: round(value, 1) for key, value in by_block(records).items()},
             "records": len(records),
         },
-        **analysis.results(),
+        **analysis.results(outcomes, verdicts),
     }
     plain: dict[str, Any] = _plain(found)
     return plain

@@ -111,16 +111,20 @@ def pilot(protocol: Protocol) -> list[Task]:
             ]
         found.append(
             Task(
-                "pilot", prompt.name, prompt.name, prompt.text, tuple(cells),
-                protocol.pilot.tokens, surprise=True,
-            )  # fmt: skip
+                "pilot",
+                prompt.name,
+                prompt.name,
+                prompt.text,
+                tuple(cells),
+                protocol.pilot.tokens,
+                surprise=True,
+            )
         )
     unsteered = (Cell("none", "greedy", Vector(ZERO)),)
     wanted = {each.name for each in _premises(protocol)}
-    for question in questions.of_premises(items.premises(wordings=PILOT)):
-        if question.name in wanted:
-            found.append(_choice("pilot", question, unsteered))
-    found += [_choice("pilot", each, unsteered) for each in questions.calibrating()]
+    asked = questions.of_premises(items.premises(wordings=PILOT))
+    asked = [each for each in asked if each.name in wanted] + questions.calibrating()
+    found += [_choice("pilot", each, unsteered) for each in asked]
     return found
 
 
@@ -223,15 +227,15 @@ def safety(protocol: Protocol, dose: float, data: Path | None) -> list[Task]:
             asked += questions.READERS[outcome](data)[:count] if count else []
     found = [_choice(each.outcome, each, cells) for each in asked]
     false = [each for each in asked if each.outcome == "premise" and each.side == "false"]
-    for each in _spread(false, sizes.written):
-        found.append(
-            Task("written", each.name, each.cluster, each.text, cells, sizes.tokens)
-        )
+    found += [
+        Task("written", each.name, each.cluster, each.text, cells, sizes.tokens)
+        for each in _spread(false, sizes.written)
+    ]
     plain = [cell for cell in cells if cell.prompt == "none"]
-    for name, task in capability(protocol).items():
-        found.append(
-            Task("capability", name, name, task.question, tuple(plain), sizes.answer_tokens)
-        )
+    found += [
+        Task("capability", name, name, task.question, tuple(plain), sizes.answer_tokens)
+        for name, task in capability(protocol).items()
+    ]
     return found
 
 
@@ -269,9 +273,14 @@ def explored(protocol: Protocol, dose: float, *, controls: bool) -> list[Task]:
         cells.append(Cell(label, "greedy", Vector(ZERO)))
     return [
         Task(
-            "explored", each.name, each.name, each.text, tuple(cells), protocol.explored.tokens,
+            "explored",
+            each.name,
+            each.name,
+            each.text,
+            tuple(cells),
+            protocol.explored.tokens,
             surprise=True,
-        )  # fmt: skip
+        )
         for each in expression_prompts(protocol, protocol.explored.prompts)
     ]
 

@@ -18,7 +18,7 @@ def sentence(tested: Sequence[Tested]) -> str:
         some = [each for each in tested if each.verdict == verdict]
         if not some:
             continue
-        how = verb if verb else "could not be tested"
+        how = verb or "could not be tested"
         parts.append(f"{len(some)} {how} ({'; '.join(map(_named, some))})")
     return f"Of {len(tested)} claims named before the run, {', '.join(parts)}."
 

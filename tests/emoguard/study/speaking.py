@@ -1,4 +1,4 @@
-"""A model without weights for studies: it writes words, and what a plan adds makes some likelier."""
+"""A model without weights for studies: it writes words, and plans make some of them likelier."""
 
 import zlib
 

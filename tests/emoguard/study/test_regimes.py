@@ -4,7 +4,10 @@ PLAIN = [("the cat sat on the mat and looked at the moon", 2.0)] * 4
 
 
 def test_texts_like_the_models_own_are_surgical():
-    assert read([("a dog lay by the door and heard the rain fall", 2.2)] * 4, PLAIN).regime == "surgical"
+    assert (
+        read([("a dog lay by the door and heard the rain fall", 2.2)] * 4, PLAIN).regime
+        == "surgical"
+    )
 
 
 def test_a_loop_is_repetitive_though_a_model_finds_it_cheap():
