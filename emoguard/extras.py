@@ -15,6 +15,7 @@ EXTRAS = {
     "transformers": "transformers",
     "gguf": "fit",
     "matplotlib": "fit",
+    "scipy": "fit",
     "sklearn": "fit",
     "vaderSentiment": "fit",
     "prometheus_client": "prometheus",

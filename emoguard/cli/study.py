@@ -101,7 +101,7 @@ def study(
     check_calibrated(guard, probe, door.identity, path, runtime)
     wide = guard_of(protocol, guard, door)
     store = Store(out, bound_to(protocol, door.identity, door.backend.partition("/")[0], folder))
-    about = {
+    about: dict[str, Any] = {
         "emoguard": emoguard.__version__,
         "model": door.identity.name,
         "quantisation": door.identity.quantisation,

@@ -61,7 +61,7 @@ def without(probe: Probe, label: str, axis: str) -> NDArray[np.float32]:
 def unit(directions: NDArray[np.floating]) -> NDArray[np.float32]:
     """Return directions (..., hidden) at length 1."""
     lengths = np.linalg.norm(directions.astype(np.float64), axis=-1, keepdims=True)
-    return (directions / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return np.asarray(directions / np.maximum(lengths, 1e-12), np.float32)
 
 
 def with_directions(
@@ -72,6 +72,8 @@ def with_directions(
     `directions` are unit steer directions (layers, hidden) by name. Their limits are all 0: they
     are for adding only, and nobody reads them.
     """
+    if not directions:
+        return probe, calibration
     names = tuple(directions)
     more = np.stack(list(directions.values()), axis=1)
     layers = len(probe.layers)

@@ -93,7 +93,9 @@ def share(panel: Panel, part: Weights, whole: Weights) -> Estimate:
     if one.clusters < 2 or bottom.low <= 0 <= bottom.high or one.clusters != other.clusters:
         return Estimate(value, float("-inf"), float("inf"))
     weights = draws(one.clusters).astype(np.float64)
-    drawn = (weights @ (one.means * one.sizes)) / (weights @ (other.means * other.sizes))
+    bottoms = weights @ (other.means * other.sizes)
+    # A resample without any of the whole makes the share as large as can be, not undefined.
+    drawn = weights @ (one.means * one.sizes) / np.where(bottoms, bottoms, 1e-12)
     low, high = np.quantile(drawn, expanded(one.clusters))
     return Estimate(value, float(low), float(high))
 

@@ -31,7 +31,7 @@ class Frozen:
     """
 
     dose: float
-    regimes: dict[str, dict[str, dict[str, float]]]
+    regimes: dict[str, dict[str, dict[str, float | str]]]
     levels: dict[str, dict[str, float]]
     offsets: dict[str, float]
     known: tuple[str, ...]

@@ -83,11 +83,21 @@ def _attribution(label: str, judges: Mapping[str, Any], primary: str) -> Iterato
             effect,
             *(points(judges[name]["effects"][effect]["all"]["estimate"]) for name in names),
             points(judges[names[0]]["effects"][effect]["coherent"]["estimate"]),
+            points(judges[names[0]]["corrected"].get(effect)),
             p_value(judges[names[0]]["effects"][effect]["all"]["p"]),
         )
         for effect in judges[names[0]]["effects"]
     ]
-    yield table(("effect, points [95 %]", *names, f"{names[0]}, coherent only", "p"), rows)
+    yield table(
+        (
+            "effect, points [95 %]",
+            *names,
+            f"{names[0]}, coherent only",
+            "corrected for its errors",
+            "p",
+        ),
+        rows,
+    )
     own = judges[names[0]]
     share = own["share of prompt"]
     lines = [f"{own['effects']['vector']['all']['items']} prompts."]
@@ -153,8 +163,9 @@ def _curves(curves: Mapping[str, Any], primary: str) -> Iterator[str]:
                     reading["regime"],
                 )
             )
-    columns = ("label", "dose", "effect, points", "perplexity ratio", "repetition", "regime")
-    yield table(columns, rows)
+    yield table(
+        ("label", "dose", "effect, points", "perplexity ratio", "repetition", "regime"), rows
+    )
     fits = [
         (
             label,
@@ -166,8 +177,7 @@ def _curves(curves: Mapping[str, Any], primary: str) -> Iterator[str]:
         for label, each in curves.items()
         if each.get(primary)
     ]
-    columns = ("label", "better fit", "slope", "curvature", "rank correlation with dose")
-    yield table(columns, fits)
+    yield table(("label", "better fit", "slope", "curvature", "rank correlation with dose"), fits)
 
 
 def _necessity(necessity: Mapping[str, Any]) -> Iterator[str]:
@@ -245,7 +255,7 @@ def _safety(results: Results) -> Iterator[str]:
 
 def _outcome(outcome: str, each: Mapping[str, Any]) -> list[tuple[str, ...]]:
     unsteered = each["rates"].get("none|greedy|zero")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for label, by in each.items():
         if not isinstance(by, dict) or "vector" not in by:
             continue
@@ -318,11 +328,11 @@ def table(columns: Sequence[str], rows: Any) -> str:
 
 def points(estimate: Sequence[float | None] | None) -> str:
     """Return a difference in points with its interval."""
-    if estimate is None or estimate[0] is None:
+    if estimate is None:
         return NONE
     value, low, high = estimate
-    if low is None or high is None:
-        return f"{100 * value:+.1f}"
+    if value is None or low is None or high is None:
+        return NONE if value is None else f"{100 * value:+.1f}"
     return f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 

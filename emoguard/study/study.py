@@ -91,12 +91,14 @@ def data_folder(protocol: Protocol, folder: str | None) -> Path | None:
 
 def data_digest(protocol: Protocol, data: Path | None) -> str:
     """Return the SHA-256 of the files in `data` that a study reads; "" without any."""
+    if data is None:
+        return ""
     whole = hashlib.sha256()
-    for name in sorted({*FILES, protocol.judges.people}) if data is not None else ():
+    for name in sorted({*FILES, protocol.judges.people}):
         path = data / name
         if path.is_file():
             whole.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return whole.hexdigest() if data is not None else ""
+    return whole.hexdigest()
 
 
 def guard_of(protocol: Protocol, guard: Guard, door: Residuals) -> Guard:

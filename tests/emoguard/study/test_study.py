@@ -206,5 +206,6 @@ def test_data_and_judges_that_are_missing_are_missed_before_the_run(tmp_path):
         data_folder(core, None)
     with pytest.raises(EmoGuardError, match="there is no folder"):
         data_folder(core, str(tmp_path / "nowhere"))
-    with pytest.raises(EmoGuardError, match="the classifier is not there"):
-        judges(core, None)
+    people = Protocol(judges={"people": "goemotions/dev.tsv", "primary": "classifier"})
+    with pytest.raises(EmoGuardError, match="the classifier is not there: give --data"):
+        judges(people, None)
