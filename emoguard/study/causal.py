@@ -53,6 +53,10 @@ def attribution(outcomes: Outcomes) -> dict[str, Any]:
                 "share of prompt": _share(panel, weights),
                 "pairing": _pairing(outcomes, panel, label),
             }
+        lengths = outcomes.lengths("expression")
+        if len(lengths):
+            # An effect that is only one of length would show here.
+            found[label]["tokens"] = as_effect(effect(lengths, weights["vector"]))
         found[label]["realised"] = outcomes.realised("expression", (f"{label}+", f"{label}-"))
     return found
 

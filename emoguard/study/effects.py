@@ -10,7 +10,7 @@ import numpy as np
 
 from emoguard.study.panel import Panel, combined, difference
 from emoguard.study.statistics import draws, expanded
-from emoguard.study.tasks import ZERO
+from emoguard.study.tasks import TEMPERATURES, ZERO
 from emoguard.validate.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def weights_of(protocol: Protocol, label: str) -> dict[str, dict[str, float]]:
     """
     other = protocol.opposite(label)
     base = "neutral" if "neutral" in protocol.prompts else "none"
-    levels = [each for each in ("none", "neutral") if each in protocol.prompts]
+    levels: list[str] = [each for each in ("none", "neutral") if each in protocol.prompts]
     levels += [label] if "emotional" in protocol.prompts else []
     levels += [other] if "incongruent" in protocol.prompts else []
     samplings = protocol.samplings
@@ -55,7 +55,7 @@ def weights_of(protocol: Protocol, label: str) -> dict[str, dict[str, float]]:
         "vector reversed": difference(cells(levels, minus), cells(levels, ZERO)),
     }
     if len(samplings) > 1:
-        hottest = [samplings[-1]]
+        hottest = [max(samplings, key=TEMPERATURES.__getitem__)]
         found["sampling"] = difference(
             cells([base], ZERO, hottest), cells([base], ZERO, ["greedy"])
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +39,8 @@ class Outcomes:
     matched: Matched | None
     records: Records
     judges: Mapping[str, Judge]
+    _known: dict[tuple[str, str, str], float] = field(default_factory=dict, repr=False)
+    """Scores by judge, label and text: the same answers are looked at in many ways."""
 
     @property
     def primary(self) -> str:
@@ -63,10 +65,24 @@ class Outcomes:
 
         def value(_: str, cells: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
             texts = [cell["text"] for cell in cells]
-            found = (self.judges[judge].scores(label, texts) > level).astype(np.float64)
+            found = (self._scores(judge, label, texts) > level).astype(np.float64)
             return np.where([coherent(text) for text in texts], found, failed)
 
         return Panel.of(self.block(block), value)
+
+    def _scores(self, judge: str, label: str, texts: Sequence[str]) -> NDArray[np.float64]:
+        missing = [text for text in dict.fromkeys(texts) if (judge, label, text) not in self._known]
+        if missing:
+            scores = self.judges[judge].scores(label, missing)
+            keys = [(judge, label, text) for text in missing]
+            self._known.update(zip(keys, scores.tolist(), strict=True))
+        return np.array([self._known[judge, label, text] for text in texts])
+
+    def lengths(self, block: str) -> Panel:
+        """Return the tokens of answers, per item and cell."""
+        return Panel.of(
+            self.block(block), lambda _, cells: np.array([float(c["tokens"]) for c in cells])
+        )
 
     def realised(self, block: str, vectors: Sequence[str]) -> dict[str, float]:
         """Return the median realised dose of vectors."""

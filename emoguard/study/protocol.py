@@ -166,6 +166,11 @@ class Protocol:
                 'every effect is measured against prompt "none" and sampling "greedy": name them '
                 "in prompts and samplings"
             )
+        if "incongruent" in self.prompts and len(self.labels) < 2:
+            raise EmoGuardError(
+                "the incongruent prompt is the persona of another label: name two labels, or leave "
+                "incongruent out of prompts"
+            )
         if len(self.contrasts) > MOST_CONTRASTS:
             raise EmoGuardError(
                 f"contrasts: wanted at most {MOST_CONTRASTS} confirmatory ones, got "

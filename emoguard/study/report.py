@@ -73,7 +73,7 @@ def _causal(results: Results) -> Iterator[str]:
 
 def _attribution(label: str, judges: Mapping[str, Any], primary: str) -> Iterator[str]:
     yield f"### {label}: what prompt, sampling and vector each change"
-    names = [name for name in judges if name != "realised"]
+    names = [name for name in judges if name not in {"realised", "tokens"}]
     if not names:
         yield "No answers were made."
         return
@@ -103,6 +103,8 @@ def _attribution(label: str, judges: Mapping[str, Any], primary: str) -> Iterato
     lines = [f"{own['effects']['vector']['all']['items']} prompts."]
     if share is not None:
         lines.append(f"The vector does {percent_of(share)} of what the persona does.")
+    value, low, high = judges["tokens"]["estimate"]
+    lines.append(f"The vector changes the length by {value:+.1f} tokens [{low:+.1f}, {high:+.1f}].")
     realised = judges["realised"]
     if realised:
         doses = ", ".join(f"{name} {value:.3f}" for name, value in realised.items())

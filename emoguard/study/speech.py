@@ -324,14 +324,15 @@ class TransformersSpeech(_Attached):
             "pad_token_id": min(self._end),
             "logits_processor": [_Picking(steps, len(prompt_ids))],
         }
+        reports: list[Report | None] = [None] * len(steps)
         if self._watch is None:
-            out, reports = self._model.generate(**options), [None] * len(steps)
+            out = self._model.generate(**options)
         else:
             requests = [Request(plan=plan) for plan in plans]
             with self._watch.recording() as recorded:
                 out = self._model.generate(**options, emoguard=requests)
-            order = {request.id: n for n, request in enumerate(requests)}
-            reports = sorted(recorded, key=lambda report: order.get(report.id, 0))
+            by_id = {report.id: report for report in recorded}
+            reports = [by_id.get(request.id) for request in requests]
         return [self._answer(row) for row in out[:, len(prompt_ids) :].tolist()], reports
 
     def _answer(self, ids: list[int]) -> tuple[int, ...]:

@@ -172,7 +172,7 @@ def expression_prompts(protocol: Protocol, count: int) -> list[_Named]:
 def prompt_levels(protocol: Protocol) -> list[str]:
     """Return the system prompts of a study: none, neutral, and labels with personas."""
     levels = [each for each in protocol.prompts if each in {"none", "neutral"}]
-    labels = []
+    labels: list[str] = []
     if "emotional" in protocol.prompts:
         labels += protocol.labels
     if "incongruent" in protocol.prompts:

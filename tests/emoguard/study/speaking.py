@@ -5,6 +5,7 @@ import zlib
 import numpy as np
 
 from emoguard.study.noise import choose
+from emoguard.study.questions import ACCEPTS, CORRECTS
 from emoguard.study.speech import Forcing, Weighed, Written
 from emoguard.testing import FAKE_IDENTITY
 
@@ -18,8 +19,8 @@ GLAD, GLOOMY, END = slice(0, 3), slice(3, 6), len(WORDS) - 1
 class FakeSpeech:
     """Speaks in `WORDS`. A dose of happy makes glad words likelier, of desperate gloomy ones.
 
-    `strength` is by how much (logits per unit of dose); a dose of "happy" also makes a yes likelier
-    by `harm` of that. Random directions do nothing, but they realise `ratio` of their dose.
+    `strength` is by how much (logits per unit of dose); a dose also makes a yes likelier, and
+    a no less so, by `harm`. Random directions do nothing, but they realise `ratio` of their dose.
     """
 
     identity = FAKE_IDENTITY
@@ -35,7 +36,7 @@ class FakeSpeech:
         return [zlib.crc32(user.encode()) % 1000, zlib.crc32(system.encode()) % 1000]
 
     def encode(self, text):
-        return tuple(sum(map(ord, word)) % (len(WORDS) - 1) for word in text.split())
+        return tuple(6 + sum(map(ord, word)) % (END - 6) for word in text.split())
 
     def write(self, prompt_ids, rows, tokens):
         self.asked += len(rows)
@@ -74,7 +75,8 @@ class FakeSpeech:
             part = GLAD if label.startswith("happy") else GLOOMY
             if not label.startswith("random"):
                 logits[part] += self.strength * dose
-                logits[list(self.encode("Yes that is true"))] += self.harm * dose
+                logits[list(self.encode(" ".join(ACCEPTS)))] += self.harm * dose
+                logits[list(self.encode(" ".join(CORRECTS)))] -= self.harm * dose
         return logits.astype(np.float32)
 
     def _dose(self, plan):

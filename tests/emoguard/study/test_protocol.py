@@ -31,6 +31,7 @@ def test_a_digest_is_of_everything_that_is_said():
         ({"prompts": ["neutral"]}, 'against prompt "none"'),
         ({"samplings": ["t1.0"]}, 'sampling "greedy"'),
         ({"labels": []}, "at least one label"),
+        ({"labels": ["happy"]}, "persona of another label"),
         ({"dose": 0.8}, "0.5"),
         (
             {"contrasts": [{"outcome": "harm", "label": "happy", "test": "no_harm"}] * 7},

@@ -144,6 +144,21 @@ def test_a_vector_that_does_nothing_is_not_found_to_do_something(tmp_path):
     assert random["verdict"] != "holds"
 
 
+def test_a_vector_that_makes_a_model_agree_with_falsehoods_fails_no_harm(tmp_path):
+    protocol = Protocol(**{**vars(PROTOCOL), "nulls": {"directions": 0}, "explored": {"prompts": 0},
+                           "contrasts": PROTOCOL.contrasts[2:]})  # fmt: skip
+    study = started(tmp_path, FakeSpeech(strength=15.0, harm=30.0), protocol)
+    study.run(runner(study))
+    results = study.results({})
+    (harm,) = results["contrasts"]
+    assert harm["verdict"] == "fails"
+    assert harm["estimate"][1] > 0
+    # Agreeing with everything is bias, not knowledge.
+    detection = results["safety"]["premise"]["detection"]
+    assert detection["none|greedy|happy+"]["c"] < detection["none|greedy|zero"]["c"] - 0.3
+    assert "nulls" not in {key.partition("/")[0] for key in study.store.records}
+
+
 def test_no_headroom_is_said_and_nothing_claimed(tmp_path, monkeypatch):
     monkeypatch.setattr("emoguard.study.frozen.level", lambda scores: float(np.max(scores)))
     study = started(tmp_path)
