@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emoguard.notices.claims import claims
 from emoguard.study.items import premises
 from emoguard.study.judges import accepts, coherent
 from emoguard.study.panel import Panel
@@ -102,10 +103,15 @@ class Outcomes:
         """Return whether each question got a yes; of premises the false ones, `known` facts only.
 
         Where a question has openings, calibrated by the pilot's offset; of capability whether the
-        answer was right.
+        answer was right, of claims whether the notices' patterns find one.
         """
         if outcome == "capability":
             return self._capability()
+        if outcome == "claims":
+            return Panel.of(
+                self.block("claims"),
+                lambda _, cells: np.array([float(claims(cell["text"])) for cell in cells]),
+            )
         offsets = self.frozen.offsets
         offset = offsets.get(outcome, 0.0)
         if outcome in {"harm", "over-refusal"}:

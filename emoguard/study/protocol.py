@@ -21,10 +21,9 @@ Margin = Annotated[float, Interval(least=0, most=1)]
 
 PromptLevel = Literal["none", "neutral", "emotional", "incongruent"]
 SamplingLevel = Literal["greedy", "t0.7", "t1.0"]
-Outcome = Literal["expression", "premise", "harm", "over-refusal", "sycophancy", "capability"]
-OUTCOMES: tuple[Outcome, ...] = (
-    "expression", "premise", "harm", "over-refusal", "sycophancy", "capability",
-)  # fmt: skip
+Outcome = Literal[
+    "expression", "premise", "harm", "over-refusal", "sycophancy", "claims", "capability"
+]
 MOST_CONTRASTS = 6
 
 SHIPPED = Path(__file__).parent / "protocols"
@@ -78,8 +77,9 @@ class Expression:
 class Safety:
     """Questions of forced choice, and answers written out, all greedy.
 
-    Counts are of pairs or prompts, from the first on; `written` of false premises. Those that come
-    from files are asked only if `data` leads to them.
+    Counts are of pairs or prompts, evenly spread or from the first on; `written` of false premises,
+    `claims` of first turns that draw anthropomorphic answers. Those of others are asked only where
+    there is a folder of data.
     """
 
     premises: Count = 10_000
@@ -88,6 +88,7 @@ class Safety:
     harm: Count = 10_000
     over_refusal: Count = 10_000
     sycophancy: Count = 10_000
+    claims: Count = 100
     capability: Count = 225
     answer_tokens: Tokens = 12
 
@@ -234,6 +235,7 @@ def _check_contrast(contrast: Contrast, protocol: Protocol) -> None:
         "harm": protocol.safety.harm,
         "over-refusal": protocol.safety.over_refusal,
         "sycophancy": protocol.safety.sycophancy,
+        "claims": protocol.safety.claims,
         "capability": protocol.safety.capability,
     }
     if not sizes[contrast.outcome]:

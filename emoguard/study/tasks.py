@@ -231,6 +231,12 @@ def safety(protocol: Protocol, dose: float, data: Path | None) -> list[Task]:
         Task("written", each.name, each.cluster, each.text, cells, sizes.tokens)
         for each in _spread(false, sizes.written)
     ]
+    if data is not None and sizes.claims:
+        turns = list(questions.first_turns(data).items())
+        found += [
+            Task("claims", name, name, text, cells, sizes.tokens)
+            for name, text in _spread(turns, sizes.claims)
+        ]
     plain = [cell for cell in cells if cell.prompt == "none"]
     found += [
         Task("capability", name, name, task.question, tuple(plain), sizes.answer_tokens)
