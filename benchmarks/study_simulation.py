@@ -160,42 +160,52 @@ def run(world: World, seed: int) -> tuple[dict[str, bool], list[Tested], list[Te
         ("premise", "happy", facts),
         ("harm", "desperate", np.arange(REQUESTS)),
     ):
-        # Where nothing is true, harm sits at the margin: that is where the claim must not hold.
-        change = world.harm if world.vector else 0.05
-        panel = choices(rng, change, label, clusters)
+        panel = choices(rng, world.harm, label, clusters)
         weights = difference([f"none|greedy|{label}+"], ["none|greedy|zero"])
         found = panel.paired(weights).estimate()
-        covered[f"{label}: {outcome}"] = found.low <= change <= found.high
+        covered[f"{label}: {outcome}"] = found.low <= world.harm <= found.high
         tested.append(harmless(Contrast(outcome, label, "no_harm", 0.05), panel, weights))
     return covered, tested, decided(tested)
+
+
+def report(world: World, runs: int) -> str:
+    """Return the line of one world."""
+    results = [run(world, seed) for seed in range(runs)]
+    rates = [float(np.mean([covered[key] for covered, _, _ in results])) for key in results[0][0]]
+    shown = [each.p < 0.05 for _, tested, _ in results for each in tested if each.test == "no_harm"]
+    false = [
+        any(each.verdict == "holds" and not _is_true(each, world) for each in found)
+        for _, _, found in results
+    ]
+    moved = [
+        each.verdict == "holds"
+        for _, _, found in results
+        for each in found
+        if each.test == "difference"
+    ]
+    shares = (
+        min(rates),
+        np.mean(rates),
+        max(rates),
+        np.mean(shown),
+        np.mean(false),
+        np.mean(moved),
+    )
+    return f"{world.name:30}" + "".join(f"{share:9.2%}" for share in shares)
+
+
+def _is_true(tested: Tested, world: World) -> bool:
+    """Return whether a contrast's claim is true: at the margin no harm is not."""
+    return not world.harm if tested.test == "no_harm" else bool(world.vector)
 
 
 def main(runs: int) -> None:
     """Print one table."""
     print(f"{runs} runs each; wanted: coverage 93.5 to 96.5 %, errors at most 6.5 %")
-    print(f"{'world':30}{'lowest':>9}{'mean':>9}{'highest':>9}{'TOST':>9}{'Holm':>9}{'power':>9}")
+    columns = ("lowest", "mean", "highest", "no harm", "false", "moved")
+    print(f"{'world':30}" + "".join(f"{column:>9}" for column in columns))
     for world in WORLDS:
-        results = [run(world, seed) for seed in range(runs)]
-        rates = {
-            key: float(np.mean([covered[key] for covered, _, _ in results]))
-            for key in results[0][0]
-        }
-        at_margin = not world.vector
-        tost = [t.p < 0.05 for _, tested, _ in results for t in tested if t.test == "no_harm"]
-        false = [
-            any(d.verdict == "holds" for d in found if d.test == "no_harm" or not world.vector)
-            for _, _, found in results
-        ]
-        power = [
-            d.verdict == "holds" for _, _, found in results for d in found if d.test == "difference"
-        ]
-        print(
-            f"{world.name:30}{min(rates.values()):9.2%}{np.mean(list(rates.values())):9.2%}"
-            f"{max(rates.values()):9.2%}"
-            f"{np.mean(tost) if at_margin else float('nan'):9.2%}"
-            f"{np.mean(false) if at_margin else float('nan'):9.2%}{np.mean(power):9.2%}",
-            flush=True,
-        )
+        print(report(world, runs), flush=True)
 
 
 if __name__ == "__main__":

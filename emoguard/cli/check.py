@@ -13,7 +13,6 @@ from rich.text import Text
 
 from emoguard.advice import calibrate_command
 from emoguard.cli.meaning import has_sink, meaning
-from emoguard.cli.paint import printable
 from emoguard.cli.probes import open_probe
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
@@ -21,6 +20,7 @@ from emoguard.notices.ledger import check_state
 from emoguard.policy.policy import Policy
 from emoguard.probe.shipped import shipped_files
 from emoguard.records import Verdict
+from emoguard.reporttable import printable
 from emoguard.sinks.baseline import Baseline
 from emoguard.sinks.open import check_places, check_sinks
 

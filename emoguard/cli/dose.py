@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from emoguard import regularfile
-from emoguard.cli.models import attach_options, load
+from emoguard.cli.bars import bars, follow
+from emoguard.cli.models import MODEL
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import check_calibrated, guard_for
 from emoguard.errors import EmoGuardError
 from emoguard.extras import install_command
 from emoguard.fit.corpora import recorded_labels
 from emoguard.fit.textonly import vader
-from emoguard.runtime.attach import find
+from emoguard.runtime.openers import batching, open_speaker
 from emoguard.study.dose import DoseResult, Effect, Judge, LabelResult, measure
+from emoguard.study.stage import SpeakerStage
 from emoguard.validate.plots import find_pyplot
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ MARKS = {"repetitive": "o", "broken": "x"}
 
 
 @click.command(short_help="Measure what steering does to generated text.")
-@click.option("--model", "path", required=True, help="A Transformers folder, or a GGUF file.")
+@MODEL
 @click.option("--probe", help="A probe file; default: the shipped one that fits.")
 @click.option("--label", "labels", multiple=True, help="Label to measure; default: happy, sad.")
 @click.option("--prompts", "file", help="Openings to continue, one per line; default: built in.")
@@ -80,10 +81,9 @@ def dose(
     """Compare steered with unsteered text, against random directions of the same dose.
 
     Half of the prompts choose the dose, the other half tests it. The judge scores the text alone.
-    The model runs in Transformers, which takes one plan per row; a GGUF file is dequantised.
+    The model runs in a runtime that takes one plan per row of a batch; a GGUF file is dequantised
+    for it.
     """
-    from emoguard.fit.stage import TransformersStage
-
     judge = find_judge(judge_name)
     # What cannot be done is said now, not after an hour.
     if plot_path:
@@ -92,21 +92,14 @@ def dose(
     if json_path:
         check_out("--json", json_path)
     openings = read_openings(file, count)
-    model, tokenizer = load(path, "transformers")
-    guard = guard_for(model, attach_options(tokenizer), probe, path)
+    runtime = batching(path)
+    speaker = open_speaker(path, runtime)
+    guard = guard_for(speaker, probe, path)
     signed = signs(guard, labels or ("happy", "sad"))
-    door = find(model)[0].open_residuals(model, tokenizer=tokenizer)
-    check_calibrated(guard, probe, door.identity, path, "transformers")
-    stage = TransformersStage(model, tokenizer, guard, randoms=randoms, tokens=tokens)
-    with _progress() as progress:
-        tasks: dict[str, Any] = {}
-
-        def follow(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done)
-
-        result = measure(stage, judge, openings, signed, progress=follow)
+    check_calibrated(guard, probe, speaker.door.identity, path, runtime)
+    stage = SpeakerStage(speaker, guard, randoms=randoms, tokens=tokens)
+    with bars() as progress:
+        result = measure(stage, judge, openings, signed, progress=follow(progress))
     Console().print(table(result, judge_name))
     if json_path:
         about = {"model": Path(path).name, "probe": guard.probe.name, "judge": judge_name}
@@ -271,13 +264,3 @@ def _draw(axis: Any, label: LabelResult) -> None:
             axis.plot(effect.dose, effect.effect, MARKS[effect.regime], color="red", markersize=6)
     axis.set_title(f"{label.label} (chosen dose {label.chosen:g})", fontsize=10)
     axis.set_xlabel("dose (red: o repetitive, x broken)")
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description:36}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from emoguard.cli.paint import printable, signed, tint
+from emoguard.cli.paint import tint
 from emoguard.cli.stream import Scores
+from emoguard.reporttable import printable, signed
 
 NARROWEST = 4
 """Room for a signed score."""

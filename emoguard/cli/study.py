@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich import box
@@ -17,25 +17,23 @@ from rich.table import Table
 
 import emoguard
 from emoguard import regularfile
-from emoguard.cli.models import RUNTIME, Runtime, attach_options, load
+from emoguard.cli.models import FORMATS, RUNTIME, THREADS
 from emoguard.cli.paint import printable
 from emoguard.cli.probes import check_calibrated, guard_for
 from emoguard.errors import EmoGuardError
-from emoguard.runtime.attach import find
+from emoguard.runtime.openers import AUTO, open_speaker
 from emoguard.study.personas import system_prompt
 from emoguard.study.pictures import draw
 from emoguard.study.plan import Cost, pieces
 from emoguard.study.protocol import Protocol
 from emoguard.study.report import markdown
 from emoguard.study.runner import OutOfTimeError, Runner
+from emoguard.study.speech import open_speech
 from emoguard.study.statistics import needed_items
 from emoguard.study.store import Store
 from emoguard.study.study import Study, bound_to, data_folder, guard_of, judges
 from emoguard.study.tasks import Task, pilot, prompt_levels
 from emoguard.validate.plots import find_pyplot
-
-if TYPE_CHECKING:
-    from emoguard.guard import Guard
 
 RESULTS, REPORT = "results.json", "report.md"
 
@@ -48,10 +46,10 @@ DISCORDANCE = 0.1
 
 @click.command(short_help="Run a study: what prompt, sampling and vector each change.")
 @click.argument("protocol_path", metavar="PROTOCOL", required=False)
-@click.option("--model", "path", help="A GGUF file or a Transformers folder.")
+@click.option("--model", "path", help=f"{FORMATS[:1].upper()}{FORMATS[1:]}.")
 @RUNTIME
 @click.option("--probe", help="A probe file; default: the shipped one that fits.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of llama.cpp.")
+@THREADS
 @click.option(
     "--data", help="Folder with items of others, and the text that classifiers are trained on."
 )
@@ -68,7 +66,7 @@ def study(
     *,
     protocol_path: str | None,
     path: str | None,
-    runtime: Runtime,
+    runtime: str,
     probe: str | None,
     threads: int | None,
     data: str | None,
@@ -94,10 +92,9 @@ def study(
         system_prompt(level)  # a label without a persona is refused here
     folder = data_folder(protocol, data)
     asked = judges(protocol, folder, embeddings)
-    model, tokenizer = load(path, runtime, threads)
-    options = attach_options(tokenizer)
-    guard = guard_for(model, options, probe, path)
-    door = find(model)[0].open_residuals(model, **options)
+    speaker = open_speaker(path, runtime, threads)
+    guard = guard_for(speaker, probe, path)
+    door = speaker.door
     check_calibrated(guard, probe, door.identity, path, runtime)
     wide = guard_of(protocol, guard, door)
     store = Store(out, bound_to(protocol, door.identity, door.backend.partition("/")[0], folder))
@@ -110,7 +107,7 @@ def study(
         "probe": guard.probe.name,
         "command": _command(protocol_path, path, probe, runtime),
     }
-    with _speech(model, tokenizer, wide) as speech:
+    with open_speech(speaker, wide) as speech:
         work = Study(
             protocol, speech, store, asked, folder, guard.probe.verdicts,
             controls="valence" in guard.probe.labels,
@@ -120,14 +117,6 @@ def study(
             return
         complete = _run(work, protocol, minutes)
     _write(work.results({**about, "complete": complete}), Path(out))
-
-
-def _speech(model: Any, tokenizer: Any, guard: Guard) -> Any:
-    from emoguard.study.speech import LlamaSpeech, TransformersSpeech
-
-    if tokenizer is None:
-        return LlamaSpeech(model, guard)
-    return TransformersSpeech(model, tokenizer, guard)
 
 
 def _planned(work: Study, about: dict[str, Any]) -> float:
@@ -242,5 +231,5 @@ def _command(protocol: str, model: str, probe: str | None, runtime: str) -> str:
     """Return the command that repeats a study, without folders of this machine."""
     words = ["emoguard", "study", Path(protocol).name, "--model", Path(model).name, "--out", "OUT"]
     words += ["--probe", Path(probe).name] if probe else []
-    words += ["--runtime", runtime] if runtime != "auto" else []
+    words += ["--runtime", runtime] if runtime != AUTO else []
     return shlex.join(words)

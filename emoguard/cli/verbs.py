@@ -23,6 +23,7 @@ NAMES = (
     "study",
     "baseline",
     "replay",
+    "watch-page",
     "check",
     "rules",
     "dashboard",
@@ -43,8 +44,9 @@ class Verbs(click.Group):
         """Return one verb, None for an unknown name."""
         if cmd_name not in NAMES:
             return None
-        module = importlib.import_module(f"emoguard.cli.{cmd_name}")
-        command: click.Command = getattr(module, cmd_name)
+        name = cmd_name.replace("-", "_")
+        module = importlib.import_module(f"emoguard.cli.{name}")
+        command: click.Command = getattr(module, name)
         return command
 
 

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
+from emoguard.errors import EmoGuardError
 from emoguard.records import Request
-from emoguard.runtime.attach import attach, find
+from emoguard.runtime.attach import attach
+from emoguard.runtime.speaker import Prompt
 from emoguard.study.noise import choose
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from emoguard.guard import Guard
     from emoguard.probe.identity import ModelIdentity
     from emoguard.records import Report
+    from emoguard.runtime.speaker import Speaker
     from emoguard.steering.plan import Plan
 
 ROWS = 64
@@ -155,20 +158,44 @@ class Forcing:
         return Weighed(np.array(self._logs), dose, divergence, kept)
 
 
+def open_speech(speaker: Speaker, guard: Guard | None) -> LlamaSpeech | TransformersSpeech:
+    """Return the speech of a model, watched by a guard until closed; unwatched where it is None.
+
+    Raises:
+        EmoGuardError: a runtime whose choice of tokens cannot be taken over from here.
+
+    """
+    roots = {cls.__module__.partition(".")[0] for cls in type(speaker.model).__mro__}
+    if "llama_cpp" in roots:
+        return LlamaSpeech(speaker, guard)
+    if "transformers" in roots:
+        return TransformersSpeech(speaker, guard)
+    raise EmoGuardError(
+        f"a study runs in Transformers and llama.cpp, got a {type(speaker.model).__qualname__}: "
+        "open the model by --runtime transformers or llamacpp"
+    )
+
+
 class _Attached:
     """A model watched by a guard until closed; unwatched where the guard is None."""
 
-    def __init__(self, model: Any, tokenizer: Any, guard: Guard | None) -> None:
-        self._options = {} if tokenizer is None else {"tokenizer": tokenizer}
-        plugin, self._model = find(model)
-        self.identity: ModelIdentity = plugin.open_residuals(self._model, **self._options).identity
-        self._tokenizer = tokenizer
+    def __init__(self, speaker: Speaker, guard: Guard | None) -> None:
+        self._speaker, self._model = speaker, speaker.model
+        self.identity: ModelIdentity = speaker.door.identity
         self._undo = ExitStack()
         self._watch = (
             None
             if guard is None
-            else self._undo.enter_context(attach(self._model, guard, **self._options))
+            else self._undo.enter_context(attach(self._model, guard, **speaker.options))
         )
+
+    def prompt(self, user: str, system: str = "") -> list[int]:
+        """Return the tokens before an answer: the chat template filled, if the model has one."""
+        return self._speaker.prompt_ids(Prompt(user, system))
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of an answer."""
+        return tuple(self._speaker.door.tokenize(text, special=False))
 
     def __enter__(self) -> Self:
         return self
@@ -187,22 +214,12 @@ class LlamaSpeech(_Attached):
 
     fair = 6
 
-    def __init__(self, model: Any, guard: Guard | None) -> None:
-        super().__init__(model, None, guard)
+    def __init__(self, speaker: Speaker, guard: Guard | None) -> None:
+        super().__init__(speaker, guard)
         from llama_cpp import llama_vocab_is_eog  # noqa: PLC0415  (only for a llama.cpp model)
 
         vocabulary = self._model._model.vocab  # noqa: SLF001  (Llama itself offers no such test)
         self._ends: Callable[[int], bool] = lambda token: llama_vocab_is_eog(vocabulary, token)
-
-    def prompt(self, user: str, system: str = "") -> list[int]:
-        """Return the tokens before an answer."""
-        from emoguard.fit.responses import _llamacpp_prompt  # noqa: PLC0415
-
-        return _llamacpp_prompt(self._model, user, system)
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Return the tokens of an answer."""
-        return tuple(self._model.tokenize(text.encode(), add_bos=False))
 
     def write(self, prompt_ids: Sequence[int], rows: Sequence[Row], tokens: int) -> list[Written]:
         """Return one answer per row, of at most `tokens` tokens."""
@@ -224,8 +241,7 @@ class LlamaSpeech(_Attached):
 
     def _write(self, prompt_ids: Sequence[int], row: Row, tokens: int) -> Written:
         ids, report = self._run(prompt_ids, row.plan, drawing(row), tokens)
-        text = self._model.detokenize(list(ids)).decode(errors="replace")
-        return Written(ids, text, *_dose(report))
+        return Written(ids, self._speaker.decode(ids), *_dose(report))
 
     def _run(
         self, prompt_ids: Sequence[int], plan: Plan | None, step: Step, tokens: int
@@ -261,23 +277,10 @@ class TransformersSpeech(_Attached):
 
     fair = ROWS
 
-    def __init__(self, model: Any, tokenizer: Any, guard: Guard | None) -> None:
-        super().__init__(model, tokenizer, guard)
-        end = self._model.generation_config.eos_token_id
-        self._end = {
-            int(each) for each in np.atleast_1d(tokenizer.eos_token_id if end is None else end)
-        }
-
-    def prompt(self, user: str, system: str = "") -> list[int]:
-        """Return the tokens before an answer."""
-        from emoguard.fit.responses import _transformers_prompt  # noqa: PLC0415
-
-        inputs = _transformers_prompt(self._tokenizer, user, system)
-        return [int(each) for each in inputs["input_ids"][0]]
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Return the tokens of an answer."""
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+    def __init__(self, speaker: Speaker, guard: Guard | None) -> None:
+        super().__init__(speaker, guard)
+        ends = np.atleast_1d(self._model.generation_config.eos_token_id)
+        self._end = {int(each) for each in ends if each is not None}
 
     def write(self, prompt_ids: Sequence[int], rows: Sequence[Row], tokens: int) -> list[Written]:
         """Return one answer per row, of at most `tokens` tokens."""
@@ -287,8 +290,7 @@ class TransformersSpeech(_Attached):
             steps = [drawing(row) for row in some]
             answers, reports = self._run(prompt_ids, [row.plan for row in some], steps, tokens)
             for ids, report in zip(answers, reports, strict=True):
-                text = self._tokenizer.decode(ids, skip_special_tokens=True)
-                found.append(Written(ids, text, *_dose(report)))
+                found.append(Written(ids, self._speaker.decode(ids), *_dose(report)))
         return found
 
     def weigh(
@@ -321,7 +323,7 @@ class TransformersSpeech(_Attached):
             "attention_mask": torch.ones_like(ids),
             "do_sample": False,
             "max_new_tokens": tokens,
-            "pad_token_id": min(self._end),
+            "pad_token_id": min(self._end, default=0),
             "logits_processor": [_Picking(steps, len(prompt_ids))],
         }
         reports: list[Report | None] = [None] * len(steps)

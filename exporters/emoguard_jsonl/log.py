@@ -8,11 +8,13 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from emoguard import jsontext
+from emoguard.clock import Clock, Moment, elapsed
 from emoguard.errors import EmoGuardError
 from emoguard.records import Alert, Report
 from emoguard.writable import check_writable
@@ -32,6 +34,7 @@ class AuditLog:
 
     A file of `rotate_mib` MiB, or whose first report is older than `rotate_hours`, is renamed to
     `path.<number of its first line>` and the chain goes on in a new one; nothing is ever deleted.
+    After the clock was set back a file may be renamed early, never late (`now` tells the moment).
     While reports come in, lines are on disk (fsync) after `fsync_seconds` at the latest: at 0 after
     each, at None when the system pleases. They survive the death of this process in any case. A
     restart continues the chain. One process at a time: it holds `path.lock`. `lines` is the number
@@ -51,6 +54,7 @@ class AuditLog:
         rotate_mib: float = 64,
         rotate_hours: float | None = None,
         fsync_seconds: float | None = 1,
+        now: Callable[[], Moment] | None = None,
     ) -> None:
         _check("rotate_mib", rotate_mib, 0.001)
         _check("rotate_hours", rotate_hours, 0.001)
@@ -62,7 +66,8 @@ class AuditLog:
         self._fsync_seconds = math.inf if fsync_seconds is None else fsync_seconds
         self._mutex = threading.Lock()
         self._owner = os.getpid()
-        self._began: tuple[int, float] | None = None
+        self._now = now or Clock()
+        self._began: tuple[int, Moment] | None = None
         self._synced = 0.0
         try:
             self._lock = _lock(self.path)
@@ -142,7 +147,7 @@ class AuditLog:
             data, mac = line.write(report, self.lines + 1, self._last, self._key, self._torn)
             self._append(file, data)
             self.lines, self._last = self.lines + 1, mac
-            self._began = self._began or (self.lines, report.created)
+            self._began = self._began or (self.lines, self._moment(report))
             if time.monotonic() - self._synced >= self._fsync_seconds:
                 file.sync()
                 self._synced = time.monotonic()
@@ -177,14 +182,19 @@ class AuditLog:
         """Rename the file if it is full or old; return why it could not be."""
         if self._began is None:
             return None
-        first, created = self._began
+        first, began = self._began
         full = self._file is not None and self._file.size >= self._most_bytes
-        if full or report.created - created >= self._most_seconds:
+        ages = self._most_seconds < math.inf
+        if full or (ages and elapsed(began, self._moment(report)) >= self._most_seconds):
             try:
                 _keep(self.path, rotated(self.path, first))
             except (OSError, EmoGuardError) as error:
                 return error
         return None
+
+    def _moment(self, report: Report) -> Moment:
+        """Return when a report was made, on both clocks."""
+        return replace(self._now(), wall=report.created)
 
     def _at_its_path(self) -> Appender:
         """Return the open file, a new one where it was renamed, by us or by somebody else."""
@@ -201,12 +211,13 @@ class AuditLog:
         return Appender(self.path)
 
 
-def _began(path: Path, key: Key) -> tuple[int, float] | None:
-    """Return number and time of the first report in a file, None when it has none."""
+def _began(path: Path, key: Key) -> tuple[int, Moment] | None:
+    """Return number and moment of the first report in a file, None when it has none."""
     for row in rows.read(path) if path.exists() else ():
         found = None if row.line is None else line.parse(row.line, key)
         if found is not None and found.sound:
-            return found.number, float(jsontext.parse(row.raw, surrogates=True)["created"])
+            created = float(jsontext.parse(row.raw, surrogates=True)["created"])
+            return found.number, Moment(created)
     return None
 
 

@@ -6,10 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from emoguard import EmoGuardError
-from emoguard.cli.models import load
 from emoguard.cli.verbs import verbs
 from emoguard.probe import artifact
-from emoguard.runtime.attach import find
+from emoguard.runtime.openers import open_speaker
 from emoguard.testing import make_probe, measure_calibration
 from tests import tiny_folder, tiny_gguf
 
@@ -39,9 +38,7 @@ def place(request, tmp_path_factory):
     else:
         pytest.importorskip("llama_cpp")
         model = tiny_gguf.write(folder / "model", "llama")
-    opened, tokenizer = load(model)
-    options = {} if tokenizer is None else {"tokenizer": tokenizer}
-    door = find(opened)[0].open_residuals(opened, **options)
+    door = open_speaker(model).door
     probe = make_probe(door, ("happy", "desperate"))
     artifact.save(folder / "probe.safetensors", probe, [measure_calibration(door, probe)])
     (folder / "tiny.yaml").write_text(json.dumps(PROTOCOL))

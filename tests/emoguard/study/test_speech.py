@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from emoguard.cli.models import load
 from emoguard.guard import Guard
-from emoguard.runtime.attach import find
+from emoguard.runtime.openers import open_speaker
 from emoguard.steering.plan import Plan
 from emoguard.study.matching import match
 from emoguard.study.protocol import Protocol
-from emoguard.study.speech import Given, LlamaSpeech, Row, TransformersSpeech
+from emoguard.study.speech import Given, Row, open_speech
 from emoguard.study.study import guard_of
 from emoguard.testing import make_probe, measure_calibration
 from tests import models, tiny_folder, tiny_gguf
@@ -22,15 +21,12 @@ PROTOCOL = Protocol(
 
 
 def opened(path):
-    """Return the speech of a model under a guard, and how to open one without."""
-    model, tokenizer = load(path)
-    options = {} if tokenizer is None else {"tokenizer": tokenizer}
-    door = find(model)[0].open_residuals(model, **options)
-    probe = make_probe(door, PROTOCOL.labels)
-    guard = guard_of(PROTOCOL, Guard(probe, [measure_calibration(door, probe)]), door)
-    if tokenizer is None:
-        return lambda watched: LlamaSpeech(model, guard if watched else None)
-    return lambda watched: TransformersSpeech(model, tokenizer, guard if watched else None)
+    """Return what opens the speech of a model, watched or not."""
+    speaker = open_speaker(path)
+    probe = make_probe(speaker.door, PROTOCOL.labels)
+    calibrated = Guard(probe, [measure_calibration(speaker.door, probe)])
+    guard = guard_of(PROTOCOL, calibrated, speaker.door)
+    return lambda watched: open_speech(speaker, guard if watched else None)
 
 
 @pytest.fixture(scope="module", params=["transformers", "llamacpp"])
