@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -219,11 +220,12 @@ def respond(opened: Opened, asked: Asked, out: str, progress: Progress) -> list[
 
     identity = opened.door.identity
     bound = {"model": identity.digest, **sampling.context(identity.template, asked.prompts)}
-    file = AnswerFile(f"{out}.answers.jsonl", bound)
-    file.extend(
-        lambda start: answers(opened.model, opened.tokenizer, asked.prompts, sampling, start=start),
-        enough,
-    )
+
+    def made(start: int) -> Iterator[Answer]:
+        return answers(opened.model, opened.tokenizer, asked.prompts, sampling, start=start)
+
+    with closing(AnswerFile(f"{out}.answers.jsonl", bound)) as file:
+        file.extend(made, enough)
     return file.answers
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import closing
 
 import click
 from rich.console import Console
 
+from emoguard import keptfile
 from emoguard.cli.answer import Prompt, answer
 from emoguard.cli.calibrate import Opened, bars
 from emoguard.cli.paths import check_out
@@ -81,16 +82,16 @@ def corpus(
         "prompt": wanted[0].prompt(0),
     }
     words = [word for label in labels for word in label.words]
-    manuscript = Manuscript(f"{out}.attempts.jsonl", bound, words)
 
     def ask(prompt: str, seed: int) -> str:
         asked = Prompt(prompt, max_tokens=160, temperature=temperature, seed=seed)
         return answer(opened.model, opened.tokenizer, asked, lambda: None)
 
-    with bars() as progress:
-        bar = progress.add_task("writing texts", total=len(wanted))
-        for _ in manuscript.write(wanted, ask, tries):
-            progress.advance(bar)
+    with closing(Manuscript(f"{out}.attempts.jsonl", bound, words)) as manuscript:
+        with bars() as progress:
+            bar = progress.add_task("writing texts", total=len(wanted))
+            for _ in manuscript.write(wanted, ask, tries):
+                progress.advance(bar)
     _save(out, wanted, manuscript)
     Console(highlight=False).print(_summary(out, wanted, manuscript), markup=False, soft_wrap=True)
 
@@ -101,7 +102,7 @@ def own_topics() -> list[str]:
 
 
 def _save(out: str, wanted: Sequence[Order], manuscript: Manuscript) -> None:
-    """Write the accepted texts, in the order of the corpus; the file is whole at every moment."""
+    """Write the accepted texts, in the order of the corpus."""
     lines = [
         json.dumps(
             {
@@ -115,10 +116,8 @@ def _save(out: str, wanted: Sequence[Order], manuscript: Manuscript) -> None:
         for order in wanted
         if order.key in manuscript.accepted
     ]
-    part = Path(f"{out}.part")
     try:
-        part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        part.replace(out)
+        keptfile.replace(out, "".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise EmoGuardError(f"{out} cannot be written: {error.strerror}") from error
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
@@ -16,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 import emoguard
+from emoguard import keptfile
 from emoguard.cli.answer import Prompt
 from emoguard.cli.interlinear import Interlinear
 from emoguard.cli.models import demo_model, load
@@ -64,7 +64,7 @@ def demo(label: str | None, probe: str | None, svg: str | None) -> None:
         # Without rich's web fonts: a picture in a README fetches nothing.
         picture = re.sub(r"(?s)@font-face \{.*?\}", "", console.export_svg(title="emoguard demo"))
         try:
-            Path(svg).write_text(picture, encoding="utf-8")
+            keptfile.replace(svg, picture)
         except OSError as error:
             raise EmoGuardError(f"{svg} cannot be written: {error.strerror}") from error
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from emoguard import regularfile
+from emoguard import keptfile, regularfile
 from emoguard.cli.models import attach_options, load
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import check_calibrated, guard_for
@@ -24,7 +24,7 @@ from emoguard.fit.corpora import recorded_labels
 from emoguard.fit.textonly import vader
 from emoguard.runtime.attach import find
 from emoguard.study.dose import DoseResult, Effect, Judge, LabelResult, measure
-from emoguard.validate.plots import find_pyplot
+from emoguard.validate.plots import find_pyplot, save_figure
 
 if TYPE_CHECKING:
     from emoguard.guard import Guard
@@ -113,7 +113,7 @@ def dose(
             **dataclasses.asdict(result),
         }
         try:
-            Path(json_path).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            keptfile.replace(json_path, json.dumps(told, indent=1) + "\n")
         except OSError as error:
             raise EmoGuardError(f"{json_path} cannot be written: {error.strerror}") from error
     if plot_path:
@@ -215,7 +215,7 @@ def plot(result: DoseResult, path: Path, model: str, judge: str) -> None:
     figure.suptitle(f"{model}: steered minus unsteered text")
     figure.tight_layout()
     try:
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)
     except (OSError, ValueError) as error:
         raise EmoGuardError(f"picture {path} cannot be written: {error}") from error
     finally:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
+from emoguard import keptfile
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import open_probe
 from emoguard.errors import EmoGuardError
@@ -73,12 +74,16 @@ def write(path: Path, vectors: dict[int, NDArray[np.float32]], architecture: str
     from gguf import GGUFWriter
 
     check_out("--out", path, ".gguf")
-    writer = GGUFWriter(path, "controlvector")
-    writer.add_string("controlvector.model_hint", architecture)
-    writer.add_uint32("controlvector.layer_count", len(vectors))
-    for layer, vector in vectors.items():
-        writer.add_tensor(f"direction.{layer}", vector)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    try:
+        with keptfile.replacing(path) as part:
+            writer = GGUFWriter(part, "controlvector")
+            writer.add_string("controlvector.model_hint", architecture)
+            writer.add_uint32("controlvector.layer_count", len(vectors))
+            for layer, vector in vectors.items():
+                writer.add_tensor(f"direction.{layer}", vector)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+    except OSError as error:
+        raise EmoGuardError(f"{path} cannot be written: {error.strerror}") from error

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from emoguard import keptfile
 from emoguard.cli.paint import printable
 from emoguard.errors import EmoGuardError
 from emoguard.policy.policy import Policy
@@ -60,7 +61,7 @@ class Reports:
 
 def _apart(paths: Sequence[str]) -> list[Path]:
     """Return logs without the files rotated away from others of them, which come with those."""
-    known = [Path(path).absolute() for path in dict.fromkeys(paths)]
+    known = list(dict.fromkeys(keptfile.resolved(path) for path in paths))
     rotated = {file for path in known for file in _parts(path) if file != path}
     return [path for path in known if path not in rotated]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,8 +172,8 @@ def _answers(
             yield answer
             progress.advance(bar)
 
-    file = AnswerFile(hearing.file, bound)
-    file.extend(made, lambda found: len(found) == len(texts))
+    with closing(AnswerFile(hearing.file, bound)) as file:
+        file.extend(made, lambda found: len(found) == len(texts))
     progress.update(bar, completed=len(texts))
     return file.answers
 

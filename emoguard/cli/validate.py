@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from emoguard import keptfile
 from emoguard.cli.calibrate import Opened, bars, check
 from emoguard.cli.paint import printable
 from emoguard.cli.paths import check_out
@@ -300,10 +301,8 @@ def _write(folder: Path, title: str, result: Any, heard: Blocks) -> None:
     whole = {"name": title, **card.plain(result), **card.plain(heard)}
     text = json.dumps(whole, indent=1, allow_nan=False)
     try:
-        (folder / "validation.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "card.md").write_text(
-            card.markdown(title, result, heard, pictures), encoding="utf-8"
-        )
+        keptfile.replace(folder / "validation.json", text + "\n")
+        keptfile.replace(folder / "card.md", card.markdown(title, result, heard, pictures))
     except OSError as error:
         raise EmoGuardError(f"{folder} cannot be written: {error.strerror}") from error
 

@@ -182,8 +182,7 @@ def _fill(
             # Batches are the same after an interruption, so what comes out is, to the last bit.
             if not store.done[batch].all():
                 means = _means(run, door, [texts[n] for n in batch], skip)
-                for n, values in zip(batch, means, strict=True):
-                    store.write(n, values)
+                store.write(batch, means)
                 progress(int(store.done.sum()))
 
 

@@ -66,6 +66,7 @@ def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
             log.warning(UNOPENED, ", ".join(guard.unopened))
     else:
         guard = shipped(plugin.open_residuals(inner, **options))
+    guard.open()
     watch = Watch(guard, plugin.joint(inner, **options))
     for caution in cautions(guard, watch.identity):
         log.warning("%s", caution)

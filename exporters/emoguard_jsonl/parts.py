@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from emoguard import regularfile
+from emoguard import keptfile, regularfile
 from emoguard.errors import EmoGuardError
 from emoguard_jsonl import line, rows
 from emoguard_jsonl.key import Key
@@ -16,8 +16,11 @@ DIGITS = 12
 
 
 def parts(path: str | Path) -> list[Path]:
-    """Return the files of the log at `path`, oldest first; those rotated away carry a number."""
-    path = Path(path)
+    """Return the files of the log that `path` leads to, oldest first.
+
+    Those rotated away carry a number.
+    """
+    path = keptfile.resolved(path)
     rotated = re.compile(rf"{re.escape(path.name)}\.[0-9]{{{DIGITS}}}")
     found = sorted(p for p in path.parent.iterdir() if rotated.fullmatch(p.name))
     return [*found, path] if path.exists() else found
