@@ -252,7 +252,7 @@ def _lock(handle: int, place: str) -> None:
 
 def _is_there(handle: int, place: str) -> bool:
     try:
-        return os.path.samestat(os.fstat(handle), os.stat(place))
+        return os.path.samestat(os.fstat(handle), Path(place).stat())
     except FileNotFoundError:
         return False
 
@@ -261,7 +261,7 @@ def _give_back(handle: int, place: str, owner: int) -> None:
     """Unlock by closing: in a child of the owner that gives back nothing but the child's copy."""
     if os.getpid() == owner:
         with contextlib.suppress(OSError):
-            os.unlink(place)
+            Path(place).unlink()
     os.close(handle)
 
 

@@ -34,7 +34,8 @@ def key(path: str) -> None:
     help="How many there should be: the metric emoguard_audit_lines_total; 0 for an empty log.",
 )
 @click.option(
-    "--head", help="A file with a line of the log: LOG.head, or what `emoguard audit head` printed."
+    "--head",
+    help="A file with a line of the log: LOG.state/head, or what `emoguard audit head` printed.",
 )
 @click.option(
     "--first",

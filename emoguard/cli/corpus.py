@@ -87,11 +87,11 @@ def corpus(
         asked = Prompt(prompt, max_tokens=160, temperature=temperature, seed=seed)
         return answer(opened.model, opened.tokenizer, asked, lambda: None)
 
-    with closing(Manuscript(f"{out}.attempts.jsonl", bound, words)) as manuscript:
-        with bars() as progress:
-            bar = progress.add_task("writing texts", total=len(wanted))
-            for _ in manuscript.write(wanted, ask, tries):
-                progress.advance(bar)
+    manuscript = Manuscript(f"{out}.attempts.jsonl", bound, words)
+    with closing(manuscript), bars() as progress:
+        bar = progress.add_task("writing texts", total=len(wanted))
+        for _ in manuscript.write(wanted, ask, tries):
+            progress.advance(bar)
     _save(out, wanted, manuscript)
     Console(highlight=False).print(_summary(out, wanted, manuscript), markup=False, soft_wrap=True)
 

@@ -38,13 +38,13 @@ class RowStore:
     def __init__(
         self, folder: str | Path, bound: Mapping[str, Any], shape: tuple[int, ...]
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(os.path.realpath(folder))
         self._width = 4 * int(np.prod(shape[1:]))
         self._shape = shape
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with ExitStack() as stack:
-                lock = keptfile.Lock(keptfile.resolved(self.folder / BOUND))
+                lock = keptfile.Lock(self.folder / BOUND)
                 stack.callback(lock.release)
                 self._bind({**bound, "shape": list(shape)}, shape)
                 self.done = self._read_done()

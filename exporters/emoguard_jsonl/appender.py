@@ -36,8 +36,8 @@ class Appender:
             raise
         found = os.fstat(self._handle)
         self._place = found.st_dev, found.st_ino
+        self.size, self._torn, self.left = 0, False, b""
         self._look_at_end(found.st_size)
-        self.left = b""
 
     def append(self, data: bytes) -> None:
         """Write one line; where the system takes only a part of it, take the part back.

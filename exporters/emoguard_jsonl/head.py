@@ -23,12 +23,13 @@ class Head(NamedTuple):
     mac: str
 
     def write(self, path: Path) -> None:
-        """Note it in a file, which is whole at every moment.
+        """Note it in a file, which is whole at every moment, and whose folder is made for it.
 
         Raises:
             OSError: it cannot be written.
 
         """
+        path.parent.mkdir(0o700, exist_ok=True)
         keptfile.replace(path, f"{self.number} {self.mac}\n")
 
 

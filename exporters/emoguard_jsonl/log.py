@@ -44,10 +44,10 @@ class AuditLog:
     each, at None when the system pleases. They survive the death of this process in any case.
     `lines` is the number of the last line.
 
-    A restart continues the chain. How far it went is noted in `head`, by default `path.head`,
-    whenever lines are brought to disk: where the log does not go so far any more, this is logged
-    and counted, and the chain goes on from the note. One process at a time, which holds
-    `path.lock`; a forked child has no part in it. POSIX only.
+    A restart continues the chain. How far it went is noted in `head`, by default
+    `path.state/head`, whenever lines are brought to disk: where the log does not go so far any
+    more, this is logged and counted, and the chain goes on from the note. One process at a time,
+    which holds `path.lock`; a forked child has no part in it. POSIX only.
 
     Raises:
         EmoGuardError: somebody else writes this log; its last line is not by this key; it cannot
@@ -75,9 +75,13 @@ class AuditLog:
         self._mutex = threading.Lock()
         self._failed = self._counted = 0
         self._logged = False
+        self._torn: str | None = None
+        self._began: tuple[int, float] | None = None
+        self._since = self._synced = time.monotonic()
         try:
             self.path = keptfile.resolved(path)
-            self._note = keptfile.resolved(head or f"{self.path}.head")
+            # In a folder: what rotates logs by a pattern of their names leaves folders alone.
+            self._note = keptfile.resolved(head or f"{self.path}.state/head")
             with ExitStack() as stack:
                 self._locks = [keptfile.Lock(self.path)]
                 stack.callback(self._locks[0].release)

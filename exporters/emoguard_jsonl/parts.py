@@ -14,6 +14,9 @@ from emoguard_jsonl.key import Key
 
 DIGITS = 12
 
+COMPANIONS = (".lock", ".state")
+"""How what lies beside a log is called, and is none of its files: a shell's pattern finds it."""
+
 
 def parts(path: str | Path) -> list[Path]:
     """Return the files of the log that `path` leads to, oldest first.
@@ -34,6 +37,8 @@ def rotated(path: Path, first: int) -> Path:
 def in_order(files: Iterable[Path]) -> list[Path]:
     """Return files by the number of their first line; those without one come last.
 
+    What is no log but lies beside one is left out.
+
     Raises:
         OSError: one cannot be read, or is not a regular file.
 
@@ -44,7 +49,7 @@ def in_order(files: Iterable[Path]) -> list[Path]:
             found = line.NUMBER.match(file.read(64))
         return int(found[1]) if found else math.inf
 
-    return sorted(files, key=first)
+    return sorted((f for f in files if not f.name.endswith(COMPANIONS)), key=first)
 
 
 def last_line(path: Path, key: Key) -> line.Line | None:
