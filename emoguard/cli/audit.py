@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from emoguard.cli import logs
+from emoguard.cli.screen import say
 from emoguard.errors import EmoGuardError
 
 
@@ -21,7 +22,7 @@ def audit() -> None:
 def key(path: str) -> None:
     """Write a new key to PATH, readable by its owner only; keep it away from the log."""
     logs.exporter().Key.create(path)
-    click.echo(f"wrote {path}: name it in the policy as key_file, and keep a copy elsewhere")
+    say(f"wrote {path}: name it in the policy as key_file, and keep a copy elsewhere")
 
 
 @audit.command()
@@ -69,10 +70,10 @@ def verify(
         noted = exporter.read_head(head) if head else None
         verdict = exporter.verify(files, known, first=first, lines=lines, head=noted)
     for finding in verdict.findings:
-        click.echo(f"{finding.kind}: {finding.file} row {finding.row} {finding.text}")
+        say(f"{finding.kind}: {finding.file} row {finding.row} {finding.text}")
     if verdict.omitted:
-        click.echo(f"… and {verdict.omitted:,} more")
-    click.echo(_summary(verdict, len(files), end_known=lines is not None or head is not None))
+        say(f"… and {verdict.omitted:,} more")
+    say(_summary(verdict, len(files), end_known=lines is not None or head is not None))
     if not verdict.sound:
         ctx.exit(1)
 

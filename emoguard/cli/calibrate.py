@@ -10,17 +10,19 @@ from typing import Any
 
 import click
 from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from emoguard.cli.bars import Bars
 from emoguard.cli.models import RUNTIME, Runtime, load
-from emoguard.cli.paint import printable
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import open_probe
+from emoguard.cli.screen import Screen, printable, say
+from emoguard.cli.typed import typed
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora
 from emoguard.fit.answers import AnswerFile
+from emoguard.fit.extraction import SHORTEST as FEWEST_TOKENS
+from emoguard.fit.extraction import readable
 from emoguard.fit.responses import SHORTEST, Answer, Sampling, answers
 from emoguard.fit.responses import calibrate as measure
 from emoguard.guard import Guard
@@ -48,6 +50,19 @@ class Opened:
         options = {} if tokenizer is None else {"tokenizer": tokenizer}
         plugin, inner = find(model)
         return cls(model, tokenizer, plugin.open_residuals(inner, **options))
+
+    def readable(self, texts: Sequence[corpora.Text]) -> list[corpora.Text]:
+        """Return the texts that are long enough to be read; say which are not."""
+        found = readable(self.door, texts)
+        if len(found) < len(texts):
+            kept = set(map(id, found))
+            first = next(text for text in texts if id(text) not in kept)
+            say(
+                f"Left out {len(texts) - len(found):,} of {len(texts):,} texts, which have fewer "
+                f"than {FEWEST_TOKENS} tokens: the first at {first.place}.",
+                err=True,
+            )
+        return found
 
 
 @click.command(short_help="Measure what is ordinary for a model.")
@@ -82,7 +97,9 @@ class Opened:
     show_default=True,
     help="Of the sampling.",
 )
-@click.option("--system", default="", help="The system prompt that is used in production.")
+@click.option(
+    "--system", default="", callback=typed, help="The system prompt that is used in production."
+)
 @click.option(
     "--language",
     default="en",
@@ -123,11 +140,11 @@ def calibrate(
     )
     opened = Opened.load(path, threads, runtime)
     others = [partial(Opened.load, given, threads) for given in also]
-    with bars() as progress:
+    with Bars() as progress:
         made = calibrate_files(found, before, opened, others, asked, out, progress)
     for each in made:
         _show(found, each, policy, responses)
-    Console(highlight=False).print(
+    Screen().print(
         f"Wrote {out}: give it by --probe, in Python by Guard.load. The responses in "
         f"{out}.answers.jsonl may be deleted.",
         markup=False,
@@ -152,7 +169,7 @@ def calibrate_files(
     others: Sequence[Callable[[], Opened]],
     asked: Asked,
     out: str,
-    progress: Progress,
+    progress: Bars,
 ) -> list[Calibration]:
     """Let `speaker` answer; measure the probe on it and on `others`, which read the same answers.
 
@@ -197,7 +214,7 @@ def calibrating_prompts() -> list[str]:
     return corpora.neutral_prompts()[: corpora.CALIBRATING]
 
 
-def respond(opened: Opened, asked: Asked, out: str, progress: Progress) -> list[Answer]:
+def respond(opened: Opened, asked: Asked, out: str, progress: Bars) -> list[Answer]:
     """Return the model's answers; as many as wanted are as long as the window, if prompts allow.
 
     Those in the work file beside `out` are taken from there.
@@ -230,7 +247,7 @@ def respond(opened: Opened, asked: Asked, out: str, progress: Progress) -> list[
 
 
 def read(
-    opened: Opened, probe: Probe, said: Sequence[Answer], asked: Asked, progress: Progress
+    opened: Opened, probe: Probe, said: Sequence[Answer], asked: Asked, progress: Bars
 ) -> Calibration:
     """Measure `probe` on the answers, as the model behind `opened` reads them."""
     identity = opened.door.identity
@@ -243,17 +260,6 @@ def read(
         window=asked.alarms.window_tokens,
         hysteresis=asked.alarms.hysteresis_sd,
         progress=lambda done: progress.update(bar, completed=done),
-    )
-
-
-def bars() -> Progress:
-    """Return progress bars on stderr."""
-    return Progress(
-        TextColumn("{task.description:24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
     )
 
 
@@ -275,9 +281,9 @@ def _show(probe: Probe, made: Calibration, policy: Policy, wanted: int) -> None:
         if (threshold := thresholds.get(label)) is not None:
             cells = f"{threshold.level:.2f}", str(threshold.crossings), f"{threshold.bound:.3f}"
         table.add_row(printable(label), *cells)
-    Console(highlight=False).print(table)
+    Screen().print(table)
     if None in thresholds.values():
-        Console(highlight=False).print(_advice(made, wanted))
+        Screen().print(_advice(made, wanted))
 
 
 def _advice(made: Calibration, wanted: int) -> str:

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from emoguard.cli.calibrate import Opened, bars
-from emoguard.cli.paint import printable
+from emoguard.cli.bars import Bars
+from emoguard.cli.calibrate import Opened
 from emoguard.cli.paths import check_out
+from emoguard.cli.screen import Screen, printable
 from emoguard.errors import EmoGuardError
 from emoguard.extras import check_installed
 from emoguard.fit import corpora
@@ -98,8 +97,8 @@ def compare(
     labelled = _labelled(corpus, labels, most)
     texts = _Corpus(labelled, corpora.read(neutral or corpora.own_neutral()))
     # B is opened twice: what cannot be compared is refused before hours are spent on reading A.
-    before = _look(b, texts, threads)
-    with bars() as progress:
+    texts, before = _look(b, texts, threads)
+    with Bars() as progress:
         reader = _Reader(texts, Path(residuals), skip, threads, progress)
         sides = reader.read(a, before), reader.read(b, None)
         bar = progress.add_task("computing", total=None)
@@ -146,7 +145,7 @@ class _Reader:
     folder: Path
     skip: int
     threads: int | None
-    progress: Progress
+    progress: Bars
 
     def read(self, path: str, other: _Looked | None) -> Read:
         """Read all texts with the model at `path`, which must fit `other`."""
@@ -183,10 +182,14 @@ class _Reader:
         )
 
 
-def _look(path: str, corpus: _Corpus, threads: int | None) -> _Looked:
-    found = _describe(Opened.load(path, threads), corpus)
+def _look(path: str, corpus: _Corpus, threads: int | None) -> tuple[_Corpus, _Looked]:
+    """Return the texts that a model can read, and how it sees them."""
+    opened = Opened.load(path, threads)
+    corpus = _Corpus(opened.readable(corpus.labelled), opened.readable(corpus.neutral))
+    found = _describe(opened, corpus)
+    del opened
     gc.collect()
-    return found
+    return corpus, found
 
 
 def _describe(opened: Opened, corpus: _Corpus) -> _Looked:
@@ -227,7 +230,7 @@ def _check_options(png: str | None) -> None:
 
 
 def _print(found: ModelComparison) -> None:
-    console = Console(highlight=False)
+    console = Screen()
     names = f"A: {found.a}\nB: {found.b}"
     console.print(printable(names), style="bold", markup=False, soft_wrap=True)
     console.print(
@@ -287,7 +290,7 @@ def _valence_rows(found: ModelComparison) -> Iterator[tuple[str, ...]]:
 
 
 def _show(
-    console: Console, title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]
+    console: Screen, title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]
 ) -> None:
     if not rows:
         return

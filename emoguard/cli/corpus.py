@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from contextlib import closing
 
 import click
-from rich.console import Console
 
 from emoguard import keptfile
 from emoguard.cli.answer import Prompt, answer
-from emoguard.cli.calibrate import Opened, bars
+from emoguard.cli.bars import Bars
+from emoguard.cli.calibrate import Opened
 from emoguard.cli.paths import check_out
+from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora
 from emoguard.fit.writer import Manuscript, Order, orders
@@ -88,12 +89,12 @@ def corpus(
         return answer(opened.model, opened.tokenizer, asked, lambda: None)
 
     manuscript = Manuscript(f"{out}.attempts.jsonl", bound, words)
-    with closing(manuscript), bars() as progress:
+    with closing(manuscript), Bars() as progress:
         bar = progress.add_task("writing texts", total=len(wanted))
         for _ in manuscript.write(wanted, ask, tries):
             progress.advance(bar)
     _save(out, wanted, manuscript)
-    Console(highlight=False).print(_summary(out, wanted, manuscript), markup=False, soft_wrap=True)
+    Screen().print(_summary(out, wanted, manuscript), markup=False, soft_wrap=True)
 
 
 def own_topics() -> list[str]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -19,9 +18,10 @@ from emoguard import keptfile
 from emoguard.cli.answer import Prompt
 from emoguard.cli.interlinear import Interlinear
 from emoguard.cli.models import demo_model, load
-from emoguard.cli.paint import legend, printable, signed, tint
+from emoguard.cli.paint import legend, signed, tint
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import coloured_label, guard_for
+from emoguard.cli.screen import Screen, printable
 from emoguard.cli.stream import respond
 from emoguard.errors import EmoGuardError
 from emoguard.records import Report
@@ -53,10 +53,10 @@ with emoguard.attach(llm) as watch:       # or (llm, emoguard.Guard.load("yours.
 @click.option("--svg", type=click.Path(dir_okay=False), help="Also save a picture of the output.")
 def demo(label: str | None, probe: str | None, svg: str | None) -> None:
     """Watch a small model answer three prompts, every token with its score."""
-    console = Console(highlight=False)
+    console = Screen()
     if svg:
         check_out("--svg", svg)
-        console = Console(
+        console = Screen(
             highlight=False, record=True, width=WIDTH, force_terminal=True, color_system="truecolor"
         )
     play(console, label, probe)
@@ -69,11 +69,11 @@ def demo(label: str | None, probe: str | None, svg: str | None) -> None:
             raise EmoGuardError(f"{svg} cannot be written: {error.strerror}") from error
 
 
-def play(console: Console, label: str | None, probe: str | None) -> None:
+def play(console: Screen, label: str | None, probe: str | None) -> None:
     """Run the whole demo on `console`."""
     path = demo_model()
     with contextlib.ExitStack() as stack:
-        with Console(stderr=True).status("opening the model"):
+        with Screen(stderr=True).status("opening the model"):
             # With a thread on every core each token waits until all of them have been scheduled:
             # half of them are faster as soon as anything else runs.
             model, _ = load(path, threads=max(1, (os.cpu_count() or 1) // 2))
@@ -92,7 +92,7 @@ def play(console: Console, label: str | None, probe: str | None) -> None:
     console.print(Text(CODE), soft_wrap=True)
 
 
-def _answer(console: Console, model: Any, watch: Watch, column: int, text: str) -> Report:
+def _answer(console: Screen, model: Any, watch: Watch, column: int, text: str) -> Report:
     console.print(Text(f"\n▸ {text}", "bold"))
     lines = Interlinear(console, column, min(WIDTH, console.width))
     prompt = Prompt(text, max_tokens=TOKENS, temperature=0.0)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from emoguard import keptfile, regularfile
+from emoguard.cli.bars import Bars
 from emoguard.cli.models import attach_options, load
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import check_calibrated, guard_for
+from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.extras import install_command
 from emoguard.fit.corpora import recorded_labels
@@ -94,7 +94,7 @@ def dose(
     door = find(model)[0].open_residuals(model, tokenizer=tokenizer)
     check_calibrated(guard, probe, door.identity, path, "transformers")
     stage = TransformersStage(model, tokenizer, guard, randoms=randoms, tokens=tokens)
-    with _progress() as progress:
+    with Bars() as progress:
         tasks: dict[str, Any] = {}
 
         def follow(what: str, done: int, total: int) -> None:
@@ -103,7 +103,7 @@ def dose(
             progress.update(tasks[what], completed=done)
 
         result = measure(stage, judge, openings, signed, progress=follow)
-    Console().print(table(result, judge_name))
+    Screen().print(table(result, judge_name))
     if json_path:
         told = {
             "model": Path(path).name,
@@ -251,13 +251,3 @@ def _draw(axis: Any, label: LabelResult) -> None:
             axis.plot(effect.dose, effect.effect, "x", color="red")
     axis.set_title(f"{label.label} (chosen dose {label.chosen:g})", fontsize=10)
     axis.set_xlabel("dose (red cross: no longer coherent)")
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description:36}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )

@@ -11,6 +11,7 @@ import numpy as np
 from emoguard import keptfile
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import open_probe
+from emoguard.cli.screen import say
 from emoguard.errors import EmoGuardError
 from emoguard.probe.calibration import Calibration
 from emoguard.probe.probe import Probe
@@ -44,7 +45,7 @@ def export(probe: str, label: str, out: str, dose: float) -> None:
     write(Path(out), vectors, found.architecture)
     layers = ", ".join(map(str, vectors))
     identity = calibrations[0].identity
-    click.echo(
+    say(
         f"Wrote {out}: {label} at layers {layers}, a dose of {dose:g} in all, "
         f"for residuals as long as those of {identity.name} ({identity.quantisation})."
     )

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from emoguard.cli import calibrate
+from emoguard.cli.bars import Bars
 from emoguard.cli.calibrate import Opened
-from emoguard.cli.paint import printable
 from emoguard.cli.paths import check_out
+from emoguard.cli.screen import Screen, printable
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora, store
 from emoguard.fit.recipe import fit as make_probe
@@ -122,7 +122,8 @@ def fit(
     opened = Opened.load(path)
     speaker = Opened.load(responder) if responder else opened
     _check_sizes(opened, [speaker.door.identity, *(Opened.load(p).door.identity for p in also)])
-    with calibrate.bars() as progress:
+    texts, neutral = [opened.readable(each) for each in texts], opened.readable(neutral)
+    with Bars() as progress:
         bar = progress.add_task("reading texts", total=len(neutral) + sum(map(len, texts)))
         probe = make_probe(
             opened.door,
@@ -142,14 +143,14 @@ def fit(
         made = calibrate.calibrate_files(probe, [], speaker, others, asked, out, progress)
     if not keep:
         store.remove(f"{out}.residuals")
-    Console().print(
+    Screen().print(
         f"Wrote {out}: {len(probe.labels)} labels at layers {', '.join(map(str, probe.layers))}, "
         f"calibrated on {made[0].responses} answers. Look at it with: emoguard show {out}",
         markup=False,
         soft_wrap=True,
     )
     for caution in probe.cautions:
-        Console(stderr=True, highlight=False).print(
+        Screen(stderr=True).print(
             printable(f"Caution: {caution}."), style="yellow", markup=False, soft_wrap=True
         )
 

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from emoguard import keptfile
-from emoguard.cli.paint import printable
+from emoguard.cli.screen import say
 from emoguard.errors import EmoGuardError
 from emoguard.policy.policy import Policy
 from emoguard.records import Report
@@ -51,8 +51,8 @@ class Reports:
         wrong = [each for each in self._verdicts if not each.sound]
         if wrong:
             first = next(finding for finding in wrong[0].findings if finding.kind != "torn")
-            place = printable(f"{first.kind}: {first.file} row {first.row} {first.text}")
-            click.echo(
+            place = f"{first.kind}: {first.file} row {first.row} {first.text}"
+            say(
                 f"emoguard: NOT SOUND: {place}. Lines that the key does not vouch for were left "
                 "out: look at them with emoguard audit verify.",
                 err=True,

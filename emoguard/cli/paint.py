@@ -8,6 +8,8 @@ from rich.color import Color
 from rich.style import Style
 from rich.text import Text
 
+from emoguard.cli.screen import printable
+
 RGB = tuple[int, int, int]
 
 ABOVE: tuple[RGB, RGB] = ((122, 106, 92), (206, 72, 0))
@@ -30,11 +32,6 @@ def tint(z: float | None) -> Style:
     share = min(1.0, (abs(z) - QUIET) / (FULL - QUIET))
     mixed = [round(a + (b - a) * share) for a, b in zip(weak, strong, strict=True)]
     return Style(color=Color.from_rgb(255, 255, 255), bgcolor=Color.from_rgb(*mixed))
-
-
-def printable(text: str) -> str:
-    """Return `text` with control characters replaced: nobody's text may rewrite the screen."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def signed(z: float | None) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emoguard.advice import calibrate_command
+from emoguard.cli.bars import Bars
 from emoguard.cli.calibrate import Opened, check
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora
@@ -35,7 +36,6 @@ from emoguard.validate.onpolicy import FALLBACK, Prompt, Response, on_policy, pr
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from rich.progress import Progress
 
     from emoguard.probe.identity import ModelIdentity
     from emoguard.probe.probe import Probe
@@ -81,7 +81,7 @@ def blocks(
     texts: Sequence[Texts],
     also: Sequence[str],
     hearing: Hearing,
-    progress: Progress,
+    progress: Bars,
 ) -> Blocks:
     """Return what needs the model at hand: on-policy, other files, invariance.
 
@@ -158,7 +158,7 @@ class _Some:
 
 
 def _answers(
-    opened: Opened, asked: Sequence[Prompt], hearing: Hearing, progress: Progress
+    opened: Opened, asked: Sequence[Prompt], hearing: Hearing, progress: Bars
 ) -> list[Answer]:
     sampling = Sampling(hearing.tokens)
     texts = [prompt.text for prompt in asked]
@@ -223,7 +223,7 @@ def _agreement(
     some: _Some,
     alarms: AlarmPolicy,
     hearing: Hearing,
-    progress: Progress,
+    progress: Bars,
 ) -> Agreement:
     other = Opened.load(path, hearing.threads)
     check(guard.probe, other)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 import emoguard
 from emoguard.cli.paths import recognise
+from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.policy.policy import Policy
 
@@ -92,7 +92,7 @@ def serve(
 
     served = _open(path, config, {k: v for k, v in options.items() if v is not None})
     settings = served.settings
-    notes = Console(stderr=True, highlight=False)
+    notes = Screen(stderr=True)
     with contextlib.ExitStack() as stack:
         extra = _metrics(policy, metrics_port)
         guard = stack.enter_context(emoguard.open_guard(served.model, policy, probe, sinks=extra))

@@ -8,7 +8,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from emoguard.cli.paint import place, printable, signed, tint
+from emoguard.cli.paint import place, signed, tint
+from emoguard.cli.screen import printable
 from emoguard.records import LabelScore, Receipt, Report
 
 

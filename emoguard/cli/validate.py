@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from emoguard import keptfile
-from emoguard.cli.calibrate import Opened, bars, check
-from emoguard.cli.paint import printable
+from emoguard.cli.bars import Bars
+from emoguard.cli.calibrate import Opened, check
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import calibrating, open_probe
+from emoguard.cli.screen import Screen, printable
 from emoguard.errors import EmoGuardError
 from emoguard.extras import check_installed
 from emoguard.fit import corpora
@@ -166,7 +165,7 @@ def validate(
             calibrated(found, calibrations, identity, command)
     _make(place)
     stores = Path(residuals) if residuals else place / "residuals"
-    with bars() as progress:
+    with Bars() as progress:
         reader = _Reader(opened, stores, skip, progress)
         texts = [
             reader.labelled(name, f"corpus-{n}", each)
@@ -203,7 +202,7 @@ def validate(
     _print(title, result, heard)
     if out and found is not None:
         artifact.save(out, found, calibrations)
-        Console().print(f"Wrote {out}.")
+        Screen().print(f"Wrote {out}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,9 +212,10 @@ class _Reader:
     opened: Opened
     stores: Path
     skip: int
-    progress: Progress
+    progress: Bars
 
     def labelled(self, name: str, folder: str, texts: Sequence[corpora.Text]) -> Texts:
+        texts = self.opened.readable(texts)
         labels, topics = [t.label for t in texts], [t.topic for t in texts]
         return self._texts(name, folder, [t.text for t in texts], labels, topics)
 
@@ -308,7 +308,7 @@ def _write(folder: Path, title: str, result: Any, heard: Blocks) -> None:
 
 
 def _print(title: str, result: Any, heard: Blocks) -> None:
-    console = Console(highlight=False)
+    console = Screen()
     if not console.is_terminal:
         console.width = 180  # a log has no edge that an interval must be broken at
     console.print(printable(title), style="bold", markup=False)

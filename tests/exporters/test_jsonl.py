@@ -324,7 +324,7 @@ def test_what_others_do_to_the_file_while_it_is_written_is_said(path, caplog):
     with opened(path) as log:
         for n, deed in enumerate((
             lambda: path.rename(path.with_name("audit.jsonl.1")), path.unlink,
-            lambda: os.truncate(path, 0), lambda: path.write_bytes(path.read_bytes() + b"half a row"),
+            lambda: os.truncate(path, 0), lambda: path.write_bytes(path.read_bytes() + b"half"),
         )):  # fmt: skip
             log.report(REPORT)
             log.report(REPORT)

@@ -222,8 +222,8 @@ def test_a_broken_state_is_set_aside_counted_and_said(tmp_path, change, caplog):
 
 
 def test_a_state_of_more_than_a_mebibyte_can_be_read_again(tmp_path):
-    labels = tuple(f"label{n}" for n in range(4000))
-    rows = np.random.default_rng(0).normal(size=(100, 4000))
+    labels = tuple(f"label{n}" for n in range(5000))
+    rows = np.random.default_rng(0).normal(size=(100, 5000))
     whole = Baseline("m", "i", "p", labels, 1, tuple(map(tuple, rows.tolist())), 0.0)
     path = tmp_path / "drift.json"
     sink = DriftMonitor(whole, state=path)

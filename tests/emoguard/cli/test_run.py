@@ -25,8 +25,9 @@ from emoguard.cli import main, models
 from emoguard.cli.answer import Prompt, answer
 from emoguard.cli.demo import CODE
 from emoguard.cli.interlinear import Interlinear
-from emoguard.cli.paint import BELOW, FULL, QUIET, legend, place, printable, signed, tint
+from emoguard.cli.paint import BELOW, FULL, QUIET, legend, place, signed, tint
 from emoguard.cli.pieces import Pieces
+from emoguard.cli.screen import printable
 from emoguard.probe import artifact
 from emoguard.runtime.attach import find
 from emoguard.testing import make_calibration, make_probe
