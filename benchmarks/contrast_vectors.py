@@ -6,7 +6,7 @@ at all layers together (each counting the same, so that no layer is picked by th
 |r| is the correlation of a component's coordinates with the valence ratings below. Beside it: the
 same of TF-IDF class means of the same texts, and what 95 % of permutations of the ratings stay
 below. Intervals are percentiles of 1,000 resamples of topics, the same draws for model and words,
-so that their difference is paired. See docs/contrast-vectors.md.
+so that their difference is paired. See docs/evidence/contrast-vectors.md.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measure import arguments
-from emoguard.cli.calibrate import Opened
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora, geometry
 from emoguard.fit.extraction import SKIP, extract
 from emoguard.fit.textonly import counted
+from emoguard.runtime.openers import open_speaker
 from emoguard.validate.card import plain
 from emoguard.validate.estimate import Estimate, Sample
 from emoguard.validate.plots import INK, MUTED, find_pyplot
@@ -201,7 +201,7 @@ def main() -> int:
     found = []
     try:
         for model, path in given.model:
-            door = Opened.load(str(path)).door
+            door = open_speaker(path).door
             for name, corpus in texts:
                 folder = given.residuals / model / name
                 found.append(measure(model, read(door, name, corpus, folder, given.most)))

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import measure
 from benchmarks.measure import Row
 from emoguard.fit import corpora, extraction
+from emoguard.probe import pooling
 from emoguard.runtime.attach import find
 from tests.models import DATA, load_hf, load_llama, smollm2_gguf
 
@@ -55,7 +56,7 @@ def plain_llamacpp(model: Any) -> Iterator[Forward]:
     """Open the plain forward of llama.cpp: texts as sequences of one pass, nothing kept."""
     from emoguard_llamacpp import ctypes_llama, pooling
 
-    tokens, sequences = extraction.BATCH, extraction.MOST
+    tokens, sequences = pooling.BATCH, pooling.MOST
     with ctypes_llama.own_context(model, tokens, pooling.CHUNK, sequences=sequences) as context:
 
         def forward(batch: list[list[int]]) -> None:
@@ -89,7 +90,7 @@ def overhead(runtime: str, pairs: int, *, cpu: bool) -> list[Row]:
     clock = time.process_time if cpu else time.perf_counter
     stories = [text.text for text in corpora.read(_stories())]
     lengths = [len(door.tokenize(text)) for text in stories]
-    batches = [[stories[n] for n in batch] for batch in extraction.batches(lengths)]
+    batches = [[stories[n] for n in batch] for batch in pooling.batches(lengths)]
     plain_forward = {"llamacpp": plain_llamacpp, "transformers": plain_transformers}[runtime]
     turns: dict[str, Iterator[int]] = {"plain": count(), "extract": count()}
 

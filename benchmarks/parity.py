@@ -25,9 +25,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from emoguard_llamacpp.speaker import LlamaSpeaker
+
 from benchmarks.measure import Row, arguments, show
 from emoguard import Guard, Request, attach
-from emoguard.fit.responses import Sampling, answers, calibrate
+from emoguard.fit.responses import Sampling, calibrate, responses
 from emoguard.runtime.attach import find, shipped
 from tests.models import DATA, gemma_gguf, load_hf, load_llama, quantised, smollm2_gguf
 
@@ -96,7 +98,7 @@ def runtimes(name: str, many: list[str]) -> list[Row]:
 def siblings(many: list[str]) -> list[Row]:
     """Compare quantisations of SmolLM2 against F16, each calibrated on the same answers."""
     reference = load_llama(quantised(smollm2_gguf(), "F16"))
-    said = list(answers(reference, None, prompts(ANSWERS), Sampling(tokens=64)))
+    said = list(responses(LlamaSpeaker(reference), prompts(ANSWERS), Sampling(tokens=64)))
     wanted, _ = _sibling_z(reference, said, many)
     rows = []
     for kind in ("Q8_0", "Q4_K_M"):

@@ -23,12 +23,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from emoguard_llamacpp.speaker import LlamaSpeaker
+
 from emoguard import Guard
 from emoguard.fit.answers import AnswerFile
 from emoguard.fit.corpora import CALIBRATING, neutral_prompts
-from emoguard.fit.responses import Answer, Sampling, answer
+from emoguard.fit.responses import Sampling, respond
 from emoguard.probe.probe import Probe
 from emoguard.runtime.attach import find
+from emoguard.runtime.speaker import Generated
 from tests.models import load_llama, smollm2_gguf
 
 CACHE = Path(__file__).parents[1] / ".cache" / "alarms"
@@ -53,13 +56,13 @@ class HeldOut:
     def generate(self, tokens: int, wanted: int) -> None:
         """Generate the responses of one limit that are not kept yet."""
 
-        def source(start: int) -> Iterator[Answer]:
+        def source(start: int) -> Iterator[Generated]:
             for n in count(start):
                 # The same prompts for each limit, with other seeds.
                 prompt, seed = self._prompts[n % len(self._prompts)], 100_000 * tokens + n
-                yield answer(self._llm, None, prompt, Sampling(tokens), seed)
+                yield respond(LlamaSpeaker(self._llm), prompt, Sampling(tokens), seed)
 
-        def enough(said: list[Answer]) -> bool:
+        def enough(said: list[Generated]) -> bool:
             sys.stderr.write(f"\r{tokens} tokens: {len(said)}/{wanted}")
             return len(said) >= wanted
 
@@ -82,7 +85,7 @@ class HeldOut:
             save(path, kept)
         return kept[:most]
 
-    def _project(self, probe: Probe, said: Answer) -> np.ndarray:
+    def _project(self, probe: Probe, said: Generated) -> np.ndarray:
         return probe.project(said.residuals(self._door, probe.layers))
 
     def _answers(self, tokens: int) -> AnswerFile:

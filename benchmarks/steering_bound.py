@@ -6,7 +6,11 @@ float64 from the values as stored, without tolerance; b is the layer's share of 
 
 Functions: random plans (doses to 1e6, caps, floors, ablations, bounds from 1e-5 to .5) on random
 residuals of 1e-20 to 1e20 in length, of one huge coordinate, or along a limited direction; a row
-that is not finite must keep every bit.
+that is not finite must keep every bit. Adversarial: interventions that no file may hold, put
+together by hand (steps of 1e-45 to 3e38, limits of 1e-40 to 3e38 on up to six directions that may
+be nearly dependent, shares of the bound down to the rounding of the dtype) on residuals of every
+length that the dtype has. `fused` is the Triton kernel: on a GPU, or on a CPU with
+TRITON_INTERPRET=1.
 
 Live: sampled responses of both runtimes, h and h' taken before and after the hook. 200 emotional
 prompts with a .99 cap on what the prompt is about (`own`); the same with .99 caps on sad, angry,
@@ -18,6 +22,7 @@ is none); `clipped` is the share of tokens that are, `moved` of those that were 
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,9 +35,11 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from emoguard_llamacpp.speaker import LlamaSpeaker
+
 from benchmarks.measure import Row, arguments, show
 from emoguard import Guard, Plan, Policy, Report, Request, attach
-from emoguard.fit.responses import Sampling, answer, first_half
+from emoguard.fit.responses import Sampling, first_half, respond
 from emoguard.probe.shipped import shipped_files
 from emoguard.runtime.attach import find, shipped
 from emoguard.runtime.reading import Reading, Steered
@@ -108,6 +115,42 @@ def drawn_rows(
     return np.asarray(rows * np.where(rng.random((count, 1)) < 0.5, wild, ordinary))
 
 
+def hostile_steering(rng: np.random.Generator, hidden: int, limits: int) -> Steering:
+    """Return an intervention of `limits` limits with numbers of every size."""
+
+    def some(lowest: float, highest: float, shape: Any = ()) -> Any:
+        signs = rng.choice([-1.0, 1.0], shape)
+        return np.float32(signs * 10.0 ** rng.uniform(lowest, highest, shape))
+
+    directions = rng.normal(size=(limits, hidden)) + 10 ** rng.uniform(-1, 4) * rng.normal(
+        size=hidden
+    )
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    along = (
+        directions[0] if limits and rng.random() < 0.5 else rng.normal(size=hidden) / hidden**0.5
+    )
+    if rng.random() < 0.2:
+        along = np.eye(hidden)[rng.integers(hidden)]
+    shift = (along * np.float64(some(-45, 38.5)) * (rng.random() < 0.7)).astype(np.float32)
+    low, high = np.sort(some(-40, 38.5, (2, limits)), axis=0)
+    low[rng.random(limits) < 0.3], high[rng.random(limits) < 0.3] = -np.inf, np.inf
+    budget = float(rng.choice([10 ** rng.uniform(-8, -0.31), 2.0**-8 * rng.uniform(0.9, 3), 0.5]))
+    gram = (directions @ directions.T).astype(np.float32)
+    at = Intervention(0, shift, directions.astype(np.float32), low, high, gram, budget)
+    return Steering(Plan(), budget, (at,))
+
+
+def hostile_rows(rng: np.random.Generator, count: int, at: Intervention) -> NDArray[np.float64]:
+    """Return residuals (count, hidden) of every length, a quarter of each kind."""
+    hidden = len(at.shift)
+    rows = rng.normal(size=(count, hidden)) / hidden**0.5
+    rows[::4] *= rng.random((len(rows[::4]), hidden)) < 0.02
+    rows[1::4, rng.integers(hidden)] *= 10.0 ** rng.uniform(0, 30)
+    if len(at.directions):
+        rows[2::4] = rows[2::4] * 0.1 + at.directions[rng.integers(len(at.directions))]
+    return np.asarray(rows * 10.0 ** rng.uniform(-45, 38.5, (count, 1)))
+
+
 def in_numpy(
     rows: NDArray[np.float64], plans: Sequence[Steering], index: int, dtype: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -140,22 +183,36 @@ def on_cpu(
     return _batch(rows, plans, index, dtype, lambda h, layer: steer.steer(layer, h, 0))
 
 
+def fused(
+    rows: NDArray[np.float64], plans: Sequence[Steering], index: int, dtype: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the same for the one kernel."""
+    import torch
+    from emoguard_torch import fused
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return _batch(
+        rows, plans, index, dtype, lambda h, layer: fused.intervene(h, layer, layer.rows), device
+    )
+
+
 def _batch(
     rows: NDArray[np.float64],
     plans: Sequence[Steering],
     index: int,
     dtype: str,
     move: Callable[..., Any],
+    device: str = "cpu",
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     import torch
     from emoguard_torch.steer import MOVES, gather
 
-    stored = torch.tensor(rows).to(getattr(torch, dtype))[:, None]
+    stored = torch.tensor(rows).to(getattr(torch, dtype))[:, None].to(device)
     each = [plan for plan in plans for _ in range(len(rows) // len(plans))]
     at = plans[0].interventions[index].layer
-    layer = gather(each, at, "cpu", torch.empty((len(rows), MOVES)))
+    layer = gather(each, at, device, torch.empty((len(rows), MOVES), device=device))
     moved = move(stored, layer)
-    return stored[:, 0].double().numpy(), moved[:, 0].double().numpy()
+    return stored[:, 0].cpu().double().numpy(), moved[:, 0].cpu().double().numpy()
 
 
 VARIANTS: dict[str, tuple[Callable[..., Any], str]] = {
@@ -167,6 +224,10 @@ VARIANTS: dict[str, tuple[Callable[..., Any], str]] = {
     "cpu_float16": (on_cpu, "float16"),
     "cpu_bfloat16": (on_cpu, "bfloat16"),
 }
+FUSED: dict[str, tuple[Callable[..., Any], str]] = {
+    f"fused_{dtype}": (fused, dtype) for dtype in ("float32", "float16", "bfloat16")
+}
+"""Where there is Triton."""
 
 
 def functions(wanted: int) -> list[Row]:
@@ -199,6 +260,24 @@ def functions(wanted: int) -> list[Row]:
                     tallies[name].add(old, new, plan.interventions[index].budget)
         _progress("functions", tallies["numpy_float32"].rows, wanted)
     return [row for name, tally in tallies.items() for row in _bound_rows(name, tally)]
+
+
+def adversarial(wanted: int) -> list[Row]:
+    """Check at least `wanted` rows of each implementation and dtype."""
+    rng = np.random.default_rng(1)
+    variants = VARIANTS | (FUSED if importlib.util.find_spec("triton") else {})
+    tallies = {name: Tally() for name in variants}
+    while min(tally.rows for tally in tallies.values()) < wanted:
+        hidden, limits = int(rng.choice([48, 96, 576])), int(rng.integers(0, 7))
+        plans = [hostile_steering(rng, hidden, limits) for _ in range(8)]
+        rows = np.concatenate([hostile_rows(rng, 64, plan.interventions[0]) for plan in plans])
+        for name, (run, dtype) in variants.items():
+            with np.errstate(all="ignore"):
+                before, after = run(rows, plans, 0, dtype)
+            for old, new, plan in zip(np.split(before, 8), np.split(after, 8), plans, strict=True):
+                tallies[name].add(old, new, plan.interventions[0].budget)
+        _progress("adversarial", tallies["numpy_float32"].rows, wanted)
+    return [row for name, tally in tallies.items() for row in _bound_rows(f"hostile_{name}", tally)]
 
 
 # Live.
@@ -283,7 +362,7 @@ def live_llamacpp(
         for one in asked(kind, guard.labels, count):
             guard.steered.clear()
             with stored_rows() as seen, watch.steering(one.plan):
-                answer(llm, None, one.prompt, Sampling(tokens), one.seed)
+                respond(LlamaSpeaker(llm), one.prompt, Sampling(tokens), one.seed)
             (steered,) = guard.steered
             yield steered, [seen[layer] for layer in steered.steering.layers]
 
@@ -448,6 +527,7 @@ def main() -> None:
     """Run what the arguments name and print one table."""
     parser = arguments(__doc__)
     parser.add_argument("--rows", type=int, default=100_000, help="per implementation and dtype")
+    parser.add_argument("--adversarial", type=int, default=150_000, help="the same")
     parser.add_argument("--responses", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=32, help="most of a response")
     parser.add_argument("--models", default="smollm2,gemma")
@@ -455,8 +535,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small part of everything")
     options = parser.parse_args()
     if options.quick:
-        options.rows, options.responses, options.tokens = 2000, 6, 8
+        options.rows, options.adversarial = 2000, 2000
+        options.responses, options.tokens = 6, 8
     rows = functions(options.rows) if options.rows else []
+    rows += adversarial(options.adversarial) if options.adversarial else []
     for runtime in filter(None, options.runtimes.split(",")):
         for name in options.models.split(","):
             rows += live(name, runtime, options.responses, options.tokens)

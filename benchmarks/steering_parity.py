@@ -32,9 +32,10 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from emoguard_llamacpp.controlvector import control_vector, write
+
 from benchmarks.measure import Row, arguments, show
 from emoguard import Guard, Plan, Policy, Request, attach
-from emoguard.cli.export import control_vector, write
 from emoguard.fit.responses import calibrate
 from emoguard.runtime.attach import find, shipped
 from emoguard.steering.policy import SteeringPolicy
@@ -70,13 +71,13 @@ def guard_for(model: Any, calibration: Any = None, **options: Any) -> Guard:
 
 def own_answers(llm: Any) -> Any:
     """Return a function that calibrates a door on the same answers as any other."""
-    from emoguard.fit.responses import Answer
+    from emoguard.runtime.speaker import Generated
 
     said = []
     for n, prompt in enumerate(PROMPTS):
         ids = llm.tokenize(prompt.encode())
         llm.set_seed(n)
-        said.append(Answer(ids, list(islice(llm.generate(ids, temp=0.7), 48))))
+        said.append(Generated(ids, list(islice(llm.generate(ids, temp=0.7), 48))))
     return lambda door, probe: calibrate(door, probe, said)
 
 

@@ -9,7 +9,9 @@ from emoguard.notices.render import render
 from emoguard.policy.policy import Policy
 from emoguard.probe.probe import Probe
 from emoguard.records import Alert, Notice, Report, Request
-from emoguard.runtime.attach import attach, open_guard
+from emoguard.runtime.attach import attach, open_guard, watch
+from emoguard.runtime.score import TextScores, score
+from emoguard.runtime.watch import Watch
 from emoguard.steering.plan import Plan
 
 __version__ = "0.1.0"
@@ -24,8 +26,12 @@ __all__ = [
     "Probe",
     "Report",
     "Request",
+    "TextScores",
+    "Watch",
     "__version__",
     "attach",
     "open_guard",
     "render",
+    "score",
+    "watch",
 ]

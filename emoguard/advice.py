@@ -13,18 +13,18 @@ def fit_command(model: str = "MODEL") -> str:
 
 
 def calibrate_command(
-    model: str = "MODEL", probe: str = "PROBE", quantisation: str = "", *, dequantised: bool = False
+    model: str = "MODEL", probe: str = "PROBE", quantisation: str = "", runtime: str = ""
 ) -> str:
     """Return the command that calibrates a probe on a model file.
 
     `probe` is a file or a shipped name. The result lies beside the file, under a name with the
-    `quantisation`: the same name would take up the answers of another model. `dequantised` is for
-    a GGUF file in Transformers, which another runtime's calibration does not fit.
+    `quantisation`: the same name would take up the answers of another model. `runtime` is named
+    where it is not the usual one of the file, whose calibration does not fit another's.
     """
     stem = probe.removesuffix(SUFFIX)
     out = f"{stem}-{quantisation or 'calibrated'}{SUFFIX}"
-    runtime = {"runtime": "transformers"} if dequantised else {}
-    return _line("calibrate", model=model, **runtime, probe=probe, out=out)
+    named = {"runtime": runtime} if runtime else {}
+    return _line("calibrate", model=model, **named, probe=probe, out=out)
 
 
 def baseline_command(log: str = "AUDIT_LOG", out: str = "BASELINE") -> str:

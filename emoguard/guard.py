@@ -14,8 +14,8 @@ from emoguard.arguments import (
     checked_probe,
     checked_sinks,
 )
+from emoguard.clock import Moment
 from emoguard.errors import EmoGuardError
-from emoguard.notices.notice import Moment
 from emoguard.notices.outbox import Outbox
 from emoguard.policy.policy import Policy
 from emoguard.policy.reload import PolicyFile, PolicySource, open_policy
@@ -42,8 +42,9 @@ class Guard:
     the time to notices.
 
     `labels` are read and reported; of these, `monitored` may alarm and are shown to sinks. Labels
-    that validation did not find usable are monitored only if the policy names them. `unopened`
-    names the sinks of the policy if the guard was given none: only `open_guard` opens those.
+    that validation did not find usable are monitored only if the policy names them. `sinks` take
+    the reports; `unopened` names the sinks of the policy if the guard was given none: only
+    `open_guard` opens those.
 
     Raises:
         EmoGuardError: an argument of another type, a policy that is not sound, unknown labels, or
@@ -72,10 +73,10 @@ class Guard:
         self.calibrations = checked_calibrations(calibrations)
         for calibration in self.calibrations:
             calibration.check_fits(len(probe.labels), len(probe.layers))
-        sinks = checked_sinks(sinks)
-        self.unopened = () if sinks else tuple(n for sink in self.policy.sinks for n in sink)
+        self.sinks = checked_sinks(sinks)
+        self.unopened = () if self.sinks else tuple(n for sink in self.policy.sinks for n in sink)
         self._watched: list[tuple[Site, Callable[[Steering], None]]] = []
-        self.outbox = Outbox(lambda: self.policy, sinks, on_alert, now)
+        self.outbox = Outbox(lambda: self.policy, self.sinks, on_alert, now)
 
     @classmethod
     def load(

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, ClassVar, Literal
 
+from emoguard import reporttable
 from emoguard.errors import EmoGuardError
 from emoguard.policy import schema
 from emoguard.policy.annotation import describe
 from emoguard.steering.plan import Plan
 
 Phase = Literal["preparation", "reasoning", "response"]
+Reasoning = Literal["marked", "unclosed", "unknown"]
 Status = Literal["scored", "uncalibrated", "incomplete", "skipped", "cancelled", "error"]
 Finish = Literal["stop", "length", "cancelled", "halted", "error", "unknown"]
 Channel = Literal["field", "header", "suffix"]
@@ -50,7 +52,8 @@ class Request:
     """What a caller says about one generation.
 
     `id` names the response in reports. `conversation` groups turns (never exported to metrics).
-    `scores="tokens"` keeps one row of scores per token in the report; the default keeps summaries.
+    `scores="tokens"` keeps one row of scores per token in the report, `"text"` also the text of
+    each token (for the caller alone: sinks never see it); the default keeps summaries.
     `plan` steers this one, on top of what the policy asks and within its bound.
 
     For notices: `user_text` is what the user said last; only the question whether this is a human
@@ -73,7 +76,7 @@ class Request:
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     conversation: str | None = None
-    scores: Literal["summary", "tokens"] = "summary"
+    scores: Literal["summary", "tokens", "text"] = "summary"
     plan: Plan | None = None
     user_text: str | None = field(default=None, repr=False)
     channel: Literal["field", "suffix"] | None = None
@@ -190,6 +193,9 @@ class TokenScore:
     attention_sink: bool = False
     """Whether it was read at an attention sink, where a reading says nothing about the response.
     The reading is withheld: whoever adds up z on their own adds nothing."""
+    text: str | None = None
+    """The text that the token adds; empty where a character ends with a later token. Null unless
+    the request asked for it, and in everything that reaches a sink."""
 
 
 @dataclass(frozen=True)
@@ -264,6 +270,10 @@ class Report:
     """The caller's name for the conversation this response belongs to."""
     phases: dict[Phase, int] = field(default_factory=dict)
     """Generated tokens per phase."""
+    reasoning: Reasoning = "unknown"
+    """marked: the model's own marks tell its reasoning from the response; unclosed: they opened
+    reasoning that was never closed, which counts as response; unknown: no marks are known for this
+    model, and every token but the first counts as response."""
     tokens: tuple[TokenScore, ...] = ()
     """One entry per generated token when the request asked for it, else empty."""
     overhead_seconds: float = 0.0
@@ -307,17 +317,47 @@ class Report:
         own = self.phases.get("preparation", 0) + self.phases.get("response", 0)
         return own - self.attention_sinks
 
+    def __str__(self) -> str:
+        return reporttable.as_text(self)
+
+    def html(self, label: str | None = None) -> str:
+        """Return the report as HTML: the table, above it the tokens in the colour of `label`.
+
+        Tokens are shown if the request had `scores="text"`. The default label is the one with the
+        highest mean.
+
+        Raises:
+            EmoGuardError: the report has no score of that label.
+
+        """
+        if label is not None and label not in self.scores:
+            known = ", ".join(self.scores) or "none"
+            raise EmoGuardError(f"unknown label {label:.60}: this report has {known}")
+        return reporttable.as_html(self, label)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows of the report."""
+        return self.html()
+
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON data (`docs/report.schema.json`): no tuples, no NaN."""
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
         return plain
 
-    def wire(self, scores: Literal["none", "summary", "tokens"] = "none") -> dict[str, Any]:
+    def without_text(self) -> Report:
+        """Return the report without the text of its tokens: what sinks get."""
+        if all(token.text is None for token in self.tokens):
+            return self
+        bare = tuple(dataclasses.replace(token, text=None) for token in self.tokens)
+        return dataclasses.replace(self, tokens=bare)
+
+    def wire(self, scores: Literal["none", "summary", "tokens", "text"] = "none") -> dict[str, Any]:
         """Return the `emoguard` object that a response carries: what its client may see.
 
         By default version, id, status, steered and notice (without its channel): nothing that was
         read. `scores="summary"` adds the scores and whether they are of a short response, "tokens"
-        also one entry per token. The rest of a report is the operator's.
+        also one entry per token, "text" the same with the token's text. The rest of a report is the
+        operator's.
         """
         told: dict[str, Any] = {
             "version": self.version,
@@ -331,8 +371,9 @@ class Report:
         if scores != "none":
             told["scores"] = {label: vars(score).copy() for label, score in self.scores.items()}
             told["short"] = self.short
-        if scores == "tokens":
-            told["tokens"] = [_plain(dataclasses.asdict(token)) for token in self.tokens]
+        if scores in ("tokens", "text"):
+            tokens = self.tokens if scores == "text" else self.without_text().tokens
+            told["tokens"] = [_plain(dataclasses.asdict(token)) for token in tokens]
         return told
 
 

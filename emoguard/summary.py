@@ -38,7 +38,8 @@ def report(reading: Reading, request: Request, site: Site) -> Report:
         scores=_scores(rows, site),
         short=len(rows) < site.policy.alarms.window_tokens,
         phases=_phase_counts(reading.phases),
-        tokens=_token_scores(reading) if request.scores == "tokens" else (),
+        reasoning=reading.reasoning,
+        tokens=() if request.scores == "summary" else _token_scores(reading),
         overhead_seconds=reading.seconds,
         receipt=_receipt(reading.steered),
         detail=_detail(reading),
@@ -126,14 +127,16 @@ def _token_scores(reading: Reading) -> tuple[TokenScore, ...]:
     sinks = reading.attention_sinks
     rows = np.where(np.isfinite(reading.rows), reading.rows, np.nan)
     rows[:sinks][~np.isnan(rows[:sinks])] = 0
+    pieces: Sequence[str | None] = reading.pieces or [None] * len(rows)
     return tuple(
         TokenScore(
             int(token),
             PHASES[phase],
             tuple(None if math.isnan(value) else value for value in row),
             place < sinks,
+            piece,
         )
-        for place, (token, phase, row) in enumerate(
-            zip(reading.token_ids, reading.phases, rows.tolist(), strict=True)
+        for place, (token, phase, row, piece) in enumerate(
+            zip(reading.token_ids, reading.phases, rows.tolist(), pieces, strict=True)
         )
     )

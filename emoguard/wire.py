@@ -66,7 +66,7 @@ def ask(
 
 
 def told(
-    reports: Sequence[Report], scores: Literal["none", "summary", "tokens"] = "none"
+    reports: Sequence[Report], scores: Literal["none", "summary", "tokens", "text"] = "none"
 ) -> dict[str, Any] | None:
     """Return the object of a response that `reports` were made of; None where there is none.
 

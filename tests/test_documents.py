@@ -14,7 +14,7 @@ from emoguard.sinks.open import check_sinks
 ROOT = Path(__file__).parents[1]
 POLICIES = [
     block
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
     for block in re.findall(r"```yaml\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
 ]
 

@@ -16,7 +16,7 @@ BLOCKS, HIDDEN, HEADS, HEAD, FEED = 5, 64, 2, 32, 96
 SPECIAL = ("<unk>", "<s>", "</s>", "<think>", "</think>")
 THINKING = SPECIAL.index("<think>"), SPECIAL.index("</think>")
 PIECES = ("\u2581", "e", "t", "a", "o", "\u2581t", "he", "\u2581the", "in", "er")
-TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+TEMPLATE = "{# <think>…</think> #}{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3", "gemma4", "apertus")
 VOCABULARY = len(SPECIAL) + 256 + len(PIECES)

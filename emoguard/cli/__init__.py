@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from emoguard.errors import EmoGuardError
-from emoguard.extras import EXTRAS, install_command
+from emoguard.extras import extra_of, install_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"emoguard: {_printable(str(error))}\n")
     except ModuleNotFoundError as error:
         root = (error.name or "").partition(".")[0]
-        if root not in EXTRAS:
+        if extra_of(root) is None:
             raise
         sys.stderr.write(f"emoguard: this needs {root}: {install_command(root)}\n")
     return 1

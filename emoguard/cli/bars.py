@@ -30,7 +30,7 @@ class Bars(Progress):
     def __init__(self, now: Callable[[], float] | None = None) -> None:
         screen = Screen(stderr=True)
         super().__init__(
-            TextColumn("{task.description:36}"),
+            TextColumn("{task.description:24}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -38,32 +38,32 @@ class Bars(Progress):
             get_time=now,
             disable=not screen.is_terminal,
         )
-        self._told: dict[TaskID, tuple[str, float]] = {}
+        self._shown: dict[TaskID, tuple[str, float]] = {}
 
     def add_task(self, description: str, *args: Any, **options: Any) -> TaskID:
         """Add a task; see `rich`."""
         task = super().add_task(description, *args, **options)
-        self._tell(task)
+        self._show(task)
         return task
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
         """Change a task; see `rich`."""
         super().update(task_id, **changes)
-        self._tell(task_id)
+        self._show(task_id)
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
         """Count a step of a task; see `rich`."""
         super().advance(task_id, advance)
-        self._tell(task_id)
+        self._show(task_id)
 
-    def _tell(self, task_id: TaskID) -> None:
+    def _show(self, task_id: TaskID) -> None:
         """Print a task's line where one is due: a new description, a minute gone, or the end."""
         task = self._tasks[task_id]
-        known, since = self._told.get(task_id, ("", 0.0))
+        known, since = self._shown.get(task_id, ("", 0.0))
         key = f"{task.description}{' done' if task.finished else ''}"
         if not self.disable or (key == known and self.get_time() - since < EVERY_SECONDS):
             return
-        self._told[task_id] = key, self.get_time()
+        self._shown[task_id] = key, self.get_time()
         self.console.print(_line(task), soft_wrap=True)
 
 
@@ -74,3 +74,18 @@ def _line(task: Task) -> str:
     if task.finished or task.time_remaining is None:
         return line
     return f"{line}, about {max(1, round(task.time_remaining / 60)):,} minutes left"
+
+
+def follow(progress: Progress) -> Callable[[str, int, int], None]:
+    """Return a function that takes a task in words, how much of it is done, and its size.
+
+    Each task has a bar of its own, from its first call on.
+    """
+    tasks: dict[str, TaskID] = {}
+
+    def show(task: str, done: int, size: int) -> None:
+        if task not in tasks:
+            tasks[task] = progress.add_task(task, total=size)
+        progress.update(tasks[task], completed=done)
+
+    return show

@@ -16,13 +16,16 @@ from rich import box
 from rich.table import Table
 
 from emoguard.cli.bars import Bars
-from emoguard.cli.calibrate import Opened
+from emoguard.cli.models import THREADS
 from emoguard.cli.paths import check_out
-from emoguard.cli.screen import Screen, printable
+from emoguard.cli.reading import readable
+from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.extras import check_installed
 from emoguard.fit import corpora
 from emoguard.fit.extraction import SKIP, extract
+from emoguard.reporttable import printable
+from emoguard.runtime.openers import open_speaker
 from emoguard.study import compareplot
 from emoguard.study.compare import ModelComparison, Paired, Read, check_pair
 from emoguard.study.compare import compare as measure
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from emoguard.probe.identity import ModelIdentity
+    from emoguard.probe.residuals import Residuals
 
 APART = "*"
 """Marks a difference whose interval leaves out 0."""
@@ -70,7 +74,7 @@ APART = "*"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--png", help="Draw a picture into this file.")
-@click.option("--threads", type=click.IntRange(1), help="Of llama.cpp; default: its own choice.")
+@THREADS
 def compare(
     *,
     a: str,
@@ -86,7 +90,7 @@ def compare(
     png: str | None,
     threads: int | None,
 ) -> None:
-    """Compare models A and B (GGUF files or Transformers folders) on the same texts.
+    """Compare models A and B on the same texts.
 
     How well each tells the labels apart, whether their directions agree, and where valence lies.
     One model is in memory at a time. Residuals are kept as they come: after an interruption the
@@ -149,15 +153,15 @@ class _Reader:
 
     def read(self, path: str, other: _Looked | None) -> Read:
         """Read all texts with the model at `path`, which must fit `other`."""
-        opened = Opened.load(path, self.threads)
+        door = open_speaker(path, threads=self.threads).door
         if other is not None:
-            mine = _describe(opened, self.corpus)
+            mine = _describe(door, self.corpus)
             check_pair(
                 mine.identity, other.identity, self.corpus.texts, (mine.tokens, other.tokens)
             )
         labelled = self.corpus.labelled
-        states = self._extract(opened, path, "corpus-0", labelled)
-        neutral = self._extract(opened, path, "neutral", self.corpus.neutral)
+        states = self._extract(door, path, "corpus-0", labelled)
+        neutral = self._extract(door, path, "neutral", self.corpus.neutral)
         texts = Texts(
             path,
             self.corpus.texts,
@@ -165,16 +169,16 @@ class _Reader:
             np.array([t.topic for t in labelled]),
             states,
         )
-        del opened
+        del door
         gc.collect()  # models hold cycles, and the next one needs the room
         return Read(texts, neutral)
 
     def _extract(
-        self, opened: Opened, path: str, part: str, texts: Sequence[corpora.Text]
+        self, door: Residuals, path: str, part: str, texts: Sequence[corpora.Text]
     ) -> NDArray[np.float32]:
         bar = self.progress.add_task(f"{Path(path).name[:14]}: {part}", total=len(texts))
         return extract(
-            opened.door,
+            door,
             [t.text for t in texts],
             self.folder / _own_folder(path) / part,
             skip=self.skip,
@@ -184,22 +188,22 @@ class _Reader:
 
 def _look(path: str, corpus: _Corpus, threads: int | None) -> tuple[_Corpus, _Looked]:
     """Return the texts that a model can read, and how it sees them."""
-    opened = Opened.load(path, threads)
-    corpus = _Corpus(opened.readable(corpus.labelled), opened.readable(corpus.neutral))
-    found = _describe(opened, corpus)
-    del opened
+    door = open_speaker(path, threads=threads).door
+    corpus = _Corpus(readable(door, corpus.labelled), readable(door, corpus.neutral))
+    found = _describe(door, corpus)
+    del door
     gc.collect()
     return corpus, found
 
 
-def _describe(opened: Opened, corpus: _Corpus) -> _Looked:
-    return _Looked(opened.door.identity, [opened.door.tokenize(text) for text in corpus.texts])
+def _describe(door: Residuals, corpus: _Corpus) -> _Looked:
+    return _Looked(door.identity, [door.tokenize(text) for text in corpus.texts])
 
 
 def _own_folder(path: str) -> str:
     """Return a folder name of this path alone.
 
-    A GGUF file's identity looks at a part of its weights: two fine-tunings may differ elsewhere.
+    The identity of a file looks at a part of its weights: two fine-tunings may differ elsewhere.
     """
     place = Path(path).resolve()
     return f"{place.stem}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"

@@ -9,18 +9,19 @@ from contextlib import closing
 import click
 
 from emoguard import keptfile
-from emoguard.cli.answer import Prompt, answer
 from emoguard.cli.bars import Bars
-from emoguard.cli.calibrate import Opened
+from emoguard.cli.models import MODEL, THREADS
 from emoguard.cli.paths import check_out
 from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora
 from emoguard.fit.writer import Manuscript, Order, orders
+from emoguard.runtime.openers import open_speaker
+from emoguard.runtime.speaker import Prompt, answer
 
 
 @click.command(short_help="Let a model write texts to fit on.")
-@click.option("--model", "path", required=True, help="A GGUF file or a Transformers folder.")
+@MODEL
 @click.option("--out", required=True, help="The corpus to write (JSON lines).")
 @click.option("--labels", "labels_path", help="Labels and their words (JSON); default: ours.")
 @click.option("--topics", "topics_path", help="Topics, one per line; default: ours.")
@@ -45,7 +46,7 @@ from emoguard.fit.writer import Manuscript, Order, orders
     show_default=True,
     help="Of the sampling.",
 )
-@click.option("--threads", type=click.IntRange(1), help="Of llama.cpp; default: its own choice.")
+@THREADS
 def corpus(
     path: str,
     out: str,
@@ -66,9 +67,9 @@ def corpus(
     topics = corpora.read_prompts(topics_path) if topics_path else own_topics()
     labels = corpora.read_labels(labels_path)
     wanted = orders(labels, topics, each)
-    opened = Opened.load(path, threads)
-    identity = opened.door.identity
-    if not identity.template:
+    speaker = open_speaker(path, threads=threads)
+    identity = speaker.door.identity
+    if not speaker.has_template:
         raise EmoGuardError(
             f"{identity.name} has no chat template: a model that was not taught to follow "
             "instructions cannot be asked for texts; name an instruction-tuned one"
@@ -83,12 +84,12 @@ def corpus(
         "prompt": wanted[0].prompt(0),
     }
     words = [word for label in labels for word in label.words]
+    manuscript = Manuscript(f"{out}.attempts.jsonl", bound, words)
 
     def ask(prompt: str, seed: int) -> str:
         asked = Prompt(prompt, max_tokens=160, temperature=temperature, seed=seed)
-        return answer(opened.model, opened.tokenizer, asked, lambda: None)
+        return answer(speaker, asked)
 
-    manuscript = Manuscript(f"{out}.attempts.jsonl", bound, words)
     with closing(manuscript), Bars() as progress:
         bar = progress.add_task("writing texts", total=len(wanted))
         for _ in manuscript.write(wanted, ask, tries):

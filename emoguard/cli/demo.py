@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import click
 from rich import box
@@ -15,16 +14,18 @@ from rich.text import Text
 
 import emoguard
 from emoguard import keptfile
-from emoguard.cli.answer import Prompt
 from emoguard.cli.interlinear import Interlinear
-from emoguard.cli.models import demo_model, load
-from emoguard.cli.paint import legend, signed, tint
+from emoguard.cli.models import demo_model
+from emoguard.cli.paint import legend, tint
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import coloured_label, guard_for
-from emoguard.cli.screen import Screen, printable
+from emoguard.cli.screen import Screen
 from emoguard.cli.stream import respond
 from emoguard.errors import EmoGuardError
 from emoguard.records import Report
+from emoguard.reporttable import printable, signed
+from emoguard.runtime.openers import open_speaker
+from emoguard.runtime.speaker import Prompt, Speaker
 from emoguard.runtime.watch import Watch
 
 PROMPTS: Mapping[str, str] = {
@@ -43,8 +44,8 @@ A direction is not a feeling: this measures a representation, and says nothing a
 CODE = """\
 import emoguard, llama_cpp
 llm = llama_cpp.Llama("model.gguf")       # or a Transformers model
-with emoguard.attach(llm) as watch:       # or (llm, emoguard.Guard.load("yours.safetensors"))
-    llm("Hello"); print(watch.reports[-1].scores)"""
+with emoguard.watch(llm) as watch:        # or (llm, probe="yours.safetensors")
+    llm("Hello"); print(watch.reports[-1])"""
 
 
 @click.command(short_help="Watch a small model answer.")
@@ -76,14 +77,14 @@ def play(console: Screen, label: str | None, probe: str | None) -> None:
         with Screen(stderr=True).status("opening the model"):
             # With a thread on every core each token waits until all of them have been scheduled:
             # half of them are faster as soon as anything else runs.
-            model, _ = load(path, threads=max(1, (os.cpu_count() or 1) // 2))
-            guard = guard_for(model, {}, probe, str(path))
+            speaker = open_speaker(path, threads=max(1, (os.cpu_count() or 1) // 2))
+            guard = guard_for(speaker, probe, str(path))
             column = coloured_label(guard, label)
-            watch = stack.enter_context(emoguard.attach(model, guard))
+            watch = stack.enter_context(emoguard.attach(speaker.model, guard, **speaker.options))
         console.print(Text(f"{path.name}, read at every token", "bold"))
         console.print(legend(guard.labels[column]))
         reports = {
-            name: _answer(console, model, watch, column, text) for name, text in PROMPTS.items()
+            name: _answer(console, speaker, watch, column, text) for name, text in PROMPTS.items()
         }
     console.print(_comparison(reports, guard.probe.axes))
     console.print(Text(printable(_cost(reports)), "dim"))
@@ -92,11 +93,11 @@ def play(console: Screen, label: str | None, probe: str | None) -> None:
     console.print(Text(CODE), soft_wrap=True)
 
 
-def _answer(console: Screen, model: Any, watch: Watch, column: int, text: str) -> Report:
+def _answer(console: Screen, speaker: Speaker, watch: Watch, column: int, text: str) -> Report:
     console.print(Text(f"\n▸ {text}", "bold"))
     lines = Interlinear(console, column, min(WIDTH, console.width))
     prompt = Prompt(text, max_tokens=TOKENS, temperature=0.0)
-    _, report = respond(model, None, watch, prompt, lines.show)
+    _, report = respond(speaker, watch, prompt, lines.show)
     lines.flush()
     return report
 

@@ -8,7 +8,7 @@ import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from importlib.metadata import EntryPoint, packages_distributions, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,8 +20,6 @@ from rich.table import Table
 from rich.text import Text
 
 from emoguard.advice import fit_command
-from emoguard.cli.models import attach_options, load
-from emoguard.cli.paths import recognise
 from emoguard.cli.probes import calibrating, open_probe
 from emoguard.cli.screen import Screen, say
 from emoguard.errors import EmoGuardError
@@ -30,10 +28,8 @@ from emoguard.guard import Guard
 from emoguard.probe.residuals import Residuals
 from emoguard.probe.shipped import shipped_files
 from emoguard.probe.witness import WITNESS_TEXT
-from emoguard.runtime.attach import GROUP, find, shipped
-
-DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python"}
-"""Where a library's name on the index is not its import name."""
+from emoguard.runtime.attach import shipped
+from emoguard.runtime.openers import open_speaker, plugins, recognise
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class Finding:
 
 
 @click.command(short_help="Check what can be read here.")
-@click.option("--model", "path", help="A GGUF file or a Transformers folder to try.")
+@click.option("--model", "path", help="A model to try.")
 @click.option(
     "--probe", help="A probe to try on --model, a file or a shipped one; default: which fits."
 )
@@ -61,7 +57,8 @@ def doctor(ctx: click.Context, path: str | None, probe: str | None, *, as_json: 
     """Check what can be read here, and how; exit 1 when something is broken.
 
     With --model also: how that model is read, which probe fits it, and whether the probe is
-    calibrated for exactly this file. A GGUF file is tried in a child process first.
+    calibrated for exactly this file. A file that may crash its runtime is tried in a child process
+    first.
     """
     if probe is not None and path is None:
         raise click.UsageError("--probe is tried on a model: give --model, too")
@@ -89,7 +86,7 @@ def _print(findings: Sequence[Finding]) -> None:
 
 
 def _runtimes() -> Iterator[Finding]:
-    points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
+    points = list(plugins().values())
     findings = [finding for point in points for finding in _runtime(point)]
     yield from findings
     if not any(finding.mark == "ok" for finding in findings):
@@ -98,12 +95,13 @@ def _runtimes() -> Iterator[Finding]:
 
 
 def _runtime(point: EntryPoint) -> Iterator[Finding]:
-    try:
-        found = version(DISTRIBUTIONS.get(point.name, point.name))
-    except PackageNotFoundError:
+    distributions = packages_distributions().get(point.name)
+    if not distributions:
         yield Finding(point.name, "absent", "not installed", install_command(point.name))
         return
+    found = version(distributions[0])
     try:
+        importlib.import_module(point.name)
         plugin = importlib.import_module(point.value)
     except Exception as error:  # noqa: BLE001  (whatever an installation breaks with is the finding)
         yield Finding(point.name, "broken", f"{found}: {type(error).__name__}: {error}")
@@ -120,6 +118,9 @@ def _own_doctor(plugin: ModuleType) -> Any:
 
 def _read_paths(name: str, own: Any) -> Iterator[Finding]:
     if own is None:
+        return
+    if hasattr(own, "findings"):
+        yield from (Finding(*each) for each in own.findings())
         return
     told = own.runtime()
     callback = str(told["callback"])
@@ -145,7 +146,8 @@ def _probes() -> Iterator[Finding]:
 def _model(path: str, probe: str | None) -> Iterator[Finding]:
     """Say how a model can be read, which probe fits it and whether that is calibrated for it."""
     try:
-        yield from (_gguf if recognise(path) == "gguf" else _folder)(path, probe)
+        own = _own_doctor(importlib.import_module(plugins()[recognise(path)].value))
+        yield from _opened(path, probe) if own is None else _examined(own, path, probe)
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
         yield Finding(Path(path).name, "broken", f"needs {library}", install_command(library))
@@ -153,9 +155,9 @@ def _model(path: str, probe: str | None) -> Iterator[Finding]:
         yield Finding(Path(path).name, "broken", str(error))
 
 
-def _gguf(path: str, probe: str | None) -> Iterator[Finding]:
-    (point,) = entry_points(group=GROUP, name="llama_cpp")
-    told = importlib.import_module(f"{point.value}.doctor").examine(path)
+def _examined(own: Any, path: str, probe: str | None) -> Iterator[Finding]:
+    """Have a plug-in's own doctor look at a model."""
+    told = own.examine(path)
     name = Path(path).name
     if told["error"]:
         yield Finding(name, "broken", str(told["error"]))
@@ -168,15 +170,12 @@ def _gguf(path: str, probe: str | None) -> Iterator[Finding]:
     spare = "absent" if native == "allowed" else "broken"
     yield Finding("callback read", "ok" if callback == "works" else spare, callback)
     if callback == "works" or native == "allowed":
-        plugin, inner = find(load(path)[0])
-        backend = "callback" if callback == "works" else "native"
-        yield from _probe(plugin.open_residuals(inner, backend=backend), path, probe)
+        yield from _probe(own.open_door(path, told), path, probe)
 
 
-def _folder(path: str, probe: str | None) -> Iterator[Finding]:
-    model, tokenizer = load(path)
-    plugin, inner = find(model)
-    door = plugin.open_residuals(inner, **attach_options(tokenizer))
+def _opened(path: str, probe: str | None) -> Iterator[Finding]:
+    """Open a model and read it."""
+    door = open_speaker(path).door
     identity, name = door.identity, Path(path).resolve().name
     size = f"{identity.layers} layers of {identity.hidden}"
     yield Finding(name, "ok", f"{identity.architecture}, {size}, {identity.quantisation}")

@@ -13,8 +13,8 @@ import click
 from rich.table import Table
 
 from emoguard import keptfile, regularfile
-from emoguard.cli.bars import Bars
-from emoguard.cli.models import attach_options, load
+from emoguard.cli.bars import Bars, follow
+from emoguard.cli.models import MODEL
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import check_calibrated, guard_for
 from emoguard.cli.screen import Screen
@@ -22,8 +22,9 @@ from emoguard.errors import EmoGuardError
 from emoguard.extras import install_command
 from emoguard.fit.corpora import recorded_labels
 from emoguard.fit.textonly import vader
-from emoguard.runtime.attach import find
+from emoguard.runtime.openers import batching, open_speaker
 from emoguard.study.dose import DoseResult, Effect, Judge, LabelResult, measure
+from emoguard.study.stage import SpeakerStage
 from emoguard.validate.plots import find_pyplot, save_figure
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Measure what steering does to generated text.")
-@click.option("--model", "path", required=True, help="A Transformers folder, or a GGUF file.")
+@MODEL
 @click.option("--probe", help="A probe file; default: the shipped one that fits.")
 @click.option("--label", "labels", multiple=True, help="Label to measure; default: happy, sad.")
 @click.option("--prompts", "file", help="Openings to continue, one per line; default: built in.")
@@ -76,10 +77,9 @@ def dose(
     """Compare steered with unsteered text, against random directions of the same dose.
 
     Half of the prompts choose the dose, the other half tests it. The judge scores the text alone.
-    The model runs in Transformers, which takes one plan per row; a GGUF file is dequantised.
+    The model runs in a runtime that takes one plan per row of a batch; a GGUF file is dequantised
+    for it.
     """
-    from emoguard.fit.stage import TransformersStage
-
     judge = find_judge(judge_name)
     # What cannot be done is said now, not after an hour.
     if plot_path:
@@ -88,21 +88,14 @@ def dose(
     if json_path:
         check_out("--json", json_path)
     openings = read_openings(file, count)
-    model, tokenizer = load(path, "transformers")
-    guard = guard_for(model, attach_options(tokenizer), probe, path)
+    runtime = batching(path)
+    speaker = open_speaker(path, runtime)
+    guard = guard_for(speaker, probe, path)
     signed = signs(guard, labels or ("happy", "sad"))
-    door = find(model)[0].open_residuals(model, tokenizer=tokenizer)
-    check_calibrated(guard, probe, door.identity, path, "transformers")
-    stage = TransformersStage(model, tokenizer, guard, randoms=randoms, tokens=tokens)
+    check_calibrated(guard, probe, speaker.door.identity, path, runtime)
+    stage = SpeakerStage(speaker, guard, randoms=randoms, tokens=tokens)
     with Bars() as progress:
-        tasks: dict[str, Any] = {}
-
-        def follow(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done)
-
-        result = measure(stage, judge, openings, signed, progress=follow)
+        result = measure(stage, judge, openings, signed, progress=follow(progress))
     Screen().print(table(result, judge_name))
     if json_path:
         told = {

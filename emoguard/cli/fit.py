@@ -8,22 +8,26 @@ from pathlib import Path
 
 import click
 
-from emoguard.cli import calibrate
-from emoguard.cli.bars import Bars
-from emoguard.cli.calibrate import Opened
+from emoguard.cli.bars import Bars, follow
+from emoguard.cli.models import ALSO, MODEL, RUNTIME
 from emoguard.cli.paths import check_out
-from emoguard.cli.screen import Screen, printable
+from emoguard.cli.reading import readable
+from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
-from emoguard.fit import corpora, store
+from emoguard.fit import calibrating, corpora, store
 from emoguard.fit.recipe import fit as make_probe
 from emoguard.fit.responses import Sampling
 from emoguard.probe.certificate import ENOUGH_RESPONSES
 from emoguard.probe.identity import ModelIdentity
+from emoguard.reporttable import printable
+from emoguard.runtime.openers import open_speaker
+from emoguard.runtime.speaker import Speaker
 from emoguard.sinks.policy import AlarmPolicy
 
 
 @click.command(short_help="Make a probe for a model.")
-@click.option("--model", "path", required=True, help="A GGUF file or a Transformers folder.")
+@MODEL
+@RUNTIME
 @click.option(
     "--corpus",
     "corpus_paths",
@@ -40,11 +44,7 @@ from emoguard.sinks.policy import AlarmPolicy
 @click.option("--out", required=True, help="The probe file to write (.safetensors).")
 @click.option("--labels", "labels_path", help="Labels and their words (JSON); default: ours.")
 @click.option("--name", default="", help="Name of the probe; default: the model's.")
-@click.option(
-    "--also",
-    multiple=True,
-    help="Another file of the same weights (a quantisation, a Transformers folder) to calibrate.",
-)
+@ALSO
 @click.option(
     "--responder",
     help="The file of the same weights that answers, such as the quantised one that is served "
@@ -84,6 +84,7 @@ from emoguard.sinks.policy import AlarmPolicy
 @click.option("--source", multiple=True, help="A line of attribution for the card.")
 def fit(
     path: str,
+    runtime: str,
     corpus_paths: tuple[str, ...],
     neutral_paths: tuple[str, ...],
     out: str,
@@ -113,39 +114,46 @@ def fit(
     texts = [corpora.balanced(corpora.read(p, labels), most) for p in corpus_paths]
     neutral_paths = neutral_paths or (str(corpora.own_neutral()),)
     neutral = [text for p in neutral_paths for text in corpora.read(p)]
-    asked = calibrate.Asked(
-        corpora.read_prompts(prompts_path) if prompts_path else calibrate.calibrating_prompts(),
+    sample = calibrating.NeutralSample(
+        corpora.read_prompts(prompts_path) if prompts_path else calibrating.own_prompts(),
         Sampling(tokens),
         responses,
         AlarmPolicy(),
     )
-    opened = Opened.load(path)
-    speaker = Opened.load(responder) if responder else opened
-    _check_sizes(opened, [speaker.door.identity, *(Opened.load(p).door.identity for p in also)])
-    texts, neutral = [opened.readable(each) for each in texts], opened.readable(neutral)
+    reader = open_speaker(path, runtime)
+    speaker = open_speaker(responder) if responder else reader
+    _check_sizes(
+        reader.door.identity,
+        [speaker.door.identity, *(open_speaker(other).door.identity for other in also)],
+    )
+    texts, neutral = [readable(reader.door, each) for each in texts], readable(reader.door, neutral)
+    count = len(neutral) + sum(map(len, texts))
     with Bars() as progress:
-        bar = progress.add_task("reading texts", total=len(neutral) + sum(map(len, texts)))
+        show = follow(progress)
         probe = make_probe(
-            opened.door,
+            reader.door,
             texts,
             neutral,
             labels,
             f"{out}.residuals",
-            name=name or opened.door.identity.name,
+            name=name or reader.door.identity.name,
             layers=named,
             skip=skip,
-            progress=lambda done: progress.update(bar, completed=done),
+            progress=lambda done: show("reading texts", done, count),
             sources=source,
         )
-        others: list[Callable[[], Opened]] = [partial(Opened.load, given) for given in also]
+        others: list[Callable[[], Speaker]] = [partial(open_speaker, other) for other in also]
         if responder:
-            others.insert(0, lambda: opened)
-        made = calibrate.calibrate_files(probe, [], speaker, others, asked, out, progress)
+            others.insert(0, lambda: reader)
+        calibrations = calibrating.calibrate_files(
+            probe, [], speaker, others, sample=sample, out=out, progress=show
+        )
     if not keep:
         store.remove(f"{out}.residuals")
     Screen().print(
         f"Wrote {out}: {len(probe.labels)} labels at layers {', '.join(map(str, probe.layers))}, "
-        f"calibrated on {made[0].responses} answers. Look at it with: emoguard show {out}",
+        f"calibrated on {calibrations[0].responses} responses. "
+        f"Look at it with: emoguard show {out}",
         markup=False,
         soft_wrap=True,
     )
@@ -155,9 +163,8 @@ def fit(
         )
 
 
-def _check_sizes(opened: Opened, others: Sequence[ModelIdentity]) -> None:
+def _check_sizes(mine: ModelIdentity, others: Sequence[ModelIdentity]) -> None:
     """Refuse files of other models before hours of reading; the witness decides after it."""
-    mine = opened.door.identity
     for each in others:
         if (each.layers, each.hidden) != (mine.layers, mine.hidden):
             raise EmoGuardError(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from emoguard.cli.paint import signed, tint
-from emoguard.cli.screen import Screen, printable
+from emoguard.cli.paint import tint
+from emoguard.cli.screen import Screen
 from emoguard.cli.stream import Scores
+from emoguard.reporttable import printable, signed
 
 NARROWEST = 4
 """Room for a signed score."""

@@ -17,6 +17,7 @@ from emoguard.cli.screen import say
 from emoguard.errors import EmoGuardError
 from emoguard.policy.policy import Policy
 from emoguard.records import Report
+from emoguard.reporttable import printable
 from emoguard.sinks import reportlines
 
 KEY_FILE = click.option("--key-file", help="The file with the log's key.")
@@ -48,15 +49,27 @@ class Reports:
 
     def warn(self) -> None:
         """Say on stderr what was wrong with the lines read so far, if anything was."""
+        finding = self.finding()
+        if finding is not None:
+            say(f"emoguard: {finding}", err=True)
+
+    def finding(self) -> str | None:
+        """Return what was wrong with the lines read so far, None if nothing was."""
         wrong = [each for each in self._verdicts if not each.sound]
-        if wrong:
-            first = next(finding for finding in wrong[0].findings if finding.kind != "torn")
-            place = f"{first.kind}: {first.file} row {first.row} {first.text}"
-            say(
-                f"emoguard: NOT SOUND: {place}. Lines that the key does not vouch for were left "
-                "out: look at them with emoguard audit verify.",
-                err=True,
-            )
+        if not wrong:
+            return None
+        first = next(finding for finding in wrong[0].findings if finding.kind != "torn")
+        place = printable(f"{first.kind}: {first.file} row {first.row} {first.text}")
+        return (
+            f"NOT SOUND: {place}. Lines that the key does not vouch for were left out: look at "
+            "them with emoguard audit verify."
+        )
+
+    def stamp(self) -> list[tuple[str, int, int]]:
+        """Return path, bytes and time of the last change of each file, which tell new lines."""
+        with readable():
+            found = [(str(file), file.stat()) for files in self._logs for file in files]
+        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
 
 
 def _apart(paths: Sequence[str]) -> list[Path]:

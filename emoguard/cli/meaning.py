@@ -9,7 +9,7 @@ from typing import Any
 from emoguard.advice import baseline_command
 from emoguard.notices.policy import NoticePolicy
 from emoguard.notices.profiles import Profile
-from emoguard.policy.policy import Policy, RequestPolicy
+from emoguard.policy.policy import PagePolicy, Policy, RequestPolicy
 from emoguard.policy.reload import FIXED
 from emoguard.sinks.policy import AlarmPolicy
 from emoguard.steering.plan import Plan
@@ -38,6 +38,7 @@ def meaning(policy: Policy) -> list[tuple[str, str]]:
         ("requests", _requests(policy.requests)),
         ("notices", _notices(policy.notices)),
         *((f"  {profile.name}", _profile(profile)) for profile in policy.notices.followed()),
+        ("page", _page(policy.page)),
         ("on_unsupported", f"generation without one reading per token is {unsupported}"),
         (
             "sample_ratio",
@@ -125,6 +126,11 @@ def _requests(requests: RequestPolicy) -> str:
         f"{word} {', '.join(some)}" for word, some in (("may", may), ("may not", may_not)) if some
     ]
     return f"over the wire one {' and '.join(said)}"
+
+
+def _page(page: PagePolicy) -> str:
+    shown = "scores while it is generated, too" if page.curves else "rank per label at its end"
+    return f"the live page shows of a response to others its {shown}, and never its text"
 
 
 def _notices(notices: NoticePolicy) -> str:

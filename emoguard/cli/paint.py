@@ -1,45 +1,22 @@
-"""Colours for scores, legible on dark and on light terminals."""
+"""Colours for scores on a terminal, dark or light."""
 
 from __future__ import annotations
-
-import math
 
 from rich.color import Color
 from rich.style import Style
 from rich.text import Text
 
-from emoguard.cli.screen import printable
-
-RGB = tuple[int, int, int]
-
-ABOVE: tuple[RGB, RGB] = ((122, 106, 92), (206, 72, 0))
-BELOW: tuple[RGB, RGB] = ((92, 108, 124), (18, 92, 216))
-QUIET = 0.3
-"""Smaller |z| stays uncoloured."""
-FULL = 2.0
-"""Larger |z| gets no stronger colour."""
+from emoguard import reporttable
+from emoguard.colour import ABOVE, BELOW, background
+from emoguard.reporttable import printable
 
 
 def tint(z: float | None) -> Style:
-    """Return white on a background that says how far z lies above or below ordinary.
-
-    Weak scores differ in saturation, not in lightness: all shades stand out about equally from a
-    black and from a white terminal, and white text on them keeps a contrast of at least 4.5.
-    """
-    if z is None or not math.isfinite(z) or abs(z) < QUIET:
+    """Return white on a background that says how far z lies above or below ordinary."""
+    colour = background(z)
+    if colour is None:
         return Style()
-    weak, strong = ABOVE if z > 0 else BELOW
-    share = min(1.0, (abs(z) - QUIET) / (FULL - QUIET))
-    mixed = [round(a + (b - a) * share) for a, b in zip(weak, strong, strict=True)]
-    return Style(color=Color.from_rgb(255, 255, 255), bgcolor=Color.from_rgb(*mixed))
-
-
-def signed(z: float | None) -> str:
-    """Return z in four characters, for standing under or beside a word."""
-    if z is None or not math.isfinite(z):
-        return "   -"
-    text = f"{max(-9.9, min(9.9, z)):+.1f}"
-    return " 0.0" if text in ("+0.0", "-0.0") else text
+    return Style(color=Color.from_rgb(255, 255, 255), bgcolor=Color.from_rgb(*colour))
 
 
 def legend(label: str) -> Text:
@@ -53,13 +30,11 @@ def legend(label: str) -> Text:
     return line.append("  standard deviations", "dim")
 
 
-def place(rank: float | None, width: int = 21) -> Text:
-    """Return `rank` in [0, 1] as a bar that grows from the middle of a track."""
+def place(rank: float | None) -> Text:
+    """Return the bar of a rank in [0, 1] in colour."""
+    before, mark, after = reporttable.bar(rank)
     if rank is None:
-        return Text("-", "dim")
-    middle, end = width // 2, round(rank * (width - 1))
-    style = Style(color=Color.from_rgb(*(ABOVE if end > middle else BELOW)[1]), bold=True)
-    low, high = sorted((middle, end))
-    track = Text("─" * low, "dim")
-    track.append("┿" if low == high else "━" * (high - low + 1), style)
-    return track.append("─" * (width - 1 - high), "dim")
+        return Text(mark, "dim")
+    is_above = round(rank * (reporttable.WIDTH - 1)) > reporttable.WIDTH // 2
+    style = Style(color=Color.from_rgb(*(ABOVE if is_above else BELOW)[1]), bold=True)
+    return Text(before, "dim").append(mark, style).append(after, "dim")

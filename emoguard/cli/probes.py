@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from emoguard.advice import calibrate_command
-from emoguard.cli.models import Runtime
 from emoguard.cli.paths import check_is_probe
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
@@ -14,7 +12,9 @@ from emoguard.probe.calibration import Calibration
 from emoguard.probe.identity import ModelIdentity
 from emoguard.probe.probe import Probe
 from emoguard.probe.shipped import load_probe, shipped_files
-from emoguard.runtime.attach import find, shipped
+from emoguard.runtime.attach import shipped
+from emoguard.runtime.openers import AUTO, recognise
+from emoguard.runtime.speaker import Speaker
 
 
 def open_probe(name: str) -> tuple[Probe, list[Calibration], int]:
@@ -32,21 +32,18 @@ def open_probe(name: str) -> tuple[Probe, list[Calibration], int]:
     return probe, calibrations, size
 
 
-def guard_for(model: Any, options: dict[str, Any], probe: str | None, path: str) -> Guard:
-    """Return a guard with the named probe, else with the shipped one that fits `model` at `path`.
+def guard_for(speaker: Speaker, probe: str | None, path: str) -> Guard:
+    """Return a guard with the named probe, else with the shipped one that fits the model at `path`.
 
     Raises:
         EmoGuardError: no such probe, or none is shipped that fits.
 
     """
-    if probe is not None:
-        return Guard.load(probe)
-    plugin, inner = find(model)
-    return shipped(plugin.open_residuals(inner, **options), path)
+    return shipped(speaker.door, path) if probe is None else Guard.load(probe)
 
 
 def calibrating(
-    probe: Probe, source: str | None, identity: ModelIdentity, path: str, runtime: Runtime = "auto"
+    probe: Probe, source: str | None, identity: ModelIdentity, path: str, runtime: str = AUTO
 ) -> str:
     """Return the command that calibrates `probe` on the model at `path`, opened by `runtime`.
 
@@ -56,7 +53,7 @@ def calibrating(
         path,
         source or probe.name.partition("@")[0],
         identity.quantisation,
-        dequantised=runtime == "transformers" and Path(path).is_file(),
+        "" if runtime in (AUTO, recognise(path)) else runtime,
     )
 
 
@@ -65,7 +62,7 @@ def check_calibrated(
     source: str | None,
     identity: ModelIdentity,
     path: str,
-    runtime: Runtime = "auto",
+    runtime: str = AUTO,
 ) -> None:
     """Refuse to steer a model that the guard has no calibration of; see `calibrating`.
 

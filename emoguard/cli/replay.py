@@ -14,14 +14,16 @@ from rich.text import Text
 from emoguard.advice import baseline_command
 from emoguard.cli import logs
 from emoguard.cli.probes import open_probe
-from emoguard.cli.screen import Screen, printable
+from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
 from emoguard.records import Alert, Report
+from emoguard.reporttable import printable
 from emoguard.sinks.baseline import Baseline
 from emoguard.sinks.open import sink_points
 from emoguard.sinks.protocols import Sink
+from emoguard.site import Site
 
 MONITORS = ("rate", "drift")
 
@@ -87,15 +89,15 @@ def open_monitors(policy: Policy, first: Report, probe: str | None) -> list[Sink
 
     """
     points, drift = sink_points(), policy.drift
-    guard = None if probe is None else Guard(*open_probe(probe)[:2], policy)
+    site = None if probe is None else open_site(probe, policy, first)
     verdicts = {label: score.verdict for label, score in first.scores.items()}
-    labels = policy.monitored(verdicts) if guard is None else guard.monitored
+    labels = policy.monitored(verdicts) if site is None else site.labels
     baseline = None if drift.baseline is None else Baseline.load(drift.baseline)
     if baseline is not None:
         baseline.check_fits(first.identity, first.probe)
     return [
         points["rate"].load()(
-            {} if guard is None else _rates(guard, first),
+            {} if site is None else _rates(site),
             window_tokens=policy.alarms.window_tokens,
             identity=first.identity,
         ),
@@ -124,13 +126,23 @@ def told(report: Report, alert: Alert) -> str:
     return printable(f"{line}  ({alert.report_id})")
 
 
-def _rates(guard: Guard, first: Report) -> dict[str, float]:
-    """Return the certified rates of the model whose report this is, by label."""
+def open_site(probe: str, policy: Policy, first: Report) -> Site:
+    """Return the guard of a probe file on the model whose report this is.
+
+    Raises:
+        EmoGuardError: the probe has no calibration for it.
+
+    """
+    guard = Guard(*open_probe(probe)[:2], policy)
     for calibration in guard.calibrations:
         if calibration.identity.digest == first.identity:
-            certified = guard.site(calibration.identity).thresholds.items()
-            return {label: each.bound for label, each in certified if each is not None}
+            return guard.site(calibration.identity)
     raise EmoGuardError(
         f"{guard.probe.name} has no calibration for the model of this log ({first.model}, "
         f"{first.identity}): give the probe file that was used"
     )
+
+
+def _rates(site: Site) -> dict[str, float]:
+    """Return the certified rates of a model by label."""
+    return {label: each.bound for label, each in site.thresholds.items() if each is not None}

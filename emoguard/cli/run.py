@@ -10,36 +10,36 @@ import sys
 import threading
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.text import Text
 
 import emoguard
-from emoguard.cli.answer import Prompt
-from emoguard.cli.models import RUNTIME, Runtime, attach_options, load
+from emoguard.cli.models import MODEL, RUNTIME, THREADS
 from emoguard.cli.paint import legend, tint
 from emoguard.cli.plans import plan_options, read_plan
 from emoguard.cli.probes import calibrating, check_calibrated, coloured_label, guard_for
-from emoguard.cli.screen import Screen, printable
+from emoguard.cli.screen import Screen
 from emoguard.cli.stream import Scores, Show, respond
 from emoguard.cli.summary import label_table, status_line
 from emoguard.cli.typed import piped, typed
 from emoguard.guard import Guard
 from emoguard.records import Report
-from emoguard.runtime.attach import find
+from emoguard.reporttable import printable
+from emoguard.runtime.openers import open_speaker
+from emoguard.runtime.speaker import Prompt, Speaker
 
 
 @click.command(short_help="Watch a model answer a prompt.")
 @click.argument("prompt", required=False, callback=typed)
-@click.option("--model", "path", required=True, help="A GGUF file or a Transformers folder.")
+@MODEL
 @click.option("--probe", help="A probe file; default: the shipped one that fits.")
 @RUNTIME
 @click.option("--label", help="The label that colours the text; default: valence.")
 @click.option("--max-tokens", type=click.IntRange(1), default=200, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="Threads of llama.cpp.")
+@THREADS
 @click.option("--system", default="", callback=typed, help="A system prompt.")
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without chat template.")
 @plan_options
@@ -54,7 +54,7 @@ def run(
     prompt: str | None,
     path: str,
     probe: str | None,
-    runtime: Runtime,
+    runtime: str,
     label: str | None,
     max_tokens: int,
     temperature: float,
@@ -78,17 +78,16 @@ def run(
     console, notes = Screen(), Screen(stderr=True)
     with contextlib.ExitStack() as stack:
         with notes.status(f"opening {Path(path).name}"):
-            model, tokenizer = load(path, runtime, threads)
-            options = attach_options(tokenizer)
-            guard = guard_for(model, options, probe, path)
+            speaker = open_speaker(path, runtime, threads)
+            guard = guard_for(speaker, probe, path)
             column = coloured_label(guard, label)
             if metrics_port is not None:
-                guard, url = _with_metrics(stack, guard, model, options, metrics_port)
-            watch = stack.enter_context(emoguard.attach(model, guard, **options))
+                guard, url = _with_metrics(stack, guard, speaker, metrics_port)
+            watch = stack.enter_context(emoguard.attach(speaker.model, guard, **speaker.options))
             if plan is not None:
                 check_calibrated(guard, probe, watch.identity, path, runtime)
-        show = _nothing if as_json else _painter(console, guard, model, options, column)
-        text, report = respond(model, tokenizer, watch, asked, show, plan)
+        show = _nothing if as_json else _painter(console, guard, speaker, column)
+        text, report = respond(speaker, watch, asked, show, plan)
         _print(console, guard, text, report, as_json=as_json)
         if report.status == "uncalibrated":
             command = calibrating(guard.probe, probe, watch.identity, path, runtime)
@@ -109,12 +108,9 @@ def _text(prompt: str | None) -> str:
     return text.strip()
 
 
-def _painter(
-    console: Screen, guard: Guard, model: Any, options: dict[str, Any], column: int
-) -> Show:
+def _painter(console: Screen, guard: Guard, speaker: Speaker, column: int) -> Show:
     """Return what prints each token in the colour of its score, after saying what colours mean."""
-    plugin, inner = find(model)
-    calibrated = guard.calibration(plugin.open_residuals(inner, **options).identity) is not None
+    calibrated = guard.calibration(speaker.door.identity) is not None
     if calibrated and console.is_terminal and not console.no_color:
         console.print(legend(guard.labels[column]), "\n")
 
@@ -142,12 +138,11 @@ def _print(console: Screen, guard: Guard, text: str, report: Report, *, as_json:
 
 
 def _with_metrics(
-    stack: contextlib.ExitStack, guard: Guard, model: Any, options: dict[str, Any], port: int
+    stack: contextlib.ExitStack, guard: Guard, speaker: Speaker, port: int
 ) -> tuple[Guard, str]:
     """Return the guard with a Prometheus exporter, and the address it is served at."""
     (point,) = entry_points(group="emoguard.exporters", name="prometheus")
-    plugin, inner = find(model)
-    name = plugin.open_residuals(inner, **options).identity.name
+    name = speaker.door.identity.name
     exporter = point.load()(emotions=guard.labels, model=name, probe=guard.probe.name)
     server = importlib.import_module(point.module).serve(exporter, port)
     stack.callback(server.close)

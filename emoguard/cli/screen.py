@@ -11,6 +11,8 @@ import click
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from emoguard.reporttable import printable
+
 PLAIN = str.maketrans("─━┿▸…·≤≥", "-=|>.*<>")
 """Our own marks, as a terminal without them shows them."""
 
@@ -37,11 +39,6 @@ class Screen(Console):
     def _shown(self, text: str) -> str:
         text = printable(text)
         return text if self.encoding.startswith("utf") else text.translate(PLAIN)
-
-
-def printable(text: str) -> str:
-    """Return `text` with control characters replaced: nobody's text may rewrite the screen."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def say(text: str, *, err: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""`emoguard serve`: llama_cpp.server, watched."""
+"""`emoguard serve`: the server of a model's runtime, watched."""
 
 from __future__ import annotations
 
@@ -6,27 +6,33 @@ import contextlib
 import math
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import emoguard
-from emoguard.cli.paths import recognise
 from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
+from emoguard.hosts import is_loopback
 from emoguard.policy.policy import Policy
+from emoguard.runtime.openers import openers, recognise
+from emoguard.runtime.served import Served
 
 if TYPE_CHECKING:
     import uvicorn
-    from emoguard_llamacpp.server import Served
+
+COMMON = ("host", "port", "api_key")
+"""Options that every server takes; the others belong to one."""
+
+OF_BATCH = ("num_blocks", "max_batch_tokens", "max_memory_percent")
+"""Options that only a continuous batch has."""
 
 GRACE_SECONDS = 10
 """How long running answers may take to end when the server is stopped."""
 
 
 @click.command(short_help="Serve a model over HTTP, watched.")
-@click.option("--model", "path", help="A GGUF file.")
+@click.option("--model", "path", help="A model that its runtime can serve.")
 @click.option(
     "--config", envvar="CONFIG_FILE", help="A config file of llama_cpp.server, with one model."
 )
@@ -41,11 +47,37 @@ GRACE_SECONDS = 10
 @click.option("--policy", help="A policy file; it is followed while the server runs.")
 @click.option("--probe", help="A probe file; default: the shipped one that fits.")
 @click.option(
-    "--context", "n_ctx", type=click.IntRange(1), help="Tokens of prompt and answer; default: 4096."
+    "--context",
+    "n_ctx",
+    type=click.IntRange(1),
+    help="GGUF: tokens of prompt and answer; default: 4096.",
 )
-@click.option("--threads", "n_threads", type=click.IntRange(1), help="Threads of llama.cpp.")
+@click.option("--threads", "n_threads", type=click.IntRange(1), help="GGUF: threads of llama.cpp.")
 @click.option(
-    "--gpu-layers", "n_gpu_layers", type=click.IntRange(-1), help="Layers on the GPU; -1: all."
+    "--gpu-layers",
+    "n_gpu_layers",
+    type=click.IntRange(-1),
+    help="GGUF: layers on a GPU; -1: all.",
+)
+@click.option("--device", help="Folder: where the model runs; default: a GPU if there is one.")
+@click.option("--dtype", help="Folder: dtype of the weights; default: that of the files.")
+@click.option(
+    "--continuous-batching", is_flag=True, default=None, help="Folder: answer requests together."
+)
+@click.option(
+    "--cb-num-blocks", "num_blocks", type=click.IntRange(1), help="Of a batch: blocks of its cache."
+)
+@click.option(
+    "--cb-max-batch-tokens",
+    "max_batch_tokens",
+    type=click.IntRange(1),
+    help="Of a batch: tokens in a pass.",
+)
+@click.option(
+    "--cb-max-memory-percent",
+    "max_memory_percent",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Of a batch: share of the memory for its cache.",
 )
 @click.option(
     "--metrics-port",
@@ -68,7 +100,10 @@ GRACE_SECONDS = 10
     show_default=True,
     help="How long a request's body may take to arrive.",
 )
-@click.option("--allow-host", "hosts", multiple=True, help="A name of this server, for /healthz.")
+@click.option("--page", is_flag=True, help="A live page at /emoguard/: answers and their readings.")
+@click.option(
+    "--allow-host", "hosts", multiple=True, help="A name of this server, for /healthz and the page."
+)
 def serve(
     *,
     path: str | None,
@@ -78,87 +113,121 @@ def serve(
     metrics_port: int,
     max_body_mib: float,
     body_seconds: float,
+    page: bool,
     hosts: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Serve a model as llama_cpp.server does, with EmoGuard attached to it.
+    """Serve a model as llama_cpp.server or `transformers serve` do, with EmoGuard attached to it.
 
     The API is the server's, at /v1; answers carry the object `emoguard` where the policy follows a
     notice profile. /healthz and /readyz are ours, /metrics is on a port of its own. Bodies are read
-    only of requests that show the api_key, and within limits.
+    only of requests that show the api_key, and within limits. With --page a browser shows what is
+    said and read, and how traffic has been; it wants the api_key, too.
     """
     import uvicorn
     from emoguard_asgi import EmoGuardMiddleware, Health
+    from emoguard_page import Page
+    from starlette.middleware import Middleware
 
     served = _open(path, config, {k: v for k, v in options.items() if v is not None})
-    settings = served.settings
     notes = Screen(stderr=True)
     with contextlib.ExitStack() as stack:
-        extra = _metrics(policy, metrics_port)
-        guard = stack.enter_context(emoguard.open_guard(served.model, policy, probe, sinks=extra))
+        extra = _further(policy, {"prometheus": {"port": metrics_port}} | _kept(page))
+        sinks = [{name: options} for name, options in extra.items()]
+        guard = stack.enter_context(
+            emoguard.open_guard(served.model, policy, probe, sinks=sinks, **served.options)
+        )
         stack.callback(served.stop)
-        watch = stack.enter_context(emoguard.attach(served.model, guard))
-        served.wrap(
+        watch = stack.enter_context(emoguard.attach(served.model, guard, **served.options))
+        layer = Middleware(
             EmoGuardMiddleware,
             watch=watch,
-            api_key=settings.api_key,
+            api_key=served.api_key,
             max_body_bytes=math.ceil(max_body_mib * 1024 * 1024),
             body_seconds=body_seconds,
             every_route=True,
         )
+        # Within the server's own layers: pages of other sites can read our errors, which have the
+        # headers of CORS, and each has a request id.
+        served.app.user_middleware.append(layer)
+        app = served.app
+        if page:
+            app = Page(
+                app,
+                watch,
+                api_key=served.api_key,
+                hosts=hosts,
+                is_open=lambda: not server.should_exit,
+            )
         server = uvicorn.Server(
             uvicorn.Config(
-                Health(served.app, lambda: server.started and not server.should_exit, hosts),
-                host=settings.host,
-                port=settings.port,
-                ssl_keyfile=settings.ssl_keyfile,
-                ssl_certfile=settings.ssl_certfile,
+                Health(app, lambda: server.started and not server.should_exit, hosts),
+                host=served.host,
+                port=served.port,
+                ssl_keyfile=served.ssl_keyfile,
+                ssl_certfile=served.ssl_certfile,
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )
-        if extra and guard is not None:
+        if "prometheus" in extra and watch.enabled:
             notes.print(f"metrics at http://127.0.0.1:{metrics_port}/metrics")
-        _run(server)
+        if page:
+            notes.print(f"page at {_address(served)}/emoguard/")
+        run_server(server)
 
 
 def _open(path: str | None, config: str | None, options: dict[str, Any]) -> Served:
-    from emoguard_llamacpp import server
-
+    """Open the server's app for a model, or for a config file of a runtime's server."""
     if (path is None) == (config is None):
         raise click.UsageError("give one of --model and --config")
+    known = openers()
+    if path is None:
+        name = next(name for name, opener in known.items() if hasattr(opener, "open_config"))
+    else:
+        name = recognise(path)
+    opener: Any = known[name]
+    foreign = [each for each in options if each not in (*COMMON, *opener.SERVES)]
+    if foreign:
+        flags = ", ".join(map(_flag, foreign))
+        raise click.UsageError(f"{flags}: not for {opener.FORMAT}")
+    batch = [_flag(each) for each in options if each in OF_BATCH]
+    if batch and not options.get("continuous_batching"):
+        raise click.UsageError(f"{', '.join(batch)}: only with --continuous-batching")
     if path is not None:
-        _check_is_gguf(path)
-        defaults = {"host": "127.0.0.1", "n_ctx": 4096, "api_key": None}
-        return server.open_app(*server.read_model(path, **{**defaults, **options}))
-    assert config is not None
-    of_model = [name for name in options if name.startswith("n_")]
+        served: Served = opener.open_app(path, **options)
+        return served
+    of_model = [each for each in options if each.startswith("n_")]
     if of_model:
         raise click.UsageError(f"with --config, {', '.join(of_model)} belongs into that file")
-    return server.open_app(*server.read_config(config, **options))
+    configured: Served = opener.open_config(config, **options)
+    return configured
 
 
-def _check_is_gguf(path: str) -> None:
-    """Refuse a Transformers folder, and a file that is no model.
-
-    Raises:
-        EmoGuardError: saying what to do with it.
-
-    """
-    if Path(path).exists() and recognise(path) == "transformers":
-        raise EmoGuardError(
-            f"emoguard serve takes a GGUF file, got the Transformers folder {path}: convert it "
-            "with llama.cpp's convert_hf_to_gguf.py, or put EmoGuardMiddleware around your own "
-            "server"
-        )
+def _flag(name: str) -> str:
+    """Return how an option is written on the command line."""
+    context = click.get_current_context()
+    return next(each.opts[0] for each in context.command.params if each.name == name)
 
 
-def _metrics(policy: str | None, port: int) -> tuple[dict[str, dict[str, int]], ...]:
-    """Return the sink that serves /metrics, in a policy's notation, unless the policy has it."""
-    named = [name for sink in (Policy.load(policy).sinks if policy else ()) for name in sink]
-    return () if "prometheus" in named else ({"prometheus": {"port": port}},)
+def _kept(page: bool) -> dict[str, dict[str, int]]:
+    """Return the sink that the page's operator's view shows."""
+    return {"page": {}} if page else {}
 
 
-def _run(server: uvicorn.Server) -> None:
+def _further(policy: str | None, sinks: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """Return those sinks that the policy does not have itself, options by name."""
+    named = {name for sink in (Policy.load(policy).sinks if policy else ()) for name in sink}
+    return {name: options for name, options in sinks.items() if name not in named}
+
+
+def _address(served: Served) -> str:
+    """Return where a browser on this machine finds the server."""
+    host = served.host if is_loopback(served.host) else "127.0.0.1"
+    scheme = "https" if served.ssl_certfile else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{served.port}"
+
+
+def run_server(server: uvicorn.Server) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
     Raises:

@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from emoguard.cli.probes import open_probe
-from emoguard.cli.screen import Screen, printable
-from emoguard.cli.summary import worth
+from emoguard.cli.screen import Screen
 from emoguard.probe.calibration import Calibration
 from emoguard.probe.probe import Probe
 from emoguard.probe.shipped import shipped_files
+from emoguard.reporttable import caveat, printable
 
 
 @click.command(short_help="Show what a probe file holds.")
@@ -103,8 +103,8 @@ def _print_one(console: Screen, probe: Mapping[str, Any]) -> None:
     _add(table, "model", f"{probe['architecture']}, {layers} layers of width {hidden}")
     verdicts = probe["card"].get("verdicts")
     told = verdicts if isinstance(verdicts, Mapping) else {}
-    _add(table, "labels", ", ".join(label + worth(told.get(label)) for label in emotions))
-    axes = ", ".join(label + worth(told.get(label)) for label in probe["axes"])
+    _add(table, "labels", ", ".join(label + caveat(told.get(label)) for label in emotions))
+    axes = ", ".join(label + caveat(told.get(label)) for label in probe["axes"])
     _add(table, "contrasts", axes or "none")
     _add(table, "layers", ", ".join(map(str, probe["layers"])))
     for caution in probe["cautions"]:

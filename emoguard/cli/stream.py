@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
-from emoguard.cli.answer import Prompt, answer, decoder
-from emoguard.cli.pieces import Pieces
 from emoguard.errors import EmoGuardError
 from emoguard.records import Report, Request
+from emoguard.runtime.pieces import Pieces
 from emoguard.runtime.session import REQUEST
+from emoguard.runtime.speaker import Prompt, Speaker, answer
 from emoguard.runtime.watch import Watch
 from emoguard.steering.plan import Plan
 
@@ -54,14 +53,13 @@ class Stream:
 
 
 def respond(
-    model: Any,
-    tokenizer: Any,
+    speaker: Speaker,
     watch: Watch,
     prompt: Prompt,
     show: Show,
     plan: Plan | None = None,
 ) -> tuple[str, Report]:
-    """Let the watched model answer, showing every token; return the text and the report.
+    """Let the watched model of a speaker answer, showing every token; return text and report.
 
     `plan` steers the answer.
 
@@ -69,11 +67,11 @@ def respond(
         EmoGuardError: the runtime refuses the prompt, or made no report of it.
 
     """
-    stream = Stream(watch, Pieces(decoder(model, tokenizer)), show)
+    stream = Stream(watch, Pieces(speaker.decode), show)
     request = Request(scores="tokens", plan=plan)
     token = REQUEST.set(request)
     try:
-        text = answer(model, tokenizer, prompt, stream.tick)
+        text = answer(speaker, prompt, stream.tick)
     finally:
         REQUEST.reset(token)
     report = next((r for r in reversed(watch.reports) if r.id == request.id), None)

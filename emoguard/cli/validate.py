@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,23 +15,29 @@ from rich import box
 from rich.table import Table
 
 from emoguard import keptfile
-from emoguard.cli.bars import Bars
-from emoguard.cli.calibrate import Opened, check
+from emoguard.cli.bars import Bars, follow
+from emoguard.cli.models import MODEL, RUNTIME, THREADS
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import calibrating, open_probe
-from emoguard.cli.screen import Screen, printable
+from emoguard.cli.reading import readable
+from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.extras import check_installed
 from emoguard.fit import corpora
+from emoguard.fit.calibrating import check_fits
 from emoguard.fit.corpora import Label
 from emoguard.fit.extraction import SHORTEST, SKIP, extract_embedded
 from emoguard.probe import artifact
 from emoguard.probe.probe import Probe
+from emoguard.probe.residuals import Residuals
+from emoguard.reporttable import printable
+from emoguard.runtime.openers import open_speaker
 from emoguard.validate import card, plots
 from emoguard.validate.card import Blocks
 from emoguard.validate.human import chosen, families, family_task, read_human
 from emoguard.validate.judged import Task
 from emoguard.validate.reading import Texts
+from emoguard.validate.responding import Hearing, blocks, calibrated
 from emoguard.validate.validation import validate as measure
 
 if TYPE_CHECKING:
@@ -38,7 +45,8 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Check what a probe's labels are worth.")
-@click.option("--model", "path", required=True, help="A GGUF file or a Transformers folder.")
+@MODEL
+@RUNTIME
 @click.option("--probe", help="A probe file to judge; without it only the recipe is judged.")
 @click.option(
     "--corpus",
@@ -103,10 +111,11 @@ if TYPE_CHECKING:
     metavar="TAG=FILE",
     help="Neutral prompts of a further language, one per line.",
 )
-@click.option("--threads", type=click.IntRange(1), help="Of llama.cpp; default: its own choice.")
+@THREADS
 def validate(
     *,
     path: str,
+    runtime: str,
     probe: str | None,
     corpus_paths: tuple[str, ...],
     neutral_paths: tuple[str, ...],
@@ -133,8 +142,6 @@ def validate(
     layers where they were named. What is slow is kept in the card's folder and taken up again:
     residuals, and the responses.
     """
-    from emoguard.cli.responses import Hearing, blocks, calibrated
-
     _check_options(probe, out)
     corpus_paths = corpus_paths or (str(corpora.own_stories()),)
     neutral_paths = neutral_paths or (str(corpora.own_neutral()),)
@@ -154,19 +161,19 @@ def validate(
     written = read_human(human_path, known) if human_path else None
     if written:
         family_task(known, written[1], task.names)
-    opened = Opened.load(path, threads)
-    speaker = Opened.load(responder, threads) if responder else opened
+    exact = open_speaker(path, runtime, threads)
+    speaker = open_speaker(responder, threads=threads) if responder else exact
     if found is not None:
-        check(found, opened)
+        check_fits(found, exact)
         if on_policy:
-            check(found, speaker)
+            check_fits(found, speaker)
             identity = speaker.door.identity
             command = calibrating(found, probe, identity, responder or path)
             calibrated(found, calibrations, identity, command)
     _make(place)
     stores = Path(residuals) if residuals else place / "residuals"
     with Bars() as progress:
-        reader = _Reader(opened, stores, skip, progress)
+        reader = _Reader(exact.door, stores, skip, progress)
         texts = [
             reader.labelled(name, f"corpus-{n}", each)
             for n, (name, each) in enumerate(stories.items())
@@ -187,12 +194,21 @@ def validate(
         progress.remove_task(bar)
         heard = Blocks()
         if found is not None and on_policy:
-            hearing = Hearing(place / "answers.jsonl", responses, tokens, languages, threads)
+            hearing = Hearing(place / "answers.jsonl", responses, tokens, languages)
             judged = _judged(found, card.summary(result, heard))
+            others = [partial(open_speaker, other, threads=threads) for other in also]
             heard = blocks(
-                speaker, opened, judged, calibrations, task, texts, also, hearing, progress
+                speaker,
+                exact,
+                probe=judged,
+                calibrations=calibrations,
+                task=task,
+                texts=texts,
+                also=others,
+                hearing=hearing,
+                progress=follow(progress),
             )
-    title = found.name if found is not None else f"recipe on {opened.door.identity.name}"
+    title = found.name if found is not None else f"recipe on {exact.door.identity.name}"
     if out and found is not None:
         found = _judged(found, card.summary(result, heard))
         # Verdicts change the file, and so its name.
@@ -209,18 +225,18 @@ def validate(
 class _Reader:
     """Takes texts through the model, each set into a folder named as `emoguard fit` names it."""
 
-    opened: Opened
+    door: Residuals
     stores: Path
     skip: int
     progress: Bars
 
     def labelled(self, name: str, folder: str, texts: Sequence[corpora.Text]) -> Texts:
-        texts = self.opened.readable(texts)
+        texts = readable(self.door, texts)
         labels, topics = [t.label for t in texts], [t.topic for t in texts]
         return self._texts(name, folder, [t.text for t in texts], labels, topics)
 
     def human(self, texts: Sequence[str], found: NDArray[np.str_], most: int) -> Texts:
-        long_enough = [len(self.opened.door.tokenize(text)) >= SHORTEST for text in texts]
+        long_enough = [len(self.door.tokenize(text)) >= SHORTEST for text in texts]
         kept = np.flatnonzero(long_enough)
         kept = kept[chosen(found[kept], most)]
         return self._texts(
@@ -237,7 +253,7 @@ class _Reader:
     ) -> Texts:
         bar = self.progress.add_task(f"reading {name}", total=len(texts))
         states, embeddings = extract_embedded(
-            self.opened.door,
+            self.door,
             texts,
             self.stores / folder,
             skip=self.skip,

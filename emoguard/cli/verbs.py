@@ -22,6 +22,7 @@ NAMES = (
     "dose",
     "baseline",
     "replay",
+    "watch-page",
     "check",
     "rules",
     "dashboard",
@@ -42,8 +43,9 @@ class Verbs(click.Group):
         """Return one verb, None for an unknown name."""
         if cmd_name not in NAMES:
             return None
-        module = importlib.import_module(f"emoguard.cli.{cmd_name}")
-        command: click.Command = getattr(module, cmd_name)
+        name = cmd_name.replace("-", "_")
+        module = importlib.import_module(f"emoguard.cli.{name}")
+        command: click.Command = getattr(module, name)
         return command
 
 

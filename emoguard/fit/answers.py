@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from emoguard.fit.responses import Answer
 from emoguard.fit.workfile import WorkFile
+from emoguard.runtime.speaker import Generated
 
 
 class AnswerFile:
@@ -23,7 +23,9 @@ class AnswerFile:
         self.path = self._file.path
         self.answers = self._file.records
 
-    def extend(self, source: Callable[[int], Any], enough: Callable[[list[Answer]], bool]) -> None:
+    def extend(
+        self, source: Callable[[int], Any], enough: Callable[[list[Generated]], bool]
+    ) -> None:
         """Take answers from `source(start)` until there are `enough` or it has no more."""
         if enough(self.answers):
             return
@@ -37,8 +39,8 @@ class AnswerFile:
         self._file.close()
 
 
-def _answer(data: Any) -> Answer:
-    return Answer(_ids(data["prompt"]), _ids(data["answer"]))
+def _answer(data: Any) -> Generated:
+    return Generated(_ids(data["prompt"]), _ids(data["answer"]))
 
 
 def _ids(values: Any) -> list[int]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from emoguard.errors import EmoGuardError
 from emoguard.fit.store import RowStore
-from emoguard.probe.residuals import Pooling
+from emoguard.probe.pooling import EMBEDDINGS, batches, pooling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,15 +24,6 @@ SKIP = 20
 
 SHORTEST = 4
 """Tokens of the shortest text that can be pooled."""
-
-BATCH = 1024
-"""Tokens of a batch, padding included; a longer text is a batch of its own."""
-
-MOST = 64
-"""Texts of a batch."""
-
-EMBEDDINGS = -1
-"""The layer before the first: what block 0 receives, which depends on words and nothing else."""
 
 
 def skipped_tokens(tokens: int, skip: int) -> int:
@@ -104,49 +94,6 @@ def pool(
             done += len(batch)
             progress(done)
     return pooled
-
-
-def batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Return the numbers of texts that run together: of like length, so that little is padding.
-
-    The order of batches is mixed, the same every time: long and short ones alternate, so that time
-    remaining is told right and the most memory is taken early.
-    """
-    found: list[list[int]] = []
-    for n in sorted(range(len(lengths)), key=lambda n: (lengths[n], n)):
-        full = not found or len(found[-1]) == MOST
-        if full or (len(found[-1]) + 1) * lengths[n] > BATCH:
-            found.append([])
-        found[-1].append(n)
-    return [found[n] for n in np.random.default_rng(0).permutation(len(found))]
-
-
-@contextmanager
-def pooling(door: Residuals, layers: Sequence[int], longest: int) -> Iterator[Pool]:
-    """Open a pass over batches of texts of at most `longest` tokens, through any door."""
-    with _open(door, layers, max(BATCH, longest)) as run:
-        yield run
-
-
-def _open(door: Residuals, layers: Sequence[int], tokens: int) -> AbstractContextManager[Pool]:
-    if isinstance(door, Pooling):
-        return door.pooling(layers, texts=MOST, tokens=tokens)
-    return _one_by_one(door, layers)
-
-
-@contextmanager
-def _one_by_one(door: Residuals, layers: Sequence[int]) -> Iterator[Pool]:
-    """Pool through a door that runs one text at a time; it has no embeddings: they are NaN."""
-    blocks = [layer for layer in layers if layer != EMBEDDINGS]
-
-    def run(batch: Sequence[Sequence[int]], starts: Sequence[int]) -> NDArray[np.float32]:
-        out = np.full((len(batch), len(layers), door.identity.hidden), np.nan, np.float32)
-        for means, token_ids, start in zip(out, batch, starts, strict=True):
-            residuals = door.residuals(token_ids, blocks)[:, start:]
-            means[len(layers) - len(blocks) :] = residuals.mean(axis=1, dtype=np.float64)
-        return out
-
-    yield run
 
 
 def _rows(

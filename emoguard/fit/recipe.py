@@ -42,7 +42,7 @@ class Recipe:
     """Weight of the diagonal in that covariance, in [0, 1]."""
     neutral_variance: float = d.NEUTRAL_VARIANCE
     """Share of the variance of neutral texts that is taken out of steer directions, in [0, 1).
-    Read directions keep it: whitened ones transfer better with it (see docs/probes.md)."""
+    Read directions keep it: whitened ones transfer better with it (see docs/evidence/probes.md)."""
     keep: int = 4
     """Layers to read, where none are named."""
 

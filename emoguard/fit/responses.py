@@ -1,12 +1,11 @@
-"""The model's own answers to neutral prompts, and the calibration measured on them."""
+"""The model's own responses to neutral prompts, and the calibration measured on them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,40 +13,22 @@ from emoguard.errors import EmoGuardError
 from emoguard.probe.calibration import QUANTILES, Calibration
 from emoguard.probe.crossing import HYSTERESIS, WINDOW
 from emoguard.runtime.attention import sink_rows
+from emoguard.runtime.speaker import Generated, Prompt, Speaker
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from emoguard.probe.probe import Probe
     from emoguard.probe.residuals import Residuals
 
 SHORTEST = 8
-"""Answers of fewer tokens say nothing about a response mean and are left out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One generated answer as token ids: what the model was given and what it said."""
-
-    prompt_ids: list[int]
-    token_ids: list[int]
-
-    def residuals(self, door: Residuals, layers: Sequence[int]) -> NDArray[np.float32]:
-        """Return the residuals a report averages over, float32 (layers, rows, hidden).
-
-        As in live generation each token's row is the residual it was chosen from, and rows read at
-        an attention sink are left out.
-        """
-        start = len(self.prompt_ids) - 1 + sink_rows(self.prompt_ids, self.token_ids)
-        return door.residuals(self.prompt_ids + self.token_ids[:-1], layers)[:, start:]
+"""Responses of fewer tokens say nothing about a response mean and are left out."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are generated: what a calibration is bound to beside the model's own file."""
+    """How responses are generated: what a calibration is bound to beside the model's own file."""
 
     tokens: int = 128
-    """Most tokens of an answer."""
+    """Most tokens of a response."""
     temperature: float = 0.7
     """0 takes the likeliest token; the runtime's own defaults hold for everything else."""
     system: str = ""
@@ -73,25 +54,25 @@ class Sampling:
 def calibrate(
     door: Residuals,
     probe: Probe,
-    said: Sequence[Answer],
+    generated: Sequence[Generated],
     *,
     context: dict[str, str] | None = None,
     window: int = WINDOW,
     hysteresis: float = HYSTERESIS,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Calibration:
-    """Read the answers through `door` and summarise the probe's projections on them.
+    """Read responses through `door` and summarise the probe's projections on them.
 
-    Rows are those that reports average over: see `Answer.residuals`. The same answers may be read
-    by several runtimes or quantisations of one model, which makes their z comparable. `window` and
-    `hysteresis` are those of the alarms to certify.
+    Rows are those that reports average over: see `Generated.residuals`. The same responses may be
+    read by several runtimes or quantisations of one model, which makes their z comparable. `window`
+    and `hysteresis` are those of the alarms to certify.
 
     Raises:
-        EmoGuardError: fewer than 8 answers of at least 8 tokens.
+        EmoGuardError: fewer than 8 responses of at least 8 tokens.
 
     """
     projections, lengths, along = [], [], []
-    for number, one in enumerate(said):
+    for number, one in enumerate(generated):
         if len(one.token_ids) - sink_rows(one.prompt_ids, one.token_ids) >= SHORTEST:
             residuals = one.residuals(door, probe.layers)
             projections.append(probe.project(residuals))
@@ -100,7 +81,7 @@ def calibrate(
         progress(number + 1)
     if not projections:
         raise EmoGuardError(
-            f"wanted answers of at least {SHORTEST} tokens, got none among {len(said)}: "
+            f"wanted responses of at least {SHORTEST} tokens, got none among {len(generated)}: "
             "give other prompts"
         )
     norms = np.median(np.concatenate(lengths, axis=1), axis=1)
@@ -117,88 +98,29 @@ def calibrate(
     )
 
 
-def answers(
-    model: Any, tokenizer: Any, prompts: Sequence[str], sampling: Sampling, *, start: int = 0
-) -> Iterator[Answer]:
-    """Let a model answer prompts from number `start` on, the n-th with seed n; see `answer`."""
+def responses(
+    speaker: Speaker, prompts: Sequence[str], sampling: Sampling, *, start: int = 0
+) -> Iterator[Generated]:
+    """Let a model respond to prompts from number `start` on, the n-th with seed n."""
     for number in range(start, len(prompts)):
-        yield answer(model, tokenizer, prompts[number], sampling, number)
+        yield respond(speaker, prompts[number], sampling, number)
 
 
-def answer(model: Any, tokenizer: Any, prompt: str, sampling: Sampling, seed: int) -> Answer:
-    """Let a model answer one prompt, with its chat template if it has one.
+def respond(speaker: Speaker, prompt: str, sampling: Sampling, seed: int) -> Generated:
+    """Let a model respond to one prompt, in its chat template if it has one.
 
-    What it says does not depend on what it said before. `tokenizer` is None for a
-    `llama_cpp.Llama`, which brings its own.
+    A model without one continues the first half of the prompt; there is then no system prompt.
     """
-    if tokenizer is None:
-        return _llamacpp_answer(model, prompt, sampling, seed)
-    return _transformers_answer(model, tokenizer, prompt, sampling, seed)
-
-
-def _llamacpp_answer(model: Any, prompt: str, sampling: Sampling, seed: int) -> Answer:
-    import llama_cpp  # noqa: PLC0415  (only for a llama.cpp model)
-
-    prompt_ids = _llamacpp_prompt(model, prompt, sampling.system)
-    model.reset()  # a prefix found in the cache was computed in other batches: not quite the same
-    model.set_seed(seed)
-    generated = model.generate(prompt_ids, temp=sampling.temperature)
-    token_ids = []
-    for token in islice(generated, sampling.tokens):
-        # Llama itself offers no such test.
-        if llama_cpp.llama_vocab_is_eog(model._model.vocab, token):  # noqa: SLF001
-            break
-        token_ids.append(int(token))
-    return Answer(prompt_ids, token_ids)
-
-
-def _transformers_answer(
-    model: Any, tokenizer: Any, prompt: str, sampling: Sampling, seed: int
-) -> Answer:
-    import torch  # noqa: PLC0415  (only for a Transformers model)
-
-    inputs = _transformers_prompt(tokenizer, prompt, sampling.system).to(model.device)
-    torch.manual_seed(seed)
-    chosen: dict[str, Any] = {"do_sample": False}
-    if sampling.temperature > 0:
-        chosen = {"do_sample": True, "temperature": sampling.temperature}
-    out = model.generate(**inputs, max_new_tokens=sampling.tokens, **chosen)
-    prompt_ids = inputs["input_ids"][0].tolist()
-    token_ids = out[0, len(prompt_ids) :].tolist()
-    if token_ids and token_ids[-1] in np.atleast_1d(model.generation_config.eos_token_id):
-        token_ids.pop()
-    return Answer(prompt_ids, token_ids)
+    text, system = prompt, sampling.system
+    if not speaker.has_template:
+        text, system = first_half(prompt), ""
+    return speaker.respond(Prompt(text, system, sampling.tokens, sampling.temperature, seed))
 
 
 def first_half(text: str) -> str:
     """Return the first half of a text's words: what a model without chat template continues."""
     words = text.split()
     return " ".join(words[: max(4, len(words) // 2)])
-
-
-def _llamacpp_prompt(model: Any, prompt: str, system: str) -> list[int]:
-    from llama_cpp.llama_chat_format import Jinja2ChatFormatter  # noqa: PLC0415
-
-    template = model.metadata.get("tokenizer.chat_template")
-    if template is None:
-        return list(model.tokenize(first_half(prompt).encode()))
-    formatter = Jinja2ChatFormatter(template, eos_token="", bos_token="", stop_token_ids=[])
-    messages: Any = _turns(prompt, system)
-    text = formatter(messages=messages).prompt
-    return list(model.tokenize(text.encode(), special=True))
-
-
-def _transformers_prompt(tokenizer: Any, prompt: str, system: str) -> Any:
-    if not tokenizer.chat_template:
-        return tokenizer(first_half(prompt), return_tensors="pt")
-    return tokenizer.apply_chat_template(
-        _turns(prompt, system), add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-
-
-def _turns(prompt: str, system: str) -> list[dict[str, str]]:
-    first = [{"role": "system", "content": system}] if system else []
-    return [*first, {"role": "user", "content": prompt}]
 
 
 def _digest(text: str) -> str:

@@ -10,13 +10,15 @@ from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
 
+from emoguard.clock import Clock, Moment, elapsed
 from emoguard.errors import EmoGuardError
 from emoguard.forked import AFTER_FORK
 from emoguard.notices import claims
 from emoguard.notices import notice as notices
-from emoguard.notices.notice import Clock, History, Moment
+from emoguard.notices.notice import History
 from emoguard.notices.policy import MOST_CONVERSATIONS, NoticePolicy
 from emoguard.records import Channel, Notice, Report, Request
+from emoguard.runtime.interrupts import is_interrupt
 from emoguard.sinks.checkpoint import Checkpoint
 from emoguard.sinks.delivery import Delivery
 
@@ -74,8 +76,11 @@ class Ledger:
     def decide(self, report: Report, request: Request, decode: Callable[[], str]) -> Report:
         """Return the report with the notice that is due with it; `decode` makes the text.
 
-        Never raises.
+        A response that was broken off before its first token has shown nobody anything: no notice
+        is due with it, and none becomes overdue by it. Never raises, interrupts excepted.
         """
+        if report.finish in ("cancelled", "error") and not report.completion_tokens:
+            return report
         try:
             policy = self._policy()
             text = self._text(decode) if policy.followed() else ""
@@ -87,7 +92,7 @@ class Ledger:
     def settle(self, report: Report, channel: Channel | None) -> Report:
         """Note that a report's notice was given by `channel`, or lost; return it saying so.
 
-        Never raises.
+        Never raises, interrupts excepted.
         """
         notice = report.notice
         assert notice is not None
@@ -106,8 +111,7 @@ class Ledger:
         with self._lock:
             histories = list(self._histories.values())
         return sum(
-            h.lost > 1 and h.seen is not None and notices.elapsed(h.seen, now) < gap
-            for h in histories
+            h.lost > 1 and h.seen is not None and elapsed(h.seen, now) < gap for h in histories
         )
 
     def faults(self) -> tuple[str, ...]:
@@ -210,6 +214,14 @@ class Ledger:
             return ""
 
     def _fail(self, error: Exception) -> None:
+        """Count what broke and log it once; called where it was caught.
+
+        Raises:
+            Exception: `error`, if it came from outside.
+
+        """
+        if is_interrupt(error):
+            raise error
         with self._lock:
             self._faults.append("notices")
             first, self._logged = not self._logged, True

@@ -1,20 +1,17 @@
 """When a notice is due and in which words: a pure function of a response and of what was told.
 
-Time is told by two clocks, and the one that says more has passed is believed: after a clock was set
-a notice may be early, never late.
+After a clock was set a notice may be early, never late: see `emoguard.clock`.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from emoguard.clock import Moment, elapsed
 from emoguard.notices import claims, words
 from emoguard.records import Kind, Notice, Reason, Report
 
@@ -24,37 +21,6 @@ if TYPE_CHECKING:
 
 HOUR = 3600.0
 DAY = 24 * HOUR
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A point in time: `wall` in seconds since 1970, `uptime` on the monotonic clock `clock`."""
-
-    wall: float
-    uptime: float = 0.0
-    clock: str = ""
-
-
-class Clock:
-    """Tells the moment; monotonic times of two clocks are not compared."""
-
-    def __init__(self) -> None:
-        self._name = uuid.uuid4().hex
-
-    def __call__(self) -> Moment:
-        """Return the moment that it is."""
-        return Moment(time.time(), time.monotonic(), self._name)
-
-
-def elapsed(since: Moment, now: Moment) -> float:
-    """Return the seconds between two moments, the most that either clock says.
-
-    Over a restart only the wall clock is left; where that ran backwards nothing is known: infinite.
-    """
-    wall = now.wall - since.wall
-    if since.clock == now.clock:
-        return max(wall, now.uptime - since.uptime)
-    return wall if wall >= 0 else math.inf
 
 
 @dataclass(frozen=True)

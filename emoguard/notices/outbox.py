@@ -7,9 +7,9 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 
+from emoguard.clock import Moment, elapsed
 from emoguard.forked import AFTER_FORK, in_child
 from emoguard.notices.ledger import Ledger
-from emoguard.notices.notice import Moment, elapsed
 from emoguard.policy.policy import Policy
 from emoguard.records import Alert, Channel, Report, Request
 from emoguard.sinks.delivery import Delivery
@@ -77,7 +77,7 @@ class Outbox:
         report = dataclasses.replace(report, faults=faults, sampled=sampled)
         if report.notice is None:
             if sampled or not _is_plain(report):
-                self._delivery.send(report)
+                self._send(report)
         elif report.finish in ("cancelled", "error") or self._has_left(report.call):
             report = self._settle(report, None)
         elif request.carrier == "process":
@@ -162,8 +162,11 @@ class Outbox:
 
     def _settle(self, report: Report, channel: Channel | None) -> Report:
         settled = self._ledger.settle(report, channel)
-        self._delivery.send(settled)
+        self._send(settled)
         return settled
+
+    def _send(self, report: Report) -> None:
+        self._delivery.send(report.without_text())
 
     def _faults(self) -> tuple[str, ...]:
         """Return the parts that failed since the last call, one entry per failure."""

@@ -35,6 +35,18 @@ class RequestPolicy:
 
 
 @dataclass(frozen=True)
+class PagePolicy:
+    """What the live page shows of responses to other people's requests: never their text."""
+
+    curves: bool = False
+    """Whether it shows the scores of a response to others while that is being generated. Without
+    it the operator's view has one rank per label and finished response."""
+
+    def __post_init__(self) -> None:
+        schema.check(self)
+
+
+@dataclass(frozen=True)
 class Policy:
     """How EmoGuard behaves around one model. Every key may be left out."""
 
@@ -60,6 +72,8 @@ class Policy:
     """What a request over a server's wire may ask for."""
     notices: NoticePolicy = field(default_factory=NoticePolicy)
     """What users are told, when, and where it is written."""
+    page: PagePolicy = field(default_factory=PagePolicy)
+    """What the live page shows of responses to other people's requests."""
     on_unsupported: Literal["refuse", "skip"] = "refuse"
     """Generation modes without one reading per token (beam search, assisted decoding) are refused
     before anything is generated, or run and are reported as skipped."""

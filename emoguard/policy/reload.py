@@ -15,6 +15,7 @@ from emoguard.forked import in_child
 from emoguard.policy.annotation import describe
 from emoguard.policy.policy import Policy
 from emoguard.policy.yamlfile import check_path
+from emoguard.runtime.interrupts import is_interrupt
 
 log = logging.getLogger("emoguard")
 
@@ -77,8 +78,9 @@ class PolicyFile:
     def refresh(self, accept: Callable[[Policy], None] | None = None) -> Policy:
         """Return the policy in force, after reading the file again if it is another one.
 
-        `accept` may refuse a new policy by raising EmoGuardError. Never raises itself: a policy
-        that cannot be read or used is logged once per change, and the last good one stays.
+        `accept` may refuse a new policy by raising EmoGuardError. Never raises itself, interrupts
+        excepted: a policy that cannot be read or used is logged once per change, and the last good
+        one stays.
         """
         if _stamp(self.path) == self._seen:
             return self.policy
@@ -105,7 +107,10 @@ class PolicyFile:
             if accept is not None:
                 accept(policy)
         # Whatever reading a policy breaks with, the response at hand must not.
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
+            if is_interrupt(error):
+                self._seen = None  # the file is read again with the next response
+                raise
             self.failures += 1
             # What is wrong with the file names it already; what does not fit this watch does not.
             known = str(error).startswith(str(self.path))

@@ -14,6 +14,7 @@ from emoguard.advice import fit_command
 from emoguard.errors import EmoGuardError
 from emoguard.probe.certificate import Curve, Threshold
 from emoguard.probe.crossing import HYSTERESIS, WINDOW
+from emoguard.steering.rounding import LONGEST, SHORTEST
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -122,7 +123,8 @@ class Calibration:
         """Refuse a calibration that a probe of `labels` and `layers` cannot use.
 
         Raises:
-            EmoGuardError: wrong shapes, NaN, scales not above 0, quantiles that fall.
+            EmoGuardError: wrong shapes, NaN, scales not above 0, quantiles that fall, lengths that
+                no residual can have.
 
         """
         for name, wanted in (
@@ -138,6 +140,7 @@ class Calibration:
                     f"calibration {name} must be finite of shape {wanted}, got {array.shape}: "
                     "it is another probe's, or the file is damaged; use an undamaged copy"
                 )
+        self._check_lengths()
         if self.curve is not None:
             self.curve.check_fits(labels)
         if not 0 <= self.created < math.inf:
@@ -151,3 +154,23 @@ class Calibration:
                 "calibration scales and norms must be above 0 and quantiles must not fall: use an "
                 "undamaged copy of the file"
             )
+
+    def _check_lengths(self) -> None:
+        """Refuse norms, and limits of h·v, that no residual can have: steps are made of them.
+
+        Raises:
+            EmoGuardError: naming the array and its worst value.
+
+        """
+        shortest, longest = float(self.norms.min()), float(self.norms.max())
+        farthest = float(np.abs(self.limits).max(initial=0))
+        for name, value, is_sound in (
+            ("norms", shortest, shortest > SHORTEST or shortest <= 0),
+            ("norms", longest, longest < LONGEST),
+            ("limits", farthest, farthest < LONGEST),
+        ):
+            if not is_sound:
+                raise EmoGuardError(
+                    f"calibration {name} hold {value:g}, and no residual is that long: wanted "
+                    f"lengths from {SHORTEST:g} to {LONGEST:g}; use an undamaged copy of the file"
+                )

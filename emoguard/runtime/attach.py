@@ -5,48 +5,49 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from emoguard import nearest
 from emoguard.advice import fit_command
 from emoguard.cautions import cautions
 from emoguard.errors import EmoGuardError
-from emoguard.extras import install_command
+from emoguard.extras import PLUGINS, install_command
 from emoguard.guard import Guard
 from emoguard.policy.annotation import describe
 from emoguard.policy.policy import Policy
 from emoguard.policy.reload import PolicySource, open_policy
 from emoguard.probe.shipped import shipped_files
-from emoguard.runtime.disabled import DisabledWatch
+from emoguard.runtime.disabled import DisabledGuard, DisabledWatch, is_disabled
 from emoguard.runtime.watch import Watch
+from emoguard.runtime.watched import Options
 from emoguard.sinks.open import open_sinks
 
 if TYPE_CHECKING:
+    import os
+
     from emoguard.probe.residuals import Residuals
     from emoguard.records import Alert
     from emoguard.runtime.joint import Plugin
 
 log = logging.getLogger("emoguard")
 
-GROUP = "emoguard.plugins"
 UNOPENED = (
     "the policy names sinks (%s), but this guard has none, so nothing reaches them: open the guard "
-    "with emoguard.open_guard"
+    "with emoguard.open_guard, or use emoguard.watch"
 )
 
 OF_GUARD = ("policy", "probe", "sinks", "on_alert")
 """What `open_guard` takes beside a plug-in's options."""
 
 
-def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
-    """Watch `model` with `guard`; works on a Transformers model and on a `llama_cpp.Llama`.
+def attach(model: Any, guard: Guard | None = None, **options: Unpack[Options]) -> Watch:
+    """Watch `model`, an object of a runtime that has a plug-in, with `guard`.
 
-    Without a guard a probe shipped with EmoGuard is used, if one fits. Options go to the plug-in:
-    `tokenizer` for Transformers, `backend` ("auto", "native", "callback") for llama.cpp.
+    Without a guard a probe shipped with EmoGuard is used, if one fits. Options go to the plug-in;
+    its function `joint` describes them (`tokenizer`, `backend`).
     `EMOGUARD_DISABLE=1` in the environment makes this a watch that reads nothing and says so; calls
     that carry `emoguard=` still work. What makes scores doubtful is logged: a model file that the
     probe is not calibrated for, a probe of few texts.
@@ -56,21 +57,66 @@ def attach(model: Any, guard: Guard | None = None, **options: Any) -> Watch:
             that does not fit, a second attach on one model. Nothing is left behind.
 
     """
-    if os.environ.get("EMOGUARD_DISABLE") == "1":
-        return cast("Watch", DisabledWatch(unwrap(model)))
+    if is_disabled():
+        return DisabledWatch(unwrap(model))
     plugin, inner = find(model)
-    _check_options(plugin.joint, inner, options, ["guard"])
+    check_options(plugin.joint, inner, options, ["guard"])
     if guard is not None:
         _check_guard(guard)
         if guard.unopened:
             log.warning(UNOPENED, ", ".join(guard.unopened))
     else:
-        guard = shipped(plugin.open_residuals(inner, **options))
+        guard = own_guard(plugin, inner, options)
+        if guard is None:
+            with naming_what_is_missing(inner):
+                door = plugin.open_residuals(inner, **options)
+            guard = shipped(door)
     guard.open()
-    watch = Watch(guard, plugin.joint(inner, **options))
+    with naming_what_is_missing(inner):
+        joint = plugin.joint(inner, **options)
+    watch = Watch(guard, joint)
     for caution in cautions(guard, watch.identity):
         log.warning("%s", caution)
     return watch
+
+
+def own_guard(plugin: Plugin, inner: Any, options: Mapping[str, Any]) -> Guard | None:
+    """Return the guard that a model was started with, where its plug-in knows one."""
+    own: Callable[..., Guard | None] | None = getattr(plugin, "own_guard", None)
+    guard = None if own is None else own(inner, **options)
+    if guard is not None and guard.unopened:
+        log.warning(UNOPENED, ", ".join(guard.unopened))
+    return guard
+
+
+@contextmanager
+def watch(
+    model: Any,
+    policy: PolicySource | None = None,
+    probe: str | os.PathLike[str] | None = None,
+    *,
+    sinks: Iterable[Mapping[str, Mapping[str, Any]]] = (),
+    on_alert: Callable[[Alert], None] | None = None,
+    **options: Unpack[Options],
+) -> Iterator[Watch]:
+    """Watch `model` in this block, under a policy and with the sinks that it names.
+
+    At the end the model is detached, and the sinks have seen every report and are closed. The
+    arguments are those of `open_guard`, the options those of `attach`:
+
+        with emoguard.watch(model, policy="policy.yaml", probe="smollm2-135m-instruct") as watch:
+            ...
+            print(watch.reports[-1])
+
+    Raises:
+        EmoGuardError: what `open_guard` or `attach` raise. Nothing is left open or attached.
+
+    """
+    with (
+        open_guard(model, policy, probe, sinks=sinks, on_alert=on_alert, **options) as guard,
+        attach(model, guard, **options) as attached,
+    ):
+        yield attached
 
 
 @contextmanager
@@ -81,31 +127,30 @@ def open_guard(
     *,
     sinks: Iterable[Mapping[str, Mapping[str, Any]]] = (),
     on_alert: Callable[[Alert], None] | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Iterator[Guard]:
     """Open a guard for `model` with the sinks that its policy names; close them at the end.
 
     `policy` is a Policy, a mapping with the keys of one, or a YAML file, which the guard then
     follows while it runs; `probe` is a probe file or the name of a shipped one, by default the
     shipped one that fits; `sinks` are further ones, written as in a policy; `on_alert` is what the
-    policy's `on_alert: callback` calls. Options are those of `attach`:
+    policy's `on_alert: callback` calls. Options are those of `attach`. For one model `watch` does
+    this and the attach; a guard of your own may watch several.
 
-        with open_guard(llm, "policy.yaml") as guard, emoguard.attach(llm, guard):
-            ...
-
-    With `EMOGUARD_DISABLE=1` nothing is read or opened, there is no guard, and `attach` wants none.
+    With `EMOGUARD_DISABLE=1` nothing is read or opened, and the guard does nothing.
 
     Raises:
         EmoGuardError: a policy or probe that is not sound or does not fit, a sink that cannot be
             opened. Nothing is left open.
 
     """
-    if os.environ.get("EMOGUARD_DISABLE") == "1":
-        yield cast("Guard", None)
+    if is_disabled():
+        yield DisabledGuard()
         return
     plugin, inner = find(model)
-    _check_options(plugin.open_residuals, inner, options, OF_GUARD)
-    door = plugin.open_residuals(inner, **options)
+    check_options(plugin.open_residuals, inner, options, OF_GUARD)
+    with naming_what_is_missing(inner):
+        door = plugin.open_residuals(inner, **options)
     with _opened(door, policy, probe, sinks, on_alert) as guard:
         yield guard
 
@@ -144,8 +189,8 @@ def _check_guard(guard: Any) -> None:
         )
 
 
-def _check_options(
-    function: Callable[..., Any], model: Any, options: Mapping[str, Any], also: Sequence[str] = ()
+def check_options(
+    function: Callable[..., Any], model: Any, options: Options, also: Sequence[str] = ()
 ) -> None:
     """Raise if a plug-in's function does not know an option; `also` are known to its caller.
 
@@ -160,7 +205,8 @@ def _check_options(
     for name in options:
         if name in OF_GUARD:
             raise EmoGuardError(
-                f"{name}: no option of attach: give it to open_guard, and its guard to attach"
+                f"{name}: no option of attach: give it to emoguard.watch, or to open_guard and its "
+                "guard to attach"
             )
         if name not in known:
             close = nearest.near(name, (*known, *also))
@@ -172,18 +218,25 @@ def find(model: Any) -> tuple[Plugin, Any]:
     """Return the plug-in for `model` and the object it wants, wrappers taken off."""
     inner = unwrap(model)
     names = {cls.__module__.partition(".")[0] for cls in type(inner).__mro__}
-    known = {point.name: point for point in entry_points(group=GROUP)}
+    known = {point.name: point for point in entry_points(group=PLUGINS)}
     for name in names & known.keys():
-        try:
-            return cast("Plugin", importlib.import_module(known[name].value)), inner
-        except ModuleNotFoundError as error:
-            raise EmoGuardError(
-                f"watching a {name} model needs {error.name}: {install_command(str(error.name))}"
-            ) from error
+        return cast("Plugin", importlib.import_module(known[name].value)), inner
     raise EmoGuardError(
         f"wanted a model of {' or '.join(sorted(known))}, got {type(model).__qualname__} from "
         f"{type(model).__module__}: pass the object whose generate you call"
     )
+
+
+@contextmanager
+def naming_what_is_missing(model: Any) -> Iterator[None]:
+    """Raise EmoGuardError with what installs a library that the plug-in for `model` misses."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        runtime = type(model).__module__.partition(".")[0]
+        raise EmoGuardError(
+            f"watching a {runtime} model needs {error.name}: {install_command(str(error.name))}"
+        ) from error
 
 
 def unwrap(model: Any) -> Any:

@@ -1,48 +1,106 @@
-"""The watch that watches nothing, for `EMOGUARD_DISABLE=1`."""
+"""The watch and the guard that do nothing, for `EMOGUARD_DISABLE=1`."""
 
 from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, cast
 
+from emoguard.guard import Guard
+from emoguard.notices.outbox import Outbox
+from emoguard.policy.policy import Policy
+from emoguard.policy.reload import FixedPolicy
+from emoguard.probe.identity import ModelIdentity
 from emoguard.records import Report
 from emoguard.runtime.call import called_through
 from emoguard.runtime.patch import attribute
+from emoguard.runtime.watch import Watch
+from emoguard.runtime.watched import Watched
 from emoguard.steering.plan import Plan
 
 log = logging.getLogger("emoguard")
 
-CALLS = ("generate", "generate_batch", "create_completion", "create_chat_completion")
+SWITCH = "EMOGUARD_DISABLE"
+"""The environment variable that switches EmoGuard off if it is 1."""
+
+NOT_WATCHED = ModelIdentity("not watched", "", 0, 0, "", "")
+"""The identity of a model that nobody looked at."""
+
+CALLS = ("generate", "generate_batch", "chat", "create_completion", "create_chat_completion")
 """Calls that take a request as `emoguard=`: a runtime has one or all of them."""
 
 MAKERS = {"init_continuous_batching": ("add_request", "add_requests")}
 """Calls that return an object whose own calls take requests, and those calls."""
 
 
-class DisabledWatch:
-    """Has the methods of `emoguard.watch.Watch`; there is no guard, and no report is made.
+def is_disabled() -> bool:
+    """Return whether the environment switches EmoGuard off."""
+    return os.environ.get(SWITCH) == "1"
+
+
+class DisabledGuard(Guard):
+    """A guard that reads no label and has neither probe nor sinks; its policy is the default one.
+
+    Everything that a server asks of a guard works and does nothing. There is no `probe`: asking
+    for it raises AttributeError.
+    """
+
+    def __init__(self) -> None:
+        self.source = FixedPolicy(Policy())
+        self.labels = self.monitored = self.unopened = ()
+        self.calibrations = ()
+        self.sinks = ()
+        self.outbox = Outbox(lambda: self.policy)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{SWITCH}=1: nothing is read, so this guard has no {name}")
+
+    def refresh(self) -> None:
+        """Do nothing: there is no policy file to follow."""
+
+    def check(self, policy: Policy) -> None:
+        """Do nothing: no policy is applied."""
+
+
+class DisabledWatch(Watch):
+    """A watch that reads nothing and makes no report.
 
     It only takes the keyword `emoguard` off the calls that carry it, which would break without.
     """
 
-    guard = None
-    identity = None
+    enabled = False
 
     def __init__(self, model: Any) -> None:
-        log.warning("EMOGUARD_DISABLE=1: EmoGuard is not attached")
+        log.warning("%s=1: EmoGuard is not attached", SWITCH)
+        self.guard = DisabledGuard()
         self.reports: deque[Report] = deque(maxlen=1)
+        self._model = model
         self._undo = ExitStack()
         for name in CALLS:
             self._wrap(model, name, _without_keyword)
         for name in MAKERS:
             self._wrap(model, name, _making)
-        if callable(model) and hasattr(model, "create_completion"):  # a Llama is called itself, too
+        if callable(model) and hasattr(model, "create_completion"):  # it is called itself, too
             self._undo.enter_context(called_through(model, _without_keyword))
+
+    @property
+    def model(self) -> Watched:
+        """Return the model itself."""
+        return cast("Watched", self._model)
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Return an empty identity: nobody looked at the model."""
+        return NOT_WATCHED
+
+    @property
+    def backend(self) -> str:
+        """Return that nothing is read."""
+        return "disabled"
 
     def _wrap(self, owner: Any, name: str, call: Callable[..., Any]) -> None:
         """Have a method of `owner`, if it has one of this name, called through `call`."""
@@ -51,7 +109,7 @@ class DisabledWatch:
             plain = functools.wraps(original)(functools.partial(call, original))
             self._undo.enter_context(attribute(owner, name, plain))
 
-    def live(self) -> None:
+    def live(self, request_id: str | None = None) -> None:
         """Return None: nothing is read."""
 
     @contextmanager
@@ -66,8 +124,9 @@ class DisabledWatch:
     def check_plan(self, plan: Plan | Mapping[str, Any] | None) -> None:
         """Do nothing: nothing is steered."""
 
-    def recheck(self) -> None:
-        """Return None: nothing is read."""
+    def recheck(self) -> ModelIdentity:
+        """Return an empty identity: nobody looks at the model."""
+        return NOT_WATCHED
 
     def abandon(self, request_id: str) -> None:
         """Do nothing: nothing is reported."""
@@ -75,17 +134,6 @@ class DisabledWatch:
     def detach(self) -> None:
         """Leave the model as it was. Idempotent."""
         self._undo.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.detach()
 
 
 def _without_keyword(

@@ -83,7 +83,10 @@ class Sessions(Protocol):
         error: BaseException,
         part: Part = "reading",
     ) -> None:
-        """Note what broke: logged once and reported; the policy says whether generation goes on."""
+        """Note what broke: logged once and reported; the policy says whether generation goes on.
+
+        Raises an error that interrupts the thread, such as a signal's handler's.
+        """
         ...
 
     def guarded(

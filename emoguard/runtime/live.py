@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from emoguard.records import Alert, Request
+from emoguard.records import Alert, Report, Request
 from emoguard.runtime.attention import only_token
 from emoguard.runtime.phases import REASONING, Marker, Thinking
 from emoguard.site import Site
@@ -20,7 +20,8 @@ Prompt = Callable[[], tuple[Sequence[int], Thinking | None]]
 class Counted:
     """Says of one generated token after the other whether its row counts in a report's scores.
 
-    Reasoning does not, nor does what is read at an attention sink.
+    Reasoning does not, nor does what is read at an attention sink. Whether reasoning will be closed
+    is not known yet: see `alert_late`.
     """
 
     def __init__(self, prompt_ids: Sequence[int], thinking: Thinking | None) -> None:
@@ -81,14 +82,22 @@ class LiveAlarm:
         labels = [self._labels[n] for n in self._crossings.update(z)]
         for label in labels:
             self._raise_alert(
-                Alert(
-                    "crossing",
-                    label,
-                    "warning",
-                    f"{label} rose over its certified threshold while the response was generated",
-                    self._request.id,
-                )
+                _crossing(label, "while the response was generated", self._request.id)
             )
         if not (labels and self._stops):
             return None
         return f"{', '.join(labels)} rose over the certified threshold: the policy says stop"
+
+
+def alert_late(site: Site, raise_alert: Callable[[Alert], None], report: Report) -> None:
+    """Raise the alerts of a response whose reasoning was never closed: its end shows them first."""
+    if report.reasoning != "unclosed" or site.policy.alarms.on_alert == "report":
+        return
+    for label, score in report.scores.items():
+        if score.crossings:
+            raise_alert(_crossing(label, "in reasoning that was never closed", report.id))
+
+
+def _crossing(label: str, where: str, report_id: str) -> Alert:
+    message = f"{label} rose over its certified threshold {where}"
+    return Alert("crossing", label, "warning", message, report_id)

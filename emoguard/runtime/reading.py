@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emoguard.probe.identity import ModelIdentity
-from emoguard.records import Finish
+from emoguard.records import Finish, Reasoning
 from emoguard.steering.intervention import Steering
 
 
@@ -34,12 +34,13 @@ class Reading:
     """What a runtime read during one response: the point where numbers leave the runtime.
 
     `rows[t]` is the reading the t-th generated token was chosen from, float32 of shape
-    (tokens, labels): z where a calibration fits, else the raw projection. `token_ids` and `phases`
-    (indices into `PHASES`) have shape (tokens,). A row that the hook did not refresh is NaN. The
-    first `attention_sinks` rows were read at an attention sink (`emoguard.attention`).
-    `seconds` is host time spent in EmoGuard's own code around the model's forward passes. `fault`
-    is what broke, `skipped` why nothing was read, `halted` why EmoGuard ended the generation,
-    `steered` what was steered, if any of it is so.
+    (tokens, labels): z where a calibration fits, else the raw projection. `labels` name the
+    columns. `token_ids` and `phases` (indices into `PHASES`) have shape (tokens,); `reasoning` is
+    as in a `Report`. A row that the hook did not refresh is NaN. The first `attention_sinks` rows
+    were read at an attention sink (`emoguard.runtime.attention`). `pieces` are the texts of the
+    tokens, if the request asked for them. `seconds` is host time spent in EmoGuard's own code
+    around the model's forward passes. `fault` is what broke, `skipped` why nothing was read,
+    `halted` why EmoGuard ended the generation, `steered` what was steered, if any of it is so.
     """
 
     identity: ModelIdentity
@@ -54,6 +55,9 @@ class Reading:
     halted: str | None = None
     steered: Steered | None = None
     attention_sinks: int = 0
+    labels: tuple[str, ...] = ()
+    pieces: tuple[str, ...] = ()
+    reasoning: Reasoning = "unknown"
 
     def __post_init__(self) -> None:
         counts = len(self.rows), len(self.token_ids), len(self.phases)

@@ -15,7 +15,7 @@ from emoguard.policy.annotation import describe
 from emoguard.records import Finish, Request
 from emoguard.runtime.attention import only_token, sink_rows
 from emoguard.runtime.live import LiveAlarm
-from emoguard.runtime.phases import Thinking, mark
+from emoguard.runtime.phases import Marker, Thinking
 from emoguard.runtime.reading import Reading, Steered
 from emoguard.site import Site
 from emoguard.steering.intervention import Steering
@@ -84,12 +84,16 @@ class Session:
         May be called while another thread commits. A token whose row is missing has a NaN row.
         """
         token_ids = self.token_ids[:]  # taken first: its rows are there, later ones are cut off
+        marker = Marker(self.prompt_ids, self.thinking)
+        phases, reasoning = marker.all(token_ids, ended=self.closed)
         return Reading(
             identity=self.site.identity,
             backend=self.backend,
             rows=_stacked(self.rows, len(token_ids), len(self.site.read)),
+            labels=self.site.read,
             token_ids=np.array(token_ids, np.int64),
-            phases=mark(self.prompt_ids, token_ids, self.thinking),
+            phases=phases,
+            reasoning=reasoning,
             attention_sinks=sink_rows(self.prompt_ids, token_ids),
             finish=finish,
             seconds=self.seconds,

@@ -18,7 +18,8 @@ from emoguard.probe.identity import ModelIdentity
 from emoguard.records import Finish, Report, Request
 from emoguard.runtime.interrupts import is_interrupt
 from emoguard.runtime.joint import Joint, Part
-from emoguard.runtime.live import LiveAlarm
+from emoguard.runtime.live import LiveAlarm, alert_late
+from emoguard.runtime.pieces import split
 from emoguard.runtime.reading import Reading
 from emoguard.runtime.session import Session
 from emoguard.site import Site
@@ -138,7 +139,14 @@ class OpenSessions:
         error: BaseException,
         part: Part = "reading",
     ) -> None:
-        """Note what broke during a response: log it once, and obey `on_fault`."""
+        """Note what broke during a response: log it once, and obey `on_fault`.
+
+        Raises:
+            Exception: `error`, if it interrupts the thread: nothing of EmoGuard's own broke.
+
+        """
+        if is_interrupt(error):
+            raise error
         if part == "reading":
             if session is not None:
                 session.fail(error)
@@ -156,9 +164,7 @@ class OpenSessions:
         """Let no error of this block reach the generation: `fail` is called with it."""
         try:
             yield
-        except Exception as error:  # the response must not notice
-            if is_interrupt(error):
-                raise
+        except Exception as error:  # noqa: BLE001  (the response must not notice)
             self.fail(session, error, part)
 
     @contextmanager
@@ -221,12 +227,11 @@ class OpenSessions:
         """Return the report of a session; one whose rows cannot be summed up says `error`."""
         for _ in range(2):
             try:
-                reading = self._scaled(session, finish)
+                reading = _with_pieces(self._scaled(session, finish), session)
                 report = summary.report(reading, session.request, session.site)
+                alert_late(session.site, self.guard.outbox.alert, report)
                 return self.guard.outbox.put(report, session.request, session.text)
-            except Exception as error:  # the response must not notice
-                if is_interrupt(error):
-                    raise
+            except Exception as error:  # noqa: BLE001  (the response must not notice)
                 self.fail(session, error)
                 session.rows = []
         return None
@@ -242,3 +247,10 @@ class OpenSessions:
         if message not in self._logged:
             self._logged.add(message)
             log.error("%s (logged once): %s: %s", message, type(error).__name__, error)
+
+
+def _with_pieces(reading: Reading, session: Session) -> Reading:
+    """Return a reading with the text of its tokens, if its request asked for them."""
+    if session.request.scores != "text" or session.decode is None or session.fault is not None:
+        return reading
+    return dataclasses.replace(reading, pieces=split(session.decode, reading.token_ids.tolist()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
@@ -15,6 +15,7 @@ from emoguard.runtime.joint import Joint
 from emoguard.runtime.patch import attribute
 from emoguard.runtime.reading import Reading
 from emoguard.runtime.sessions import OpenSessions
+from emoguard.runtime.watched import Watched
 from emoguard.steering.plan import Plan
 
 MARK = "_emoguard"
@@ -25,7 +26,8 @@ class Watch:
     """Reads every generation of a model until detached; the handle that `attach` returns.
 
     `guard` says what to read and where reports go, `site` is that guard on the model file as it was
-    at attach. `reports` are the last reports, newest last, at most `Policy.keep_reports`.
+    at attach. `reports` are the last reports, newest last, at most `Policy.keep_reports`. `enabled`
+    is False if the environment switched EmoGuard off.
 
     Raises:
         EmoGuardError: the model is watched already, the probe does not fit it, its hooks do not sit
@@ -33,6 +35,8 @@ class Watch:
             it was.
 
     """
+
+    enabled = True
 
     def __init__(self, guard: Guard, joint: Joint) -> None:
         if MARK in vars(joint.model):
@@ -51,13 +55,21 @@ class Watch:
         return self.site.identity
 
     @property
+    def model(self) -> Watched:
+        """Return the model itself; type checkers know here that its calls take `emoguard=`."""
+        return cast("Watched", self.joint.model)
+
+    @property
     def backend(self) -> str:
         """Return the runtime and the path that is read on."""
         return self.joint.backend
 
-    def live(self) -> Reading | None:
-        """Return what the newest open response has read so far, None if none is open."""
-        sessions = self.sessions.now()
+    def live(self, request_id: str | None = None) -> Reading | None:
+        """Return what the newest open response has read so far, None if none is open.
+
+        With a `request_id`, of the responses to that request only.
+        """
+        sessions = [s for s in self.sessions.now() if request_id in (None, s.request.call)]
         return self.sessions.read(sessions[-1]) if sessions else None
 
     @contextmanager

@@ -25,6 +25,10 @@ class Rate(Protocol):
     rates: Mapping[str, float]
     """Certified crossings per 1,000 window positions by label."""
 
+    def evidence(self) -> Mapping[str, float]:
+        """Return the evidence for too high a rate, as a share of what raises an alarm."""
+        ...
+
     def alarms(self) -> Mapping[str, int]:
         """Return how many alarms were raised since the process started, by label."""
         ...

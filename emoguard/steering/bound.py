@@ -52,8 +52,10 @@ FAULT = Move(None, 0.0, clipped=False, faulted=True)
 class Mover:
     """One intervention on residuals stored in one dtype, one at a time.
 
-    Composed in float32 and rounded once to the dtype that `rounding` describes. A residual that is
-    not finite, that is `LONGEST`, or whose result is not finite stays as it is, `faulted`.
+    Composed in float32 and rounded once to the dtype that `rounding` describes; lengths are taken
+    in float64. What cannot be moved within the bound stays as it is, `faulted`: a residual or a
+    step that is not finite or as long as `LONGEST`, and a result that is not finite or, whatever
+    the arithmetic came to, not within the bound.
     """
 
     def __init__(self, intervention: Intervention, rounding: Rounding) -> None:
@@ -66,13 +68,15 @@ class Mover:
         self._shift_length = _length(intervention.shift)
         self._shift_along = np.dot(intervention.directions, intervention.shift)
         self._inset = limit_inset(hidden, rounding.unit)
-        share, self._offset = allowance(hidden, rounding.unit, rounding.tiny)
-        self._slope = share * (intervention.budget - rounding.unit)
+        allowed = allowance(hidden, rounding.unit, rounding.tiny)
+        self._offset = allowed.offset
+        self._slope = allowed.share * (intervention.budget - rounding.unit)
+        self._most = allowed.checked * intervention.budget
         self._store = rounding.store
 
     def __call__(self, h: NDArray[np.float32]) -> Move:
         """Move one residual (hidden,): float32 of the values as stored."""
-        length = _length(h.astype(np.float64))
+        length = _length(h)
         if not length < LONGEST:
             return FAULT
         step, size, missed = self._shift, self._shift_length, False
@@ -82,8 +86,8 @@ class Mover:
             if steps is not None:
                 step = step + np.dot(np.array(steps, np.float32), self._directions)
                 size = _length(step)
-                if not math.isfinite(size):
-                    return FAULT
+        if not size < LONGEST:
+            return FAULT
         most = self._slope * length - self._offset
         if most <= SHORTEST:
             most = 0.0
@@ -93,8 +97,8 @@ class Mover:
         if size > most:
             step = step * np.float32(most / size)
         moved = self._store(h + step)
-        dose = _length(moved - h) / length
-        if not math.isfinite(dose):
+        dose = _length(moved.astype(np.float64) - h) / length
+        if not dose <= self._most:
             return FAULT
         return Move(moved if dose else None, dose, clipped, faulted=False)
 
@@ -127,5 +131,6 @@ def intervene(h: NDArray[np.floating], intervention: Intervention) -> Moved:
 
 
 def _length(row: NDArray[np.floating]) -> float:
-    """Return the length of one row."""
+    """Return the length of one row, summed in float64."""
+    row = row.astype(np.float64)
     return math.sqrt(float(np.dot(row, row)))

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 SINGLE = 2.0**-24
 """Unit roundoff of float32, in which everything is computed."""
 
-SHORTEST = 1e-17
-"""Lengths below have squares whose sum float32 no longer holds exactly enough."""
+SHORTEST = 1e-12
+"""Lengths below have squares whose sum float32 may not hold exactly enough."""
 
 LONGEST = 1e15
-"""Lengths beyond have products that float32 may not hold; nothing that long is a residual."""
+"""Lengths beyond have products that float32 may not hold; no residual, and no step, is that long.
+`SHORTEST` over this is what a step is scaled by at least: far from where float32 gets coarse."""
 
 
 class Rounding(NamedTuple):
@@ -29,16 +30,30 @@ class Rounding(NamedTuple):
     store: Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-def allowance(hidden: int, unit: float, tiny: float) -> tuple[float, float]:
-    """Return (share, offset): Δ may be share·(b - u)‖h‖ - offset long before rounding, no longer.
+class Allowance(NamedTuple):
+    """How long a step may be.
+
+    Before rounding Δ may be share·(b - u)‖h‖ - offset long, no longer. After it, what float32 says
+    of ‖h' - h‖ may come to checked·b‖h‖: then its true length is at most b‖h‖.
+    """
+
+    share: float
+    offset: float
+    checked: float
+
+
+def allowance(hidden: int, unit: float, tiny: float) -> Allowance:
+    """Return the allowance of residuals of length `hidden`, stored with `unit` and `tiny`.
 
     Rounding h + Δ to the stored dtype moves it by at most u‖h + Δ‖ + √hidden·η (u unit roundoff, η
     half the smallest number), hence ‖h' - h‖ ≤ b‖h‖ wherever ‖Δ‖ ≤ ((b - u)‖h‖ - √hidden·η) /
-    (1 + u). A further factor covers the float32 sums behind both lengths, in whatever order they
-    are taken; they hold down to `SHORTEST`, below which nothing is moved.
+    (1 + u). Two float32 lengths, whatever the order of their sums, are together wrong by `sums` at
+    most, as a share; they hold down to `SHORTEST`, below which nothing is moved. It is taken off
+    twice: once for the lengths behind Δ, once for those behind the check of h'.
     """
-    share = (1 - (hidden + 16) * SINGLE) / (1 + unit)
-    return share, share * hidden**0.5 * tiny
+    sums = (hidden + 16) * SINGLE
+    share = (1 - 2 * sums) / (1 + unit)
+    return Allowance(share, share * hidden**0.5 * tiny, 1 - sums)
 
 
 def limit_inset(hidden: int, unit: float) -> float:

@@ -322,11 +322,14 @@ def check_reasoning(harness: Harness, probe: Probe) -> None:
     with harness.attach(Guard(probe)) as watch:
         for what, (prompt, inside) in cases.items():
             ids = harness.generate(prompt, 8)
-            phases = watch.reports[-1].phases
+            report = watch.reports[-1]
             if opening in ids[:7] or closing in ids[:7]:
                 continue  # what the model opens and closes itself is another matter
-            wanted = {"preparation": 1, "reasoning": 7 * inside, "response": 7 * (not inside)}
-            assert phases == wanted, f"{what}: {phases}"
+            wanted = "unclosed" if inside else "marked"
+            assert report.reasoning == wanted, f"{what}: {report.reasoning}"
+            phases = report.phases
+            wanted_phases = {"preparation": 1, "reasoning": 0, "response": 7}
+            assert phases == wanted_phases, f"what no mark closes is not response: {phases}"
 
 
 def _sinks(prompt: Sequence[int], ids: Sequence[int]) -> int:

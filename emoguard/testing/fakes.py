@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emoguard.fit.responses import Answer, calibrate
+from emoguard.fit.responses import calibrate
 from emoguard.guard import Guard
 from emoguard.probe.calibration import QUANTILES, Calibration
 from emoguard.probe.certificate import LEVELS, Curve, Threshold
@@ -20,6 +20,7 @@ from emoguard.probe.witness import Witness
 from emoguard.runtime.joint import Sessions
 from emoguard.runtime.patch import attribute
 from emoguard.runtime.session import take_request
+from emoguard.runtime.speaker import Generated
 from emoguard.site import Site
 from emoguard.steering.moves import Moves
 from emoguard.steering.rounding import FLOAT32
@@ -107,7 +108,7 @@ def measure_calibration(door: Residuals, probe: Probe, vocabulary: int = 200) ->
     """Return a calibration measured on random tokens: right norms and limits for a tiny model."""
     rng = np.random.default_rng(0)
     texts = rng.integers(3, vocabulary, (12, 28)).tolist()
-    return calibrate(door, probe, [Answer(text[:4], text[4:]) for text in texts])
+    return calibrate(door, probe, [Generated(text[:4], text[4:]) for text in texts])
 
 
 class AlarmingGuard(Guard):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,15 +12,16 @@ from emoguard.fit.extraction import SKIP, pool, skipped_tokens
 from emoguard.probe.crossing import rolling_mean
 from emoguard.records import Request
 from emoguard.runtime.attach import attach
+from emoguard.runtime.speaker import BatchSpeaker, Speaker
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from emoguard.fit.responses import Answer
     from emoguard.guard import Guard
     from emoguard.probe.calibration import Calibration
     from emoguard.probe.probe import Probe
     from emoguard.probe.residuals import Residuals
+    from emoguard.runtime.speaker import Generated
 
 TOLERANCE = 1e-3
 
@@ -70,7 +71,7 @@ def read_z(
     door: Residuals,
     probe: Probe,
     calibration: Calibration | None,
-    said: Sequence[Answer],
+    said: Sequence[Generated],
     labels: Sequence[str],
 ) -> list[NDArray[np.float32]]:
     """Return z of each answer, (rows, labels): the rows that a report averages over."""
@@ -125,34 +126,27 @@ def batch_difference(door: Residuals, texts: Sequence[str], layers: Sequence[int
     return worst
 
 
-def padding_difference(model: Any, tokenizer: Any, guard: Guard, prompts: Sequence[str]) -> float:
-    """Return the largest |dz| between rows of a left-padded batch and the same prompts alone.
+def padding_difference(speaker: Speaker, guard: Guard, prompts: Sequence[str]) -> float | None:
+    """Return the largest |dz| between rows of a padded batch and the same prompts alone.
 
-    For a Transformers model; prompts are cut to different lengths, and 8 tokens are generated.
+    Prompts are cut to different lengths, and 8 tokens are generated. None where a runtime does not
+    pad.
     """
+    if not isinstance(speaker, BatchSpeaker):
+        return None
     cut = [" ".join(text.split()[: 6 + 4 * n]) for n, text in enumerate(prompts)]
-    before = tokenizer.padding_side, tokenizer.pad_token
-    tokenizer.padding_side = "left"
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    try:
-        with attach(model, guard, tokenizer=tokenizer) as watch:
+    ids = [speaker.door.tokenize(text) for text in cut]
+    batch: BatchSpeaker = speaker
+    with attach(speaker.model, guard, **speaker.options) as watch:
 
-            def z(texts: Sequence[str]) -> list[NDArray[np.float64]]:
-                inputs = tokenizer(list(texts), return_tensors="pt", padding=True)
-                model.generate(
-                    **inputs.to(model.device),
-                    max_new_tokens=8,
-                    min_new_tokens=8,
-                    do_sample=False,
-                    emoguard=Request(scores="tokens"),
-                )
-                reports = list(watch.reports)[-len(texts) :]
-                return [np.array([token.z for token in report.tokens]) for report in reports]
+        def z(some: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
+            requests = [Request(scores="tokens") for _ in some]
+            with watch.recording() as reports:
+                batch.batch(some, requests, tokens=8, exactly=True)
+            return [np.array([token.z for token in report.tokens]) for report in reports]
 
-            alone = [z([text])[0] for text in cut]
-            return max(float(np.abs(a - b).max()) for a, b in zip(alone, z(cut), strict=True))
-    finally:
-        tokenizer.padding_side, tokenizer.pad_token = before
+        alone = [z([each])[0] for each in ids]
+        return max(float(np.abs(a - b).max()) for a, b in zip(alone, z(ids), strict=True))
 
 
 def _flags(

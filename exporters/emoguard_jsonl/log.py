@@ -6,12 +6,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from emoguard import jsontext, keptfile
+from emoguard.clock import Clock, Moment, elapsed
 from emoguard.errors import EmoGuardError
 from emoguard.records import Alert, Report
 from emoguard_jsonl import line, rows, start
@@ -40,6 +42,7 @@ class AuditLog:
 
     A file of `rotate_mib` MiB, or whose first report is older than `rotate_hours`, is renamed to
     `path.<number of its first line>` and the chain goes on in a new one; nothing is ever deleted.
+    After the clock was set back a file may be renamed early, never late (`now` tells the moment).
     While reports come in, lines are on disk (fsync) after `fsync_seconds` at the latest: at 0 after
     each, at None when the system pleases. They survive the death of this process in any case.
     `lines` is the number of the last line.
@@ -64,6 +67,7 @@ class AuditLog:
         rotate_hours: float | None = None,
         fsync_seconds: float | None = 1,
         head: str | Path | None = None,
+        now: Callable[[], Moment] | None = None,
     ) -> None:
         _check("rotate_mib", rotate_mib, 0.001)
         _check("rotate_hours", rotate_hours, 0.001)
@@ -76,8 +80,9 @@ class AuditLog:
         self._failed = self._counted = 0
         self._logged = False
         self._torn: str | None = None
-        self._began: tuple[int, float] | None = None
-        self._since = self._synced = time.monotonic()
+        self._now = now or Clock()
+        self._began: tuple[int, Moment] | None = None
+        self._synced = time.monotonic()
         try:
             self.path = keptfile.resolved(path)
             # In a folder: what rotates logs by a pattern of their names leaves folders alone.
@@ -175,7 +180,7 @@ class AuditLog:
             data, mac = line.write(report, self.lines + 1, self._last, self._key, self._torn)
             self._append(file, data)
             self.lines, self._last = self.lines + 1, mac
-            self._began = self._began or (self.lines, report.created)
+            self._began = self._began or (self.lines, self._moment(report))
             if time.monotonic() - self._synced >= self._fsync_seconds:
                 self._sync(file)
         if stuck is not None:
@@ -217,16 +222,20 @@ class AuditLog:
         """Go on in a new file if this one is full or old; return why that could not be."""
         if self._began is None or self._file is None:
             return None
-        first, created = self._began
-        # Of two clocks the one that says more has passed is believed: one may have been set back.
-        age = max(report.created - created, time.monotonic() - self._since)
-        if self._file.size >= self._most_bytes or age >= self._most_seconds:
+        first, began = self._began
+        full = self._file.size >= self._most_bytes
+        ages = self._most_seconds < math.inf
+        if full or (ages and elapsed(began, self._moment(report)) >= self._most_seconds):
             try:
                 _keep(self.path, rotated(self.path, first))
                 self._reopen()
             except (OSError, EmoGuardError) as error:
                 return error
         return None
+
+    def _moment(self, report: Report) -> Moment:
+        """Return when a report was made, on both clocks."""
+        return replace(self._now(), wall=report.created)
 
     def _at_its_path(self) -> Appender:
         """Return the open file, a new one where somebody else moved it away."""
@@ -251,7 +260,7 @@ class AuditLog:
 
     def _opened(self) -> Appender:
         self._began = _began(self.path, self._key)
-        self._since = self._synced = time.monotonic()
+        self._synced = time.monotonic()
         return Appender(self.path)
 
     def _sync(self, file: Appender) -> None:
@@ -285,12 +294,13 @@ class AuditLog:
             log.warning(start.NEW, self.path)
 
 
-def _began(path: Path, key: Key) -> tuple[int, float] | None:
-    """Return number and time of the first report in a file, None when it has none."""
+def _began(path: Path, key: Key) -> tuple[int, Moment] | None:
+    """Return number and moment of the first report in a file, None when it has none."""
     for row in rows.read(path) if path.exists() else ():
         found = None if row.line is None else line.parse(row.line, key)
         if found is not None and found.sound:
-            return found.number, float(jsontext.parse(row.raw, surrogates=True)["created"])
+            created = float(jsontext.parse(row.raw, surrogates=True)["created"])
+            return found.number, Moment(created)
     return None
 
 

@@ -60,6 +60,10 @@ class RateDetector:
         self.evidence[:, alarmed] = 0
         return alarmed
 
+    def shares(self) -> NDArray[np.float64]:
+        """Return the evidence of each label (labels,), as a share of what raises an alarm."""
+        return np.asarray(self.evidence.mean(axis=0) / max(self._limit, 1))
+
     def _factor(self, exposure: float) -> NDArray[np.float64]:
         """Return exp(-b rate E); most responses end at the same few lengths."""
         found = self._factors.get(exposure)

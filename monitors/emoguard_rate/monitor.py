@@ -108,6 +108,12 @@ class RateMonitor:
         with self._lock:
             return self._take(report, flagged, windows(report.tokens_averaged, self._window))
 
+    def evidence(self) -> Mapping[str, float]:
+        """Return the evidence for too high a rate by label, as a share of what raises an alarm."""
+        with self._lock:
+            shares = self._detector.shares()
+        return dict(zip(self._labels, shares.tolist(), strict=True))
+
     def alarms(self) -> Mapping[str, int]:
         """Return how many alarms each label raised since the process started."""
         with self._lock:

@@ -18,6 +18,10 @@ from emoguard_asgi.error import RefusedError
 CONVERSATION = b"x-emoguard-conversation"
 """The header that names a conversation where the object in the body does not."""
 
+OWN = "emoguard.request"
+"""Key of an ASGI scope. Code in this process that calls the app may put fields of a `Request` there
+(`id`, `scores`): the client of a server cannot, and the policy's `requests` are not asked."""
+
 DEEPEST = 200
 """Levels of nesting in a body with our object; schemas of tools go deeper than a policy."""
 
@@ -37,8 +41,12 @@ class Asked:
     suffix: bool = False
 
 
-def read(body: bytes, headers: Headers, policy: Policy) -> Asked:
+def read(
+    body: bytes, headers: Headers, policy: Policy, own: Mapping[str, Any] | None = None
+) -> Asked:
     """Read a request's body; one that is no JSON object asks for nothing: the app will refuse it.
+
+    `own` are fields of the request that code in this process asks for.
 
     Raises:
         EmoGuardError: an `emoguard` object that is malformed, or asks for more than may be.
@@ -48,15 +56,27 @@ def read(body: bytes, headers: Headers, policy: Policy) -> Asked:
     sent = _object(body)
     if sent is None:
         return Asked(Request(carrier="server"), body)
-    own = None
-    if wire.KEY in sent:
-        own = sent.pop(wire.KEY)
+    asked, carried = sent.get(wire.KEY), _carried(sent)
+    if carried is not None:
+        asked = jsontext.parse(carried.encode()) if asked is None else asked
+    if carried is not None or wire.KEY in sent:
+        sent.pop(wire.KEY, None)
         body = json.dumps(sent).encode("ascii")
-    fields, denied = wire.ask(own, policy, _conversation(headers))
-    request = Request(**fields, user_text=user_text(sent), carrier="server", denied=denied)
+    fields, denied = wire.ask(asked, policy, _conversation(headers))
+    known = fields | dict(own or {})
+    request = Request(**known, user_text=user_text(sent), carrier="server", denied=denied)
     channel = request.channel or policy.notices.channel
     suffix = channel == "suffix" and not choices.mutes(sent)
     return Asked(request, body, fields.get("scores", "none"), suffix)
+
+
+def _carried(sent: dict[str, Any]) -> str | None:
+    """Take out of a body the object that vLLM's clients can only send as text, None without one."""
+    parameters = sent.get("vllm_xargs")
+    if not (isinstance(parameters, dict) and isinstance(parameters.get(wire.KEY), str)):
+        return None
+    text: str = parameters.pop(wire.KEY)
+    return text
 
 
 def user_text(sent: Mapping[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ from emoguard.runtime.session import REQUEST
 from emoguard.runtime.watch import Watch
 from emoguard_asgi.answer import Answer, marked
 from emoguard_asgi.asgi import App, Message, Receive, Scope, Send, header, with_header
-from emoguard_asgi.asked import Asked, read
+from emoguard_asgi.asked import OWN, Asked, read
 from emoguard_asgi.client import Client, LeftError
 from emoguard_asgi.error import RefusedError, refuse
 from emoguard_asgi.gate import Gate
@@ -64,7 +64,7 @@ class EmoGuardMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection: an HTTP request is looked at, all else passes."""
-        if scope["type"] != "http" or self._watch.guard is None:
+        if scope["type"] != "http" or not self._watch.enabled:
             await self._app(scope, receive, send)
         elif _completes(scope) or (self._every_route and scope["method"] not in BODILESS):
             await self._admit(scope, receive, send)
@@ -105,7 +105,7 @@ class EmoGuardMiddleware:
         guard = self._watch.guard
         guard.refresh()
         try:
-            asked = read(body, scope["headers"], guard.policy)
+            asked = read(body, scope["headers"], guard.policy, scope.get(OWN))
             if asked.request.plan is not None:
                 # Asked here: when the model refuses it, a stream has begun.
                 self._watch.check_plan(asked.request.plan)

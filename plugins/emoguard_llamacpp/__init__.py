@@ -1,18 +1,44 @@
-"""Joins EmoGuard to `llama_cpp.Llama` models."""
+"""Joins EmoGuard to `llama_cpp.Llama` models.
+
+The runtime is loaded with the first model, not with this package: what it opens can be asked
+before.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from emoguard.probe.residuals import Residuals
-from emoguard_llamacpp.door import Door
-from emoguard_llamacpp.joint import LlamaJoint
+from emoguard_llamacpp.files import FORMAT, hint, opens
 
-__all__ = ["joint", "open_residuals"]
+if TYPE_CHECKING:
+    from emoguard.probe.residuals import Residuals
+    from emoguard.runtime.served import Served
+    from emoguard.runtime.speaker import Speaker
+    from emoguard_llamacpp.llama_joint import LlamaJoint
+
+__all__ = [
+    "BATCHES",
+    "FORMAT",
+    "SERVES",
+    "hint",
+    "joint",
+    "open_app",
+    "open_config",
+    "open_residuals",
+    "open_speaker",
+    "opens",
+]
+
+BATCHES = False
+SERVES = ("n_ctx", "n_threads", "n_gpu_layers")
+"""Options of `emoguard serve` that `open_app` takes, beside host, port and api_key."""
 
 
 def open_residuals(model: Any, backend: str = "auto") -> Residuals:
     """Return the offline door into a `llama_cpp.Llama`; `backend` is auto, native or callback."""
+    from emoguard_llamacpp.door import Door
+
     return Door(model, backend)
 
 
@@ -27,4 +53,47 @@ def joint(model: Any, backend: str = "auto") -> LlamaJoint:
         EmoGuardError: the model, or this path, cannot be watched.
 
     """
+    from emoguard_llamacpp.llama_joint import LlamaJoint
+
     return LlamaJoint(model, backend)
+
+
+def open_speaker(path: Path, threads: int | None = None) -> Speaker:
+    """Open a GGUF file with room for 4,096 tokens.
+
+    `threads` None is llama.cpp's own choice: half the cores to generate, all to read a prompt.
+
+    Raises:
+        EmoGuardError: it is something else.
+        ValueError: llama.cpp cannot load it.
+
+    """
+    from emoguard_llamacpp.speaker import LlamaSpeaker
+
+    return LlamaSpeaker.load(path, threads)
+
+
+def open_app(path: str, **options: Any) -> Served:
+    """Open the app of llama_cpp.server for one GGUF file; options are that server's.
+
+    Raises:
+        EmoGuardError: there is no such file, an option is wrong, or others can reach the server
+            without an api_key.
+
+    """
+    from emoguard_llamacpp import server
+
+    defaults = {"host": "127.0.0.1", "n_ctx": 4096, "api_key": None}
+    return server.open_app(*server.read_model(path, **{**defaults, **options}))
+
+
+def open_config(path: str, **options: Any) -> Served:
+    """Open the app of llama_cpp.server for a config file; options are of its server part.
+
+    Raises:
+        EmoGuardError: it cannot be read, is wrong, or has other than one model.
+
+    """
+    from emoguard_llamacpp import server
+
+    return server.open_app(*server.read_config(path, **options))

@@ -36,8 +36,8 @@ class Call:
     def tell(self, result: Any) -> None:
         """Put the `emoguard` object into what the caller gets, unless a server carries it."""
         if self.request.carrier == "process" and self.reports and isinstance(result, dict):
-            wanted = self.request.scores == "tokens"
-            result[wire.KEY] = wire.told(self.reports, "tokens" if wanted else "none")
+            wanted = self.request.scores
+            result[wire.KEY] = wire.told(self.reports, "none" if wanted == "summary" else wanted)
 
 
 class Calls:

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,9 +18,11 @@ import llama_cpp
 import numpy as np
 
 from emoguard.errors import EmoGuardError
+from emoguard.probe.residuals import Residuals
 from emoguard_llamacpp import ctypes_llama, support
 from emoguard_llamacpp.door import Door
 from emoguard_llamacpp.identity import identify
+from emoguard_llamacpp.speaker import LlamaSpeaker
 
 TOKENS = tuple(range(3, 19))
 """What is run to see whether both paths give the same numbers: any ids that every model has."""
@@ -60,6 +63,12 @@ def examine(path: str) -> dict[str, object]:
     if found["error"] is None:
         found["native"] = _native(path, str(found["architecture"]))
     return found
+
+
+def open_door(path: str, facts: Mapping[str, object]) -> Residuals:
+    """Return the door into a file that was examined, through a path that can read it."""
+    backend = "callback" if facts["callback"] == "works" else "native"
+    return Door(LlamaSpeaker.load(Path(path), None).model, backend)
 
 
 def _native(path: str, architecture: str) -> str:

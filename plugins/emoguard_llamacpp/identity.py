@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ HEAD = 64 * 1024
 WINDOW = 4 * 1024
 """Bytes hashed at the start, in the middle and at the end of every tensor."""
 
+PART = re.compile(r"(?P<name>.+)-\d{5}-of-\d{5}\.gguf")
+"""What llama.cpp calls the parts of a split file; it finds the others by that."""
+
 CHUNK = 2**20
 """Bytes of a LoRA file that are read at a time."""
 
@@ -32,9 +37,9 @@ Marks = tuple[Any, ...]
 class Held:
     """The files that `llm` holds: content is read again where a mark of them has changed.
 
-    Marks are size, times and inode of the model file and of the LoRA file, and `lora_scale`. What
-    llama.cpp has in memory cannot be looked at: a file that changed after it was loaded is taken
-    for what the model holds, and calls that set adapters past the `Llama` are not seen.
+    Marks are size, times and inode of the model's files and of the LoRA file, and `lora_scale`.
+    What llama.cpp has in memory cannot be looked at: a file that changed after it was loaded is
+    taken for what the model holds, and calls that set adapters past the `Llama` are not seen.
 
     Raises:
         EmoGuardError: as `identify`.
@@ -70,30 +75,53 @@ def marks(llm: Any) -> Marks:
         OSError: a file that is not there.
 
     """
-    files = (Path(path).stat() for path in (llm.model_path, llm.lora_path) if path)
+    lora = [Path(llm.lora_path)] if llm.lora_path else []
+    files = (path.stat() for path in (*model_files(llm), *lora))
     stats = [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev) for s in files]
     return llm.model_path, llm.lora_path, llm.lora_scale, *stats
 
 
+def model_files(llm: Any) -> list[Path]:
+    """Return the file behind `llm`, or all parts of one that was split, in their order.
+
+    Raises:
+        EmoGuardError: a part is not where llama.cpp found it.
+
+    """
+    path, parts = Path(llm.model_path), int(llm.metadata.get("split.count", 0))
+    if parts < 2:
+        return [path]
+    named = PART.fullmatch(path.name)
+    name = named["name"] if named else path.stem
+    files = [path.with_name(f"{name}-{n:05d}-of-{parts:05d}.gguf") for n in range(1, parts + 1)]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise EmoGuardError(
+            f"{path.name} is split into {parts} parts, and not all are beside it "
+            f"({', '.join(missing)}): leave them where they were loaded from"
+        )
+    return files
+
+
 def identify(llm: Any) -> ModelIdentity:
-    """Return the identity of the file behind `llm`.
+    """Return the identity of the file behind `llm`: the same whether or not it is split.
 
     Raises:
         EmoGuardError: a file that cannot be read, or holds no language model.
 
     """
-    path = Path(llm.model_path)
+    files = model_files(llm)
     template = llm.metadata.get("tokenizer.chat_template", "")
     return ModelIdentity(
-        name=llm.metadata.get("general.name") or path.stem,
+        name=llm.metadata.get("general.name") or files[0].stem,
         architecture=llm.metadata.get("general.architecture", "unknown"),
         layers=bindings.llama_model_n_layer(llm.model),
         hidden=llm.n_embd(),
         quantisation=quantisation(llm),
-        weights=hash_weights(path, bindings.llama_model_n_layer(llm.model)),
+        weights=hash_weights(files, bindings.llama_model_n_layer(llm.model)),
         template=hashlib.sha256(template.encode()).hexdigest() if template else "",
         adapters=(hash_lora(llm.lora_path, llm.lora_scale),) if llm.lora_path else (),
-        content=hash_content(path),
+        content=hash_content(files),
     )
 
 
@@ -117,16 +145,17 @@ def hash_lora(path: str, scale: float) -> str:
     return f"{digest.hexdigest()[:16]}*{scale:g}"
 
 
-def hash_content(path: Path) -> str:
-    """Return a SHA-256 over names, types, sizes and three windows of every tensor of a file."""
+def hash_content(files: Sequence[Path]) -> str:
+    """Return a SHA-256 over names, types, sizes and three windows of every tensor of a model."""
     digest = hashlib.sha256()
-    with regularfile.opened(path) as file:
-        for tensor in ctypes_llama.gguf_tensors(path):
-            digest.update(f"{tensor.name} {tensor.type} {tensor.size} ".encode())
-            last = max(0, tensor.size - WINDOW)
-            for start in sorted({0, last // 2, last}):
-                file.seek(tensor.start + start)
-                digest.update(file.read(min(tensor.size, WINDOW)))
+    for path in files:
+        with regularfile.opened(path) as file:
+            for tensor in ctypes_llama.gguf_tensors(path):
+                digest.update(f"{tensor.name} {tensor.type} {tensor.size} ".encode())
+                last = max(0, tensor.size - WINDOW)
+                for start in sorted({0, last // 2, last}):
+                    file.seek(tensor.start + start)
+                    digest.update(file.read(min(tensor.size, WINDOW)))
     return digest.hexdigest()
 
 
@@ -140,7 +169,7 @@ def quantisation(llm: Any) -> str:
     return f"type {number}"
 
 
-def hash_weights(path: Path, layers: int) -> str:
+def hash_weights(files: Sequence[Path], layers: int) -> str:
     """Return a SHA-256 over names, types and first 64 KiB of a few tensors.
 
     One tensor per kind of place: embedding, and attention and feed-forward in the first, middle and
@@ -150,13 +179,18 @@ def hash_weights(path: Path, layers: int) -> str:
     places = ("attn_norm", "attn_q", "attn_output", "ffn_down", "ffn_gate_inp", "ssm_out")
     wanted = {"token_embd.weight", "output_norm.weight"}
     wanted |= {f"blk.{block}.{place}.weight" for block in blocks for place in places}
-    tensors = [t for t in ctypes_llama.gguf_tensors(path) if t.name in wanted]
-    if not tensors:
-        raise EmoGuardError(f"{path.name} holds no tensor of a known name: is it a language model?")
-    digest = hashlib.sha256()
-    with regularfile.opened(path) as file:
-        for tensor in sorted(tensors, key=lambda t: t.name):
-            file.seek(tensor.start)
-            digest.update(f"{tensor.name} {tensor.type} {tensor.size} ".encode())
-            digest.update(file.read(min(tensor.size, HEAD)))
-    return digest.hexdigest()
+    heads: dict[str, bytes] = {}
+    for path in files:
+        with regularfile.opened(path) as file:
+            for tensor in ctypes_llama.gguf_tensors(path):
+                if tensor.name in wanted:
+                    file.seek(tensor.start)
+                    head = file.read(min(tensor.size, HEAD))
+                    heads[tensor.name] = (
+                        f"{tensor.name} {tensor.type} {tensor.size} ".encode() + head
+                    )
+    if not heads:
+        raise EmoGuardError(
+            f"{files[0].name} holds no tensor of a known name: is it a language model?"
+        )
+    return hashlib.sha256(b"".join(head for _, head in sorted(heads.items()))).hexdigest()

@@ -7,7 +7,7 @@ import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,50 +18,19 @@ from llama_cpp.server.settings import ConfigFileSettings, ModelSettings, ServerS
 from llama_cpp.server.types import CreateChatCompletionRequest, CreateCompletionRequest
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from emoguard import jsontext, regularfile
 from emoguard.errors import EmoGuardError
-from emoguard.hosts import is_loopback
 from emoguard.policy import yamlfile
+from emoguard.runtime.served import Served, check_reach
 from emoguard_llamacpp.named import NamedModel
 
 log = logging.getLogger("emoguard")
 
 LARGEST = 2**20
 """Bytes of a config file."""
-
-
-@dataclass(frozen=True)
-class Served:
-    """The app, the one model that answers in it, and the settings it was made with."""
-
-    app: Any
-    model: Any
-    settings: ServerSettings
-
-    def wrap(self, layer: Any, **options: Any) -> None:
-        """Put an ASGI middleware around the routes, before the first request.
-
-        It stands within the server's own layers: pages of other sites can read its errors, which
-        have the headers of CORS, and each has a request id. Within it stands what names the model,
-        which reads bodies.
-        """
-        layers = self.app.user_middleware
-        layers.insert(len(layers) - 1, Middleware(layer, **options))
-
-    def stop(self) -> None:
-        """Let a generation that nobody waits for any more end at its next token.
-
-        Neither a thread nor a pass of llama.cpp can be broken off, and the process would wait.
-        """
-
-        def refuse(_tokens: Any) -> None:
-            raise RuntimeError("the server is shutting down")
-
-        self.model.eval = refuse
 
 
 def read_model(path: str, **options: Any) -> tuple[ServerSettings, ModelSettings]:
@@ -137,26 +106,28 @@ def open_app(settings: ServerSettings, model: ModelSettings) -> Served:
     for route in (*app.routes, *server_app.router.routes):
         if isinstance(route, RouteErrorHandler):
             setattr(route, "error_message_wrapper", _failed)  # noqa: B010  (a method, for mypy)
-    app.user_middleware.append(Middleware(NamedModel, name=model.model_alias))
+    # Innermost: it reads bodies, which layers around it ask for a key and bound first.
+    app.router.middleware_stack = NamedModel(app.router.middleware_stack, model.model_alias)
     # With one model the proxy never loads another: this is the one for good.
     proxy: Any = server_app._llama_proxy  # noqa: SLF001
-    return Served(app, proxy._current_model, settings)  # noqa: SLF001
+    llm = proxy._current_model  # noqa: SLF001
+    return Served(
+        app,
+        llm,
+        settings.host,
+        settings.port,
+        partial(_stop, llm),
+        settings.api_key,
+        settings.ssl_keyfile,
+        settings.ssl_certfile,
+    )
 
 
-def check_reach(host: str, api_key: str | None) -> None:
-    """Refuse to listen where others can reach the server and no key is asked of them.
+def _stop(llm: Any) -> None:
+    def refuse(_tokens: Any) -> None:
+        raise RuntimeError("the server is shutting down")
 
-    Raises:
-        EmoGuardError: that, or a key that is empty.
-
-    """
-    if api_key is not None and not api_key.strip():
-        raise EmoGuardError("the api_key is empty: give one, or none on a loopback host")
-    if api_key is None and not is_loopback(host):
-        raise EmoGuardError(
-            f"host {host or 'everywhere'} can be reached from other machines: give an api_key "
-            "(environment variable API_KEY), or listen on 127.0.0.1"
-        )
+    llm.eval = refuse
 
 
 async def _answer_error(_request: Request, error: Exception) -> JSONResponse:

@@ -6,6 +6,7 @@ is the same as one kernel. Needs triton, which torch brings along on Linux.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,8 +30,8 @@ def intervene(h: torch.Tensor, layer: Layer, act: torch.Tensor) -> torch.Tensor:
     moved = torch.empty_like(h)
     width = triton.next_power_of_2(hidden)
     unit, tiny = torch_roundoff(h.dtype)
-    share, offset = allowance(hidden, unit, tiny)
-    with torch.cuda.device(h.device):
+    allowed = allowance(hidden, unit, tiny)
+    with torch.cuda.device(h.device) if h.is_cuda else nullcontext():  # or interpreted, on a CPU
         # A grid's second side holds 65,535 at most: prompts are longer than batches are wide.
         _kernel[(positions, rows)](
             h,
@@ -48,8 +49,7 @@ def intervene(h: torch.Tensor, layer: Layer, act: torch.Tensor) -> torch.Tensor:
             positions,
             hidden,
             unit,
-            share,
-            offset,
+            *allowed,
             limit_inset(hidden, unit),
             limits=limits,
             lanes=triton.next_power_of_2(max(limits, 1)),
@@ -84,6 +84,7 @@ def _kernel(
     unit,
     share,
     offset,
+    checked,
     inset_ratio,
     limits: tl.constexpr,
     lanes: tl.constexpr,
@@ -118,7 +119,8 @@ def _kernel(
             direction = tl.load(directions + i * hidden + column, mask=inside, other=0.0)
             step += _pick(steps, lane, i) * direction
     size = tl.sqrt(tl.sum(step * step))
-    allowed = share * (tl.load(budget + row) - unit) * length - offset
+    bound = tl.load(budget + row)
+    allowed = share * (bound - unit) * length - offset
     allowed = tl.where(allowed <= shortest, 0.0, allowed)
     short = size > allowed
     kept = tl.where(short, allowed / size, 1.0)
@@ -126,7 +128,8 @@ def _kernel(
     changed = tl.where(inside, result.to(tl.float32) - wide, 0.0)
     change = tl.sqrt(tl.sum(changed * changed))
     # A comparison with what is not a number is false.
-    sound = (length < longest) & (size < float("inf")) & (change < float("inf"))
+    within = (allowed <= 0) | (change <= checked * bound * length)
+    sound = (length < longest) & (size < longest) & within
     acting = tl.load(act + row * act_row + place * act_place) != 0
     applies = acting & sound & (size > 0) & (allowed > 0)
     tl.store(moved + here, tl.where(applies, result, stored), mask=inside)

@@ -28,9 +28,6 @@ log = logging.getLogger("emoguard")
 MOVES = 3
 """What is kept per token: dose, clipped, faulted."""
 
-TINY = 1e-38
-"""Keeps a division by a length of 0 finite."""
-
 
 @dataclass
 class Layer:
@@ -237,7 +234,7 @@ def intervene(h: torch.Tensor, layer: Layer, act: torch.Tensor) -> torch.Tensor:
     """
     wide = h.detach().float()
     unit, tiny = torch_roundoff(h.dtype)
-    share, offset = allowance(h.shape[-1], unit, tiny)
+    allowed = allowance(h.shape[-1], unit, tiny)
     length = torch.linalg.vector_norm(wide, dim=-1)
     step = layer.shift.expand_as(wide)
     missed = None
@@ -248,13 +245,16 @@ def intervene(h: torch.Tensor, layer: Layer, act: torch.Tensor) -> torch.Tensor:
             steps, missed = limit(along, layer, inset)
             step = step + steps @ layer.directions
     size = torch.linalg.vector_norm(step, dim=-1)
-    most = share * (layer.budget - unit) * length - offset
+    most = allowed.share * (layer.budget - unit) * length - allowed.offset
     most = torch.nn.functional.threshold(most, SHORTEST, 0.0)
-    kept = (most / size.clamp_min(TINY)).clamp_max(1)
+    kept = (most / size.clamp_min(SHORTEST)).clamp_max(1)
     moved = (wide + step * kept[..., None]).to(h.dtype)
-    sound = (length < LONGEST) & size.isfinite() & moved.isfinite().all(dim=-1)
+    change = torch.linalg.vector_norm(moved.float() - wide, dim=-1)
+    # Of what is not a number every comparison is false.
+    within = (most <= 0) | (change <= allowed.checked * layer.budget * length)
+    sound = (length < LONGEST) & (size < LONGEST) & within
     acts = act & sound & (size > 0) & (most > 0)
-    dose = torch.linalg.vector_norm(moved.float() - wide, dim=-1) / length
+    dose = change / length
     short = (size > most) if missed is None else (size > most) | missed
     marks = (torch.where(acts, dose, 0), act & sound & short, act & ~sound)
     for place, mark in zip(layer.moves.unbind(-1), marks, strict=True):

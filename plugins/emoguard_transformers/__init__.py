@@ -1,20 +1,53 @@
-"""Joins EmoGuard to Hugging Face Transformers models."""
+"""Joins EmoGuard to Hugging Face Transformers models.
+
+The runtime is loaded with the first model, not with this package: what it opens can be asked
+before.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from emoguard.errors import EmoGuardError
+from emoguard.extras import check_installed
 from emoguard.policy.annotation import describe
-from emoguard.probe.residuals import Residuals
-from emoguard_transformers.door import Door
-from emoguard_transformers.joint import TransformersJoint
+from emoguard_transformers.files import FORMAT, hint, opens
 
-__all__ = ["joint", "open_residuals"]
+if TYPE_CHECKING:
+    from emoguard.probe.residuals import Residuals
+    from emoguard.runtime.served import Served
+    from emoguard.runtime.speaker import Speaker
+    from emoguard_transformers.transformers_joint import TransformersJoint
+
+__all__ = [
+    "BATCHES",
+    "FORMAT",
+    "SERVES",
+    "hint",
+    "joint",
+    "open_app",
+    "open_residuals",
+    "open_speaker",
+    "opens",
+]
+
+BATCHES = True
+SERVES = (
+    "device",
+    "dtype",
+    "continuous_batching",
+    "num_blocks",
+    "max_batch_tokens",
+    "max_memory_percent",
+)
+"""Options of `emoguard serve` that `open_app` takes, beside host, port and api_key."""
 
 
 def open_residuals(model: Any, tokenizer: Any = None) -> Residuals:
     """Return the offline door into a causal language model; `tokenizer` lets it read text."""
+    from emoguard_transformers.door import Door
+
     _check_tokenizer(tokenizer)
     return Door(model, tokenizer)
 
@@ -36,8 +69,54 @@ def joint(model: Any, tokenizer: Any = None) -> TransformersJoint:
             read.
 
     """
+    from emoguard_transformers.transformers_joint import TransformersJoint
+
     _check_tokenizer(tokenizer)
     return TransformersJoint(model, tokenizer)
+
+
+def open_speaker(path: Path, threads: int | None = None) -> Speaker:  # noqa: ARG001
+    """Open a folder that `save_pretrained` wrote, or a GGUF file, which is dequantised.
+
+    Raises:
+        EmoGuardError: it has no tokenizer.
+        ValueError, OSError: Transformers cannot load it.
+
+    """
+    from emoguard_transformers.speaker import TransformersSpeaker
+
+    return TransformersSpeaker.load(path)
+
+
+def open_app(
+    path: str,
+    *,
+    continuous_batching: bool = False,
+    num_blocks: int | None = None,
+    max_batch_tokens: int | None = None,
+    max_memory_percent: float | None = None,
+    **options: Any,
+) -> Served:
+    """Open the app of `transformers serve` for one folder.
+
+    With `continuous_batching` requests are answered together; the three after it are the numbers
+    of that batch. `options` are those of `server.open_app`.
+
+    Raises:
+        EmoGuardError: a library of that server is missing, the model cannot be loaded, or others
+            can reach the server without an api_key.
+
+    """
+    check_installed("transformers serve", "openai", "fastapi", "uvicorn", "transformers")
+    from emoguard_transformers import server
+
+    numbers = {
+        "num_blocks": num_blocks,
+        "max_batch_tokens": max_batch_tokens,
+        "max_memory_percent": max_memory_percent,
+    }
+    batch = server.batching(**{name: n for name, n in numbers.items() if n is not None})
+    return server.open_app(path, batch=batch if continuous_batching else None, **options)
 
 
 def _check_tokenizer(tokenizer: Any) -> None:

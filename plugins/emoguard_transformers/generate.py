@@ -100,6 +100,7 @@ class Generate:
             run = self._hooks.run
             if run is None or run.tape is not None or run.skipped:
                 return found
+            run.begun = True
             if mode := unsupported(generation_config, run.assistant):
                 self._skip(run, mode)
                 return found
@@ -187,12 +188,19 @@ class Generate:
                 session.alarm = None
 
     def _followed(self, run: Run, generate: Callable[[], Any]) -> Any:
-        """Generate with the hooks of this thread writing into `run`, and close it."""
+        """Generate with the hooks of this thread writing into `run`, and close it.
+
+        A call that Transformers refused before its loop began, for a misspelt argument, say, was no
+        response: there is no report of it.
+        """
         try:
             with self._hooks.writing(run):
                 output = generate()
         except BaseException:
-            self._close(run, "cancelled")
+            if run.begun or run.skipped:
+                self._close(run, "cancelled")
+            else:
+                self._forget(run)
             raise
         self._close(run)
         return output
@@ -212,10 +220,11 @@ class Generate:
     def _inside(self, outer: Run, given: Mapping[str, Any]) -> Iterator[None]:
         """Hold a generate inside a generate.
 
-        Where the outer one counts tokens itself, the inner is silent; where it only delegates, the
-        inner one counts for it.
+        Where the outer one counts tokens itself, the inner is silent, and so is one that the
+        caller's own code starts, which may be called before the first token (a streamer is shown
+        the prompt). Where the outer one only delegates, the inner one counts for it.
         """
-        delegates = outer.tape is None
+        delegates = outer.tape is None and not outer.aside
         if delegates:
             self._note_loop(outer, given)
         with self._hooks.writing(outer if delegates else None):
@@ -241,7 +250,11 @@ class Generate:
         try:
             yield
         except BaseException:
-            run.closed = True
-            for session in run.sessions:
-                self._sessions.drop(session)
+            self._forget(run)
             raise
+
+    def _forget(self, run: Run) -> None:
+        """Drop the sessions of a run of which nothing is to be reported."""
+        run.closed = True
+        for session in run.sessions:
+            self._sessions.drop(session)

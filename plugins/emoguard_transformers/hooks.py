@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from emoguard_torch.steer import MOVES, Batch, Layer, acting, gather, steer
 from emoguard_torch.tape import Tape
 from emoguard_torch.tensors import hidden_state
 
+from emoguard.runtime.patch import left_out
 from emoguard.site import Site
 from emoguard.steering.intervention import Steering
 from emoguard_transformers.blocks import find_blocks, find_body
@@ -78,8 +80,7 @@ class Hooks:
             undo.callback(forget_compiled, model, body, blocks)
             for index, layer in enumerate(readout.layers):
                 weights = Weights.of(readout, index, self.devices[index])
-                hook = blocks[layer].register_forward_hook(self._hook(index, weights))
-                undo.callback(hook.remove)
+                undo.enter_context(_hooked(blocks[layer], self._hook(index, weights)))
             yield
 
     def begin(self, run: Run, *, chunked: bool) -> None:
@@ -222,3 +223,19 @@ class Hooks:
             compiled.hold_still(tensor)
         steered = [session.steering for session in run.sessions]
         return lead if lead.grows or any(each and each.plan.prompt for each in steered) else None
+
+
+@contextmanager
+def _hooked(block: torch.nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
+    """Have a forward hook on a block, not on copies of the block, in this block."""
+
+    def undo(state: dict[str, Any]) -> None:
+        others = ((key, each) for key, each in state["_forward_hooks"].items() if each is not hook)
+        state["_forward_hooks"] = OrderedDict(others)
+
+    handle = block.register_forward_hook(hook)
+    try:
+        with left_out(block, undo):
+            yield
+    finally:
+        handle.remove()

@@ -32,6 +32,8 @@ class Run:
     sessions: list[Session] = field(default_factory=list)
     assistant: Any = None
     prompts: Prompts | None = None
+    begun: bool = False
+    """Whether the loop that chooses tokens was about to begin."""
     tape: Tape | None = None
     steering: Batch | None = None
     failed: bool = False

@@ -23,6 +23,12 @@ class Up:
         """Return whether a request is being answered."""
         return bool(self._server.server_state.tasks)
 
+    def drop(self):
+        """Break every connection off, as a process that dies does."""
+        loop = self._server.servers[0].get_loop()
+        for connection in list(self._server.server_state.connections):
+            loop.call_soon_threadsafe(connection.transport.abort)
+
 
 class Recorder:
     """Stands between the middleware and the app: keeps the text of every answer, by prompt."""
@@ -120,9 +126,9 @@ def _object(kind, choice):
 
 
 @contextlib.contextmanager
-def serving(app):
-    """Serve `app` on a free loopback port from a thread; yields what runs."""
-    config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=5)
+def serving(app, port=0):
+    """Serve `app` on a loopback port, by default a free one, from a thread; yields what runs."""
+    config = uvicorn.Config(app, port=port, log_level="error", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="serving")
     thread.start()

@@ -54,7 +54,7 @@ def python(library):
     except ModuleNotFoundError:
         found = None
     if found is None:
-        pytest.skip(f"{MODULES[library]} is not installed: pip install 'emoguard[clients]'")
+        pytest.skip(f"{MODULES[library]} is not installed: pip install --group clients")
     return [sys.executable, str(HERE / "ways.py"), library]
 
 

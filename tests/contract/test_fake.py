@@ -31,7 +31,8 @@ class FakeHarness:
 
     def attach(self, guard):
         joint = FakeJoint(self.model)
-        joint.thinking = Thinking(*self.thinking)
+        opening, closing = self.thinking
+        joint.thinking = Thinking((opening,), closing)
         return Watch(guard, joint)
 
     def generate(self, prompt, tokens, request=None):

@@ -12,7 +12,7 @@ import pytest
 import emoguard
 from emoguard import advice
 from emoguard.cli.verbs import NAMES, verbs
-from emoguard.extras import EXTRAS, install_command
+from emoguard.extras import EXTRAS, extra_of, install_command
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
@@ -22,10 +22,12 @@ SOURCES = sorted(
 )
 DOCUMENTS = [
     ROOT / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "exporters").rglob("*.yml")),
     *sorted((ROOT / "exporters").rglob("*.json")),
 ]
+COMMAND = re.compile(r"(?<![\w./'-])(?<!from )emoguard ([a-z][a-z-]*)([^`\n;|>#)]*)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 OTHERS = {
     "llama-cli": {"--control-vector"},
@@ -80,7 +82,9 @@ def check_options(told, verb):
 @pytest.mark.parametrize("path", [*SOURCES, *DOCUMENTS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_command_that_is_named_is_a_verb_with_these_options(path):
     for text in texts(path):
-        for found in re.finditer(r"(?<![\w./'-])(?<!from )emoguard ([a-z]+)([^`\n;|>#)]*)", text):
+        for found in re.finditer(
+            r"(?<![\w./'-])(?<!from )emoguard ([a-z][a-z-]*)([^`\n;|>#)]*)", text
+        ):
             verb, rest = found.groups()
             assert verb in NAMES, f"no verb: {found.group()!r}"
             check_options(rest.partition("emoguard ")[0], verb)
@@ -88,7 +92,7 @@ def test_every_command_that_is_named_is_a_verb_with_these_options(path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_option_that_a_verb_speaks_of_is_its_own(name):
-    for text in strings(ROOT / "emoguard" / "cli" / f"{name}.py"):
+    for text in strings(ROOT / "emoguard" / "cli" / f"{name.replace('-', '_')}.py"):
         check_options(text, name)
 
 
@@ -106,7 +110,7 @@ def documented():
         if path.suffix == ".md":
             text = path.read_text(encoding="utf-8")
             blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
-            lines = [line for block in blocks for line in block.splitlines()]
+            lines = [line for b in blocks for line in b.replace("\\\n", "").splitlines()]
             lines += re.findall(r"`(emoguard [^`]* [^`]*)`", text)
             for line in lines:
                 if line.startswith("emoguard ") and "\\|" not in line:  # several verbs in one
@@ -120,7 +124,7 @@ def documented():
         advice.fit_command("my models/a b.gguf"),
         advice.calibrate_command(),
         advice.calibrate_command("m.gguf", "smollm2-135m-instruct", "Q8_0"),
-        advice.calibrate_command("m.gguf", "p.safetensors", "type 99", dequantised=True),
+        advice.calibrate_command("m.gguf", "p.safetensors", "type 99", "transformers"),
         advice.baseline_command(),
         *dict.fromkeys(documented()),
     ],
@@ -154,7 +158,32 @@ def test_nothing_is_installed_from_an_index_by_the_name_of_this_project(path):
         assert re.findall(r"pip install[^\n]*\bemoguard\b[^\n]*", text) == []
 
 
-@pytest.mark.parametrize("library", EXTRAS)
+LIBRARIES = {
+    "click": "cli",
+    "rich": "cli",
+    "llama_cpp": "llamacpp",
+    "torch": "transformers",
+    "transformers": "transformers",
+    "gguf": "fit",
+    "matplotlib": "fit",
+    "vaderSentiment": "fit",
+    "prometheus_client": "prometheus",
+    **EXTRAS,
+}
+"""What is imported, and the extra that brings it."""
+
+
+@pytest.mark.parametrize(("library", "extra"), LIBRARIES.items())
+def test_every_library_that_is_imported_has_its_extra(library, extra):
+    assert extra_of(library) == extra
+
+
+def test_a_library_that_no_extra_brings_is_nobodys():
+    assert extra_of("antigravity") is None
+    assert install_command("antigravity") == "pip install 'antigravity'"
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_the_command_for_a_missing_library_installs_it(library):
     providers = packages_distributions().get(library)
     if providers is None:
@@ -163,7 +192,9 @@ def test_the_command_for_a_missing_library_installs_it(library):
     brought = {_plain(name) for name in wanted}
     # Those of a server come with the extra of a distribution, which the command names as such.
     is_direct = brought & {_plain(name) for name in providers}
-    assert is_direct or "llama-cpp-python[server]" in install_command(library)
+    assert is_direct or re.search(
+        r"python\[server\]|transformers\[serving\]", install_command(library)
+    )
 
 
 def _plain(name):

@@ -21,6 +21,7 @@ import pytest
 from emoguard_jsonl import AuditLog, Key, parts, read_head, verify
 
 from emoguard import EmoGuardError, Guard, Policy, Report, Request
+from emoguard.clock import Moment
 from emoguard.records import LabelScore, Receipt
 from emoguard.sinks.open import open_sinks
 from emoguard.site import Site
@@ -215,6 +216,29 @@ def test_files_are_rotated_by_age_over_restarts(path):
         log_at(hour)
     assert [len(file.read_bytes().splitlines()) for file in parts(path)] == [3, 2]
     assert verify(parts(path), KEY, lines=5).findings == []
+
+
+@pytest.mark.parametrize("set_by", [-3, 0, 3])
+def test_a_files_age_goes_on_when_the_clock_is_set(path, set_by):
+    """Hours of uptime pass as they do, whatever the wall clock was set to after the first line."""
+    uptime = 0.0
+    log = AuditLog(path, KEY, rotate_hours=2, now=lambda: Moment(0.0, uptime * 3600, "one"))
+    for uptime in (0, 1, 2.5):
+        wall = 100 + uptime + (set_by if uptime else 0)
+        log.report(dataclasses.replace(REPORT, created=wall * 3600))
+    log.close()
+    lines = [len(file.read_bytes().splitlines()) for file in parts(path)]
+    assert lines == ([1, 2] if set_by > 0 else [2, 1])
+    assert verify(parts(path), KEY, lines=3).findings == []
+
+
+def test_a_file_from_the_future_is_rotated_at_a_restart(path):
+    """The clock was set back while the process was down: how old the file is nobody knows."""
+    for hour in (100, 50, 51):
+        log = AuditLog(path, KEY, rotate_hours=24)
+        log.report(dataclasses.replace(REPORT, created=hour * 3600))
+        log.close()
+    assert [len(file.read_bytes().splitlines()) for file in parts(path)] == [1, 2]
 
 
 def test_a_kill_between_renaming_and_opening_loses_nothing(path):

@@ -66,7 +66,8 @@ class TestWithoutNotices:
 
     def test_a_watch_that_was_disabled_changes_nothing(self):
         app, watch, inner = wrapped(whole())
-        watch.guard = inner.watch = None
+        watch.enabled = False
+        inner.watch = None
         assert call(app, asking(plan="nonsense")).sent == whole()
 
 

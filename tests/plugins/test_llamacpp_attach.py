@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gc
 import hashlib
@@ -321,9 +322,19 @@ def test_another_guard_or_option_is_named_and_leaves_nothing(llm: Any, probe: Pr
     assert type(llm) is llama_cpp.Llama
 
 
-def test_a_watched_model_can_be_pickled_and_copied_as_before(llm: Any, probe: Probe) -> None:
-    with emoguard.attach(llm, Guard(probe)):
-        same = pickle.loads(pickle.dumps(llm))
-    assert type(same) is llama_cpp.Llama
-    assert same.model_path == llm.model_path
-    same.close()
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_watched_model_can_be_pickled_and_copied_as_before(
+    llm: Any, probe: Probe, backend: str
+) -> None:
+    wanted = llm.create_completion("the hat", max_tokens=4, temperature=0)["choices"]
+    with emoguard.attach(llm, Guard(probe), backend=backend) as watch:
+        for same in (pickle.loads(pickle.dumps(llm)), copy.deepcopy(llm)):
+            assert type(same) is llama_cpp.Llama
+            assert same.model_path == llm.model_path
+            assert (
+                same.create_completion("the hat", max_tokens=4, temperature=0)["choices"] == wanted
+            )
+            same.close()
+        assert not watch.reports, "the watch stays with the original"
+        llm.create_completion("the hat", max_tokens=4, temperature=0)
+        assert len(watch.reports) == 1

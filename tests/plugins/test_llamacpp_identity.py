@@ -14,6 +14,7 @@ import pytest
 from emoguard_llamacpp import identity as held
 
 import emoguard
+from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.records import Report
 from emoguard.runtime.watch import Watch
@@ -154,3 +155,50 @@ def test_a_file_that_is_gone_is_what_was_read_last(base: Path, tmp_path: Path) -
         assert watch.recheck() == watch.identity
         write_lora(lora, 2)
         assert report(llm, watch).status == "uncalibrated"
+
+
+def split(base: Path, folder: Path, sizes: list[int]) -> Path:
+    """Write the tensors of `base` as parts of so many tensors each, as gguf-split does."""
+    import gguf
+
+    reader = gguf.GGUFReader(str(base))
+    tensors = list(reader.tensors)
+    sizes = [*sizes, len(tensors) - sum(sizes)]
+    for number, size in enumerate(sizes):
+        writer = gguf.GGUFWriter(
+            str(folder / f"base-{number + 1:05d}-of-{len(sizes):05d}.gguf"), "llama"
+        )
+        for field in reader.fields.values() if number == 0 else ():
+            if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+                kind = field.types[0]
+                inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+                writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", len(sizes))
+        writer.add_int32("split.tensors.count", len(tensors))
+        for tensor in tensors[sum(sizes[:number]) :][:size]:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return folder / f"base-00001-of-{len(sizes):05d}.gguf"
+
+
+@pytest.mark.parametrize("sizes", [[0], [7], [0, 5, 1]], ids=str)
+def test_a_split_file_is_the_same_file_as_the_whole(
+    base: Path, tmp_path: Path, sizes: list[int]
+) -> None:
+    guard = guard_for(tiny_gguf.load(base))
+    llm = tiny_gguf.load(split(base, tmp_path, sizes))
+    with emoguard.attach(llm, guard) as watch:
+        assert report(llm, watch).status == "scored"
+        last = held.model_files(llm)[-1]
+        data = bytearray(last.read_bytes())
+        data[-500:] = bytes(500)
+        last.write_bytes(data)
+        assert report(llm, watch).status == "uncalibrated", "each part is looked at"
+        last.unlink()
+        assert report(llm, watch).status == "uncalibrated"
+    with pytest.raises(EmoGuardError, match=r"is split into . parts, and not all are beside it"):
+        emoguard.attach(llm, guard)

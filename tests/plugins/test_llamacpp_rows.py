@@ -174,7 +174,7 @@ def phases(watch: Any) -> dict[str, int]:
 
 def template_of(end: str) -> str:
     body = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
-    return f"{body}{{% if add_generation_prompt %}}{end}{{% endif %}}"
+    return f"{{# <think>…</think> #}}{body}{{% if add_generation_prompt %}}{end}{{% endif %}}"
 
 
 @pytest.fixture
@@ -212,6 +212,7 @@ def test_what_a_user_writes_opens_no_reasoning(chatting: tuple[Any, Any], way: s
     llm, watch = chatting
     for content in CONTENTS:
         chat(llm, content, way)
+        assert watch.reports[-1].reasoning == "marked", content
         assert phases(watch)["reasoning"] == 0 < phases(watch)["response"], content
 
 
@@ -220,7 +221,7 @@ def test_a_template_opens_reasoning_whatever_a_user_writes(chatting: tuple[Any, 
     llm, watch = chatting
     for content in (*CONTENTS, "</think>"):
         chat(llm, content)
-        assert phases(watch)["response"] == 0 < phases(watch)["reasoning"], content
+        assert watch.reports[-1].reasoning == "unclosed", content
 
 
 def test_a_caller_of_a_whole_prompt_may_end_it_in_reasoning(llm: Any, watch: Any) -> None:
@@ -232,7 +233,7 @@ def test_a_caller_of_a_whole_prompt_may_end_it_in_reasoning(llm: Any, watch: Any
         ([1, TOKEN, OPEN, CLOSE], False),
     ):
         say(llm, prompt, [TOKEN] * 4)
-        assert phases(watch)["reasoning"] == 3 * inside
+        assert watch.reports[-1].reasoning == ("unclosed" if inside else "marked")
 
 
 def test_the_model_opens_reasoning_before_its_answer_only(llm: Any, watch: Any) -> None:

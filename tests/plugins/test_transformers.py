@@ -404,7 +404,7 @@ class Marked(Words):
     """A tokenizer with marks of reasoning and a template that ends its prompts in `end`."""
 
     def __init__(self, end=None, opening=OPEN):
-        self.chat_template = "a template" if end is not None else ""
+        self.chat_template = "it knows <think>" if end is not None else ""
         self.end = end
         self.opening = opening
 
@@ -419,7 +419,7 @@ class Marked(Words):
 def reasoning(model, ids, tokenizer, tokens=8, **how):
     with emoguard.attach(model, Guard(probe_for(model)), tokenizer=tokenizer) as watch:
         generate(model, torch.tensor([ids]), tokens, min_new_tokens=tokens, **how)
-    return watch.reports[-1].phases["reasoning"]
+    return watch.reports[-1].reasoning == "unclosed"
 
 
 @pytest.mark.parametrize(
@@ -427,16 +427,16 @@ def reasoning(model, ids, tokenizer, tokens=8, **how):
     [(None, True), ("", False), ("<think>", True), ("<think>\n", True), ("<think></think>", False)],
 )
 def test_a_prompts_end_opens_reasoning_where_its_template_may_have_written_it(model, end, opens):
-    assert reasoning(model, [5, 9, OPEN], Marked(end)) == 7 * opens
-    assert reasoning(model, [5, OPEN, 9], Marked(end)) == 0
-    assert reasoning(model, [5, OPEN, CLOSE], Marked(end)) == 0
+    assert reasoning(model, [5, 9, OPEN], Marked(end)) == opens
+    assert not reasoning(model, [5, OPEN, 9], Marked(end))
+    assert not reasoning(model, [5, OPEN, CLOSE], Marked(end))
 
 
-@pytest.mark.parametrize(("place", "hidden"), [(0, 7), (1, 0), (2, 0)])
-def test_a_model_opens_reasoning_before_its_answer_only(model, place, hidden):
+@pytest.mark.parametrize(("place", "opened"), [(0, True), (1, False), (2, False)])
+def test_a_model_opens_reasoning_before_its_answer_only(model, place, opened):
     free = generate(model, IDS[:1], 8, min_new_tokens=8)[0, IDS.shape[1] :].tolist()
     assert len(set(free[:3])) == 3
-    assert reasoning(model, IDS[0].tolist(), Marked(opening=free[place])) == hidden
+    assert reasoning(model, IDS[0].tolist(), Marked(opening=free[place])) == opened
 
 
 def test_padding_is_no_part_of_a_prompt(model):
@@ -445,7 +445,8 @@ def test_padding_is_no_part_of_a_prompt(model):
     with emoguard.attach(model, Guard(probe_for(model)), tokenizer=Marked()) as watch:
         generate(model, ids, 6, min_new_tokens=6, attention_mask=mask)
         generate(model, ids.flip(1), 6, min_new_tokens=6, attention_mask=mask.flip(1))
-    assert [report.phases["reasoning"] for report in watch.reports] == [5, 0, 0, 0]
+    found = [report.reasoning for report in watch.reports]
+    assert found == ["unclosed", "marked", "marked", "marked"]
 
 
 def test_a_dispatched_model_is_read_too(model):

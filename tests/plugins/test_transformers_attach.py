@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import emoguard_transformers
@@ -154,6 +158,38 @@ def test_what_generate_refuses_it_refuses_as_before() -> None:
     with emoguard.attach(model, Guard(probe_for(model))) as watch:
         with pytest.raises(ValueError, match="max_new_tokens"):
             model.generate(IDS, max_new_tokens=0)
+        with pytest.raises(ValueError, match="max_new_tokns"):
+            model.generate(IDS, max_new_tokns=5)
         assert watch.live() is None
+        assert not watch.reports, "what never generated is no response"
         model.generate(IDS, **OPTIONS)
     assert watch.reports[-1].tokens_scored == 5
+
+
+def saved(model: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize(
+    "way", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), saved, copy.copy]
+)
+def test_the_copy_of_a_watched_model_is_not_watched(way: Callable[[Any], Any]) -> None:
+    model = build()
+    guard, plain = Guard(probe_for(model)), model.generate(IDS, **OPTIONS)
+    before = set(vars(model))
+    with emoguard.attach(model, guard) as watch:
+        other = way(model)
+        assert set(vars(other)) == before
+        assert torch.equal(other.generate(IDS, **OPTIONS), plain)
+        assert not watch.reports, "the watch stays with the original"
+        if way is not copy.copy:  # which shares the blocks, and the hooks on them
+            assert not any(block._forward_hooks for block in other.model.layers)
+            with emoguard.attach(other, guard) as second:
+                other.generate(IDS, **OPTIONS)
+            assert second.reports[-1].tokens_scored == 5
+        model.generate(IDS, **OPTIONS)
+        assert [report.tokens_scored for report in watch.reports] == [5]
+    assert set(vars(model)) == before

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import emoguard
+from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.records import Report, Request
 from emoguard.runtime.attach import find
@@ -289,3 +290,79 @@ def test_weights_that_cannot_be_looked_at_leave_the_response_alone() -> None:
         report_ = report(model, watch, emoguard=Request())
     assert (clean.status, report_.status) == ("scored", "uncalibrated")
     assert report_.completion_tokens == 3
+
+
+class Opaque(torch.Tensor):
+    """Weights as eight-bit numbers and a scale, which few operations can be asked of."""
+
+    numbers: torch.Tensor
+    scale: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, numbers: torch.Tensor, scale: torch.Tensor) -> Any:
+        return torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=torch.float32)
+
+    def __init__(self, numbers: torch.Tensor, scale: torch.Tensor) -> None:
+        self.numbers, self.scale = numbers, scale
+
+    @classmethod
+    def of(cls, weight: torch.Tensor) -> Any:
+        scale = weight.detach().abs().amax(1, keepdim=True) / 127
+        return cls((weight.detach() / scale).round().to(torch.int8), scale)
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is torch.nn.functional.linear:
+            inputs, weight, *bias = args
+            return function(inputs, weight.numbers * weight.scale, *bias)
+        return super().__torch_function__(function, types, args, kwargs)
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is torch.ops.aten.detach.default:
+            return cls(args[0].numbers, args[0].scale)
+        raise NotImplementedError(f"{cls.__name__} has no {function}")
+
+
+class Eight(Opaque):
+    """The same, which says what it is made of, as torchao's do."""
+
+    def __tensor_flatten__(self) -> Any:
+        return ["numbers", "scale"], None
+
+
+def quantised(kind: type[Opaque], seed: int = 0) -> Any:
+    model = build(seed=seed)
+    for module in model.model.layers.modules():
+        if isinstance(module, torch.nn.Linear):
+            weight = torch.nn.Parameter(kind.of(module.weight), requires_grad=False)
+            module.weight = weight
+    return model
+
+
+def test_weights_of_a_tensor_class_are_known_by_what_they_are_made_of() -> None:
+    model = quantised(Eight)
+    with emoguard.attach(model, guard_for(model)) as watch:
+        assert report(model, watch).status == "scored"
+        model.model.layers[1].self_attn.q_proj.weight.scale.mul_(1.01)
+        assert report(model, watch).status == "uncalibrated"
+    identities = [
+        HfHarness(each).open_residuals().identity.digest
+        for each in (quantised(Eight), quantised(Eight), quantised(Eight, seed=1), build())
+    ]
+    assert len(set(identities)) == 3
+    assert identities[0] == identities[1]
+
+
+def test_weights_of_a_tensor_class_that_shows_nothing_are_refused_in_a_sentence() -> None:
+    model = quantised(Opaque)
+    before = sorted(vars(model))
+    with pytest.raises(EmoGuardError, match=r"is a .*Opaque, which does not show what it is made"):
+        emoguard.attach(model, Guard(make_probe(HfHarness(build()).open_residuals())))
+    assert sorted(vars(model)) == before
+    with pytest.raises(EmoGuardError, match="does not show what it is made of"):
+        HfHarness(model).open_residuals()

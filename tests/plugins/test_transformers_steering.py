@@ -511,6 +511,35 @@ def test_steering_in_inference_mode_and_after_it(model, watch):
     assert watch.reports[-1].receipt == inside.receipt
 
 
+class Starting:
+    """A streamer that generates with the same model, at its call number `at`."""
+
+    def __init__(self, model, at):
+        self.model, self.at, self.calls = model, at, 0
+
+    def put(self, _value):
+        self.calls += 1
+        if self.calls == self.at:
+            generate(self.model, IDS[1:], 3)
+
+    def end(self):
+        pass
+
+
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_a_generate_within_a_streamer_takes_nothing_over(model, watch, at):
+    """The first call is with the prompt, before the loop of the outer one has begun."""
+    wanted = generate(model, emoguard=asking(STRONG)).tolist()
+    streamer = Starting(model, at)
+    assert generate(model, emoguard=asking(STRONG), streamer=streamer).tolist() == wanted
+    assert streamer.calls > 4
+    plain, nested = watch.reports
+    assert nested.tokens == plain.tokens
+    assert nested.receipt == plain.receipt
+    assert nested.receipt.applied == 6
+    assert nested.notice.kind == "steered"
+
+
 # Halted.
 
 

@@ -12,7 +12,8 @@ import pytest
 
 import emoguard
 from emoguard import EmoGuardError, Guard, Policy
-from emoguard.cli import calibrate, main
+from emoguard.cli import main
+from emoguard.fit import calibrating
 from emoguard.probe import artifact
 from emoguard.runtime.attach import find
 from emoguard.testing import make_calibration, make_probe
@@ -93,7 +94,7 @@ def test_another_model_is_not_calibrated_on_them(files, model, capsys):
 
 
 def test_what_was_measured_is_kept_when_the_next_file_breaks(files, model, monkeypatch):
-    plain, read = calibrate.read, []
+    plain, read = calibrating.read, []
 
     def breaking(reader, *rest):
         if read:
@@ -101,7 +102,7 @@ def test_what_was_measured_is_kept_when_the_next_file_breaks(files, model, monke
         read.append(reader)
         return plain(reader, *rest)
 
-    monkeypatch.setattr(calibrate, "read", breaking)
+    monkeypatch.setattr(calibrating, "read", breaking)
     monkeypatch.setattr(models, "CACHE", files)
     assert main(arguments(files, model, also=str(models.quantised(Path(model), "F16")))) == 1
     _, found = artifact.load(files / "out.safetensors")

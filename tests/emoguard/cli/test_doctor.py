@@ -3,14 +3,13 @@
 import dataclasses
 import importlib
 import sys
-from importlib.metadata import PackageNotFoundError
 
 import pytest
 
 from emoguard.advice import fit_command
 from emoguard.cli import main
-from emoguard.cli.calibrate import Opened
 from emoguard.probe import artifact
+from emoguard.runtime.openers import open_speaker
 from emoguard.testing import make_calibration, make_probe
 from tests import models, tiny_folder, tiny_gguf
 
@@ -41,7 +40,7 @@ def model(request, tmp_path_factory):
 
 
 def save_probe(path, model, *, is_calibrated, **changes):
-    door = Opened.load(str(model)).door
+    door = open_speaker(model).door
     probe = dataclasses.replace(make_probe(door, ("happy", "sad"), (1, 2)), **changes)
     artifact.save(path, probe, [make_calibration(probe, door.identity)] if is_calibrated else [])
     return path
@@ -140,6 +139,8 @@ def test_without_the_library_the_model_is_broken_and_the_table_says_what_to_inst
     doctor, monkeypatch, tmp_path
 ):
     folder = tiny_folder.write(tmp_path / "tiny")
+    for name in [name for name in sys.modules if name.startswith("emoguard_transformers.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
     code, out = doctor("--model", folder)
     assert code == 1
@@ -148,11 +149,8 @@ def test_without_the_library_the_model_is_broken_and_the_table_says_what_to_inst
 
 
 def test_without_any_runtime_it_says_what_to_install(doctor, monkeypatch):
-    def missing(name: str) -> str:
-        raise PackageNotFoundError(name)
-
     module = importlib.import_module("emoguard.cli.doctor")
-    monkeypatch.setattr(module, "version", missing)
+    monkeypatch.setattr(module, "packages_distributions", dict)
     code, out = doctor()
     assert code == 1
     assert "pip install 'llama-cpp-python" in out

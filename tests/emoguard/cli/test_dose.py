@@ -3,16 +3,15 @@
 import dataclasses
 import json
 
-import emoguard_transformers
 import pytest
 from click.testing import CliRunner
 
 from emoguard import EmoGuardError, Guard, Plan
 from emoguard.cli.dose import find_judge, read_openings, signs
-from emoguard.cli.models import load
 from emoguard.cli.plans import read_plan
 from emoguard.cli.verbs import verbs
 from emoguard.probe import artifact
+from emoguard.runtime.openers import open_speaker
 from emoguard.testing import FakeResiduals, make_probe, measure_calibration
 from tests import tiny_folder, tiny_gguf
 
@@ -25,8 +24,7 @@ def count_vowels(text):
 def folder(tmp_path_factory):
     """A tiny Transformers model with a tokenizer of bytes, and a probe calibrated on it."""
     path = tiny_folder.write(tmp_path_factory.mktemp("model"))
-    model, tokenizer = load(path)
-    door = emoguard_transformers.open_residuals(model, tokenizer)
+    door = open_speaker(path).door
     probe = make_probe(door, ("happy", "sad"))
     artifact.save(path / "probe.safetensors", probe, [measure_calibration(door, probe)])
     return path
@@ -67,7 +65,7 @@ def test_dose_without_a_calibration_of_the_file_is_refused(folder, tmp_path):
 
 def test_a_gguf_file_is_calibrated_in_the_runtime_that_doses_it(tmp_path):
     model = tiny_gguf.write(tmp_path / "tiny.gguf", "llama")
-    door = emoguard_transformers.open_residuals(*load(model, "transformers"))
+    door = open_speaker(model, "transformers").door
     artifact.save(tmp_path / "p.safetensors", make_probe(door, ("happy", "sad")))
     found = invoke("dose", "--model", model, "--probe", tmp_path / "p.safetensors")
     command = str(found.exception).partition("make one with emoguard ")[2].split()

@@ -7,8 +7,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from emoguard import EmoGuardError
-from emoguard.cli.paths import check_is_probe, check_out, recognise
+from emoguard.cli.paths import check_is_probe, check_out
 from emoguard.probe import artifact
+from emoguard.runtime.openers import recognise
 from emoguard.testing import FakeResiduals, make_probe
 
 
@@ -31,7 +32,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize(("path", "kind"), [("m.gguf", "gguf"), ("model", "transformers")])
+@pytest.mark.parametrize(("path", "kind"), [("m.gguf", "llamacpp"), ("model", "transformers")])
 def test_models_are_recognised(place, path, kind):
     assert recognise(path) == kind
     assert recognise(place / path) == kind
@@ -49,10 +50,10 @@ def test_models_are_recognised(place, path, kind):
         ("cache", "give cache/snapshots/0a1b"),
         ("outer", "give outer/inner"),
         ("adapter", "merge it into its base model"),
-        ("broken.gguf", "is no GGUF file"),
+        ("broken.gguf", "give a GGUF file or a Transformers folder"),
         ("model/model.safetensors", "give its folder model"),
         ("model/config.json", "give its folder model"),
-        ("weights.safetensors", "a Transformers folder with its config.json"),
+        ("weights.safetensors", "give a GGUF file or a Transformers folder"),
         ("probe.safetensors", "it is a probe"),
         ("pipe", "neither a file nor a folder"),
     ],
@@ -67,8 +68,8 @@ def test_what_is_no_model_is_told_what_to_give_instead(place, path, advice):
 @pytest.mark.parametrize(
     ("path", "what"),
     [
-        ("m.gguf", "a GGUF model"),
-        ("model", "a Transformers model"),
+        ("m.gguf", r"a model \(a GGUF file\)"),
+        ("model", r"a model \(a Transformers folder\)"),
         ("empty", "a folder"),
     ],
 )

@@ -22,19 +22,21 @@ from rich.console import Console
 
 from emoguard.advice import fit_command
 from emoguard.cli import main, models
-from emoguard.cli.answer import Prompt, answer
 from emoguard.cli.demo import CODE
 from emoguard.cli.interlinear import Interlinear
-from emoguard.cli.paint import BELOW, FULL, QUIET, legend, place, signed, tint
-from emoguard.cli.pieces import Pieces
-from emoguard.cli.screen import printable
+from emoguard.cli.paint import legend, place, tint
+from emoguard.colour import BELOW, FULL, QUIET
 from emoguard.probe import artifact
+from emoguard.reporttable import printable, signed
 from emoguard.runtime.attach import find
+from emoguard.runtime.openers import open_speaker
+from emoguard.runtime.speaker import Prompt, answer
 from emoguard.testing import make_calibration, make_probe
 from tests import models as real_models
 from tests import tiny_gguf
 
 pytest.importorskip("llama_cpp")
+from emoguard_llamacpp.speaker import LlamaSpeaker
 
 LABELS = ("happy", "sad", "valence")
 ESCAPE = "\x1b["
@@ -113,11 +115,12 @@ def test_the_system_prompt_reaches_the_model(tiny, capfd):
 
 
 def test_a_file_without_chat_template_is_continued_not_put_into_a_foreign_format(tiny):
-    model, _ = models.load(tiny[0], threads=1)
+    model = open_speaker(tiny[0], threads=1).model
     del model.metadata["tokenizer.chat_template"]
+    speaker = LlamaSpeaker(model)
     prompt = Prompt("Hello", system="Be brief.", max_tokens=24, temperature=0.0)
     raw = dataclasses.replace(prompt, raw=True)
-    assert answer(model, None, prompt, int) == answer(model, None, raw, int)
+    assert answer(speaker, prompt) == answer(speaker, raw)
     seen = model.detokenize(model.input_ids[: model.n_tokens].tolist())
     model.close()
     assert seen.startswith(b"Be brief.\n\nHello")
@@ -190,7 +193,7 @@ def test_a_model_no_shipped_probe_fits_says_how_to_make_one(tiny, capfd):
 def test_a_file_that_is_no_model_is_refused(tmp_path, capfd):
     (tmp_path / "x.gguf").write_bytes(b"no model")
     assert main(["run", "--model", str(tmp_path / "x.gguf"), "Hello"]) == 1
-    assert "is no GGUF file" in capfd.readouterr().err
+    assert "is no model: give a GGUF file" in capfd.readouterr().err
 
 
 def test_an_uncalibrated_model_is_shown_as_such_and_uncoloured(tiny, tmp_path, capfd, monkeypatch):
@@ -248,19 +251,6 @@ def test_metrics_are_served_until_interrupted(tiny, ends_with):
     assert 'emotion="valence"' in page
     assert child.returncode == 0, err
     assert json.loads(out)["report"]["status"] == "scored"
-
-
-@given(st.text(min_size=1, max_size=20))
-def test_pieces_of_split_characters_join_to_the_text(text):
-    data = text.encode()
-    pieces = Pieces(lambda ids: bytes(ids).decode("utf-8", "replace"))
-    assert "".join(pieces.add(byte) for byte in data) == text
-
-
-def test_bytes_that_never_become_a_character_do_not_hold_up_the_text():
-    pieces = Pieces(lambda ids: bytes(ids).decode("utf-8", "replace"))
-    said = "".join(pieces.add(byte) for byte in b"\xff\xff\xff\xff\xff\xff\xff\xffok, next")
-    assert said.endswith("next")
 
 
 def contrast(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
@@ -355,8 +345,8 @@ def test_the_demo_shows_three_answers_and_saves_a_picture(tmp_path, capfd):
 def test_a_transformers_folder_answers_the_same_way(tmp_path, capfd):
     pytest.importorskip("transformers")
     folder = real_models.hf_copy(real_models.smollm2_gguf())
-    model, tokenizer = models.load(folder)
-    probe = save_probe(tmp_path / "p.safetensors", model, tokenizer=tokenizer)
+    speaker = open_speaker(folder)
+    probe = save_probe(tmp_path / "p.safetensors", speaker.model, **speaker.options)
     options = ["--model", str(folder), "--probe", str(probe), "--max-tokens", "6", "--json"]
     code = main(["run", *options, "Hello"])
     told = json.loads(capfd.readouterr().out)

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from emoguard.cli import main
-from tests import tiny_gguf
+from tests import tiny_folder, tiny_gguf
 from tests.emoguard.cli.test_run import save_probe
 
 pytest.importorskip("llama_cpp")
@@ -143,15 +143,36 @@ class TestRefused:
     def test_a_model_that_is_not_there(self, capfd):
         assert "there is no model at nowhere.gguf" in refused(capfd, "--model", "nowhere.gguf")
 
-    def test_a_transformers_folder_is_told_what_to_do(self, tmp_path, capfd):
+    def test_a_transformers_folder_that_cannot_be_opened(self, tmp_path, capfd):
+        pytest.importorskip("openai", reason="needs transformers serve")
         (tmp_path / "config.json").write_text("{}")
         told = refused(capfd, "--model", str(tmp_path))
-        assert f"takes a GGUF file, got the Transformers folder {tmp_path}: convert it" in told
+        assert f"{tmp_path} cannot be served: " in told
         assert told.count("\n") == 1
+
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            (("--threads", "2"), "--threads: not for a Transformers folder"),
+            (("--cb-num-blocks", "9"), "--cb-num-blocks: only with --continuous-batching"),
+        ],
+    )
+    def test_options_that_a_folder_does_not_take(self, arguments, sentence, tmp_path, capfd):
+        (tmp_path / "config.json").write_text("{}")
+        assert main(["serve", "--model", str(tmp_path), *arguments]) == 2
+        assert sentence in capfd.readouterr().err
+
+    def test_options_that_only_a_folder_takes(self, folder, capfd):
+        model = str(folder / "tiny.gguf")
+        assert main(["serve", "--model", model, "--continuous-batching", "--dtype", "float16"]) == 2
+        told = capfd.readouterr().err
+        assert "--continuous-batching, --dtype: not for a GGUF file" in told
 
     def test_a_file_that_is_no_model(self, tmp_path, capfd):
         (tmp_path / "x.gguf").write_bytes(b"no model")
-        assert "is no GGUF file" in refused(capfd, "--model", str(tmp_path / "x.gguf"))
+        assert "is no model: give a GGUF file" in refused(
+            capfd, "--model", str(tmp_path / "x.gguf")
+        )
 
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.7", "server.example"])
     def test_a_host_that_others_reach_without_a_key(self, host, folder, capfd):
@@ -251,6 +272,27 @@ def running(folder):
     options = ("--model", model, "--policy", policy, "--threads", "1", "--max-body-mib", "0.01")
     with serving(folder, *options, API_KEY=KEY) as running:
         yield running
+
+
+@pytest.mark.parametrize("mode", [(), ("--continuous-batching", "--cb-num-blocks", "64")])
+def test_a_transformers_folder_is_served(mode, tmp_path):
+    pytest.importorskip("openai", reason="needs transformers serve")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = tiny_folder.write(tmp_path / "tiny")
+    model = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    save_probe(tmp_path / "p.safetensors", model, tokenizer=tokenizer)
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    options = ("--model", str(path), "--policy", str(tmp_path / "policy.yaml"), "--device", "cpu")
+    with serving(tmp_path, *options, *mode, API_KEY=KEY) as running:
+        assert running.ask("/v1/completions", ASKED)[0] == 401
+        status, headers, raw = running.ask("/v1/completions", ASKED, BEARER)
+        assert (status, headers["x-emoguard-notice"]) == (200, "ai;v=1")
+        assert json.loads(raw)["emoguard"]["notice"]["reasons"] == ["start"]
+        assert running.ask("/readyz")[0] == 200
+        assert b"emoguard_responses_total" in running.ask("/metrics", port=running.metrics)[2]
+        assert running.stop(timeout=60)[0] == 0
 
 
 BEARER = {"authorization": f"Bearer {KEY}"}

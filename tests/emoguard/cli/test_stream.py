@@ -1,6 +1,6 @@
 from emoguard import Request
-from emoguard.cli.pieces import Pieces
 from emoguard.cli.stream import Stream
+from emoguard.runtime.pieces import Pieces
 from emoguard.testing import make_reading, make_report
 
 

@@ -7,10 +7,11 @@ import re
 import numpy as np
 import pytest
 from emoguard_llamacpp import open_residuals
+from emoguard_llamacpp.speaker import LlamaSpeaker
 
 from emoguard.cli import main, validate
 from emoguard.fit import corpora
-from emoguard.fit.responses import Sampling, answers, calibrate
+from emoguard.fit.responses import Sampling, calibrate, responses
 from emoguard.probe import artifact
 from emoguard.testing import FakeResiduals, make_probe
 from tests import tiny_gguf
@@ -61,7 +62,7 @@ def random_probe(model, out):
     names = [label.name for label in corpora.default_labels()]
     probe = dataclasses.replace(make_probe(door, [*names, "valence"]), axes=("valence",))
     prompts = corpora.neutral_prompts()[:16]
-    said = list(answers(llm, None, prompts, Sampling(24)))
+    said = list(responses(LlamaSpeaker(llm), prompts, Sampling(24)))
     artifact.save(out, probe, [calibrate(door, probe, said)])
 
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from emoguard import EmoGuardError
 from emoguard.fit import workfile
 from emoguard.fit.answers import AnswerFile
-from emoguard.fit.responses import Answer
+from emoguard.runtime.speaker import Generated
 
 BOUND = {"model": "m", "tokens": "8"}
-SAID = [Answer([1, n], [n] * n) for n in range(5)]
+SAID = [Generated([1, n], [n] * n) for n in range(5)]
 
 
 def file(path, bound=BOUND):

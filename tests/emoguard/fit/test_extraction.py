@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from emoguard import EmoGuardError
-from emoguard.fit import extraction
 from emoguard.fit.extraction import extract, extract_embedded, pool, skipped_tokens
+from emoguard.probe import pooling
 from emoguard.testing import FakeResiduals
 from tests import tiny_gguf
 from tests.contract import hf_models
@@ -92,7 +92,7 @@ def test_texts_longer_than_a_batch_are_run_in_parts(tmp_path):
         ("llama", llama_door(tmp_path, "llama")),
         ("tap", llama_door(tmp_path, "llama", "callback")),
     ):
-        assert len(door.tokenize(texts[0])) > extraction.BATCH
+        assert len(door.tokenize(texts[0])) > pooling.BATCH
         assert_close(extract(door, texts, tmp_path / name), text_by_text(door, texts, 20))
 
 
@@ -193,7 +193,7 @@ class Counting(FakeResiduals):
 
 
 def test_a_second_call_runs_nothing_and_an_interrupted_one_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction, "BATCH", 64)
+    monkeypatch.setattr(pooling, "BATCH", 64)
     texts = some_texts(40)
     whole = extract(FakeResiduals(), texts, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="stopped"):
@@ -297,15 +297,15 @@ def test_layers_outside_the_model_are_refused_in_both_runtimes(tmp_path):
 def test_batches_hold_every_text_once_and_little_padding():
     rng = np.random.default_rng(0)
     lengths = [*rng.integers(4, 300, 500).tolist(), 5000]
-    found = extraction.batches(lengths)
+    found = pooling.batches(lengths)
     assert sorted(n for batch in found for n in batch) == list(range(501))
     for batch in found:
-        assert len(batch) <= extraction.MOST
+        assert len(batch) <= pooling.MOST
         longest = max(lengths[n] for n in batch)
-        assert len(batch) == 1 or len(batch) * longest <= extraction.BATCH
+        assert len(batch) == 1 or len(batch) * longest <= pooling.BATCH
     padded = sum(len(batch) * max(lengths[n] for n in batch) for batch in found)
     assert padded < 1.05 * sum(lengths)
-    assert extraction.batches(lengths) == found
+    assert pooling.batches(lengths) == found
 
 
 def test_pooling_leaves_out_leading_tokens_and_never_more_than_half():

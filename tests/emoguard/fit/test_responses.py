@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from emoguard import EmoGuardError
-from emoguard.fit.responses import Answer, calibrate, first_half
+from emoguard.fit.responses import calibrate, first_half
+from emoguard.runtime.speaker import Generated
 from emoguard.testing import FakeResiduals, make_probe
 from emoguard.validate.agreement import read_z
 
@@ -13,7 +14,7 @@ PROBE = make_probe(DOOR)
 def answers(count, tokens=12):
     rng = np.random.default_rng(1)
     return [
-        Answer([1, *rng.integers(2, 500, 5).tolist()], rng.integers(2, 500, tokens).tolist())
+        Generated([1, *rng.integers(2, 500, 5).tolist()], rng.integers(2, 500, tokens).tolist())
         for _ in range(count)
     ]
 
@@ -59,7 +60,7 @@ def test_limits_are_quantiles_of_the_projection_on_the_steer_direction():
 
 def test_rows_at_an_attention_sink_are_in_no_calibration():
     rng = np.random.default_rng(2)
-    given = [Answer([7], [7, 7, *rng.integers(20, 500, 12).tolist()]) for _ in range(10)]
+    given = [Generated([7], [7, 7, *rng.integers(20, 500, 12).tolist()]) for _ in range(10)]
     rows = [
         PROBE.project(DOOR.residuals([7, *a.token_ids[:-1]], PROBE.layers)[:, 3:]) for a in given
     ]
@@ -68,7 +69,7 @@ def test_rows_at_an_attention_sink_are_in_no_calibration():
     assert np.allclose(calibration.location, np.concatenate(rows).mean(axis=0), atol=1e-5)
     z = read_z(DOOR, PROBE, None, given, PROBE.labels)
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(z, rows, strict=True))
-    only = [Answer([7], [7] * 12)] * 5
+    only = [Generated([7], [7] * 12)] * 5
     assert calibrate(DOOR, PROBE, [*given, *only]).responses == 10
 
 

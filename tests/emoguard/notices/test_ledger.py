@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 
 from emoguard import EmoGuardError, Guard, Policy, Request, jsontext, render
+from emoguard.clock import Moment
 from emoguard.notices import ledger as ledgers
 from emoguard.notices import outbox, profiles
 from emoguard.notices.ledger import Ledger
-from emoguard.notices.notice import History, Moment
+from emoguard.notices.notice import History
 from emoguard.notices.policy import MOST_CONVERSATIONS, NoticePolicy
 from emoguard.records import LabelScore, Report
 from emoguard.testing import (
@@ -37,9 +38,9 @@ def make_guard(policy=EU, **options):
     return Guard(PROBE, [make_calibration(PROBE, FAKE_IDENTITY)], Policy(notices=policy), **options)
 
 
-def respond(guard, finish="stop", text="", **request):
+def respond(guard, finish="stop", text="", tokens=2, **request):
     request = {"conversation": "c"} | request
-    session = make_session(Request(**request), text, tokens=2)
+    session = make_session(Request(**request), text, tokens)
     return put_reading(guard, session.reading(finish), session.request, session.text)
 
 
@@ -104,6 +105,18 @@ def test_what_was_broken_off_is_lost_and_due_again(finish):
         None,
     ]
     assert sink.reports == reports
+
+
+def test_what_broke_off_before_its_first_token_owes_nobody_a_notice():
+    sink = ListSink()
+    with make_guard(sinks=[sink]) as guard:
+        for finish in ("cancelled", "error", "cancelled"):
+            assert respond(guard, finish, tokens=0).notice is None
+        assert guard.outbox.overdue() == 0
+        assert respond(guard).notice.reasons == ("start",)
+        assert respond(guard, "stop", tokens=0).notice is None
+        guard.flush()
+    assert len(sink.reports) == 5
 
 
 def test_a_server_says_what_became_of_a_notice_and_then_the_sinks_hear_of_it():

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emoguard import EmoGuardError, Guard, Policy, Request
+from emoguard.clock import Clock, Moment, elapsed
 from emoguard.notices import profiles
-from emoguard.notices.notice import DAY, HOUR, Clock, History, Moment, elapsed, notice
+from emoguard.notices.notice import DAY, HOUR, History, notice
 from emoguard.notices.policy import NoticePolicy
 from emoguard.testing import FakeResiduals, make_probe, make_report, make_session, put_reading
 

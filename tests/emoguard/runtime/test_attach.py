@@ -4,7 +4,6 @@ import json
 import logging
 import sys
 from importlib.resources.abc import Traversable
-from pathlib import Path
 
 import pytest
 
@@ -17,17 +16,12 @@ from emoguard.testing import (
     FAKE_IDENTITY,
     FakeResiduals,
     ListSink,
-    make_calibration,
     make_probe,
     make_reading,
     make_report,
     put_reading,
 )
-
-
-def foreign(module: str, **members: object) -> object:
-    """Return an object whose class says it lives in `module`."""
-    return type("Model", (), {"__module__": module, **members})()
+from tests.support.plugin import fake_model, foreign, save_probe, shelf
 
 
 @pytest.mark.parametrize("model", [None, object(), "model.gguf", lambda: None, 7])
@@ -139,19 +133,6 @@ def test_objects_without_attributes_are_not_wrappers():
     assert registry.unwrap(7) == 7
 
 
-def shelf(monkeypatch, folder: Path) -> Path:
-    """Let the shipped probes be those in `folder`/probes."""
-    probes = folder / "probes"
-    probes.mkdir()
-    monkeypatch.setattr(shipped, "files", lambda package: folder)
-    return probes
-
-
-def save_probe(path: Path, door: FakeResiduals, layers: tuple[int, ...] = (1, 2)) -> None:
-    probe = make_probe(door, layers=layers)
-    artifact.save(path, probe, [make_calibration(probe, door.identity)])
-
-
 class ShiftedResiduals(FakeResiduals):
     """The same sizes, other numbers: every layer reads like the one below it."""
 
@@ -194,27 +175,10 @@ def test_shipped_files_are_probe_files_by_name(monkeypatch, tmp_path):
     assert all(isinstance(file, Traversable) for file in found.values())
 
 
-FAKE_PLUGIN = """
-from emoguard.testing import FakeJoint, FakeModel, FakeResiduals
-def open_residuals(model, backend="auto"): return FakeResiduals()
-def joint(model, backend="auto"):
-    made = FakeJoint(FakeModel())
-    made.asked = backend
-    return made
-"""
-
-
 @pytest.fixture
 def model(tmp_path, monkeypatch) -> object:
     """A model object whose installed plug-in opens fake residuals; a probe that fits is shipped."""
-    info = tmp_path / "fakery-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fakery\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[emoguard.plugins]\nfakery = fakery_plugin\n")
-    (tmp_path / "fakery_plugin.py").write_text(FAKE_PLUGIN)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    save_probe(shelf(monkeypatch, tmp_path) / "fits.safetensors", FakeResiduals())
-    return foreign("fakery.model")
+    return fake_model(tmp_path, monkeypatch)
 
 
 def test_a_guard_is_opened_with_everything_a_policy_file_names(model, tmp_path):
@@ -294,7 +258,7 @@ def test_what_is_no_guard_is_named_by_attach(model, guard):
         ("backnd", "backnd: unknown option for a Model; did you mean backend"),
         ("gaurd", "gaurd: unknown option for a Model; did you mean guard"),
         ("tokenizer", "tokenizer: unknown option for a Model; known options: backend"),
-        ("policy", "policy: no option of attach: give it to open_guard"),
+        ("policy", "policy: no option of attach: give it to emoguard.watch"),
     ],
 )
 def test_an_option_that_a_plugin_does_not_have_is_named(model, option, sentence):
@@ -345,3 +309,62 @@ def test_the_off_switch_opens_nothing(monkeypatch):
         emoguard.attach(model, guard) as watch,
     ):
         assert watch.live() is None
+        assert isinstance(guard, Guard)
+
+
+def test_switched_off_guard_and_watch_do_nothing_and_say_what_is_missing(monkeypatch):
+    monkeypatch.setenv("EMOGUARD_DISABLE", "1")
+    model = Answering()
+    with emoguard.watch(model, "nowhere.yaml", "no-probe") as watch:
+        assert isinstance(watch, emoguard.Watch)
+        assert not watch.enabled
+        assert watch.model is model
+        assert watch.model.generate("a", emoguard=emoguard.Request()) == "a"
+        guard = watch.guard
+        assert (guard.labels, guard.monitored, list(guard.alerts)) == ((), (), [])
+        guard.check(Policy(labels=("glad",)))
+        guard.refresh()
+        guard.deliver(make_report(), "field")
+        guard.lost(make_report())
+        assert guard.flush()
+        assert watch.identity.name == watch.recheck().name == "not watched"
+        watch.abandon("a")
+        watch.check_plan({"add": {"glad": 1}})
+        with watch.steering({"add": {"glad": 1}}), watch.recording() as reports:
+            model.generate("a", emoguard=None)
+        assert not reports
+        assert not (watch.reports)
+        with pytest.raises(AttributeError, match=r"EMOGUARD_DISABLE=1: .* no probe"):
+            guard.probe  # noqa: B018
+
+
+def test_one_block_opens_the_guard_and_attaches(model, tmp_path):
+    log = {"path": f"{tmp_path}/log", "key_file": f"{tmp_path}/key", "create_key": True}
+    policy = {"labels": ["sad"], "sinks": [{"jsonl": log}]}
+    (tmp_path / "policy.yaml").write_text(json.dumps(policy))
+    with emoguard.watch(
+        model, policy=tmp_path / "policy.yaml", probe="fits", backend="native"
+    ) as watch:
+        assert watch.enabled
+        assert watch.joint.asked == "native"
+        assert watch.guard.labels == ("sad",)
+        assert watch.guard.policy_file.path == tmp_path / "policy.yaml"
+        watch.model.generate((1, 5, 9), 3, emoguard=emoguard.Request("mine"))
+        assert watch.reports[-1].id == "mine"
+        inner = watch.joint.model
+        assert vars(inner)
+    assert "generate" not in vars(inner)
+    assert (tmp_path / "log").read_text().count('"mine"') >= 1  # flushed before it was closed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"policy": 3}, "policy: wanted a Policy"),
+        ({"probe": "fit"}, "there is no probe fit"),
+        ({"backnd": "native"}, "backnd: unknown option for a Model; did you mean backend"),
+    ],
+)
+def test_a_block_that_cannot_begin_leaves_nothing_behind(model, arguments, sentence):
+    with pytest.raises(EmoGuardError, match=sentence), emoguard.watch(model, **arguments):
+        pass

@@ -62,7 +62,7 @@ def test_labels_that_cross_together_are_all_named():
 
 @pytest.mark.parametrize(("prompt", "inside"), [((1, THINK), True), ((1, 2), False)])
 def test_reasoning_tokens_never_alarm(prompt, inside):
-    _, alarm = follow(prompt=prompt, thinking=Thinking(THINK, DONE))
+    _, alarm = follow(prompt=prompt, thinking=Thinking((THINK,), DONE))
     found = run(alarm, [9, 9, 9, 9, 9], [20, 20, DONE, 20, 20])
     first = next(n for n, why in enumerate(found) if why)
     # The first token counts as preparation wherever the prompt ends.

@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoguard.runtime.phases import PREPARATION, REASONING, RESPONSE, Thinking, mark
+from emoguard.runtime.phases import PREPARATION, REASONING, RESPONSE, Marker, Thinking, mark
 
 BLANK, OPEN, CLOSE = 10, 100, 101
-MARKS = Thinking(OPEN, CLOSE, is_blank=lambda token: token == BLANK)
+MARKS = Thinking((OPEN,), CLOSE, is_blank=lambda token: token == BLANK)
 TOKENS = st.lists(st.sampled_from([1, 2, BLANK, OPEN, CLOSE]), max_size=12)
 
 
@@ -79,3 +79,44 @@ def test_a_model_may_reason_before_its_answer_and_again():
 def test_nothing_generated_has_no_phases():
     assert mark([1], []).dtype == np.uint8
     assert len(mark([OPEN], [], MARKS)) == 0
+
+
+@given(prompt=TOKENS, tokens=TOKENS)
+def test_reasoning_that_is_never_closed_counts_as_response(prompt, tokens):
+    phases, reasoning = Marker(prompt, MARKS).all(tokens, ended=True)
+    is_open = bool(tokens) and mark(prompt, [*tokens, 1], MARKS)[-1] == REASONING
+    assert reasoning == ("unclosed" if is_open else "marked")
+    if not is_open:
+        assert np.array_equal(phases, mark(prompt, tokens, MARKS))
+    assert not is_open or phases[-1] == (RESPONSE if len(tokens) > 1 else PREPARATION)
+
+
+def test_reasoning_that_was_closed_before_stays_reasoning():
+    tokens = [OPEN, 1, CLOSE, OPEN, 2, 3]
+    phases, reasoning = Marker([5], MARKS).all(tokens, ended=True)
+    assert phases.tolist() == [PREPARATION, REASONING, REASONING, RESPONSE, RESPONSE, RESPONSE]
+    assert reasoning == "unclosed"
+
+
+def test_without_marks_it_is_unknown_whether_a_model_reasons():
+    assert Marker([5]).all([1, 2], ended=True)[1] == "unknown"
+
+
+CHANNEL, ANALYSIS, FINAL, MESSAGE, END, START, ASSISTANT = range(200, 207)
+HARMONY = Thinking((CHANNEL, ANALYSIS, MESSAGE), END, (START, ASSISTANT))
+
+
+def test_channels_are_told_apart_by_their_name():
+    reasoning = [CHANNEL, ANALYSIS, MESSAGE, 1, 2, END]
+    answer = [START, ASSISTANT, CHANNEL, FINAL, MESSAGE, 3, 4]
+    phases = mark([START, ASSISTANT], [*reasoning, *answer], HARMONY).tolist()
+    assert phases == [PREPARATION, *[REASONING] * 8, *[RESPONSE] * 4]
+    again = mark([5], [*reasoning, START, ASSISTANT, *reasoning, *answer], HARMONY).tolist()
+    assert again == [PREPARATION, *[REASONING] * 16, *[RESPONSE] * 4]
+    assert REASONING not in mark([5], answer[2:], HARMONY)[1:]
+    assert REASONING not in mark([5], [CHANNEL, FINAL, MESSAGE, 3, END, *reasoning], HARMONY)
+
+
+def test_a_prompt_may_end_in_a_mark_of_several_tokens():
+    assert REASONING in mark([5, CHANNEL, ANALYSIS, MESSAGE], [1, 2], HARMONY)
+    assert REASONING not in mark([5, CHANNEL, MESSAGE], [1, 2], HARMONY)

@@ -236,3 +236,47 @@ def test_a_generation_that_breaks_off_is_cancelled_and_its_error_is_the_callers(
 def test_attach_finds_no_plugin_for_a_stand_in(model):
     with pytest.raises(EmoGuardError, match="wanted a model of"):
         emoguard.attach(model)
+
+
+def test_what_is_read_so_far_names_its_columns(model, probe):
+    seen = []
+    with watched(model, Guard(probe, policy=Policy(labels=("sad",)))) as watch:
+        commit = watch.sessions.commit
+
+        def commit_and_look(*arguments):
+            stop = commit(*arguments)
+            seen.append(watch.live())
+            return stop
+
+        watch.sessions.commit = commit_and_look
+        model.generate(PROMPT, 3)
+    assert [reading.labels for reading in seen] == [("sad",)] * 3
+    assert [reading.rows.shape for reading in seen] == [(1, 1), (2, 1), (3, 1)]
+
+
+def test_tokens_carry_their_text_for_the_caller_alone(model, probe):
+    sink = ListSink()
+    with Guard(probe, sinks=[sink]) as guard, watched(model, guard) as watch:
+        ids = model.generate(PROMPT, 3, emoguard=Request(scores="text"))
+        model.generate(PROMPT, 3, emoguard=Request(scores="tokens"))
+    text, plain = watch.reports
+    assert "".join(token.text for token in text.tokens) == " ".join(map(str, ids))
+    assert [token.id for token in text.tokens] == ids
+    assert text.wire("text")["tokens"][0]["text"] == str(ids[0])
+    assert text.wire("tokens") == text.without_text().wire("tokens")
+    assert {token.text for token in plain.tokens} == {None}
+    assert [[token.text for token in report.tokens] for report in sink.reports] == [[None] * 3] * 2
+
+
+def test_a_decoder_that_breaks_costs_the_reading_and_not_the_report(model, probe):
+    with watched(model, Guard(probe)) as watch:
+        watch.joint.decode = lambda _ids: 1 / 0
+        model.generate(PROMPT, 3, emoguard=Request(scores="text"))
+    assert watch.reports[-1].status == "error"
+    assert "ZeroDivisionError" in watch.reports[-1].detail
+
+
+def test_the_watch_hands_out_the_model_it_watches(model, probe):
+    with watched(model, Guard(probe)) as watch:
+        assert watch.enabled
+        assert watch.model is model

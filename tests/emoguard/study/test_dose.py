@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from emoguard import EmoGuardError
-from emoguard.fit.stage import with_random_directions
 from emoguard.study.dose import DOSES, Spoken, interval, measure, repetition
+from emoguard.study.stage import with_random_directions
 from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
 
 PROMPTS = [f"prompt {n}" for n in range(40)]

@@ -1,0 +1,128 @@
+"""Finds the plug-in that opens the model at a path."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
+
+from emoguard.errors import EmoGuardError
+from emoguard.extras import PLUGINS, PREFIX
+from emoguard.probe import artifact
+
+if TYPE_CHECKING:
+    from emoguard.runtime.speaker import Opener, Speaker
+
+AUTO = "auto"
+"""Stands for the plug-in whose format the path has."""
+
+
+def plugins() -> dict[str, EntryPoint]:
+    """Return the plug-ins for runtimes by short name: their package's without `emoguard_`."""
+    points = sorted(entry_points(group=PLUGINS), key=lambda point: point.name)
+    return {point.value.removeprefix(PREFIX): point for point in points}
+
+
+def openers() -> dict[str, Opener]:
+    """Return those plug-ins that open models by path, by short name."""
+    modules = {name: importlib.import_module(point.value) for name, point in plugins().items()}
+    return {
+        name: cast("Opener", module)
+        for name, module in modules.items()
+        if hasattr(module, "open_speaker")
+    }
+
+
+def formats() -> str:
+    """Return what can be opened, in words."""
+    return " or ".join(dict.fromkeys(opener.FORMAT for opener in openers().values()))
+
+
+def recognise(path: str | Path) -> str:
+    """Return the short name of the plug-in whose format the model at `path` has.
+
+    Raises:
+        EmoGuardError: none has; the sentence says what lies there, and what to give in its place.
+
+    """
+    path = Path(path)
+    known = openers()
+    for name, opener in known.items():
+        if opener.opens(path):
+            return name
+    advice = next(filter(None, (opener.hint(path) for opener in known.values())), "")
+    if not path.exists():
+        raise EmoGuardError(f"there is no model at {path}: {advice or f'give {formats()}'}")
+    if not (path.is_dir() or path.is_file()):
+        raise EmoGuardError(f"{path} is neither a file nor a folder: give {formats()}")
+    if is_probe(path):
+        advice = "it is a probe; give the model that it was made for"
+    raise EmoGuardError(f"{path} is no model: {advice or f'give {formats()}'}")
+
+
+def is_probe(path: Path) -> bool:
+    """Return whether a sound probe file lies at `path`."""
+    try:
+        artifact.load(path)
+    except EmoGuardError:
+        return False
+    return True
+
+
+def batching(path: str | Path) -> str:
+    """Return the short name of a plug-in that opens `path`, and whose speakers generate batches.
+
+    It may convert a model of another's format.
+
+    Raises:
+        EmoGuardError: `path` is no model, or no plug-in generates batches.
+
+    """
+    usual, known = recognise(path), openers()
+    able = [name for name, opener in known.items() if opener.BATCHES]
+    if not able:
+        raise EmoGuardError(f"no runtime here steers each row of a batch: {path} cannot be tested")
+    return usual if usual in able else able[0]
+
+
+def open_speaker(path: str | Path, runtime: str = AUTO, threads: int | None = None) -> Speaker:
+    """Open the model at `path`.
+
+    `runtime` is the short name of a plug-in; `auto` is the one whose format the path has.
+
+    Raises:
+        EmoGuardError: `path` is no model, or cannot be opened.
+        ModuleNotFoundError: the runtime is not installed.
+
+    """
+    path, usual = Path(path), recognise(path)
+    try:
+        return openers()[usual if runtime == AUTO else runtime].open_speaker(path, threads)
+    except ModuleNotFoundError:  # the command line says what to install
+        raise
+    except (ImportError, ValueError, OSError, RuntimeError) as error:
+        raise EmoGuardError(f"{path} cannot be opened as a model: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of a library's error, and the next where it only leads to that."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    whole = len(lines) > 1 and lines[0].endswith(":")
+    return " ".join(lines[: 2 if whole else 1])[:300]
+
+
+def module(name: str) -> ModuleType:
+    """Return the module `name` of the plug-in that has one.
+
+    Raises:
+        EmoGuardError: none has.
+        ModuleNotFoundError: the runtime is not installed.
+
+    """
+    for point in plugins().values():
+        if find_spec(point.value) and find_spec(f"{point.value}.{name}"):
+            return importlib.import_module(f"{point.value}.{name}")
+    raise EmoGuardError(f"no plug-in that is installed has a module {name}")

@@ -1,0 +1,152 @@
+"""A model that speaks under plans, one per row of a batch, random directions too."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emoguard.advice import calibrate_command
+from emoguard.errors import EmoGuardError
+from emoguard.guard import Guard
+from emoguard.policy.policy import Policy
+from emoguard.records import Request
+from emoguard.runtime.attach import attach
+from emoguard.runtime.speaker import BatchSpeaker, Prompt, Speaker
+from emoguard.steering.plan import Plan
+from emoguard.steering.policy import SteeringPolicy
+from emoguard.study.dose import Speak, Spoken
+
+if TYPE_CHECKING:
+    from emoguard.probe.calibration import Calibration
+    from emoguard.probe.probe import Probe
+    from emoguard.runtime.watch import Watch
+
+ROWS = 128
+"""Continuations made in one batch."""
+
+TEMPERATURE = 0.7
+
+ASK = "Tell me a short story."
+"""What a model with a chat template is asked; its answer begins with the opening."""
+
+
+class SpeakerStage:
+    """See `emoguard.study.dose.Stage`. Samples `tokens` tokens at most, at a temperature of .7.
+
+    `speaker` is a `BatchSpeaker`, too. The seed of a batch is made of its prompt: a second run says
+    the same.
+
+    Raises:
+        EmoGuardError: no calibration of this model file, or a speaker that makes no batches.
+
+    """
+
+    def __init__(
+        self, speaker: Speaker, guard: Guard, *, randoms: int = 99, tokens: int = 24
+    ) -> None:
+        identity = speaker.door.identity
+        if not isinstance(speaker, BatchSpeaker):
+            raise EmoGuardError(
+                f"a dose takes a runtime with one plan per row of a batch, and that of "
+                f"{identity.name} has none: open the model in another"
+            )
+        calibration = guard.calibration(identity)
+        if calibration is None:
+            raise EmoGuardError(
+                f"a dose is a share of the reference norm, and {guard.probe.name} has no "
+                f"calibration of {identity.name} ({identity.quantisation}): make one with "
+                f"{calibrate_command()}"
+            )
+        self.randoms = tuple(f"random-{n}" for n in range(randoms))
+        self._probe, self._calibration = with_random_directions(
+            guard.probe, calibration, self.randoms
+        )
+        self._speaker: Speaker = speaker
+        self._batch: BatchSpeaker = speaker
+        self._tokens = tokens
+
+    @contextmanager
+    def bounded(self, bound: float) -> Iterator[Speak]:
+        """Steer within `bound` meanwhile."""
+        policy = Policy(
+            labels=self._probe.labels[:1],  # reading is not what this is about
+            steering=SteeringPolicy(max_dose_ratio=bound),
+        )
+        guard = Guard(self._probe, [self._calibration], policy)
+        with attach(self._speaker.model, guard, **self._speaker.options) as watch:
+            yield functools.partial(self._speak, watch)
+
+    def surprise(self, prompt: str, text: str) -> float:
+        """Return the mean negative log-likelihood per token of `text` under the unsteered model."""
+        after = self._speaker.door.tokenize(text, special=False)
+        return self._batch.surprise(self._prompt_ids(prompt), after)
+
+    def _speak(self, watch: Watch, prompt: str, plans: Sequence[Plan | None]) -> list[Spoken]:
+        spoken: list[Spoken] = []
+        for start in range(0, len(plans), ROWS):
+            spoken += self._rows(watch, prompt, plans[start : start + ROWS])
+        return spoken
+
+    def _rows(self, watch: Watch, prompt: str, plans: Sequence[Plan | None]) -> list[Spoken]:
+        prompts = [self._prompt_ids(prompt)] * len(plans)
+        requests = [Request(plan=plan) for plan in plans]
+        seed = zlib.crc32(prompt.encode())
+        with watch.recording() as reports:
+            rows = self._batch.batch(
+                prompts, requests, tokens=self._tokens, temperature=TEMPERATURE, seed=seed
+            )
+        texts = map(self._speaker.decode, rows)
+        receipts = [report.receipt for report in reports]
+        return [
+            Spoken(text)
+            if receipt is None
+            else Spoken(text, receipt.dose_median or 0.0, receipt.clipped / self._tokens)
+            for text, receipt in zip(texts, receipts, strict=True)
+        ]
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        """Return what comes before a continuation: a question, where one is asked, and opening."""
+        if not self._speaker.has_template:
+            return self._speaker.door.tokenize(prompt)
+        opening = self._speaker.door.tokenize(prompt, special=False)
+        return [*self._speaker.prompt_ids(Prompt(ASK)), *opening]
+
+
+def with_random_directions(
+    probe: Probe, calibration: Calibration, names: Sequence[str], seed: int = 0
+) -> tuple[Probe, Calibration]:
+    """Return the probe with random unit steer directions as further labels.
+
+    A direction is drawn once, uniformly, and is the same at every layer: what is added at one layer
+    is then not undone at the next. A label's direction turns from layer to layer, so random ones
+    move further in all at the same dose (figures: docs/evidence/steering.md), which makes it harder
+    for a label to stand out. Their limits are all 0: they are only for adding.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = rng.normal(size=(len(names), probe.hidden))
+    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    layers = len(probe.layers)
+    more = np.broadcast_to(drawn.astype(np.float32), (layers, *drawn.shape))
+    ones = np.ones(len(names), np.float32)
+    grid = np.zeros((len(calibration.means), len(names)), np.float32)
+    return dataclasses.replace(
+        probe,
+        labels=(*probe.labels, *names),
+        read=np.concatenate([probe.read, more], axis=1),
+        steer=np.concatenate([probe.steer, more], axis=1),
+    ), dataclasses.replace(
+        calibration,
+        location=np.concatenate([calibration.location, 0 * ones]),
+        scale=np.concatenate([calibration.scale, ones]),
+        means=np.concatenate([calibration.means, grid], axis=1),
+        limits=np.concatenate(
+            [calibration.limits, np.broadcast_to(grid, (layers, *grid.shape))], axis=2
+        ),
+        curve=None,  # nobody is alarmed here
+    )

@@ -1,0 +1,61 @@
+"""Server-sent events for one viewer, who may be slow, gone, or never read at all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from emoguard_asgi.asgi import Headers, Receive, Send
+
+PING_SECONDS = 10.0
+"""Silence after which a comment is sent, so that proxies and the page know that we are there."""
+
+
+class Viewer:
+    """Sends events; each is written when the one before has been taken by the connection.
+
+    Nothing is queued: a sender that looks at the state when it may send again costs no memory for
+    a viewer that never reads.
+    """
+
+    def __init__(self, send: Send, headers: Headers) -> None:
+        self._send = send
+        self._headers = list(headers)
+        self._last = 0.0
+
+    async def begin(self) -> None:
+        """Send the head of the stream."""
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"x-accel-buffering", b"no"),  # nginx would hold the events back
+            *self._headers,
+        ]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._write(b": \n\n")
+
+    async def event(self, name: str, data: Any) -> None:
+        """Send one event with JSON data."""
+        text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+        await self._write(f"event: {name}\ndata: {text}\n\n".encode("ascii"))
+
+    async def keep_alive(self) -> None:
+        """Send a comment if nothing was sent for a while."""
+        if asyncio.get_running_loop().time() - self._last >= PING_SECONDS:
+            await self._write(b": still here\n\n")
+
+    async def end(self) -> None:
+        """End the stream."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _write(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        self._last = asyncio.get_running_loop().time()
+
+
+async def gone(receive: Receive) -> None:
+    """Return when the viewer has disconnected."""
+    message = await receive()
+    while message["type"] != "http.disconnect":
+        await asyncio.sleep(0.01)  # a layer in front may answer at once and for ever
+        message = await receive()

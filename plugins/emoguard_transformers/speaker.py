@@ -1,0 +1,166 @@
+"""A Transformers model that can be prompted in words, one sequence or a batch of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from emoguard.errors import EmoGuardError
+from emoguard.probe.residuals import Residuals
+from emoguard.records import Request
+from emoguard.runtime.openers import first_line
+from emoguard.runtime.speaker import Generated, Prompt
+from emoguard.runtime.watched import Options
+from emoguard_transformers.door import Door
+
+
+class TransformersSpeaker:
+    """See `emoguard.runtime.speaker.Speaker` and `BatchSpeaker`."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.options: Options = {"tokenizer": tokenizer}
+        self.has_template = bool(tokenizer.chat_template)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Open a folder that `save_pretrained` wrote, or a GGUF file, which is dequantised.
+
+        Raises:
+            EmoGuardError: it has no tokenizer.
+            ValueError, OSError: Transformers cannot load it.
+
+        """
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        where = {"gguf_file": path.name} if path.is_file() else {}
+        folder = path.parent if where else path
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, **where)
+        except (ValueError, OSError) as error:
+            raise EmoGuardError(
+                f"the tokenizer of {path} cannot be opened: save it into the folder, too "
+                f"({first_line(error)})"
+            ) from error
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **where)
+        return cls(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer)
+
+    @cached_property
+    def door(self) -> Residuals:
+        """The offline door into the model."""
+        return Door(self.model, self.tokenizer)
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Return the token ids of a prompt, in the chat template unless it is raw."""
+        ids: list[int] = self._inputs(prompt)["input_ids"][0].tolist()
+        return ids
+
+    def answer(self, prompt: Prompt, tick: Callable[[], None]) -> str:
+        """Generate with a streamer that ticks."""
+        _, token_ids = self._generate(
+            prompt,
+            pad_token_id=self._padding,
+            streamer=_Clock(tick),
+        )
+        return self.decode(token_ids)
+
+    def respond(self, prompt: Prompt) -> Generated:
+        """Respond; the end token is left out."""
+        prompt_ids, token_ids = self._generate(prompt)
+        if token_ids and token_ids[-1] in np.atleast_1d(self.model.generation_config.eos_token_id):
+            token_ids.pop()
+        return Generated(prompt_ids, token_ids)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids without special tokens."""
+        return str(
+            self.tokenizer.decode(
+                token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def batch(
+        self,
+        prompts: Sequence[Sequence[int]],
+        requests: Sequence[Request],
+        *,
+        tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        exactly: bool = False,
+    ) -> list[list[int]]:
+        """Generate from prompts of token ids in one batch, padded on the left."""
+        longest = max(map(len, prompts))
+        gaps = [longest - len(prompt) for prompt in prompts]
+        rows = [[self._padding] * gap + list(p) for gap, p in zip(gaps, prompts, strict=True)]
+        mask = [[0] * gap + [1] * (longest - gap) for gap in gaps]
+        sampling: dict[str, Any] = {"do_sample": False}
+        if temperature > 0:
+            sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        torch.manual_seed(seed)
+        out = self.model.generate(
+            input_ids=torch.tensor(rows, device=self.model.device),
+            attention_mask=torch.tensor(mask, device=self.model.device),
+            max_new_tokens=tokens,
+            min_new_tokens=tokens if exactly else None,
+            pad_token_id=self._padding,
+            emoguard=list(requests),
+            **sampling,
+        )
+        ids: list[list[int]] = out[:, longest:].tolist()
+        return ids
+
+    def surprise(self, before: Sequence[int], after: Sequence[int]) -> float:
+        """Return the mean negative log-likelihood per token of `after`; 0 of nothing."""
+        if not after:
+            return 0.0
+        ids = torch.tensor([[*before, *after]], device=self.model.device)
+        with torch.no_grad():
+            logits = self.model(ids).logits[0, len(before) - 1 : -1].float()
+        chosen = torch.tensor(list(after), device=logits.device)
+        return float(torch.nn.functional.cross_entropy(logits, chosen))
+
+    @property
+    def _padding(self) -> int:
+        padding, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        return int(end if padding is None else padding)
+
+    def _inputs(self, prompt: Prompt) -> Any:
+        if prompt.raw or not self.has_template:
+            return self.tokenizer(prompt.plain, return_tensors="pt")
+        return self.tokenizer.apply_chat_template(
+            prompt.messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+
+    def _generate(self, prompt: Prompt, **more: Any) -> tuple[list[int], list[int]]:
+        """Return the token ids of the prompt and those generated."""
+        inputs = self._inputs(prompt).to(self.model.device)
+        sampling: dict[str, Any] = {"do_sample": False}
+        if prompt.temperature > 0:
+            sampling = {"do_sample": True, "temperature": prompt.temperature}
+        torch.manual_seed(prompt.seed)
+        out = self.model.generate(**inputs, max_new_tokens=prompt.max_tokens, **sampling, **more)[
+            0
+        ].tolist()
+        length = inputs["input_ids"].shape[1]
+        return out[:length], out[length:]
+
+
+class _Clock:
+    """A streamer that only calls a function at each token."""
+
+    def __init__(self, tick: Callable[[], None]) -> None:
+        self._tick = tick
+
+    def put(self, value: Any) -> None:
+        self._tick()
+
+    def end(self) -> None:
+        """Do nothing: the report tells when the response is over."""
