@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from emoguard import jsontext, regularfile
+from emoguard import jsontext, keptfile, regularfile
 from emoguard.advice import calibrate_command
 from emoguard.errors import EmoGuardError
 from emoguard.sinks.dependence import dependence
@@ -168,14 +167,10 @@ class Baseline:
             EmoGuardError: it cannot be written.
 
         """
-        part = Path(f"{path}.part{os.getpid()}")
         try:
-            part.write_text(json.dumps({"version": 1, **asdict(self)}), encoding="utf-8")
-            part.replace(path)
+            keptfile.replace(path, json.dumps({"version": 1, **asdict(self)}))
         except OSError as error:
             raise EmoGuardError(f"baseline {path} cannot be written: {error.strerror}") from error
-        finally:
-            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
