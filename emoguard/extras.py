@@ -18,6 +18,7 @@ PREFIX = "emoguard_"
 
 EXTRAS = {
     "matplotlib": "fit",
+    "scipy": "fit",
     "sklearn": "fit",
     "vaderSentiment": "fit",
     "fastapi": "serve",
@@ -28,16 +29,17 @@ EXTRAS = {
     "starlette_context": "serve",
     "uvicorn": "serve",
 }
-"""Extra by library, where the metadata name the library otherwise or several extras bring it."""
+"""Extra by library, where it is not the smallest that lists the library by its import name."""
 
 
 def extra_of(library: str) -> str | None:
-    """Return the smallest extra that brings a library, by its import name; None if none does."""
+    """Return the extra that brings a library, by the name it is imported by; None if none does."""
     for point in entry_points(group=PLUGINS, name=library):
         return point.value.removeprefix(PREFIX)
-    sizes = Counter(extra for _, extra in _requirements())
-    listed = [extra for name, extra in _requirements() if _plain(name) == _plain(library)]
-    return EXTRAS.get(library) or min(listed, key=sizes.__getitem__, default=None)
+    listed = list(_requirements())
+    sizes = Counter(extra for _, extra in listed)
+    extras = {extra for name, extra in listed if _plain(name) == _plain(library)}
+    return EXTRAS.get(library) or min(extras, key=lambda each: (sizes[each], each), default=None)
 
 
 def check_installed(purpose: str, *libraries: str) -> None:

@@ -34,6 +34,8 @@ NOTICED = Policy(notices=NoticePolicy(profiles=("eu_art50",)))
 class FakeWatch:
     """What the middleware asks of a watch."""
 
+    enabled = True
+
     def __init__(self, policy=NOTICED, sinks=()):
         door = FakeResiduals()
         probe = make_probe(door)
@@ -206,6 +208,7 @@ def call(app, content=None, *, path=CHAT, method="POST", headers=(), parts=None,
         "type": "http",
         "method": method,
         "path": path,
+        "query_string": b"",
         "headers": [(b"host", b"127.0.0.1:8000"), *headers],
     }
     return asyncio.run(_call(app, scope, parts, leave_after))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import click
-from rich.console import Console
 
 from emoguard.cli import logs
 from emoguard.cli.paths import check_out
+from emoguard.cli.screen import Screen
 from emoguard.policy.policy import Policy
 from emoguard.sinks.baseline import Baseline
 
@@ -57,7 +57,7 @@ def baseline(
     least = made.resolution(policy.labels or made.labels, drift.arl_blocks * drift.block_responses)
     made.save(out)
     worst = max(least, key=least.__getitem__)
-    Console(highlight=False).print(
+    Screen().print(
         f"Wrote {out}: {len(made.blocks) * made.block_responses:,} responses, "
         f"{len(made.labels)} labels. Drift can see mean z move by {min(least.values()):.2f} or "
         f"more, {worst} by {least[worst]:.2f}; more responses make it finer.",

@@ -38,7 +38,7 @@ def openers() -> dict[str, Opener]:
 
 def formats() -> str:
     """Return what can be opened, in words."""
-    return " or ".join(opener.FORMAT for opener in openers().values())
+    return " or ".join(dict.fromkeys(opener.FORMAT for opener in openers().values()))
 
 
 def recognise(path: str | Path) -> str:

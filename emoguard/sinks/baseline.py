@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from emoguard import jsontext, regularfile
+from emoguard import jsontext, keptfile, regularfile
 from emoguard.advice import calibrate_command
 from emoguard.errors import EmoGuardError
 from emoguard.sinks.dependence import dependence
@@ -33,6 +32,9 @@ ENOUGH_BLOCKS = 50
 
 MOST_BLOCKS = 10_000
 """More rows would make the file larger and drift no quicker."""
+
+LARGEST_MEAN = 1e6
+"""No mean z of a response is as large; sums of squares of larger ones may overflow."""
 
 LARGEST = 32 * 2**20
 """Bytes; a block takes 20 for each label."""
@@ -165,14 +167,10 @@ class Baseline:
             EmoGuardError: it cannot be written.
 
         """
-        part = Path(f"{path}.part{os.getpid()}")
         try:
-            part.write_text(json.dumps({"version": 1, **asdict(self)}), encoding="utf-8")
-            part.replace(path)
+            keptfile.replace(path, json.dumps({"version": 1, **asdict(self)}))
         except OSError as error:
             raise EmoGuardError(f"baseline {path} cannot be written: {error.strerror}") from error
-        finally:
-            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -206,13 +204,13 @@ class Baseline:
             and blocks.ndim == 2
             and blocks.shape[1] == len(data["labels"])
             and len(blocks) >= ENOUGH_BLOCKS
-            and np.all(np.isfinite(blocks))
+            and np.all(np.abs(blocks) < LARGEST_MEAN)
             and type(block) is int
             and block > 0
             and isinstance(created, int | float)
         )
         if not sound:
-            raise ValueError(f"wanted {ENOUGH_BLOCKS} blocks of finite means or more, by label")
+            raise ValueError(f"wanted {ENOUGH_BLOCKS} blocks of means or more, by label")
         return cls(
             model=data["model"],
             identity=data["identity"],

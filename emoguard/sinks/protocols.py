@@ -82,6 +82,15 @@ class ShowsNotices(Protocol):
         ...
 
 
+@runtime_checkable
+class CountsFaults(Protocol):
+    """A sink that can fail without losing the report at hand, in what it keeps for instance."""
+
+    def faults(self) -> int:
+        """Return how often it did since the last call. Called from the generation path."""
+        ...
+
+
 class SinkFactory(Protocol):
     """What the groups `emoguard.monitors` and `emoguard.exporters` name: the class of a sink.
 

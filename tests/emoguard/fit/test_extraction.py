@@ -240,7 +240,7 @@ def test_every_moment_of_being_killed_is_survived(tmp_path, monkeypatch):
         if stage:
             (folder / "done.bin").write_bytes(b"\1\1\1\1")
         if stage == 2:
-            (folder / "bound.part").write_bytes(b"{")
+            (folder / "bound.json.part1-1").write_bytes(b"{")
         assert np.array_equal(extract(FakeResiduals(), texts, folder), whole)
 
 

@@ -124,7 +124,7 @@ def test_an_app_that_breaks_is_said_and_logged(served, caplog):
     served.page = Page(broken, served.watch)
     spans, end = served.say()
     assert spans == []
-    assert end["error"] == "the server broke off the answer: its log says why"
+    assert end["error"] == "the server broke off the answer: RuntimeError: out of memory"
     assert "out of memory" in caplog.text
 
 
@@ -224,7 +224,7 @@ def test_a_page_of_answers_is_not_sent_the_traffic(served):
     assert [name for name, _ in served.events(LIVE, leave_after=3)] == ["about"]
 
 
-def test_nothing_is_computed_when_nobody_looks(served):
+def test_nothing_is_computed_when_nobody_looks():
     asked = []
 
     class Counting(Traffic):
@@ -236,18 +236,14 @@ def test_nothing_is_computed_when_nobody_looks(served):
             asked.append("counts")
             return super().counts()
 
-    traffic = Counting()
-    guard = served.watch.guard
-    counting = Guard(guard.probe, guard.calibrations, guard.policy, [traffic])
-    served.watch.detach()
-    app, watch, _ = scripted.watched()
-    watch.guard.sinks = counting.sinks
-    page = Page(EmoGuardMiddleware(app, watch), watch)
-    call(page, {"messages": [{"role": "user", "content": "Hi"}], "stream": True})
-    assert asked == []
-    served.page = page
-    served.events(LIVE, query=OPERATOR, leave_after=6)
-    assert "since" in asked
+    app, watch, traffic = scripted.watched(kind=Counting)
+    counting = Served(app, watch, traffic)
+    call(counting.page, {"messages": [{"role": "user", "content": "Hi"}], "stream": True})
+    counting.events(LIVE, leave_after=3)
+    assert watch.guard.flush()
+    assert (traffic.taken, asked) == (1, [])
+    counting.events(LIVE, query=OPERATOR, leave_after=7)
+    assert set(asked) == {"since", "counts"}
     watch.detach()
 
 
