@@ -26,6 +26,7 @@ NAMES = (
     "check",
     "rules",
     "dashboard",
+    "runbook",
     "audit",
     "doctor",
 )
