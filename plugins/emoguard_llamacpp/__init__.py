@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emoguard_llamacpp.files import FORMAT, hint, opens
+from emoguard_llamacpp.lock import lock
 
 if TYPE_CHECKING:
     from emoguard.probe.residuals import Residuals
     from emoguard.runtime.speaker import Speaker
     from emoguard_llamacpp.joint import LlamaJoint
 
-__all__ = ["BATCHES", "FORMAT", "hint", "joint", "open_residuals", "open_speaker", "opens"]
+__all__ = ["BATCHES", "FORMAT", "hint", "joint", "lock", "open_residuals", "open_speaker", "opens"]
 
 BATCHES = False
 
