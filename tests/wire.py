@@ -206,6 +206,7 @@ def call(app, content=None, *, path=CHAT, method="POST", headers=(), parts=None,
         "type": "http",
         "method": method,
         "path": path,
+        "query_string": b"",
         "headers": [(b"host", b"127.0.0.1:8000"), *headers],
     }
     return asyncio.run(_call(app, scope, parts, leave_after))

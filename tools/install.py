@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
     command += ["--disable-pip-version-check", "--root-user-action=ignore", *arguments]
     print(f"Installing {' '.join(arguments)} into {sys.prefix}", flush=True)
     with (
-        log.open("w", encoding="utf-8") as log_file,
+        log.open("a", encoding="utf-8") as log_file,
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         ) as pip,

@@ -44,8 +44,8 @@ A direction is not a feeling: this measures a representation, and says nothing a
 CODE = """\
 import emoguard, llama_cpp
 llm = llama_cpp.Llama("model.gguf")       # or a Transformers model
-with emoguard.attach(llm) as watch:       # or (llm, emoguard.Guard.load("yours.safetensors"))
-    llm("Hello"); print(watch.reports[-1].scores)"""
+with emoguard.watch(llm) as watch:        # or (llm, probe="yours.safetensors")
+    llm("Hello"); print(watch.reports[-1])"""
 
 
 @click.command(short_help="Watch a small model answer.")

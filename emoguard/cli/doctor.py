@@ -112,6 +112,9 @@ def _own_doctor(plugin: ModuleType) -> Any:
 def _read_paths(name: str, own: Any) -> Iterator[Finding]:
     if own is None:
         return
+    if hasattr(own, "findings"):
+        yield from (Finding(*each) for each in own.findings())
+        return
     told = own.runtime()
     callback = str(told["callback"])
     yield Finding(f"{name} callback", "ok" if callback == "works" else "broken", callback)

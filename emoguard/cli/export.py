@@ -30,7 +30,7 @@ def export(probe: str, label: str, out: str, dose: float) -> None:
     llama.cpp adds it at every token, the prompt's too, and without any bound. How long residuals
     are is taken from the probe's first calibration.
     """
-    controlvector = openers.having("controlvector", "control_vector")
+    controlvector = openers.module("controlvector")
     check_out("--out", out, controlvector.SUFFIX)
     found, calibrations, _ = open_probe(probe)
     vectors = controlvector.control_vector(found, calibrations, label, dose)

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from emoguard.cli.bars import bars, follow
-from emoguard.cli.models import ALSO, MODEL
+from emoguard.cli.models import ALSO, MODEL, RUNTIME
 from emoguard.cli.paths import check_out
 from emoguard.errors import EmoGuardError
 from emoguard.fit import calibrating, corpora, store
@@ -26,6 +26,7 @@ from emoguard.sinks.policy import AlarmPolicy
 
 @click.command(short_help="Make a probe for a model.")
 @MODEL
+@RUNTIME
 @click.option(
     "--corpus",
     "corpus_paths",
@@ -82,6 +83,7 @@ from emoguard.sinks.policy import AlarmPolicy
 @click.option("--source", multiple=True, help="A line of attribution for the card.")
 def fit(
     path: str,
+    runtime: str,
     corpus_paths: tuple[str, ...],
     neutral_paths: tuple[str, ...],
     out: str,
@@ -117,7 +119,7 @@ def fit(
         responses,
         AlarmPolicy(),
     )
-    reader = open_speaker(path)
+    reader = open_speaker(path, runtime)
     speaker = open_speaker(responder) if responder else reader
     _check_sizes(
         reader.door.identity,

@@ -1,4 +1,4 @@
-"""`emoguard serve`: llama_cpp.server or `transformers serve`, watched."""
+"""`emoguard serve`: the server of a model's runtime, watched."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import math
 import signal
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -15,23 +15,26 @@ import emoguard
 from emoguard.errors import EmoGuardError
 from emoguard.hosts import is_loopback
 from emoguard.policy.policy import Policy
-from emoguard.runtime import openers
+from emoguard.runtime.openers import openers, recognise
 from emoguard.runtime.served import Served
 
 if TYPE_CHECKING:
     import uvicorn
 
-OF_SERVER = ("host", "port", "api_key")
-"""Options that a config file does not stand against; all others are of the model."""
+COMMON = ("host", "port", "api_key")
+"""Options that every server takes; the others belong to one."""
+
+OF_BATCH = ("num_blocks", "max_batch_tokens", "max_memory_percent")
+"""Options that only a continuous batch has."""
 
 GRACE_SECONDS = 10
 """How long running answers may take to end when the server is stopped."""
 
 
 @click.command(short_help="Serve a model over HTTP, watched.")
-@click.option("--model", "path", help="A model: a GGUF file or a Transformers folder.")
+@click.option("--model", "path", help="A model that its runtime can serve.")
 @click.option(
-    "--config", envvar="CONFIG_FILE", help="A config file of the runtime's server, with one model."
+    "--config", envvar="CONFIG_FILE", help="A config file of llama_cpp.server, with one model."
 )
 @click.option("--host", help="Where to listen; default: 127.0.0.1, or what the config says.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: 8000, or the config's.")
@@ -49,7 +52,7 @@ GRACE_SECONDS = 10
     type=click.IntRange(1),
     help="GGUF: tokens of prompt and answer; default: 4096.",
 )
-@click.option("--threads", "n_threads", type=click.IntRange(1), help="GGUF: threads to compute.")
+@click.option("--threads", "n_threads", type=click.IntRange(1), help="GGUF: threads of llama.cpp.")
 @click.option(
     "--gpu-layers",
     "n_gpu_layers",
@@ -174,19 +177,30 @@ def serve(
 
 
 def _open(path: str | None, config: str | None, options: dict[str, Any]) -> Served:
-    """Open the server of the plug-in that opens a model, or that takes a config file."""
+    """Open the server's app for a model, or for a config file of a runtime's server."""
     if (path is None) == (config is None):
         raise click.UsageError("give one of --model and --config")
+    known = openers()
+    if path is None:
+        name = next(name for name, opener in known.items() if hasattr(opener, "open_config"))
+    else:
+        name = recognise(path)
+    opener: Any = known[name]
+    foreign = [each for each in options if each not in (*COMMON, *opener.SERVES)]
+    if foreign:
+        flags = ", ".join(map(_flag, foreign))
+        raise click.UsageError(f"{flags}: not for {opener.FORMAT}")
+    batch = [_flag(each) for each in options if each in OF_BATCH]
+    if batch and not options.get("continuous_batching"):
+        raise click.UsageError(f"{', '.join(batch)}: only with --continuous-batching")
     if path is not None:
-        name = openers.recognise(path)
-        server = openers.part(name, "server")
-        if foreign := [_flag(option) for option in options if option not in server.OPTIONS]:
-            what = openers.openers()[name].FORMAT
-            raise click.UsageError(f"{', '.join(foreign)}: not for {what}")
-        return cast("Served", server.open_path(path, **options))
-    if of_model := [_flag(option) for option in options if option not in OF_SERVER]:
+        served: Served = opener.open_app(path, **options)
+        return served
+    of_model = [each for each in options if each.startswith("n_")]
+    if of_model:
         raise click.UsageError(f"with --config, {', '.join(of_model)} belongs into that file")
-    return cast("Served", openers.having("server", "open_config").open_config(config, **options))
+    configured: Served = opener.open_config(config, **options)
+    return configured
 
 
 def _flag(name: str) -> str:

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from emoguard.cli.bars import bars, follow
-from emoguard.cli.models import MODEL, THREADS
+from emoguard.cli.models import MODEL, RUNTIME, THREADS
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import calibrating, open_probe
 from emoguard.errors import EmoGuardError
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Check what a probe's labels are worth.")
 @MODEL
+@RUNTIME
 @click.option("--probe", help="A probe file to judge; without it only the recipe is judged.")
 @click.option(
     "--corpus",
@@ -113,6 +114,7 @@ if TYPE_CHECKING:
 def validate(
     *,
     path: str,
+    runtime: str,
     probe: str | None,
     corpus_paths: tuple[str, ...],
     neutral_paths: tuple[str, ...],
@@ -158,7 +160,7 @@ def validate(
     written = read_human(human_path, known) if human_path else None
     if written:
         family_task(known, written[1], task.names)
-    exact = open_speaker(path, threads=threads)
+    exact = open_speaker(path, runtime, threads)
     speaker = open_speaker(responder, threads=threads) if responder else exact
     if found is not None:
         check_fits(found, exact)

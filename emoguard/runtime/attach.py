@@ -66,11 +66,26 @@ def attach(model: Any, guard: Guard | None = None, **options: Unpack[Options]) -
         if guard.unopened:
             log.warning(UNOPENED, ", ".join(guard.unopened))
     else:
-        guard = shipped(plugin.open_residuals(inner, **options))
-    watch = Watch(guard, plugin.joint(inner, **options))
+        guard = own_guard(plugin, inner, options)
+        if guard is None:
+            with naming_what_is_missing(inner):
+                door = plugin.open_residuals(inner, **options)
+            guard = shipped(door)
+    with naming_what_is_missing(inner):
+        joint = plugin.joint(inner, **options)
+    watch = Watch(guard, joint)
     for caution in cautions(guard, watch.identity):
         log.warning("%s", caution)
     return watch
+
+
+def own_guard(plugin: Plugin, inner: Any, options: Mapping[str, Any]) -> Guard | None:
+    """Return the guard that a model was started with, where its plug-in knows one."""
+    own: Callable[..., Guard | None] | None = getattr(plugin, "own_guard", None)
+    guard = None if own is None else own(inner, **options)
+    if guard is not None and guard.unopened:
+        log.warning(UNOPENED, ", ".join(guard.unopened))
+    return guard
 
 
 @contextmanager
@@ -133,7 +148,8 @@ def open_guard(
         return
     plugin, inner = find(model)
     check_options(plugin.open_residuals, inner, options, OF_GUARD)
-    door = plugin.open_residuals(inner, **options)
+    with naming_what_is_missing(inner):
+        door = plugin.open_residuals(inner, **options)
     with _opened(door, policy, probe, sinks, on_alert) as guard:
         yield guard
 
@@ -203,8 +219,7 @@ def find(model: Any) -> tuple[Plugin, Any]:
     names = {cls.__module__.partition(".")[0] for cls in type(inner).__mro__}
     known = {point.name: point for point in entry_points(group=PLUGINS)}
     for name in names & known.keys():
-        with _naming_what_is_missing(name):
-            return cast("Plugin", importlib.import_module(known[name].value)), inner
+        return cast("Plugin", importlib.import_module(known[name].value)), inner
     raise EmoGuardError(
         f"wanted a model of {' or '.join(sorted(known))}, got {type(model).__qualname__} from "
         f"{type(model).__module__}: pass the object whose generate you call"
@@ -212,11 +227,12 @@ def find(model: Any) -> tuple[Plugin, Any]:
 
 
 @contextmanager
-def _naming_what_is_missing(runtime: str) -> Iterator[None]:
-    """Raise EmoGuardError with what installs a library that a plug-in does not find."""
+def naming_what_is_missing(model: Any) -> Iterator[None]:
+    """Raise EmoGuardError with what installs a library that the plug-in for `model` misses."""
     try:
         yield
     except ModuleNotFoundError as error:
+        runtime = type(model).__module__.partition(".")[0]
         raise EmoGuardError(
             f"watching a {runtime} model needs {error.name}: {install_command(str(error.name))}"
         ) from error

@@ -30,7 +30,7 @@ SWITCH = "EMOGUARD_DISABLE"
 NOT_WATCHED = ModelIdentity("not watched", "", 0, 0, "", "")
 """The identity of a model that nobody looked at."""
 
-CALLS = ("generate", "generate_batch", "create_completion", "create_chat_completion")
+CALLS = ("generate", "generate_batch", "chat", "create_completion", "create_chat_completion")
 """Calls that take a request as `emoguard=`: a runtime has one or all of them."""
 
 MAKERS = {"init_continuous_batching": ("add_request", "add_requests")}
@@ -53,6 +53,7 @@ class DisabledGuard(Guard):
         self.source = FixedPolicy(Policy())
         self.labels = self.monitored = self.unopened = ()
         self.calibrations = ()
+        self.sinks = ()
         self.outbox = Outbox(lambda: self.policy)
 
     def __getattr__(self, name: str) -> Any:

@@ -38,7 +38,7 @@ def openers() -> dict[str, Opener]:
 
 def formats() -> str:
     """Return what can be opened, in words."""
-    return " or ".join(opener.FORMAT for opener in openers().values())
+    return " or ".join(dict.fromkeys(opener.FORMAT for opener in openers().values()))
 
 
 def recognise(path: str | Path) -> str:
@@ -114,39 +114,15 @@ def first_line(error: Exception) -> str:
     return " ".join(lines[: 2 if whole else 1])[:300]
 
 
-def part(plugin: str, name: str) -> ModuleType:
-    """Return the module `name` of the plug-in with this short name.
-
-    Raises:
-        EmoGuardError: it has none.
-        ModuleNotFoundError: the runtime, or a library of the module, is not installed.
-
-    """
-    package = plugins()[plugin].value
-    if find_spec(f"{package}.{name}") is None:
-        raise EmoGuardError(f"the plug-in for {plugin} has no {name}")
-    return importlib.import_module(f"{package}.{name}")
-
-
-def having(name: str, function: str) -> ModuleType:
-    """Return the module `name` of the first plug-in in which it has a `function`.
+def module(name: str) -> ModuleType:
+    """Return the module `name` of the plug-in that has one.
 
     Raises:
         EmoGuardError: none has.
-        ModuleNotFoundError: the runtime, or a library of the module, is not installed.
+        ModuleNotFoundError: the runtime is not installed.
 
     """
-    missing: ModuleNotFoundError | None = None
-    for plugin, point in plugins().items():
-        if find_spec(point.value) is None or find_spec(f"{point.value}.{name}") is None:
-            continue
-        try:
-            module = part(plugin, name)
-        except ModuleNotFoundError as error:
-            missing = error
-            continue
-        if hasattr(module, function):
-            return module
-    if missing is not None:
-        raise missing
-    raise EmoGuardError(f"no plug-in that is installed has {name}.{function}")
+    for point in plugins().values():
+        if find_spec(point.value) and find_spec(f"{point.value}.{name}"):
+            return importlib.import_module(f"{point.value}.{name}")
+    raise EmoGuardError(f"no plug-in that is installed has a module {name}")

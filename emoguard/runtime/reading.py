@@ -55,9 +55,9 @@ class Reading:
     halted: str | None = None
     steered: Steered | None = None
     attention_sinks: int = 0
-    reasoning: Reasoning = "unknown"
     labels: tuple[str, ...] = ()
     pieces: tuple[str, ...] = ()
+    reasoning: Reasoning = "unknown"
 
     def __post_init__(self) -> None:
         counts = len(self.rows), len(self.token_ids), len(self.phases)

@@ -14,7 +14,7 @@ from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.policy.annotation import describe
 from emoguard.probe.pooling import batches, pooling
-from emoguard.runtime.attach import check_options, find, shipped
+from emoguard.runtime.attach import check_options, find, naming_what_is_missing, shipped
 from emoguard.runtime.attention import sink_length
 from emoguard.runtime.watched import Options
 
@@ -73,7 +73,8 @@ def score(
     """
     plugin, inner = find(model)
     check_options(plugin.open_residuals, inner, options, ["probe", "labels"])
-    door = plugin.open_residuals(inner, **options)
+    with naming_what_is_missing(inner):
+        door = plugin.open_residuals(inner, **options)
     guard = shipped(door) if probe is None else Guard.load(probe)
     guard.probe.check_fits(door.identity)
     guard.probe.witness.check(door, guard.probe.layers)

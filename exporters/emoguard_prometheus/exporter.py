@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
 import emoguard
 from emoguard.errors import EmoGuardError
@@ -79,13 +80,17 @@ class PrometheusExporter:
         own.register(self._state)
         self.notices = NoticeMetrics(own, known.models, overflow, profiles)
         self._server: MetricsServer | None = None
-        self.registry.register(WithoutCreated(own))
+        self._collector = WithoutCreated(own)
+        self.registry.register(self._collector)
 
     @classmethod
-    def from_policy(cls, site: Site, *, port: int = 9464, host: str = "127.0.0.1") -> Self:
+    def from_policy(
+        cls, site: Site, *, port: int = 9464, host: str = "127.0.0.1", process: bool = False
+    ) -> Self:
         """Make an exporter for `site` and serve it on `host`:`port`, until it is closed.
 
-        Port 0 takes a free one. The default host is reachable from this machine only.
+        Port 0 takes a free one. The default host is reachable from this machine only. With
+        `process`, no port is opened: the metrics join those that this process shows anyhow.
 
         Raises:
             EmoGuardError: the port cannot be had.
@@ -93,6 +98,7 @@ class PrometheusExporter:
         """
         file = site.policy_file
         exporter = cls(
+            REGISTRY if process else None,
             emotions=site.labels,
             model=site.identity.name,
             backend=site.backend,
@@ -104,18 +110,22 @@ class PrometheusExporter:
             policy_successful=(lambda: file.successful) if file else None,
             profiles=[profile.name for profile in site.policy.notices.followed()],
         )
-        exporter._server = serve(exporter, port, host)
+        if not process:
+            exporter._server = serve(exporter, port, host)
         return exporter
 
     @classmethod
-    def check_policy(cls, *, port: int = 9464, host: str = "127.0.0.1") -> None:
+    def check_policy(
+        cls, *, port: int = 9464, host: str = "127.0.0.1", process: bool = False
+    ) -> None:
         """Raise if `from_policy` could not serve on this host and port; leaves nothing behind.
 
         Raises:
             EmoGuardError: saying why.
 
         """
-        check_port(port, host)
+        if not process:
+            check_port(port, host)
 
     @property
     def url(self) -> str | None:
@@ -151,9 +161,12 @@ class PrometheusExporter:
         return ()
 
     def close(self) -> None:
-        """Stop serving, where `from_policy` started it. Idempotent."""
+        """Stop serving what `from_policy` serves. Idempotent."""
         if self._server is not None:
             self._server.close()
+        if self.registry is REGISTRY:
+            with contextlib.suppress(KeyError):
+                self.registry.unregister(self._collector)
 
 
 def _add_build_info(

@@ -56,9 +56,11 @@ def read(
     sent = _object(body)
     if sent is None:
         return Asked(Request(carrier="server"), body)
-    asked = None
-    if wire.KEY in sent:
-        asked = sent.pop(wire.KEY)
+    asked, carried = sent.get(wire.KEY), _carried(sent)
+    if carried is not None:
+        asked = jsontext.parse(carried.encode()) if asked is None else asked
+    if carried is not None or wire.KEY in sent:
+        sent.pop(wire.KEY, None)
         body = json.dumps(sent).encode("ascii")
     fields, denied = wire.ask(asked, policy, _conversation(headers))
     known = fields | dict(own or {})
@@ -66,6 +68,15 @@ def read(
     channel = request.channel or policy.notices.channel
     suffix = channel == "suffix" and not choices.mutes(sent)
     return Asked(request, body, fields.get("scores", "none"), suffix)
+
+
+def _carried(sent: dict[str, Any]) -> str | None:
+    """Take out of a body the object that vLLM's clients can only send as text, None without one."""
+    parameters = sent.get("vllm_xargs")
+    if not (isinstance(parameters, dict) and isinstance(parameters.get(wire.KEY), str)):
+        return None
+    text: str = parameters.pop(wire.KEY)
+    return text
 
 
 def user_text(sent: Mapping[str, Any]) -> str | None:

@@ -14,12 +14,27 @@ from emoguard_llamacpp.lock import lock
 
 if TYPE_CHECKING:
     from emoguard.probe.residuals import Residuals
+    from emoguard.runtime.served import Served
     from emoguard.runtime.speaker import Speaker
-    from emoguard_llamacpp.joint import LlamaJoint
+    from emoguard_llamacpp.llama_joint import LlamaJoint
 
-__all__ = ["BATCHES", "FORMAT", "hint", "joint", "lock", "open_residuals", "open_speaker", "opens"]
+__all__ = [
+    "BATCHES",
+    "FORMAT",
+    "SERVES",
+    "hint",
+    "joint",
+    "lock",
+    "open_app",
+    "open_config",
+    "open_residuals",
+    "open_speaker",
+    "opens",
+]
 
 BATCHES = False
+SERVES = ("n_ctx", "n_threads", "n_gpu_layers")
+"""Options of `emoguard serve` that `open_app` takes, beside host, port and api_key."""
 
 
 def open_residuals(model: Any, backend: str = "auto") -> Residuals:
@@ -40,7 +55,7 @@ def joint(model: Any, backend: str = "auto") -> LlamaJoint:
         EmoGuardError: the model, or this path, cannot be watched.
 
     """
-    from emoguard_llamacpp.joint import LlamaJoint
+    from emoguard_llamacpp.llama_joint import LlamaJoint
 
     return LlamaJoint(model, backend)
 
@@ -58,3 +73,29 @@ def open_speaker(path: Path, threads: int | None = None) -> Speaker:
     from emoguard_llamacpp.speaker import LlamaSpeaker
 
     return LlamaSpeaker.load(path, threads)
+
+
+def open_app(path: str, **options: Any) -> Served:
+    """Open the app of llama_cpp.server for one GGUF file; options are that server's.
+
+    Raises:
+        EmoGuardError: there is no such file, an option is wrong, or others can reach the server
+            without an api_key.
+
+    """
+    from emoguard_llamacpp import server
+
+    defaults = {"host": "127.0.0.1", "n_ctx": 4096, "api_key": None}
+    return server.open_app(*server.read_model(path, **{**defaults, **options}))
+
+
+def open_config(path: str, **options: Any) -> Served:
+    """Open the app of llama_cpp.server for a config file; options are of its server part.
+
+    Raises:
+        EmoGuardError: it cannot be read, is wrong, or has other than one model.
+
+    """
+    from emoguard_llamacpp import server
+
+    return server.open_app(*server.read_config(path, **options))

@@ -38,30 +38,6 @@ PATIENCE_SECONDS = 0.005
 PLAIN_PROXY = server_app.get_llama_proxy
 """The server's own way to its model, under its locks."""
 
-OPTIONS = ("host", "port", "api_key", "n_ctx", "n_threads", "n_gpu_layers")
-"""What `open_path` takes."""
-
-
-def open_path(path: str, **options: Any) -> Served:
-    """Load a GGUF file and make llama_cpp.server's app for it; options are of that server.
-
-    Raises:
-        EmoGuardError: as `read_model` and `open_app` do.
-
-    """
-    defaults: dict[str, Any] = {"host": "127.0.0.1", "n_ctx": 4096, "api_key": None}
-    return open_app(*read_model(path, **{**defaults, **options}))
-
-
-def open_config(path: str, **options: Any) -> Served:
-    """Load the model of a config file of llama_cpp.server and make the app for it.
-
-    Raises:
-        EmoGuardError: as `read_config` and `open_app` do.
-
-    """
-    return open_app(*read_config(path, **options))
-
 
 def read_model(path: str, **options: Any) -> tuple[ServerSettings, ModelSettings]:
     """Return the settings to serve one GGUF file with; options are llama_cpp.server's.

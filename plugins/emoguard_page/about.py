@@ -22,7 +22,7 @@ BAND = (0.05, 0.95)
 
 def of_watch(watch: Watch) -> dict[str, Any]:
     """Return what the page shows of a watched model, as plain JSON data."""
-    if watch.guard is None:
+    if not watch.enabled:
         return {"version": emoguard.__version__, "disabled": True, "labels": []}
     guard, site = watch.guard, watch.site
     return of_site(site) | {

@@ -66,9 +66,9 @@ class Answer:
         with self._watch.recording() as reports:
             try:
                 await self._app(inner, receive, self._take)
-            except Exception:
+            except Exception as error:
                 log.exception("an answer for the page broke off")
-                self.completion.fail("the server broke off the answer: its log says why")
+                self.completion.fail(f"the server broke off the answer: {_innermost(error)}")
             finally:
                 own = [report for report in reports if report.call == self.id]
                 self.report = own[-1] if own else None
@@ -155,6 +155,13 @@ def _summary(report: Report) -> dict[str, Any]:
     """Return a report without its tokens, which went before."""
     plain = dataclasses.replace(report, tokens=()).as_dict()
     return {key: each for key, each in plain.items() if key not in ("tokens", "conversation")}
+
+
+def _innermost(error: BaseException) -> str:
+    """Return what broke first; task groups wrap errors in groups of one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"[:300]
 
 
 def inner_scope(scope: Scope, method: str, path: str) -> dict[str, Any]:

@@ -46,8 +46,7 @@ class Watched:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._boot = uuid.uuid4().hex
-        sinks = () if watch.guard is None else watch.guard.sinks
-        self.traffic = next((sink for sink in sinks if isinstance(sink, Traffic)), None)
+        self.traffic = next((sink for sink in watch.guard.sinks if isinstance(sink, Traffic)), None)
 
     async def refresh(self) -> None:
         """Do nothing: reports come by themselves."""
@@ -59,7 +58,7 @@ class Watched:
 
     def about_changes(self) -> object:
         """Return the policy in force."""
-        return None if self._watch.guard is None else self._watch.guard.policy
+        return self._watch.guard.policy
 
     def alerts(self) -> list[dict[str, Any]]:
         """Return the guard's alerts, with the time of their report where it is kept."""
@@ -77,7 +76,7 @@ class Watched:
 
     def open_responses(self) -> list[dict[str, Any]]:
         """Return the responses that are being generated."""
-        if self._watch.guard is None:
+        if not self._watch.enabled:
             return []
         curves = self._watch.guard.policy.page.curves
         return operators.open_responses(self._watch, curves=curves)

@@ -10,17 +10,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emoguard.errors import EmoGuardError
+from emoguard.extras import check_installed
 from emoguard.policy.annotation import describe
 from emoguard_transformers.files import FORMAT, hint, opens
 
 if TYPE_CHECKING:
     from emoguard.probe.residuals import Residuals
+    from emoguard.runtime.served import Served
     from emoguard.runtime.speaker import Speaker
-    from emoguard_transformers.joint import TransformersJoint
+    from emoguard_transformers.transformers_joint import TransformersJoint
 
-__all__ = ["BATCHES", "FORMAT", "hint", "joint", "open_residuals", "open_speaker", "opens"]
+__all__ = [
+    "BATCHES",
+    "FORMAT",
+    "SERVES",
+    "hint",
+    "joint",
+    "open_app",
+    "open_residuals",
+    "open_speaker",
+    "opens",
+]
 
 BATCHES = True
+SERVES = (
+    "device",
+    "dtype",
+    "continuous_batching",
+    "num_blocks",
+    "max_batch_tokens",
+    "max_memory_percent",
+)
+"""Options of `emoguard serve` that `open_app` takes, beside host, port and api_key."""
 
 
 def open_residuals(model: Any, tokenizer: Any = None) -> Residuals:
@@ -48,7 +69,7 @@ def joint(model: Any, tokenizer: Any = None) -> TransformersJoint:
             read.
 
     """
-    from emoguard_transformers.joint import TransformersJoint
+    from emoguard_transformers.transformers_joint import TransformersJoint
 
     _check_tokenizer(tokenizer)
     return TransformersJoint(model, tokenizer)
@@ -65,6 +86,37 @@ def open_speaker(path: Path, threads: int | None = None) -> Speaker:  # noqa: AR
     from emoguard_transformers.speaker import TransformersSpeaker
 
     return TransformersSpeaker.load(path)
+
+
+def open_app(
+    path: str,
+    *,
+    continuous_batching: bool = False,
+    num_blocks: int | None = None,
+    max_batch_tokens: int | None = None,
+    max_memory_percent: float | None = None,
+    **options: Any,
+) -> Served:
+    """Open the app of `transformers serve` for one folder.
+
+    With `continuous_batching` requests are answered together; the three after it are the numbers
+    of that batch. `options` are those of `server.open_app`.
+
+    Raises:
+        EmoGuardError: a library of that server is missing, the model cannot be loaded, or others
+            can reach the server without an api_key.
+
+    """
+    check_installed("transformers serve", "openai", "fastapi", "uvicorn", "transformers")
+    from emoguard_transformers import server
+
+    numbers = {
+        "num_blocks": num_blocks,
+        "max_batch_tokens": max_batch_tokens,
+        "max_memory_percent": max_memory_percent,
+    }
+    batch = server.batching(**{name: n for name, n in numbers.items() if n is not None})
+    return server.open_app(path, batch=batch if continuous_batching else None, **options)
 
 
 def _check_tokenizer(tokenizer: Any) -> None:

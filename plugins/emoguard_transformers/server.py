@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import openai  # noqa: F401  (without it, the imports below end in a NameError)
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -30,10 +29,6 @@ from transformers.cli.serving.utils import (
 from emoguard.errors import EmoGuardError
 from emoguard.runtime.served import Served, check_reach
 
-OF_BATCH = ("num_blocks", "max_batch_tokens", "max_memory_percent")
-OPTIONS = ("host", "port", "api_key", "device", "dtype", "continuous_batching", *OF_BATCH)
-"""What `open_path` takes, and what of it a continuous batch takes."""
-
 UNWATCHED = {
     "/v1/responses": "EmoGuard reads completions alone: use /v1/chat/completions",
     "/v1/systemone": "EmoGuard reads completions alone: run transformers serve for decisions",
@@ -43,19 +38,6 @@ UNWATCHED = {
 }
 """Routes of the app that could not be watched, or would take the watched model away, and what to
 use in their place."""
-
-
-def open_path(path: str, *, continuous_batching: bool = False, **options: Any) -> Served:
-    """Load the model of a folder and make the app of `transformers serve` for it.
-
-    Raises:
-        EmoGuardError: as `open_app` does; the libraries of that server are not installed.
-
-    """
-    of_batch = {name: options.pop(name) for name in OF_BATCH if name in options}
-    if of_batch and not continuous_batching:
-        raise EmoGuardError(f"{', '.join(of_batch)}: only of a continuous batch")
-    return open_app(path, batch=batching(**of_batch) if continuous_batching else None, **options)
 
 
 def open_app(

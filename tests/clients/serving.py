@@ -23,6 +23,12 @@ class Up:
         """Return whether a request is being answered."""
         return bool(self._server.server_state.tasks)
 
+    def drop(self):
+        """Break every connection off, as a process that dies does."""
+        loop = self._server.servers[0].get_loop()
+        for connection in list(self._server.server_state.connections):
+            loop.call_soon_threadsafe(connection.transport.abort)
+
 
 class Recorder:
     """Stands between the middleware and the app: keeps the text of every answer, by prompt."""

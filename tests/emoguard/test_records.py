@@ -120,7 +120,7 @@ def test_the_longest_name_can_still_be_numbered():
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"scores": "token"}, "scores: wanted 'summary' or 'tokens', got .*; did you mean tokens"),
+        ({"scores": "token"}, "scores: wanted 'summary', 'tokens' or 'text', got .* mean tokens"),
         ({"scores": None}, "Request.scores: wanted"),
         ({"channel": "Suffix"}, "Request.channel: .* did you mean suffix"),
         ({"channel": "header"}, "Request.channel: wanted 'field' or 'suffix'"),

@@ -30,7 +30,9 @@ COMMANDS = {
     "transformers": ["python -c 'import emoguard_transformers'"],
     "prometheus": ["python -c 'import emoguard_prometheus'"],
     "cli": ["emoguard --version", "emoguard rules", "emoguard dashboard"],
-    "serve": ["emoguard serve --help"],
+    "serve": ["emoguard serve --help", "python -c 'import emoguard_llamacpp.server'"],
+    "serve-transformers": ["python -c 'import emoguard_transformers.server'"],
+    "page": ["emoguard watch-page --help", "python -c 'import emoguard_page'"],
     "fit": ["python -c 'import emoguard.fit.recipe, emoguard.validate.validation'"],
     "dose": ["python -c 'import emoguard.study.dose'"],
     "all": ["emoguard doctor", "emoguard fit --help", "emoguard dose --help"],
@@ -43,7 +45,13 @@ def interpreter(version):
     names = [f"python{version}", *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
     for name in names:
         path = shutil.which(name)
-        if path and subprocess.run([path, "-c", ""], capture_output=True).returncode == 0:
+        # A shim of pyenv is there also for versions that are not chosen.
+        if (
+            path
+            and not subprocess.run(
+                [path, "-c", ""], check=False, stderr=subprocess.DEVNULL
+            ).returncode
+        ):
             return path
     pytest.skip(f"Python {version} is not installed")
 

@@ -85,7 +85,7 @@ def test_misuse_exits_with_two(arguments, capsys):
     [
         (["show", "nothing-here"], "there is no probe nothing-here"),
         (["run", "--model", "nothing.gguf", "Hi"], "there is no model at nothing.gguf"),
-        (["run", "--model", "tests", "Hi"], "tests is no Transformers folder"),
+        (["run", "--model", "tests", "Hi"], "tests is no model: it holds no config.json"),
         (["demo", "--svg", "nowhere/d.svg"], "there is no folder nowhere for --svg"),
         (["baseline", "log", "--out", "nowhere/b.json"], "there is no folder nowhere for --out"),
         (["corpus", "--model", "m", "--out", "nowhere/c"], "there is no folder nowhere for --out"),

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import sys
-from importlib.metadata import PackageNotFoundError
 
 import pytest
 
@@ -140,6 +139,8 @@ def test_without_the_library_the_model_is_broken_and_the_table_says_what_to_inst
     doctor, monkeypatch, tmp_path
 ):
     folder = tiny_folder.write(tmp_path / "tiny")
+    for name in [name for name in sys.modules if name.startswith("emoguard_transformers.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
     code, out = doctor("--model", folder)
     assert code == 1
@@ -148,11 +149,8 @@ def test_without_the_library_the_model_is_broken_and_the_table_says_what_to_inst
 
 
 def test_without_any_runtime_it_says_what_to_install(doctor, monkeypatch):
-    def missing(name: str) -> str:
-        raise PackageNotFoundError(name)
-
     module = importlib.import_module("emoguard.cli.doctor")
-    monkeypatch.setattr(module, "version", missing)
+    monkeypatch.setattr(module, "packages_distributions", dict)
     code, out = doctor()
     assert code == 1
     assert "pip install 'llama-cpp-python" in out

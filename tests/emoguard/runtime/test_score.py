@@ -87,8 +87,8 @@ def test_no_text_gives_no_row(model, probe):
 @pytest.mark.parametrize(
     ("texts", "sentence"),
     [
-        ("a b c", r"texts: wanted a list of texts, got 'a b c': write \[text\]"),
-        (None, "texts: wanted a list of texts, got None"),
+        ("a b c", r'texts: wanted a list of texts, got "a b c": write \[text\]'),
+        (None, "texts: wanted a list of texts, got null"),
         (["a b", 7], "texts: wanted a list of texts, got 7"),
         (["a b", ""], r"texts\[1\]: wanted a token behind the first one, got ''"),
     ],

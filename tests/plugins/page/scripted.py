@@ -68,6 +68,8 @@ class Scripted:
     def __init__(self):
         self.watch = None
         self.go = threading.Event()
+        self.idle = threading.Semaphore(0)
+        """Counts the answers whose generation has ended."""
         self.asked = []
 
     async def __call__(self, scope, receive, send):
@@ -110,6 +112,7 @@ class Scripted:
                     sessions.commit(session, VOCABULARY.index(piece), scores, move)
                     put(piece)
         finally:
+            self.idle.release()
             put(None)
 
 
@@ -130,14 +133,14 @@ def row(number, script, session):
     return (np.array(z) + rng.normal(0, 0.45, len(LABELS))).astype(np.float32)
 
 
-def watched(policy=POLICY, *, calibrated=True):
+def watched(policy=POLICY, *, calibrated=True, kind=Traffic):
     """Return (scripted app, its watch, its traffic), with everything real but the model."""
     door = FakeResiduals()
     probe = make_probe(door, LABELS)
     card = {"verdicts": {"happy": "usable", "sad": "usable", "calm": "weak", HOSTILE: "usable"}}
     probe = replace(probe, axes=("valence",), card=card | {"cautions": ["<i>few</i> texts"]})
     known = [ordinary(probe)] if calibrated else []
-    traffic = Traffic()
+    traffic = kind()
     site = Guard(probe, known, policy).site(FAKE_IDENTITY)
     rate = RateMonitor.from_policy(site, arl_responses=20)
     traffic.join([rate])

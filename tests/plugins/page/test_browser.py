@@ -1,0 +1,278 @@
+"""The page in headless Chromium: what is seen, by eye, hand, keyboard and screen reader.
+
+Needs Debian's Chromium and the npm packages of `tests/clients`; without one the tests are skipped.
+"""
+
+import json
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs uvicorn: the extra page brings it")
+
+from emoguard.policy.policy import Policy
+from tests.clients.serving import serving
+from tests.plugins.page import scripted
+from tests.plugins.page.test_page import Served
+from tests.wire import body, call, start
+
+HERE = Path(__file__).parent
+PACKAGES = HERE.parents[1] / "clients" / "node_modules"
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(scope="module")
+def command():
+    """Return the command that drives the page, without its last arguments."""
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed: the page's tests in a browser need version 20 or later")
+    missing = [name for name in ("playwright-core", "axe-core") if not (PACKAGES / name).is_dir()]
+    if missing:
+        pytest.skip(f"{missing[0]} is not installed: npm ci in tests/clients")
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    return ["node", str(HERE / "browser.mjs"), found]
+
+
+class Server:
+    """A scripted server on one port, which can be stopped and started again."""
+
+    def __init__(self, policy=scripted.CURVES, wrap=lambda page: page, **options):
+        self._policy, self._wrap, self._options = policy, wrap, options
+        self.port = 0
+        self.start()
+
+    def start(self):
+        self.app, self.watch, self.traffic = scripted.watched(self._policy)
+        self._closing = threading.Event()
+        is_open = lambda: not self._closing.is_set()  # noqa: E731
+        page = scripted.page(self.app, self.watch, is_open=is_open, **self._options)
+        self._serving = serving(self._wrap(page), self.port)
+        self._up = self._serving.__enter__()
+        self.port = self._up.port
+
+    def stop(self):
+        self._closing.set()
+        self.app.go.set()
+        self._serving.__exit__(None, None, None)
+        self.watch.detach()
+        self.watch.guard.close()
+
+    def kill(self):
+        """Stop as a process that dies does: no stream is told."""
+        self._up.drop()
+        self.stop()
+
+    # What a scenario may ask for.
+
+    def traffic_comes(self):
+        """Answer twelve requests of clients."""
+        page = Served(self.app, self.watch, self.traffic).page
+        for n in range(12):
+            content = {"messages": [{"role": "user", "content": f"the secret of {n}"}]}
+            call(page, content | {"stream": True})
+        assert self.watch.guard.flush()
+
+    def begin(self):
+        """Let a client's answer begin, and go no further."""
+        page = Served(self.app, self.watch, self.traffic).page
+        content = {"messages": [{"role": "user", "content": "hold"}], "stream": True}
+        self._client = threading.Thread(target=call, args=(page, content))
+        self._client.start()
+
+    def finish(self):
+        self.app.go.set()
+        self._client.join(60)
+
+    def settled(self):
+        """Check that the answer which was stopped is closed."""
+        self.app.go.set()
+        self.app.idle.acquire(timeout=60)
+        assert self.watch.sessions.now() == []
+
+
+@pytest.fixture
+def drive(command):
+    """Return a function that runs a scenario on a server and returns what was found."""
+    servers = []
+
+    def run(scenario, folder="", **options):
+        server = Server(**options)
+        servers.append(server)
+        url = f"http://127.0.0.1:{server.port}/emoguard/"
+        wishes = {
+            "traffic": server.traffic_comes,
+            "begin": server.begin,
+            "finish": server.finish,
+            "kill": server.kill,
+            "start": server.start,
+            "settled": server.settled,
+        }
+        found = converse([*command, url, scenario, str(folder)], wishes)
+        assert found.pop("errors") == []
+        assert found.pop("hosts") == [f"http://127.0.0.1:{server.port}"]
+        return found
+
+    yield run
+    for server in servers:
+        server.stop()
+
+
+def converse(command, wishes):
+    """Run a driver, do what it asks for, and return what it found."""
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    found, timer = {}, threading.Timer(300, process.kill)
+    timer.start()
+    try:
+        for line in process.stdout:
+            said = json.loads(line)
+            if "ask" in said:
+                wishes[said["ask"]]()
+                process.stdin.write("done\n")
+                process.stdin.flush()
+            else:
+                found[said["name"]] = said["value"]
+        assert process.wait(30) == 0, process.stderr.read()[-4000:]
+    finally:
+        timer.cancel()
+        process.kill()
+        process.communicate()
+    return found
+
+
+def test_an_answer_is_seen_heard_and_explored(drive):
+    found = drive("chat")
+    assert found["text"] == scripted.STORY
+    assert found["shaded"] > 10
+    assert "It is not a feeling" in found["welcome"]
+    assert "You are not communicating with a human" in found["notice"]
+    assert "start, eu_art50" in found["notice"]
+    assert found["label"] != "valence"
+    assert found["other shades"]
+    assert "above" in found["detail"]
+    assert "of neutral answers" in found["detail"]
+    assert "▲" in found["crossed"]
+    assert all(label in found["card"].replace("\n", " ") for label in scripted.LABELS[:3])
+    assert found["card hides"]
+    assert found["card by key"]
+    assert found["announced"].startswith("down: sad ")
+    assert found["numbers"] > 40
+    assert found["axe"] == []
+    assert found["fresh"] == 0
+
+
+def test_sliders_steer_and_the_receipt_says_how_far(drive):
+    found = drive("steering")
+    assert found["asked"] == "happy +6 %"
+    assert found["excess"] == "16 % of 10 % asked for: the policy refuses more, lower a slider"
+    receipt = found["receipt"].replace("\n", " ")
+    for words in (
+        "happy +6 %",
+        "4 % of the state",
+        "the bound is 10 %",
+        "clipped 6 tokens",
+    ):
+        assert words in receipt
+    assert "Software adjusted the emotional tone" in found["notice"]
+    assert found["headings"] == ["Steered: happy +6 %", "The same, unsteered"]
+    assert found["compared"] == 1
+    assert found["axe"] == found["axe after"] == []
+
+
+def test_what_others_wrote_is_shown_as_text(drive):
+    found = drive("attack")
+    assert found["text"].startswith("<script>alert(1)</script><b>bold</b> ␛[31m")
+    assert found["text"].endswith("\ufffdgnihton␀ end")
+    assert found["made"] == found["operator made"] == 0
+    assert found["label"].startswith(scripted.HOSTILE)
+    assert "<i>few</i> texts" in found["caution"]
+
+
+def test_the_operator_sees_numbers_and_no_text(drive):
+    found = drive("operator")
+    assert "responses 12" in found["tiles"].replace("\n", " ")
+    assert "notices given 12" in found["tiles"].replace("\n", " ")
+    assert found["labels"] == ["happy", "sad", scripted.HOSTILE, "valence"]
+    assert found["marks"] == "12 responses, 12 of them crossed the threshold"
+    assert found["evidence"].startswith("rate evidence for happy: 0.")
+    assert "warning: rate, sad" in found["alert"]
+    assert "EmoGuardRateExceeded" in found["alert"]
+    assert "What it means." in found["runbook"]
+    assert "arl_responses" in found["runbook"]
+    assert "secret" not in found["page text"]
+    assert "10 tokens so far" in found["open"]
+    assert found["axe"] == found["axe in runbook"] == []
+
+
+def test_scores_of_other_peoples_open_answers_want_the_policys_word(drive):
+    found = drive("operator", policy=scripted.POLICY)
+    assert "The policy keeps scores of other people" in found["open"]
+
+
+def test_after_a_restart_the_page_says_what_happened_and_comes_back(drive):
+    found = drive("reconnect")
+    assert found["broken"].startswith("The connection broke before the answer was complete")
+    assert scripted.STORY.startswith(found["kept"].strip())
+    assert found["back"].strip() == "the server was restarted; connected again"
+    assert found["answers"] == 3
+
+
+def test_stopping_ends_the_answer_on_the_server_too(drive):
+    found = drive("stop")
+    assert found["stopped"] == "Stopped."
+    assert found["again"]
+
+
+def test_two_viewers_see_the_same_and_one_may_leave(drive):
+    assert drive("two")["rows"] == 1
+
+
+def test_a_thousand_tokens_are_all_there(drive):
+    found = drive("long")
+    assert found["tokens"] == 1000
+    assert found["text"] > 4000
+
+
+def test_the_key_is_asked_for_until_it_is_right(drive):
+    found = drive("key", api_key="secret")
+    assert found["wrong"] == "The server did not take that key."
+    assert found["text"] == scripted.STORY
+    assert found["axe"] == []
+
+
+def test_light_dark_and_a_phone_are_readable(drive, tmp_path):
+    found = drive("looks", folder=tmp_path)["found"]
+    assert len(found) == 8
+    assert [each for each in found if each[1:] != [[], False]] == []
+    assert len(list(tmp_path.glob("*.png"))) == 8
+
+
+def held_back(page):
+    """Put a proxy in front that hands on an answer of five seconds in one piece."""
+
+    async def app(scope, receive, send):
+        if scope["path"] != "/emoguard/answer":
+            await page(scope, receive, send)
+            return
+        frames = [{"at": 0, "spans": [["Hel"]]}, {"at": 5000, "spans": [["lo"]]}]
+        end = {"report": None, "notice": None, "error": None, "finish": "stop"}
+        events = [*(("frame", frame) for frame in frames), ("end", end)]
+        text = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
+        await send(start())
+        await send(body(text.encode()))
+
+    return app
+
+
+def test_a_proxy_that_buffers_is_named_and_a_policy_without_plans(drive):
+    found = drive("refused", policy=Policy(), wrap=held_back)
+    assert "the policy does not let requests steer (requests.plan)" in found["steering"]
+    (words,) = found["held back"]
+    assert "took 5.0 s and arrived all at once: a proxy" in words
+    assert found["empty"] == "There is nothing to answer yet: write something first."
