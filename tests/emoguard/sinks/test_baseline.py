@@ -129,6 +129,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
         lambda data: json.dumps(data | {"blocks": data["blocks"][:49]}),
         lambda data: json.dumps(data | {"blocks": [["x", "y"]] * 50}),
         lambda data: json.dumps(data | {"blocks": [[float("nan"), 0]] * 50}),
+        lambda data: json.dumps(data | {"blocks": [[1e200, 0]] * 50}),
         lambda data: json.dumps(data | {"block_responses": 0}),
         lambda data: json.dumps(data | {"created": "yesterday"}),
     ],
