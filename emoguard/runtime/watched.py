@@ -17,8 +17,6 @@ class Options(TypedDict, total=False):
     """The event loop that an asynchronous engine runs in."""
     backend: Literal["auto", "native", "callback"]
     """The read path, where a runtime has several."""
-    loop: Any
-    """The event loop of an engine that runs in one."""
 
 
 class Watched(Protocol):
