@@ -1,4 +1,4 @@
-"""Whether a file could be written, found out without writing one."""
+"""Checks that a file could be written, without writing it."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def dose(
         result = measure(stage, judge, openings, signed, progress=follow(progress))
     Console().print(table(result, judge_name))
     if json_path:
-        told = {
+        record = {
             "model": Path(path).name,
             "probe": guard.probe.name,
             "judge": judge_name,
@@ -106,7 +106,7 @@ def dose(
             **dataclasses.asdict(result),
         }
         try:
-            Path(json_path).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            Path(json_path).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise EmoGuardError(f"{json_path} cannot be written: {error.strerror}") from error
     if plot_path:
@@ -196,7 +196,7 @@ def _cells(effect: Effect) -> tuple[str, ...]:
 
 
 def plot(result: DoseResult, path: Path, model: str, judge: str) -> None:
-    """Draw dose against effect for each label, with what random directions do."""
+    """Draw dose against effect for each label, beside the effects of random directions."""
     pyplot = find_pyplot()
     figure, axes = pyplot.subplots(
         1, len(result.labels), figsize=(5 * len(result.labels), 4), sharey=True, squeeze=False

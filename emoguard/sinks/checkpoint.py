@@ -1,4 +1,4 @@
-"""What a monitor knows, kept in a small JSON file so that a restart does not forget it."""
+"""Keeps the state of a monitor in a small JSON file across restarts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Checkpoint:
             self.load()
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state that was saved last, None when there is none for what it is bound to.
+        """Return the last saved state, None if there is none with this binding.
 
         Raises:
             EmoGuardError: the file cannot be read, or is no checkpoint.
@@ -76,7 +76,7 @@ class Checkpoint:
         return state
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Put `state` in the place of what was saved; the file is whole at every moment.
+        """Replace the saved state by `state`; the file is whole at every moment.
 
         Raises:
             OSError: it cannot be written.

@@ -160,7 +160,7 @@ class DriftMonitor:
         return alerts
 
     def evidence(self) -> Mapping[str, float]:
-        """Return the evidence for a change by label, as a share of what raises an alarm."""
+        """Return the evidence for a change by label; 1 raises an alarm."""
         if self.learning:
             return dict.fromkeys(self.labels, 0.0)
         with self._lock:
@@ -173,7 +173,7 @@ class DriftMonitor:
             return dict(self._alarms)
 
     def close(self) -> None:
-        """Save what was seen, a block that is not full included."""
+        """Save the state, a partial block included."""
         if self.learning:
             return
         with self._lock:

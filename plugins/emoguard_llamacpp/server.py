@@ -1,4 +1,4 @@
-"""llama_cpp.server's own app around one model: what `emoguard serve` wraps."""
+"""Opens llama_cpp.server's own app around one model, for `emoguard serve`."""
 
 from __future__ import annotations
 
@@ -117,8 +117,13 @@ async def _answer_error(_request: Request, error: Exception) -> JSONResponse:
     """Answer in the shape OpenAI's clients read; the app's other errors have it already."""
     assert isinstance(error, HTTPException)
     code = "invalid_api_key" if error.status_code == 401 else None
-    told = {"message": error.detail, "type": "invalid_request_error", "param": None, "code": code}
-    return JSONResponse({"error": told}, error.status_code, error.headers)
+    error_object = {
+        "message": error.detail,
+        "type": "invalid_request_error",
+        "param": None,
+        "code": code,
+    }
+    return JSONResponse({"error": error_object}, error.status_code, error.headers)
 
 
 @contextmanager
