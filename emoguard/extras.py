@@ -18,6 +18,7 @@ PREFIX = "emoguard_"
 
 EXTRAS = {
     "matplotlib": "fit",
+    "scipy": "fit",
     "sklearn": "fit",
     "vaderSentiment": "fit",
     "fastapi": "serve",

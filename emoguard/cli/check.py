@@ -7,20 +7,18 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from emoguard.advice import calibrate_command
 from emoguard.cli.meaning import has_sink, meaning
 from emoguard.cli.probes import open_probe
+from emoguard.cli.screen import Screen, say
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.notices.ledger import check_state
 from emoguard.policy.policy import Policy
 from emoguard.probe.shipped import shipped_files
 from emoguard.records import Verdict
-from emoguard.reporttable import printable
 from emoguard.sinks.baseline import Baseline
 from emoguard.sinks.open import check_places, check_sinks
 
@@ -62,11 +60,11 @@ def check(ctx: click.Context, file: str, probe: str | None, *, elsewhere: bool) 
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for key, words in rows:
-        table.add_row(key, Text(printable(words)))
-    Console(highlight=False).print(table)
+        table.add_row(key, words)
+    Screen().print(table)
     problems = [] if elsewhere else _problems(policy, guard)
     for problem in problems:
-        click.echo(printable(f"emoguard: {file}: {problem}"), err=True)
+        say(f"emoguard: {file}: {problem}", err=True)
     if problems:
         ctx.exit(1)
 
@@ -124,12 +122,16 @@ def _fit(guard: Guard) -> list[tuple[str, str]]:
 
 
 def _verdicts(guard: Guard) -> list[tuple[str, str]]:
-    """Return which labels validation did not find usable, watched ones first."""
+    """Return what validation found of the labels: usable ones, then watched ones, then the rest."""
     verdicts = guard.probe.verdicts
+    if not verdicts:
+        return [("verdicts", "none: emoguard validate finds out what each label is worth")]
+    good = ", ".join(label for label in guard.labels if verdicts.get(label) == "usable")
     watched = _poor(verdicts, guard.monitored)
     left = _poor(verdicts, [label for label in guard.labels if label not in guard.monitored])
-    rows = [("verdicts", f"{watched}: {DOUBT}")] if watched else []
-    return rows + ([("verdicts", f"{left}: not watched unless named in labels")] if left else [])
+    rows = [("verdicts", f"{good or 'no label'}: usable")]
+    rows += [("", f"{watched}: {DOUBT}")] if watched else []
+    return rows + ([("", f"{left}: not watched unless named in labels")] if left else [])
 
 
 def _shipped_verdicts(policy: Policy) -> list[tuple[str, str]]:

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from emoguard import keptfile
+from emoguard.cli.screen import say
 from emoguard.errors import EmoGuardError
 from emoguard.policy.policy import Policy
 from emoguard.records import Report
@@ -49,7 +51,7 @@ class Reports:
         """Print the first finding on the lines read so far to stderr, if there is one."""
         finding = self.finding()
         if finding is not None:
-            click.echo(f"emoguard: {finding}", err=True)
+            say(f"emoguard: {finding}", err=True)
 
     def finding(self) -> str | None:
         """Return the first finding on the lines read so far, None if they are sound."""
@@ -72,7 +74,7 @@ class Reports:
 
 def _apart(paths: Sequence[str]) -> list[Path]:
     """Return logs without the files rotated away from others of them, which come with those."""
-    known = [Path(path).absolute() for path in dict.fromkeys(paths)]
+    known = list(dict.fromkeys(keptfile.resolved(path) for path in paths))
     rotated = {file for path in known for file in _parts(path) if file != path}
     return [path for path in known if path not in rotated]
 

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from emoguard.cli.bars import bars, follow
+from emoguard import keptfile
+from emoguard.cli.bars import Bars, follow
 from emoguard.cli.models import MODEL, RUNTIME, THREADS
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import calibrating, open_probe
+from emoguard.cli.reading import readable
+from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.extras import check_installed
 from emoguard.fit import corpora
@@ -171,7 +172,7 @@ def validate(
             calibrated(found, calibrations, identity, command)
     _make(place)
     stores = Path(residuals) if residuals else place / "residuals"
-    with bars() as progress:
+    with Bars() as progress:
         reader = _Reader(exact.door, stores, skip, progress)
         texts = [
             reader.labelled(name, f"corpus-{n}", each)
@@ -217,7 +218,7 @@ def validate(
     _print(title, result, heard)
     if out and found is not None:
         artifact.save(out, found, calibrations)
-        Console().print(f"Wrote {out}.")
+        Screen().print(f"Wrote {out}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,9 +228,10 @@ class _Reader:
     door: Residuals
     stores: Path
     skip: int
-    progress: Progress
+    progress: Bars
 
     def labelled(self, name: str, folder: str, texts: Sequence[corpora.Text]) -> Texts:
+        texts = readable(self.door, texts)
         labels, topics = [t.label for t in texts], [t.topic for t in texts]
         return self._texts(name, folder, [t.text for t in texts], labels, topics)
 
@@ -315,16 +317,14 @@ def _write(folder: Path, title: str, result: Any, heard: Blocks) -> None:
     whole = {"name": title, **carddata.plain(result), **carddata.plain(heard)}
     text = json.dumps(whole, indent=1, allow_nan=False)
     try:
-        (folder / "validation.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "card.md").write_text(
-            card.markdown(title, result, heard, pictures), encoding="utf-8"
-        )
+        keptfile.replace(folder / "validation.json", text + "\n")
+        keptfile.replace(folder / "card.md", card.markdown(title, result, heard, pictures))
     except OSError as error:
         raise EmoGuardError(f"{folder} cannot be written: {error.strerror}") from error
 
 
 def _print(title: str, result: Any, heard: Blocks) -> None:
-    console = Console(highlight=False)
+    console = Screen()
     if not console.is_terminal:
         console.width = 180  # a log has no edge that an interval must be broken at
     console.print(printable(title), style="bold", markup=False)

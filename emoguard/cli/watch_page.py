@@ -12,10 +12,10 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from emoguard.cli import logs
 from emoguard.cli.replay import open_monitors, open_site, run
+from emoguard.cli.screen import Screen
 from emoguard.cli.serve import run_server
 from emoguard.errors import EmoGuardError
 from emoguard.hosts import is_loopback
@@ -91,7 +91,7 @@ def watch_page(
             log_level="warning",
         )
     )
-    Console(stderr=True, highlight=False).print(
+    Screen(stderr=True).print(
         f"page at http://{f'[{host}]' if ':' in host else host}:{port}/emoguard/ until Ctrl-C",
         markup=False,
     )

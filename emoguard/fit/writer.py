@@ -114,6 +114,10 @@ class Manuscript:
                 self._count(self._file.records[-1])
             yield order
 
+    def close(self) -> None:
+        """Let another command work on the file. Idempotent."""
+        self._file.close()
+
     def _fault(self, text: str) -> str:
         """Return why a text is rejected, empty when it is not."""
         if len(text.split()) < SHORTEST:

@@ -135,10 +135,12 @@ def _check_plain(data: Any, at: tuple[str, ...] = ()) -> None:
     while waiting:
         path, value = waiting.pop()
         seen += 1
-        where = _dotted(path)
-        if len(path) > DEEPEST or seen > LARGEST:
+        more = len(value) if isinstance(value, Mapping | list | tuple) else 0
+        # What is inside is counted before it is looked at: a client may send a million labels.
+        if len(path) > DEEPEST or seen + len(waiting) + more > LARGEST:
             raise EmoGuardError(
-                f"{where}: at most {LARGEST:,} values nested {DEEPEST} deep are wanted: shorten it"
+                f"{_dotted(path) or 'this'}: at most {LARGEST:,} values nested {DEEPEST} deep are "
+                "wanted: shorten it"
             )
         if isinstance(value, Mapping):
             waiting += [((*path, _key(path, key)), each) for key, each in value.items()]
@@ -146,7 +148,8 @@ def _check_plain(data: Any, at: tuple[str, ...] = ()) -> None:
             waiting += [((*path, str(n)), each) for n, each in enumerate(value)]
         elif not _is_plain(value):
             raise EmoGuardError(
-                f"{where}: wanted text, a finite number, true or false, got {describe(value)}"
+                f"{_dotted(path)}: wanted text, a finite number, true or false, "
+                f"got {describe(value)}"
             )
 
 

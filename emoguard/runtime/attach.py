@@ -71,6 +71,7 @@ def attach(model: Any, guard: Guard | None = None, **options: Unpack[Options]) -
             with naming_what_is_missing(inner):
                 door = plugin.open_residuals(inner, **options)
             guard = shipped(door)
+    guard.open()
     with naming_what_is_missing(inner):
         joint = plugin.joint(inner, **options)
     watch = Watch(guard, joint)

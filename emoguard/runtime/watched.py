@@ -13,8 +13,6 @@ class Options(TypedDict, total=False):
 
     tokenizer: Any
     """The model's tokenizer, where the model does not bring its own."""
-    loop: Any
-    """The event loop that an asynchronous engine runs in."""
     backend: Literal["auto", "native", "callback"]
     """The read path, where a runtime has several."""
 

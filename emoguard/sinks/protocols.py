@@ -82,6 +82,15 @@ class ShowsNotices(Protocol):
         ...
 
 
+@runtime_checkable
+class CountsFaults(Protocol):
+    """A sink that can fail without losing the report at hand, in what it keeps for instance."""
+
+    def faults(self) -> int:
+        """Return how often it did since the last call. Called from the generation path."""
+        ...
+
+
 class SinkFactory(Protocol):
     """The class of a sink, named by the groups `emoguard.monitors` and `emoguard.exporters`.
 

@@ -30,7 +30,7 @@ class SteeringPolicy:
         self.allow(Plan())
 
     def allow(self, plan: Plan) -> tuple[Plan, Plan | None]:
-        """Return the plan to apply, laid over the standing one, and the requested one if it differs.
+        """Return the plan to apply, laid over the standing one, and the requested if it differs.
 
         Raises:
             EmoGuardError: doses beyond the bound, where they are not to be clipped.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emoguard.errors import EmoGuardError
-from emoguard.validate.plots import INK, MUTED, find_pyplot
+from emoguard.validate.plots import INK, MUTED, find_pyplot, save_figure
 
 if TYPE_CHECKING:
     from emoguard.study.comparison import ModelComparison
@@ -31,7 +31,7 @@ def draw(found: ModelComparison, path: Path) -> None:
     _layers(right, found)
     figure.suptitle(f"A: {Path(found.a).name}    B: {Path(found.b).name}", fontsize=10)
     try:
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)
     except OSError as error:
         raise EmoGuardError(f"{path} cannot be written: {error}") from error
     finally:

@@ -17,6 +17,7 @@ import numpy as np
 
 from emoguard.errors import EmoGuardError
 from emoguard.steering.plan import CEILING, Plan
+from emoguard.study.regimes import Reading, Regime, read
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
 
 DOSES = (0.05, 0.1, 0.2, 0.4)
 """Tried on the first half of the prompts, in both directions."""
-
-MOST_PERPLEXITY = 1.5
-MOST_REPETITION = 0.1
-"""A dose is coherent when the unsteered model finds the texts at most half as surprising again as
-its own, and no more than a tenth more of their word triples are repeated."""
 
 RESAMPLES = 4000
 
@@ -93,6 +89,10 @@ class Effect:
     """Perplexity of the steered texts under the unsteered model over that of its own."""
     repetition: float
     """Share of word triples that are repeats, steered minus unsteered."""
+    distinct: float
+    """Share of words that are distinct, steered minus unsteered."""
+    foreign: float
+    """Share of letters outside the Latin script, steered minus unsteered."""
     p: float | None = None
     """One-sided: share of random directions (the label's own counted) that do at least as much."""
     random_low: float | None = None
@@ -100,9 +100,9 @@ class Effect:
     """Central 95 % of the effects of random directions at this dose."""
 
     @property
-    def coherent(self) -> bool:
-        """Return whether the texts are still the model's own in kind."""
-        return self.perplexity_ratio <= MOST_PERPLEXITY and self.repetition <= MOST_REPETITION
+    def regime(self) -> Regime:
+        """Return how the texts read: surgical, repetitive or broken."""
+        return Reading(self.perplexity_ratio, self.repetition, self.distinct, self.foreign).regime
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class LabelResult:
     """Which way the judge's score should go when the label is added."""
     curve: tuple[Effect, ...]
     chosen: float
-    """The coherent dose with the largest effect in the expected direction on the first half."""
+    """The surgical dose with the largest effect in the expected direction on the first half."""
     test: tuple[Effect, Effect]
     """At the chosen dose, and at its negative (the sign flip), on the second half."""
     default: tuple[Effect, Effect]
@@ -241,14 +241,18 @@ class _Trial:
         """Return the effect of one condition, without a null."""
         differences = self._differences(continuations, condition)
         steered = continuations.steered[condition]
-        surprise, repeats = [], []
-        for prompt, each, plain in zip(
-            continuations.prompts, steered, continuations.plain, strict=True
-        ):
-            own = np.mean([self._surprise(prompt, p.text) for p in plain])
-            surprise.append(self._surprise(prompt, each.text) - own)
-            own = np.mean([repetition(p.text) for p in plain])
-            repeats.append(repetition(each.text) - own)
+        own = [
+            (p.text, self._surprise(prompt, p.text))
+            for prompt, plain in zip(continuations.prompts, continuations.plain, strict=True)
+            for p in plain
+        ]
+        reading = read(
+            [
+                (each.text, self._surprise(prompt, each.text))
+                for prompt, each in zip(continuations.prompts, steered, strict=True)
+            ],
+            own,
+        )
         low, high = interval(differences)
         return Effect(
             dose=condition[1],
@@ -258,8 +262,10 @@ class _Trial:
             effect=float(differences.mean()),
             low=low,
             high=high,
-            perplexity_ratio=float(np.exp(np.mean(surprise))),
-            repetition=float(np.mean(repeats)),
+            perplexity_ratio=reading.ratio,
+            repetition=reading.repetition,
+            distinct=reading.distinct,
+            foreign=reading.foreign,
         )
 
     def _differences(
@@ -276,12 +282,12 @@ class _Trial:
 
 
 def _choose(curve: Sequence[Effect], sign: int) -> float:
-    """Return the coherent dose that moves the judge furthest the expected way, else the least."""
+    """Return the surgical dose that moves the judge furthest the expected way, else the least."""
     up = [effect for effect in curve if effect.dose > 0]
-    coherent = [effect for effect in up if effect.coherent]
-    if not coherent:
+    surgical = [effect for effect in up if effect.regime == "surgical"]
+    if not surgical:
         return min(effect.dose for effect in up)
-    return max(coherent, key=lambda effect: sign * effect.effect).dose
+    return max(surgical, key=lambda effect: sign * effect.effect).dose
 
 
 def _against(effect: Effect, null: NDArray[np.float64], sign: int) -> Effect:
@@ -299,10 +305,3 @@ def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
     means = rng.choice(differences, (RESAMPLES, len(differences))).mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
-
-
-def repetition(text: str) -> float:
-    """Return the share of word triples that occurred before in the text."""
-    words = text.lower().split()
-    triples = [tuple(words[n : n + 3]) for n in range(len(words) - 2)]
-    return 1 - len(set(triples)) / len(triples) if triples else 0.0

@@ -96,7 +96,7 @@ class OnPolicy:
 def prompts(kind: Literal["persona", "benign"]) -> list[Prompt]:
     """Return the package's own prompts of a kind; written for this project, Apache-2.0."""
     text = (files("emoguard.fit") / "prompts" / f"{kind}.tsv").read_text(encoding="utf-8")
-    pairs = [line.split("\t", 1) for line in text.splitlines() if line.strip()]
+    pairs = [line.split("\t", 1) for line in text.split("\n") if line.strip()]
     return [Prompt(kind, label, asked) for label, asked in pairs]
 
 

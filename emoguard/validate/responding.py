@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -180,8 +181,8 @@ def _responses(
         progress("responding", len(found), len(texts))
         return len(found) == len(texts)
 
-    file = AnswerFile(hearing.file, bound)
-    file.extend(made, enough)
+    with closing(AnswerFile(hearing.file, bound)) as file:
+        file.extend(made, enough)
     return file.answers
 
 
