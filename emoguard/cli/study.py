@@ -11,14 +11,14 @@ from typing import Any
 
 import click
 from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import emoguard
-from emoguard import regularfile
+from emoguard import keptfile, regularfile
+from emoguard.cli.bars import Bars
 from emoguard.cli.models import FORMATS, RUNTIME, THREADS
 from emoguard.cli.probes import check_calibrated, guard_for
+from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.reporttable import printable
 from emoguard.runtime.openers import AUTO, open_speaker
@@ -122,7 +122,7 @@ def study(
 
 def _planned(work: Study, about: dict[str, Any]) -> float:
     """Print the plan and what it costs, once measured and then kept; return the CPU seconds."""
-    console, protocol = Console(highlight=False), work.protocol
+    console, protocol = Screen(), work.protocol
     if "plan" not in work.store:
         with console.status("measuring speeds"):
             found = work.cost()
@@ -178,13 +178,7 @@ def _run(work: Study, protocol: Protocol, minutes: float | None) -> bool:
         seconds=None if minutes is None else 60 * minutes,
     )
     total = len(pilot(protocol)) + len(work.tasks(protocol.dose or 0.1))
-    with Progress(
-        TextColumn("{task.description:14}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    ) as progress:
+    with Bars() as progress:
         bar = progress.add_task("study", total=total)
 
         def done(task: Task) -> None:
@@ -193,7 +187,7 @@ def _run(work: Study, protocol: Protocol, minutes: float | None) -> bool:
         try:
             work.run(runner, done)
         except OutOfTimeError:
-            Console(stderr=True).print(
+            Screen(stderr=True).print(
                 f"{len(work.store.records)} records so far: the same command goes on from here",
                 highlight=False,
             )
@@ -208,12 +202,12 @@ def _write(results: dict[str, Any], folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-        (folder / RESULTS).write_text(text, encoding="utf-8")
+        keptfile.replace(folder / RESULTS, text)
         pictures = draw(results, folder)
-        (folder / REPORT).write_text(markdown(results, pictures), encoding="utf-8")
+        keptfile.replace(folder / REPORT, markdown(results, pictures))
     except OSError as error:
         raise EmoGuardError(f"{folder} cannot be written: {error.strerror}") from error
-    console = Console(highlight=False)
+    console = Screen()
     console.print(printable(results["verdict"]), markup=False, soft_wrap=True)
     console.print(f"Wrote {folder / REPORT}, {RESULTS} and {len(pictures)} pictures.", markup=False)
 
