@@ -15,6 +15,8 @@ from tests.plugins.vllm import engines
 from tests.plugins.vllm.asking import CALM, NEAR, SAD, prompts, rows
 from tests.plugins.vllm.engines import PROBE
 
+pytestmark = pytest.mark.engines("eager", "whole", "ngram", "async", "v2", "pp2", "tp3")
+
 REQUESTS = 60
 LONG = 520
 CHECKED = 25
