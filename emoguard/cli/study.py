@@ -18,9 +18,9 @@ from rich.table import Table
 import emoguard
 from emoguard import regularfile
 from emoguard.cli.models import FORMATS, RUNTIME, THREADS
-from emoguard.cli.paint import printable
 from emoguard.cli.probes import check_calibrated, guard_for
 from emoguard.errors import EmoGuardError
+from emoguard.reporttable import printable
 from emoguard.runtime.openers import AUTO, open_speaker
 from emoguard.study.personas import system_prompt
 from emoguard.study.pictures import draw
@@ -97,13 +97,14 @@ def study(
     door = speaker.door
     check_calibrated(guard, probe, door.identity, path, runtime)
     wide = guard_of(protocol, guard, door)
-    store = Store(out, bound_to(protocol, door.identity, door.backend.partition("/")[0], folder))
+    engine = door.backend.partition(":")[0]
+    store = Store(out, bound_to(protocol, door.identity, engine, folder))
     about: dict[str, Any] = {
         "emoguard": emoguard.__version__,
         "model": door.identity.name,
         "quantisation": door.identity.quantisation,
         "identity": door.identity.digest,
-        "runtime": door.backend,
+        "runtime": engine,
         "probe": guard.probe.name,
         "command": _command(protocol_path, path, probe, runtime),
     }
