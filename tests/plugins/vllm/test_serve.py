@@ -108,7 +108,9 @@ def server(tmp_path_factory: Any) -> Iterator[Server]:
     else:
         process.kill()
         pytest.fail(log.read_text()[-4000:])
-    yield Server(url)
+    running = Server(url)
+    yield running
+    running.http.close()
     process.send_signal(signal.SIGTERM)
     process.wait(60)
 
