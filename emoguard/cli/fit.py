@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from emoguard.cli.bars import bars, follow
-from emoguard.cli.models import ALSO, MODEL
+from emoguard.cli.bars import Bars, follow
+from emoguard.cli.models import ALSO, MODEL, RUNTIME
 from emoguard.cli.paths import check_out
+from emoguard.cli.reading import readable
+from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.fit import calibrating, corpora, store
 from emoguard.fit.recipe import fit as make_probe
@@ -26,6 +27,7 @@ from emoguard.sinks.policy import AlarmPolicy
 
 @click.command(short_help="Make a probe for a model.")
 @MODEL
+@RUNTIME
 @click.option(
     "--corpus",
     "corpus_paths",
@@ -82,6 +84,7 @@ from emoguard.sinks.policy import AlarmPolicy
 @click.option("--source", multiple=True, help="A line of attribution for the card.")
 def fit(
     path: str,
+    runtime: str,
     corpus_paths: tuple[str, ...],
     neutral_paths: tuple[str, ...],
     out: str,
@@ -117,14 +120,15 @@ def fit(
         responses,
         AlarmPolicy(),
     )
-    reader = open_speaker(path)
+    reader = open_speaker(path, runtime)
     speaker = open_speaker(responder) if responder else reader
     _check_sizes(
         reader.door.identity,
         [speaker.door.identity, *(open_speaker(other).door.identity for other in also)],
     )
+    texts, neutral = [readable(reader.door, each) for each in texts], readable(reader.door, neutral)
     count = len(neutral) + sum(map(len, texts))
-    with bars() as progress:
+    with Bars() as progress:
         show = follow(progress)
         probe = make_probe(
             reader.door,
@@ -146,7 +150,7 @@ def fit(
         )
     if not keep:
         store.remove(f"{out}.residuals")
-    Console().print(
+    Screen().print(
         f"Wrote {out}: {len(probe.labels)} labels at layers {', '.join(map(str, probe.layers))}, "
         f"calibrated on {calibrations[0].responses} responses. "
         f"Look at it with: emoguard show {out}",
@@ -154,7 +158,7 @@ def fit(
         soft_wrap=True,
     )
     for caution in probe.cautions:
-        Console(stderr=True, highlight=False).print(
+        Screen(stderr=True).print(
             printable(f"Caution: {caution}."), style="yellow", markup=False, soft_wrap=True
         )
 

@@ -22,6 +22,8 @@ ALSO = click.option(
 
 RUNTIME = click.option(
     "--runtime",
+    "--engine",
+    "runtime",
     type=click.Choice([AUTO, *openers()]),
     default=AUTO,
     show_default=True,

@@ -66,15 +66,27 @@ def attach(model: Any, guard: Guard | None = None, **options: Unpack[Options]) -
         if guard.unopened:
             log.warning(UNOPENED, ", ".join(guard.unopened))
     else:
-        with naming_what_is_missing(inner):
-            door = plugin.open_residuals(inner, **options)
-        guard = shipped(door)
+        guard = own_guard(plugin, inner, options)
+        if guard is None:
+            with naming_what_is_missing(inner):
+                door = plugin.open_residuals(inner, **options)
+            guard = shipped(door)
+    guard.open()
     with naming_what_is_missing(inner):
         joint = plugin.joint(inner, **options)
     watch = Watch(guard, joint)
     for caution in cautions(guard, watch.identity):
         log.warning("%s", caution)
     return watch
+
+
+def own_guard(plugin: Plugin, inner: Any, options: Mapping[str, Any]) -> Guard | None:
+    """Return the guard that a model was started with, where its plug-in knows one."""
+    own: Callable[..., Guard | None] | None = getattr(plugin, "own_guard", None)
+    guard = None if own is None else own(inner, **options)
+    if guard is not None and guard.unopened:
+        log.warning(UNOPENED, ", ".join(guard.unopened))
+    return guard
 
 
 @contextmanager
@@ -217,7 +229,7 @@ def find(model: Any) -> tuple[Plugin, Any]:
 
 @contextmanager
 def naming_what_is_missing(model: Any) -> Iterator[None]:
-    """Raise EmoGuardError with what installs a library that the plug-in for `model` misses."""
+    """Turn a plug-in's missing library into an EmoGuardError with the command that installs it."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
 import emoguard
 from emoguard.errors import EmoGuardError
@@ -33,6 +34,7 @@ class PrometheusExporter:
     nor a hostile file name can add series; requests, conversations and texts are never exported.
     All series exist from the start. Without a `registry` the exporter makes its own.
 
+    `model_label` is what the label `model` says in the place of the model's name.
     `backend`, `probe` and `policy` only describe the process in `emoguard_build_info`. `targets`
     are certified crossings per response token by label (`from_policy` takes them from the
     calibration), `calibrated` is when the model was calibrated, in seconds since the epoch.
@@ -52,6 +54,7 @@ class PrometheusExporter:
         *,
         emotions: Sequence[str],
         model: str,
+        model_label: str | None = None,
         backend: str = "",
         probe: str = "",
         policy: str = "default",
@@ -69,9 +72,9 @@ class PrometheusExporter:
         overflow = Counter(
             "emoguard_label_overflow_total", "Label values counted as 'other'.", registry=own
         )
-        known = Emotions(model, emotions, overflow)
+        known = Emotions(model, emotions, overflow, model_label)
         self._models = known.models
-        _add_build_info(own, backend, model, probe, policy)
+        _add_build_info(own, backend, known.known, probe, policy)
         self._responses = ResponseMetrics(own, known, overflow, targets or {})
         self._steering = SteeringMetrics(own, known)
         self._health = HealthMetrics(own, overflow, sinks, calibrated)
@@ -79,13 +82,24 @@ class PrometheusExporter:
         own.register(self._state)
         self.notices = NoticeMetrics(own, known.models, overflow, profiles)
         self._server: MetricsServer | None = None
-        self.registry.register(WithoutCreated(own))
+        self._collector = WithoutCreated(own)
+        self.registry.register(self._collector)
 
     @classmethod
-    def from_policy(cls, site: Site, *, port: int = 9464, host: str = "127.0.0.1") -> Self:
+    def from_policy(
+        cls,
+        site: Site,
+        *,
+        port: int = 9464,
+        host: str = "127.0.0.1",
+        process: bool = False,
+        model_label: str | None = None,
+    ) -> Self:
         """Make an exporter for `site` and serve it on `host`:`port`, until it is closed.
 
-        Port 0 takes a free one. The default host is reachable from this machine only.
+        Port 0 takes a free one. The default host is reachable from this machine only. With
+        `process`, no port is opened: the metrics join those that this process shows anyhow.
+        `model_label` keeps series under one name where the model's file is called otherwise.
 
         Raises:
             EmoGuardError: the port cannot be had.
@@ -93,8 +107,10 @@ class PrometheusExporter:
         """
         file = site.policy_file
         exporter = cls(
+            REGISTRY if process else None,
             emotions=site.labels,
             model=site.identity.name,
+            model_label=model_label,
             backend=site.backend,
             probe=site.probe.name,
             policy=file.path.name if file else "default",
@@ -104,18 +120,27 @@ class PrometheusExporter:
             policy_successful=(lambda: file.successful) if file else None,
             profiles=[profile.name for profile in site.policy.notices.followed()],
         )
-        exporter._server = serve(exporter, port, host)
+        if not process:
+            exporter._server = serve(exporter, port, host)
         return exporter
 
     @classmethod
-    def check_policy(cls, *, port: int = 9464, host: str = "127.0.0.1") -> None:
+    def check_policy(
+        cls,
+        *,
+        port: int = 9464,
+        host: str = "127.0.0.1",
+        process: bool = False,
+        **_labels: str | None,
+    ) -> None:
         """Raise if `from_policy` could not serve on this host and port; leaves nothing behind.
 
         Raises:
             EmoGuardError: saying why.
 
         """
-        check_port(port, host)
+        if not process:
+            check_port(port, host)
 
     @property
     def url(self) -> str | None:
@@ -151,9 +176,12 @@ class PrometheusExporter:
         return ()
 
     def close(self) -> None:
-        """Stop serving, where `from_policy` started it. Idempotent."""
+        """Stop serving what `from_policy` serves. Idempotent."""
         if self._server is not None:
             self._server.close()
+        if self.registry is REGISTRY:
+            with contextlib.suppress(KeyError):
+                self.registry.unregister(self._collector)
 
 
 def _add_build_info(
@@ -161,5 +189,5 @@ def _add_build_info(
 ) -> None:
     names = ("version", "backend", "model", "probe", "policy")
     info = Gauge("emoguard_build_info", "What is running; always 1.", names, registry=own)
-    told = (emoguard.__version__, backend, model, probe, policy)
-    info.labels(*map(encodable, told)).set(1)
+    facts = (emoguard.__version__, backend, model, probe, policy)
+    info.labels(*map(encodable, facts)).set(1)

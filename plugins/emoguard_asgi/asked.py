@@ -1,4 +1,4 @@
-"""What one request asks of EmoGuard, and the body that the server gets to see."""
+"""Takes EmoGuard's part out of a request body."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEEPEST = 200
 
 @dataclass(frozen=True)
 class Asked:
-    """One request: what of it the guard gets, what the server gets, and how it is answered.
+    """One request, split into the guard's part, the server's body and the form of the answer.
 
     `body` is that of the client, to the byte, unless it held an `emoguard` object, which the server
     never sees. `scores` is what the client is shown of the reading; `suffix` says that a notice
@@ -56,9 +56,11 @@ def read(
     sent = _object(body)
     if sent is None:
         return Asked(Request(carrier="server"), body)
-    asked = None
-    if wire.KEY in sent:
-        asked = sent.pop(wire.KEY)
+    asked, carried = sent.get(wire.KEY), _carried(sent)
+    if carried is not None:
+        asked = jsontext.parse(carried.encode()) if asked is None else asked
+    if carried is not None or wire.KEY in sent:
+        sent.pop(wire.KEY, None)
         body = json.dumps(sent).encode("ascii")
     fields, denied = wire.ask(asked, policy, _conversation(headers))
     known = fields | dict(own or {})
@@ -66,6 +68,15 @@ def read(
     channel = request.channel or policy.notices.channel
     suffix = channel == "suffix" and not choices.mutes(sent)
     return Asked(request, body, fields.get("scores", "none"), suffix)
+
+
+def _carried(sent: dict[str, Any]) -> str | None:
+    """Take out of a body the object that vLLM's clients can only send as text, None without one."""
+    parameters = sent.get("vllm_xargs")
+    if not (isinstance(parameters, dict) and isinstance(parameters.get(wire.KEY), str)):
+        return None
+    text: str = parameters.pop(wire.KEY)
+    return text
 
 
 def user_text(sent: Mapping[str, Any]) -> str | None:
@@ -90,7 +101,7 @@ def _conversation(headers: Headers) -> str | None:
 
 
 def _object(body: bytes) -> dict[str, Any] | None:
-    """Return the object that a body holds, None for any other value and for what is no JSON.
+    """Return the object in a body, None for any other value and for text that is no JSON.
 
     Raises:
         RefusedError: JSON beyond the bounds, or an `emoguard` object in what only passes for JSON.

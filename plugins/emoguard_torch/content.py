@@ -1,11 +1,18 @@
-"""What tensors hold: marks that are cheap to compare, and checksums of every byte."""
+"""Compares the content of tensors: by cheap marks, and by checksums of every byte."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+
+from emoguard.errors import EmoGuardError
+
+HEAD = 64 * 1024
+"""Bytes of a tensor that `hash_heads` looks at."""
 
 ROW = 1024
 """Bytes that are added up to one number of a checksum."""
@@ -80,3 +87,56 @@ def _sums(tensor: torch.Tensor) -> bytes:
             body = body.clone()
         rows = body.view(torch.int64).view(-1, ROW // WORD).sum(1)
         return bytes(rows.cpu().numpy().tobytes() + flat[whole:].cpu().numpy().tobytes())
+
+
+def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Return a SHA-256 over names, shapes and checksums of whole tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(f"{name} ".encode() + checksum(tensor))
+    return digest.hexdigest()
+
+
+def hash_heads(parts: Mapping[str, Iterable[tuple[str, torch.Tensor]]]) -> str:
+    """Return a SHA-256 over names, shapes and first bytes of the first two matrices of each part.
+
+    Raises:
+        EmoGuardError: weights of which this process holds only a shard.
+
+    """
+    digest = hashlib.sha256()
+    for place, matrices in parts.items():
+        for name, tensor in [*matrices][:2]:
+            digest.update(f"{place} {name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            digest.update(_head(tensor))
+    return digest.hexdigest()
+
+
+def quantisation(dtype: torch.dtype, config: Any) -> str:
+    """Return the quantisation method, else the dtype; another dtype is another model file."""
+    name = str(dtype).removeprefix("torch.")
+    described = getattr(config, "quantization_config", None)
+    if described is None:
+        return name
+    data = described if isinstance(described, dict) else described.to_dict()
+    method = data.get("quant_method", "quantised")
+    digest = hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
+    return f"{getattr(method, 'value', method)}-{digest[:8]}-{name}"
+
+
+def first_bytes(tensor: torch.Tensor) -> bytes:
+    """Return what of a tensor counts in `hash_heads`."""
+    # Weights that accelerate keeps on disk are not there to be read: name and shape must do.
+    if tensor.is_meta:
+        return b""
+    head = tensor.detach().flatten()[: HEAD // tensor.element_size()].cpu().contiguous()
+    return head.view(torch.uint8).numpy().tobytes()
+
+
+def _head(tensor: torch.Tensor) -> bytes:
+    if hasattr(tensor, "full_tensor"):  # a DTensor; to gather it, all processes would have to ask
+        raise EmoGuardError(
+            "the model's weights are sharded over processes (DTensor), so its identity cannot be "
+            "told: attach before fully_shard, or load the model without tp_plan"
+        )
+    return b"".join(map(first_bytes, plain(tensor)))

@@ -79,12 +79,15 @@ def steer_at(layer: Layer, output: Any, places: Places) -> Any:
     """
     whole = hidden_state(output)
     at = places.moved.to(whole.device)
-    if layer.marks is not None and whole.dtype is not torch.float64:
-        moved = _on_cpu(whole[0, at], layer, places.owners)
-    else:
-        moved = _on_device(whole[0, at], layer, places.owners.to(whole.device))
-    packed = whole.index_copy(1, at, moved[None])
+    packed = whole.index_copy(1, at, move(whole[0, at], layer, places.owners)[None])
     return (packed, *output[1:]) if isinstance(output, tuple) else packed
+
+
+def move(h: torch.Tensor, layer: Layer, owners: torch.Tensor) -> torch.Tensor:
+    """Return residuals (n, hidden) moved, each by the row of `layer` that `owners` (n,) names."""
+    if layer.marks is not None and h.dtype is not torch.float64:
+        return _on_cpu(h, layer, owners)
+    return _on_device(h, layer, owners.to(h.device))
 
 
 def _on_cpu(h: torch.Tensor, layer: Layer, owners: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The reading of one block's output, on the device: what a hook does and no more."""
+"""Reads one block's output on the device: the body of a hook."""
 
 from __future__ import annotations
 
@@ -40,9 +40,14 @@ def read(
     """
     whole = hidden_state(output)
     last = whole[:, -1] if places is None else whole[0, places.to(whole.device)]
-    last = last.detach().float()
-    with uncast(last.device):
-        z = torch.addmm(weights.shift, last - weights.centre, weights.matrix)
+    z = project(weights, last)
     if z.shape != pending.shape:
         raise ValueError(f"wanted a reading of shape {tuple(pending.shape)}, got {tuple(z.shape)}")
     pending.copy_(z)
+
+
+def project(weights: Weights, h: torch.Tensor) -> torch.Tensor:
+    """Return one layer's share of z (rows, labels) for residuals (rows, hidden)."""
+    wide = h.detach().float()
+    with uncast(wide.device):
+        return torch.addmm(weights.shift, wide - weights.centre, weights.matrix)

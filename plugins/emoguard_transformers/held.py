@@ -1,4 +1,4 @@
-"""Which file a model object holds at this moment: looked at again where a mark has changed."""
+"""Identifies the file that a model object holds now, by content where a mark has changed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 import torch
-from emoguard_torch.content import Marked, Marks
+from emoguard_torch.content import Marked, Marks, hash_tensors
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -19,7 +19,7 @@ from emoguard.errors import EmoGuardError
 from emoguard.probe.identity import ModelIdentity
 from emoguard.runtime.interrupts import is_interrupt
 from emoguard_transformers.adapters import soft_prompt
-from emoguard_transformers.identity import Weights, hash_tensors, identify
+from emoguard_transformers.identity import Weights, identify
 
 log = logging.getLogger("emoguard")
 

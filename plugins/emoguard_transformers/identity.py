@@ -1,24 +1,21 @@
-"""Which model a Transformers object holds."""
+"""Identifies the model in a Transformers object."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from emoguard_torch.content import checksum, plain
+from emoguard_torch.content import first_bytes, hash_heads, hash_tensors, plain, quantisation
 
 from emoguard.errors import EmoGuardError
 from emoguard.probe.identity import ModelIdentity
 from emoguard_transformers.adapters import Adapters, Named, base_of, wrapped_by
 from emoguard_transformers.blocks import find_blocks, text_config
-
-HEAD = 64 * 1024
-"""Bytes hashed of each named tensor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +76,7 @@ def identify(model: Any, tokenizer: Any = None, weights: Weights | None = None) 
         architecture=config.model_type,
         layers=len(blocks),
         hidden=config.hidden_size,
-        quantisation=_quantisation(model),
+        quantisation=quantisation(model.dtype, model.config),
         weights=_hash_heads(model, blocks),
         template=_hash_template(tokenizer),
         adapters=weights.adapters.names(),
@@ -88,7 +85,7 @@ def identify(model: Any, tokenizer: Any = None, weights: Weights | None = None) 
 
 
 def _check_readable(weights: Weights) -> None:
-    """Refuse tensors of a class of their own that does not say what it is made of.
+    """Refuse tensors of a class that does not name its parts.
 
     Raises:
         EmoGuardError: naming the tensor and its class.
@@ -101,25 +98,13 @@ def _check_readable(weights: Weights) -> None:
         seen.add(type(tensor))
         try:
             for part in plain(tensor):
-                _first_bytes(part[:0] if part.ndim else part)
+                first_bytes(part[:0] if part.ndim else part)
         except (NotImplementedError, RuntimeError, TypeError) as error:
             kind = f"{type(tensor).__module__}.{type(tensor).__qualname__}"
             raise EmoGuardError(
                 f"the weight {name} is a {kind}, which does not show what it is made of "
                 f"({type(error).__name__}): load the model with another quantisation"
             ) from error
-
-
-def _quantisation(model: Any) -> str:
-    """Return the quantisation method, else the dtype; another dtype is another model file."""
-    dtype = str(model.dtype).removeprefix("torch.")
-    described = getattr(model.config, "quantization_config", None)
-    if described is None:
-        return dtype
-    data = described if isinstance(described, dict) else described.to_dict()
-    method = data.get("quant_method", "quantised")
-    digest = hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
-    return f"{getattr(method, 'value', method)}-{digest[:8]}-{dtype}"
 
 
 def _hash_template(tokenizer: Any) -> str:
@@ -132,22 +117,9 @@ def _hash_template(tokenizer: Any) -> str:
 
 def _hash_heads(model: Any, blocks: torch.nn.ModuleList) -> str:
     """Return a SHA-256 over names, shapes and first bytes of tensors at both ends and between."""
-    digest = hashlib.sha256()
     parts = {"embedding": model.get_input_embeddings()}
     parts |= {f"block {n}": blocks[n] for n in sorted({0, len(blocks) // 2, len(blocks) - 1})}
-    for place, module in parts.items():
-        for name, tensor in _matrices(module)[:2]:
-            digest.update(f"{place} {name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-            digest.update(_head(tensor))
-    return digest.hexdigest()
-
-
-def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """Return a SHA-256 over names, shapes and checksums of whole tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors:
-        digest.update(f"{name} ".encode() + checksum(tensor))
-    return digest.hexdigest()
+    return hash_heads({place: _matrices(module) for place, module in parts.items()})
 
 
 def _matrices(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -157,20 +129,3 @@ def _matrices(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
         for name, tensor in Weights.of(module).tensors
         if tensor.ndim > 1 and isinstance(tensor, torch.nn.Parameter)
     )
-
-
-def _head(tensor: torch.Tensor) -> bytes:
-    if hasattr(tensor, "full_tensor"):  # a DTensor; to gather it, all processes would have to ask
-        raise EmoGuardError(
-            "the model's weights are sharded over processes (DTensor), so its identity cannot be "
-            "told: attach before fully_shard, or load the model without tp_plan"
-        )
-    return b"".join(map(_first_bytes, plain(tensor)))
-
-
-def _first_bytes(tensor: torch.Tensor) -> bytes:
-    # Weights that accelerate keeps on disk are not there to be read: name and shape must do.
-    if tensor.is_meta:
-        return b""
-    head = tensor.detach().flatten()[: HEAD // tensor.element_size()].cpu().contiguous()
-    return head.view(torch.uint8).numpy().tobytes()

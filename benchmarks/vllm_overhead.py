@@ -1,0 +1,206 @@
+"""What reading and steering cost in vLLM: time of a batch, and of our own code in each step.
+
+Runs in the environment of `make test-vllm`. One engine: watched and unwatched batches take turns,
+the hooks stay in the model, which is how a server runs. A second engine without hooks would be
+another process on another part of a noisy machine: `--plain` measures that one alone, for a
+comparison by hand. off/off is the noise of the method itself.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+
+import numpy as np
+from measure import Row, arguments, interleave, median, show
+
+PLAN = {"add": {"sad": 0.06}, "cap": {"angry": 0.6}}
+REQUESTS, TOKENS = 8, 32
+
+
+def main() -> None:
+    """Print the table."""
+    parser = arguments(__doc__)
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--eager", action="store_true", help="without the compiler")
+    parser.add_argument("--bound", type=int, default=0, help="rows to check the bound on, instead")
+    chosen = parser.parse_args()
+    if chosen.bound:
+        show("vllm_bound", bound(chosen.bound), as_json=chosen.json)
+        return
+    show("vllm_overhead", overhead(chosen.pairs, eager=chosen.eager), as_json=chosen.json)
+
+
+def overhead(pairs: int, *, eager: bool) -> list[Row]:
+    """Return what a batch costs beside an unwatched one, in CPU time of the process."""
+    from emoguard_vllm.worker import Worker
+    from vllm import LLM, SamplingParams
+
+    import emoguard
+    from emoguard.guard import Guard
+    from emoguard.records import Request
+    from tests.models import hf_copy, smollm2_gguf
+
+    llm = LLM(
+        str(hf_copy(smollm2_gguf())),
+        dtype="float32",
+        max_model_len=512,
+        max_num_seqs=REQUESTS,
+        enforce_eager=eager,
+        distributed_executor_backend="uni",
+        enable_prefix_caching=False,
+        additional_config={"emoguard": {"probe": "smollm2-135m-instruct"}},
+    )
+    rng = np.random.default_rng(0)
+    prompts = [
+        {"prompt_token_ids": rng.integers(100, 40_000, 40).tolist()} for _ in range(REQUESTS)
+    ]
+    sampling = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True)
+    guard = Guard.load("smollm2-135m-instruct")
+
+    def batch(watched: bool, plan: Any = None) -> Callable[[], float]:
+        def run() -> float:
+            more = {"emoguard": Request(plan=plan)} if watched else {}
+            with emoguard.attach(llm, guard) if watched else nullcontext():
+                start = time.process_time()
+                llm.generate(prompts, sampling, use_tqdm=False, **more)
+                return 1e3 * (time.process_time() - start)
+
+        return run
+
+    rows = []
+    for name, other in (
+        ("off", batch(watched=False)),
+        ("read", batch(watched=True)),
+        ("steer", batch(watched=True, plan=PLAN)),
+    ):
+        batch(watched=False)(), other()
+        plain, ours = interleave(batch(watched=False), other, pairs, name)
+        share = 100 * (np.array(ours) / np.array(plain) - 1)
+        rows.append(median(f"{name}_over_off_percent", share, "%"))
+    rows.append(median("off_batch_ms", plain, "ms"))
+    steps = Steps(Worker, llm.llm_engine)
+    for name, plan in (("read", None), ("steer", PLAN)):
+        with emoguard.attach(llm, guard) as watch, steps.timed(watch):
+            llm.generate(prompts, sampling, use_tqdm=False, emoguard=Request(plan=plan))
+        rows += steps.rows(name)
+    return rows
+
+
+class Steps:
+    """Times our code in each step: the worker's beside the forward pass, the front end's."""
+
+    def __init__(self, worker: Any, engine: Any) -> None:
+        self._worker, self._engine = worker, engine
+        self.worker: list[float] = []
+        self.front: list[float] = []
+
+    def timed(self, watch: Any) -> Any:
+        """Return a context in which the steps of a watch are timed."""
+        from contextlib import ExitStack
+        from unittest.mock import patch
+
+        self.worker, self.front = [], []
+        stack = ExitStack()
+        for name in ("enter", "place", "gather"):
+            plain = getattr(self._worker, name)
+            stack.enter_context(patch.object(self._worker, name, self._timing(plain, name)))
+        front = watch.joint.front
+        ours = type(front)._process_outputs  # noqa: SLF001
+
+        def process(each: Any, *args: Any, **kwargs: Any) -> Any:
+            inner = [0.0]
+
+            def plain(*a: Any, **k: Any) -> Any:
+                start = time.perf_counter()
+                done = vars(type(self._engine.output_processor))["process_outputs"](
+                    self._engine.output_processor, *a, **k
+                )
+                inner[0] = time.perf_counter() - start
+                return done
+
+            start = time.perf_counter()
+            done = ours(front, plain, each, *args, **kwargs)
+            if each:
+                self.front.append(1e6 * (time.perf_counter() - start - inner[0]) / len(each))
+            return done
+
+        stack.enter_context(
+            patch.dict(vars(self._engine.output_processor), process_outputs=process)
+        )
+        return stack
+
+    def _timing(self, plain: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
+            start = time.perf_counter()
+            done = plain(*args)
+            spent = 1e6 * (time.perf_counter() - start)
+            if name == "enter":
+                self.worker.append(spent)
+            elif self.worker:
+                self.worker[-1] += spent
+            return done
+
+        return timed
+
+    def rows(self, name: str) -> list[Row]:
+        """Return the medians; the first step of each, which prepares the plan, is left out."""
+        return [
+            median(f"{name}_worker_us_a_step", self.worker[1:], "µs"),
+            median(f"{name}_front_us_a_request_and_step", self.front[1:], "µs"),
+        ]
+
+
+def bound(rows: int) -> list[Row]:
+    """Return violations of the bound after the next norm's sum, over `rows` rows of each dtype."""
+    import torch
+    from emoguard_torch.steer import MOVES, gather
+    from emoguard_vllm.buffers import Buffers, Planned
+
+    from emoguard.steering.intervention import Intervention, Steering
+    from emoguard.steering.plan import Plan
+
+    hidden, share, at_once = 576, 0.1, 2000
+    found = []
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        rng = np.random.default_rng(0)
+        violations, most = 0, 0.0
+        for _ in range(rows // at_once):
+            directions = rng.normal(size=(2, hidden))
+            directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+            shift = rng.normal(size=hidden) * 10.0 ** rng.uniform(-2, 2)
+            low, high = np.array([-1, -np.inf], np.float32), np.array([1, 0.5], np.float32)
+            gram = (directions @ directions.T).astype(np.float32)
+            cast = directions.astype(np.float32)
+            each = Intervention(0, shift.astype(np.float32), cast, low, high, gram, share)
+            layer = gather([Steering(Plan(), share, (each,))], 0, "cpu", torch.zeros(1, MOVES))
+            made = Buffers([0], at_once, 1, hidden, 1, torch.device("cpu"))
+            part = torch.tensor(rng.normal(size=(at_once, hidden))).to(dtype)
+            rest = torch.tensor(rng.normal(size=(at_once, hidden)) * 5).to(dtype)
+            before = (part + rest).double()
+            every = torch.arange(at_once)
+            made.begin(at_once, Planned(every, torch.zeros_like(every), {0: layer}), [])
+            made.see(part, rest, 0)
+            dose = ((part + rest).double() - before).norm(dim=1) / before.norm(dim=1)
+            violations += int((dose > share).sum())
+            most = max(most, float(dose.max()))
+        name = str(dtype).removeprefix("torch.")
+        found.append(Row(f"{name}_violations_of_{rows}", violations, None, None, "rows"))
+        found.append(Row(f"{name}_largest_dose", most, None, None, f"of {share}"))
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""The memory of one model's hooks: what the operator writes in a step, and what it follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from emoguard_torch.packed import move
+from emoguard_torch.read import Weights, project
+from emoguard_torch.steer import Layer
+from numpy.typing import NDArray
+
+from emoguard.probe.probe import Readout
+from emoguard_vllm.wire import MOVES
+
+KEPT = 64
+"""Residuals of a step that can be read out where there is no door: the witness needs fewer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """The rows of one step that plans move: `rows` (n,), whose `owners` (n,) are rows of `layers`.
+
+    `layers` maps the number of a block to its interventions.
+    """
+
+    rows: torch.Tensor
+    owners: torch.Tensor
+    layers: dict[int, Layer]
+
+
+@dataclass
+class Broken:
+    """What broke in a step, as text."""
+
+    reading: str | None = None
+    steering: str | None = None
+
+
+@dataclass(eq=False)
+class Buffers:
+    """What hooks on `layers` write for up to `tokens` rows of a step, at addresses that stay.
+
+    `z` (layers, tokens, labels) and `moves` (layers, tokens, 3) are NaN until written; `kept`
+    (layers, n, hidden) are the residuals of the rows that `keep` (n,) names. `fail` is called with
+    what breaks in steering, as soon as it breaks.
+    """
+
+    layers: Sequence[int]
+    tokens: int
+    labels: int
+    hidden: int
+    room: int
+    device: torch.device
+    planned: Planned | None = None
+    keeping: int = 0
+    broken: Broken = field(default_factory=Broken)
+    fail: Callable[[str], None] = lambda _: None
+
+    def __post_init__(self) -> None:
+        def filled(*shape: int, value: float = torch.nan) -> torch.Tensor:
+            return torch.full(shape, value, device=self.device)
+
+        count = len(self.layers)
+        self._index = {layer: n for n, layer in enumerate(self.layers)}
+        self.z = filled(count, self.tokens, self.labels)
+        self.moves = filled(count, self.tokens, MOVES, value=0.0)
+        self.kept = filled(count, self.room, self.hidden)
+        self.keep = torch.zeros(self.room, dtype=torch.long, device=self.device)
+        self._weights = [self._empty() for _ in self.layers]
+        self.read: list[int] = []
+        self._moved = False
+        self._reads = [False] * count
+
+    def _empty(self) -> Weights:
+        matrix = torch.zeros(self.hidden, self.labels, device=self.device)
+        return Weights(
+            matrix,
+            torch.zeros(self.hidden, device=self.device),
+            torch.zeros(self.labels, device=self.device),
+        )
+
+    def load(self, readout: Readout) -> None:
+        """Read by `readout` from now on: its layers among ours, its labels in the first columns."""
+        wide = len(readout.labels)
+        here = [
+            (self._index[layer], n)
+            for n, layer in enumerate(readout.layers)
+            if layer in self._index
+        ]
+        for place, number in here:
+            new, own = Weights.of(readout, number, self.device), self._weights[place]
+            own.matrix.zero_()
+            own.shift.zero_()
+            own.matrix[:, :wide].copy_(new.matrix)
+            own.centre.copy_(new.centre)
+            own.shift[:wide].copy_(new.shift)
+        self.read = [place for place, _ in here]
+        self._reads = [place in self.read for place in range(len(self.layers))]
+
+    def begin(self, rows: int, planned: Planned | None, keep: Sequence[int]) -> None:
+        """Forget the step before; say which rows of this one are moved and which are kept."""
+        self.broken = Broken()
+        if self._moved:
+            self.moves.zero_()
+        self.planned = planned
+        self._moved = planned is not None
+        self.keeping = len(keep)
+        self.z[:, :rows].fill_(torch.nan)
+        if planned is not None:
+            acting = [self._index[layer] for layer in planned.layers]
+            for place in acting:
+                self.moves[place, planned.rows] = torch.nan
+        if keep:
+            self.keep.zero_()  # what is left from a longer step would point behind the end
+            self.keep[: len(keep)].copy_(torch.tensor(keep))
+
+    def see(self, hidden: torch.Tensor, residual: torch.Tensor | None, layer: int) -> None:
+        """Take the output of block `layer`: a part of what runs after every block of every step.
+
+        The stream is what the next norm makes of the two: their sum, rounded as stored. A row that
+        is moved becomes h', 0, so that the next sum is h' to the bit.
+        """
+        place = self._index[layer]
+        stream = hidden if residual is None else hidden + residual
+        self._read(place, stream)
+        if self.planned is not None and layer in self.planned.layers and not _capturing(stream):
+            try:
+                self._move(place, self.planned, hidden, residual, stream)
+            except Exception as error:  # noqa: BLE001  (the response must not notice)
+                self.broken.steering = f"{type(error).__name__}: {error}"
+                self.planned = None
+                self.fail(self.broken.steering)
+
+    def _read(self, place: int, stream: torch.Tensor) -> None:
+        try:
+            if self._reads[place] or _capturing(stream):
+                self.z[place, : len(stream)].copy_(project(self._weights[place], stream))
+            if self.keeping or _capturing(stream):
+                self.kept[place].copy_(stream.index_select(0, self.keep))
+        except Exception as error:  # noqa: BLE001  (the response must not notice)
+            self.broken.reading = f"{type(error).__name__}: {error}"
+            self.z[place, : len(stream)].fill_(torch.nan)
+
+    def _move(
+        self,
+        place: int,
+        planned: Planned,
+        hidden: torch.Tensor,
+        residual: torch.Tensor | None,
+        stream: torch.Tensor,
+    ) -> None:
+        at = planned.rows
+        marks = torch.full((len(at), MOVES), torch.nan, device=self.device)
+        layer = planned.layers[self.layers[place]].writing(marks)
+        before = stream[at]
+        moved = move(before.clone(), layer, planned.owners)  # works in place
+        changed = (moved != before).any(dim=-1)
+        if residual is not None:
+            # A row that stays as it is keeps both parts.
+            residual[at] = torch.where(changed[:, None], 0, residual[at])
+            moved = torch.where(changed[:, None], moved, hidden[at])
+        hidden[at] = moved
+        self.moves[place, at] = marks
+
+    def rows(self, places: NDArray[np.int64]) -> torch.Tensor:
+        """Return z and moves of `places`, summed over the layers here: (places, labels + 3)."""
+        at = torch.from_numpy(places).to(self.device)
+        z = self.z[self.read][:, at].sum(0)
+        return torch.cat([z, self.moves[:, at].sum(0)], dim=1)
+
+
+def _capturing(tensor: torch.Tensor) -> bool:
+    """Return whether this launch is recorded into a CUDA graph: it must not depend on the step."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()

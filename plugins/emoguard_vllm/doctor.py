@@ -1,0 +1,43 @@
+"""What `emoguard doctor` says about the vLLM that is installed."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import entry_points
+from typing import Any
+
+from emoguard_vllm import seams
+
+GROUP = "vllm.general_plugins"
+
+
+def findings() -> list[tuple[str, str, str]]:
+    """Return (part, mark, text) of each finding: does what EmoGuard needs of vLLM exist here?"""
+    release = seams.version()
+    found = [_release(release)]
+    for part, v2 in (("vllm V1 runner", False), ("vllm V2 runner", True)):
+        gone = seams.missing(v2=v2)
+        text = f"lacks {', '.join(gone)}" if gone else "all that is needed is there"
+        found.append((part, "broken" if gone else "ok", text))
+    found.append(_entry())
+    return found
+
+
+def _release(release: str) -> tuple[str, str, str]:
+    if seams.is_tested(release):
+        return "vllm release", "ok", f"{release} was tested"
+    return "vllm release", "to do", f"{release} was not tested: vllm>=0.32,<0.33 was"
+
+
+def _entry() -> tuple[str, str, str]:
+    names = {point.name for point in entry_points(group=GROUP)}
+    allowed: Any = os.environ.get("VLLM_PLUGINS")
+    if "emoguard" not in names:
+        return (
+            "vllm plug-in",
+            "broken",
+            f"no entry point of EmoGuard in {GROUP}: install it again",
+        )
+    if allowed is not None and "emoguard" not in allowed.split(","):
+        return "vllm plug-in", "broken", f"VLLM_PLUGINS={allowed} leaves emoguard out: add it"
+    return "vllm plug-in", "ok", "vLLM loads it in each of its processes"

@@ -1,0 +1,87 @@
+"""Rows on the way home: with the tokens of a step, from the worker to the front end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from emoguard_vllm.runner import guarded
+from emoguard_vllm.settings import KEY
+from emoguard_vllm.wire import Carried
+from emoguard_vllm.worker import Gathered, Worker
+
+
+def attach(output: Any, gathered: Gathered | None, worker: Worker) -> Any:
+    """Return a runner's output with the rows of its tokens.
+
+    One that is still computed brings them when it is asked for.
+    """
+    if gathered is None:
+        return output
+    if hasattr(output, "get_output"):
+        return _later(output, gathered, worker)
+    if getattr(output, "req_ids", None):
+        with guarded(worker):
+            _put(output, gathered)
+    return output
+
+
+def _put(output: Any, gathered: Gathered) -> None:
+    found = {}
+    for request, tokens in zip(output.req_ids, output.sampled_token_ids, strict=True):
+        carried = gathered.carried(request, len(tokens))
+        if carried is not None:
+            found[request] = carried
+    output.emoguard = found
+
+
+def _later(output: Any, gathered: Gathered, worker: Worker) -> Any:
+    from vllm.v1.outputs import AsyncModelRunnerOutput  # noqa: PLC0415
+
+    class WithRows(AsyncModelRunnerOutput):
+        """The output that vLLM waits for, which then has our rows."""
+
+        def get_output(self) -> Any:
+            """Wait for the tokens, and put the rows with them."""
+            found = output.get_output()
+            with guarded(worker):
+                _put(found, gathered)
+            return found
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(output, name)
+
+    return WithRows()
+
+
+def forward(
+    plain: Callable[..., Any], scheduler: Any, scheduled: Any, output: Any, *args: Any, **kw: Any
+) -> Any:
+    """Pass the rows on in the EngineCore: with each output, as many as it has tokens."""
+    found: dict[str, Carried] = getattr(output, KEY, None) or {}
+    groups = plain(scheduler, scheduled, output, *args, **kw)
+    if found:
+        for group in groups.values():
+            for each in group.outputs:
+                carried = found.get(each.request_id)
+                if carried is not None and each.new_token_ids:
+                    packed = carried.pack(len(each.new_token_ids))
+                    each.kv_transfer_params = {**(each.kv_transfer_params or {}), KEY: packed}
+    return groups
+
+
+def take(output: Any) -> Carried | None:
+    """Take the rows out of an output in the front end, before vLLM looks at it."""
+    params = output.kv_transfer_params
+    if not params or KEY not in params:
+        return None
+    packed = params.pop(KEY)
+    output.kv_transfer_params = params or None
+    return Carried.unpack(packed)
+
+
+def strip(plain: Callable[..., Any], processor: Any, outputs: Any, *args: Any, **kw: Any) -> Any:
+    """Let no row of a watch that was detached meanwhile reach a client."""
+    for output in outputs:
+        take(output)
+    return plain(processor, outputs, *args, **kw)

@@ -1,0 +1,78 @@
+"""vLLM's first model runner, the one for CPUs: where EmoGuard's worker is driven."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from emoguard_vllm import seams
+from emoguard_vllm.outputs import attach
+from emoguard_vllm.relay import receive, send
+from emoguard_vllm.runner import gathered, guarded, of, prepare
+from emoguard_vllm.worker import Part
+
+
+def register() -> None:
+    """Wrap the runner's steps."""
+    seams.wrap(seams.V1_LOAD, _load)
+    seams.wrap(seams.V1_LOAD_CPU, _load)
+    seams.wrap(seams.V1_PREPARE, _prepare_inputs)
+    seams.wrap(seams.V1_EXECUTE, _execute)
+    seams.wrap(seams.V1_SAMPLE, _sample)
+
+
+def _load(plain: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
+    loaded = plain(runner, *args, **kwargs)
+    prepare(runner, runner.max_num_tokens)
+    return loaded
+
+
+def _execute(
+    plain: Callable[..., Any], runner: Any, scheduled: Any, intermediate: Any = None, **kwargs: Any
+) -> Any:
+    worker = of(runner)
+    if worker is None:
+        return plain(runner, scheduled, intermediate, **kwargs)
+    with guarded(worker):
+        news = [(new.req_id, new.sampling_params) for new in scheduled.scheduled_new_reqs]
+        worker.enter(news, scheduled.finished_req_ids)
+        receive(worker, intermediate)
+    done = plain(runner, scheduled, intermediate, **kwargs)
+    with guarded(worker):
+        send(worker, done, scheduled.total_num_scheduled_tokens)
+    return done
+
+
+def _prepare_inputs(
+    plain: Callable[..., Any], runner: Any, scheduled: Any, counts: Any, **kwargs: Any
+) -> Any:
+    prepared = plain(runner, scheduled, counts, **kwargs)
+    worker = of(runner)
+    if worker is None:
+        return prepared
+    batch = runner.input_batch
+    with guarded(worker):
+        ends = np.cumsum(counts).tolist()
+        drafts = scheduled.scheduled_spec_decode_tokens
+        parts = []
+        for number, request in enumerate(batch.req_ids):
+            count, end = int(counts[number]), ends[number]
+            past = int(batch.num_computed_tokens_cpu[number])
+            reads = range(end - 1 - len(drafts.get(request, ())), end)
+            parts.append(Part(request, end - count, count, past, reads))
+        worker.place(
+            ends[-1],
+            parts,
+            lambda n: batch.token_ids_cpu[n, : batch.num_tokens_no_spec[n]].tolist(),
+        )
+    return prepared
+
+
+def _sample(plain: Callable[..., Any], runner: Any, grammar: Any) -> Any:
+    worker = of(runner)
+    if worker is None or runner.execute_model_state is None:
+        return plain(runner, grammar)
+    rows = gathered(worker)
+    return attach(plain(runner, grammar), rows, worker)

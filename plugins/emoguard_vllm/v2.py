@@ -1,0 +1,73 @@
+"""vLLM's second model runner, the default on GPUs: where EmoGuard's worker is driven."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from emoguard_vllm import seams
+from emoguard_vllm.outputs import attach
+from emoguard_vllm.runner import gathered, guarded, of, prepare
+from emoguard_vllm.worker import Part
+
+
+def register() -> None:
+    """Wrap the runner's steps, where this build has it."""
+    if seams.V2_LOAD.missing():
+        return
+    seams.wrap(seams.V2_LOAD, _load)
+    seams.wrap(seams.V2_PREPARE, _prepare_inputs)
+    seams.wrap(seams.V2_EXECUTE, _execute)
+    seams.wrap(seams.V2_SAMPLE, _sample)
+
+
+def _load(plain: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
+    loaded = plain(runner, *args, **kwargs)
+    prepare(runner, runner.max_num_tokens)
+    return loaded
+
+
+def _execute(
+    plain: Callable[..., Any],
+    runner: Any,
+    scheduled: Any,
+    intermediate: Any = None,
+    dummy_run: bool = False,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    worker = of(runner)
+    if worker is not None:
+        with guarded(worker):
+            news = [(new.req_id, new.sampling_params) for new in scheduled.scheduled_new_reqs]
+            worker.enter(news, scheduled.finished_req_ids)
+    return plain(runner, scheduled, intermediate, dummy_run, *args, **kwargs)
+
+
+def _prepare_inputs(
+    plain: Callable[..., Any], runner: Any, scheduled: Any, *args: Any, **kwargs: Any
+) -> Any:
+    batch = plain(runner, scheduled, *args, **kwargs)
+    worker = of(runner)
+    if worker is None:
+        return batch
+    with guarded(worker):
+        counts = batch.num_scheduled_tokens.tolist()
+        past = batch.num_computed_tokens_np.tolist()
+        drafts = scheduled.scheduled_spec_decode_tokens
+        parts, start = [], 0
+        for number, request in enumerate(batch.req_ids):
+            end = start + counts[number]
+            reads = range(end - 1 - len(drafts.get(request, ())), end)
+            parts.append(Part(request, start, counts[number], past[number], reads))
+            start = end
+        worker.place(start, parts, lambda _: ())
+    return batch
+
+
+def _sample(plain: Callable[..., Any], runner: Any, grammar: Any) -> Any:
+    worker = of(runner)
+    if worker is None or runner.execute_model_state is None:
+        return plain(runner, grammar)
+    rows = gathered(worker)
+    return attach(plain(runner, grammar), rows, worker)

@@ -1,0 +1,59 @@
+"""What travels between EmoGuard in the front end and in the workers of one engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOVES = 3
+"""Numbers behind the labels of a row: dose, clipped, faulted."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the worker is asked to do with one sequence; rides in its `extra_args`.
+
+    `first` is the first position that `plan` moves, `bound` the policy's, `calibration` the digest
+    of the model identity it was prepared for. `sink` says that the whole prompt is an attention
+    sink, which may go on in what is generated. `door` asks for residuals instead of rows.
+    """
+
+    first: int = 0
+    plan: Mapping[str, Any] | None = None
+    bound: float = 0.0
+    calibration: str = ""
+    sink: bool = False
+    door: bool = False
+
+    def data(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Self:
+        """Return the order that plain data describe."""
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Rows (tokens, labels + 3) of one sequence's tokens of one step, and what broke there."""
+
+    rows: NDArray[np.float32]
+    reading: str | None = None
+    steering: str | None = None
+
+    def pack(self, tokens: int) -> list[Any]:
+        """Return plain data with the rows of the first `tokens`."""
+        rows = np.ascontiguousarray(self.rows[:tokens], np.float32)
+        return [rows.shape[1], rows.tobytes(), self.reading, self.steering]
+
+    @classmethod
+    def unpack(cls, data: Sequence[Any]) -> Self:
+        """Return what `pack` packed."""
+        width, rows, reading, steering = data
+        return cls(np.frombuffer(rows, np.float32).reshape(-1, width), reading, steering)

@@ -1,0 +1,99 @@
+"""The engines that the same tests run on, one a process: `EMOGUARD_TEST_ENGINE` names it.
+
+Two of them are what a GPU runs by default, made to run on a CPU by stand-ins: see `standins`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.models import hf_copy, smollm2_gguf
+
+PROBE = "smollm2-135m-instruct"
+
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+ONE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+
+OPTIONS: dict[str, Any] = {
+    "dtype": "float32",
+    "max_model_len": 1024,
+    "max_num_seqs": 16,
+    "max_num_batched_tokens": 128,  # prompts of more tokens come in chunks
+    "block_size": 32,
+    "max_logprobs": -1,
+    "seed": 0,
+    "additional_config": {"emoguard": {"probe": PROBE}},
+}
+EAGER = {"enforce_eager": True}
+UNI = {"distributed_executor_backend": "uni"}
+SMALL_CACHE = {"num_gpu_blocks_override": 70}
+"""2,240 positions: longer requests wait or are preempted."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """How an engine is started: in which environment, with which options, by which stand-ins."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    standins: tuple[str, ...] = ()
+
+
+CONFIGURATIONS = {
+    "serve": Configuration(),  # a server of its own: see test_serve
+    "eager": Configuration(
+        EAGER | UNI | SMALL_CACHE | {"additional_config": {"emoguard": {"door": True}}},
+        ONE_PROCESS,
+    ),
+    "compiled": Configuration(SMALL_CACHE),
+    "ngram": Configuration(
+        EAGER
+        | UNI
+        | {
+            "speculative_config": {
+                "method": "ngram",
+                "num_speculative_tokens": 3,
+                "prompt_lookup_max": 3,
+                "prompt_lookup_min": 1,
+            }
+        },
+        ONE_PROCESS,
+    ),
+    "async": Configuration(EAGER | UNI | SMALL_CACHE, ONE_PROCESS, ("async",)),
+    "v2": Configuration(
+        EAGER | UNI, ONE_PROCESS | {"VLLM_USE_V2_MODEL_RUNNER": "1"}, ("async", "v2")
+    ),
+    "pp2": Configuration(EAGER | {"pipeline_parallel_size": 2, "gpu_memory_utilization": 0.1}),
+    "tp3": Configuration(EAGER | {"tensor_parallel_size": 3}),
+}
+
+NAME = os.environ.get("EMOGUARD_TEST_ENGINE", "eager")
+
+
+def prepare() -> None:
+    """Set the environment; before vLLM is imported."""
+    configuration = CONFIGURATIONS[NAME]
+    space = {} if NAME == "pp2" else {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    os.environ.update(ENVIRONMENT | space | configuration.environment)
+    if "v2" in configuration.standins:
+        os.environ["TRITON_INTERPRET"] = "1"
+
+
+def start(**more: Any) -> Any:
+    """Return a `vllm.LLM` on SmolLM2."""
+    from vllm import LLM
+
+    from tests.plugins.vllm import standins
+
+    configuration = CONFIGURATIONS[NAME]
+    for name in configuration.standins:
+        standins.INSTALL[name]()
+    return LLM(str(hf_copy(smollm2_gguf())), **(OPTIONS | configuration.options | more))

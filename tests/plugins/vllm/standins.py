@@ -1,0 +1,76 @@
+"""Stand-ins that let a CPU run what vLLM runs on GPUs by default. They prove the order of calls,
+not the order of streams.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from typing import Any, Self
+
+import torch
+
+
+class Event:
+    """An event of a device whose work is always done."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def record(self, *_: Any) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def wait(self, *_: Any) -> None: ...
+
+    def query(self) -> bool:
+        return True
+
+
+class Stream:
+    """A stream of such a device."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.device = torch.device("cpu")
+
+    def wait_stream(self, _: Any) -> None: ...
+
+    def wait_event(self, _: Any) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def record_event(self, *_: Any) -> Event:
+        return Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def asynchronous() -> None:
+    """Switch asynchronous scheduling on, which vLLM switches off on CPUs."""
+    from vllm.platforms.cpu import CpuPlatform
+
+    torch.cuda.Event = torch.Event = Event
+    torch.cuda.Stream = Stream
+    torch.cuda.current_stream = torch.cuda.default_stream = lambda *_, **__: Stream()
+    torch.cuda.stream = lambda _: contextlib.nullcontext()
+    plain = CpuPlatform.check_and_update_config.__func__
+
+    def check(cls: Any, config: Any) -> None:
+        plain(cls, config)
+        config.scheduler_config.async_scheduling = True
+
+    CpuPlatform.check_and_update_config = classmethod(check)
+
+
+def second_runner() -> None:
+    """Have Triton's kernels, which the second runner needs, run by Triton's interpreter."""
+    import triton.backends
+
+    driver = type("Driver", (), {"is_active": staticmethod(lambda: True)})
+    triton.backends.backends["cpu"] = types.SimpleNamespace(driver=driver, compiler=None)
+    torch.cuda.is_available = lambda: False
+
+
+INSTALL = {"async": asynchronous, "v2": second_runner}

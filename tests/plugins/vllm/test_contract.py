@@ -1,0 +1,99 @@
+"""The plug-in passes the conformance checks of every runtime, on SmolLM2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import emoguard_vllm
+import numpy as np
+import pytest
+from emoguard_torch import packed
+from emoguard_vllm import buffers
+from numpy.typing import NDArray
+
+import emoguard
+from emoguard.guard import Guard
+from emoguard.probe.residuals import Residuals
+from emoguard.records import Request
+from emoguard.runtime.watch import Watch
+from emoguard.testing import CHECKS, Check, contract_probe
+
+pytestmark = pytest.mark.engines("eager")
+
+
+class VllmHarness:
+    """Drives one `vllm.LLM` through its public calls."""
+
+    def __init__(self, model: Any, monkeypatch: Any) -> None:
+        self.model = model
+        self.monkeypatch = monkeypatch
+        tokenizer = model.get_tokenizer()
+        self.thinking = (
+            tokenizer.convert_tokens_to_ids("<repo_name>"),
+            tokenizer.convert_tokens_to_ids("<file_sep>"),
+        )
+        self.prompts: list[Sequence[int]] = [
+            tokenizer.encode("the rain in the north"),
+            tokenizer.encode("a cat and another cat, one hat"),
+        ]
+
+    def open_residuals(self) -> Residuals:
+        return emoguard_vllm.open_residuals(self.model)
+
+    def attach(self, guard: Guard) -> Watch:
+        return emoguard.attach(self.model, guard)
+
+    def generate(
+        self, prompt: Sequence[int], tokens: int, request: Request | None = None
+    ) -> list[int]:
+        return list(self._ask(prompt, request, max_tokens=tokens, ignore_eos=True).token_ids)
+
+    def logits(self, prompt: Sequence[int]) -> NDArray[np.float32]:
+        choice = self._ask(prompt, None, max_tokens=1, logprobs=-1)
+        found = {token: each.logprob for token, each in choice.logprobs[0].items()}
+        return np.array([found[token] for token in sorted(found)], np.float32)
+
+    def _ask(self, prompt: Sequence[int], request: Request | None, **sampling: Any) -> Any:
+        from vllm import SamplingParams
+
+        extra = {} if request is None else {"emoguard": request}
+        (output,) = self.model.generate(
+            {"prompt_token_ids": list(prompt)},
+            SamplingParams(temperature=0.0, **sampling),
+            use_tqdm=False,
+            **extra,
+        )
+        return output.outputs[0]
+
+    def traces(self) -> Any:
+        engine = self.model.llm_engine
+        owners = (self.model, engine, engine.output_processor, engine.input_processor)
+        return [set(vars(owner)) for owner in owners]
+
+    def break_hook(self, watch: Watch) -> None:
+        def broken(*_: Any) -> None:
+            raise RuntimeError("injected")
+
+        self.monkeypatch.setattr(buffers, "project", broken)
+
+    def break_steering(self, watch: Watch) -> None:
+        def broken(*_: Any) -> None:
+            raise RuntimeError("injected")
+
+        self.monkeypatch.setattr(packed, "_on_cpu", broken)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_plugin_keeps_the_contract(
+    llm: Any, check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = VllmHarness(llm, monkeypatch)
+    if check.__name__ == "check_reasoning":
+        from emoguard_vllm import vllm_joint
+
+        from emoguard.runtime.phases import Thinking
+
+        marks = Thinking(*harness.thinking)
+        monkeypatch.setattr(vllm_joint, "find_thinking", lambda _: marks)
+    check(harness, contract_probe(harness, (15, 16)))

@@ -1,0 +1,67 @@
+"""The offline door gives the residuals that Transformers gives; `emoguard` runs on engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import emoguard_vllm
+import numpy as np
+import pytest
+from emoguard_transformers.speaker import TransformersSpeaker
+from emoguard_vllm.speaker import VllmSpeaker
+
+from emoguard.errors import EmoGuardError
+from emoguard.probe.witness import WITNESS_TEXT
+from emoguard.runtime.speaker import Prompt
+from tests.plugins.vllm.asking import prompts
+
+pytestmark = pytest.mark.engines("eager")
+
+
+def test_residuals_are_those_of_transformers_at_every_layer(llm: Any, truth: Any) -> None:
+    door = emoguard_vllm.open_residuals(llm)
+    assert door.identity.matches(truth.door.identity)
+    assert door.identity.content == truth.door.identity.content
+    layers = range(door.identity.layers - 1)
+    for ids in (door.tokenize(WITNESS_TEXT), prompts(truth.tokenizer)[3]):  # one of several chunks
+        ours, theirs = door.residuals(ids, layers), truth.door.residuals(ids, layers)
+        apart = np.linalg.norm(ours - theirs, axis=2) / np.linalg.norm(theirs, axis=2)
+        print(f"door: {len(ids)} tokens, relative difference {apart.max():.2g}")
+        assert apart.max() < 1e-4
+
+
+def test_what_it_cannot_read_is_refused(llm: Any) -> None:
+    door = emoguard_vllm.open_residuals(llm)
+    with pytest.raises(EmoGuardError, match="at least one token"):
+        door.residuals([], [3])
+    with pytest.raises(EmoGuardError, match="this engine reads layers"):
+        door.residuals([1, 2], [29])
+
+
+def test_an_engine_answers_for_a_calibration(llm: Any, truth: Any) -> None:
+    ours, theirs = VllmSpeaker(llm), TransformersSpeaker(truth.model, truth.tokenizer)
+    assert ours.has_template
+    for prompt in (
+        Prompt("Name a fruit.", max_tokens=12, temperature=0.0),
+        Prompt("Once upon a time", max_tokens=6, temperature=0.0, raw=True),
+    ):
+        assert ours.respond(prompt) == theirs.respond(prompt)
+        assert ours.answer(prompt, lambda: None).strip()
+
+
+@pytest.mark.long
+def test_emoguard_calibrate_runs_on_an_engine(tmp_path: Path) -> None:
+    from emoguard.cli import main
+    from tests.models import hf_copy, smollm2_gguf
+    from tests.plugins.vllm.engines import PROBE
+
+    out = tmp_path / "made.safetensors"
+    arguments = ["calibrate", "--engine", "vllm", "--model", str(hf_copy(smollm2_gguf()))]
+    arguments += ["--probe", PROBE, "--out", str(out), "--responses", "8", "--tokens", "64"]
+    assert main(arguments) == 0
+    from emoguard.probe import artifact
+
+    _, calibrations = artifact.load(out)
+    made = [each for each in calibrations if each.identity.quantisation == "float32"]
+    assert [each.responses for each in made] == [8]

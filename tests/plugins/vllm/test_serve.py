@@ -1,0 +1,257 @@
+"""`vllm serve` with the middleware: one server in processes of its own, asked over HTTP."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.models import ROOT, hf_copy, smollm2_gguf
+from tests.plugins.vllm.asking import SAD
+from tests.plugins.vllm.engines import ENVIRONMENT
+
+pytestmark = pytest.mark.engines("serve")
+
+POLICY = {
+    "requests": {"plan": True, "scores": True},
+    "notices": {"profiles": ["us_ut_452"]},
+}
+START_SECONDS = 540
+CANCELLED = 'status="cancelled"'
+HERE = ROOT / "tests" / "clients"
+LIBRARIES = ("openai", "loop", "litellm", "langchain", "llamaindex")
+CLIENTS = os.environ.get("EMOGUARD_CLIENTS_PYTHON", str(ROOT / ".venv" / "bin" / "python"))
+"""The libraries of clients want versions of their own: they are those of `make test`."""
+QUESTION = [{"role": "user", "content": "Are you human?"}]
+
+
+class Server:
+    """A server that runs."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.http = httpx.Client(base_url=url, timeout=180)
+
+    def chat(self, **body: Any) -> Any:
+        asked = {
+            "model": "served",
+            "messages": QUESTION,
+            "max_tokens": 8,
+            "temperature": 0,
+            "ignore_eos": True,
+        }
+        return self.http.post("/v1/chat/completions", json=asked | body)
+
+    def responses(self, wanted: float = 0, status: str = "") -> float:
+        """Return how many responses the metrics count, once there are as many as wanted."""
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            lines = self.http.get("/metrics").text.splitlines()
+            counted = [line for line in lines if line.startswith("emoguard_responses_total{")]
+            found = sum(float(line.split()[-1]) for line in counted if status in line)
+            if found >= wanted:
+                return found
+            time.sleep(0.2)
+        raise AssertionError(f"{found} responses, wanted {wanted}")
+
+
+def start(folder: Path, policy: dict[str, Any], *more: str) -> tuple[Any, str, Path]:
+    """Start a server; return its process, its address and its log."""
+    file = folder / "policy.yaml"
+    file.write_text(yaml.safe_dump(policy))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = folder / "log.txt"
+    settings = {"emoguard": {"policy": str(file)}}
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(hf_copy(smollm2_gguf()))),
+        *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", "served"),
+        *("--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "8"),
+        "--enforce-eager",
+        *("--additional-config", json.dumps(settings)),
+        *("--middleware", "emoguard_vllm.Middleware"),
+        *more,
+    ]
+    environment = os.environ | ENVIRONMENT | {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    environment |= {"PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT))}
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=folder
+        )
+    return process, f"http://127.0.0.1:{port}", log
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: Any) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("serve")
+    process, url, log = start(folder, POLICY)
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            if httpx.get(f"{url}/health").status_code == 200:
+                break
+        except httpx.TransportError:
+            time.sleep(0.5)
+    else:
+        process.kill()
+        pytest.fail(log.read_text()[-4000:])
+    yield Server(url)
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+
+
+def test_a_chat_carries_what_is_to_be_told(server: Server) -> None:
+    answer = server.chat().json()
+    own = answer["emoguard"]
+    assert own["notice"]["kind"] == "ai"
+    assert own["steered"] is False
+    assert answer["kv_transfer_params"] is None
+    assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def test_the_object_of_a_body_steers_and_shows_scores(server: Server) -> None:
+    own = server.chat(emoguard={"plan": SAD, "scores": "tokens"}).json()["emoguard"]
+    assert own["steered"] is True
+    assert len(own["tokens"]) == 8
+    assert own["status"] == "scored"
+
+
+def test_vllm_xargs_carry_the_same_object_as_text(server: Server) -> None:
+    carried = {"emoguard": json.dumps({"plan": SAD, "scores": "tokens"})}
+    answer = server.chat(vllm_xargs=carried).json()
+    direct = server.chat(emoguard={"plan": SAD, "scores": "tokens"}).json()
+    assert answer["emoguard"]["tokens"] == direct["emoguard"]["tokens"]
+    assert answer["choices"][0]["message"] == direct["choices"][0]["message"]
+
+
+def test_several_at_once_are_told_apart(server: Server) -> None:
+    def ask(number: int) -> Any:
+        plan = {"plan": SAD} if number % 2 else {}
+        return server.chat(emoguard=plan | {"scores": "tokens"}).json()["emoguard"]
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, range(8)))
+    assert [own["steered"] for own in found] == [bool(n % 2) for n in range(8)]
+    assert len({json.dumps(own["tokens"]) for own in found[::2]}) == 1
+    assert len({json.dumps(own["tokens"]) for own in found[1::2]}) == 1
+
+
+def test_two_choices_have_two_reports(server: Server) -> None:
+    before = server.responses()
+    answer = server.chat(n=2, temperature=0.8, emoguard={"scores": "summary"})
+    assert len(answer.json()["choices"]) == 2
+    assert answer.json()["emoguard"]["scores"]
+    assert server.responses(before + 2) == before + 2
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+def test_a_stream_ends_with_the_object(server: Server, path: str) -> None:
+    asked = {"model": "served", "max_tokens": 8, "temperature": 0, "stream": True}
+    asked |= {"messages": QUESTION} if path.startswith("chat") else {"prompt": "Are you human?"}
+    with server.http.stream("POST", f"/v1/{path}", json=asked) as answer:
+        lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
+    assert lines[-1] == "[DONE]"
+    own = [json.loads(line).get("emoguard") for line in lines[:-1]]
+    assert [each["notice"]["kind"] for each in own if each] == ["ai"]
+
+
+def test_a_client_that_leaves_is_reported_as_cancelled(server: Server) -> None:
+    before = server.responses(status=CANCELLED)
+    asked = {"model": "served", "messages": QUESTION, "max_tokens": 900, "stream": True}
+    asked |= {"ignore_eos": True}
+    with server.http.stream("POST", "/v1/chat/completions", json=asked) as it:
+        for number, _ in enumerate(it.iter_lines()):
+            if number == 4:
+                break
+    assert server.responses(before + 1, CANCELLED) == before + 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"emoguard": {"plan": {"add": {"sad": 0.3}}}},
+        {"emoguard": {"plan": {"add": {"no such label": 0.1}}}},
+        {"emoguard": {"plann": {}}},
+        {"emoguard": 3},
+        {"emoguard": {"plan": {"add": {"sad": 0.3}}}, "stream": True},
+        {"vllm_xargs": {"emoguard": '{"plan": {"add": {"sad": 0.3}}}'}},
+        {"vllm_xargs": {"emoguard": "{"}},
+    ],
+)
+def test_what_cannot_be_is_answered_with_400_and_a_sentence(server: Server, body: Any) -> None:
+    answer = server.chat(**body)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["message"]
+
+
+def test_metrics_stand_beside_those_of_vllm(server: Server) -> None:
+    server.chat(emoguard={"plan": SAD})
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        text = server.http.get("/metrics").text
+        if "emoguard_responses_total{" in text:
+            break
+        time.sleep(0.2)
+    assert "emoguard_responses_total{" in text
+    assert "emoguard_build_info{" in text
+    assert 'backend="vllm"' in text
+    assert "vllm:generation_tokens_total{" in text
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_clients_read_what_the_model_said(server: Server, library: str) -> None:
+    if not Path(CLIENTS).exists():
+        pytest.skip(
+            "needs the client libraries of make test: EMOGUARD_CLIENTS_PYTHON names a python"
+        )
+    command = [CLIENTS, str(HERE / "ways.py"), library]
+    done = subprocess.run(
+        [*command, f"{server.url}/v1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        cwd=HERE,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    for each in map(json.loads, done.stdout.splitlines()):
+        assert each["text"] == plain(server, each["way"]), each["way"]
+
+
+def plain(server: Server, way: str) -> str:
+    """Return the text of the answer that a way of a client got, read without a client."""
+    asked = {"model": "served", "max_tokens": 24, "temperature": 0}
+    if way == "loop plain":
+        answer = server.http.post("/v1/completions", json=asked | {"prompt": way}).json()
+        return answer["choices"][0]["text"]
+    chat = asked | {"messages": [{"role": "user", "content": way}]}
+    answer = server.http.post("/v1/chat/completions", json=chat).json()
+    return answer["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "more", "said"),
+    [
+        ({"steering": {"plan": {"add": {"no such label": 0.1}}}}, (), "no such label"),
+        ({}, ("--api-server-count", "2"), "several API servers"),
+    ],
+)
+def test_what_cannot_be_served_ends_the_server_with_a_sentence(
+    tmp_path: Path, policy: Any, more: tuple[str, ...], said: str
+) -> None:
+    process, _, log = start(tmp_path, policy, *more)
+    assert process.wait(START_SECONDS) != 0
+    assert said in log.read_text()
