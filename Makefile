@@ -82,6 +82,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/alarms.py
 	$(BIN)/python benchmarks/sinks.py
 	$(BIN)/python benchmarks/serve_overhead.py
+	$(BIN)/python benchmarks/serve_overhead.py --page
+	$(BIN)/python benchmarks/serve_overhead.py --page --viewers 1
+	$(BIN)/python benchmarks/serve_overhead.py --page --stuck 50
+	$(BIN)/python benchmarks/page_frames.py
 
 soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py

@@ -134,6 +134,7 @@ class Log:
         reports = iter(stored)
         first = next(reports, None)
         if first is None:
+            stored.warn()
             raise EmoGuardError(f"{', '.join(self._paths)} holds no report")
         monitors = open_monitors(self._policy, first, self._probe)
         traffic = Traffic(self._keep)

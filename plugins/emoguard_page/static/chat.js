@@ -188,14 +188,14 @@ export class Chat {
     const answer = this.current;
     const label = about.labels[column];
     this.keepEndInView();
-    this.detail.draw({ label, column, readings: answer?.readings ?? null, other: answer?.pair?.readings ?? null,
-      score: answer?.score(label) ?? null, place: answer?.pointed ?? null });
     const now = performance.now();
-    if (answer?.busy && now - this.lastDrawn < APART) {
+    if (answer?.busy && answer.pointed === null && now - this.lastDrawn < APART) {
       setTimeout(this.redraw, APART);
       return;
     }
     this.lastDrawn = now;
+    this.detail.draw({ label, column, readings: answer?.readings ?? null, other: answer?.pair?.readings ?? null,
+      score: answer?.score(label) ?? null, place: answer?.pointed ?? null });
     if (answer) for (const row of this.rows) row.draw(answer.readings, answer.score(row.label));
   }
 }
