@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from emoguard.guard import Guard
 
 
+MARKS = {"repetitive": "o", "broken": "x"}
+"""Where a dose's texts no longer read like the model's own."""
+
+
 @click.command(short_help="Measure what steering does to generated text.")
 @MODEL
 @click.option("--probe", help="A probe file; default: the shipped one that fits.")
@@ -98,19 +102,33 @@ def dose(
         result = measure(stage, judge, openings, signed, progress=follow(progress))
     Screen().print(table(result, judge_name))
     if json_path:
-        told = {
-            "model": Path(path).name,
-            "probe": guard.probe.name,
-            "judge": judge_name,
-            "tokens": tokens,
-            **dataclasses.asdict(result),
-        }
-        try:
-            keptfile.replace(json_path, json.dumps(told, indent=1) + "\n")
-        except OSError as error:
-            raise EmoGuardError(f"{json_path} cannot be written: {error.strerror}") from error
+        about = {"model": Path(path).name, "probe": guard.probe.name, "judge": judge_name}
+        write({**about, "tokens": tokens, **as_dict(result)}, json_path)
     if plot_path:
         plot(result, Path(plot_path), Path(path).name, judge_name)
+
+
+def as_dict(result: DoseResult) -> dict[str, Any]:
+    """Return a result as plain JSON data, with the regime of each dose."""
+    found = dataclasses.asdict(result)
+    for label, record in zip(result.labels, found["labels"], strict=True):
+        for part in ("curve", "test", "default"):
+            for effect, written in zip(getattr(label, part), record[part], strict=True):
+                written["regime"] = effect.regime
+    return found
+
+
+def write(data: dict[str, Any], path: str) -> None:
+    """Write what was measured.
+
+    Raises:
+        EmoGuardError: the file cannot be written.
+
+    """
+    try:
+        keptfile.replace(path, json.dumps(data, indent=1) + "\n")
+    except OSError as error:
+        raise EmoGuardError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def find_judge(name: str) -> Judge:
@@ -174,6 +192,7 @@ def table(result: DoseResult, judge: str) -> Table:
         "random, central 95 %",
         "p",
         "perplexity ratio",
+        "regime",
     ):
         found.add_column(column, justify="left" if column == "label" else "right")
     for label in result.labels:
@@ -192,11 +211,12 @@ def _cells(effect: Effect) -> tuple[str, ...]:
         null,
         p,
         f"{effect.perplexity_ratio:.2f}",
+        effect.regime,
     )
 
 
 def plot(result: DoseResult, path: Path, model: str, judge: str) -> None:
-    """Draw dose against effect for each label, with what random directions do."""
+    """Draw dose against effect for each label, beside the effects of random directions."""
     pyplot = find_pyplot()
     figure, axes = pyplot.subplots(
         1, len(result.labels), figsize=(5 * len(result.labels), 4), sharey=True, squeeze=False
@@ -240,7 +260,7 @@ def _draw(axis: Any, label: LabelResult) -> None:
             label=("tested on the second half", None, "the same at the default bound", None)[n],
         )
     for effect in label.curve:
-        if not effect.coherent:
-            axis.plot(effect.dose, effect.effect, "x", color="red")
+        if effect.regime != "surgical":
+            axis.plot(effect.dose, effect.effect, MARKS[effect.regime], color="red", markersize=6)
     axis.set_title(f"{label.label} (chosen dose {label.chosen:g})", fontsize=10)
-    axis.set_xlabel("dose (red cross: no longer coherent)")
+    axis.set_xlabel("dose (red: o repetitive, x broken)")

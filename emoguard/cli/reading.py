@@ -1,4 +1,4 @@
-"""Texts that a model is about to read: those too short for it are left out, and counted."""
+"""Texts that a model is about to read; too short ones are left out and counted."""
 
 from __future__ import annotations
 

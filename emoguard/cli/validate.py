@@ -32,8 +32,8 @@ from emoguard.probe.probe import Probe
 from emoguard.probe.residuals import Residuals
 from emoguard.reporttable import printable
 from emoguard.runtime.openers import open_speaker
-from emoguard.validate import card, plots
-from emoguard.validate.card import Blocks
+from emoguard.validate import card, carddata, plots
+from emoguard.validate.carddata import Blocks
 from emoguard.validate.human import chosen, families, family_task, read_human
 from emoguard.validate.judged import Task
 from emoguard.validate.reading import Texts
@@ -195,7 +195,7 @@ def validate(
         heard = Blocks()
         if found is not None and on_policy:
             hearing = Hearing(place / "answers.jsonl", responses, tokens, languages)
-            judged = _judged(found, card.summary(result, heard))
+            judged = _judged(found, carddata.summary(result, heard))
             others = [partial(open_speaker, other, threads=threads) for other in also]
             heard = blocks(
                 speaker,
@@ -210,7 +210,7 @@ def validate(
             )
     title = found.name if found is not None else f"recipe on {exact.door.identity.name}"
     if out and found is not None:
-        found = _judged(found, card.summary(result, heard))
+        found = _judged(found, carddata.summary(result, heard))
         # Verdicts change the file, and so its name.
         title = artifact.loads(artifact.encode(found, calibrations))[0].name
     # The card comes first: a place that refuses the file must not cost what took hours.
@@ -314,7 +314,7 @@ def _make(folder: Path) -> None:
 
 def _write(folder: Path, title: str, result: Any, heard: Blocks) -> None:
     pictures = plots.draw(result, folder, title)
-    whole = {"name": title, **card.plain(result), **card.plain(heard)}
+    whole = {"name": title, **carddata.plain(result), **carddata.plain(heard)}
     text = json.dumps(whole, indent=1, allow_nan=False)
     try:
         keptfile.replace(folder / "validation.json", text + "\n")
@@ -344,6 +344,6 @@ def _print(title: str, result: Any, heard: Blocks) -> None:
 
 
 def _judged(probe: Probe, told: dict[str, Any]) -> Probe:
-    """Return the probe with what was found about it, verdicts first of all."""
+    """Return the probe with the results of its validation in the card."""
     kept = {k: v for k, v in probe.card.items() if k != "status"}
     return dataclasses.replace(probe, card={**kept, **told})

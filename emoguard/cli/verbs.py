@@ -20,6 +20,7 @@ NAMES = (
     "compare",
     "export",
     "dose",
+    "study",
     "baseline",
     "replay",
     "watch-page",

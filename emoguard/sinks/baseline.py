@@ -1,4 +1,4 @@
-"""A site's own traffic, frozen by its operator: what drift is measured against."""
+"""A site's own traffic, frozen by its operator as the reference for drift."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ ENOUGH_BLOCKS = 50
 
 MOST_BLOCKS = 10_000
 """More rows would make the file larger and drift no quicker."""
+
+LARGEST_MEAN = 1e6
+"""No mean z of a response is as large; sums of squares of larger ones may overflow."""
 
 LARGEST = 32 * 2**20
 """Bytes; a block takes 20 for each label."""
@@ -203,13 +206,13 @@ class Baseline:
             and blocks.ndim == 2
             and blocks.shape[1] == len(data["labels"])
             and len(blocks) >= ENOUGH_BLOCKS
-            and np.all(np.isfinite(blocks))
+            and np.all(np.abs(blocks) < LARGEST_MEAN)
             and type(block) is int
             and block > 0
             and isinstance(created, int | float)
         )
         if not sound:
-            raise ValueError(f"wanted {ENOUGH_BLOCKS} blocks of finite means or more, by label")
+            raise ValueError(f"wanted {ENOUGH_BLOCKS} blocks of means or more, by label")
         return cls(
             model=data["model"],
             identity=data["identity"],
@@ -222,7 +225,7 @@ class Baseline:
 
 
 def _kind(report: Report) -> str:
-    """Say why a response does not count."""
+    """Return the reason why a response does not count."""
     if report.status != "scored":
         return report.status
     return "steered" if report.steered else "without scores or outside the sample"

@@ -62,9 +62,7 @@ def test_every_response_is_a_row_until_there_are_too_many(monkeypatch):
     assert (len(many.blocks), many.block_responses) == (333, 3)
 
 
-def test_too_few_responses_say_how_long_the_rest_takes(seconds, sentence):
-    times = [1e9 + n * seconds for n in range(100)]
-    reports = [dataclasses.replace(r, created=t) for r, t in zip(traffic(100), times, strict=True)]
+def test_too_few_responses_are_refused():
     with pytest.raises(EmoGuardError, match=r"needs 1,000 .*, got 999"):
         Baseline.learn(traffic(999))
     with pytest.raises(EmoGuardError, match=r"needs 2,500 .*, got 2,499"):

@@ -47,9 +47,7 @@ def test_an_engine_answers_for_a_calibration(llm: Any, truth: Any) -> None:
         Prompt("Once upon a time", max_tokens=6, temperature=0.0, raw=True),
     ):
         assert ours.respond(prompt) == theirs.respond(prompt)
-        ticks: list[None] = []
-        assert ours.answer(prompt, lambda: ticks.append(None)).strip()
-        assert ticks
+        assert ours.answer(prompt, lambda: None).strip()
 
 
 @pytest.mark.long
