@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.models import hf_copy, smollm2_gguf
+from tests.support.models import hf_copy, smollm2_gguf
 
 PROBE = "smollm2-135m-instruct"
 
