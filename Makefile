@@ -99,8 +99,8 @@ TEXTS = $(foreach c,emoguard/fit/corpus $(DATA)/stories_a $(DATA)/stories_b, \
 SOURCES = --source "the package's own corpus, Apache-2.0" \
 	--source "stories of emotion-vector-bench, MIT licence" \
 	--source "situations of EmotionScope, MIT licence"
-MODEL = $$($(BIN)/python -c "from tests import models as m; print(m.$(1))")
-QUANTISED = $$($(BIN)/python -c "from tests import models as m; print(m.quantised(m.$(1)(), '$(2)'))")
+MODEL = $$($(BIN)/python -c "from tests.support import models as m; print(m.$(1))")
+QUANTISED = $$($(BIN)/python -c "from tests.support import models as m; print(m.quantised(m.$(1)(), '$(2)'))")
 # name, function of its GGUF file, further quantisations to compare with
 define make-probe
 test -e .cache/$(1).safetensors.answers.jsonl || \

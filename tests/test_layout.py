@@ -127,7 +127,7 @@ NAMES_A_RUNTIME = {
     "emoguard/extras.py": "an extra is called after it",
     "emoguard/cli/demo.py": "the code that users write",
     "emoguard/cli/models.py": "the file of the demo",
-    "emoguard/study/judges.py": "an encoder that judges texts runs in Transformers",
+    "emoguard/study/judges.py": "judges are classifiers, which have a library of their own",
 }
 """Files outside `plugins/` that may name a runtime, and why."""
 

@@ -25,7 +25,7 @@ import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
-from tests import models
+from tests.support import models
 
 ROOT = models.ROOT
 PAGES = [

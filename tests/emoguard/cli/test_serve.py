@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from emoguard.cli import main
-from tests import tiny_folder, tiny_gguf
 from tests.emoguard.cli.test_run import save_probe
+from tests.support import tiny_folder, tiny_gguf
 
 pytest.importorskip("llama_cpp")
 pytest.importorskip("fastapi", reason="needs llama_cpp.server: the extra serve brings it")

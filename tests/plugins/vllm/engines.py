@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.models import CACHE, hf_copy, smollm2_gguf
+from tests.support.models import CACHE, hf_copy, smollm2_gguf
 
 PROBE = "smollm2-135m-instruct"
 

@@ -18,9 +18,9 @@ import httpx
 import pytest
 import yaml
 
-from tests.models import ROOT, hf_copy, smollm2_gguf
 from tests.plugins.vllm.asking import SAD
 from tests.plugins.vllm.engines import ENVIRONMENT
+from tests.support.models import ROOT, hf_copy, smollm2_gguf
 
 pytestmark = pytest.mark.engines("serve")
 
