@@ -106,7 +106,7 @@ def study(
         "identity": door.identity.digest,
         "runtime": engine,
         "probe": guard.probe.name,
-        "command": _command(protocol_path, path, probe, runtime),
+        "command": _command(protocol_path, path, probe, runtime, data),
     }
     with open_speech(speaker, wide) as speech:
         work = Study(
@@ -222,9 +222,10 @@ def _read_results(path: str) -> dict[str, Any]:
     return found
 
 
-def _command(protocol: str, model: str, probe: str | None, runtime: str) -> str:
+def _command(protocol: str, model: str, probe: str | None, runtime: str, data: str | None) -> str:
     """Return the command that repeats a study, without folders of this machine."""
     words = ["emoguard", "study", Path(protocol).name, "--model", Path(model).name, "--out", "OUT"]
+    words += ["--data", "DATA"] if data is not None else []
     words += ["--probe", Path(probe).name] if probe else []
     words += ["--runtime", runtime] if runtime != AUTO else []
     return shlex.join(words)

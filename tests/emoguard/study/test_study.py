@@ -131,6 +131,17 @@ def test_results_are_json_and_draw_again_without_the_run(tmp_path, results):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_other_judges_than_the_pilot_had_are_refused(done):
+    class Other(Lexicon):
+        name = "other"
+
+    again = Study(PROTOCOL, done.speech, done.store, [Lexicon(), Other()], None, {})
+    with pytest.raises(EmoGuardError, match="levels for the judges lexicon, got lexicon, other"):
+        again.results({})
+    with pytest.raises(EmoGuardError, match="give the same ones"):
+        again.frozen()
+
+
 def test_without_a_finished_pilot_there_are_no_results(tmp_path):
     with pytest.raises(EmoGuardError, match="no finished pilot"):
         started(tmp_path).results({})
