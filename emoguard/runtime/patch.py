@@ -70,7 +70,7 @@ class _State:
         self._owner = owner
 
     def __call__(self) -> Any:
-        whole = self.before() if self.before else type(self._owner).__getstate__(self._owner)
+        whole = self.before() if self.before else getattr(type(self._owner), STATE)(self._owner)
         if not isinstance(whole, dict):
             return whole
         state = dict(whole)
