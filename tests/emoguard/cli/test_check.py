@@ -123,6 +123,22 @@ def test_an_amplifying_label_that_can_never_rise_is_told(check, probe):
     assert "sad: listed as amplifying, and without a threshold" in out
 
 
+def test_a_prompt_that_asks_for_expression_is_a_reminder(check, tmp_path):
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("\ufeffYou are Mia, a warm and LOVING companion.", encoding="utf-8")
+    for system in ("Be warm and loving, a companion.", f"@{prompt}"):
+        code, out, err = check("", "--system", system)
+        assert (code, err) == (0, "")
+        assert "asks for emotional expression (warm, loving, companion)" in out
+        assert "notices.prompted: true" in out
+        assert "asks for" not in check("notices: {prompted: true}", "--system", system)[1]
+    assert "asks for" not in check("", "--system", "Answer in JSON.")[1]
+    code, _, err = check("", "--system", "@nowhere.txt")
+    assert code == 1
+    assert "the system prompt nowhere.txt cannot be read" in err
+    assert "so does each other: the prompt sets the tone" in check("notices: {prompted: true}")[1]
+
+
 def test_a_rate_that_nothing_certifies(check, probe):
     rare = "{labels: [sad], alarms: {rate_per_1000_tokens: 1e-9}}"
     code, out, _ = check(rare, "--probe", probe)

@@ -475,6 +475,17 @@ class TestKeyFirst:
         with connections(guarded, 1, keyless + keyed + keyless + keyed) as (connection,):
             assert answered(connection, 4) == [401, 200, 401, 200]
 
+    @pytest.mark.parametrize(
+        "body", [b'{"prompt": ', b"prompt=hello", b"", b"\xff\xfe{}", b"[" * 9000]
+    )
+    @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/embeddings"])
+    def test_a_body_that_is_no_json_is_the_clients_mistake(self, guarded, path, body):
+        keyed = {"authorization": BEARER["authorization"], "content_type": "application/json"}
+        with connections(guarded, 1, head(path, content_length=len(body), **keyed) + body) as (
+            connection,
+        ):
+            assert answered(connection)[0] in (400, 422)
+
     def test_a_length_that_lies_is_no_request(self, guarded):
         body = json.dumps(ASKED).encode()
         keyed = {"authorization": BEARER["authorization"]}
