@@ -88,16 +88,14 @@ def _prompted(policy: Policy, system: str) -> list[tuple[str, str]]:
     """
     if system.startswith("@"):
         system = _text(system.removeprefix("@"))
-    words = expressive_words(system)
+    words = ", ".join(expressive_words(system)[:8])
     if policy.notices.prompted or not words:
         return []
-    return [
-        (
-            "prompted",
-            f"the system prompt asks for emotional expression ({', '.join(words[:8])}): users are "
-            "told of it only with notices.prompted: true",
-        )
-    ]
+    reminder = (
+        f"the system prompt asks for emotional expression ({words}): users are told of it only "
+        "with notices.prompted: true"
+    )
+    return [("prompted", reminder)]
 
 
 def _text(path: str) -> str:
