@@ -23,6 +23,7 @@ export class Chat {
     this.other = null;
     this.running = null;
     this.lastDrawn = 0;
+    this.timer = null;
     this.conversation = crypto.randomUUID?.() ?? String(Math.random()).slice(2);
     this.redraw = drawing(() => this.draw());
     by("say").addEventListener("submit", (event) => { event.preventDefault(); this.say(); });
@@ -190,7 +191,7 @@ export class Chat {
     this.keepEndInView();
     const now = performance.now();
     if (answer?.busy && answer.pointed === null && now - this.lastDrawn < APART) {
-      setTimeout(this.redraw, APART);
+      this.timer ??= setTimeout(() => { this.timer = null; this.redraw(); }, APART);
       return;
     }
     this.lastDrawn = now;
