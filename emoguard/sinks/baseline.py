@@ -79,6 +79,7 @@ class Baseline:
         """
         rows: list[list[float]] = []
         first: Report | None = None
+        times: list[float] = []
         others: Counter[str] = Counter()
         for report in reports:
             if not counts(report):
@@ -86,13 +87,14 @@ class Baseline:
                 continue
             first = first or report
             _check_same(first, report)
+            times.append(report.created)
             rows.append([score.mean for score in report.scores.values()])
         size = block_responses or math.ceil(len(rows) / MOST_BLOCKS) or 1
         enough = max(ENOUGH_RESPONSES, ENOUGH_BLOCKS * size)
         if first is None or len(rows) < enough:
             raise EmoGuardError(
                 f"a baseline needs {enough:,} unsteered scored responses, got {len(rows):,}"
-                f"{_counted(others)}: {_remedy(others)}"
+                f"{_counted(others)}: {_remedy(others)}{_wait(times, enough)}"
             )
         blocks = len(rows) // size
         whole = np.array(rows[: blocks * size]).reshape(blocks, size, -1)
@@ -238,6 +240,26 @@ def _remedy(others: Counter[str]) -> str:
     if others["uncalibrated"]:
         return f"calibrate the model with {calibrate_command()}, and let traffic pass"
     return "let more traffic pass"
+
+
+def _wait(times: Sequence[float], enough: int) -> str:
+    """Say how long the rest takes at the rate that responses came at so far, if that is known."""
+    span = max(times, default=0.0) - min(times, default=0.0)
+    if not span > 0:
+        return ""
+    rate = (len(times) - 1) / span
+    return (
+        f"; at the log's {duration(1 / rate)} a response the other {enough - len(times):,} take "
+        f"{duration((enough - len(times)) / rate)}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the largest unit that it has one of."""
+    for name, unit in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= unit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds:.3g} seconds"
 
 
 def _check_same(first: Report, report: Report) -> None:

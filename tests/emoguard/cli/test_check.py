@@ -274,7 +274,7 @@ def test_a_label_that_is_watched_though_not_usable_is_named(check, tmp_path, pol
     code, out, _ = check(policy, "--probe", probe)
     assert code == 0
     assert "sad (not usable): watched because the policy names them" in out
-    assert "happy (" not in out
+    assert "verdicts        happy: usable" in out
 
 
 def test_a_label_that_is_not_usable_and_not_named_is_not_watched(check, tmp_path):
@@ -304,3 +304,23 @@ def test_a_probe_without_calibration_says_how_to_make_one(check, tmp_path):
     artifact.save(tmp_path / "raw.safetensors", made)
     _, out, _ = check("", "--probe", str(tmp_path / "raw.safetensors"))
     assert "for no model file: make one with emoguard calibrate --model" in out
+
+
+def test_a_probe_that_nobody_validated_says_so(check, tmp_path):
+    assert "none: emoguard validate finds out" in check("", "--probe", judged(tmp_path))[1]
+
+
+def test_escape_codes_of_a_probe_file_reach_no_terminal(check, tmp_path, capsys):
+    odd = "\x1b]0;owned\x07\x1b[2J[red]"
+    made = make_probe(FakeResiduals(), ("happy", "sad"), (1, 3))
+    identity = dataclasses.replace(FAKE_IDENTITY, name=odd, quantisation=odd)
+    path = tmp_path / "odd.safetensors"
+    artifact.save(path, made, [make_calibration(made, identity)])
+    code, out, err = check("", "--probe", str(path))
+    assert code == 0
+    assert "]0;owned" in out
+    assert "[red]" in out
+    for text in (out, err):
+        assert not [c for c in text if c in "\x1b\x07"]
+    assert main(["export", str(path), "--label", "happy", "--out", str(tmp_path / "v.gguf")]) == 0
+    assert not [c for c in capsys.readouterr().out if c in "\x1b\x07"]
