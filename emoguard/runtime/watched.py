@@ -15,8 +15,6 @@ class Options(TypedDict, total=False):
     """The model's tokenizer, where the model does not bring its own."""
     backend: Literal["auto", "native", "callback"]
     """The read path, where a runtime has several."""
-    loop: Any
-    """The event loop of an engine that runs in one."""
 
 
 class Watched(Protocol):

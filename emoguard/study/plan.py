@@ -72,18 +72,25 @@ def by_block(records: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def _seconds(speech: Speech, task: Task, seed: int) -> float:
-    """Return the CPU seconds of a task, from a part of its cells and of its tokens."""
-    part = task.cells[:: max(1, len(task.cells) // speech.fair)][: speech.fair]
-    scale = len(task.cells) / len(part)
-    fewer = dataclasses.replace(task, cells=part)
-    if not task.tokens:
-        return scale * _timed(speech, fewer, seed)
-    short, long = (
-        _timed(speech, dataclasses.replace(fewer, tokens=min(n, task.tokens)), seed)
-        for n in (SHORT, LONG)
-    )
-    slope = max(0.0, long - short) / (LONG - SHORT)
-    return scale * (short + slope * max(0, task.tokens - SHORT))
+    """Return the CPU seconds of a task, from a part of its cells and of its tokens.
+
+    Cells after one prompt share what reading it takes: a prompt and a row are timed apart.
+    """
+    prompts = {cell.prompt for cell in task.cells}
+    together = [cell for cell in task.cells if cell.prompt == task.cells[0].prompt]
+    some = tuple(together[:: max(1, len(together) // speech.fair)][: speech.fair])
+    short = dataclasses.replace(task, tokens=min(SHORT, task.tokens))
+    alone = _timed(speech, dataclasses.replace(short, cells=some[:1]), seed)
+    if len(task.cells) == 1 and not task.tokens:
+        return alone
+    several = _timed(speech, dataclasses.replace(short, cells=some), seed)
+    row = max(0.0, several - alone) / max(1, len(some) - 1)
+    prompt = max(0.0, alone - row)
+    if task.tokens > SHORT:
+        long = dataclasses.replace(task, tokens=min(LONG, task.tokens), cells=some)
+        slope = (_timed(speech, long, seed) - several) / (long.tokens - SHORT)
+        row += max(0.0, slope) / len(some) * (task.tokens - SHORT)
+    return len(prompts) * prompt + len(task.cells) * row
 
 
 def _timed(speech: Speech, task: Task, seed: int) -> float:

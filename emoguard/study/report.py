@@ -104,7 +104,9 @@ def _attribution(label: str, judges: Mapping[str, Any], primary: str) -> Iterato
     if share is not None:
         lines.append(f"The vector does {percent_of(share)} of what the persona does.")
     value, low, high = judges["tokens"]["estimate"]
-    lines.append(f"The vector changes the length by {value:+.1f} tokens [{low:+.1f}, {high:+.1f}].")
+    if low is not None and high is not None:
+        change = f"{value:+.1f} tokens [{low:+.1f}, {high:+.1f}]"
+        lines.append(f"The vector changes the length of answers by {change}.")
     realised = judges["realised"]
     if realised:
         doses = ", ".join(f"{name} {value:.3f}" for name, value in realised.items())

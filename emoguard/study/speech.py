@@ -179,14 +179,14 @@ def open_speech(speaker: Speaker, guard: Guard | None) -> LlamaSpeech | Transfor
 class _Attached:
     """A model watched by a guard until closed; unwatched where the guard is None."""
 
-    def __init__(self, speaker: Speaker, guard: Guard | None) -> None:
+    def __init__(self, speaker: Speaker, guard: Guard | None, **options: Any) -> None:
         self._speaker, self._model = speaker, speaker.model
         self.identity: ModelIdentity = speaker.door.identity
         self._undo = ExitStack()
         self._watch = (
             None
             if guard is None
-            else self._undo.enter_context(attach(self._model, guard, **speaker.options))
+            else self._undo.enter_context(attach(self._model, guard, **speaker.options, **options))
         )
 
     def prompt(self, user: str, system: str = "") -> list[int]:
@@ -215,7 +215,8 @@ class LlamaSpeech(_Attached):
     fair = 6
 
     def __init__(self, speaker: Speaker, guard: Guard | None) -> None:
-        super().__init__(speaker, guard)
+        # The path that steers, from the first answer on: "auto" would change to it half-way.
+        super().__init__(speaker, guard, **({} if guard is None else {"backend": "callback"}))
         from llama_cpp import llama_vocab_is_eog  # noqa: PLC0415  (only for a llama.cpp model)
 
         vocabulary = self._model._model.vocab  # noqa: SLF001  (Llama itself offers no such test)
@@ -223,21 +224,29 @@ class LlamaSpeech(_Attached):
 
     def write(self, prompt_ids: Sequence[int], rows: Sequence[Row], tokens: int) -> list[Written]:
         """Return one answer per row, of at most `tokens` tokens."""
-        # A prefix from an earlier question was computed in other batches: not quite the same.
-        self._model.reset()
+        self._prepare(prompt_ids)
         return [self._write(prompt_ids, row, tokens) for row in rows]
 
     def weigh(
         self, prompt_ids: Sequence[int], rows: Sequence[Given], *, whole: bool = False
     ) -> list[Weighed]:
         """Return how likely each given answer is."""
-        self._model.reset()
+        self._prepare(prompt_ids)
         found = []
         for row in rows:
             forcing = Forcing(row, whole=whole)
             _, report = self._run(prompt_ids, row.plan, forcing, len(row.token_ids))
             found.append(forcing.weighed(_dose(report)[0]))
         return found
+
+    def _prepare(self, prompt_ids: Sequence[int]) -> None:
+        """Leave just the prompt in the cache, so that every row starts from the same state.
+
+        What is found there of an earlier question, and the first row otherwise, would be computed
+        in other batches than the rest: not quite the same numbers.
+        """
+        self._model.reset()
+        self._run(prompt_ids, None, lambda _, logits: int(np.argmax(logits)), 1)
 
     def _write(self, prompt_ids: Sequence[int], row: Row, tokens: int) -> Written:
         ids, report = self._run(prompt_ids, row.plan, drawing(row), tokens)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emoguard_llamacpp.files import FORMAT, hint, opens
+from emoguard_llamacpp.lock import lock
 
 if TYPE_CHECKING:
     from emoguard.probe.residuals import Residuals
@@ -23,6 +24,7 @@ __all__ = [
     "SERVES",
     "hint",
     "joint",
+    "lock",
     "open_app",
     "open_config",
     "open_residuals",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 import logging
 import os
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,12 +29,22 @@ from emoguard import jsontext, regularfile
 from emoguard.errors import EmoGuardError
 from emoguard.policy import yamlfile
 from emoguard.runtime.served import Served, check_reach
+from emoguard_llamacpp.lock import lock
 from emoguard_llamacpp.named import NamedModel
 
 log = logging.getLogger("emoguard")
 
 LARGEST = 2**20
 """Bytes of a config file."""
+
+UNREADABLE = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)
+"""What reading a body that is no JSON, or is nested without end, raises."""
+
+PATIENCE_SECONDS = 0.005
+"""How often the server looks whether a thread of this process has given the model back."""
+
+PLAIN_PROXY = server_app.get_llama_proxy
+"""The server's own way to its model, under its locks."""
 
 
 def read_model(path: str, **options: Any) -> tuple[ServerSettings, ModelSettings]:
@@ -101,7 +115,8 @@ def open_app(settings: ServerSettings, model: ModelSettings) -> Served:
         first = str(error).strip().partition("\n")[0]
         raise EmoGuardError(f"{model.model} cannot be served: {first}") from error
     app.add_exception_handler(HTTPException, _answer_error)
-    app.add_exception_handler(ValueError, _answer_no_json)
+    for kind in UNREADABLE:
+        app.add_exception_handler(kind, _answer_unreadable)
     # FastAPI's later versions leave routes in their router, earlier ones copy them into the app.
     for route in (*app.routes, *server_app.router.routes):
         if isinstance(route, RouteErrorHandler):
@@ -111,6 +126,7 @@ def open_app(settings: ServerSettings, model: ModelSettings) -> Served:
     # With one model the proxy never loads another: this is the one for good.
     proxy: Any = server_app._llama_proxy  # noqa: SLF001
     llm = proxy._current_model  # noqa: SLF001
+    _hold_lock(app, lock(llm))
     return Served(
         app,
         llm,
@@ -121,6 +137,25 @@ def open_app(settings: ServerSettings, model: ModelSettings) -> Served:
         settings.ssl_keyfile,
         settings.ssl_certfile,
     )
+
+
+def _hold_lock(app: Any, of_model: threading.Lock) -> None:
+    """Hold the model's own lock wherever the app holds its locks, for other threads' sake."""
+    locked = contextlib.asynccontextmanager(PLAIN_PROXY)
+
+    async def get_llama_proxy() -> AsyncIterator[Any]:
+        async with locked() as proxy:
+            # A thread that waits could not be cancelled.
+            while not of_model.acquire(blocking=False):  # noqa: ASYNC110  (threads have it, too)
+                await asyncio.sleep(PATIENCE_SECONDS)
+            try:
+                yield proxy
+            finally:
+                of_model.release()
+
+    # Completions call it by its name in the module, other routes have it as a dependency.
+    server_app.get_llama_proxy = get_llama_proxy
+    app.dependency_overrides[PLAIN_PROXY] = get_llama_proxy
 
 
 def _stop(llm: Any) -> None:
@@ -134,14 +169,23 @@ async def _answer_error(_request: Request, error: Exception) -> JSONResponse:
     """Answer in the shape OpenAI's clients read; the app's other errors have it already."""
     assert isinstance(error, HTTPException)
     code = "invalid_api_key" if error.status_code == 401 else None
-    told = {"message": error.detail, "type": "invalid_request_error", "param": None, "code": code}
-    return JSONResponse({"error": told}, error.status_code, error.headers)
+    return _error(error.status_code, error.detail, code, error.headers)
 
 
-async def _answer_no_json(_request: Request, _error: Exception) -> JSONResponse:
-    """Answer a body that is no JSON, without a line in the log, which would quote it."""
-    told = _told("the body: wanted JSON, got something else", "invalid_request_error")
-    return JSONResponse({"error": told}, 400)
+async def _answer_unreadable(_request: Request, error: Exception) -> JSONResponse:
+    """Answer a body that is no JSON; the app would say that it failed itself.
+
+    The app reads the body a second time to word its error, outside of what catches errors.
+    """
+    where = f" in line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+    return _error(400, f"the body: wanted JSON in UTF-8, got something else{where}", "invalid_json")
+
+
+def _error(
+    status: int, message: str, code: str | None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    told = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    return JSONResponse({"error": told}, status, headers)
 
 
 def _failed(error: Exception, body: Any = None) -> tuple[int, Any]:

@@ -48,6 +48,7 @@ class Configuration:
 
 
 CONFIGURATIONS = {
+    "serve": Configuration(),  # a server of its own: see test_serve
     "eager": Configuration(
         EAGER | UNI | SMALL_CACHE | {"additional_config": {"emoguard": {"door": True}}},
         ONE_PROCESS,
