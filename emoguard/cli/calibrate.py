@@ -1,4 +1,4 @@
-"""`emoguard calibrate`: what is ordinary for a model file, and from where on alarms are rare."""
+"""`emoguard calibrate`: measures neutral responses of a model and certifies alarm thresholds."""
 
 from __future__ import annotations
 

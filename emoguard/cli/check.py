@@ -1,4 +1,4 @@
-"""`emoguard check`: what a policy file means, in words."""
+"""`emoguard check`: explains a policy file in words."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DOUBT = (
 )
 @click.pass_context
 def check(ctx: click.Context, file: str, probe: str | None, *, elsewhere: bool) -> None:
-    """Say what the policy in FILE means, or what is wrong with it (exit 1).
+    """Explain the policy in FILE in words, or name its error (exit 1).
 
     Files, keys and ports that it names are tried on this machine, and left as they are. With
     --probe its labels and its plan are checked against that probe, too.
@@ -70,7 +70,7 @@ def check(ctx: click.Context, file: str, probe: str | None, *, elsewhere: bool) 
 
 
 def _problems(policy: Policy, guard: Guard | None) -> list[str]:
-    """Return what would keep a process with this policy from starting on this machine."""
+    """Return the problems that would keep a process with this policy from starting here."""
     found = check_places(policy)
     attempts: dict[str, Callable[[], None]] = {
         "notices.state": lambda: check_state(policy.notices.state),
@@ -111,9 +111,9 @@ def _fit(guard: Guard) -> list[tuple[str, str]]:
         thresholds = guard.site(calibration.identity).thresholds
         without = [label for label, threshold in thresholds.items() if threshold is None]
         identity, labels = calibration.identity, len(guard.monitored)
-        said = f"{labels - len(without)} of {labels} labels can be certified"
-        told = f"; not {', '.join(without)}: they never alarm" if without else ""
-        rows.append((f"on {identity.quantisation}", f"{said} at this rate{told}"))
+        certified = f"{labels - len(without)} of {labels} labels can be certified"
+        silent = f"; not {', '.join(without)}: they never alarm" if without else ""
+        rows.append((f"on {identity.quantisation}", f"{certified} at this rate{silent}"))
         if mute := [label for label in amplifying if label in without]:
             rows.append(("", f"{', '.join(mute)}: listed as amplifying, and without a threshold"))
     if not guard.calibrations:

@@ -125,7 +125,7 @@ def compare(
 
 @dataclass(frozen=True)
 class _Corpus:
-    """What both models read."""
+    """The texts that both models read."""
 
     labelled: Sequence[corpora.Text]
     neutral: Sequence[corpora.Text]
@@ -137,7 +137,7 @@ class _Corpus:
 
 @dataclass(frozen=True)
 class _Looked:
-    """What can be said of a model before it has read anything: who it is, and its tokens."""
+    """The identity of a model and its tokens of the texts, known before it has read any."""
 
     identity: ModelIdentity
     tokens: list[list[int]]
@@ -222,9 +222,9 @@ def _labelled(corpus: str | None, labels: Sequence[corpora.Label], most: int) ->
     found = corpora.balanced(corpora.read(path, labels), most)
     missing = [each for each in labels if all(t.label != each.name for t in found)]
     if missing:
-        told = "; ".join(f"{each.name} ({' or '.join(each.words)})" for each in missing)
+        listed = "; ".join(f"{each.name} ({' or '.join(each.words)})" for each in missing)
         raise EmoGuardError(
-            f"{path} has no texts of {told}: give another corpus, or the labels it has by --labels"
+            f"{path} has no texts of {listed}: give another corpus, or its labels by --labels"
         )
     return found
 

@@ -118,7 +118,9 @@ def _comparison(reports: Mapping[str, Report], axes: tuple[str, ...]) -> Table:
 
 def _cost(reports: Mapping[str, Report]) -> str:
     read = sum(report.tokens_scored for report in reports.values())
-    made = sum(report.completion_tokens for report in reports.values())
+    generated = sum(report.completion_tokens for report in reports.values())
     each = 1000 * sum(report.overhead_seconds for report in reports.values()) / max(1, read)
     last = list(reports.values())[-1]
-    return f"{read} of {made} tokens read at {each:.2f} ms each · {last.backend} · {last.probe}"
+    return (
+        f"{read} of {generated} tokens read at {each:.2f} ms each · {last.backend} · {last.probe}"
+    )

@@ -1,4 +1,4 @@
-"""`emoguard doctor`: what is installed here, what can be read with it, and what is broken."""
+"""`emoguard doctor`: diagnoses runtimes, probes and models on this machine."""
 
 from __future__ import annotations
 
@@ -122,11 +122,11 @@ def _read_paths(name: str, own: Any) -> Iterator[Finding]:
     if hasattr(own, "findings"):
         yield from (Finding(*each) for each in own.findings())
         return
-    told = own.runtime()
-    callback = str(told["callback"])
+    facts = own.runtime()
+    callback = str(facts["callback"])
     yield Finding(f"{name} callback", "ok" if callback == "works" else "broken", callback)
-    native = ", ".join(told["native"]) or f"no architecture is checked with {told['version']}"
-    yield Finding(f"{name} native", "ok" if told["native"] else "absent", native)
+    native = ", ".join(facts["native"]) or f"no architecture is checked with {facts['version']}"
+    yield Finding(f"{name} native", "ok" if facts["native"] else "absent", native)
 
 
 def _probes() -> Iterator[Finding]:
@@ -144,7 +144,7 @@ def _probes() -> Iterator[Finding]:
 
 
 def _model(path: str, probe: str | None) -> Iterator[Finding]:
-    """Say how a model can be read, which probe fits it and whether that is calibrated for it."""
+    """Diagnose a model: its read paths, the probe that fits it, the calibration of that probe."""
     try:
         own = _own_doctor(importlib.import_module(plugins()[recognise(path)].value))
         yield from _opened(path, probe) if own is None else _examined(own, path, probe)
@@ -156,21 +156,21 @@ def _model(path: str, probe: str | None) -> Iterator[Finding]:
 
 
 def _examined(own: Any, path: str, probe: str | None) -> Iterator[Finding]:
-    """Have a plug-in's own doctor look at a model."""
-    told = own.examine(path)
+    """Examine a model with its plug-in's own doctor."""
+    facts = own.examine(path)
     name = Path(path).name
-    if told["error"]:
-        yield Finding(name, "broken", str(told["error"]))
+    if facts["error"]:
+        yield Finding(name, "broken", str(facts["error"]))
         return
-    size = f"{told['layers']} layers of {told['hidden']}"
-    yield Finding(name, "ok", f"{told['architecture']}, {size}, {told['quantisation']}")
-    native, callback = str(told["native"]), str(told["callback"])
+    size = f"{facts['layers']} layers of {facts['hidden']}"
+    yield Finding(name, "ok", f"{facts['architecture']}, {size}, {facts['quantisation']}")
+    native, callback = str(facts["native"]), str(facts["callback"])
     yield Finding("native read", "ok" if native == "allowed" else "absent", native)
     # One path is enough: only a file that neither can read is beyond help.
     spare = "absent" if native == "allowed" else "broken"
     yield Finding("callback read", "ok" if callback == "works" else spare, callback)
     if callback == "works" or native == "allowed":
-        yield from _probe(own.open_door(path, told), path, probe)
+        yield from _probe(own.open_door(path, facts), path, probe)
 
 
 def _opened(path: str, probe: str | None) -> Iterator[Finding]:
@@ -188,7 +188,7 @@ def _opened(path: str, probe: str | None) -> Iterator[Finding]:
 
 
 def _probe(door: Residuals, path: str, probe: str | None) -> Iterator[Finding]:
-    """Say which probe fits the model behind `door`, and whether it is calibrated for it."""
+    """Diagnose the probe for the model behind `door`, and its calibration."""
     try:
         guard = _fitting(door, probe)
     except EmoGuardError as error:

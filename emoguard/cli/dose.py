@@ -216,7 +216,7 @@ def _cells(effect: Effect) -> tuple[str, ...]:
 
 
 def plot(result: DoseResult, path: Path, model: str, judge: str) -> None:
-    """Draw dose against effect for each label, with what random directions do."""
+    """Draw dose against effect for each label, beside the effects of random directions."""
     pyplot = find_pyplot()
     figure, axes = pyplot.subplots(
         1, len(result.labels), figsize=(5 * len(result.labels), 4), sharey=True, squeeze=False

@@ -1,4 +1,4 @@
-"""The files of audit logs, their key, and the reports in them that the key vouches for."""
+"""Opens audit logs: their files, their key, and the reports that the key vouches for."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class Reports:
                     yield reportlines.read(line.raw, f"{line.file}:{line.row}")
 
     def warn(self) -> None:
-        """Say on stderr what was wrong with the lines read so far, if anything was."""
+        """Print the first finding on the lines read so far to stderr, if there is one."""
         finding = self.finding()
         if finding is not None:
             say(f"emoguard: {finding}", err=True)
 
     def finding(self) -> str | None:
-        """Return what was wrong with the lines read so far, None if nothing was."""
+        """Return the first finding on the lines read so far, None if they are sound."""
         wrong = [each for each in self._verdicts if not each.sound]
         if not wrong:
             return None
@@ -134,7 +134,7 @@ def exporter() -> Any:
 
 @contextlib.contextmanager
 def readable() -> Iterator[None]:
-    """Say in one sentence that a log cannot be read."""
+    """Raise EmoGuardError with one sentence if a log cannot be read."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`emoguard replay`: what would have alarmed on stored reports."""
+"""`emoguard replay`: runs monitors over stored reports and prints their alerts."""
 
 from __future__ import annotations
 

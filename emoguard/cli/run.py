@@ -109,7 +109,7 @@ def _text(prompt: str | None) -> str:
 
 
 def _painter(console: Screen, guard: Guard, speaker: Speaker, column: int) -> Show:
-    """Return what prints each token in the colour of its score, after saying what colours mean."""
+    """Print the legend; return a function that prints each token in the colour of its score."""
     calibrated = guard.calibration(speaker.door.identity) is not None
     if calibrated and console.is_terminal and not console.no_color:
         console.print(legend(guard.labels[column]), "\n")

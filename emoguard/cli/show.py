@@ -1,4 +1,4 @@
-"""`emoguard show`: what a probe file holds."""
+"""`emoguard show`: lists shipped probes, or the contents of a probe file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from emoguard.reporttable import caveat, printable
 @click.argument("probe", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(probe: str | None, as_json: bool) -> None:
-    """Show what PROBE reads and how it was made; default: list those shipped.
+    """Show the labels, layers and recipe of PROBE; default: list the shipped probes.
 
     PROBE is a file or the name of a shipped probe.
     """
@@ -102,9 +102,9 @@ def _print_one(console: Screen, probe: Mapping[str, Any]) -> None:
     layers, hidden = probe["model_layers"], probe["hidden"]
     _add(table, "model", f"{probe['architecture']}, {layers} layers of width {hidden}")
     verdicts = probe["card"].get("verdicts")
-    told = verdicts if isinstance(verdicts, Mapping) else {}
-    _add(table, "labels", ", ".join(label + caveat(told.get(label)) for label in emotions))
-    axes = ", ".join(label + caveat(told.get(label)) for label in probe["axes"])
+    known = verdicts if isinstance(verdicts, Mapping) else {}
+    _add(table, "labels", ", ".join(label + caveat(known.get(label)) for label in emotions))
+    axes = ", ".join(label + caveat(known.get(label)) for label in probe["axes"])
     _add(table, "contrasts", axes or "none")
     _add(table, "layers", ", ".join(map(str, probe["layers"])))
     for caution in probe["cautions"]:

@@ -344,6 +344,6 @@ def _print(title: str, result: Any, heard: Blocks) -> None:
 
 
 def _judged(probe: Probe, told: dict[str, Any]) -> Probe:
-    """Return the probe with what was found about it, verdicts first of all."""
+    """Return the probe with the results of its validation in the card."""
     kept = {k: v for k, v in probe.card.items() if k != "status"}
     return dataclasses.replace(probe, card={**kept, **told})

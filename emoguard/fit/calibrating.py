@@ -147,7 +147,7 @@ def read(
 
 
 def advice(calibration: Calibration, wanted: int, enough: int) -> str:
-    """Return what would certify more labels; `wanted` responses were asked for, `enough` is least.
+    """Return advice on certifying more labels, after `wanted` responses of the `enough` it takes.
 
     Options are those of the command line.
     """

@@ -65,7 +65,7 @@ def extract_embedded(
     skip: int = SKIP,
     progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return what `extract` does, and the mean input of block 0, (texts, hidden).
+    """Return the result of `extract`, and the mean input of block 0, (texts, hidden).
 
     Raises:
         EmoGuardError: what `extract` raises, or no embeddings behind this door.
@@ -84,7 +84,7 @@ def pool(
     skip: int = SKIP,
     progress: Callable[[int], None] = lambda _: None,
 ) -> NDArray[np.float32]:
-    """Return what `extract` does, at some layers and in memory."""
+    """Return the result of `extract` at some layers, in memory."""
     lengths = _lengths(door, texts)
     pooled = np.empty((len(texts), len(layers), door.identity.hidden), np.float32)
     done = 0

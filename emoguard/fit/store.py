@@ -1,4 +1,4 @@
-"""Rows of numbers on disk, one per text: what a killed process has finished is not made again."""
+"""Keeps rows of numbers on disk, one per text, so that a killed process loses none of them."""
 
 from __future__ import annotations
 

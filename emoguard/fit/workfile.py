@@ -23,7 +23,7 @@ BOUNDS = f"{LARGEST >> 20} MiB and {MOST_RECORDS:,} records"
 
 
 class WorkFile(Generic[Record]):
-    """Records in JSON lines after one line that says of what `kind` they are, and whose.
+    """Records in JSON lines after a head that names their `kind` and the inputs they depend on.
 
     `bound` is what they depend on; `parse` makes a record of what a line holds, and raises
     `ValueError`, `LookupError` or `TypeError` on anything else. A record is on disk before `append`

@@ -1,4 +1,4 @@
-"""What each conversation was told: decides on its notices, and remembers which were given."""
+"""Decides on the notices of each conversation, and remembers those that were given."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ class Ledger:
             return ""
 
     def _fail(self, error: Exception) -> None:
-        """Count what broke and log it once; called where it was caught.
+        """Count a failure and log it once; called from its except block.
 
         Raises:
             Exception: `error`, if it came from outside.
@@ -240,7 +240,7 @@ def check_state(path: str | None) -> None:
 
 
 def _key(conversation: str | None) -> str | None:
-    """Return what a conversation is kept under: its name may be long, and is nobody's business."""
+    """Return the hash that stands for a conversation's name, which may be long and is private."""
     if conversation is None:
         return None
     return blake2b(conversation.encode("utf-8", "replace"), digest_size=12).hexdigest()

@@ -173,7 +173,7 @@ def _at(policy: Policy, key: str) -> object:
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
-    """Return what tells one state of a file from another; None when it is not there."""
+    """Return a mark of a file's state that changes with its content; None if it does not exist."""
     try:
         stat = os.stat(path)  # noqa: PTH116  (per response, and Path.stat takes twice the time)
     except (OSError, ValueError):

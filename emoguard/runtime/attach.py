@@ -229,7 +229,7 @@ def find(model: Any) -> tuple[Plugin, Any]:
 
 @contextmanager
 def naming_what_is_missing(model: Any) -> Iterator[None]:
-    """Raise EmoGuardError with what installs a library that the plug-in for `model` misses."""
+    """Turn a plug-in's missing library into an EmoGuardError with the command that installs it."""
     try:
         yield
     except ModuleNotFoundError as error:

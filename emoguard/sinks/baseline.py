@@ -1,4 +1,4 @@
-"""A site's own traffic, frozen by its operator: what drift is measured against."""
+"""A site's own traffic, frozen by its operator as the reference for drift."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ class Baseline:
 
 
 def _kind(report: Report) -> str:
-    """Say why a response does not count."""
+    """Return the reason why a response does not count."""
     if report.status != "scored":
         return report.status
     return "steered" if report.steered else "without scores or outside the sample"

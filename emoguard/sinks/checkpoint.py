@@ -1,4 +1,4 @@
-"""What a monitor knows, kept in a small JSON file so that a restart does not forget it."""
+"""Keeps the state of a monitor in a small JSON file across restarts."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ EXIT_SECONDS = 2.0
 
 
 class Delivery(Generic[Item]):
-    """One daemon thread and one bounded queue per taker: one that blocks delays nobody.
+    """One daemon thread and one bounded queue per taker, so that a blocked one delays no other.
 
     `takers` are named functions; the alerts they return are logged and go to `alerts`. An item that
     one raises on, or that finds its queue full, is dropped for that taker, counted in `faults` and
@@ -60,7 +60,7 @@ class Delivery(Generic[Item]):
             lane.after_fork(refusal)
 
     def close(self, timeout: float) -> None:
-        """Deliver what is queued, within `timeout` seconds in all, and end the threads.
+        """Deliver the queues, within `timeout` seconds in all, and end the threads.
 
         What is still queued then is dropped and counted; a thread that its sink keeps blocked ends
         when the sink returns.

@@ -80,9 +80,9 @@ def parse(data: Mapping[str, Any]) -> Report:
         for count in (receipt.applied, receipt.clipped, receipt.faulted):
             _count(count)
     if given.get("notice") is not None:
-        told = given["notice"]
-        lists = {name: tuple(told[name]) for name in ("reasons", "profiles")}
-        given["notice"] = Notice(**{**told, **lists})
+        notice = given["notice"]
+        lists = {name: tuple(notice[name]) for name in ("reasons", "profiles")}
+        given["notice"] = Notice(**{**notice, **lists})
     given["denied"] = tuple(given.get("denied", ()))
     return Report(**given)
 

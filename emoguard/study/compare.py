@@ -1,4 +1,4 @@
-"""Two models of one family on the same texts: what differs in how they hold the labels."""
+"""Compares the label directions of two models of one family on the same texts."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def compare(
 
 @dataclass(frozen=True, eq=False)
 class _Pair:
-    """Two models that read the same texts, and what is computed from both."""
+    """Two models that read the same texts, and the statistics of both."""
 
     task: Task
     a: Read

@@ -42,9 +42,9 @@ def _labels(axis: Any, found: ModelComparison) -> None:
     rows = list(found.separation.items())[::-1]
     for place, (_, each) in enumerate(rows):
         for (name, colour, shift), value in zip(SIDES, (each.a, each.b), strict=True):
-            told = f"model {name}" if place == 0 else None
+            legend = f"model {name}" if place == 0 else None
             axis.plot([value.low, value.high], [place + shift] * 2, color=colour, linewidth=2)
-            axis.plot(value.value, place + shift, "o", color=colour, markersize=5, label=told)
+            axis.plot(value.value, place + shift, "o", color=colour, markersize=5, label=legend)
         axis.plot(
             each.words.value, place, "|", color=INK, markersize=13,
             label="text alone" if place == 0 else None,

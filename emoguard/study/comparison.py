@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """What one model made of the texts; both sides of a comparison have the same ones.
+    """One model's residuals of the texts; both sides of a comparison have the same texts.
 
     `neutral` are residuals of neutral texts, (texts, layers, hidden).
     """
@@ -28,7 +28,7 @@ class Read:
     neutral: NDArray[np.float32]
 
     def states(self, layer: int, recipe: Recipe) -> NDArray[np.float64]:
-        """Return residuals (texts, hidden) without what neutral texts vary in, as steer has it."""
+        """Return residuals (texts, hidden) without the components of neutral texts."""
         out = neutral_components(self.neutral[:, layer], recipe.neutral_variance)
         states = self.texts.residuals[:, layer].astype(np.float64)
         return np.asarray(states - (states @ out.T) @ out)
@@ -36,7 +36,7 @@ class Read:
 
 @dataclass(frozen=True)
 class Paired:
-    """One number in both models, what is B's more than A's, and the same of the text alone.
+    """A statistic in models A and B, its difference, and the same statistic from the text alone.
 
     `chance` is what the number is without meaning: .5 for an AUROC, for a correlation what 95 % of
     permutations stay below, None where it has none.
@@ -51,7 +51,7 @@ class Paired:
 
 @dataclass(frozen=True)
 class Valence:
-    """Where valence lies among the principal components of the label directions.
+    """The place of valence among the principal components of the label directions.
 
     `rank` is the number, from 1, of the component that correlates most with the signs of valence,
     `strongest` its |r|, `first` that of the first component, `share` the share of the variance that
@@ -66,7 +66,7 @@ class Valence:
 
 @dataclass(frozen=True)
 class ModelComparison:
-    """What was found in models `a` and `b`, on the same texts, with intervals over topics.
+    """The results on models `a` and `b`, on the same texts, with intervals over topics.
 
     `separation` is the AUROC of each target on topics held out, `macro` its mean over labels.
     `cosines` are those of A's and B's steer direction, by target, over `layers`; `overlap` is the

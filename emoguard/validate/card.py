@@ -25,7 +25,7 @@ NONE = "-"
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the card. `section` is what it speaks of: the verdicts, recipe or file."""
+    """One table of the card, in one `section`: the verdicts, the recipe or the file."""
 
     section: str
     title: str
@@ -36,7 +36,7 @@ class Table:
 
 def tables(found: Validation, blocks: Blocks = NOTHING) -> list[Table]:
     """Return the tables of the card in their order."""
-    made = [
+    all_tables = [
         _verdicts(found),
         _splits(found),
         *_human(found),
@@ -46,7 +46,7 @@ def tables(found: Validation, blocks: Blocks = NOTHING) -> list[Table]:
         *_on_policy(blocks),
         *_agreement(blocks),
     ]
-    return [table for table in made if table.rows]
+    return [table for table in all_tables if table.rows]
 
 
 def markdown(title: str, found: Validation, blocks: Blocks, pictures: Sequence[str]) -> str:

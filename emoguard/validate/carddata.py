@@ -1,4 +1,4 @@
-"""What a validation measured, as plain data: for the probe file, and as JSON beside the card."""
+"""Turns a validation into plain data: for the probe file, and as JSON beside the card."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class Blocks:
-    """What was measured with the model at hand; each part may be missing."""
+    """The measurements that need the model itself; each may be missing."""
 
     on_policy: OnPolicy | None = None
     agreements: tuple[Agreement, ...] = ()
@@ -50,7 +50,7 @@ def plain(found: Any) -> Any:
 
 
 def summary(found: Validation, blocks: Blocks) -> dict[str, Any]:
-    """Return what travels in the probe file: verdicts, and per label what they rest on.
+    """Return the part for the probe file: verdicts, and the evidence per label.
 
     `recipe` numbers were measured on texts that the directions tested were not fitted on; `file`
     numbers with the directions of the file itself.

@@ -189,5 +189,5 @@ def _add_build_info(
 ) -> None:
     names = ("version", "backend", "model", "probe", "policy")
     info = Gauge("emoguard_build_info", "What is running; always 1.", names, registry=own)
-    told = (emoguard.__version__, backend, model, probe, policy)
-    info.labels(*map(encodable, told)).set(1)
+    facts = (emoguard.__version__, backend, model, probe, policy)
+    info.labels(*map(encodable, facts)).set(1)

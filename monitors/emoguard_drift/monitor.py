@@ -160,7 +160,7 @@ class DriftMonitor:
         return alerts
 
     def evidence(self) -> Mapping[str, float]:
-        """Return the evidence for a change by label, as a share of what raises an alarm."""
+        """Return the evidence for a change by label; 1 raises an alarm."""
         if self.learning:
             return dict.fromkeys(self.labels, 0.0)
         with self._lock:
@@ -177,7 +177,7 @@ class DriftMonitor:
         return self._checkpoint.faults()
 
     def close(self) -> None:
-        """Save what was seen, a block that is not full included; let others have the state file."""
+        """Save the state, a partial block included; release the state file."""
         if self.learning:
             return
         with self._lock:

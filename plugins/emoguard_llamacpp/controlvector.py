@@ -24,7 +24,7 @@ SUFFIX = ".gguf"
 def control_vector(
     probe: Probe, calibrations: list[Calibration], label: str, dose: float
 ) -> dict[int, NDArray[np.float32]]:
-    """Return per layer what a plan's `add` adds there, shape (hidden,), by the first calibration.
+    """Return the shift of a plan's `add` per layer, shape (hidden,), by the first calibration.
 
     Raises:
         EmoGuardError: unknown label, no calibration, or layer 0, which llama.cpp cannot steer.

@@ -15,7 +15,7 @@ from emoguard_llamacpp.ctypes_symbols import bind
 
 @dataclass(frozen=True)
 class TensorData:
-    """Where one tensor's bytes lie in a GGUF file."""
+    """The place of one tensor's bytes in a GGUF file."""
 
     name: str
     type: int

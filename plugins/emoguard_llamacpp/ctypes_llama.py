@@ -1,4 +1,4 @@
-"""Binds what llama-cpp-python does not: the layer-input read, tensors inside the callback.
+"""Binds functions missing in llama-cpp-python: the layer-input read, tensors in the callback.
 
 Native memory is touched here and in `ctypes_gguf` alone; symbols are looked up in `ctypes_symbols`.
 """
@@ -232,7 +232,7 @@ def _tensor_set() -> Any:
 
 
 def row_count(address: int, hidden: int) -> int:
-    """Return how many rows a residual holds; refuse what is none."""
+    """Return the number of rows of a residual; refuse other tensors."""
     tensor = Tensor.from_address(address)
     shape = tensor.ne
     if (tensor.type, shape[0], shape[2], tensor.nb[1]) != (FLOAT32, hidden, 1, 4 * hidden):
@@ -312,7 +312,7 @@ def _new_context(llm: Any, params: Any) -> Any:
 
 
 def _copy_state(old: Any, new: Any) -> None:
-    """Copy what one context holds to another, which is freed where that fails."""
+    """Copy one context to another, which is freed if that fails."""
     size = bindings.llama_state_get_size(old)
     state = (ctypes.c_uint8 * size)()
     written = bindings.llama_state_get_data(old, state, size)

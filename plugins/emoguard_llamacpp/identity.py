@@ -1,4 +1,4 @@
-"""Which file a `llama_cpp.Llama` holds."""
+"""Identifies the file in a `llama_cpp.Llama`."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Held:
 
 
 def marks(llm: Any) -> Marks:
-    """Return what differs as soon as another file is in a file's place.
+    """Return marks that differ as soon as a file is replaced.
 
     Raises:
         OSError: a file that is not there.

@@ -79,7 +79,7 @@ class LlamaJoint:
             self._generations = None
 
     def refuse(self, steering: Steering) -> None:
-        """Raise EmoGuardError for what llama.cpp, or the path that was asked for, cannot steer."""
+        """Raise EmoGuardError for steering that llama.cpp, or the chosen read path, cannot do."""
         if self.model.draft_model is not None:
             raise EmoGuardError("speculative decoding cannot be steered: unset draft_model")
         if steering.layers[0] == 0:

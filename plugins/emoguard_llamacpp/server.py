@@ -1,4 +1,4 @@
-"""llama_cpp.server's own app around one model: what `emoguard serve` wraps."""
+"""Opens llama_cpp.server's own app around one model, for `emoguard serve`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reading of one block's output, on the device: what a hook does and no more."""
+"""Reads one block's output on the device: the body of a hook."""
 
 from __future__ import annotations
 

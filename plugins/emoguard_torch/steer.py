@@ -61,7 +61,7 @@ class Layer:
     made: dict[torch.dtype, list[Mover | None]] = field(default_factory=dict)
 
     def movers(self, dtype: torch.dtype) -> list[Mover | None]:
-        """Return what moves the residuals of each row, stored in `dtype`."""
+        """Return the movers of each row's residuals, stored in `dtype`."""
         if dtype not in self.made:
             rounding = torch_rounding(dtype)
             self.made[dtype] = [Mover(at, rounding) if at else None for at in self.each]
@@ -78,7 +78,7 @@ Kernel = Callable[[torch.Tensor, Layer, torch.Tensor], torch.Tensor]
 
 @dataclass
 class Batch:
-    """What is in force during one `generate`.
+    """The plans in force during one `generate`.
 
     `layers` maps the number of a probed layer to its interventions; `moves` (layers, rows, 3) is
     what they write; `lead` is that of all layers.

@@ -1,4 +1,4 @@
-"""Every snippet of the README and the tutorials runs, in its order, as a reader would run it.
+"""Every snippet of the README, the tutorials and the architecture runs, as a reader would run it.
 
 Each page has a working directory of its own that holds the small models under the names that the
 pages use. Python blocks share one namespace. Shell blocks run in bash; `emoguard serve` goes on in
@@ -27,7 +27,13 @@ from sybil.parsers.markdown import CodeBlockParser
 from tests import models
 
 ROOT = models.ROOT
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "docs" / "architecture.md",
+    *sorted((ROOT / "docs" / "tutorials").glob("*.md")),
+]
+SHOWN = {"text", "toml"}
+"""Languages of blocks that are only shown."""
 PORTS = ("8000", "9464")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 STARTING_SECONDS = 120
@@ -176,7 +182,7 @@ def test_the_snippets_of_a_page_run_in_their_order(path, page):
 def test_no_block_is_left_out_for_want_of_a_language(path):
     text = path.read_text(encoding="utf-8")
     fences = re.findall(r"^\s*```(\S*)", text, re.MULTILINE)[::2]
-    assert len(blocks(path)) == len([fence for fence in fences if fence != "text"]), fences
+    assert len(blocks(path)) == len([fence for fence in fences if fence not in SHOWN]), fences
 
 
 def test_a_wrong_extra_or_target_is_noticed():
