@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,8 @@ from emoguard import keptfile, regularfile
 from emoguard.cli.bars import Bars
 from emoguard.cli.models import FORMATS, RUNTIME, THREADS
 from emoguard.cli.probes import check_calibrated, guard_for
-from emoguard.cli.screen import Screen
+from emoguard.cli.screen import Screen, say
 from emoguard.errors import EmoGuardError
-from emoguard.reporttable import printable
 from emoguard.runtime.openers import AUTO, open_speaker
 from emoguard.study.personas import system_prompt
 from emoguard.study.pictures import draw
@@ -108,7 +108,7 @@ def study(
         "probe": guard.probe.name,
         "command": _command(protocol_path, path, probe, runtime, data),
     }
-    with open_speech(speaker, wide) as speech:
+    with closing(store), open_speech(speaker, wide) as speech:
         work = Study(
             protocol, speech, store, asked, folder, guard.probe.verdicts,
             controls="valence" in guard.probe.labels,
@@ -144,9 +144,9 @@ def _planned(work: Study, about: dict[str, Any]) -> float:
         f"protocol {protocol.digest[:16]}. Contrasts named before the run:"
     )
     for contrast in protocol.contrasts:
-        console.print(f"  {contrast.name}", markup=False)
+        console.print(f"  {contrast.name}")
     for line in _short_of_items(work, found):
-        console.print(f"  note: {line}", markup=False)
+        console.print(f"  note: {line}")
     return total
 
 
@@ -187,9 +187,9 @@ def _run(work: Study, protocol: Protocol, minutes: float | None) -> bool:
         try:
             work.run(runner, done)
         except OutOfTimeError:
-            Screen(stderr=True).print(
+            say(
                 f"{len(work.store.records)} records so far: the same command goes on from here",
-                highlight=False,
+                err=True,
             )
             if "frozen" not in work.store:
                 sys.exit(0)
@@ -207,9 +207,8 @@ def _write(results: dict[str, Any], folder: Path) -> None:
         keptfile.replace(folder / REPORT, markdown(results, pictures))
     except OSError as error:
         raise EmoGuardError(f"{folder} cannot be written: {error.strerror}") from error
-    console = Screen()
-    console.print(printable(results["verdict"]), markup=False, soft_wrap=True)
-    console.print(f"Wrote {folder / REPORT}, {RESULTS} and {len(pictures)} pictures.", markup=False)
+    say(results["verdict"])
+    say(f"Wrote {folder / REPORT}, {RESULTS} and {len(pictures)} pictures.")
 
 
 def _read_results(path: str) -> dict[str, Any]:
