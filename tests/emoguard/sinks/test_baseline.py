@@ -107,23 +107,6 @@ def test_responses_that_do_not_count_are_counted_with_what_would_make_them_count
         Baseline.learn([*traffic(100), *steered], 50)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "sentence"),
-    [
-        (60, "at the log's 1 minutes a response the other 900 take 15 hours"),
-        (3600, "at the log's 1 hours a response the other 900 take 37.5 days"),
-        (0.5, "at the log's 0.5 seconds a response the other 900 take 7.5 minutes"),
-        (0, "let more traffic pass$"),
-    ],
-)
-def test_too_few_responses_say_how_long_the_rest_takes(seconds, sentence):
-    reports = [
-        dataclasses.replace(r, created=1e9 + n * seconds) for n, r in enumerate(traffic(100))
-    ]
-    with pytest.raises(EmoGuardError, match=sentence):
-        Baseline.learn(reports)
-
-
 @pytest.mark.parametrize("changes", [{"identity": "other"}, {"probe": "other"}])
 def test_responses_of_two_models_or_probes_are_refused(changes):
     with pytest.raises(EmoGuardError, match="one model file and one probe"):
