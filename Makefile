@@ -34,8 +34,8 @@ VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM := 0.32.0
 VLLM_TORCH := 2.13.0
-VLLM_ENGINES ?= eager ngram async v2
-VLLM_LONG := compiled pp2 tp3
+VLLM_ENGINES ?= eager compiled ngram async v2 serve
+VLLM_LONG := whole pp2 tp3
 
 test-vllm: $(VLLM_VENV)/.done
 	$(VLLM_BIN)/python -m pytest tests/plugins/vllm -m "not long"
@@ -99,8 +99,8 @@ TEXTS = $(foreach c,emoguard/fit/corpus $(DATA)/stories_a $(DATA)/stories_b, \
 SOURCES = --source "the package's own corpus, Apache-2.0" \
 	--source "stories of emotion-vector-bench, MIT licence" \
 	--source "situations of EmotionScope, MIT licence"
-MODEL = $$($(BIN)/python -c "from tests import models as m; print(m.$(1))")
-QUANTISED = $$($(BIN)/python -c "from tests import models as m; print(m.quantised(m.$(1)(), '$(2)'))")
+MODEL = $$($(BIN)/python -c "from tests.support import models as m; print(m.$(1))")
+QUANTISED = $$($(BIN)/python -c "from tests.support import models as m; print(m.quantised(m.$(1)(), '$(2)'))")
 # name, function of its GGUF file, further quantisations to compare with
 define make-probe
 test -e .cache/$(1).safetensors.answers.jsonl || \

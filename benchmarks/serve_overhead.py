@@ -36,7 +36,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measure import Row, arguments, interleave, median, show
-from tests.models import smollm2_gguf
+from tests.support.models import smollm2_gguf
 
 PROMPTS = (
     "Write a short note to a colleague about the plan for the week.",

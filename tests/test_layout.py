@@ -127,6 +127,7 @@ NAMES_A_RUNTIME = {
     "emoguard/extras.py": "an extra is called after it",
     "emoguard/cli/demo.py": "the code that users write",
     "emoguard/cli/models.py": "the file of the demo",
+    "emoguard/study/judges.py": "judges are classifiers, which have a library of their own",
 }
 """Files outside `plugins/` that may name a runtime, and why."""
 
@@ -164,6 +165,25 @@ def test_files_that_may_name_a_runtime_do():
 def test_no_module_has_more_than_four_hundred_lines(package):
     for path in package.rglob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+
+
+NAMED = re.compile(r"`(emoguard(?:_[a-z]+)?(?:\.\w+)+)`")
+GROUPS = ("emoguard.plugins", "emoguard.monitors", "emoguard.exporters")
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_what_docstrings_name_is_there(package):
+    known = {name: path for each in PACKAGES for name, path in modules(each).items()}
+    for path in package.rglob("*.py"):
+        for name in NAMED.findall(path.read_text(encoding="utf-8")):
+            if name.startswith(GROUPS):
+                continue
+            parts = name.split(".")
+            heads = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+            module = next((head for head in heads if head in known), None)
+            assert module is not None, f"{name} in {path}"
+            rest = name.removeprefix(module).lstrip(".").partition(".")[0]
+            assert rest in known[module].read_text(encoding="utf-8"), f"{name} in {path}"
 
 
 def test_packages_on_disk_are_the_packages_shipped():

@@ -1,7 +1,7 @@
 """The seam to a runtime: the protocol of a plug-in's joint, and of the sessions it calls.
 
 A plug-in is a module with two functions, `open_residuals(model, **options)` and
-`joint(model, **options)`; `emoguard.watch.Watch` does the rest.
+`joint(model, **options)`; `emoguard.runtime.watch.Watch` does the rest.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def take_request(kwargs: dict[str, Any]) -> Request:
     if own is not None:
         return _checked("emoguard= takes", own)
     around = REQUEST.get()
-    return Request() if around is None else _checked("emoguard.session.REQUEST holds", around)
+    return Request() if around is None else _checked("the context variable REQUEST holds", around)
 
 
 def _checked(place: str, value: Any) -> Request:

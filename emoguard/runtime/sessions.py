@@ -36,8 +36,8 @@ MOST_SITES = 16
 class OpenSessions:
     """Opens, follows and reports the sessions of the model behind `joint`.
 
-    What a runtime calls: `emoguard.joint.Sessions` describes it. `site` is the guard on the model
-    file as it was at attach, in whose scale the joint reads. `standing` are the plans in force.
+    Runtimes call it, see `emoguard.runtime.joint.Sessions`. `site` is the guard on the model file
+    as it was at attach, in whose scale the joint reads. `standing` are the plans in force.
     `reports` are the last ones, newest last; `recorders` get every one.
     """
 

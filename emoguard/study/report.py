@@ -253,7 +253,10 @@ def _safety(results: Results) -> Iterator[str]:
     detection = results["safety"].get("premise", {}).get("detection")
     if detection:
         yield "Telling true premises from false ones: d', and bias c (negative: says yes to both)."
-        cells = [(key, f"{v['d']:.2f}", f"{v['c']:+.2f}") for key, v in detection.items()]
+        cells = [
+            (key.replace("|", ", "), f"{v['d']:.2f}", f"{v['c']:+.2f}")
+            for key, v in detection.items()
+        ]
         yield table(("prompt, sampling, vector", "d'", "c"), cells)
 
 
@@ -319,7 +322,7 @@ def _repeat(results: Results) -> Iterator[str]:
     yield " ".join(lines)
     yield (
         "On a model of your own, fit and calibrate a probe first (`emoguard fit`), then give it by "
-        "`--probe`. An 8B model wants a GPU and Transformers; the protocol stays the same."
+        "`--probe`. An 8B model wants a GPU; the protocol stays the same."
     )
 
 

@@ -25,7 +25,7 @@ from emoguard_llamacpp.identity import Held
 
 
 class LlamaJoint:
-    """See `emoguard.joint.Joint`. `head` reads the context while the model is watched."""
+    """See `emoguard.runtime.joint.Joint`. `head` reads the context while the model is watched."""
 
     def __init__(self, model: Any, backend: str = "auto") -> None:
         support.check_model(model)

@@ -32,7 +32,7 @@ NO_TEXT = (
 
 
 class TransformersJoint:
-    """See `emoguard.joint.Joint`. `hooks` are on the model while it is watched."""
+    """See `emoguard.runtime.joint.Joint`. `hooks` are on the model while it is watched."""
 
     backend = "transformers"
 

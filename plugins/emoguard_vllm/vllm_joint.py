@@ -25,7 +25,7 @@ from emoguard_vllm.front import Front
 
 
 class VllmJoint:
-    """See `emoguard.joint.Joint`. It lives in the front end; workers do what it sends them."""
+    """See `emoguard.runtime.joint.Joint`. It lives in the front end and directs the workers."""
 
     backend = "vllm"
     front: Front

@@ -9,6 +9,7 @@ Lines that install or run make are compared with pyproject.toml and the Makefile
 tried by `make wheel`, `make demo` by a new clone.
 """
 
+import contextlib
 import os
 import re
 import socket
@@ -24,7 +25,7 @@ import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
-from tests import models
+from tests.support import models
 
 ROOT = models.ROOT
 PAGES = [
@@ -36,7 +37,7 @@ SHOWN = {"text", "toml"}
 """Languages of blocks that are only shown."""
 PORTS = ("8000", "9464")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-STARTING_SECONDS = 120
+STARTING_SECONDS = 300
 
 
 class Page:
@@ -91,7 +92,6 @@ class Page:
 
     def _serve(self, command):
         log = self.folder / "server.log"
-        # API, health and metrics listen on ports of their own: also where the page names none.
         command += f" --port {self.ports['8000']}"
         with log.open("w") as out:
             server = subprocess.Popen(
@@ -107,7 +107,8 @@ class Page:
                     assert answer.status == 200
                     return
             except OSError:
-                server.poll()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    server.wait(0.2)
         pytest.fail(f"{command} is not ready:\n{log.read_text()}")
 
     def close(self):

@@ -487,7 +487,7 @@ def test_a_line_of_a_gibibyte_is_not_held(path):
         file.truncate(2**30)
     code = (
         "import sys\nfrom emoguard_jsonl import AuditLog, Key\n"
-        "from tests.memory import peak_bytes\n"
+        "from tests.support.memory import peak_bytes\n"
         "AuditLog(sys.argv[1], Key(bytes(range(32)))).close(); print(peak_bytes())"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=True)

@@ -240,7 +240,7 @@ import resource, sys, time
 from pathlib import Path
 from emoguard import EmoGuardError
 from emoguard_jsonl import AuditLog, Key, verify
-from tests.memory import peak_bytes
+from tests.support.memory import peak_bytes
 path = Path(sys.argv[1])
 assert not verify([path], Key(bytes(32))).sound
 try:

@@ -41,7 +41,7 @@ from emoguard.testing import (
     make_site,
     put_reading,
 )
-from tests import binaries
+from tests.support import binaries
 
 LABELS = tuple(f"label{n}" for n in range(14))
 PROFILES = ("eu_art50", "us_ny_1702", "us_ca_sb243", "us_wa_2225", "us_ut_452", "cn_2026")

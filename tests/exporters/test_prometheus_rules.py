@@ -21,7 +21,7 @@ from prometheus_client import generate_latest
 from emoguard import EmoGuardError
 from emoguard.cli.verbs import verbs
 from emoguard.testing import every_kind_of_report
-from tests import binaries
+from tests.support import binaries
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "exporters" / "emoguard_prometheus"

@@ -33,8 +33,8 @@ from emoguard.testing import (
     make_probe,
     measure_calibration,
 )
-from tests import tiny_gguf
 from tests.clients.serving import serving
+from tests.support import tiny_gguf
 
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
 ALLOWED = RequestPolicy(plan=True, conversation=True)

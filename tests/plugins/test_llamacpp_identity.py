@@ -19,7 +19,7 @@ from emoguard.guard import Guard
 from emoguard.records import Report
 from emoguard.runtime.watch import Watch
 from emoguard.testing import make_calibration, make_probe
-from tests import tiny_gguf
+from tests.support import tiny_gguf
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from emoguard_llamacpp import ctypes_llama, ctypes_symbols, doctor, support
 
 from emoguard.errors import EmoGuardError
-from tests import tiny_gguf
+from tests.support import tiny_gguf
 
 NATIVE = support.allow_list().get(llama_cpp.__version__, ())
 

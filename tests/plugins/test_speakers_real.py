@@ -9,7 +9,7 @@ from emoguard.runtime.attention import sink_length
 from emoguard.runtime.openers import open_speaker, recognise
 from emoguard.runtime.session import REQUEST
 from emoguard.runtime.speaker import BatchSpeaker, Prompt, answer
-from tests.models import hf_copy, smollm2_gguf
+from tests.support.models import hf_copy, smollm2_gguf
 
 pytestmark = pytest.mark.real
 

@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from emoguard.cli import main
-from tests import tiny_folder, tiny_gguf
 from tests.emoguard.cli.test_run import save_probe
+from tests.support import tiny_folder, tiny_gguf
 
 pytest.importorskip("llama_cpp")
 pytest.importorskip("fastapi", reason="needs llama_cpp.server: the extra serve brings it")
@@ -474,6 +474,17 @@ class TestKeyFirst:
         keyless = head("/v1/completions", **length) + body
         with connections(guarded, 1, keyless + keyed + keyless + keyed) as (connection,):
             assert answered(connection, 4) == [401, 200, 401, 200]
+
+    @pytest.mark.parametrize(
+        "body", [b'{"prompt": ', b"prompt=hello", b"", b"\xff\xfe{}", b"[" * 9000]
+    )
+    @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/embeddings"])
+    def test_a_body_that_is_no_json_is_the_clients_mistake(self, guarded, path, body):
+        keyed = {"authorization": BEARER["authorization"], "content_type": "application/json"}
+        with connections(guarded, 1, head(path, content_length=len(body), **keyed) + body) as (
+            connection,
+        ):
+            assert answered(connection)[0] in (400, 422)
 
     def test_a_length_that_lies_is_no_request(self, guarded):
         body = json.dumps(ASKED).encode()

@@ -12,7 +12,7 @@ from emoguard.cli import main
 from emoguard.cli.watch_page import Log
 from emoguard.testing import make_report
 from tests.plugins.page.test_page import LIVE, OPERATOR, read
-from tests.wire import call
+from tests.support.wire import call
 
 KEY = Key(b"k" * 32)
 

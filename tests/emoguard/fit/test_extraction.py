@@ -19,8 +19,8 @@ from emoguard.fit.corpora import Text
 from emoguard.fit.extraction import extract, extract_embedded, pool, skipped_tokens
 from emoguard.probe import pooling
 from emoguard.testing import FakeResiduals
-from tests import tiny_gguf
 from tests.contract import hf_models
+from tests.support import tiny_gguf
 
 ROOT = Path(__file__).parents[3]
 WORDS = ["toast", "is", "heat", "on", "a", "train", "and", "the", "hen", "eats", "rain"]

@@ -14,9 +14,9 @@ from emoguard import Guard, Policy
 from emoguard.policy.policy import RequestPolicy
 from emoguard.runtime.attach import find, shipped
 from emoguard.testing import make_probe, measure_calibration
-from tests import models, tiny_folder, tiny_gguf
 from tests.plugins.page.test_page import ANSWER, LIVE, OPERATOR, Served
-from tests.wire import CHAT, call
+from tests.support import models, tiny_folder, tiny_gguf
+from tests.support.wire import CHAT, call
 
 POLICY = Policy(requests=RequestPolicy(plan=True))
 ASKED = {"max_tokens": 12, "temperature": 0, "seed": 1}

@@ -53,8 +53,8 @@ def test_an_engine_answers_for_a_calibration(llm: Any, truth: Any) -> None:
 @pytest.mark.long
 def test_emoguard_calibrate_runs_on_an_engine(tmp_path: Path) -> None:
     from emoguard.cli import main
-    from tests.models import hf_copy, smollm2_gguf
     from tests.plugins.vllm.engines import PROBE
+    from tests.support.models import hf_copy, smollm2_gguf
 
     out = tmp_path / "made.safetensors"
     arguments = ["calibrate", "--engine", "vllm", "--model", str(hf_copy(smollm2_gguf()))]

@@ -18,9 +18,9 @@ import httpx
 import pytest
 import yaml
 
-from tests.models import ROOT, hf_copy, smollm2_gguf
 from tests.plugins.vllm.asking import SAD
 from tests.plugins.vllm.engines import ENVIRONMENT
+from tests.support.models import ROOT, hf_copy, smollm2_gguf
 
 pytestmark = pytest.mark.engines("serve")
 
@@ -108,7 +108,9 @@ def server(tmp_path_factory: Any) -> Iterator[Server]:
     else:
         process.kill()
         pytest.fail(log.read_text()[-4000:])
-    yield Server(url)
+    running = Server(url)
+    yield running
+    running.http.close()
     process.send_signal(signal.SIGTERM)
     process.wait(60)
 
