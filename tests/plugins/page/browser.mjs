@@ -144,6 +144,7 @@ const scenarios = {
     find("alert", await page.locator("#alerts li").first().innerText());
     find("axe", await violations(page));
     await page.locator("#alerts .link").first().click();
+    await page.waitForSelector("#runbook[open]");
     find("runbook", await text(page, "#runbook"));
     find("axe in runbook", await violations(page));
     await page.keyboard.press("Escape");
