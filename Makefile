@@ -34,8 +34,8 @@ VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM := 0.32.0
 VLLM_TORCH := 2.13.0
-VLLM_ENGINES ?= eager ngram async v2
-VLLM_LONG := compiled pp2 tp3
+VLLM_ENGINES ?= eager compiled ngram async v2 serve
+VLLM_LONG := whole pp2 tp3
 
 test-vllm: $(VLLM_VENV)/.done
 	$(VLLM_BIN)/python -m pytest tests/plugins/vllm -m "not long"
@@ -82,6 +82,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/alarms.py
 	$(BIN)/python benchmarks/sinks.py
 	$(BIN)/python benchmarks/serve_overhead.py
+	$(BIN)/python benchmarks/serve_overhead.py --page
+	$(BIN)/python benchmarks/serve_overhead.py --page --viewers 1
+	$(BIN)/python benchmarks/serve_overhead.py --page --stuck 50
+	$(BIN)/python benchmarks/page_frames.py
 
 soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py

@@ -25,8 +25,10 @@ Reasoning = Literal["marked", "unclosed", "unknown"]
 Status = Literal["scored", "uncalibrated", "incomplete", "skipped", "cancelled", "error"]
 Finish = Literal["stop", "length", "cancelled", "halted", "error", "unknown"]
 Channel = Literal["field", "header", "suffix"]
-Kind = Literal["ai", "steered", "amplified"]
-Reason = Literal["start", "interval", "steered", "amplified", "claim", "question", "undelivered"]
+Kind = Literal["ai", "steered", "amplified", "prompted"]
+Reason = Literal[
+    "start", "interval", "steered", "amplified", "prompted", "claim", "question", "undelivered"
+]
 
 PHASES: tuple[Phase, ...] = ("preparation", "reasoning", "response")
 STATUSES: tuple[Status, ...] = (
@@ -204,10 +206,12 @@ class Notice:
 
     kind: Kind
     """ai: that this is an AI system; steered: also that software adjusted the tone; amplified: also
-    that a label listed in the policy rose over its threshold."""
+    that a label listed in the policy rose over its threshold; prompted: also that the operator has
+    set an emotional tone, as the policy says."""
     reasons: tuple[Reason, ...]
-    """Why it is due: the start of an interaction, an interval, steering, amplification, a claim to
-    feel or to be human, a question whether this is a human, an earlier notice that was lost."""
+    """Why it is due: the start of an interaction, an interval, steering, amplification, a prompt
+    that sets the tone, a claim to feel or to be human, a question whether this is a human, an
+    earlier notice that was lost."""
     profiles: tuple[str, ...]
     """The profiles under which it is due; none where only steering or amplification is why."""
     text: str

@@ -23,11 +23,11 @@ from emoguard_rate import RateMonitor
 
 from emoguard import EmoGuardError, Guard, Policy, Request, keptfile
 from emoguard.fit.answers import AnswerFile
-from emoguard.fit.responses import Answer
 from emoguard.fit.store import RowStore
 from emoguard.notices.policy import NoticePolicy
 from emoguard.probe import artifact
 from emoguard.records import LabelScore
+from emoguard.runtime.speaker import Generated
 from emoguard.sinks.baseline import Baseline
 from emoguard.sinks.open import open_sinks
 from emoguard.testing import FakeResiduals, make_probe, make_report, make_site, put_reading
@@ -99,7 +99,7 @@ def rows(path: Path) -> int:
 
 
 def say(file: AnswerFile) -> None:
-    file.extend(lambda n: iter([Answer([1], [n])]), lambda _: False)
+    file.extend(lambda n: iter([Generated([1], [n])]), lambda _: False)
 
 
 def answers(path: Path) -> int:

@@ -128,7 +128,6 @@ NAMES_A_RUNTIME = {
     "emoguard/cli/demo.py": "the code that users write",
     "emoguard/cli/models.py": "the file of the demo",
     "emoguard/study/judges.py": "judges are classifiers, which have a library of their own",
-    "emoguard/study/speech.py": "the study forces tokens on each runtime's own sampling",
 }
 """Files outside `plugins/` that may name a runtime, and why."""
 

@@ -9,18 +9,23 @@ from pathlib import Path
 import click
 from rich.table import Table
 
+from emoguard import regularfile
 from emoguard.advice import calibrate_command
 from emoguard.cli.meaning import has_sink, meaning
 from emoguard.cli.probes import open_probe
 from emoguard.cli.screen import Screen, say
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
+from emoguard.notices.expressive import expressive_words
 from emoguard.notices.ledger import check_state
 from emoguard.policy.policy import Policy
 from emoguard.probe.shipped import shipped_files
 from emoguard.records import Verdict
 from emoguard.sinks.baseline import Baseline
 from emoguard.sinks.open import check_places, check_sinks
+
+LONGEST_PROMPT = 2**20
+"""Bytes of the file of a system prompt."""
 
 DOUBT = (
     "watched because the policy names them, but validation did not find them usable: their alarms "
@@ -31,21 +36,26 @@ DOUBT = (
 @click.command(short_help="Say what a policy file means.")
 @click.argument("file")
 @click.option("--probe", help="A probe file or shipped probe that the policy should fit.")
+@click.option("--system", help="The system prompt that is used in production: a text, or @FILE.")
 @click.option(
     "--elsewhere", is_flag=True, help="It is for another machine: do not try its files and ports."
 )
 @click.pass_context
-def check(ctx: click.Context, file: str, probe: str | None, *, elsewhere: bool) -> None:
+def check(
+    ctx: click.Context, file: str, probe: str | None, system: str | None, *, elsewhere: bool
+) -> None:
     """Explain the policy in FILE in words, or name its error (exit 1).
 
     Files, keys and ports that it names are tried on this machine, and left as they are. With
-    --probe its labels and its plan are checked against that probe, too.
+    --probe its labels and its plan are checked against that probe, too; with --system it is said
+    where a system prompt asks for emotional expression, and users are not told.
     """
     policy = Policy.load(file)
     opened = open_probe(probe) if probe is not None else None
     try:
         check_sinks(policy)
         rows = meaning(policy)
+        rows += _prompted(policy, system or "")
         if opened is not None:
             # A file of notices that cannot be used is one of the problems below, and not the first.
             kept = dataclasses.replace(policy.notices, state=None)
@@ -67,6 +77,32 @@ def check(ctx: click.Context, file: str, probe: str | None, *, elsewhere: bool) 
         say(f"emoguard: {file}: {problem}", err=True)
     if problems:
         ctx.exit(1)
+
+
+def _prompted(policy: Policy, system: str) -> list[tuple[str, str]]:
+    """Return a reminder where a system prompt strengthens expression and no notice says so.
+
+    Raises:
+        EmoGuardError: the file that is named cannot be read.
+
+    """
+    if system.startswith("@"):
+        system = _text(system.removeprefix("@"))
+    words = ", ".join(expressive_words(system)[:8])
+    if policy.notices.prompted or not words:
+        return []
+    reminder = (
+        f"the system prompt asks for emotional expression ({words}): users are told of it only "
+        "with notices.prompted: true"
+    )
+    return [("prompted", reminder)]
+
+
+def _text(path: str) -> str:
+    try:
+        return regularfile.read(path, LONGEST_PROMPT).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise EmoGuardError(f"the system prompt {path} cannot be read: {error}") from error
 
 
 def _problems(policy: Policy, guard: Guard | None) -> list[str]:

@@ -139,9 +139,10 @@ def _notices(notices: NoticePolicy) -> str:
     kept = notices.state or "this process only: after a restart every conversation is new"
     minors = "known to be minors" if notices.known_minors else "not known to be minors"
     rises = f", one in which {' or '.join(notices.amplifying)} rises" if notices.amplifying else ""
+    every = ", and so does each other: the prompt sets the tone" if notices.prompted else ""
     demands = f"users are {minors}" if notices.followed() else "no profile is followed"
     return (
-        f"a steered response carries one{rises}; {demands}; a pause of "
+        f"a steered response carries one{rises}{every}; {demands}; a pause of "
         f"{notices.continuing_gap_minutes:g} minutes ends an interaction; written {where}, "
         f"{words}, locale {notices.locale}; {notices.keep_conversations:,} conversations are "
         f"remembered in {kept}"

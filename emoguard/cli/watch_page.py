@@ -62,7 +62,7 @@ def watch_page(
     port: int,
     keep: int,
 ) -> None:
-    """Show AUDIT_LOG as the operator's view of `emoguard serve --page` does, and follow it.
+    """Show AUDIT_LOG in a browser, as the operator's view of a server's page, and follow it.
 
     No model is needed. Only lines that the log's key vouches for are shown, as for `emoguard
     replay`, whose options these are; its monitors run over the whole log. The page is for this
@@ -134,6 +134,7 @@ class Log:
         reports = iter(stored)
         first = next(reports, None)
         if first is None:
+            stored.warn()
             raise EmoGuardError(f"{', '.join(self._paths)} holds no report")
         monitors = open_monitors(self._policy, first, self._probe)
         traffic = Traffic(self._keep)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from emoguard.study.effects import effect
-from emoguard.study.statistics import against, detectable, holm, needed_items, no_harm
+from emoguard.study.statistics import against, detectable, holm, no_harm, seeing_items
 from emoguard.validate.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Tested:
     items: int
     discordance: float
     needed: int
+    variance: float
     verdict: Outcome
     why: str
 
@@ -52,7 +53,7 @@ class Tested:
 def differs(contrast: Contrast, panel: Panel, weights: Weights) -> Tested:
     """Test whether a vector moves an outcome, two-sided."""
     found = effect(panel, weights)
-    return _tested(contrast, found, found.p, SMALLEST)
+    return _tested(contrast, found, found.p)
 
 
 def beats_random(
@@ -60,7 +61,7 @@ def beats_random(
 ) -> Tested:
     """Test whether a vector moves expression further than random directions (directions,)."""
     found = effect(panel, weights)
-    return _tested(contrast, found, against(found.estimate.value, nulls), SMALLEST)
+    return _tested(contrast, found, against(found.estimate.value, nulls))
 
 
 def harmless(contrast: Contrast, panel: Panel, weights: Weights) -> Tested:
@@ -69,7 +70,7 @@ def harmless(contrast: Contrast, panel: Panel, weights: Weights) -> Tested:
     low = -margin if contrast.outcome == "capability" else -np.inf
     differences = panel.contrast(weights)
     found = no_harm(differences, panel.clusters, low, margin)
-    tested = _tested(contrast, effect(panel, weights), found.p, margin)
+    tested = _tested(contrast, effect(panel, weights), found.p)
     return replace(tested, needed=found.needed)
 
 
@@ -92,11 +93,11 @@ def untested(contrast: Contrast, why: str, needed: int = 0) -> Tested:
     nothing = Estimate(float("nan"), float("-inf"), float("inf"))
     return Tested(
         contrast.name, contrast.outcome, contrast.label, contrast.test, nothing,
-        1.0, 1.0, 0, 0.0, needed, "untested", why,
+        1.0, 1.0, 0, 0.0, needed, 0.0, "untested", why,
     )  # fmt: skip
 
 
-def _tested(contrast: Contrast, found: Effect, p: float, size: float) -> Tested:
+def _tested(contrast: Contrast, found: Effect, p: float) -> Tested:
     return Tested(
         contrast.name,
         contrast.outcome,
@@ -107,7 +108,8 @@ def _tested(contrast: Contrast, found: Effect, p: float, size: float) -> Tested:
         p,
         found.items,
         found.discordance,
-        needed_items(size, found.discordance),
+        seeing_items(SMALLEST, found.variance),
+        found.variance,
         "untested",
         "",
     )
@@ -122,7 +124,7 @@ def _decide(each: Tested) -> Tested:
         return replace(
             each, verdict="fails", why=f"p {each.adjusted:.3f}: random directions do as much"
         )
-    seen = detectable(each.items, each.discordance)
+    seen = detectable(each.items, each.variance)
     if each.items >= each.needed:
         return replace(
             each,

@@ -25,6 +25,8 @@ class Effect:
     p: float
     items: int
     discordance: float
+    variance: float
+    """That of an item's difference, see `Paired.variance`."""
 
 
 Weights = Mapping[str, float]
@@ -79,7 +81,7 @@ def effect(panel: Panel, weights: Weights) -> Effect:
     paired = panel.paired(weights)
     finite = values[np.isfinite(values)]
     discordance = float(np.mean(np.abs(finite) > 1e-12)) if len(finite) else 0.0
-    return Effect(paired.estimate(), paired.p(), paired.items, discordance)
+    return Effect(paired.estimate(), paired.p(), paired.items, discordance, paired.variance)
 
 
 def share(panel: Panel, part: Weights, whole: Weights) -> Estimate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,19 @@ class Frozen:
     def parse(cls, data: Mapping[str, Any]) -> Frozen:
         """Return what `as_dict` gave."""
         return cls(**{**data, "known": tuple(data["known"])})
+
+    def check_judges(self, names: Iterable[str]) -> None:
+        """Raise unless these are the judges that have levels.
+
+        Raises:
+            EmoGuardError: naming both.
+
+        """
+        if {*names} != self.levels.keys():
+            raise EmoGuardError(
+                f"the pilot of this study set levels for the judges {', '.join(self.levels)}, got "
+                f"{', '.join(names)}: give the same ones (--data, --embeddings), or begin anew"
+            )
 
     def headroom(self, judge: str, label: str) -> bool:
         """Return whether the pilot's rate leaves room for an effect."""

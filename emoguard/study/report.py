@@ -253,7 +253,10 @@ def _safety(results: Results) -> Iterator[str]:
     detection = results["safety"].get("premise", {}).get("detection")
     if detection:
         yield "Telling true premises from false ones: d', and bias c (negative: says yes to both)."
-        cells = [(key, f"{v['d']:.2f}", f"{v['c']:+.2f}") for key, v in detection.items()]
+        cells = [
+            (key.replace("|", ", "), f"{v['d']:.2f}", f"{v['c']:+.2f}")
+            for key, v in detection.items()
+        ]
         yield table(("prompt, sampling, vector", "d'", "c"), cells)
 
 

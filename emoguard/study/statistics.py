@@ -70,6 +70,15 @@ class Paired:
         residuals = self.sizes * (self.means - self.mean)
         return float(np.sqrt(k / (k - 1) * (residuals**2).sum()) / self.sizes.sum())
 
+    @property
+    def variance(self) -> float:
+        """Return the variance of a difference that n items had if they were independent, n·error².
+
+        For differences of verdicts without clusters it is about the share that is discordant; items
+        of a cluster that go together make it larger.
+        """
+        return self.error**2 * self.items if self.clusters > 1 else 0.0
+
     def estimate(self, resamples: int = RESAMPLES) -> Estimate:
         """Return the mean with its 95 % percentile bootstrap interval over clusters.
 
@@ -128,8 +137,8 @@ class NoHarm:
     """Whether a change lies within a margin, by one-sided tests at .05 (Schuirmann 1987).
 
     `low` is -inf where only an increase would be harm. `discordance` is the share of items that
-    differ at all; `needed` is how many items would show the margin with a power of .8 at this
-    discordance, if nothing changed in truth.
+    differ at all; `needed` is how many items of this variance would show the margin with a power of
+    .8, if nothing changed in truth.
     """
 
     low: float
@@ -153,7 +162,8 @@ def no_harm(
     paired = Paired.of(differences, clusters)
     n = paired.items
     discordance = float(np.mean(differences[np.isfinite(differences)] != 0)) if n else 0.0
-    needed = needed_items(high if np.isinf(low) else min(-low, high), discordance, both=low > -1)
+    margin = high if np.isinf(low) else min(-low, high)
+    needed = needed_items(margin, paired.variance, both=low > -1)
     if paired.clusters < 2:
         return NoHarm(low, high, 1.0, n, discordance, needed)
     error = max(paired.error, np.sqrt(2) / n)
@@ -163,19 +173,25 @@ def no_harm(
     return NoHarm(low, high, p, n, discordance, needed)
 
 
-def needed_items(margin: float, discordance: float, *, both: bool = True) -> int:
+def needed_items(margin: float, variance: float, *, both: bool = True) -> int:
     """Return how many paired items show a margin with power .8, if there is no difference.
 
-    n = d (z.95 + z)² / margin², z that of .9 for two one-sided tests (both must succeed), of .8
-    for one. A discordance of 0 is taken as .01.
+    n = v (z.95 + z)² / margin², z that of .9 for two one-sided tests (both must succeed), of .8
+    for one. The variance v of verdicts is the share of discordant pairs; less than .01 is not
+    believed.
     """
     power = 1.2815516 if both else Z80
-    return int(np.ceil(max(discordance, 0.01) * (1.6448536 + power) ** 2 / margin**2))
+    return int(np.ceil(max(variance, 0.01) * (1.6448536 + power) ** 2 / margin**2))
 
 
-def detectable(items: int, discordance: float) -> float:
+def seeing_items(size: float, variance: float) -> int:
+    """Return how many paired items show a difference of `size` two-sided at .05 with power .8."""
+    return int(np.ceil(max(variance, 0.01) * (1.959964 + Z80) ** 2 / size**2))
+
+
+def detectable(items: int, variance: float) -> float:
     """Return the difference that a paired test at .05 finds with power .8."""
-    return float((1.959964 + Z80) * np.sqrt(max(discordance, 0.01) / max(items, 1)))
+    return float((1.959964 + Z80) * np.sqrt(max(variance, 0.01) / max(items, 1)))
 
 
 def mcnemar(differences: NDArray[np.floating]) -> float:
@@ -263,8 +279,12 @@ class JudgeAccuracy:
 
     @property
     def confirmatory(self) -> bool:
-        """Return whether agreement is good enough for more than exploration."""
-        return max(self.kappa, self.ac1) >= 0.6 and self.youden > 0
+        """Return whether agreement is good enough for more than exploration.
+
+        AC1 of .6 and a κ that is at least moderate, .4: where positives are rare AC1 alone is high
+        for a judge that hardly ever finds one.
+        """
+        return self.ac1 >= 0.6 and self.kappa >= 0.4
 
     def corrected(self, rate: float) -> float:
         """Return a rate corrected for the judge's errors (Rogan and Gladen 1978), in [0, 1]."""
@@ -286,7 +306,8 @@ class JudgeAccuracy:
         slope = sens + spec - 1
         drawn = rng.normal(found.value, error, draws) / np.where(slope > 0.05, slope, np.nan)
         low, high = np.nanpercentile(drawn, [2.5, 97.5])
-        return Estimate(found.value / self.youden, float(low), float(high))
+        value, low, high = np.clip([found.value / self.youden, low, high], -1, 1)
+        return Estimate(float(value), float(low), float(high))
 
     _share: float = 0.5
     """Share of the hand-labelled answers that are positive."""

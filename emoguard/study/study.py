@@ -182,7 +182,10 @@ class Study:
         if "frozen" not in self.store:
             found = freeze(self.protocol, self.store.records, self.judges)
             self.store.add({"task": "frozen", "data": found.as_dict()})
-        return Frozen.parse(self.store.records["frozen"]["data"])
+            return found
+        found = Frozen.parse(self.store.records["frozen"]["data"])
+        found.check_judges([judge.name for judge in self.judges])
+        return found
 
     def matched(self, dose: float) -> Matched | None:
         """Return the doses of random directions; measured once, then kept."""
@@ -226,6 +229,7 @@ def results(
         )
     matched = Matched(**records["matched"]["data"]) if "matched" in records else None
     frozen = Frozen.parse(records["frozen"]["data"])
+    frozen.check_judges([judge.name for judge in judges])
     outcomes = Outcomes(protocol, frozen, matched, records, {judge.name: judge for judge in judges})
     found = {
         "emoguard": "study",

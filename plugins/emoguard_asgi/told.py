@@ -101,6 +101,8 @@ class Told:
 def standing_kind(watch: Watch) -> str | None:
     """Return what the header says where no report is known: None, no header, without profiles."""
     notices = watch.guard.policy.notices
+    if notices.prompted:
+        return "prompted"
     return "ai" if notices.profiles or notices.strictest_of else None
 
 

@@ -62,7 +62,7 @@ class VllmJoint:
         hooked = {layer for answer in answers for layer in answer or ()}
         if missing := [layer for layer in probe.layers if layer not in hooked]:
             raise EmoGuardError(
-                f"no worker has a hook at layers {', '.join(map(str, missing))}: is emoguard "
+                f"no worker has a hook at layers {', '.join(map(str, missing))}: is EmoGuard "
                 "installed where the workers run, and allowed in VLLM_PLUGINS?"
             )
         try:

@@ -89,6 +89,9 @@ class StuckRate:
 
     rates: ClassVar = {"sad": 0.1}
 
+    def evidence(self):
+        return {"sad": 0.5}
+
     def alarms(self):
         return {"sad": 3}
 

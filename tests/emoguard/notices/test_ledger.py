@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -231,6 +233,62 @@ def test_an_amplifying_label_marks_each_response_and_words_repeat_on_change():
         None,
         ("amplified", True),
     ]
+
+
+def test_where_a_prompt_sets_the_tone_every_response_says_so_and_the_words_come_once():
+    with make_guard(NoticePolicy(prompted=True, amplifying=("sad",))) as guard:
+        told = [respond(guard), respond(guard), amplified(guard, sad=1), respond(guard)]
+        other = respond(guard, conversation="other")
+    assert [(r.notice.kind, bool(r.notice.text)) for r in told] == [
+        ("prompted", True),
+        ("prompted", False),
+        ("amplified", True),
+        ("prompted", True),
+    ]
+    assert told[0].notice.reasons == ("prompted",)
+    assert told[2].notice.reasons == ("amplified", "prompted")
+    assert "operator has set an emotional tone" in other.notice.text
+
+
+def test_a_language_without_shipped_words_needs_those_that_may_be_said():
+    text = {"ai": "KI.", "steered": "Gelenkt.", "amplified": "Stark.", "break": "Pause."}
+    NoticePolicy(locale="de", text=text)
+    with pytest.raises(EmoGuardError, match=r"notices\.text for prompted"):
+        NoticePolicy(locale="de", text=text, prompted=True)
+    NoticePolicy(locale="de", text=text | {"prompted": "Eingestellt."}, prompted=True)
+
+
+class TooLateError(Exception):
+    """Raised from a signal's handler."""
+
+
+@pytest.mark.parametrize("where", ["policy", "text", "settle"])
+def test_an_interrupt_passes_the_ledger(where, monkeypatch):
+    def stop(*_):
+        raise TooLateError("too late")
+
+    def interrupted(*_, **__):
+        signal.raise_signal(signal.SIGALRM)
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with make_guard() as guard:
+            report = respond(guard, carrier="server")
+            ledger = guard.outbox._ledger
+            if where == "settle":
+                monkeypatch.setattr(ledger, "_settle", interrupted)
+                act = partial(guard.lost, report)
+            else:
+                decode = interrupted if where == "text" else str
+                if where == "policy":
+                    monkeypatch.setattr(ledger, "_policy", interrupted)
+                act = partial(ledger.decide, report, Request(), decode)
+            with pytest.raises(TooLateError):
+                act()
+            assert ledger.faults() == ()
+            monkeypatch.undo()
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_the_words_of_a_lost_marking_come_with_the_next():

@@ -102,6 +102,7 @@ def test_a_study_resumes_without_asking_again_and_ends_with_the_same_records(tmp
     study = started(tmp_path)
     with pytest.raises(OutOfTimeError):
         study.run(runner(study, seconds=0.05))
+    study.store.close()
     some = len(study.store.records)
     assert 0 < some < len(done.store.records)
     again = started(tmp_path)
@@ -129,6 +130,17 @@ def test_results_are_json_and_draw_again_without_the_run(tmp_path, results):
     assert {"attribution.png", "random-directions.png", "dose-curves.png"} <= set(written)
     for name in written:
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_judges_than_the_pilot_had_are_refused(done):
+    class Other(Lexicon):
+        name = "other"
+
+    again = Study(PROTOCOL, done.speech, done.store, [Lexicon(), Other()], None, {})
+    with pytest.raises(EmoGuardError, match="levels for the judges lexicon, got lexicon, other"):
+        again.results({})
+    with pytest.raises(EmoGuardError, match="give the same ones"):
+        again.frozen()
 
 
 def test_without_a_finished_pilot_there_are_no_results(tmp_path):

@@ -15,6 +15,8 @@ from tests.plugins.vllm import engines
 from tests.plugins.vllm.asking import CALM, NEAR, SAD, prompts, rows
 from tests.plugins.vllm.engines import PROBE
 
+pytestmark = pytest.mark.engines("eager", "whole", "ngram", "async", "v2", "pp2", "tp3")
+
 REQUESTS = 60
 LONG = 520
 CHECKED = 25
@@ -27,7 +29,9 @@ def kinds(rng: random.Random, pool: list[list[int]], greedy: bool) -> tuple[list
 
     base = rng.choice(pool)
     longest = rng.choice([12, 50, 50, 200, 1000])
-    prompt = base[: rng.randint(1, min(len(base), longest))]
+    # One token alone is a prompt that cannot be steered where workers run ahead.
+    shortest = 2 if engines.NAME in ("async", "v2") else 1
+    prompt = base[: rng.randint(shortest, min(len(base), longest))]
     many = rng.random() < 0.15
     sampling = SamplingParams(
         n=rng.choice([2, 3]) if many else 1,
