@@ -35,8 +35,8 @@ def read(
     """Write one layer's share of z into `pending` (rows, labels).
 
     Equals `emoguard.probe.probe.Readout.part` on the last position of each sequence: the one the
-    next token is chosen from, also in a left-padded batch and in the last chunk of a prefill. Where
-    one packed row holds all sequences, `places` (rows,) are those positions in it.
+    next token is chosen from, also in a left-padded batch and in the last chunk of a chunked
+    prefill. Where one packed row holds all sequences, `places` (rows,) are those positions in it.
     """
     whole = hidden_state(output)
     last = whole[:, -1] if places is None else whole[0, places.to(whole.device)]

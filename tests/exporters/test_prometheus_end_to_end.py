@@ -21,6 +21,8 @@ from emoguard_prometheus.alerting import RuleOptions, render
 import emoguard
 from tests.support import binaries, models
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 60
 """The whole way, both programs started and the model loaded."""
 

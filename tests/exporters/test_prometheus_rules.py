@@ -23,6 +23,8 @@ from emoguard.cli.verbs import verbs
 from emoguard.testing import every_kind_of_report
 from tests.support import binaries
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "exporters" / "emoguard_prometheus"
 ALERTS = {

@@ -39,6 +39,8 @@ from tests.support.wire import (
     whole,
 )
 
+pytestmark = pytest.mark.slow
+
 CORPUS = sorted((Path(__file__).parent / "corpus" / "requests").iterdir())
 OPEN = replace(
     NOTICED, requests=RequestPolicy(plan=True, scores=True, channel=True, conversation=True)

@@ -47,6 +47,7 @@ def test_the_mean_is_over_items_and_its_error_over_clusters():
     assert together > alone
 
 
+@pytest.mark.slow
 def test_intervals_cover_what_was_planted():
     rng = np.random.default_rng(0)
     hits = 0
