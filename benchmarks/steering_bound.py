@@ -48,7 +48,7 @@ from emoguard.steering.intervention import Intervention, Steering
 from emoguard.steering.plan import CEILING
 from emoguard.steering.policy import SteeringPolicy
 from emoguard.steering.prepare import prepare
-from tests.models import gemma_gguf, load_hf, load_llama, smollm2_gguf
+from tests.support.models import gemma_gguf, load_hf, load_llama, smollm2_gguf
 
 PROMPTS = Path(__file__).parents[1] / "emoguard" / "fit" / "prompts" / "benign.tsv"
 MODELS = {"smollm2": smollm2_gguf, "gemma": gemma_gguf}
@@ -174,6 +174,19 @@ def in_torch(
     return _batch(rows, plans, index, dtype, lambda h, layer: steer.intervene(h, layer, layer.rows))
 
 
+def in_torch_wide(
+    rows: NDArray[np.float64], plans: Sequence[Steering], index: int, dtype: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the same on a device that sums squares beyond the range of float32."""
+    from unittest import mock
+
+    def wide(x: Any, dim: int) -> Any:
+        return x.double().square().sum(dim).sqrt().float()
+
+    with mock.patch("torch.linalg.vector_norm", wide):
+        return in_torch(rows, plans, index, dtype)
+
+
 def on_cpu(
     rows: NDArray[np.float64], plans: Sequence[Steering], index: int, dtype: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -221,6 +234,7 @@ VARIANTS: dict[str, tuple[Callable[..., Any], str]] = {
     "torch_float32": (in_torch, "float32"),
     "torch_float16": (in_torch, "float16"),
     "torch_bfloat16": (in_torch, "bfloat16"),
+    "torch_wide_float32": (in_torch_wide, "float32"),
     "cpu_float16": (on_cpu, "float16"),
     "cpu_bfloat16": (on_cpu, "bfloat16"),
 }

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from emoguard import regularfile
-from emoguard.cli.bars import bars, follow
+from emoguard import keptfile, regularfile
+from emoguard.cli.bars import Bars, follow
 from emoguard.cli.models import MODEL
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import check_calibrated, guard_for
+from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.extras import install_command
 from emoguard.fit.corpora import recorded_labels
@@ -25,7 +25,7 @@ from emoguard.fit.textonly import vader
 from emoguard.runtime.openers import batching, open_speaker
 from emoguard.study.dose import DoseResult, Effect, Judge, LabelResult, measure
 from emoguard.study.stage import SpeakerStage
-from emoguard.validate.plots import find_pyplot
+from emoguard.validate.plots import find_pyplot, save_figure
 
 if TYPE_CHECKING:
     from emoguard.guard import Guard
@@ -98,9 +98,9 @@ def dose(
     signed = signs(guard, labels or ("happy", "sad"))
     check_calibrated(guard, probe, speaker.door.identity, path, runtime)
     stage = SpeakerStage(speaker, guard, randoms=randoms, tokens=tokens)
-    with bars() as progress:
+    with Bars() as progress:
         result = measure(stage, judge, openings, signed, progress=follow(progress))
-    Console().print(table(result, judge_name))
+    Screen().print(table(result, judge_name))
     if json_path:
         about = {"model": Path(path).name, "probe": guard.probe.name, "judge": judge_name}
         write({**about, "tokens": tokens, **as_dict(result)}, json_path)
@@ -126,7 +126,7 @@ def write(data: dict[str, Any], path: str) -> None:
 
     """
     try:
-        Path(path).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        keptfile.replace(path, json.dumps(data, indent=1) + "\n")
     except OSError as error:
         raise EmoGuardError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -216,7 +216,7 @@ def _cells(effect: Effect) -> tuple[str, ...]:
 
 
 def plot(result: DoseResult, path: Path, model: str, judge: str) -> None:
-    """Draw dose against effect for each label, with what random directions do."""
+    """Draw dose against effect for each label, beside the effects of random directions."""
     pyplot = find_pyplot()
     figure, axes = pyplot.subplots(
         1, len(result.labels), figsize=(5 * len(result.labels), 4), sharey=True, squeeze=False
@@ -228,7 +228,7 @@ def plot(result: DoseResult, path: Path, model: str, judge: str) -> None:
     figure.suptitle(f"{model}: steered minus unsteered text")
     figure.tight_layout()
     try:
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)
     except (OSError, ValueError) as error:
         raise EmoGuardError(f"picture {path} cannot be written: {error}") from error
     finally:

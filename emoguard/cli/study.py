@@ -6,21 +6,21 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
 from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import emoguard
-from emoguard import regularfile
+from emoguard import keptfile, regularfile
+from emoguard.cli.bars import Bars
 from emoguard.cli.models import FORMATS, RUNTIME, THREADS
 from emoguard.cli.probes import check_calibrated, guard_for
+from emoguard.cli.screen import Screen, say
 from emoguard.errors import EmoGuardError
-from emoguard.reporttable import printable
 from emoguard.runtime.openers import AUTO, open_speaker
 from emoguard.study.personas import system_prompt
 from emoguard.study.pictures import draw
@@ -108,7 +108,7 @@ def study(
         "probe": guard.probe.name,
         "command": _command(protocol_path, path, probe, runtime, data),
     }
-    with open_speech(speaker, wide) as speech:
+    with closing(store), open_speech(speaker, wide) as speech:
         work = Study(
             protocol, speech, store, asked, folder, guard.probe.verdicts,
             controls="valence" in guard.probe.labels,
@@ -122,7 +122,7 @@ def study(
 
 def _planned(work: Study, about: dict[str, Any]) -> float:
     """Print the plan and what it costs, once measured and then kept; return the CPU seconds."""
-    console, protocol = Console(highlight=False), work.protocol
+    console, protocol = Screen(), work.protocol
     if "plan" not in work.store:
         with console.status("measuring speeds"):
             found = work.cost()
@@ -144,9 +144,9 @@ def _planned(work: Study, about: dict[str, Any]) -> float:
         f"protocol {protocol.digest[:16]}. Contrasts named before the run:"
     )
     for contrast in protocol.contrasts:
-        console.print(f"  {contrast.name}", markup=False)
+        console.print(f"  {contrast.name}")
     for line in _short_of_items(work, found):
-        console.print(f"  note: {line}", markup=False)
+        console.print(f"  note: {line}")
     return total
 
 
@@ -178,13 +178,7 @@ def _run(work: Study, protocol: Protocol, minutes: float | None) -> bool:
         seconds=None if minutes is None else 60 * minutes,
     )
     total = len(pilot(protocol)) + len(work.tasks(protocol.dose or 0.1))
-    with Progress(
-        TextColumn("{task.description:14}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    ) as progress:
+    with Bars() as progress:
         bar = progress.add_task("study", total=total)
 
         def done(task: Task) -> None:
@@ -193,9 +187,9 @@ def _run(work: Study, protocol: Protocol, minutes: float | None) -> bool:
         try:
             work.run(runner, done)
         except OutOfTimeError:
-            Console(stderr=True).print(
+            say(
                 f"{len(work.store.records)} records so far: the same command goes on from here",
-                highlight=False,
+                err=True,
             )
             if "frozen" not in work.store:
                 sys.exit(0)
@@ -208,14 +202,13 @@ def _write(results: dict[str, Any], folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-        (folder / RESULTS).write_text(text, encoding="utf-8")
+        keptfile.replace(folder / RESULTS, text)
         pictures = draw(results, folder)
-        (folder / REPORT).write_text(markdown(results, pictures), encoding="utf-8")
+        keptfile.replace(folder / REPORT, markdown(results, pictures))
     except OSError as error:
         raise EmoGuardError(f"{folder} cannot be written: {error.strerror}") from error
-    console = Console(highlight=False)
-    console.print(printable(results["verdict"]), markup=False, soft_wrap=True)
-    console.print(f"Wrote {folder / REPORT}, {RESULTS} and {len(pictures)} pictures.", markup=False)
+    say(results["verdict"])
+    say(f"Wrote {folder / REPORT}, {RESULTS} and {len(pictures)} pictures.")
 
 
 def _read_results(path: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ NAMES = (
     "check",
     "rules",
     "dashboard",
+    "runbook",
     "audit",
     "doctor",
 )

@@ -1,4 +1,4 @@
-"""When a notice is due and in which words: a pure function of a response and of what was told.
+"""Decides whether a notice is due and words it: a pure function of response and history.
 
 After a clock was set a notice may be early, never late: see `emoguard.clock`.
 """
@@ -19,13 +19,16 @@ if TYPE_CHECKING:
     from emoguard.notices.policy import NoticePolicy
     from emoguard.notices.profiles import Profile
 
+OF_TONE: tuple[Kind, ...] = ("steered", "amplified", "prompted")
+"""What is said of a response's tone, the first of several."""
+
 HOUR = 3600.0
 DAY = 24 * HOUR
 
 
 @dataclass(frozen=True)
 class History:
-    """What one conversation was told until now.
+    """The notices of one conversation so far.
 
     `seen` is its last response. `given` says by profile when its notice was given last, `tone` what
     was told of the last response's tone. `lost` counts the responses in a row whose notice was
@@ -60,6 +63,8 @@ def notice(
         due["steered"] = ()
     if rose(report, policy):
         due["amplified"] = ()
+    if policy.prompted:
+        due["prompted"] = ()
     if not due:
         return None
     reminder = (
@@ -67,7 +72,7 @@ def notice(
         and _continuing(history, policy, now)
         and any(each.break_reminder for each in policy.followed() if each.name in due["interval"])
     )
-    kind: Kind = "steered" if "steered" in due else "amplified" if "amplified" in due else "ai"
+    kind: Kind = next((each for each in OF_TONE if each in due), "ai")
     said = policy.words()
     return Notice(
         kind=kind,
@@ -89,13 +94,14 @@ def rose(report: Report, policy: NoticePolicy) -> list[str]:
 def tone(report: Report, policy: NoticePolicy) -> str | None:
     """Return what there is to tell of a response's tone, None where nothing: same word, same tone.
 
-    A steered response is told apart by its plan, an amplifying one by the labels that rose.
+    A steered response is told apart by its plan, an amplifying one by the labels that rose; where a
+    prompt sets the tone, all others are the same.
     """
     plan = report.receipt.plan if report.receipt is not None and report.steered else None
     labels = rose(report, policy)
-    if plan is None and not labels:
+    if plan is None and not labels and not policy.prompted:
         return None
-    told = json.dumps([plan, labels], sort_keys=True)
+    told = json.dumps([plan, labels, *["prompted"] * policy.prompted], sort_keys=True)
     return blake2b(told.encode(), digest_size=8).hexdigest()
 
 

@@ -18,9 +18,10 @@ MOST_CONVERSATIONS = 100_000
 
 @dataclass(frozen=True)
 class NoticePolicy:
-    """What users are told, when, and where it is written.
+    """The section `notices` of a policy: profiles, channel, words.
 
-    A steered response, and one that a label of `amplifying` rose in, always carries a notice.
+    A steered response, one that a label of `amplifying` rose in, and all where `prompted` is true
+    carry a notice.
     Everything else is due by profile.
     """
 
@@ -38,12 +39,16 @@ class NoticePolicy:
     """Where the users' calendar day is, for a profile that wants its notice once a day."""
     amplifying: tuple[str, ...] = ()
     """Labels whose rise over the certified threshold makes a response an amplifying one."""
+    prompted: bool = False
+    """Whether the system prompt, or training, makes the model more expressive: warmer, say. Every
+    response then carries a notice that says so."""
     channel: Literal["field", "suffix"] = "field"
     """How a server gives notices: in the object `emoguard` beside the answer, or after its text."""
     locale: str = "en"
     """Language of the words."""
     text: Mapping[str, str] = field(default_factory=dict)
-    """Own words by kind: ai, steered, amplified, and break for the sentence that suggests one."""
+    """Own words by kind: ai, steered, amplified, prompted, and break for the sentence that suggests
+    one."""
     state: str | None = None
     """File that remembers over restarts what each conversation was told; without one, every
     conversation is new after a restart."""
@@ -82,7 +87,8 @@ class NoticePolicy:
             EmoGuardError: an unknown kind or locale, or words that cannot be shown.
 
         """
-        return words.chosen(self.locale, self.text)
+        needed = [kind for kind in words.KINDS if kind != "prompted" or self.prompted]
+        return words.chosen(self.locale, self.text, needed)
 
     def _profile(self, name: str) -> Profile:
         profile = profiles.shipped().get(name)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
 
 from emoguard.errors import EmoGuardError
 
-KINDS = ("ai", "steered", "amplified", "break")
+KINDS = ("ai", "steered", "amplified", "prompted", "break")
 LONGEST = 500
 """Characters: what is longer is not read."""
 
@@ -21,8 +21,10 @@ def version() -> int:
     return int(_shipped()["version"])
 
 
-def chosen(locale: str, own: Mapping[str, str]) -> Mapping[str, str]:
+def chosen(locale: str, own: Mapping[str, str], needed: Sequence[str] = KINDS) -> Mapping[str, str]:
     """Return the words by kind in a language, an operator's `own` before the shipped ones.
+
+    `needed` are the kinds that may have to be said.
 
     Raises:
         EmoGuardError: an unknown kind, a language that is neither shipped nor given in full, or
@@ -32,7 +34,7 @@ def chosen(locale: str, own: Mapping[str, str]) -> Mapping[str, str]:
     for kind, text in own.items():
         _check(kind, text)
     shipped = _shipped()["locales"]
-    missing = [kind for kind in KINDS if kind not in own]
+    missing = [kind for kind in needed if kind not in own]
     if locale not in shipped and missing:
         known = ", ".join(shipped)
         raise EmoGuardError(

@@ -1,4 +1,4 @@
-"""Does steering do anything? Dose and response on generated text, against random directions.
+"""Measures dose and response of steering on generated text, against random directions.
 
 The judge is not our probe: a score of the text alone. A label's effect is the paired difference
 between what the model says steered and unsteered after the same prompts. Half of the prompts choose
@@ -72,7 +72,7 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class Effect:
-    """What one dose of one label does, with 95 % intervals (paired bootstrap over prompts)."""
+    """The effect of one dose of one label, with 95 % intervals (paired bootstrap over prompts)."""
 
     dose: float
     """Asked for, signed, all layers together."""
@@ -123,7 +123,7 @@ class LabelResult:
 
 @dataclass(frozen=True)
 class DoseResult:
-    """What was measured, and on what."""
+    """The results of a dose measurement."""
 
     labels: tuple[LabelResult, ...]
     prompts: int
@@ -155,8 +155,10 @@ def measure(
     trial = _Trial(stage, judge, progress)
     first, second = prompts[::2], prompts[1::2]
     signed = sorted(sign * dose for dose in doses for sign in (1, -1))
-    said = trial.speak("choosing doses", first, [(n, d) for n, _ in labels for d in signed])
-    curves = {n: tuple(trial.effect(said, (n, d)) for d in signed) for n, _ in labels}
+    continuations = trial.speak(
+        "choosing doses", first, [(n, d) for n, _ in labels for d in signed]
+    )
+    curves = {n: tuple(trial.effect(continuations, (n, d)) for d in signed) for n, _ in labels}
     chosen = {name: _choose(curves[name], sign) for name, sign in labels}
     tests: dict[str, tuple[Effect, Effect]] = {}
     for dose in sorted({*chosen.values()}):
@@ -172,8 +174,8 @@ def measure(
 
 
 @dataclass(frozen=True)
-class _Said:
-    """What was said to some prompts: per condition one text per prompt, unsteered several."""
+class _Continuations:
+    """Continuations of some prompts: one per condition and prompt, several unsteered."""
 
     prompts: Sequence[str]
     bound: float
@@ -182,7 +184,7 @@ class _Said:
 
 
 class _Trial:
-    """Has conditions spoken and compares them with what is said unsteered in the same batch."""
+    """Generates under conditions and compares with unsteered text of the same batch."""
 
     def __init__(self, stage: Stage, judge: Judge, progress: Progress) -> None:
         self._stage = stage
@@ -202,13 +204,13 @@ class _Trial:
         """Return each label's effect at `dose` and at its negative, against random directions."""
         tested = [(name, s * dose) for name, _ in labels for s in (1, -1)]
         randoms = [(name, dose) for name in self._stage.randoms]
-        said = self.speak(what, prompts, [*tested, *randoms], bound)
-        null = np.array([self._differences(said, each).mean() for each in randoms])
-        self.plain += [self._unsteered(said, n) for n in range(len(prompts))]
+        continuations = self.speak(what, prompts, [*tested, *randoms], bound)
+        null = np.array([self._differences(continuations, each).mean() for each in randoms])
+        self.plain += [self._unsteered(continuations, n) for n in range(len(prompts))]
         return {
             name: (
-                _against(self.effect(said, (name, dose)), null, sign),
-                _against(self.effect(said, (name, -dose)), null, -sign),
+                _against(self.effect(continuations, (name, dose)), null, sign),
+                _against(self.effect(continuations, (name, -dose)), null, -sign),
             )
             for name, sign in labels
         }
@@ -219,40 +221,42 @@ class _Trial:
         prompts: Sequence[str],
         conditions: Sequence[tuple[str, float]],
         bound: float = CEILING,
-    ) -> _Said:
-        """Have every prompt continued under every (label, dose), and unsteered."""
+    ) -> _Continuations:
+        """Continue every prompt under every (label, dose), and unsteered."""
         plans: list[Plan | None] = [Plan(add={label: dose}) for label, dose in conditions]
-        said = _Said(prompts, bound, {condition: [] for condition in conditions}, [])
+        continuations = _Continuations(
+            prompts, bound, {condition: [] for condition in conditions}, []
+        )
         with self._stage.bounded(bound) as speak:
             for number, prompt in enumerate(prompts):
                 self._progress(what, number, len(prompts))
                 spoken = speak(prompt, [*plans, *[None] * UNSTEERED])
                 for condition, each in zip(conditions, spoken, strict=False):
-                    said.steered[condition].append(each)
-                said.plain.append(spoken[len(conditions) :])
+                    continuations.steered[condition].append(each)
+                continuations.plain.append(spoken[len(conditions) :])
         self._progress(what, len(prompts), len(prompts))
-        return said
+        return continuations
 
-    def effect(self, said: _Said, condition: tuple[str, float]) -> Effect:
-        """Return what one condition did, without a null."""
-        differences = self._differences(said, condition)
-        steered = said.steered[condition]
+    def effect(self, continuations: _Continuations, condition: tuple[str, float]) -> Effect:
+        """Return the effect of one condition, without a null."""
+        differences = self._differences(continuations, condition)
+        steered = continuations.steered[condition]
         own = [
             (p.text, self._surprise(prompt, p.text))
-            for prompt, plain in zip(said.prompts, said.plain, strict=True)
+            for prompt, plain in zip(continuations.prompts, continuations.plain, strict=True)
             for p in plain
         ]
         reading = read(
             [
                 (each.text, self._surprise(prompt, each.text))
-                for prompt, each in zip(said.prompts, steered, strict=True)
+                for prompt, each in zip(continuations.prompts, steered, strict=True)
             ],
             own,
         )
         low, high = interval(differences)
         return Effect(
             dose=condition[1],
-            bound=said.bound,
+            bound=continuations.bound,
             realised=float(np.median([each.dose for each in steered])),
             clipped=float(np.mean([each.clipped for each in steered])),
             effect=float(differences.mean()),
@@ -264,15 +268,17 @@ class _Trial:
             foreign=reading.foreign,
         )
 
-    def _differences(self, said: _Said, condition: tuple[str, float]) -> NDArray[np.float64]:
+    def _differences(
+        self, continuations: _Continuations, condition: tuple[str, float]
+    ) -> NDArray[np.float64]:
         """Return the judge's score per prompt, steered minus unsteered, (prompts,)."""
-        steered = said.steered[condition]
+        steered = continuations.steered[condition]
         return np.array(
-            [self._judge(e.text) - self._unsteered(said, n) for n, e in enumerate(steered)]
+            [self._judge(e.text) - self._unsteered(continuations, n) for n, e in enumerate(steered)]
         )
 
-    def _unsteered(self, said: _Said, number: int) -> float:
-        return float(np.mean([self._judge(each.text) for each in said.plain[number]]))
+    def _unsteered(self, continuations: _Continuations, number: int) -> float:
+        return float(np.mean([self._judge(each.text) for each in continuations.plain[number]]))
 
 
 def _choose(curve: Sequence[Effect], sign: int) -> float:

@@ -52,4 +52,4 @@ def refusal_accuracy() -> JudgeAccuracy:
 @functools.cache
 def _read(name: str) -> list[Any]:
     text = (files("emoguard.study") / "labelled_answers" / f"{name}.jsonl").read_text("utf-8")
-    return [jsontext.parse(line) for line in text.splitlines() if line.strip()]
+    return [jsontext.parse(line) for line in text.split("\n") if line.strip()]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from emoguard.errors import EmoGuardError
-from emoguard.validate.plots import INK, MUTED, PLEASANT, UNPLEASANT, find_pyplot
+from emoguard.validate.plots import INK, MUTED, PLEASANT, UNPLEASANT, find_pyplot, save_figure
 
 Results = Mapping[str, Any]
 
@@ -46,7 +46,7 @@ def draw(results: Results, folder: Path) -> list[str]:
         if figure is None:
             continue
         try:
-            figure.savefig(folder / name, dpi=150)
+            save_figure(figure, folder / name)
         except OSError as error:
             raise EmoGuardError(f"{folder / name} cannot be written: {error}") from error
         finally:

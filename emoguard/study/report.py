@@ -322,7 +322,7 @@ def _repeat(results: Results) -> Iterator[str]:
     yield " ".join(lines)
     yield (
         "On a model of your own, fit and calibrate a probe first (`emoguard fit`), then give it by "
-        "`--probe`. An 8B model wants a GPU and Transformers; the protocol stays the same."
+        "`--probe`. An 8B model wants a GPU; the protocol stays the same."
     )
 
 

@@ -111,7 +111,7 @@ class SpeakerStage:
         ]
 
     def _prompt_ids(self, prompt: str) -> list[int]:
-        """Return what comes before a continuation: a question, where one is asked, and opening."""
+        """Return the prompt of a continuation: the question, if one is asked, and the opening."""
         if not self._speaker.has_template:
             return self._speaker.door.tokenize(prompt)
         opening = self._speaker.door.tokenize(prompt, special=False)

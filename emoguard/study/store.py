@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from emoguard import jsontext
+from emoguard import jsontext, keptfile
 from emoguard.errors import EmoGuardError
 from emoguard.fit.workfile import WorkFile
 
@@ -26,10 +26,12 @@ LARGEST = 256 * 2**20
 class Store:
     """The records of one study in `folder`, by key of their task.
 
-    `bound` is what they depend on: the protocol's digest, the model file's, the runtime.
+    `bound` is what they depend on: the protocol's digest, the model file's, the runtime. The open
+    piece is this object's alone until it is closed.
 
     Raises:
-        EmoGuardError: the folder cannot be used, or holds another study.
+        EmoGuardError: the folder cannot be used, holds another study, or another command is at
+            work on it.
 
     """
 
@@ -72,18 +74,25 @@ class Store:
         if not self._file.records:
             return
         path = self.folder / f"piece-{len(self.pieces) + 1:04}.jsonl.gz"
-        part = path.with_suffix(".part")
         source = self.folder / OPEN
         try:
             # Without a time stamp the same records are the same bytes.
-            with part.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as file:
+            with (
+                keptfile.replacing(path) as part,
+                part.open("wb") as raw,
+                gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as file,
+            ):
                 file.write(source.read_bytes())
-            part.replace(path)
             source.unlink()
         except OSError as error:
             raise EmoGuardError(f"{path} cannot be written: {error.strerror}") from error
         self.pieces.append(path)
+        self._file.close()
         self._file = self._opened()
+
+    def close(self) -> None:
+        """Let another command work on the study. Idempotent."""
+        self._file.close()
 
     @property
     def digest(self) -> str:

@@ -14,9 +14,18 @@ if TYPE_CHECKING:
     from emoguard.records import Notice
     from emoguard.sinks.protocols import Notices
 
-REASONS = ("start", "interval", "steered", "amplified", "claim", "question", "undelivered")
-"""First interaction, a timer, a steered or an amplifying response, a claim to feel or to be human,
-a user who asked, an earlier notice that was lost."""
+REASONS = (
+    "start",
+    "interval",
+    "steered",
+    "amplified",
+    "prompted",
+    "claim",
+    "question",
+    "undelivered",
+)
+"""First interaction, a timer, a steered or an amplifying response, a prompt that sets the tone, a
+claim to feel or to be human, a user who asked, an earlier notice that was lost."""
 CHANNELS = ("field", "header", "suffix")
 NO_PROFILE = "none"
 """The profile of a notice that none demands: steering or amplification alone is why."""

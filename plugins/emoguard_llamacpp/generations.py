@@ -27,13 +27,14 @@ from emoguard.runtime.session import Session, take_request
 from emoguard_llamacpp import ctypes_llama
 from emoguard_llamacpp.calls import Call, Calls
 from emoguard_llamacpp.head import Head
+from emoguard_llamacpp.lock import Turn
 from emoguard_llamacpp.prefix import Prefix
 from emoguard_llamacpp.steer import Steer
 
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What a generation starts from: its request, the tokens before it, the call it belongs to.
+    """The start of a generation: its request, the tokens before it, the call it belongs to.
 
     `goes_on` says that it goes on from the cache (`reset=False`).
     """
@@ -59,12 +60,13 @@ class Generations:
         self._thinking = thinking
         self._prefix = Prefix(llm)
         self._calls = Calls()
+        self._turn = Turn()
         self._last = head.scores.missing
         self._attached = True
 
     @contextmanager
     def wrapped(self) -> Iterator[None]:
-        """Have the methods of the Llama wrapped in this block."""
+        """Wrap the methods of the Llama in this block."""
         wrappers: dict[str, Callable[..., Any]] = {
             "eval": self._eval,
             "generate": self._generate,
@@ -117,6 +119,10 @@ class Generations:
         return {name: functools.partial(follow, each) for name, each in handlers.items()}
 
     def _eval(self, original: Callable[..., Any], tokens: Sequence[int]) -> None:
+        with self._turn.taken():
+            self._evaluate(original, tokens)
+
+    def _evaluate(self, original: Callable[..., Any], tokens: Sequence[int]) -> None:
         if not len(tokens):
             original(tokens)
             return
@@ -161,8 +167,9 @@ class Generations:
         if self._sessions.steering(request.plan) is not None:
             self._head.check_callback(goes_on=goes_on)
             if self._head.path != "callback":
-                self.cancel()  # its cache is about to be dropped
-                self._head.read_through_callback()
+                with self._turn.taken():
+                    self.cancel()  # its cache is about to be dropped
+                    self._head.read_through_callback()
         before = self._llm.input_ids[: self._llm.n_tokens] if goes_on else []
         start = Start(request, [*map(int, before), *prompt], call, goes_on)
         return self._tokens(original(prompt, *args, **kwargs), start)
@@ -172,12 +179,14 @@ class Generations:
 
         Tokens that a completion call throws away (the end mark) are not committed.
         """
-        session, call = self._open(start), start.call
+        with self._turn.taken():
+            session, call = self._open(start), start.call
         finish: Finish = "error"
         sent = None
         try:
             while True:
-                token = inner.send(sent)
+                with self._turn.taken():
+                    token = inner.send(sent)
                 ends = ctypes_llama.is_end(self._llm, token)
                 if not (ends and call):
                     self._commit(session, token)
@@ -241,7 +250,7 @@ class Generations:
         return self._thinking._replace(opens_prompts=True)
 
     def _commit(self, session: Session, token: int) -> None:
-        """Keep the row `token` was chosen from, and what steering did to that residual."""
+        """Keep the row `token` was chosen from, and the move of that residual."""
         if session is not self.live:
             return
         start = time.perf_counter()

@@ -19,7 +19,7 @@ import yaml
 from emoguard_prometheus.alerting import RuleOptions, render
 
 import emoguard
-from tests import binaries, models
+from tests.support import binaries, models
 
 SECONDS = 60
 """The whole way, both programs started and the model loaded."""

@@ -341,7 +341,11 @@ def monitors() -> tuple[RateMonitor, DriftMonitor]:
 
 
 def read_checkpoint(path: Path) -> None:
-    Checkpoint(path, {"a": 1}).load()
+    checkpoint = Checkpoint(path, {"a": 1})
+    checkpoint.open(lambda _state: None)
+    checkpoint.release()
+    for aside in path.parent.glob(f"{path.name}.aside-*"):
+        aside.unlink()
 
 
 PARSERS = [

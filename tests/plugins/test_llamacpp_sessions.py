@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from emoguard.guard import Guard
 from emoguard.records import Report, Request
 from emoguard.runtime.session import REQUEST
 from emoguard.testing import ListSink, make_probe
-from tests import tiny_gguf
+from tests.support import tiny_gguf
 
 PROMPT = "the rain in the north and the cat"
 END = 2
@@ -361,6 +362,71 @@ def test_reports_are_bounded_and_reach_sinks(llm: Any, backend: str) -> None:
             complete(llm, max_tokens=2)
         guard.flush()
         assert [report.id for report in sink.reports] == [report.id for report in watch.reports]
+
+
+class Paused:
+    """A logits processor that stays in its generation until it is let go on."""
+
+    def __init__(self) -> None:
+        self.entered, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, _ids: Any, scores: Any) -> Any:
+        self.entered.set()
+        assert self.go_on.wait(60)
+        return scores
+
+
+def test_a_second_thread_is_refused_and_the_first_goes_on(llm: Any, watch: Any) -> None:
+    wanted = complete(llm, max_tokens=4)["choices"][0]["text"]
+    paused, texts = Paused(), []
+
+    def first() -> None:
+        processors = llama_cpp.LogitsProcessorList([paused])
+        texts.append(complete(llm, max_tokens=4, logits_processor=processors)["choices"][0]["text"])
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert paused.entered.wait(60)
+    for call in (
+        lambda: complete(llm, max_tokens=4),
+        lambda: list(complete(llm, max_tokens=4, stream=True)),
+        lambda: llm.eval([1, 5]),
+        lambda: next(llm.generate([1, 5])),
+    ):
+        with pytest.raises(EmoGuardError, match=r"hold emoguard_llamacpp\.lock\(llm\)"):
+            call()
+    paused.go_on.set()
+    thread.join()
+    assert texts == [wanted]
+    assert [report.status for report in watch.reports] == ["uncalibrated"] * 2
+    assert complete(llm, max_tokens=4)["choices"][0]["text"] == wanted
+
+
+def test_threads_that_hold_the_lock_generate_one_after_the_other(llm: Any, watch: Any) -> None:
+    wanted = complete(llm)["choices"][0]["text"]
+    texts = []
+
+    def generate() -> None:
+        for _ in range(3):
+            with emoguard_llamacpp.lock(llm):
+                chunks = complete(llm, stream=True)
+                texts.append("".join(chunk["choices"][0]["text"] for chunk in chunks))
+
+    threads = [threading.Thread(target=generate) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert texts == [wanted] * 12
+    assert len(watch.reports) == 13
+
+
+def test_every_model_has_one_lock_and_a_copy_its_own(llm: Any) -> None:
+    lock = emoguard_llamacpp.lock(llm)
+    assert emoguard_llamacpp.lock(llm) is lock
+    other = pickle.loads(pickle.dumps(llm))
+    assert emoguard_llamacpp.lock(other) is not lock
+    other.close()
 
 
 def test_thinking_tokens_are_told_apart(llm: Any, watch: Any) -> None:

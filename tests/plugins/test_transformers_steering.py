@@ -18,6 +18,7 @@ import emoguard
 from emoguard import EmoGuardError, Guard, Plan, Policy, Request
 from emoguard.sinks.policy import AlarmPolicy
 from emoguard.steering import bound as reference
+from emoguard.steering.intervention import Intervention, Steering
 from emoguard.steering.policy import SteeringPolicy
 from emoguard.steering.prepare import prepare
 from emoguard.testing import AlarmingGuard, make_probe, measure_calibration
@@ -97,6 +98,37 @@ plans = st.builds(
     floor=st.dictionaries(st.sampled_from(LABELS), st.floats(0, 0.5)),
     layers=st.sampled_from([(), (1,), (2,)]),
 )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_device_with_wider_lengths_keeps_the_bound(guard, monkeypatch, dtype):
+    """Steps of 1e30 and more have a finite length there, and hardly any share of one is left."""
+
+    def wide(x, dim):
+        return x.double().square().sum(dim).sqrt().float()
+
+    monkeypatch.setattr(torch.linalg, "vector_norm", wide)
+    rng = np.random.default_rng(0)
+    hidden, budget = guard.probe.hidden, 0.4
+    none = np.zeros((0, hidden), np.float32)
+    unit = rng.normal(size=(512, hidden))
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    shifts = (unit * 10.0 ** rng.uniform(-10, 38, (512, 1))).astype(np.float32)
+    gram = np.zeros((0, 0), np.float32)
+    steered = [
+        Steering(
+            Plan(), budget, (Intervention(1, shift, none, none[:, 0], none[:, 0], gram, budget),)
+        )
+        for shift in shifts
+    ]
+    layer = gather(steered, 1, "cpu", torch.full((512, 3), torch.nan))
+    lengths = 10.0 ** rng.uniform(-16, 1, (512, 1))
+    h = torch.tensor(rng.permuted(unit, axis=1) * lengths).to(dtype)[:, None]
+    before, after = (x[:, 0].double() for x in (h, intervene(h, layer, layer.rows)))
+    change, length = ((x.square().sum(1)).sqrt() for x in (after - before, before))
+    assert (change <= budget * length).all()
+    assert (change > 0).any()
+    assert (layer.moves[:, 2] == 1).any()
 
 
 @given(st.lists(plans, min_size=2, max_size=5), st.integers(0, 1000), st.sampled_from([1, 2]))

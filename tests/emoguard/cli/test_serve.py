@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from emoguard.cli import main
-from tests import tiny_folder, tiny_gguf
 from tests.emoguard.cli.test_run import save_probe
+from tests.support import tiny_folder, tiny_gguf
 
 pytest.importorskip("llama_cpp")
 pytest.importorskip("fastapi", reason="needs llama_cpp.server: the extra serve brings it")
@@ -475,6 +475,17 @@ class TestKeyFirst:
         with connections(guarded, 1, keyless + keyed + keyless + keyed) as (connection,):
             assert answered(connection, 4) == [401, 200, 401, 200]
 
+    @pytest.mark.parametrize(
+        "body", [b'{"prompt": ', b"prompt=hello", b"", b"\xff\xfe{}", b"[" * 9000]
+    )
+    @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/embeddings"])
+    def test_a_body_that_is_no_json_is_the_clients_mistake(self, guarded, path, body):
+        keyed = {"authorization": BEARER["authorization"], "content_type": "application/json"}
+        with connections(guarded, 1, head(path, content_length=len(body), **keyed) + body) as (
+            connection,
+        ):
+            assert answered(connection)[0] in (400, 422)
+
     def test_a_length_that_lies_is_no_request(self, guarded):
         body = json.dumps(ASKED).encode()
         keyed = {"authorization": BEARER["authorization"]}
@@ -610,6 +621,28 @@ class TestEnd:
         assert (status, "emoguard" in json.loads(raw)) == (200, False)
         assert "x-emoguard-notice" not in headers
         assert plain.ask("/readyz")[0] == 200
+
+
+def test_the_page_wants_the_key_and_ends_with_the_server(folder):
+    arguments = ("--model", str(folder / "tiny.gguf"), "--threads", "1", "--page")
+    with serving(folder, *arguments, API_KEY=KEY) as running:
+        assert b"<title>EmoGuard</title>" in running.ask("/emoguard/")[2]
+        assert running.ask("/emoguard/live")[0] == 401
+        asked = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+        assert running.ask("/emoguard/answer", asked)[0] == 401
+        status, _, raw = running.ask("/emoguard/answer", asked, BEARER)
+        assert (status, raw.count(b"event: end")) == (200, 1)
+        assert b'"status":"scored"' in raw
+        live = urllib.request.Request(
+            f"http://127.0.0.1:{running.port}/emoguard/live?view=operator", headers=BEARER
+        )
+        with urllib.request.urlopen(live, timeout=60) as viewer:
+            while viewer.readline() != b"event: responses\n":
+                pass
+            code, seconds = running.stop()
+            assert b"event: bye" in viewer.read()
+    assert code == 0
+    assert seconds < 10  # no open page makes it wait for the end of its patience
 
 
 def _ignoring(running, asked):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -233,6 +235,62 @@ def test_an_amplifying_label_marks_each_response_and_words_repeat_on_change():
     ]
 
 
+def test_where_a_prompt_sets_the_tone_every_response_says_so_and_the_words_come_once():
+    with make_guard(NoticePolicy(prompted=True, amplifying=("sad",))) as guard:
+        told = [respond(guard), respond(guard), amplified(guard, sad=1), respond(guard)]
+        other = respond(guard, conversation="other")
+    assert [(r.notice.kind, bool(r.notice.text)) for r in told] == [
+        ("prompted", True),
+        ("prompted", False),
+        ("amplified", True),
+        ("prompted", True),
+    ]
+    assert told[0].notice.reasons == ("prompted",)
+    assert told[2].notice.reasons == ("amplified", "prompted")
+    assert "operator has set an emotional tone" in other.notice.text
+
+
+def test_a_language_without_shipped_words_needs_those_that_may_be_said():
+    text = {"ai": "KI.", "steered": "Gelenkt.", "amplified": "Stark.", "break": "Pause."}
+    NoticePolicy(locale="de", text=text)
+    with pytest.raises(EmoGuardError, match=r"notices\.text for prompted"):
+        NoticePolicy(locale="de", text=text, prompted=True)
+    NoticePolicy(locale="de", text=text | {"prompted": "Eingestellt."}, prompted=True)
+
+
+class TooLateError(Exception):
+    """Raised from a signal's handler."""
+
+
+@pytest.mark.parametrize("where", ["policy", "text", "settle"])
+def test_an_interrupt_passes_the_ledger(where, monkeypatch):
+    def stop(*_):
+        raise TooLateError("too late")
+
+    def interrupted(*_, **__):
+        signal.raise_signal(signal.SIGALRM)
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with make_guard() as guard:
+            report = respond(guard, carrier="server")
+            ledger = guard.outbox._ledger
+            if where == "settle":
+                monkeypatch.setattr(ledger, "_settle", interrupted)
+                act = partial(guard.lost, report)
+            else:
+                decode = interrupted if where == "text" else str
+                if where == "policy":
+                    monkeypatch.setattr(ledger, "_policy", interrupted)
+                act = partial(ledger.decide, report, Request(), decode)
+            with pytest.raises(TooLateError):
+                act()
+            assert ledger.faults() == ()
+            monkeypatch.undo()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_the_words_of_a_lost_marking_come_with_the_next():
     with make_guard(NoticePolicy(amplifying=("sad",))) as guard:
         first = amplified(guard, sad=1)
@@ -403,11 +461,15 @@ def test_the_largest_state_can_be_read_again(tmp_path):
         '{"bound": {"notices": 1}, "state": {"a": [1, 2, null, 0, []]}}',
     ],
 )
-def test_a_state_that_cannot_be_used_is_refused_when_the_guard_is_made(tmp_path, saved):
+def test_a_state_that_cannot_be_used_is_set_aside_counted_and_said(tmp_path, saved, caplog):
     path = tmp_path / "state.json"
     path.write_text(saved)
-    with pytest.raises(EmoGuardError, match=r"state.json cannot be used .* delete it"):
-        make_guard(NoticePolicy(profiles=("eu_art50",), state=str(path)))
+    with make_guard(NoticePolicy(profiles=("eu_art50",), state=str(path))) as guard:
+        assert respond(guard).faults == ("notices",)
+    assert "it is now state.json.aside-1" in caplog.text
+    assert (tmp_path / "state.json.aside-1").read_text() == saved
+    with make_guard(NoticePolicy(profiles=("eu_art50",), state=str(path))) as guard:
+        assert respond(guard).notice is None, "it was kept"
 
 
 def test_a_state_that_cannot_be_written_is_counted_and_disturbs_nothing(tmp_path, caplog):
@@ -417,7 +479,17 @@ def test_a_state_that_cannot_be_written_is_counted_and_disturbs_nothing(tmp_path
         guard.flush()
         assert respond(guard).faults == ("notices",)
         guard.flush()
-    assert sum("notices failed" in record.message for record in caplog.records) == 1
+    assert sum("(logged once)" in record.message for record in caplog.records) == 1
+
+
+def test_a_state_that_another_guard_keeps_is_refused_when_it_is_opened(tmp_path):
+    policy = NoticePolicy(profiles=("eu_art50",), state=str(tmp_path / "state.json"))
+    with make_guard(policy):
+        second = make_guard(policy)
+        with pytest.raises(EmoGuardError, match=r"state file .* is kept by another guard"):
+            second.open()
+    with make_guard(policy):
+        pass
 
 
 def test_many_threads_in_one_conversation_lose_nothing():

@@ -172,6 +172,7 @@ def test_what_a_watch_is_built_on_cannot_change(path, text, key):
 
 def test_every_key_can_change_or_is_named_as_fixed():
     free = {"alarms.on_alert", "steering", "requests", "on_unsupported", "sample_ratio", "version"}
+    free |= {"page"}
     names = ("known_minors", "every_hours", "continuing_gap_minutes", "utc_offset_hours")
     names += ("amplifying", "channel", "locale", "text")
     free |= {f"notices.{name}" for name in names}

@@ -4,10 +4,13 @@ import pytest
 from emoguard import Policy, Request
 from emoguard.runtime.live import LiveAlarm
 from emoguard.runtime.phases import Thinking
+from emoguard.runtime.sessions import OpenSessions
 from emoguard.sinks.policy import AlarmPolicy
 from emoguard.testing import (
     FAKE_IDENTITY,
     AlarmingGuard,
+    FakeJoint,
+    FakeModel,
     FakeResiduals,
     make_calibration,
     make_probe,
@@ -67,6 +70,27 @@ def test_reasoning_tokens_never_alarm(prompt, inside):
     first = next(n for n, why in enumerate(found) if why)
     # The first token counts as preparation wherever the prompt ends.
     assert first == (3 if inside else 1)
+
+
+@pytest.mark.parametrize("action", ["report", "callback", "stop"])
+@pytest.mark.parametrize("closes", [False, True])
+def test_reasoning_that_never_closes_alarms_at_the_end(action, closes):
+    """A model that is talked into opening it could hide its answer there."""
+    policy = Policy(alarms=AlarmPolicy(window_tokens=2, on_alert=action))
+    guard = AlarmingGuard(PROBE, [CALIBRATION], policy)
+    guard.levels = {PROBE.labels[0]: 1.0}
+    joint = FakeJoint(FakeModel())
+    joint.thinking = Thinking((THINK,), DONE)
+    sessions = OpenSessions(guard, joint)
+    session = sessions.open(Request(id="r"), [1, 2])
+    for token in (THINK, 20, 20, 20, DONE if closes else 20):
+        assert sessions.commit(session, token, np.array([9.0, 0.0], np.float32)) is None
+    report = sessions.close(session, "length")
+    assert report.reasoning == ("marked" if closes else "unclosed")
+    assert bool(report.scores[PROBE.labels[0]].crossings) == (not closes)
+    wanted = [] if closes or action == "report" else [PROBE.labels[0]]
+    assert [alert.label for alert in guard.alerts] == wanted
+    assert all("never closed" in alert.message for alert in guard.alerts)
 
 
 def test_tokens_without_a_fresh_row_are_left_out():

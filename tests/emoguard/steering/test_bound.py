@@ -214,6 +214,45 @@ def test_dose_never_exceeds_the_bound(plan, bound, dtype, seed, exponent):
         assert moved.faulted[~finite].all()
 
 
+sizes = st.floats(-45, 38.4)
+
+
+@given(
+    st.tuples(sizes, sizes, sizes),
+    st.floats(-8, -0.31),
+    st.sampled_from(DTYPES),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=400, deadline=None)
+@example((35.0, 0.0, -7.0), -1.0, np.float32, 0)
+@example((38.4, 38.4, -11.0), -1.0, np.float32, 1)
+def test_numbers_that_no_file_may_hold_never_exceed_the_bound(exponents, bound, dtype, seed):
+    step, limit, long = exponents
+    rng = np.random.default_rng(seed)
+    directions = rng.normal(size=(2, HIDDEN)) * 0.1 + rng.normal(size=HIDDEN)
+    with np.errstate(over="ignore", under="ignore"):
+        shift = (PROBE.steer[0, 0] * 10.0**step).astype(np.float32)
+        h = (rows(16, seed=seed, scale=1.0) * 10.0**long).astype(dtype)
+        high = np.float32(-(10.0**limit))
+        at = make_intervention(directions, -np.inf, high, shift, 10.0**bound)
+        moved = intervene(h, at)
+    finite = np.isfinite(h).all(axis=1)
+    change, length = exact_dose(h[finite], moved.h[finite])
+    assert np.all(change <= at.budget * length)
+    assert np.all(moved.dose[moved.faulted] == 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("norms", 1e35), ("norms", 1e-20), ("limits", -1e35), ("limits", 3e38)]
+)
+def test_lengths_that_no_residual_has_are_refused_with_the_file(field, value):
+    array = getattr(CALIBRATION, field).copy()
+    array[(0,) * array.ndim if value < 1 else (-1,) * array.ndim] = value
+    wrong = dataclasses.replace(CALIBRATION, **{field: array})
+    with pytest.raises(EmoGuardError, match=f"calibration {field} hold .*no residual is that long"):
+        Guard(PROBE, [wrong])
+
+
 def test_the_budgets_of_the_layers_add_up_to_the_bound():
     for layers, count in (((), 2), ((1,), 1)):
         made = ready(Plan(add={"sad": 1e6}, layers=layers), 0.3).interventions

@@ -11,7 +11,7 @@ from emoguard.study.protocol import Protocol
 from emoguard.study.speech import Given, Row, open_speech
 from emoguard.study.study import guard_of
 from emoguard.testing import make_probe, measure_calibration
-from tests import models, tiny_folder, tiny_gguf
+from tests.support import models, tiny_folder, tiny_gguf
 
 ASKED = "how do I tie a scarf?"
 TEMPERATURES = (0.0, 0.7, 1.0)

@@ -18,6 +18,7 @@ def test_records_survive_and_pieces_are_compressed(tmp_path):
         store.add(record(number))
     store.close_piece()
     store.add(record(3))
+    store.close()
     again = Store(tmp_path / "s", BOUND)
     assert list(again.records) == [f"block/{n}" for n in range(4)]
     assert [path.name for path in again.pieces] == ["piece-0001.jsonl.gz"]
@@ -30,11 +31,13 @@ def test_records_survive_and_pieces_are_compressed(tmp_path):
 def test_a_line_that_a_killed_process_left_half_written_is_dropped(tmp_path):
     store = Store(tmp_path, BOUND)
     store.add(record(0))
+    store.close()
     with (tmp_path / OPEN).open("ab") as file:
         file.write(b'{"task": "block/1", "cl')
     again = Store(tmp_path, BOUND)
     assert list(again.records) == ["block/0"]
     again.add(record(1))
+    again.close()
     assert list(Store(tmp_path, BOUND).records) == ["block/0", "block/1"]
 
 
@@ -43,6 +46,7 @@ def test_a_kill_between_compressing_and_deleting_loses_and_doubles_nothing(tmp_p
     store.add(record(0))
     kept = (tmp_path / OPEN).read_bytes()
     store.close_piece()
+    store.close()
     (tmp_path / OPEN).write_bytes(kept)
     again = Store(tmp_path, BOUND)
     assert list(again.records) == ["block/0"]
@@ -62,12 +66,26 @@ def test_the_same_records_have_the_same_digest_however_long_they_took(tmp_path):
 def test_the_records_of_another_study_are_refused(tmp_path):
     store = Store(tmp_path, BOUND)
     store.add(record(0))
+    store.close()
     with pytest.raises(EmoGuardError, match=r"another (model|study)"):
         Store(tmp_path, {**BOUND, "model": "c"})
+    store = Store(tmp_path, BOUND)
     store.close_piece()
+    store.close()
     (tmp_path / OPEN).unlink()
     with pytest.raises(EmoGuardError, match="another study"):
         Store(tmp_path, {**BOUND, "model": "c"})
+
+
+def test_a_study_that_another_command_works_on_is_refused(tmp_path):
+    store = Store(tmp_path, BOUND)
+    for closed in (0, 1):
+        store.add(record(closed))
+        with pytest.raises(EmoGuardError, match="is kept by"):
+            Store(tmp_path, BOUND)
+        store.close_piece()
+    store.close()
+    assert list(Store(tmp_path, BOUND).records) == ["block/0", "block/1"]
 
 
 def test_a_broken_piece_is_refused_by_name(tmp_path):

@@ -103,6 +103,7 @@ def test_a_study_resumes_without_asking_again_and_ends_with_the_same_records(tmp
     study = started(tmp_path)
     with pytest.raises(OutOfTimeError):
         study.run(runner(study, seconds=0.05))
+    study.store.close()
     some = len(study.store.records)
     assert 0 < some < len(done.store.records)
     again = started(tmp_path)

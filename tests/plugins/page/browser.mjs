@@ -204,6 +204,21 @@ const scenarios = {
     find("text", (await text(page, ".words")).length);
   },
 
+  async frames() {
+    const page = await connected();
+    for (let n = 0; n < 5; n++) {
+      await page.evaluate(() => {
+        globalThis.frames = [];
+        globalThis.counting = true;
+        const count = (at) => { globalThis.frames.push(at); if (globalThis.counting) requestAnimationFrame(count); };
+        requestAnimationFrame(count);
+      });
+      await say(page, "long");
+      find(`frames ${n}`, await page.evaluate(() => { globalThis.counting = false; return globalThis.frames; }));
+      await page.click("#fresh");
+    }
+  },
+
   async key() {
     const page = await open();
     await page.waitForSelector("#key-dialog[open]");

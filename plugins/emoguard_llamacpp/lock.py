@@ -1,0 +1,57 @@
+"""One generation of a `Llama` at a time: a lock for callers, and a sentence where none was held."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from emoguard.errors import EmoGuardError
+
+LOCK = "_emoguard_lock"
+"""Instance attribute of a Llama: its lock."""
+
+TWO_THREADS = (
+    "another thread is generating with this Llama, and llama.cpp runs one generation at a time: "
+    "hold emoguard_llamacpp.lock(llm) for the whole of each response"
+)
+
+
+def lock(llm: Any) -> threading.Lock:
+    """Return the lock of a `Llama`, one for each, whether or not it is watched.
+
+    Two threads that generate with one `Llama` end the process in llama.cpp. Hold this from before a
+    call until its response is whole, also one that is streamed:
+
+        with emoguard_llamacpp.lock(llm):
+            for chunk in llm.create_chat_completion(messages, stream=True):
+                ...
+
+    It may be released by another thread than took it, as servers resume generators in any. It is
+    not re-entrant.
+    """
+    found: threading.Lock = vars(llm).setdefault(LOCK, threading.Lock())
+    return found
+
+
+class Turn:
+    """Refuses a second thread while one is inside, before llama.cpp aborts the process."""
+
+    def __init__(self) -> None:
+        self._inside = threading.RLock()
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Be inside in this block.
+
+        Raises:
+            EmoGuardError: another thread is.
+
+        """
+        if not self._inside.acquire(blocking=False):
+            raise EmoGuardError(TWO_THREADS)
+        try:
+            yield
+        finally:
+            self._inside.release()
