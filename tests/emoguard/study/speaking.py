@@ -17,7 +17,7 @@ GLAD, GLOOMY, END = slice(0, 3), slice(3, 6), len(WORDS) - 1
 
 
 class FakeSpeech:
-    """Speaks in `WORDS`. A dose of happy makes glad words likelier, of desperate gloomy ones.
+    """Speaks in `WORDS`. A dose of happy or calm makes glad words likelier, of others gloomy ones.
 
     `strength` is by how much (logits per unit of dose); a dose also makes a yes likelier, and
     a no less so, by `harm`. Random directions do nothing, but they realise `ratio` of their dose.
@@ -72,7 +72,7 @@ class FakeSpeech:
                 logits += dose * np.random.default_rng(zlib.crc32(label.encode())).normal(
                     size=len(WORDS)
                 )
-            part = GLAD if label.startswith("happy") else GLOOMY
+            part = GLAD if label.startswith(("happy", "calm")) else GLOOMY
             if not label.startswith("random"):
                 logits[part] += self.strength * dose
                 logits[list(self.encode(" ".join(ACCEPTS)))] += self.harm * dose
