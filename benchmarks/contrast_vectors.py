@@ -28,7 +28,7 @@ from emoguard.fit import corpora, geometry
 from emoguard.fit.extraction import SKIP, extract
 from emoguard.fit.textonly import counted
 from emoguard.runtime.openers import open_speaker
-from emoguard.validate.card import plain
+from emoguard.validate.carddata import plain
 from emoguard.validate.estimate import Estimate, Sample
 from emoguard.validate.plots import INK, MUTED, find_pyplot
 from emoguard.validate.reading import Texts

@@ -30,7 +30,7 @@ from benchmarks.measure import Row
 from emoguard.fit import corpora, extraction
 from emoguard.probe import pooling
 from emoguard.runtime.attach import find
-from tests.models import DATA, load_hf, load_llama, smollm2_gguf
+from tests.support.models import DATA, load_hf, load_llama, smollm2_gguf
 
 Forward = Callable[[list[list[int]]], None]
 STORIES = DATA / "stories_a" / "stories.jsonl"

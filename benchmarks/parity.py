@@ -31,7 +31,7 @@ from benchmarks.measure import Row, arguments, show
 from emoguard import Guard, Request, attach
 from emoguard.fit.responses import Sampling, calibrate, responses
 from emoguard.runtime.attach import find, shipped
-from tests.models import DATA, gemma_gguf, load_hf, load_llama, quantised, smollm2_gguf
+from tests.support.models import DATA, gemma_gguf, load_hf, load_llama, quantised, smollm2_gguf
 
 MODELS = {"smollm2": smollm2_gguf, "gemma": gemma_gguf}
 ANSWERS = 48

@@ -33,7 +33,7 @@ from benchmarks.measure import Row, arguments, interleave, median, paired, per_t
 from emoguard import Guard, attach
 from emoguard.runtime.attach import find
 from emoguard.testing import make_probe
-from tests.models import gemma_gguf, load_hf, load_llama, smollm2_gguf
+from tests.support.models import gemma_gguf, load_hf, load_llama, smollm2_gguf
 
 LABELS = tuple(f"label{n}" for n in range(20))
 PROMPT = "Write a short note to a colleague about the plan for the week, the budget and the visit."

@@ -32,7 +32,7 @@ from emoguard.fit.responses import Sampling, respond
 from emoguard.probe.probe import Probe
 from emoguard.runtime.attach import find
 from emoguard.runtime.speaker import Generated
-from tests.models import load_llama, smollm2_gguf
+from tests.support.models import load_llama, smollm2_gguf
 
 CACHE = Path(__file__).parents[1] / ".cache" / "alarms"
 KEPT = Path(__file__).parent / "answers"

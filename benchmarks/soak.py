@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measure import Row, arguments, show
 from emoguard import Report, Request, attach
-from tests.models import load_hf, load_llama, smollm2_gguf
+from tests.support.models import load_hf, load_llama, smollm2_gguf
 
 PROMPTS = (
     "Name a colour.",

@@ -31,7 +31,7 @@ from benchmarks.measure import Row, arguments, show
 from emoguard.notices.policy import NoticePolicy
 from emoguard.policy.policy import Policy, RequestPolicy
 from tests.clients.serving import Up, serving
-from tests.models import smollm2_gguf
+from tests.support.models import smollm2_gguf
 
 CLIENTS = 4
 TOKENS = 6

@@ -48,7 +48,7 @@ from emoguard.steering.intervention import Intervention, Steering
 from emoguard.steering.plan import CEILING
 from emoguard.steering.policy import SteeringPolicy
 from emoguard.steering.prepare import prepare
-from tests.models import gemma_gguf, load_hf, load_llama, smollm2_gguf
+from tests.support.models import gemma_gguf, load_hf, load_llama, smollm2_gguf
 
 PROMPTS = Path(__file__).parents[1] / "emoguard" / "fit" / "prompts" / "benign.tsv"
 MODELS = {"smollm2": smollm2_gguf, "gemma": gemma_gguf}

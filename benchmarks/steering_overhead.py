@@ -39,7 +39,7 @@ from emoguard import Guard, Plan, attach
 from emoguard.runtime.attach import find, shipped
 from emoguard.runtime.watch import Watch
 from emoguard.testing import make_probe, measure_calibration
-from tests.models import load_hf, load_llama
+from tests.support.models import load_hf, load_llama
 
 ADD_CAP = Plan(add={"calm": 0.05}, cap={"desperate": 0.99})
 RANDOM_LABELS = ("calm", "desperate", "angry", *(f"label{n}" for n in range(17)))

@@ -39,7 +39,7 @@ from emoguard import Guard, Plan, Policy, Request, attach
 from emoguard.fit.responses import calibrate
 from emoguard.runtime.attach import find, shipped
 from emoguard.steering.policy import SteeringPolicy
-from tests.models import gemma_gguf, load_hf, load_llama, quantised, smollm2_gguf
+from tests.support.models import gemma_gguf, load_hf, load_llama, quantised, smollm2_gguf
 
 MODELS = {"smollm2": smollm2_gguf, "gemma": gemma_gguf}
 PLANS = {

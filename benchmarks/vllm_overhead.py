@@ -51,7 +51,7 @@ def overhead(pairs: int, *, eager: bool) -> list[Row]:
     import emoguard
     from emoguard.guard import Guard
     from emoguard.records import Request
-    from tests.models import hf_copy, smollm2_gguf
+    from tests.support.models import hf_copy, smollm2_gguf
 
     llm = LLM(
         str(hf_copy(smollm2_gguf())),

@@ -1,4 +1,4 @@
-"""The commands that errors, logs and reports advise: written once, so that they work as printed."""
+"""Builds the commands that errors, logs and reports advise, so that they work as printed."""
 
 from __future__ import annotations
 

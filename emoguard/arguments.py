@@ -1,4 +1,4 @@
-"""Checks what callers pass to a guard, at the call and in one sentence."""
+"""Checks the arguments of a guard at the call, with one sentence per error."""
 
 from __future__ import annotations
 

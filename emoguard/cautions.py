@@ -1,4 +1,4 @@
-"""What an operator should know of a probe on a model before its scores are used."""
+"""Lists the reasons to doubt a probe's scores on a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def cautions(guard: Guard, identity: ModelIdentity) -> list[str]:
-    """Return a sentence per reason to doubt what a guard reads on a model, none without one."""
+    """Return one sentence per reason to doubt a guard's scores on a model."""
     found = [f"{guard.probe.name}: {sentence}" for sentence in guard.probe.cautions]
     if guard.calibration(identity) is None:
         found.append(_uncalibrated(guard, identity))

@@ -1,4 +1,4 @@
-"""How much time has passed, whatever was done to the clock meanwhile.
+"""Measures elapsed time across restarts and changes of the clock.
 
 Time is told by two clocks, and the one that says more has passed is believed: after a clock was set
 what waits for a time may come early, never late.
@@ -22,7 +22,7 @@ class Moment:
 
 
 class Clock:
-    """Tells the moment; monotonic times of two clocks are not compared."""
+    """Returns the current moment; monotonic times of two clocks are never compared."""
 
     def __init__(self) -> None:
         self._name = uuid.uuid4().hex

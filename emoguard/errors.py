@@ -2,4 +2,4 @@
 
 
 class EmoGuardError(Exception):
-    """Something EmoGuard refuses: the sentence says what was wanted, what came and what to do."""
+    """Raised for bad input; the sentence names the wanted, the actual and the remedy."""

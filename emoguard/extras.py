@@ -18,6 +18,7 @@ PREFIX = "emoguard_"
 
 EXTRAS = {
     "matplotlib": "fit",
+    "scipy": "fit",
     "sklearn": "fit",
     "vaderSentiment": "fit",
     "fastapi": "serve",
@@ -54,7 +55,7 @@ def check_installed(purpose: str, *libraries: str) -> None:
 
 
 def install_command(library: str) -> str:
-    """Return the command that installs `library` and what its extra brings with it.
+    """Return the command that installs `library` and the other libraries of its extra.
 
     It names the libraries and not EmoGuard, which may come from a clone, a wheel or an index.
     """

@@ -31,7 +31,7 @@ from emoguard.steering.prepare import prepare
 
 
 class Guard:
-    """Which labels to read, which values are ordinary, and which sinks take the reports.
+    """Holds a probe, its calibrations, a policy and the sinks that take the reports.
 
     One guard may watch several models: `site` is the guard on one model file, and finished reports
     go through `outbox`. `policy` is a Policy, a mapping with the keys of one, or the path of a YAML
@@ -151,6 +151,15 @@ class Guard:
         """Return the calibration made on exactly this model file, None when there is none."""
         return next((c for c in self.calibrations if c.identity.matches(identity)), None)
 
+    def open(self) -> None:
+        """Open what the policy keeps for notices, as `attach` does. Idempotent.
+
+        Raises:
+            EmoGuardError: somebody else keeps that file.
+
+        """
+        self.outbox.open()
+
     def deliver(self, report: Report, channel: Channel) -> None:
         """Declare that a server gave the notice of a report to its client. Idempotent."""
         self.outbox.deliver(report, channel)
@@ -171,6 +180,7 @@ class Guard:
         self.outbox.close(timeout)
 
     def __enter__(self) -> Self:
+        self.open()
         return self
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""Who may ask a server that has no password: this machine, and no page of another site."""
+"""Decides which hosts and origins may use a server without a password."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach what listens on `host`."""
+    """Return whether a server on `host` can be reached from this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""Parses JSON that somebody else wrote: bounded in bytes and depth, with one kind of error."""
+"""Parses untrusted JSON: bounded in bytes and depth, with one kind of error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The known name that an unknown one was probably meant to be."""
+"""Finds the known name nearest to an unknown one."""
 
 from __future__ import annotations
 

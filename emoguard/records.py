@@ -1,4 +1,4 @@
-"""The records that flow through EmoGuard: what was asked and what is reported.
+"""The records that flow through EmoGuard: requests, reports, notices and alerts.
 
 All are frozen. `Report` is one schema for three uses: the object a caller sees, the audit line and
 the object on the wire; `docs/report.schema.json` is its JSON Schema.
@@ -51,7 +51,7 @@ UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Request:
-    """What a caller says about one generation.
+    """A caller's wishes for one generation: its name, scores, steering and notices.
 
     `id` names the response in reports. `conversation` groups turns (never exported to metrics).
     `scores="tokens"` keeps one row of scores per token in the report, `"text"` also the text of
@@ -136,7 +136,7 @@ def _as_text(key: str, value: Any) -> str:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What steering did during one response: every number is of the residuals as stored."""
+    """The effect of steering on one response; every number is of the residuals as stored."""
 
     plan: dict[str, Any]
     """The plan as it was applied: add, cap, floor, ablate, layers, prompt; empty parts left out."""
@@ -183,7 +183,7 @@ class LabelScore:
 
 @dataclass(frozen=True)
 class TokenScore:
-    """One generated token and what was read when it was chosen."""
+    """One generated token and the z it was chosen at."""
 
     id: int
     """The token's id in the model's vocabulary."""
@@ -202,7 +202,7 @@ class TokenScore:
 
 @dataclass(frozen=True)
 class Notice:
-    """What the user of a response is to be told, and why."""
+    """A notice to the user of a response, with the reasons for it."""
 
     kind: Kind
     """ai: that this is an AI system; steered: also that software adjusted the tone; amplified: also
@@ -227,14 +227,14 @@ class Notice:
 
     def wire(self) -> dict[str, Any]:
         """Return the notice as a response carries it, without how it was given."""
-        told: dict[str, Any] = _plain(vars(self))
-        del told["channel"]
-        return told
+        fields: dict[str, Any] = _plain(vars(self))
+        del fields["channel"]
+        return fields
 
 
 @dataclass(frozen=True)
 class Report:
-    """One response as EmoGuard saw it: what a caller gets, an audit line, an object on the wire.
+    """One response as EmoGuard read it: the caller's object, the audit line and the wire format.
 
     All readings are of the model's internal representations, never of the user.
     """
@@ -340,7 +340,7 @@ class Report:
         return reporttable.as_html(self, label)
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows of the report."""
+        """Return the report as HTML, for notebooks."""
         return self.html()
 
     def as_dict(self) -> dict[str, Any]:
@@ -349,21 +349,21 @@ class Report:
         return plain
 
     def without_text(self) -> Report:
-        """Return the report without the text of its tokens: what sinks get."""
+        """Return the report without the text of its tokens, as sinks get it."""
         if all(token.text is None for token in self.tokens):
             return self
         bare = tuple(dataclasses.replace(token, text=None) for token in self.tokens)
         return dataclasses.replace(self, tokens=bare)
 
     def wire(self, scores: Literal["none", "summary", "tokens", "text"] = "none") -> dict[str, Any]:
-        """Return the `emoguard` object that a response carries: what its client may see.
+        """Return the `emoguard` object of a response: the part of a report for its client.
 
         By default version, id, status, steered and notice (without its channel): nothing that was
         read. `scores="summary"` adds the scores and whether they are of a short response, "tokens"
         also one entry per token, "text" the same with the token's text. The rest of a report is the
         operator's.
         """
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "version": self.version,
             "id": self.id,
             "status": self.status,
@@ -371,19 +371,19 @@ class Report:
             "notice": None,
         }
         if self.notice is not None:
-            told["notice"] = self.notice.wire()
+            fields["notice"] = self.notice.wire()
         if scores != "none":
-            told["scores"] = {label: vars(score).copy() for label, score in self.scores.items()}
-            told["short"] = self.short
+            fields["scores"] = {label: vars(score).copy() for label, score in self.scores.items()}
+            fields["short"] = self.short
         if scores in ("tokens", "text"):
             tokens = self.tokens if scores == "text" else self.without_text().tokens
-            told["tokens"] = [_plain(dataclasses.asdict(token)) for token in tokens]
-        return told
+            fields["tokens"] = [_plain(dataclasses.asdict(token)) for token in tokens]
+        return fields
 
 
 @dataclass(frozen=True)
 class Alert:
-    """What a monitor says about a report: which monitor, which label, how serious, in one line."""
+    """An alert of a monitor on one label, with its severity and one line of text."""
 
     monitor: str
     label: str

@@ -1,4 +1,4 @@
-"""Reads files that somebody else may have written: regular files only, of bounded size."""
+"""Reads untrusted files: regular files only, of bounded size."""
 
 from __future__ import annotations
 
@@ -55,9 +55,14 @@ def check(handle: int) -> None:
         OSError: naming what it is.
 
     """
-    kind = stat.S_IFMT(os.fstat(handle).st_mode)
-    if kind != stat.S_IFREG:
-        raise OSError(errno.EINVAL, f"wanted a regular file, got {KINDS.get(kind, 'another kind')}")
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"wanted a regular file, got {kind(mode)}")
+
+
+def kind(mode: int) -> str:
+    """Return what a file's mode says it is, in words."""
+    return KINDS.get(stat.S_IFMT(mode), "another kind")
 
 
 def read(path: str | Path, largest: int) -> bytes:

@@ -110,7 +110,7 @@ def _row(label: str, score: Score, *, calibrated: bool, is_last: bool) -> Row:
 
 
 def caveat(verdict: str | None) -> str:
-    """Return what to write behind a label that validation did not find usable."""
+    """Return the verdict to append to a label that validation did not find usable."""
     return "" if verdict in (None, "usable") else f" ({verdict})"
 
 
@@ -133,7 +133,7 @@ def signed(z: float | None) -> str:
 
 
 def printable(text: str) -> str:
-    """Return `text` with control characters replaced: nobody's text may rewrite the screen."""
+    """Return `text` with control characters replaced, so that it cannot rewrite the screen."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
@@ -147,7 +147,7 @@ def reading_line(report: Any) -> str:
 
 
 def steering_line(receipt: Any) -> str:
-    """Return what a receipt says in one line."""
+    """Return a receipt in one line."""
     forms = {"add": "{} {:+g}", "cap": "{} ≤ q{:g}", "floor": "{} ≥ q{:g}"}
     parts = [
         form.format(printable(label), value)
@@ -164,7 +164,7 @@ def steering_line(receipt: Any) -> str:
 
 
 def status_line(report: Any) -> str:
-    """Return what a status other than `scored` means, "" for that one."""
+    """Return the meaning of a status other than `scored`, "" for that one."""
     if report.status == "scored":
         return ""
     line = f"{report.status}: {EXPLANATIONS[report.status]}"

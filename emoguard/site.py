@@ -1,4 +1,4 @@
-"""A guard on one model file: what is asked about this file is looked up here, once."""
+"""A guard on one model file: everything that depends on the file is computed here, once."""
 
 from __future__ import annotations
 

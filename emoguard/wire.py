@@ -21,7 +21,7 @@ LONGEST = 256
 
 @dataclass(frozen=True)
 class Asked:
-    """What a client's object may hold; the policy's `requests` say which of it is heard."""
+    """The fields of a client's object; the policy's `requests` decide which are heard."""
 
     plan: Plan = field(default_factory=Plan)
     """Steer this response."""
@@ -40,7 +40,7 @@ class Asked:
 def ask(
     asked: Any, policy: Policy, conversation: str | None = None
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the fields of the `Request` that a client's object asks for, and what it may not ask.
+    """Return the `Request` fields of a client's object, and the names of fields denied to it.
 
     Null asks for nothing, in the place of the object and of each of its parts. `conversation` is
     the name that a header has, for an object that has none.
@@ -75,9 +75,9 @@ def told(
     if not reports:
         return None
     notices = [report.notice for report in reports if report.notice is not None]
-    said = [notice for notice in notices if notice.text] or notices
-    told = reports[-1].wire(scores)
-    return told | {"notice": said[-1].wire()} if said else told
+    worded = [notice for notice in notices if notice.text] or notices
+    fields = reports[-1].wire(scores)
+    return fields | {"notice": worded[-1].wire()} if worded else fields
 
 
 def user_text(messages: Any) -> str | None:

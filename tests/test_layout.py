@@ -122,6 +122,70 @@ def test_spokes_do_not_import_each_other(package):
         assert not imports(path) & (SPOKES - SHARED - {package.name}), path
 
 
+RUNTIMES = re.compile("torch|transformers|llama|gguf|vllm", re.IGNORECASE)
+NAMES_A_RUNTIME = {
+    "emoguard/extras.py": "an extra is called after it",
+    "emoguard/cli/demo.py": "the code that users write",
+    "emoguard/cli/models.py": "the file of the demo",
+    "emoguard/study/judges.py": "judges are classifiers, which have a library of their own",
+}
+"""Files outside `plugins/` that may name a runtime, and why."""
+
+
+def words(path):
+    """Return the names and texts of a source file but its prose: docstrings and help."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    prose = {node.value for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if isinstance(node, ast.keyword) and node.arg in ("help", "short_help"):
+            prose |= set(ast.walk(node.value))
+    for node in set(nodes) - prose:
+        found = [getattr(node, key, None) for key in ("id", "attr", "arg", "name", "module")]
+        yield from (word for word in found if isinstance(word, str))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for kind in ("emoguard", "monitors", "exporters") for p in (ROOT / kind).rglob("*.py")],
+    ids=lambda p: p.relative_to(ROOT).as_posix(),
+)
+def test_nothing_outside_the_plugins_names_a_runtime(path):
+    if path.relative_to(ROOT).as_posix() not in NAMES_A_RUNTIME:
+        assert [word for word in words(path) if RUNTIMES.search(word)] == []
+
+
+def test_files_that_may_name_a_runtime_do():
+    for name in NAMES_A_RUNTIME:
+        assert any(RUNTIMES.search(word) for word in words(ROOT / name)), name
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_no_module_has_more_than_four_hundred_lines(package):
+    for path in package.rglob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+
+
+NAMED = re.compile(r"`(emoguard(?:_[a-z]+)?(?:\.\w+)+)`")
+GROUPS = ("emoguard.plugins", "emoguard.monitors", "emoguard.exporters")
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_what_docstrings_name_is_there(package):
+    known = {name: path for each in PACKAGES for name, path in modules(each).items()}
+    for path in package.rglob("*.py"):
+        for name in NAMED.findall(path.read_text(encoding="utf-8")):
+            if name.startswith(GROUPS):
+                continue
+            parts = name.split(".")
+            heads = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+            module = next((head for head in heads if head in known), None)
+            assert module is not None, f"{name} in {path}"
+            rest = name.removeprefix(module).lstrip(".").partition(".")[0]
+            assert rest in known[module].read_text(encoding="utf-8"), f"{name} in {path}"
+
+
 def test_packages_on_disk_are_the_packages_shipped():
     shipped = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert sorted(shipped) == sorted(path.relative_to(ROOT).as_posix() for path in PACKAGES)
@@ -144,11 +208,23 @@ def test_entry_points_are_installed_and_resolve():
         assert point.load() is not None
 
 
-def test_plugins_offer_both_doors():
+def test_plugins_offer_both_doors_and_open_models_by_path():
     for point in _points("emoguard.plugins"):
         module = importlib.import_module(point.value)
-        assert callable(module.joint)
-        assert callable(module.open_residuals)
+        for name in ("joint", "open_residuals", "open_speaker", "opens", "hint"):
+            assert callable(getattr(module, name)), f"{point.value}.{name}"
+        assert isinstance(module.FORMAT, str)
+        assert isinstance(module.BATCHES, bool)
+
+
+def test_a_plugin_says_what_it_opens_without_loading_its_runtime():
+    code = (
+        "import json, sys; from emoguard.runtime import openers; "
+        "openers.formats(); [o.opens(openers.Path('/')) for o in openers.openers().values()]; "
+        "print(json.dumps(list(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd="/")
+    assert not set(json.loads(out.stdout)) & (HEAVY | {"vllm"})
 
 
 def _points(group):

@@ -14,8 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 STEPS = (
-    (re.compile(r"\s*Collecting (?P<what>[\w.-]+)"), "resolving {what}"),
-    (re.compile(r"\s*Downloading (?P<what>[\w.-]+)"), "downloading {what}"),
+    (re.compile(r"\s*(Collecting|Downloading) (?P<what>[\w.-]+)"), "collecting {what}"),
     (re.compile(r"\s*Building wheel for (?P<what>[\w.-]+)"), "compiling {what}"),
     (re.compile(r"\s*Installing collected packages"), "installing"),
 )
@@ -47,8 +46,8 @@ def steps(lines: Iterable[str]) -> Iterator[str]:
 def display(shown: Iterable[str], *, live: bool) -> Iterator[str]:
     """Yield the text to print for each step, with the time since the start.
 
-    On a terminal one line is overwritten. Elsewhere each kind of step gets a line, and each tenth
-    of a compilation.
+    On a terminal one line is overwritten. Elsewhere each kind of step gets one line, and each tenth
+    of a compilation another.
     """
     started, last = time.monotonic(), ""
     for step in shown:

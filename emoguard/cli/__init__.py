@@ -15,8 +15,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     What EmoGuard refuses and libraries that are not installed become one sentence on stderr.
     """
     try:
+        from emoguard.cli.screen import replace_unencodable
         from emoguard.cli.verbs import verbs
 
+        replace_unencodable()
         verbs.main(args=arguments, prog_name="emoguard")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0

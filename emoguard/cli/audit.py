@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from emoguard import regularfile
 from emoguard.cli import logs
+from emoguard.cli.screen import say
 from emoguard.errors import EmoGuardError
 
 
@@ -22,7 +22,7 @@ def audit() -> None:
 def key(path: str) -> None:
     """Write a new key to PATH, readable by its owner only; keep it away from the log."""
     logs.exporter().Key.create(path)
-    click.echo(f"wrote {path}: name it in the policy as key_file, and keep a copy elsewhere")
+    say(f"wrote {path}: name it in the policy as key_file, and keep a copy elsewhere")
 
 
 @audit.command()
@@ -34,7 +34,10 @@ def key(path: str) -> None:
     type=click.IntRange(0),
     help="How many there should be: the metric emoguard_audit_lines_total; 0 for an empty log.",
 )
-@click.option("--head", help="A file that `emoguard audit head` wrote before.")
+@click.option(
+    "--head",
+    help="A file with a line of the log: LOG.state/head, or what `emoguard audit head` printed.",
+)
 @click.option(
     "--first",
     type=click.IntRange(1),
@@ -63,14 +66,14 @@ def verify(
     exporter = logs.exporter()
     files = logs.files(paths)
     known = logs.key(key_file, key_env)
-    noted = read_head(head) if head else None
     with logs.readable():
+        noted = exporter.read_head(head) if head else None
         verdict = exporter.verify(files, known, first=first, lines=lines, head=noted)
     for finding in verdict.findings:
-        click.echo(f"{finding.kind}: {finding.file} row {finding.row} {finding.text}")
+        say(f"{finding.kind}: {finding.file} row {finding.row} {finding.text}")
     if verdict.omitted:
-        click.echo(f"… and {verdict.omitted:,} more")
-    click.echo(_summary(verdict, len(files), end_known=lines is not None or head is not None))
+        say(f"… and {verdict.omitted:,} more")
+    say(_summary(verdict, len(files), end_known=lines is not None or head is not None))
     if not verdict.sound:
         ctx.exit(1)
 
@@ -88,22 +91,6 @@ def head(log: str, key_file: str | None, key_env: str | None) -> None:
     if last is None:
         raise EmoGuardError(f"{log} holds no line")
     click.echo(f"{last.number} {last.mac}")
-
-
-def read_head(path: str) -> tuple[int, str]:
-    """Return number and MAC of a line, from a file that `emoguard audit head` wrote.
-
-    Raises:
-        EmoGuardError: it cannot be read or holds something else.
-
-    """
-    try:
-        number, mac = regularfile.read(path, 1024).decode("ascii").split()
-        return int(number), mac
-    except (OSError, ValueError) as error:
-        raise EmoGuardError(
-            f"{path}: wanted the line that emoguard audit head prints, got something else ({error})"
-        ) from error
 
 
 def _summary(verdict: Any, files: int, *, end_known: bool) -> str:

@@ -1,29 +1,79 @@
-"""Progress bars on stderr."""
+"""Progress of what takes long: bars on a terminal, a line a minute where there is none."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
 
+from emoguard.cli.screen import Screen
 
-def bars() -> Progress:
-    """Return progress bars with a description, a count and the time remaining."""
-    return Progress(
-        TextColumn("{task.description:24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+EVERY_SECONDS = 60.0
+"""Between two lines of one task."""
+
+
+class Bars(Progress):
+    """Bars on stderr; where it is no terminal, a line when a task begins, each minute, at its end.
+
+    `now` tells the time in seconds, for tests.
+    """
+
+    def __init__(self, now: Callable[[], float] | None = None) -> None:
+        screen = Screen(stderr=True)
+        super().__init__(
+            TextColumn("{task.description:24}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=screen,
+            get_time=now,
+            disable=not screen.is_terminal,
+        )
+        self._shown: dict[TaskID, tuple[str, float]] = {}
+
+    def add_task(self, description: str, *args: Any, **options: Any) -> TaskID:
+        """Add a task; see `rich`."""
+        task = super().add_task(description, *args, **options)
+        self._show(task)
+        return task
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Change a task; see `rich`."""
+        super().update(task_id, **changes)
+        self._show(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """Count a step of a task; see `rich`."""
+        super().advance(task_id, advance)
+        self._show(task_id)
+
+    def _show(self, task_id: TaskID) -> None:
+        """Print a task's line where one is due: a new description, a minute gone, or the end."""
+        task = self._tasks[task_id]
+        known, since = self._shown.get(task_id, ("", 0.0))
+        key = f"{task.description}{' done' if task.finished else ''}"
+        if not self.disable or (key == known and self.get_time() - since < EVERY_SECONDS):
+            return
+        self._shown[task_id] = key, self.get_time()
+        self.console.print(_line(task), soft_wrap=True)
+
+
+def _line(task: Task) -> str:
+    if task.total is None:
+        return task.description
+    line = f"{task.description}: {task.completed:,.0f} of {task.total:,.0f}"
+    if task.finished or task.time_remaining is None:
+        return line
+    return f"{line}, about {max(1, round(task.time_remaining / 60)):,} minutes left"
 
 
 def follow(progress: Progress) -> Callable[[str, int, int], None]:

@@ -1,4 +1,4 @@
-"""`emoguard calibrate`: what is ordinary for a model file, and from where on alarms are rare."""
+"""`emoguard calibrate`: measures neutral responses of a model and certifies alarm thresholds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from functools import partial
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from emoguard.cli.bars import bars, follow
+from emoguard.cli.bars import Bars, follow
 from emoguard.cli.models import ALSO, MODEL, RUNTIME, THREADS
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import open_probe
+from emoguard.cli.screen import Screen
+from emoguard.cli.typed import typed
 from emoguard.fit import calibrating, corpora
 from emoguard.fit.responses import Sampling
 from emoguard.guard import Guard
@@ -52,7 +53,9 @@ from emoguard.runtime.openers import open_speaker
     show_default=True,
     help="Of the sampling.",
 )
-@click.option("--system", default="", help="The system prompt that is used in production.")
+@click.option(
+    "--system", default="", callback=typed, help="The system prompt that is used in production."
+)
 @click.option(
     "--language",
     default="en",
@@ -93,13 +96,13 @@ def calibrate(
     )
     speaker = open_speaker(path, runtime, threads)
     others = [partial(open_speaker, other, threads=threads) for other in also]
-    with bars() as progress:
+    with Bars() as progress:
         calibrations = calibrating.calibrate_files(
             found, before, speaker, others, sample=sample, out=out, progress=follow(progress)
         )
     for each in calibrations:
         _show(found, each, policy, responses)
-    Console(highlight=False).print(
+    Screen().print(
         f"Wrote {out}: give it by --probe, in Python by Guard.load. The responses in "
         f"{out}.answers.jsonl may be deleted.",
         markup=False,
@@ -126,7 +129,7 @@ def _show(probe: Probe, calibration: Calibration, policy: Policy, wanted: int) -
         if (threshold := thresholds.get(label)) is not None:
             cells = f"{threshold.level:.2f}", str(threshold.crossings), f"{threshold.bound:.3f}"
         table.add_row(printable(label), *cells)
-    Console(highlight=False).print(table)
+    Screen().print(table)
     if None in thresholds.values():
         advice = calibrating.advice(calibration, wanted, ENOUGH_RESPONSES)
-        Console(highlight=False).print(advice)
+        Screen().print(advice)

@@ -1,4 +1,4 @@
-"""`emoguard check`: what a policy file means, in words."""
+"""`emoguard check`: explains a policy file in words."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from emoguard import regularfile
 from emoguard.advice import calibrate_command
 from emoguard.cli.meaning import has_sink, meaning
 from emoguard.cli.probes import open_probe
+from emoguard.cli.screen import Screen, say
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.notices.expressive import expressive_words
@@ -22,7 +21,6 @@ from emoguard.notices.ledger import check_state
 from emoguard.policy.policy import Policy
 from emoguard.probe.shipped import shipped_files
 from emoguard.records import Verdict
-from emoguard.reporttable import printable
 from emoguard.sinks.baseline import Baseline
 from emoguard.sinks.open import check_places, check_sinks
 
@@ -46,7 +44,7 @@ DOUBT = (
 def check(
     ctx: click.Context, file: str, probe: str | None, system: str | None, *, elsewhere: bool
 ) -> None:
-    """Say what the policy in FILE means, or what is wrong with it (exit 1).
+    """Explain the policy in FILE in words, or name its error (exit 1).
 
     Files, keys and ports that it names are tried on this machine, and left as they are. With
     --probe its labels and its plan are checked against that probe, too; with --system it is said
@@ -72,11 +70,11 @@ def check(
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for key, words in rows:
-        table.add_row(key, Text(printable(words)))
-    Console(highlight=False).print(table)
+        table.add_row(key, words)
+    Screen().print(table)
     problems = [] if elsewhere else _problems(policy, guard)
     for problem in problems:
-        click.echo(printable(f"emoguard: {file}: {problem}"), err=True)
+        say(f"emoguard: {file}: {problem}", err=True)
     if problems:
         ctx.exit(1)
 
@@ -90,16 +88,14 @@ def _prompted(policy: Policy, system: str) -> list[tuple[str, str]]:
     """
     if system.startswith("@"):
         system = _text(system.removeprefix("@"))
-    words = expressive_words(system)
+    words = ", ".join(expressive_words(system)[:8])
     if policy.notices.prompted or not words:
         return []
-    return [
-        (
-            "prompted",
-            f"the system prompt asks for emotional expression ({', '.join(words[:8])}): users are "
-            "told of it only with notices.prompted: true",
-        )
-    ]
+    reminder = (
+        f"the system prompt asks for emotional expression ({words}): users are told of it only "
+        "with notices.prompted: true"
+    )
+    return [("prompted", reminder)]
 
 
 def _text(path: str) -> str:
@@ -110,7 +106,7 @@ def _text(path: str) -> str:
 
 
 def _problems(policy: Policy, guard: Guard | None) -> list[str]:
-    """Return what would keep a process with this policy from starting on this machine."""
+    """Return the problems that would keep a process with this policy from starting here."""
     found = check_places(policy)
     attempts: dict[str, Callable[[], None]] = {
         "notices.state": lambda: check_state(policy.notices.state),
@@ -151,9 +147,9 @@ def _fit(guard: Guard) -> list[tuple[str, str]]:
         thresholds = guard.site(calibration.identity).thresholds
         without = [label for label, threshold in thresholds.items() if threshold is None]
         identity, labels = calibration.identity, len(guard.monitored)
-        said = f"{labels - len(without)} of {labels} labels can be certified"
-        told = f"; not {', '.join(without)}: they never alarm" if without else ""
-        rows.append((f"on {identity.quantisation}", f"{said} at this rate{told}"))
+        certified = f"{labels - len(without)} of {labels} labels can be certified"
+        silent = f"; not {', '.join(without)}: they never alarm" if without else ""
+        rows.append((f"on {identity.quantisation}", f"{certified} at this rate{silent}"))
         if mute := [label for label in amplifying if label in without]:
             rows.append(("", f"{', '.join(mute)}: listed as amplifying, and without a threshold"))
     if not guard.calibrations:
@@ -162,12 +158,16 @@ def _fit(guard: Guard) -> list[tuple[str, str]]:
 
 
 def _verdicts(guard: Guard) -> list[tuple[str, str]]:
-    """Return which labels validation did not find usable, watched ones first."""
+    """Return what validation found of the labels: usable ones, then watched ones, then the rest."""
     verdicts = guard.probe.verdicts
+    if not verdicts:
+        return [("verdicts", "none: emoguard validate finds out what each label is worth")]
+    good = ", ".join(label for label in guard.labels if verdicts.get(label) == "usable")
     watched = _poor(verdicts, guard.monitored)
     left = _poor(verdicts, [label for label in guard.labels if label not in guard.monitored])
-    rows = [("verdicts", f"{watched}: {DOUBT}")] if watched else []
-    return rows + ([("verdicts", f"{left}: not watched unless named in labels")] if left else [])
+    rows = [("verdicts", f"{good or 'no label'}: usable")]
+    rows += [("", f"{watched}: {DOUBT}")] if watched else []
+    return rows + ([("", f"{left}: not watched unless named in labels")] if left else [])
 
 
 def _shipped_verdicts(policy: Policy) -> list[tuple[str, str]]:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from emoguard.cli.bars import bars
+from emoguard.cli.bars import Bars
 from emoguard.cli.models import THREADS
 from emoguard.cli.paths import check_out
+from emoguard.cli.reading import readable
+from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.extras import check_installed
 from emoguard.fit import corpora
@@ -27,9 +27,11 @@ from emoguard.fit.extraction import SKIP, extract
 from emoguard.reporttable import printable
 from emoguard.runtime.openers import open_speaker
 from emoguard.study import compareplot
-from emoguard.study.compare import ModelComparison, Paired, Read, check_pair
+from emoguard.study.compare import check_pair
 from emoguard.study.compare import compare as measure
-from emoguard.validate.card import plain, two
+from emoguard.study.comparison import ModelComparison, Paired, Read
+from emoguard.validate.card import two
+from emoguard.validate.carddata import plain
 from emoguard.validate.judged import Task
 from emoguard.validate.reading import Texts
 
@@ -101,8 +103,8 @@ def compare(
     labelled = _labelled(corpus, labels, most)
     texts = _Corpus(labelled, corpora.read(neutral or corpora.own_neutral()))
     # B is opened twice: what cannot be compared is refused before hours are spent on reading A.
-    before = _look(b, texts, threads)
-    with bars() as progress:
+    texts, before = _look(b, texts, threads)
+    with Bars() as progress:
         reader = _Reader(texts, Path(residuals), skip, threads, progress)
         sides = reader.read(a, before), reader.read(b, None)
         bar = progress.add_task("computing", total=None)
@@ -123,7 +125,7 @@ def compare(
 
 @dataclass(frozen=True)
 class _Corpus:
-    """What both models read."""
+    """The texts that both models read."""
 
     labelled: Sequence[corpora.Text]
     neutral: Sequence[corpora.Text]
@@ -135,7 +137,7 @@ class _Corpus:
 
 @dataclass(frozen=True)
 class _Looked:
-    """What can be said of a model before it has read anything: who it is, and its tokens."""
+    """The identity of a model and its tokens of the texts, known before it has read any."""
 
     identity: ModelIdentity
     tokens: list[list[int]]
@@ -149,7 +151,7 @@ class _Reader:
     folder: Path
     skip: int
     threads: int | None
-    progress: Progress
+    progress: Bars
 
     def read(self, path: str, other: _Looked | None) -> Read:
         """Read all texts with the model at `path`, which must fit `other`."""
@@ -186,10 +188,14 @@ class _Reader:
         )
 
 
-def _look(path: str, corpus: _Corpus, threads: int | None) -> _Looked:
-    found = _describe(open_speaker(path, threads=threads).door, corpus)
+def _look(path: str, corpus: _Corpus, threads: int | None) -> tuple[_Corpus, _Looked]:
+    """Return the texts that a model can read, and how it sees them."""
+    door = open_speaker(path, threads=threads).door
+    corpus = _Corpus(readable(door, corpus.labelled), readable(door, corpus.neutral))
+    found = _describe(door, corpus)
+    del door
     gc.collect()
-    return found
+    return corpus, found
 
 
 def _describe(door: Residuals, corpus: _Corpus) -> _Looked:
@@ -216,9 +222,9 @@ def _labelled(corpus: str | None, labels: Sequence[corpora.Label], most: int) ->
     found = corpora.balanced(corpora.read(path, labels), most)
     missing = [each for each in labels if all(t.label != each.name for t in found)]
     if missing:
-        told = "; ".join(f"{each.name} ({' or '.join(each.words)})" for each in missing)
+        listed = "; ".join(f"{each.name} ({' or '.join(each.words)})" for each in missing)
         raise EmoGuardError(
-            f"{path} has no texts of {told}: give another corpus, or the labels it has by --labels"
+            f"{path} has no texts of {listed}: give another corpus, or its labels by --labels"
         )
     return found
 
@@ -230,7 +236,7 @@ def _check_options(png: str | None) -> None:
 
 
 def _print(found: ModelComparison) -> None:
-    console = Console(highlight=False)
+    console = Screen()
     names = f"A: {found.a}\nB: {found.b}"
     console.print(printable(names), style="bold", markup=False, soft_wrap=True)
     console.print(
@@ -290,7 +296,7 @@ def _valence_rows(found: ModelComparison) -> Iterator[tuple[str, ...]]:
 
 
 def _show(
-    console: Console, title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]
+    console: Screen, title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]
 ) -> None:
     if not rows:
         return

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import closing
 
 import click
-from rich.console import Console
 
-from emoguard.cli.bars import bars
+from emoguard import keptfile
+from emoguard.cli.bars import Bars
 from emoguard.cli.models import MODEL, THREADS
 from emoguard.cli.paths import check_out
+from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora
 from emoguard.fit.writer import Manuscript, Order, orders
@@ -89,12 +90,12 @@ def corpus(
         asked = Prompt(prompt, max_tokens=160, temperature=temperature, seed=seed)
         return answer(speaker, asked)
 
-    with bars() as progress:
+    with closing(manuscript), Bars() as progress:
         bar = progress.add_task("writing texts", total=len(wanted))
         for _ in manuscript.write(wanted, ask, tries):
             progress.advance(bar)
     _save(out, wanted, manuscript)
-    Console(highlight=False).print(_summary(out, wanted, manuscript), markup=False, soft_wrap=True)
+    Screen().print(_summary(out, wanted, manuscript), markup=False, soft_wrap=True)
 
 
 def own_topics() -> list[str]:
@@ -103,7 +104,7 @@ def own_topics() -> list[str]:
 
 
 def _save(out: str, wanted: Sequence[Order], manuscript: Manuscript) -> None:
-    """Write the accepted texts, in the order of the corpus; the file is whole at every moment."""
+    """Write the accepted texts, in the order of the corpus."""
     lines = [
         json.dumps(
             {
@@ -117,10 +118,8 @@ def _save(out: str, wanted: Sequence[Order], manuscript: Manuscript) -> None:
         for order in wanted
         if order.key in manuscript.accepted
     ]
-    part = Path(f"{out}.part")
     try:
-        part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        part.replace(out)
+        keptfile.replace(out, "".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise EmoGuardError(f"{out} cannot be written: {error.strerror}") from error
 

@@ -6,20 +6,20 @@ import contextlib
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import emoguard
+from emoguard import keptfile
 from emoguard.cli.interlinear import Interlinear
 from emoguard.cli.models import demo_model
 from emoguard.cli.paint import legend, tint
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import coloured_label, guard_for
+from emoguard.cli.screen import Screen
 from emoguard.cli.stream import respond
 from emoguard.errors import EmoGuardError
 from emoguard.records import Report
@@ -54,10 +54,10 @@ with emoguard.watch(llm) as watch:        # or (llm, probe="yours.safetensors")
 @click.option("--svg", type=click.Path(dir_okay=False), help="Also save a picture of the output.")
 def demo(label: str | None, probe: str | None, svg: str | None) -> None:
     """Watch a small model answer three prompts, every token with its score."""
-    console = Console(highlight=False)
+    console = Screen()
     if svg:
         check_out("--svg", svg)
-        console = Console(
+        console = Screen(
             highlight=False, record=True, width=WIDTH, force_terminal=True, color_system="truecolor"
         )
     play(console, label, probe)
@@ -65,16 +65,16 @@ def demo(label: str | None, probe: str | None, svg: str | None) -> None:
         # Without rich's web fonts: a picture in a README fetches nothing.
         picture = re.sub(r"(?s)@font-face \{.*?\}", "", console.export_svg(title="emoguard demo"))
         try:
-            Path(svg).write_text(picture, encoding="utf-8")
+            keptfile.replace(svg, picture)
         except OSError as error:
             raise EmoGuardError(f"{svg} cannot be written: {error.strerror}") from error
 
 
-def play(console: Console, label: str | None, probe: str | None) -> None:
+def play(console: Screen, label: str | None, probe: str | None) -> None:
     """Run the whole demo on `console`."""
     path = demo_model()
     with contextlib.ExitStack() as stack:
-        with Console(stderr=True).status("opening the model"):
+        with Screen(stderr=True).status("opening the model"):
             # With a thread on every core each token waits until all of them have been scheduled:
             # half of them are faster as soon as anything else runs.
             speaker = open_speaker(path, threads=max(1, (os.cpu_count() or 1) // 2))
@@ -93,7 +93,7 @@ def play(console: Console, label: str | None, probe: str | None) -> None:
     console.print(Text(CODE), soft_wrap=True)
 
 
-def _answer(console: Console, speaker: Speaker, watch: Watch, column: int, text: str) -> Report:
+def _answer(console: Screen, speaker: Speaker, watch: Watch, column: int, text: str) -> Report:
     console.print(Text(f"\n▸ {text}", "bold"))
     lines = Interlinear(console, column, min(WIDTH, console.width))
     prompt = Prompt(text, max_tokens=TOKENS, temperature=0.0)
@@ -118,7 +118,9 @@ def _comparison(reports: Mapping[str, Report], axes: tuple[str, ...]) -> Table:
 
 def _cost(reports: Mapping[str, Report]) -> str:
     read = sum(report.tokens_scored for report in reports.values())
-    made = sum(report.completion_tokens for report in reports.values())
+    generated = sum(report.completion_tokens for report in reports.values())
     each = 1000 * sum(report.overhead_seconds for report in reports.values()) / max(1, read)
     last = list(reports.values())[-1]
-    return f"{read} of {made} tokens read at {each:.2f} ms each · {last.backend} · {last.probe}"
+    return (
+        f"{read} of {generated} tokens read at {each:.2f} ms each · {last.backend} · {last.probe}"
+    )

@@ -1,10 +1,12 @@
-"""`emoguard doctor`: what is installed here, what can be read with it, and what is broken."""
+"""`emoguard doctor`: diagnoses runtimes, probes and models on this machine."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, packages_distributions, version
 from pathlib import Path
@@ -14,19 +16,18 @@ from typing import Any
 import click
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from emoguard.advice import fit_command
 from emoguard.cli.probes import calibrating, open_probe
+from emoguard.cli.screen import Screen, say
 from emoguard.errors import EmoGuardError
 from emoguard.extras import install_command
 from emoguard.guard import Guard
 from emoguard.probe.residuals import Residuals
 from emoguard.probe.shipped import shipped_files
 from emoguard.probe.witness import WITNESS_TEXT
-from emoguard.reporttable import printable
 from emoguard.runtime.attach import shipped
 from emoguard.runtime.openers import open_speaker, plugins, recognise
 
@@ -50,8 +51,9 @@ class Finding:
 @click.option(
     "--probe", help="A probe to try on --model, a file or a shipped one; default: which fits."
 )
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of what was found.")
 @click.pass_context
-def doctor(ctx: click.Context, path: str | None, probe: str | None) -> None:
+def doctor(ctx: click.Context, path: str | None, probe: str | None, *, as_json: bool) -> None:
     """Check what can be read here, and how; exit 1 when something is broken.
 
     With --model also: how that model is read, which probe fits it, and whether the probe is
@@ -60,22 +62,27 @@ def doctor(ctx: click.Context, path: str | None, probe: str | None) -> None:
     """
     if probe is not None and path is None:
         raise click.UsageError("--probe is tried on a model: give --model, too")
-    console = Console(highlight=False)
-    with Console(stderr=True).status("looking"):
+    with Screen(stderr=True).status("looking"):
         findings = [*_runtimes(), *_probes(), *(_model(path, probe) if path else ())]
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    else:
+        _print(findings)
+    if any(finding.mark == "broken" for finding in findings):
+        ctx.exit(1)
+
+
+def _print(findings: Sequence[Finding]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("part", "state", "found"):
         table.add_column(column, overflow="fold")
     colours = {"ok": "green", "absent": "dim", "to do": "yellow", "broken": "bold red"}
     for finding in findings:
-        part, text = (Text(printable(s)) for s in (finding.part, finding.text))
-        table.add_row(part, Text(finding.mark, colours[finding.mark]), text)
-    console.print(table)
+        table.add_row(finding.part, Text(finding.mark, colours[finding.mark]), finding.text)
+    Screen().print(table)
     for finding in findings:
         if finding.command:  # not in the table, which would break the line
-            console.print(Text(printable(f"{finding.part}: {finding.command}")), soft_wrap=True)
-    if any(finding.mark == "broken" for finding in findings):
-        ctx.exit(1)
+            say(f"{finding.part}: {finding.command}")
 
 
 def _runtimes() -> Iterator[Finding]:
@@ -115,11 +122,11 @@ def _read_paths(name: str, own: Any) -> Iterator[Finding]:
     if hasattr(own, "findings"):
         yield from (Finding(*each) for each in own.findings())
         return
-    told = own.runtime()
-    callback = str(told["callback"])
+    facts = own.runtime()
+    callback = str(facts["callback"])
     yield Finding(f"{name} callback", "ok" if callback == "works" else "broken", callback)
-    native = ", ".join(told["native"]) or f"no architecture is checked with {told['version']}"
-    yield Finding(f"{name} native", "ok" if told["native"] else "absent", native)
+    native = ", ".join(facts["native"]) or f"no architecture is checked with {facts['version']}"
+    yield Finding(f"{name} native", "ok" if facts["native"] else "absent", native)
 
 
 def _probes() -> Iterator[Finding]:
@@ -137,7 +144,7 @@ def _probes() -> Iterator[Finding]:
 
 
 def _model(path: str, probe: str | None) -> Iterator[Finding]:
-    """Say how a model can be read, which probe fits it and whether that is calibrated for it."""
+    """Diagnose a model: its read paths, the probe that fits it, the calibration of that probe."""
     try:
         own = _own_doctor(importlib.import_module(plugins()[recognise(path)].value))
         yield from _opened(path, probe) if own is None else _examined(own, path, probe)
@@ -149,21 +156,21 @@ def _model(path: str, probe: str | None) -> Iterator[Finding]:
 
 
 def _examined(own: Any, path: str, probe: str | None) -> Iterator[Finding]:
-    """Have a plug-in's own doctor look at a model."""
-    told = own.examine(path)
+    """Examine a model with its plug-in's own doctor."""
+    facts = own.examine(path)
     name = Path(path).name
-    if told["error"]:
-        yield Finding(name, "broken", str(told["error"]))
+    if facts["error"]:
+        yield Finding(name, "broken", str(facts["error"]))
         return
-    size = f"{told['layers']} layers of {told['hidden']}"
-    yield Finding(name, "ok", f"{told['architecture']}, {size}, {told['quantisation']}")
-    native, callback = str(told["native"]), str(told["callback"])
+    size = f"{facts['layers']} layers of {facts['hidden']}"
+    yield Finding(name, "ok", f"{facts['architecture']}, {size}, {facts['quantisation']}")
+    native, callback = str(facts["native"]), str(facts["callback"])
     yield Finding("native read", "ok" if native == "allowed" else "absent", native)
     # One path is enough: only a file that neither can read is beyond help.
     spare = "absent" if native == "allowed" else "broken"
     yield Finding("callback read", "ok" if callback == "works" else spare, callback)
     if callback == "works" or native == "allowed":
-        yield from _probe(own.open_door(path, told), path, probe)
+        yield from _probe(own.open_door(path, facts), path, probe)
 
 
 def _opened(path: str, probe: str | None) -> Iterator[Finding]:
@@ -181,7 +188,7 @@ def _opened(path: str, probe: str | None) -> Iterator[Finding]:
 
 
 def _probe(door: Residuals, path: str, probe: str | None) -> Iterator[Finding]:
-    """Say which probe fits the model behind `door`, and whether it is calibrated for it."""
+    """Diagnose the probe for the model behind `door`, and its calibration."""
     try:
         guard = _fitting(door, probe)
     except EmoGuardError as error:

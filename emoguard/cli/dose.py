@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from emoguard import regularfile
-from emoguard.cli.bars import bars, follow
+from emoguard import keptfile, regularfile
+from emoguard.cli.bars import Bars, follow
 from emoguard.cli.models import MODEL
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import check_calibrated, guard_for
+from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.extras import install_command
 from emoguard.fit.corpora import recorded_labels
@@ -25,10 +25,14 @@ from emoguard.fit.textonly import vader
 from emoguard.runtime.openers import batching, open_speaker
 from emoguard.study.dose import DoseResult, Effect, Judge, LabelResult, measure
 from emoguard.study.stage import SpeakerStage
-from emoguard.validate.plots import find_pyplot
+from emoguard.validate.plots import find_pyplot, save_figure
 
 if TYPE_CHECKING:
     from emoguard.guard import Guard
+
+
+MARKS = {"repetitive": "o", "broken": "x"}
+"""Where a dose's texts no longer read like the model's own."""
 
 
 @click.command(short_help="Measure what steering does to generated text.")
@@ -94,23 +98,37 @@ def dose(
     signed = signs(guard, labels or ("happy", "sad"))
     check_calibrated(guard, probe, speaker.door.identity, path, runtime)
     stage = SpeakerStage(speaker, guard, randoms=randoms, tokens=tokens)
-    with bars() as progress:
+    with Bars() as progress:
         result = measure(stage, judge, openings, signed, progress=follow(progress))
-    Console().print(table(result, judge_name))
+    Screen().print(table(result, judge_name))
     if json_path:
-        told = {
-            "model": Path(path).name,
-            "probe": guard.probe.name,
-            "judge": judge_name,
-            "tokens": tokens,
-            **dataclasses.asdict(result),
-        }
-        try:
-            Path(json_path).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise EmoGuardError(f"{json_path} cannot be written: {error.strerror}") from error
+        about = {"model": Path(path).name, "probe": guard.probe.name, "judge": judge_name}
+        write({**about, "tokens": tokens, **as_dict(result)}, json_path)
     if plot_path:
         plot(result, Path(plot_path), Path(path).name, judge_name)
+
+
+def as_dict(result: DoseResult) -> dict[str, Any]:
+    """Return a result as plain JSON data, with the regime of each dose."""
+    found = dataclasses.asdict(result)
+    for label, record in zip(result.labels, found["labels"], strict=True):
+        for part in ("curve", "test", "default"):
+            for effect, written in zip(getattr(label, part), record[part], strict=True):
+                written["regime"] = effect.regime
+    return found
+
+
+def write(data: dict[str, Any], path: str) -> None:
+    """Write what was measured.
+
+    Raises:
+        EmoGuardError: the file cannot be written.
+
+    """
+    try:
+        keptfile.replace(path, json.dumps(data, indent=1) + "\n")
+    except OSError as error:
+        raise EmoGuardError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def find_judge(name: str) -> Judge:
@@ -174,6 +192,7 @@ def table(result: DoseResult, judge: str) -> Table:
         "random, central 95 %",
         "p",
         "perplexity ratio",
+        "regime",
     ):
         found.add_column(column, justify="left" if column == "label" else "right")
     for label in result.labels:
@@ -192,11 +211,12 @@ def _cells(effect: Effect) -> tuple[str, ...]:
         null,
         p,
         f"{effect.perplexity_ratio:.2f}",
+        effect.regime,
     )
 
 
 def plot(result: DoseResult, path: Path, model: str, judge: str) -> None:
-    """Draw dose against effect for each label, with what random directions do."""
+    """Draw dose against effect for each label, beside the effects of random directions."""
     pyplot = find_pyplot()
     figure, axes = pyplot.subplots(
         1, len(result.labels), figsize=(5 * len(result.labels), 4), sharey=True, squeeze=False
@@ -208,7 +228,7 @@ def plot(result: DoseResult, path: Path, model: str, judge: str) -> None:
     figure.suptitle(f"{model}: steered minus unsteered text")
     figure.tight_layout()
     try:
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)
     except (OSError, ValueError) as error:
         raise EmoGuardError(f"picture {path} cannot be written: {error}") from error
     finally:
@@ -240,7 +260,7 @@ def _draw(axis: Any, label: LabelResult) -> None:
             label=("tested on the second half", None, "the same at the default bound", None)[n],
         )
     for effect in label.curve:
-        if not effect.coherent:
-            axis.plot(effect.dose, effect.effect, "x", color="red")
+        if effect.regime != "surgical":
+            axis.plot(effect.dose, effect.effect, MARKS[effect.regime], color="red", markersize=6)
     axis.set_title(f"{label.label} (chosen dose {label.chosen:g})", fontsize=10)
-    axis.set_xlabel("dose (red cross: no longer coherent)")
+    axis.set_xlabel("dose (red: o repetitive, x broken)")

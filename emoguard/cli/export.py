@@ -8,6 +8,7 @@ import click
 
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import open_probe
+from emoguard.cli.screen import say
 from emoguard.runtime import openers
 from emoguard.steering.plan import CEILING
 
@@ -37,7 +38,7 @@ def export(probe: str, label: str, out: str, dose: float) -> None:
     controlvector.write(Path(out), vectors, found.architecture)
     layers = ", ".join(map(str, vectors))
     identity = calibrations[0].identity
-    click.echo(
+    say(
         f"Wrote {out}: {label} at layers {layers}, a dose of {dose:g} in all, "
         f"for residuals as long as those of {identity.name} ({identity.quantisation})."
     )

@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from emoguard.cli.bars import bars, follow
+from emoguard.cli.bars import Bars, follow
 from emoguard.cli.models import ALSO, MODEL, RUNTIME
 from emoguard.cli.paths import check_out
+from emoguard.cli.reading import readable
+from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.fit import calibrating, corpora, store
 from emoguard.fit.recipe import fit as make_probe
@@ -125,8 +126,9 @@ def fit(
         reader.door.identity,
         [speaker.door.identity, *(open_speaker(other).door.identity for other in also)],
     )
+    texts, neutral = [readable(reader.door, each) for each in texts], readable(reader.door, neutral)
     count = len(neutral) + sum(map(len, texts))
-    with bars() as progress:
+    with Bars() as progress:
         show = follow(progress)
         probe = make_probe(
             reader.door,
@@ -148,7 +150,7 @@ def fit(
         )
     if not keep:
         store.remove(f"{out}.residuals")
-    Console().print(
+    Screen().print(
         f"Wrote {out}: {len(probe.labels)} labels at layers {', '.join(map(str, probe.layers))}, "
         f"calibrated on {calibrations[0].responses} responses. "
         f"Look at it with: emoguard show {out}",
@@ -156,7 +158,7 @@ def fit(
         soft_wrap=True,
     )
     for caution in probe.cautions:
-        Console(stderr=True, highlight=False).print(
+        Screen(stderr=True).print(
             printable(f"Caution: {caution}."), style="yellow", markup=False, soft_wrap=True
         )
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.text import Text
 
 from emoguard.cli.paint import tint
+from emoguard.cli.screen import Screen
 from emoguard.cli.stream import Scores
 from emoguard.reporttable import printable, signed
 
@@ -19,7 +19,7 @@ class Interlinear:
     Tokens are gathered until a pair of lines is full; `flush` prints the rest.
     """
 
-    def __init__(self, console: Console, column: int, width: int) -> None:
+    def __init__(self, console: Screen, column: int, width: int) -> None:
         self._console = console
         self._column = column
         self._width = width

@@ -1,4 +1,4 @@
-"""The files of audit logs, their key, and the reports in them that the key vouches for."""
+"""Opens audit logs: their files, their key, and the reports that the key vouches for."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from emoguard import keptfile
+from emoguard.cli.screen import say
 from emoguard.errors import EmoGuardError
 from emoguard.policy.policy import Policy
 from emoguard.records import Report
@@ -46,13 +48,13 @@ class Reports:
                     yield reportlines.read(line.raw, f"{line.file}:{line.row}")
 
     def warn(self) -> None:
-        """Say on stderr what was wrong with the lines read so far, if anything was."""
+        """Print the first finding on the lines read so far to stderr, if there is one."""
         finding = self.finding()
         if finding is not None:
-            click.echo(f"emoguard: {finding}", err=True)
+            say(f"emoguard: {finding}", err=True)
 
     def finding(self) -> str | None:
-        """Return what was wrong with the lines read so far, None if nothing was."""
+        """Return the first finding on the lines read so far, None if they are sound."""
         wrong = [each for each in self._verdicts if not each.sound]
         if not wrong:
             return None
@@ -72,7 +74,7 @@ class Reports:
 
 def _apart(paths: Sequence[str]) -> list[Path]:
     """Return logs without the files rotated away from others of them, which come with those."""
-    known = [Path(path).absolute() for path in dict.fromkeys(paths)]
+    known = list(dict.fromkeys(keptfile.resolved(path) for path in paths))
     rotated = {file for path in known for file in _parts(path) if file != path}
     return [path for path in known if path not in rotated]
 
@@ -132,7 +134,7 @@ def exporter() -> Any:
 
 @contextlib.contextmanager
 def readable() -> Iterator[None]:
-    """Say in one sentence that a log cannot be read."""
+    """Raise EmoGuardError with one sentence if a log cannot be read."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A policy in words: each part of it and what it means."""
+"""Puts each part of a policy into words."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ON_ALERT = {
 
 
 def meaning(policy: Policy) -> list[tuple[str, str]]:
-    """Return each part of a policy and what it means."""
+    """Return the parts of a policy, each with its meaning in words."""
     sampled = f"{policy.sample_ratio:.6g} of all" if policy.sample_ratio < 1 else "all"
     unsupported = "refused" if policy.on_unsupported == "refuse" else "run and reported as skipped"
     return [
@@ -104,13 +104,13 @@ def _steering(steering: SteeringPolicy) -> str:
 def _plan(plan: Plan) -> str:
     if plan.is_empty:
         return "nothing is steered unless a request asks"
-    said = [f"{label} {dose:+g}" for label, dose in plan.add.items()]
-    said += [f"{label} capped at quantile {limit:g}" for label, limit in plan.cap.items()]
-    said += [f"{label} held above quantile {limit:g}" for label, limit in plan.floor.items()]
-    said += [f"{label} held at the neutral median" for label in plan.ablate]
+    parts = [f"{label} {dose:+g}" for label, dose in plan.add.items()]
+    parts += [f"{label} capped at quantile {limit:g}" for label, limit in plan.cap.items()]
+    parts += [f"{label} held above quantile {limit:g}" for label, limit in plan.floor.items()]
+    parts += [f"{label} held at the neutral median" for label in plan.ablate]
     layers = ", ".join(map(str, plan.layers))
     where = f" at layers {layers}" if layers else ""
-    return f"every response is steered: {', '.join(said)}{where}"
+    return f"every response is steered: {', '.join(parts)}{where}"
 
 
 def _requests(requests: RequestPolicy) -> str:
@@ -122,10 +122,10 @@ def _requests(requests: RequestPolicy) -> str:
     }
     may = [deed for deed, allowed in deeds.items() if allowed]
     may_not = [deed for deed, allowed in deeds.items() if not allowed]
-    said = [
+    clauses = [
         f"{word} {', '.join(some)}" for word, some in (("may", may), ("may not", may_not)) if some
     ]
-    return f"over the wire one {' and '.join(said)}"
+    return f"over the wire one {' and '.join(clauses)}"
 
 
 def _page(page: PagePolicy) -> str:
@@ -166,5 +166,5 @@ def _profile(profile: Profile) -> str:
 
 def _sink(sink: Mapping[str, Mapping[str, Any]]) -> str:
     ((name, options),) = sink.items()
-    told = ", ".join(f"{key} {value}" for key, value in options.items())
-    return f"{name} ({told})" if told else name
+    listed = ", ".join(f"{key} {value}" for key, value in options.items())
+    return f"{name} ({listed})" if listed else name

@@ -1,4 +1,4 @@
-"""`emoguard replay`: what would have alarmed on stored reports."""
+"""`emoguard replay`: runs monitors over stored reports and prints their alerts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from itertools import chain
 
 import click
-from rich.console import Console
 from rich.text import Text
 
 from emoguard.advice import baseline_command
 from emoguard.cli import logs
 from emoguard.cli.probes import open_probe
+from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
@@ -62,7 +62,7 @@ def replay(
         stored.warn()
         raise EmoGuardError(f"{', '.join(paths)} holds no report")
     monitors = open_monitors(policy, first, probe)
-    console, counted = Console(highlight=False), Counter[str]()
+    console, counted = Screen(), Counter[str]()
     for report, raised in run(chain([first], reports), monitors):
         counted["reports"] += 1
         for alert in raised:

@@ -12,7 +12,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.text import Text
 
 import emoguard
@@ -20,8 +19,10 @@ from emoguard.cli.models import MODEL, RUNTIME, THREADS
 from emoguard.cli.paint import legend, tint
 from emoguard.cli.plans import plan_options, read_plan
 from emoguard.cli.probes import calibrating, check_calibrated, coloured_label, guard_for
+from emoguard.cli.screen import Screen
 from emoguard.cli.stream import Scores, Show, respond
 from emoguard.cli.summary import label_table, status_line
+from emoguard.cli.typed import piped, typed
 from emoguard.guard import Guard
 from emoguard.records import Report
 from emoguard.reporttable import printable
@@ -30,7 +31,7 @@ from emoguard.runtime.speaker import Prompt, Speaker
 
 
 @click.command(short_help="Watch a model answer a prompt.")
-@click.argument("prompt", required=False)
+@click.argument("prompt", required=False, callback=typed)
 @MODEL
 @click.option("--probe", help="A probe file; default: the shipped one that fits.")
 @RUNTIME
@@ -39,7 +40,7 @@ from emoguard.runtime.speaker import Prompt, Speaker
 @click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @THREADS
-@click.option("--system", default="", help="A system prompt.")
+@click.option("--system", default="", callback=typed, help="A system prompt.")
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without chat template.")
 @plan_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: text and report.")
@@ -74,7 +75,7 @@ def run(
     """
     asked = Prompt(_text(prompt), system, max_tokens, temperature, seed, raw)
     plan = read_plan(steer, cap, floor, ablate)
-    console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
+    console, notes = Screen(), Screen(stderr=True)
     with contextlib.ExitStack() as stack:
         with notes.status(f"opening {Path(path).name}"):
             speaker = open_speaker(path, runtime, threads)
@@ -101,14 +102,14 @@ def run(
 def _text(prompt: str | None) -> str:
     if prompt is None and sys.stdin.isatty():
         raise click.UsageError("give a PROMPT, or pipe one in")
-    text = sys.stdin.read() if prompt in (None, "-") else prompt
+    text = piped(sys.stdin) if prompt in (None, "-") else prompt
     if not text or not text.strip():
         raise click.UsageError("the prompt is empty: there is nothing to answer")
     return text.strip()
 
 
-def _painter(console: Console, guard: Guard, speaker: Speaker, column: int) -> Show:
-    """Return what prints each token in the colour of its score, after saying what colours mean."""
+def _painter(console: Screen, guard: Guard, speaker: Speaker, column: int) -> Show:
+    """Print the legend; return a function that prints each token in the colour of its score."""
     calibrated = guard.calibration(speaker.door.identity) is not None
     if calibrated and console.is_terminal and not console.no_color:
         console.print(legend(guard.labels[column]), "\n")
@@ -124,7 +125,7 @@ def _nothing(piece: str, scores: Scores) -> None:
     """Show nothing: everything is in the JSON object."""
 
 
-def _print(console: Console, guard: Guard, text: str, report: Report, *, as_json: bool) -> None:
+def _print(console: Screen, guard: Guard, text: str, report: Report, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"text": text, "report": report.as_dict()}))
         return

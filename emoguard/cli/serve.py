@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 import emoguard
+from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.hosts import is_loopback
 from emoguard.policy.policy import Policy
@@ -130,7 +130,7 @@ def serve(
     from starlette.middleware import Middleware
 
     served = _open(path, config, {k: v for k, v in options.items() if v is not None})
-    notes = Console(stderr=True, highlight=False)
+    notes = Screen(stderr=True)
     with contextlib.ExitStack() as stack:
         extra = _further(policy, {"prometheus": {"port": metrics_port}} | _kept(page))
         sinks = [{name: options} for name, options in extra.items()]

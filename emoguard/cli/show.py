@@ -1,4 +1,4 @@
-"""`emoguard show`: what a probe file holds."""
+"""`emoguard show`: lists shipped probes, or the contents of a probe file."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from emoguard.cli.probes import open_probe
+from emoguard.cli.screen import Screen
 from emoguard.probe.calibration import Calibration
 from emoguard.probe.probe import Probe
 from emoguard.probe.shipped import shipped_files
@@ -24,12 +24,12 @@ from emoguard.reporttable import caveat, printable
 @click.argument("probe", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(probe: str | None, as_json: bool) -> None:
-    """Show what PROBE reads and how it was made; default: list those shipped.
+    """Show the labels, layers and recipe of PROBE; default: list the shipped probes.
 
     PROBE is a file or the name of a shipped probe.
     """
     described = [describe(probe)] if probe else [describe(name) for name in shipped_files()]
-    console = Console(highlight=False)
+    console = Screen()
     if as_json:
         click.echo(json.dumps(described[0] if probe else described, indent=2))
     elif probe:
@@ -70,7 +70,7 @@ def _calibration(probe: Probe, calibration: Calibration) -> dict[str, Any]:
     }
 
 
-def _print_list(console: Console, described: Sequence[Mapping[str, Any]]) -> None:
+def _print_list(console: Screen, described: Sequence[Mapping[str, Any]]) -> None:
     if not described:
         console.print("No probe is shipped here. Make one with: emoguard fit")
         return
@@ -93,7 +93,7 @@ def _print_list(console: Console, described: Sequence[Mapping[str, Any]]) -> Non
     console.print("Look into one with: emoguard show PROBE", style="dim")
 
 
-def _print_one(console: Console, probe: Mapping[str, Any]) -> None:
+def _print_one(console: Screen, probe: Mapping[str, Any]) -> None:
     emotions = [label for label in probe["labels"] if label not in probe["axes"]]
     table = Table.grid(padding=(0, 2), pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
@@ -102,9 +102,9 @@ def _print_one(console: Console, probe: Mapping[str, Any]) -> None:
     layers, hidden = probe["model_layers"], probe["hidden"]
     _add(table, "model", f"{probe['architecture']}, {layers} layers of width {hidden}")
     verdicts = probe["card"].get("verdicts")
-    told = verdicts if isinstance(verdicts, Mapping) else {}
-    _add(table, "labels", ", ".join(label + caveat(told.get(label)) for label in emotions))
-    axes = ", ".join(label + caveat(told.get(label)) for label in probe["axes"])
+    known = verdicts if isinstance(verdicts, Mapping) else {}
+    _add(table, "labels", ", ".join(label + caveat(known.get(label)) for label in emotions))
+    axes = ", ".join(label + caveat(known.get(label)) for label in probe["axes"])
     _add(table, "contrasts", axes or "none")
     _add(table, "layers", ", ".join(map(str, probe["layers"])))
     for caution in probe["cautions"]:
@@ -119,7 +119,7 @@ def _print_one(console: Console, probe: Mapping[str, Any]) -> None:
     _print_calibrations(console, probe["calibrations"])
 
 
-def _print_calibrations(console: Console, calibrations: Sequence[Mapping[str, Any]]) -> None:
+def _print_calibrations(console: Screen, calibrations: Sequence[Mapping[str, Any]]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Calibrations", title_justify="left")
     for column in ("model file", "quantisation", "responses", "tokens", "context"):
         table.add_column(column, overflow="fold")

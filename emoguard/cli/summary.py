@@ -34,7 +34,7 @@ def label_table(report: Report, axes: Sequence[str] = ()) -> Table:
 
 
 def status_line(report: Report) -> Text:
-    """Return probe, backend, tokens and cost in one line, and what went wrong, if anything did."""
+    """Return probe, backend, tokens and cost in one line, and below it steering and status."""
     line = Text(reporttable.reading_line(report), "dim")
     if report.receipt is not None:
         line.append(f"\n{reporttable.steering_line(report.receipt)}")

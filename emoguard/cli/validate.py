@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 from rich import box
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from emoguard.cli.bars import bars, follow
+from emoguard import keptfile
+from emoguard.cli.bars import Bars, follow
 from emoguard.cli.models import MODEL, RUNTIME, THREADS
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import calibrating, open_probe
+from emoguard.cli.reading import readable
+from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.extras import check_installed
 from emoguard.fit import corpora
@@ -31,8 +32,8 @@ from emoguard.probe.probe import Probe
 from emoguard.probe.residuals import Residuals
 from emoguard.reporttable import printable
 from emoguard.runtime.openers import open_speaker
-from emoguard.validate import card, plots
-from emoguard.validate.card import Blocks
+from emoguard.validate import card, carddata, plots
+from emoguard.validate.carddata import Blocks
 from emoguard.validate.human import chosen, families, family_task, read_human
 from emoguard.validate.judged import Task
 from emoguard.validate.reading import Texts
@@ -171,7 +172,7 @@ def validate(
             calibrated(found, calibrations, identity, command)
     _make(place)
     stores = Path(residuals) if residuals else place / "residuals"
-    with bars() as progress:
+    with Bars() as progress:
         reader = _Reader(exact.door, stores, skip, progress)
         texts = [
             reader.labelled(name, f"corpus-{n}", each)
@@ -194,7 +195,7 @@ def validate(
         heard = Blocks()
         if found is not None and on_policy:
             hearing = Hearing(place / "answers.jsonl", responses, tokens, languages)
-            judged = _judged(found, card.summary(result, heard))
+            judged = _judged(found, carddata.summary(result, heard))
             others = [partial(open_speaker, other, threads=threads) for other in also]
             heard = blocks(
                 speaker,
@@ -209,7 +210,7 @@ def validate(
             )
     title = found.name if found is not None else f"recipe on {exact.door.identity.name}"
     if out and found is not None:
-        found = _judged(found, card.summary(result, heard))
+        found = _judged(found, carddata.summary(result, heard))
         # Verdicts change the file, and so its name.
         title = artifact.loads(artifact.encode(found, calibrations))[0].name
     # The card comes first: a place that refuses the file must not cost what took hours.
@@ -217,7 +218,7 @@ def validate(
     _print(title, result, heard)
     if out and found is not None:
         artifact.save(out, found, calibrations)
-        Console().print(f"Wrote {out}.")
+        Screen().print(f"Wrote {out}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,9 +228,10 @@ class _Reader:
     door: Residuals
     stores: Path
     skip: int
-    progress: Progress
+    progress: Bars
 
     def labelled(self, name: str, folder: str, texts: Sequence[corpora.Text]) -> Texts:
+        texts = readable(self.door, texts)
         labels, topics = [t.label for t in texts], [t.topic for t in texts]
         return self._texts(name, folder, [t.text for t in texts], labels, topics)
 
@@ -312,19 +314,17 @@ def _make(folder: Path) -> None:
 
 def _write(folder: Path, title: str, result: Any, heard: Blocks) -> None:
     pictures = plots.draw(result, folder, title)
-    whole = {"name": title, **card.plain(result), **card.plain(heard)}
+    whole = {"name": title, **carddata.plain(result), **carddata.plain(heard)}
     text = json.dumps(whole, indent=1, allow_nan=False)
     try:
-        (folder / "validation.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "card.md").write_text(
-            card.markdown(title, result, heard, pictures), encoding="utf-8"
-        )
+        keptfile.replace(folder / "validation.json", text + "\n")
+        keptfile.replace(folder / "card.md", card.markdown(title, result, heard, pictures))
     except OSError as error:
         raise EmoGuardError(f"{folder} cannot be written: {error.strerror}") from error
 
 
 def _print(title: str, result: Any, heard: Blocks) -> None:
-    console = Console(highlight=False)
+    console = Screen()
     if not console.is_terminal:
         console.width = 180  # a log has no edge that an interval must be broken at
     console.print(printable(title), style="bold", markup=False)
@@ -344,6 +344,6 @@ def _print(title: str, result: Any, heard: Blocks) -> None:
 
 
 def _judged(probe: Probe, told: dict[str, Any]) -> Probe:
-    """Return the probe with what was found about it, verdicts first of all."""
+    """Return the probe with the results of its validation in the card."""
     kept = {k: v for k, v in probe.card.items() if k != "status"}
     return dataclasses.replace(probe, card={**kept, **told})

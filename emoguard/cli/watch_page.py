@@ -12,10 +12,10 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from emoguard.cli import logs
 from emoguard.cli.replay import open_monitors, open_site, run
+from emoguard.cli.screen import Screen
 from emoguard.cli.serve import run_server
 from emoguard.errors import EmoGuardError
 from emoguard.hosts import is_loopback
@@ -62,7 +62,7 @@ def watch_page(
     port: int,
     keep: int,
 ) -> None:
-    """Show AUDIT_LOG as the operator's view of `emoguard serve --page` does, and follow it.
+    """Show AUDIT_LOG in a browser, as the operator's view of a server's page, and follow it.
 
     No model is needed. Only lines that the log's key vouches for are shown, as for `emoguard
     replay`, whose options these are; its monitors run over the whole log. The page is for this
@@ -91,7 +91,7 @@ def watch_page(
             log_level="warning",
         )
     )
-    Console(stderr=True, highlight=False).print(
+    Screen(stderr=True).print(
         f"page at http://{f'[{host}]' if ':' in host else host}:{port}/emoguard/ until Ctrl-C",
         markup=False,
     )
@@ -134,6 +134,7 @@ class Log:
         reports = iter(stored)
         first = next(reports, None)
         if first is None:
+            stored.warn()
             raise EmoGuardError(f"{', '.join(self._paths)} holds no report")
         monitors = open_monitors(self._policy, first, self._probe)
         traffic = Traffic(self._keep)

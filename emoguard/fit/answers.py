@@ -34,6 +34,10 @@ class AnswerFile:
             if enough(self.answers):
                 return
 
+    def close(self) -> None:
+        """Let another command work on the file. Idempotent."""
+        self._file.close()
+
 
 def _answer(data: Any) -> Generated:
     return Generated(_ids(data["prompt"]), _ids(data["answer"]))

@@ -5,7 +5,8 @@ What is slow is kept as it comes: responses in a work file, the probe after each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from emoguard.errors import EmoGuardError
@@ -116,10 +117,12 @@ def respond(
         return whole >= sample.wanted
 
     bound = {"model": speaker.door.identity.digest, **sample.context(speaker)}
-    file = AnswerFile(f"{out}.answers.jsonl", bound)
-    file.extend(
-        lambda start: responses(speaker, sample.prompts, sample.sampling, start=start), enough
-    )
+
+    def made(start: int) -> Iterator[Generated]:
+        return responses(speaker, sample.prompts, sample.sampling, start=start)
+
+    with closing(AnswerFile(f"{out}.answers.jsonl", bound)) as file:
+        file.extend(made, enough)
     return file.answers
 
 
@@ -144,7 +147,7 @@ def read(
 
 
 def advice(calibration: Calibration, wanted: int, enough: int) -> str:
-    """Return what would certify more labels; `wanted` responses were asked for, `enough` is least.
+    """Return advice on certifying more labels, after `wanted` responses of the `enough` it takes.
 
     Options are those of the command line.
     """

@@ -56,7 +56,7 @@ def _few_texts(corpora: Sequence[Sequence[Text]], names: Sequence[str]) -> str |
 
 
 def _at_the_edge(layers: Sequence[int], blocks: int) -> str | None:
-    """Say that chosen layers are the first or last that could be; layer 0 is never chosen."""
+    """Warn if chosen layers are the first or last candidates; layer 0 is never chosen."""
     if len(layers) >= blocks - 1 or not {1, blocks - 1} & set(layers):
         return None
     return (

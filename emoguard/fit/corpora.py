@@ -6,7 +6,7 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ CALIBRATING = 700
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One text of a corpus; `label` is empty for a neutral text."""
+    """One text of a corpus; `label` is empty for a neutral text. `place` is its file and line."""
 
     label: str
     topic: str
     text: str
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def neutral_prompts() -> list[str]:
     on; the rest never are, so that benchmarks have prompts no calibration has seen.
     """
     text = (files("emoguard.fit") / "prompts" / "neutral.txt").read_text(encoding="utf-8")
-    return text.splitlines()
+    return text.removesuffix("\n").split("\n")
 
 
 def read_prompts(path: str | Path) -> list[str]:
@@ -162,9 +163,9 @@ def read(path: str | Path, labels: Sequence[Label] = ()) -> list[Text]:
     meaning = {word: label.name for label in labels for word in label.words}
     try:
         texts = [
-            Text(meaning.get(emotion, emotion), topic, text)
-            for emotion, topic, text in _texts(path)
-            if not labels or emotion in meaning
+            replace(text, label=meaning.get(text.label, text.label))
+            for text in _texts(path)
+            if not labels or text.label in meaning
         ]
     except OSError as error:
         raise EmoGuardError(f"corpus {path} cannot be read: {error}") from error
@@ -174,19 +175,23 @@ def read(path: str | Path, labels: Sequence[Label] = ()) -> list[Text]:
     return texts
 
 
-def _texts(path: str | Path) -> Iterator[tuple[str, str, str]]:
-    """Yield emotion, topic and text of each line of a file; empty lines are left out."""
+def _texts(path: str | Path) -> Iterator[Text]:
+    """Yield the text in each line of a file, its emotion as label; empty lines are left out."""
     for number, line in enumerate(regularfile.lines(path), 1):
+        place = f"{path}:{number}"
+        if not line.strip():
+            continue
         try:
-            if line.strip():
-                record = jsontext.parse(line)
-                emotion, text = _string(record.get("emotion", "")), _string(record["text"])
-                yield emotion, str(record.get("topic", "")), text
+            record = jsontext.parse(line)
+            emotion, text = _string(record.get("emotion", "")), _string(record["text"])
+            found = Text(emotion, str(record.get("topic", "")), text, place)
         except (EmoGuardError, KeyError, AttributeError, TypeError) as error:
             raise EmoGuardError(
-                f"{path}:{number}: wanted a JSON object with emotion, topic and text, "
-                f"got {line[:40]!r}"
+                f"{place}: wanted a JSON object with emotion, topic and text, got {line[:40]!r}"
             ) from error
+        if not text.strip():
+            raise EmoGuardError(f"{place}: the text is empty: take the line out")
+        yield found
 
 
 def _string(value: Any) -> str:

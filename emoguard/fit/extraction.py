@@ -16,6 +16,7 @@ from emoguard.probe.pooling import EMBEDDINGS, batches, pooling
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from emoguard.fit.corpora import Text
     from emoguard.probe.residuals import Pool, Residuals
 
 SKIP = 20
@@ -64,7 +65,7 @@ def extract_embedded(
     skip: int = SKIP,
     progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return what `extract` does, and the mean input of block 0, (texts, hidden).
+    """Return the result of `extract`, and the mean input of block 0, (texts, hidden).
 
     Raises:
         EmoGuardError: what `extract` raises, or no embeddings behind this door.
@@ -83,7 +84,7 @@ def pool(
     skip: int = SKIP,
     progress: Callable[[int], None] = lambda _: None,
 ) -> NDArray[np.float32]:
-    """Return what `extract` does, at some layers and in memory."""
+    """Return the result of `extract` at some layers, in memory."""
     lengths = _lengths(door, texts)
     pooled = np.empty((len(texts), len(layers), door.identity.hidden), np.float32)
     done = 0
@@ -129,8 +130,7 @@ def _fill(
             # Batches are the same after an interruption, so what comes out is, to the last bit.
             if not store.done[batch].all():
                 means = _means(run, door, [texts[n] for n in batch], skip)
-                for n, values in zip(batch, means, strict=True):
-                    store.write(n, values)
+                store.write(batch, means)
                 progress(int(store.done.sum()))
 
 
@@ -139,13 +139,19 @@ def _means(run: Pool, door: Residuals, texts: Sequence[str], skip: int) -> NDArr
     return run(token_ids, [skipped_tokens(len(ids), skip) for ids in token_ids])
 
 
+def readable(door: Residuals, texts: Sequence[Text]) -> list[Text]:
+    """Return the texts that have enough tokens to be pooled."""
+    return [text for text in texts if len(door.tokenize(text.text)) >= SHORTEST]
+
+
 def _lengths(door: Residuals, texts: Sequence[str]) -> list[int]:
     """Return how many tokens each text has; the tokens themselves are not kept."""
     lengths = [len(door.tokenize(text)) for text in texts]
-    for text, length in zip(texts, lengths, strict=True):
+    for number, (text, length) in enumerate(zip(texts, lengths, strict=True), 1):
         if length < SHORTEST:
             raise EmoGuardError(
-                f"a text to fit on needs at least {SHORTEST} tokens, got {text!r:.60}"
+                f"a text to fit on needs at least {SHORTEST} tokens, got {text!r:.60} as number "
+                f"{number} of {len(texts):,}: leave it out"
             )
     return lengths
 

@@ -1,4 +1,4 @@
-"""How the labels of a model lie to each other, and to those of another model.
+"""Compares the labels' directions within a model and between two models.
 
 Everything here is computed from inner products of label directions, so that any number of layers,
 of any width, has one geometry, and a bootstrap keeps small matrices instead of directions.
@@ -74,8 +74,8 @@ def products(
     found = np.empty((len(sides), len(sides), len(weights), len(names), len(names)))
     for start in range(0, len(weights), step):
         rows = slice(start, start + step)
-        made = [unit_differences(x, y, names, weights[rows]) for x, y in sides]
-        found[:, :, rows] = _inner(made)
+        differences = [unit_differences(x, y, names, weights[rows]) for x, y in sides]
+        found[:, :, rows] = _inner(differences)
     return found
 
 
@@ -164,7 +164,7 @@ def correlations(
 def permuted_correlations(
     coordinates: NDArray[np.float64], ratings: NDArray[np.floating], seed: int = 0
 ) -> NDArray[np.float64]:
-    """Return |r| of components, (names, components), with permuted ratings: what chance gives.
+    """Return |r| of components, (names, components), with permuted ratings: the level of chance.
 
     Shape (permutations, components).
     """
@@ -183,9 +183,11 @@ def stepped_up(agreement: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(2 * r / (1 + r))
 
 
-def _inner(made: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+def _inner(differences: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Return inner products of directions, each (resamples, names, hidden), between all sides."""
-    return np.array([[one @ other.transpose(0, 2, 1) for other in made] for one in made])
+    return np.array(
+        [[one @ other.transpose(0, 2, 1) for other in differences] for one in differences]
+    )
 
 
 def _centred(gram: NDArray[np.float64]) -> NDArray[np.float64]:

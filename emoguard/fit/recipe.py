@@ -34,7 +34,7 @@ HELD_OUT = 3
 
 @dataclass(frozen=True)
 class Recipe:
-    """How directions are made: the numbers that a probe's card repeats."""
+    """The parameters of a fit, which a probe's card repeats."""
 
     whitened: bool = True
     """Whether read directions are whitened by the covariance within labels, or plain."""
@@ -119,8 +119,8 @@ def fit_directions(
     recipe = recipe or Recipe()
     if not layers:
         layers = best_layers(layer_scores(corpora, neutral, names, recipe), recipe.keep)
-    made = [_at_layer([p.at(n) for p in corpora], neutral[:, n], names, recipe) for n in layers]
-    read, steer, centre = (np.array(each) for each in zip(*made, strict=True))
+    parts = [_at_layer([p.at(n) for p in corpora], neutral[:, n], names, recipe) for n in layers]
+    read, steer, centre = (np.array(each) for each in zip(*parts, strict=True))
     weights = np.full(len(layers), 1 / len(layers))
     fitted = Fitted(tuple(names), tuple(layers), read, steer, centre, weights)
     scale = np.sqrt(np.mean([fitted.scores(p.residuals).var(axis=0) for p in corpora], axis=0))

@@ -25,7 +25,7 @@ SHORTEST = 8
 
 @dataclass(frozen=True)
 class Sampling:
-    """How responses are generated: what a calibration is bound to beside the model's own file."""
+    """The sampling of responses, to which a calibration is bound beside the model file."""
 
     tokens: int = 128
     """Most tokens of a response."""
@@ -37,7 +37,7 @@ class Sampling:
     """Of the prompts, as a BCP 47 tag; only told, never checked."""
 
     def context(self, template: str, prompts: Sequence[str]) -> dict[str, str]:
-        """Return the context of a calibration: plain words, and SHA-256 of what is long.
+        """Return the context of a calibration: plain words, long texts as their SHA-256.
 
         `template` is the chat template's own hash, empty without one.
         """
@@ -118,7 +118,7 @@ def respond(speaker: Speaker, prompt: str, sampling: Sampling, seed: int) -> Gen
 
 
 def first_half(text: str) -> str:
-    """Return the first half of a text's words: what a model without chat template continues."""
+    """Return the first half of a text's words, for a model without chat template to continue."""
     words = text.split()
     return " ".join(words[: max(4, len(words) // 2)])
 

@@ -1,24 +1,25 @@
-"""Rows of numbers on disk, one per text: what a killed process has finished is not made again."""
+"""Keeps rows of numbers on disk, one per text, so that a killed process loses none of them."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from emoguard import jsontext, regularfile
+from emoguard import jsontext, keptfile, regularfile
 from emoguard.errors import EmoGuardError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BOUND, ROWS, DONE = "bound.json", "rows.npy", "done.bin"
-PART = "bound.part"
+LOCK = f"{BOUND}.lock"
 
 
 class RowStore:
@@ -26,44 +27,58 @@ class RowStore:
 
     `bound` is what the rows depend on, as JSON. Rows are written to the file, never through a
     mapping, so that memory does not grow with them; a row counts once its byte is written, which is
-    after the row. That holds when the process is killed, not when the machine loses power.
+    after the row is on disk. The folder is this object's alone until it is closed.
 
     Raises:
-        EmoGuardError: the folder cannot be used, or holds something else or rows bound otherwise.
+        EmoGuardError: the folder cannot be used, holds something else or rows bound otherwise, or
+            another command is at work in it.
 
     """
 
     def __init__(
         self, folder: str | Path, bound: Mapping[str, Any], shape: tuple[int, ...]
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(os.path.realpath(folder))
         self._width = 4 * int(np.prod(shape[1:]))
+        self._shape = shape
         try:
-            self._bind({**bound, "shape": list(shape)}, shape)
-            self._shape = shape
-            self.done = self._read_done()
-            self._start = self._rows_start()
-            self._rows_file = (self.folder / ROWS).open("r+b", buffering=0)
-            self._done_file = (self.folder / DONE).open("r+b", buffering=0)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with ExitStack() as stack:
+                lock = keptfile.Lock(self.folder / BOUND)
+                stack.callback(lock.release)
+                self._bind({**bound, "shape": list(shape)}, shape)
+                self.done = self._read_done()
+                self._start = self._rows_start()
+                self._rows_file, self._done_file = (
+                    stack.enter_context((self.folder / name).open("r+b", buffering=0))
+                    for name in (ROWS, DONE)
+                )
+                self._open = stack.pop_all()
+        except keptfile.HeldError as error:
+            raise EmoGuardError(f"the work folder {error}") from error
         except OSError as error:
             raise EmoGuardError(f"{self.folder} cannot be used: {error.strerror}") from error
         except ValueError as error:
             raise EmoGuardError(f"{self.folder} is damaged ({error}): delete it") from error
 
-    def write(self, row: int, values: NDArray[np.float32]) -> None:
-        """Keep one row.
+    def write(self, rows: Sequence[int], values: NDArray[np.float32]) -> None:
+        """Keep some rows, `values` (rows, …): on disk on return.
 
         Raises:
-            EmoGuardError: the disk does not take it.
+            EmoGuardError: the disk does not take them.
 
         """
         try:
-            data = np.ascontiguousarray(values, "<f4").data.cast("B")
-            _put(self._rows_file, self._start + row * self._width, data)
-            _put(self._done_file, row, b"\1")
+            for row, one in zip(rows, values, strict=True):
+                data = np.ascontiguousarray(one, "<f4").data.cast("B")
+                _put(self._rows_file, self._start + row * self._width, data)
+            os.fsync(self._rows_file.fileno())
+            for row in rows:
+                _put(self._done_file, row, b"\1")
+            os.fsync(self._done_file.fileno())
         except OSError as error:
             raise EmoGuardError(f"{self.folder} cannot be written: {error.strerror}") from error
-        self.done[row] = True
+        self.done[list(rows)] = True
 
     def rows(self) -> NDArray[np.float32]:
         """Return the whole array, mapped and read-only; rows that are not done are zero."""
@@ -71,9 +86,8 @@ class RowStore:
         return np.memmap(self.folder / ROWS, "<f4", "r", self._start, self._shape)
 
     def close(self) -> None:
-        """Close the files. Mapped arrays stay valid."""
-        self._rows_file.close()
-        self._done_file.close()
+        """Close the files, and let another command work here. Mapped arrays stay valid."""
+        self._open.close()
 
     def __enter__(self) -> Self:
         return self
@@ -117,8 +131,8 @@ class RowStore:
             raise ValueError(f"{BOUND}: {error}") from error
 
     def _create(self, bound: dict[str, Any], shape: tuple[int, ...]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        other = sorted({p.name for p in self.folder.iterdir()} - {ROWS, DONE, PART})
+        other = sorted({p.name for p in self.folder.iterdir()} - {ROWS, DONE, LOCK})
+        other = [name for name in other if not name.startswith(f"{BOUND}.part")]
         if other:
             raise EmoGuardError(
                 f"{self.folder} holds {other[0]} and no residuals: name another folder"
@@ -126,15 +140,17 @@ class RowStore:
         # Only sizes are written: the file is sparse until its rows come.
         np.lib.format.open_memmap(self.folder / ROWS, mode="w+", dtype="<f4", shape=shape)
         (self.folder / DONE).write_bytes(bytes(shape[0]))
+        for name in (ROWS, DONE):
+            keptfile.sync(self.folder / name)
         # Last, and at once: a folder with this file is whole.
-        (self.folder / PART).write_text(json.dumps(bound), encoding="utf-8")
-        (self.folder / PART).replace(self.folder / BOUND)
+        keptfile.replace(self.folder / BOUND, json.dumps(bound))
 
 
 def remove(folder: str | Path) -> None:
     """Delete the stores inside `folder`, and `folder` itself when nothing else is in it."""
     for place in [*(p for p in Path(folder).glob("*") if (p / BOUND).exists()), Path(folder)]:
-        for name in (BOUND, PART, DONE, ROWS):
+        parts = [part.name for part in place.glob(f"{BOUND}.part*")]
+        for name in (BOUND, LOCK, DONE, ROWS, *parts):
             (place / name).unlink(missing_ok=True)
         if place.exists() and not any(place.iterdir()):
             place.rmdir()

@@ -1,4 +1,4 @@
-"""What a text tells without a language model: the floor under every number about a model."""
+"""Detects labels from words alone: the floor under every number about a model."""
 
 from __future__ import annotations
 

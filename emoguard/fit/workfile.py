@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from emoguard import jsontext, regularfile
+from emoguard import jsontext, keptfile, regularfile
 from emoguard.errors import EmoGuardError
 
 Record = TypeVar("Record")
@@ -21,14 +23,16 @@ BOUNDS = f"{LARGEST >> 20} MiB and {MOST_RECORDS:,} records"
 
 
 class WorkFile(Generic[Record]):
-    """Records in JSON lines after one line that says of what `kind` they are, and whose.
+    """Records in JSON lines after a head that names their `kind` and the inputs they depend on.
 
     `bound` is what they depend on; `parse` makes a record of what a line holds, and raises
-    `ValueError`, `LookupError` or `TypeError` on anything else. A line that a killed process left
-    half written is dropped; everything before it stays.
+    `ValueError`, `LookupError` or `TypeError` on anything else. A record is on disk before `append`
+    returns; a line that a killed process left half written is dropped. The file is this object's
+    alone until it is closed, or gone.
 
     Raises:
-        EmoGuardError: the file is none, cannot be written, or is bound to something else.
+        EmoGuardError: the file is none, cannot be written, is bound to something else, or another
+            command is at work on it.
 
     """
 
@@ -43,13 +47,19 @@ class WorkFile(Generic[Record]):
         self.records: list[Record] = []
         self._kind, self._parse = kind, parse
         try:
-            exists = self.path.exists()
+            self._file = keptfile.resolved(path)
+            self._lock = keptfile.Lock(self._file)
+            exists = self._file.exists()
             kept = self._read(dict(bound)) if exists else 0
-            with self.path.open("r+b" if exists else "w+b") as file:
+            with self._file.open("r+b" if exists else "w+b") as file:
                 file.truncate(kept)
                 file.seek(kept)
                 if not kept:
                     file.write(_line({"emoguard": kind, "bound": dict(bound)}))
+            keptfile.sync(self._file)
+            keptfile.sync(self._file.parent)
+        except keptfile.HeldError as error:
+            raise EmoGuardError(f"the work file {error}") from error
         except OSError as error:
             raise EmoGuardError(f"{self.path} cannot be used: {error.strerror}") from error
 
@@ -62,18 +72,38 @@ class WorkFile(Generic[Record]):
         """
         line = _line(dict(data))
         try:
-            with self.path.open("ab") as file:
-                if file.tell() + len(line) > LARGEST or len(self.records) == MOST_RECORDS:
-                    raise EmoGuardError(f"{self.path} is full, at {BOUNDS}: ask for fewer")
-                file.write(line)
+            size = self._file.stat().st_size
+            if size + len(line) > LARGEST or len(self.records) == MOST_RECORDS:
+                raise EmoGuardError(f"{self.path} is full, at {BOUNDS}: ask for fewer")
+            self._append(line, size)
         except OSError as error:
             raise EmoGuardError(f"{self.path} cannot be written: {error.strerror}") from error
         self.records.append(self._parse(data))
 
+    def _append(self, line: bytes, size: int) -> None:
+        """Write a line behind the first `size` bytes, or nothing.
+
+        Raises:
+            OSError: the disk does not take it.
+
+        """
+        try:
+            with self._file.open("ab") as file:
+                file.write(line)
+            keptfile.sync(self._file)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self._file, size)
+            raise
+
+    def close(self) -> None:
+        """Let another command work on the file. Idempotent."""
+        self._lock.release()
+
     def _read(self, bound: dict[str, Any]) -> int:
         """Read the records; return how many bytes the lines have that are whole."""
         kept = 0
-        with regularfile.opened(self.path) as file:
+        with regularfile.opened(self._file) as file:
             while line := file.readline(jsontext.LARGEST + 1):
                 if not kept:
                     self._check_head(line, bound)

@@ -41,12 +41,12 @@ class Order:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What tells it from the others."""
+        """Its key among the orders."""
         return self.label.name, self.topic, self.number
 
     @property
     def person(self) -> str:
-        """The grammatical person it is told in: by turns."""
+        """Its grammatical person, by turns."""
         return tuple(PERSONS)[self.number % 2]
 
     def prompt(self, attempt: int) -> str:
@@ -62,7 +62,7 @@ class Order:
 
 
 def orders(labels: Sequence[Label], topics: Sequence[str], each: int) -> list[Order]:
-    """Return what a corpus needs, fully crossed; labels alternate fastest: any part is balanced."""
+    """Return the orders of a corpus, fully crossed; labels alternate, so any part is balanced."""
     return [Order(la, topic, n) for n in range(each) for topic in topics for la in labels]
 
 
@@ -101,7 +101,7 @@ class Manuscript:
             self._count(attempt)
 
     def write(self, wanted: Sequence[Order], ask: Ask, tries: int) -> Iterator[Order]:
-        """Ask for every text until one is accepted, at most `tries` times; yields what is done.
+        """Ask for every text until one is accepted, at most `tries` times; yield finished orders.
 
         Seeds are those of the order and the attempt, whatever was written before.
         """
@@ -113,6 +113,10 @@ class Manuscript:
                 self._file.append({"order": list(order.key), "text": text, "rejected": reason})
                 self._count(self._file.records[-1])
             yield order
+
+    def close(self) -> None:
+        """Let another command work on the file. Idempotent."""
+        self._file.close()
 
     def _fault(self, text: str) -> str:
         """Return why a text is rejected, empty when it is not."""

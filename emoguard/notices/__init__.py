@@ -1,1 +1,1 @@
-"""What users are told about the model, when, in which words."""
+"""Notices to users: when they are due, their words, their delivery."""

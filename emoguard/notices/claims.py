@@ -35,7 +35,7 @@ ENDS = re.compile(r"(?<=[.!?])\s+|\n+")
 
 @dataclass(frozen=True)
 class Patterns:
-    """What is looked for, compiled."""
+    """The compiled patterns of claims."""
 
     feels: re.Pattern[str]
     human: re.Pattern[str]
@@ -44,12 +44,12 @@ class Patterns:
 
 
 def claims(text: str) -> bool:
-    """Return whether a response claims that who speaks in it feels or is human."""
+    """Return whether the speaker of a response claims to feel or to be human."""
     return any(claim(sentence) for sentence in sentences(text[-LONGEST:]))
 
 
 def claim(sentence: str) -> str | None:
-    """Return what a sentence (as `sentences` gives it) claims, "feels" or "human", else None."""
+    """Return the claim of a sentence from `sentences`: "feels", "human" or None."""
     known = patterns()
     if known.exempt.search(sentence):
         return None

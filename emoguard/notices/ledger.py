@@ -1,4 +1,4 @@
-"""What each conversation was told: decides on its notices, and remembers which were given."""
+"""Decides on the notices of each conversation, and remembers those that were given."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import dataclasses
 import logging
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
 
 from emoguard.clock import Clock, Moment, elapsed
+from emoguard.errors import EmoGuardError
+from emoguard.forked import AFTER_FORK
 from emoguard.notices import claims
 from emoguard.notices import notice as notices
 from emoguard.notices.notice import History
@@ -36,10 +38,6 @@ class Ledger:
 
     Conversations are kept under a hash of their name, the least recent forgotten first. What
     breaks here is counted, logged once, and disturbs no response.
-
-    Raises:
-        EmoGuardError: the state file cannot be used.
-
     """
 
     def __init__(
@@ -54,13 +52,26 @@ class Ledger:
         self._faults: deque[str] = deque(maxlen=256)
         self._logged = False
         self._checkpoint = Checkpoint(policy().state, {"notices": FORMAT}, LARGEST)
-        self._histories = self._restored()
+        self._histories: OrderedDict[str, History] = OrderedDict()
+        self._opened = False
         if policy().followed():
             claims.patterns()  # compiled here, not within the first response
         self._changed = False
         self._hurry = threading.Event()
         savers = [("notices", self._save)] if policy().state is not None else []
         self._saving: Delivery[bool] = Delivery(savers, deque(maxlen=1))
+
+    def open(self) -> None:
+        """Keep others from the state file and take over what it holds. Idempotent.
+
+        Raises:
+            EmoGuardError: somebody else keeps it.
+
+        """
+        with self._lock:
+            if not self._opened:
+                self._opened = True  # tried once: a response does not wait for it again
+                self._checkpoint.open(self._restore)
 
     def decide(self, report: Report, request: Request, decode: Callable[[], str]) -> Report:
         """Return the report with the notice that is due with it; `decode` makes the text.
@@ -108,7 +119,8 @@ class Ledger:
         with self._lock:
             taken = tuple(self._faults)
             self._faults.clear()
-        return taken + self._saving.faults()
+        kept = ("notices",) * self._checkpoint.faults()
+        return taken + kept + self._saving.faults()
 
     def flush(self, timeout: float) -> bool:
         """Wait until the state file holds everything; False when time ran out."""
@@ -123,8 +135,17 @@ class Ledger:
         self._hurry.set()
         self._saving.close(timeout)
         self._hurry.clear()
+        self._checkpoint.release()
+
+    def after_fork(self) -> None:
+        """Go on in a forked child, with what is known so far; the file stays the parent's."""
+        self._lock = threading.Lock()
+        self._changed = False
+        self._hurry = threading.Event()
+        self._saving.after_fork(AFTER_FORK)
 
     def _decided(self, report: Report, request: Request, text: str, policy: NoticePolicy) -> Report:
+        self._try_open()
         now, key = self.now(), _key(report.conversation)
         with self._lock:
             history = self._histories.get(key, History()) if key is not None else History()
@@ -165,15 +186,25 @@ class Ledger:
         self._checkpoint.save({key: _plain(history) for key, history in histories.items()})
         return ()
 
-    def _restored(self) -> OrderedDict[str, History]:
-        state = self._checkpoint.load() or {}
-        try:
-            histories = OrderedDict((key, _history(each)) for key, each in state.items())
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise self._checkpoint.broken(error) from error
+    def _try_open(self) -> None:
+        """Open the state file where nobody did: a guard may be used without `attach`."""
+        if not self._opened:
+            try:
+                self.open()
+            except EmoGuardError as error:
+                self._fail(error)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Take over the histories that an earlier process kept.
+
+        Raises:
+            ValueError, LookupError, TypeError, AttributeError: they are none.
+
+        """
+        histories = OrderedDict((key, _history(each)) for key, each in state.items())
         while len(histories) > self._keep:
             histories.popitem(last=False)
-        return histories
+        self._histories = histories
 
     def _text(self, decode: Callable[[], str]) -> str:
         try:
@@ -183,7 +214,7 @@ class Ledger:
             return ""
 
     def _fail(self, error: Exception) -> None:
-        """Count what broke and log it once; called where it was caught.
+        """Count a failure and log it once; called from its except block.
 
         Raises:
             Exception: `error`, if it came from outside.
@@ -209,7 +240,7 @@ def check_state(path: str | None) -> None:
 
 
 def _key(conversation: str | None) -> str | None:
-    """Return what a conversation is kept under: its name may be long, and is nobody's business."""
+    """Return the hash that stands for a conversation's name, which may be long and is private."""
     if conversation is None:
         return None
     return blake2b(conversation.encode("utf-8", "replace"), digest_size=12).hexdigest()

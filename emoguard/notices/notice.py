@@ -1,4 +1,4 @@
-"""When a notice is due and in which words: a pure function of a response and of what was told.
+"""Decides whether a notice is due and words it: a pure function of response and history.
 
 After a clock was set a notice may be early, never late: see `emoguard.clock`.
 """
@@ -28,7 +28,7 @@ DAY = 24 * HOUR
 
 @dataclass(frozen=True)
 class History:
-    """What one conversation was told until now.
+    """The notices of one conversation so far.
 
     `seen` is its last response. `given` says by profile when its notice was given last, `tone` what
     was told of the last response's tone. `lost` counts the responses in a row whose notice was

@@ -8,11 +8,12 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 
 from emoguard.clock import Moment, elapsed
+from emoguard.forked import AFTER_FORK, in_child
 from emoguard.notices.ledger import Ledger
 from emoguard.policy.policy import Policy
 from emoguard.records import Alert, Channel, Report, Request
 from emoguard.sinks.delivery import Delivery
-from emoguard.sinks.protocols import ShowsNotices, Sink
+from emoguard.sinks.protocols import CountsFaults, ShowsNotices, Sink
 
 MOST_PENDING = 4096
 """Notices on their way; of more, the oldest are given up as lost."""
@@ -39,16 +40,27 @@ class Outbox:
         self._policy = policy
         self.alerts: deque[Alert] = deque(maxlen=policy().keep_reports)
         self._ledger = Ledger(lambda: policy().notices, now)
-        named = [(f"sink:{type(sink).__name__}", sink.report) for sink in sinks]
+        named = [(_name(sink), sink.report) for sink in sinks]
         self._delivery: Delivery[Report] = Delivery(named, self.alerts)
         calls = [("callback", _returning_nothing(on_alert))] if on_alert is not None else []
         self._calls: Delivery[Alert] = Delivery(calls, self.alerts)
+        self._counting = [(_name(each), each) for each in sinks if isinstance(each, CountsFaults)]
         self._lock = threading.Lock()
         self._pending: OrderedDict[int, tuple[Report, Moment]] = OrderedDict()
         self._left: deque[str] = deque(maxlen=MOST_LEFT)
         for sink in sinks:
             if isinstance(sink, ShowsNotices):
                 sink.show_notices(self)
+        in_child(self._after_fork)
+
+    def open(self) -> None:
+        """Open what notices are kept in, which the first report does otherwise. Idempotent.
+
+        Raises:
+            EmoGuardError: somebody else keeps that file.
+
+        """
+        self._ledger.open()
 
     def put(self, report: Report, request: Request, decode: Callable[[], str]) -> Report:
         """Take a finished report; return it with its notice and the parts that failed meanwhile.
@@ -159,7 +171,21 @@ class Outbox:
     def _faults(self) -> tuple[str, ...]:
         """Return the parts that failed since the last call, one entry per failure."""
         parts = self._delivery, self._calls, self._ledger
-        return tuple(fault for part in parts for fault in part.faults())
+        found = [fault for part in parts for fault in part.faults()]
+        for name, sink in self._counting:
+            found += [name] * sink.faults()
+        return tuple(found)
+
+    def _after_fork(self) -> None:
+        """Leave the sinks to the parent: they serve, lock and write there. Notices go on here."""
+        self._lock = threading.Lock()
+        self._delivery.after_fork(AFTER_FORK)
+        self._calls.after_fork()
+        self._ledger.after_fork()
+
+
+def _name(sink: Sink) -> str:
+    return f"sink:{type(sink).__name__}"
 
 
 def _is_plain(report: Report) -> bool:

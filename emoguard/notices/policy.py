@@ -18,7 +18,7 @@ MOST_CONVERSATIONS = 100_000
 
 @dataclass(frozen=True)
 class NoticePolicy:
-    """What users are told, when, and where it is written.
+    """The section `notices` of a policy: profiles, channel, words.
 
     A steered response, one that a label of `amplifying` rose in, and all where `prompted` is true
     carry a notice.

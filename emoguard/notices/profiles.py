@@ -1,4 +1,4 @@
-"""What laws on talking machines ask for, as dated data: an engineer's reading, no legal advice."""
+"""Loads AI disclosure laws as dated data: an engineer's reading, no legal advice."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Profile:
     break_reminder: bool = False
 
     def for_minors(self) -> Profile:
-        """Return what the law wants for users who are known to be minors."""
+        """Return the profile as the law applies it to known minors."""
         return replace(
             self,
             every_hours=shortest(self.every_hours, self.minors_every_hours),
@@ -96,8 +96,8 @@ class Profiles:
 def shipped() -> Profiles:
     """Return the shipped profiles, read once."""
     data = json.loads((files("emoguard") / "notices" / "profiles.json").read_bytes())
-    made = {name: _profile(name, fields) for name, fields in data["profiles"].items()}
-    return Profiles(data["version"], date.fromisoformat(data["read"]), MappingProxyType(made))
+    profiles = {name: _profile(name, fields) for name, fields in data["profiles"].items()}
+    return Profiles(data["version"], date.fromisoformat(data["read"]), MappingProxyType(profiles))
 
 
 def strictest(profiles: Sequence[Profile]) -> Profile:

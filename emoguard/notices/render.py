@@ -10,7 +10,7 @@ BETWEEN = "\n\n"
 
 
 def suffix(report: Report) -> str:
-    """Return what to write after a response: its notice as a paragraph, "" where nothing is due.
+    """Return the notice of a response as a paragraph to append to it, "" if none is due.
 
     Raises:
         EmoGuardError: something else than a report.

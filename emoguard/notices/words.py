@@ -21,9 +21,7 @@ def version() -> int:
     return int(_shipped()["version"])
 
 
-def chosen(
-    locale: str, own: Mapping[str, str], needed: Sequence[str] = KINDS
-) -> Mapping[str, str]:
+def chosen(locale: str, own: Mapping[str, str], needed: Sequence[str] = KINDS) -> Mapping[str, str]:
     """Return the words by kind in a language, an operator's `own` before the shipped ones.
 
     `needed` are the kinds that may have to be said.

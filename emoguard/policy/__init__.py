@@ -1,1 +1,1 @@
-"""What an operator decides: the policy, its reader and its reload."""
+"""The policy: its sections, its reader and its reload."""

@@ -11,8 +11,9 @@ from typing import Any
 class Interval:
     """Annotates a number: `above < x` (or `least <= x`) and `x <= most`.
 
-    `Annotated[float, Interval(above=0, most=0.5)]` is checked wherever `emoguard.annotation` reads
-    it and, because the method below speaks pydantic's language, stands in the JSON Schema, too.
+    `Annotated[float, Interval(above=0, most=0.5)]` is checked wherever
+    `emoguard.policy.annotation` reads it and, because the method below speaks pydantic's
+    language, stands in the JSON Schema, too.
     """
 
     least: float | None = None

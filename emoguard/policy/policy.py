@@ -1,4 +1,4 @@
-"""What an operator decides, written in YAML and frozen when read."""
+"""The policy of an operator: written in YAML, frozen when read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from emoguard.steering.policy import SteeringPolicy
 
 @dataclass(frozen=True)
 class RequestPolicy:
-    """What a request over a server's wire may ask for; code in this process may always ask."""
+    """Permissions of requests over a server's wire; code in this process needs none."""
 
     plan: bool = False
     """Whether it may bring a steering plan of its own, within the steering policy."""
@@ -36,7 +36,7 @@ class RequestPolicy:
 
 @dataclass(frozen=True)
 class PagePolicy:
-    """What the live page shows of responses to other people's requests: never their text."""
+    """The section `page`: the parts of other people's responses on the live page, never text."""
 
     curves: bool = False
     """Whether it shows the scores of a response to others while that is being generated. Without
@@ -48,7 +48,7 @@ class PagePolicy:
 
 @dataclass(frozen=True)
 class Policy:
-    """How EmoGuard behaves around one model. Every key may be left out."""
+    """The behaviour of EmoGuard around one model. Every key may be left out."""
 
     # Read by pydantic, in sections too, when docs/policy.schema.json is made.
     __pydantic_config__: ClassVar[dict[str, Any]] = {
@@ -63,15 +63,15 @@ class Policy:
     labels: tuple[str, ...] = ()
     """Labels to read and report, in this order; none: all of the probe."""
     alarms: AlarmPolicy = field(default_factory=AlarmPolicy)
-    """When a label counts as firing, and what follows."""
+    """The section `alarms`: when a label fires, and the consequences."""
     drift: DriftPolicy = field(default_factory=DriftPolicy)
     """How far this site's own traffic may move."""
     steering: SteeringPolicy = field(default_factory=SteeringPolicy)
-    """How far steering may go, and what is steered without being asked."""
+    """The section `steering`: the bound, and the plan of every response."""
     requests: RequestPolicy = field(default_factory=RequestPolicy)
     """What a request over a server's wire may ask for."""
     notices: NoticePolicy = field(default_factory=NoticePolicy)
-    """What users are told, when, and where it is written."""
+    """The section `notices` of a policy: profiles, channel, words."""
     page: PagePolicy = field(default_factory=PagePolicy)
     """What the live page shows of responses to other people's requests."""
     on_unsupported: Literal["refuse", "skip"] = "refuse"
@@ -112,7 +112,7 @@ class Policy:
 
     @classmethod
     def parse(cls, data: Any, source: str = "policy") -> Policy:
-        """Return the policy that plain data (what YAML or JSON hold) describes, or a policy itself.
+        """Return the policy that plain data from YAML or JSON describe; a policy stays as it is.
 
         Raises:
             EmoGuardError: naming the key that is unknown or wrong, and the nearest known one.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from emoguard.errors import EmoGuardError
+from emoguard.forked import in_child
 from emoguard.policy.annotation import describe
 from emoguard.policy.policy import Policy
 from emoguard.policy.yamlfile import check_path
@@ -67,6 +68,7 @@ class PolicyFile:
         self.loads = 1
         self.failures = 0
         self.error: str | None = None
+        in_child(self._unlock)
 
     @property
     def successful(self) -> bool:
@@ -88,6 +90,9 @@ class PolicyFile:
             finally:
                 self._lock.release()
         return self.policy
+
+    def _unlock(self) -> None:
+        self._lock = threading.Lock()  # in a forked child nobody would give the old one back
 
     def _follow(self, accept: Callable[[Policy], None] | None) -> None:
         stamp = _stamp(self.path)  # looked at again: what was seen without the lock may be old
@@ -168,7 +173,7 @@ def _at(policy: Policy, key: str) -> object:
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
-    """Return what tells one state of a file from another; None when it is not there."""
+    """Return a mark of a file's state that changes with its content; None if it does not exist."""
     try:
         stat = os.stat(path)  # noqa: PTH116  (per response, and Path.stat takes twice the time)
     except (OSError, ValueError):

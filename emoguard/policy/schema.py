@@ -1,4 +1,4 @@
-"""Checks plain data against frozen dataclasses, and tells in one sentence what is wrong with it."""
+"""Checks plain data against frozen dataclasses, with one sentence per error."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def option(wanted: Any, given: Any, key: str) -> Any:
 
 
 def json_schema(cls: type[Any]) -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of what `parse` takes for `cls`."""
+    """Return the JSON Schema (draft 2020-12) of the input of `parse` for `cls`."""
     from pydantic import TypeAdapter  # noqa: PLC0415  (only for the docs)
 
     return TypeAdapter(cls).json_schema()
@@ -129,16 +129,18 @@ def _check_version(cls: type[Any], data: Mapping[Any, Any]) -> None:
 
 
 def _check_plain(data: Any, at: tuple[str, ...] = ()) -> None:
-    """Refuse what JSON cannot say: other keys than text, NaN, dates, loops, lone surrogates."""
+    """Raise for values JSON cannot express: NaN, dates, loops, lone surrogates, odd keys."""
     seen = 0
     waiting: list[tuple[tuple[str, ...], Any]] = [(at, data)]
     while waiting:
         path, value = waiting.pop()
         seen += 1
-        where = _dotted(path)
-        if len(path) > DEEPEST or seen > LARGEST:
+        more = len(value) if isinstance(value, Mapping | list | tuple) else 0
+        # What is inside is counted before it is looked at: a client may send a million labels.
+        if len(path) > DEEPEST or seen + len(waiting) + more > LARGEST:
             raise EmoGuardError(
-                f"{where}: at most {LARGEST:,} values nested {DEEPEST} deep are wanted: shorten it"
+                f"{_dotted(path) or 'this'}: at most {LARGEST:,} values nested {DEEPEST} deep are "
+                "wanted: shorten it"
             )
         if isinstance(value, Mapping):
             waiting += [((*path, _key(path, key)), each) for key, each in value.items()]
@@ -146,7 +148,8 @@ def _check_plain(data: Any, at: tuple[str, ...] = ()) -> None:
             waiting += [((*path, str(n)), each) for n, each in enumerate(value)]
         elif not _is_plain(value):
             raise EmoGuardError(
-                f"{where}: wanted text, a finite number, true or false, got {describe(value)}"
+                f"{_dotted(path)}: wanted text, a finite number, true or false, "
+                f"got {describe(value)}"
             )
 
 
@@ -169,7 +172,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON has in the place of one of Python's values."""
+    """Return the JSON counterpart of a Python value."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, os.PathLike):
@@ -178,13 +181,13 @@ def _plain(value: Any) -> Any:
 
 
 def _sentence(cls: type[Any], mismatch: Mismatch) -> str:
-    """Say a mismatch with its key and, of an unknown one, the nearest key that `cls` has."""
+    """Describe a mismatch by its key and, for an unknown key, the nearest key of `cls`."""
     hint = _hint(cls, mismatch.path) if isinstance(mismatch, UnknownKey) else ""
     return f"{_dotted(mismatch.path)}: {mismatch}{hint}"
 
 
 def _in_yaml_words(mistake: ErrorDetails, key: str) -> str:
-    """Say one of pydantic's findings with its key."""
+    """Describe one of pydantic's findings by its key."""
     path = (key, *(str(part) for part in mistake["loc"]))
     wanted = mistake["msg"].removeprefix("Input should be ")
     wanted = wanted.replace("valid integer", "whole number")

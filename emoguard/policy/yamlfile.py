@@ -30,7 +30,7 @@ ZERO = re.compile(r"[-+]?0[0-9_]+\Z")
 
 
 def read(path: str | os.PathLike[str]) -> Any:
-    """Return what a YAML file says, None when it says nothing.
+    """Return the content of a YAML file, None if it is empty.
 
     Raises:
         EmoGuardError: naming the file and, for what is in it, the key or the line.
@@ -59,7 +59,7 @@ def check_path(path: Any) -> Path:
 
 
 def loads(data: bytes, source: str) -> Any:
-    """Return what YAML in UTF-8 says; `source` names it in errors."""
+    """Return the content of YAML in UTF-8; `source` names it in errors."""
     import yaml  # noqa: PLC0415  (only a policy file needs it)
 
     if len(data) > LARGEST:
@@ -74,7 +74,7 @@ def loads(data: bytes, source: str) -> Any:
 
 
 class _Builder:
-    """Puts PyYAML's events together; what it holds is where it stands."""
+    """Composes data from PyYAML's events; its stack holds the current place."""
 
     def __init__(self, source: str) -> None:
         self._source = source

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import struct
-import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from emoguard import jsontext, regularfile
+from emoguard import jsontext, keptfile, regularfile
 from emoguard.errors import EmoGuardError
 from emoguard.probe.calibration import Calibration
 from emoguard.probe.certificate import Curve
@@ -110,15 +107,10 @@ def _described(curve: Curve | None) -> dict[str, Any] | None:
 
 
 def _write(path: Path, blob: bytes) -> None:
-    part = Path(f"{path}.part{os.getpid()}-{threading.get_ident()}")
     try:
-        part.write_bytes(blob)
-        part.replace(path)
+        keptfile.replace(path, blob)
     except OSError as error:
         raise EmoGuardError(f"probe file {path} cannot be written: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def load(path: str | Path) -> tuple[Probe, list[Calibration]]:

@@ -1,4 +1,4 @@
-"""What is ordinary for one model file: the scale that turns projections into z and ranks."""
+"""Calibrates projections on one model file: location, scale, ranks and alarm thresholds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often neutral responses cross a level, and from which level on that is rare for certain."""
+"""Certifies alarm levels from the crossings of neutral responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Upward crossings of a threshold by the rolling mean of z, with hysteresis: what is alarmed.
+"""Counts upward crossings of a threshold by the rolling mean of z, with hysteresis.
 
 A crossing is counted when the mean of the last `window` rows rises above the level while armed; it
 is armed at the start, and again once the mean has fallen below level - hysteresis. A response has
@@ -54,7 +54,7 @@ def count(
 
 
 class Crossings:
-    """The same, one row at a time, for a response that is still being generated.
+    """Counts the crossings of a response while it is generated, one row at a time.
 
     >>> live = Crossings(levels=[0.5, 9.0], window=2, hysteresis=0.25)
     >>> [live.update(np.array([z, 0.0])) for z in (1.0, 1.0, 1.0, -1.0, -1.0, 2.0)]

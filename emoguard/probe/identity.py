@@ -1,4 +1,4 @@
-"""Which model file is this? A calibration belongs to exactly one."""
+"""Identifies a model file, to which a calibration belongs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ModelIdentity:
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     def matches(self, other: ModelIdentity) -> bool:
-        """Return whether both are the same file; what one side does not know is no difference.
+        """Return whether both are the same file; a field unknown to one side makes no difference.
 
         A Transformers model does not know its chat template, its tokenizer does; an old
         calibration does not know the content.

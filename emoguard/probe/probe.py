@@ -58,15 +58,15 @@ class Probe:
 
     @property
     def verdicts(self) -> dict[str, Verdict]:
-        """Return what validation found each label to be worth, as the card says.
+        """Return the verdict of the validation on each label, from the card.
 
         Labels that were not validated are missing, and so is what is no verdict: a card may hold
         anything.
         """
-        told = self.card.get("verdicts")
-        if not isinstance(told, Mapping):
+        listed = self.card.get("verdicts")
+        if not isinstance(listed, Mapping):
             return {}
-        known = [(label, v) for label in self.labels for v in VERDICTS if told.get(label) == v]
+        known = [(label, v) for label in self.labels for v in VERDICTS if listed.get(label) == v]
         return dict(known)
 
     @property

@@ -44,7 +44,7 @@ mean residuals, float32 (texts, layers, hidden), as each text alone would give."
 
 @runtime_checkable
 class Pooling(Protocol):
-    """What a door may offer beside `Residuals`: mean residuals of many texts, run together."""
+    """An optional capability of a door: mean residuals of many texts in one pass."""
 
     def pooling(
         self, layers: Sequence[int], *, texts: int, tokens: int

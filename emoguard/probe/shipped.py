@@ -1,4 +1,4 @@
-"""The probe files that come with EmoGuard; a probe is named as one of them, or by path."""
+"""Finds probe files: the shipped ones by name, others by path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the hook sit where the probe was fitted? True for every quantisation of the same weights."""
+"""Checks that hooks sit at the layers a probe was fitted at, in any quantisation of the weights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Witness:
 
     @classmethod
     def record(cls, door: Residuals, layers: Sequence[int]) -> Witness:
-        """Run the fixed text through `door` and keep what its neighbourhood of layers holds."""
+        """Run the fixed text through `door` and keep the residuals around each probed layer."""
         token_ids = door.tokenize(WITNESS_TEXT)
         around = [range(n - 1, n + 2) for n in layers]
         # The last block is never read, so it is no candidate either.

@@ -1,1 +1,1 @@
-"""What every runtime shares: the watch, sessions, phases, attaching."""
+"""Shared by every runtime: the watch, sessions, phases, attaching, opening by path."""

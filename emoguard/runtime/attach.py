@@ -71,6 +71,7 @@ def attach(model: Any, guard: Guard | None = None, **options: Unpack[Options]) -
             with naming_what_is_missing(inner):
                 door = plugin.open_residuals(inner, **options)
             guard = shipped(door)
+    guard.open()
     with naming_what_is_missing(inner):
         joint = plugin.joint(inner, **options)
     watch = Watch(guard, joint)
@@ -228,7 +229,7 @@ def find(model: Any) -> tuple[Plugin, Any]:
 
 @contextmanager
 def naming_what_is_missing(model: Any) -> Iterator[None]:
-    """Raise EmoGuardError with what installs a library that the plug-in for `model` misses."""
+    """Turn a plug-in's missing library into an EmoGuardError with the command that installs it."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Changes what calling an object itself does: Python looks `__call__` up on the class alone."""
+"""Overrides `__call__` of one instance, which Python looks up on the class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def called_through(model: Any, call: Callable[..., Any]) -> Iterator[None]:
-    """Have `model(...)` run `call(original, ...)` in this block, on this instance alone.
+    """Route `model(...)` through `call(original, ...)` in this block, for this instance alone.
 
     The instance gets a subclass of its own class with the same name. Pickles and copies are of the
     class before.

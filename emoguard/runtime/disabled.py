@@ -1,4 +1,4 @@
-"""The watch and the guard that do nothing, for `EMOGUARD_DISABLE=1`."""
+"""Null objects for `EMOGUARD_DISABLE=1`: a watch and a guard that do nothing."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class DisabledWatch(Watch):
 
     @property
     def identity(self) -> ModelIdentity:
-        """Return an empty identity: nobody looked at the model."""
+        """Return an empty identity: the model was not inspected."""
         return NOT_WATCHED
 
     @property
@@ -103,7 +103,7 @@ class DisabledWatch(Watch):
         return "disabled"
 
     def _wrap(self, owner: Any, name: str, call: Callable[..., Any]) -> None:
-        """Have a method of `owner`, if it has one of this name, called through `call`."""
+        """Route the method `name` of `owner`, if there is one, through `call`."""
         original = getattr(owner, name, None)
         if original is not None and name not in vars(owner):
             plain = functools.wraps(original)(functools.partial(call, original))
@@ -125,7 +125,7 @@ class DisabledWatch(Watch):
         """Do nothing: nothing is steered."""
 
     def recheck(self) -> ModelIdentity:
-        """Return an empty identity: nobody looks at the model."""
+        """Return an empty identity: the model is not inspected."""
         return NOT_WATCHED
 
     def abandon(self, request_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Tells an exception that interrupts a thread from one that the thread's own code raised."""
+"""Distinguishes exceptions that interrupt a thread from those raised by its own code."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _has_its_caller(frame: FrameType) -> bool:
 
 
 def _is_bare(error: Exception) -> bool:
-    """Return whether `error` is what its class makes of no arguments."""
+    """Return whether `error` was made without arguments."""
     try:
         return not isinstance(error, BARE_IN_C) and error.args == type(error)().args
     except Exception:  # noqa: BLE001  (a class may want arguments: nobody can set it from outside)

@@ -1,7 +1,7 @@
-"""The seam to a runtime: what a plug-in supplies, and what it may call, so that it is watched.
+"""The seam to a runtime: the protocol of a plug-in's joint, and of the sessions it calls.
 
 A plug-in is a module with two functions, `open_residuals(model, **options)` and
-`joint(model, **options)`; `emoguard.watch.Watch` does the rest.
+`joint(model, **options)`; `emoguard.runtime.watch.Watch` does the rest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Part = Literal["reading", "steering"]
 
 
 class Sessions(Protocol):
-    """What a joint calls while its model generates: the runtime's half of a watch.
+    """The calls of a joint while its model generates: the runtime's half of a watch.
 
     An error in EmoGuard reaches the generation only from `steering`, `open` and `skip`, which
     refuse. Everything may be called from any thread.
@@ -83,7 +83,7 @@ class Sessions(Protocol):
         error: BaseException,
         part: Part = "reading",
     ) -> None:
-        """Note what broke: logged once and reported; the policy says whether generation goes on.
+        """Note a failure: log it once and report it; the policy decides whether to go on.
 
         Raises an error that interrupts the thread, such as a signal's handler's.
         """
@@ -149,7 +149,7 @@ class Joint(Protocol):
         ...
 
     def release(self, session: Session) -> None:
-        """Let go of what the runtime holds for a session, which is closed now."""
+        """Free the runtime's resources of a session, which is closed now."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -158,7 +158,7 @@ class Joint(Protocol):
 
 
 class Plugin(Protocol):
-    """What the entry-point group `emoguard.plugins` names: a module for one runtime."""
+    """A module for one runtime, named by the entry-point group `emoguard.plugins`."""
 
     def open_residuals(self, model: Any, **options: Any) -> Residuals:
         """Return the offline door into `model`."""

@@ -18,7 +18,7 @@ Prompt = Callable[[], tuple[Sequence[int], Thinking | None]]
 
 
 class Counted:
-    """Says of one generated token after the other whether its row counts in a report's scores.
+    """Decides for each generated token whether its row counts in a report's scores.
 
     Reasoning does not, nor does what is read at an attention sink. Whether reasoning will be closed
     is not known yet: see `alert_late`.
@@ -72,7 +72,7 @@ class LiveAlarm:
 
     @cached_property
     def _counts(self) -> Counted:
-        """Says which tokens count; made with the first one, when every runtime knows the prompt."""
+        """The counter of this response, made with its first token, when the prompt is known."""
         return Counted(*self._prompt())
 
     def update(self, token: int, z: NDArray[np.floating]) -> str | None:

@@ -18,7 +18,7 @@ log = logging.getLogger("emoguard")
 
 
 class Marks(NamedTuple):
-    """What a family of models writes around its reasoning; each part is one token.
+    """The tokens that a family of models writes around its reasoning.
 
     `again` comes before it opens more, once it has closed some.
     """

@@ -37,7 +37,7 @@ def openers() -> dict[str, Opener]:
 
 
 def formats() -> str:
-    """Return what can be opened, in words."""
+    """Return the formats that can be opened, in words."""
     return " or ".join(dict.fromkeys(opener.FORMAT for opener in openers().values()))
 
 

@@ -70,7 +70,8 @@ class _State:
         self._owner = owner
 
     def __call__(self) -> Any:
-        whole = self.before() if self.before else getattr(type(self._owner), STATE)(self._owner)
+        cls: Any = type(self._owner)
+        whole = self.before() if self.before else cls.__getstate__(self._owner)
         if not isinstance(whole, dict):
             return whole
         state = dict(whole)

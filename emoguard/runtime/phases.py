@@ -1,4 +1,4 @@
-"""Which part of an answer a token belongs to: preparation, reasoning or response.
+"""Assigns tokens to phases: preparation, reasoning or response.
 
 Only two writers may open reasoning: the chat template, at the very end of the prompt, and the
 model, before its answer has begun. Marks anywhere else are text that somebody wrote: in a message,

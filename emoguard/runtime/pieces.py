@@ -24,7 +24,7 @@ class Pieces:
         self._shown = 0
 
     def add(self, token_id: int) -> str:
-        """Return what `token_id` adds to the text, empty while a character is unfinished."""
+        """Return the text that `token_id` adds, empty while a character is unfinished."""
         self._ids.append(token_id)
         before = self._decode(self._ids[self._start : self._shown])
         after = self._decode(self._ids[self._start :])

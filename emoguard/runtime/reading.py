@@ -1,4 +1,4 @@
-"""What a runtime read during one response: here numbers leave the runtime, as numpy arrays."""
+"""Holds the rows of one response as numpy arrays: here numbers leave the runtime."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emoguard.steering.intervention import Steering
 
 @dataclass(frozen=True, eq=False)
 class Steered:
-    """What steering did to the tokens of one response, arrays of shape (tokens,).
+    """The effect of steering on the tokens of one response, arrays of shape (tokens,).
 
     `dose` sums ‖h' - h‖/‖h‖ over the layers of the residual a token was chosen from; NaN where the
     intervention did not run. `clipped`: the bound cut it short at a layer. `faulted`: the residual
@@ -31,7 +31,7 @@ class Steered:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What a runtime read during one response: the point where numbers leave the runtime.
+    """The rows of one response, read by a runtime.
 
     `rows[t]` is the reading the t-th generated token was chosen from, float32 of shape
     (tokens, labels): z where a calibration fits, else the raw projection. `labels` name the

@@ -1,4 +1,4 @@
-"""Scores texts that nobody generated: z of each text and label through the offline door."""
+"""Scores given texts: z of each text and label through the offline door."""
 
 from __future__ import annotations
 

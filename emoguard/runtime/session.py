@@ -71,7 +71,7 @@ class Session:
         self.token_ids.append(token_id)
 
     def fail_steering(self, error: BaseException) -> None:
-        """Remember what broke steering first; what follows is not steered."""
+        """Remember the first failure of steering; the rest of the response is not steered."""
         self.steering_fault = self.steering_fault or f"{type(error).__name__}: {error}"
 
     def fail(self, error: BaseException) -> None:
@@ -79,7 +79,7 @@ class Session:
         self.fault = self.fault or f"{type(error).__name__}: {error}"
 
     def reading(self, finish: Finish) -> Reading:
-        """Return what was read so far.
+        """Return the reading so far.
 
         May be called while another thread commits. A token whose row is missing has a NaN row.
         """
@@ -143,7 +143,7 @@ def take_request(kwargs: dict[str, Any]) -> Request:
     if own is not None:
         return _checked("emoguard= takes", own)
     around = REQUEST.get()
-    return Request() if around is None else _checked("emoguard.session.REQUEST holds", around)
+    return Request() if around is None else _checked("the context variable REQUEST holds", around)
 
 
 def _checked(place: str, value: Any) -> Request:

@@ -1,4 +1,4 @@
-"""The sessions of one model that are open: from the first token of a response to its report."""
+"""Keeps the open sessions of one model, from the first token of a response to its report."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ MOST_SITES = 16
 class OpenSessions:
     """Opens, follows and reports the sessions of the model behind `joint`.
 
-    What a runtime calls: `emoguard.joint.Sessions` describes it. `site` is the guard on the model
-    file as it was at attach, in whose scale the joint reads. `standing` are the plans in force.
+    Runtimes call it, see `emoguard.runtime.joint.Sessions`. `site` is the guard on the model file
+    as it was at attach, in whose scale the joint reads. `standing` are the plans in force.
     `reports` are the last ones, newest last; `recorders` get every one.
     """
 
@@ -139,7 +139,7 @@ class OpenSessions:
         error: BaseException,
         part: Part = "reading",
     ) -> None:
-        """Note what broke during a response: log it once, and obey `on_fault`.
+        """Note a failure during a response: log it once, and obey `on_fault`.
 
         Raises:
             Exception: `error`, if it interrupts the thread: nothing of EmoGuard's own broke.
@@ -200,7 +200,7 @@ class OpenSessions:
         self._open.pop(id(session), None)
 
     def read(self, session: Session, finish: Finish = "unknown") -> Reading:
-        """Return what a session has read so far, in the scale of its own file."""
+        """Return the reading of a session so far, in the scale of its own file."""
         with self.guarded(session):
             self.joint.settle(session)
         return self._scaled(session, finish)

@@ -103,7 +103,7 @@ class Speaker(Protocol):
 
 @runtime_checkable
 class BatchSpeaker(Protocol):
-    """What a speaker may offer beside `Speaker`: many sequences at once, each with its request."""
+    """An optional capability of a speaker: many sequences at once, each with its request."""
 
     def batch(
         self,
@@ -127,7 +127,7 @@ class BatchSpeaker(Protocol):
 
 
 class Opener(Protocol):
-    """What a plug-in offers beside `Plugin` to open models by path.
+    """The part of a plug-in that opens models by path, beside `Plugin`.
 
     Everything but `open_speaker` works where the runtime is not installed, and does not load it.
     """
@@ -142,7 +142,7 @@ class Opener(Protocol):
         ...
 
     def hint(self, path: Path) -> str:
-        """Return what to give in place of a path that no plug-in opens, "" if nothing is known."""
+        """Return advice on a path that no plug-in opens, "" without any."""
         ...
 
     def open_speaker(self, path: Path, threads: int | None = None) -> Speaker:

@@ -1,4 +1,4 @@
-"""What a chat template itself writes at the end of a prompt."""
+"""Finds the text that a chat template itself writes at the end of a prompt."""
 
 from __future__ import annotations
 

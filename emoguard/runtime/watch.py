@@ -148,7 +148,7 @@ class Watch:
         self.detach()
 
     def _join(self) -> ExitStack:
-        """Hook the model, check that the hooks sit right, wrap it. Return what undoes all of it."""
+        """Hook the model, check the hooks by the witness, wrap it; return the undo stack."""
         probe = self.guard.probe
         with ExitStack() as undo:
             undo.enter_context(attribute(self.joint.model, MARK, self))

@@ -15,6 +15,8 @@ class Options(TypedDict, total=False):
     """The model's tokenizer, where the model does not bring its own."""
     backend: Literal["auto", "native", "callback"]
     """The read path, where a runtime has several."""
+    loop: Any
+    """The event loop that an asynchronous engine runs in."""
 
 
 class Watched(Protocol):

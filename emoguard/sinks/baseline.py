@@ -1,11 +1,10 @@
-"""A site's own traffic, frozen by its operator: what drift is measured against."""
+"""A site's own traffic, frozen by its operator as the reference for drift."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from emoguard import jsontext, regularfile
+from emoguard import jsontext, keptfile, regularfile
 from emoguard.advice import calibrate_command
 from emoguard.errors import EmoGuardError
 from emoguard.sinks.dependence import dependence
@@ -33,6 +32,9 @@ ENOUGH_BLOCKS = 50
 
 MOST_BLOCKS = 10_000
 """More rows would make the file larger and drift no quicker."""
+
+LARGEST_MEAN = 1e6
+"""No mean z of a response is as large; sums of squares of larger ones may overflow."""
 
 LARGEST = 32 * 2**20
 """Bytes; a block takes 20 for each label."""
@@ -77,6 +79,7 @@ class Baseline:
         """
         rows: list[list[float]] = []
         first: Report | None = None
+        times: list[float] = []
         others: Counter[str] = Counter()
         for report in reports:
             if not counts(report):
@@ -84,13 +87,14 @@ class Baseline:
                 continue
             first = first or report
             _check_same(first, report)
+            times.append(report.created)
             rows.append([score.mean for score in report.scores.values()])
         size = block_responses or math.ceil(len(rows) / MOST_BLOCKS) or 1
         enough = max(ENOUGH_RESPONSES, ENOUGH_BLOCKS * size)
         if first is None or len(rows) < enough:
             raise EmoGuardError(
                 f"a baseline needs {enough:,} unsteered scored responses, got {len(rows):,}"
-                f"{_counted(others)}: {_remedy(others)}"
+                f"{_counted(others)}: {_remedy(others)}{_wait(times, enough)}"
             )
         blocks = len(rows) // size
         whole = np.array(rows[: blocks * size]).reshape(blocks, size, -1)
@@ -165,14 +169,10 @@ class Baseline:
             EmoGuardError: it cannot be written.
 
         """
-        part = Path(f"{path}.part{os.getpid()}")
         try:
-            part.write_text(json.dumps({"version": 1, **asdict(self)}), encoding="utf-8")
-            part.replace(path)
+            keptfile.replace(path, json.dumps({"version": 1, **asdict(self)}))
         except OSError as error:
             raise EmoGuardError(f"baseline {path} cannot be written: {error.strerror}") from error
-        finally:
-            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -206,13 +206,13 @@ class Baseline:
             and blocks.ndim == 2
             and blocks.shape[1] == len(data["labels"])
             and len(blocks) >= ENOUGH_BLOCKS
-            and np.all(np.isfinite(blocks))
+            and np.all(np.abs(blocks) < LARGEST_MEAN)
             and type(block) is int
             and block > 0
             and isinstance(created, int | float)
         )
         if not sound:
-            raise ValueError(f"wanted {ENOUGH_BLOCKS} blocks of finite means or more, by label")
+            raise ValueError(f"wanted {ENOUGH_BLOCKS} blocks of means or more, by label")
         return cls(
             model=data["model"],
             identity=data["identity"],
@@ -225,7 +225,7 @@ class Baseline:
 
 
 def _kind(report: Report) -> str:
-    """Say why a response does not count."""
+    """Return the reason why a response does not count."""
     if report.status != "scored":
         return report.status
     return "steered" if report.steered else "without scores or outside the sample"
@@ -240,6 +240,26 @@ def _remedy(others: Counter[str]) -> str:
     if others["uncalibrated"]:
         return f"calibrate the model with {calibrate_command()}, and let traffic pass"
     return "let more traffic pass"
+
+
+def _wait(times: Sequence[float], enough: int) -> str:
+    """Say how long the rest takes at the rate that responses came at so far, if that is known."""
+    span = max(times, default=0.0) - min(times, default=0.0)
+    if not span > 0:
+        return ""
+    rate = (len(times) - 1) / span
+    return (
+        f"; at the log's {duration(1 / rate)} a response the other {enough - len(times):,} take "
+        f"{duration((enough - len(times)) / rate)}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the largest unit that it has one of."""
+    for name, unit in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= unit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds:.3g} seconds"
 
 
 def _check_same(first: Report, report: Report) -> None:

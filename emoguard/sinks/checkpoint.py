@@ -1,116 +1,154 @@
-"""What a monitor knows, kept in a small JSON file so that a restart does not forget it."""
+"""Keeps the state of a monitor in a small JSON file across restarts."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from emoguard import jsontext, regularfile
+from emoguard import jsontext, keptfile, regularfile
 from emoguard.errors import EmoGuardError
-from emoguard.writable import check_writable
-
-if TYPE_CHECKING:
-    from emoguard.records import Alert
 
 log = logging.getLogger("emoguard")
 
-LARGEST = 2**20
-"""Bytes; the state of a hundred labels has a few kilobytes."""
+UNUSABLE = (
+    EmoGuardError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+)
+"""What reading a state raises that is none."""
+
+LARGEST = 8 * 2**20
+"""Bytes; the state of a hundred labels has a few kilobytes, that of a thousand some hundred."""
+
+State = dict[str, Any]
 
 
 class Checkpoint:
     """One file; `bound` is what the state depends on, such as labels and limits, None for anything.
 
-    Without a path nothing is kept. A file of more than `largest` bytes is none of ours.
+    Bookkeeping never stops what it keeps books of. A file that cannot be used is set aside, one
+    that cannot be written is left as it was: both are logged once and counted in `faults`. Only a
+    file that somebody else keeps is refused, when it is opened. Without a path nothing is kept.
     """
 
     def __init__(
         self, path: str | Path | None, bound: Mapping[str, Any] | None, largest: int = LARGEST
     ) -> None:
-        self._path = Path(path) if path is not None else None
+        self._path = path
         self._bound = None if bound is None else json.loads(json.dumps(dict(bound)))
         self._largest = largest
+        self._lock: keptfile.Lock | None = None
+        self._failed = self._counted = 0
         self._logged = False
 
     def check(self) -> None:
-        """Raise if the state could not be loaded or saved; leaves nothing behind.
+        """Raise if the state could not be saved; leaves nothing behind.
 
         Raises:
             EmoGuardError: saying why.
 
         """
         if self._path is not None:
-            check_writable(self._path)
-            self.load()
+            keptfile.check_writable(self._path)
 
-    def load(self) -> dict[str, Any] | None:
-        """Return the state that was saved last, None when there is none for what it is bound to.
+    def open(self, take: Callable[[State], None]) -> None:
+        """Keep others from the file, and give `take` the state that was saved last, if any.
 
-        Raises:
-            EmoGuardError: the file cannot be read, or is no checkpoint.
-
-        """
-        if self._path is None:
-            return None
-        try:
-            data = regularfile.read(self._path, self._largest)
-            saved = jsontext.parse(data, largest=self._largest)
-            bound, state = saved["bound"], saved["state"]
-        except FileNotFoundError:
-            return None
-        except (EmoGuardError, OSError, LookupError, TypeError) as error:
-            raise self.broken(error) from error
-        if self._bound not in (None, bound):
-            log.warning(
-                "%s was kept under other labels or limits, another baseline or version: "
-                "starting afresh",
-                self._path,
-            )
-            return None
-        if not isinstance(state, dict):
-            raise self.broken(TypeError("no state"))
-        return state
-
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Put `state` in the place of what was saved; the file is whole at every moment.
+        A state that `take` raises on is none, and neither is one that is bound to something else.
 
         Raises:
-            OSError: it cannot be written.
+            EmoGuardError: somebody else keeps the file.
 
         """
         if self._path is None:
             return
-        part = self._path.with_name(f"{self._path.name}.part{os.getpid()}")
-        part.write_text(json.dumps({"bound": self._bound, "state": dict(state)}), encoding="utf-8")
-        part.replace(self._path)
+        try:
+            self._hold()
+        except keptfile.HeldError as error:
+            raise EmoGuardError(f"the state file {error}") from error
+        except OSError as error:
+            self._fail("cannot be kept", error)
+        self._restore(take)
 
-    def keep(self, state: Mapping[str, Any], alerts: Sequence[Alert]) -> None:
-        """Save the state that `alerts` came of; a file that cannot be written costs none of them.
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Put `state` in the place of what was saved; the file is whole at every moment."""
+        if self._path is None:
+            return
+        try:
+            data = json.dumps({"bound": self._bound, "state": dict(state)}, allow_nan=False)
+            if len(data) > self._largest:
+                raise ValueError(f"{len(data):,} bytes, at most {self._largest:,} can be read")  # noqa: TRY301
+            keptfile.replace(self._hold().path, data)
+        except (OSError, ValueError, EmoGuardError) as error:
+            self._fail("is not saved", error)
+
+    def close(self, state: Mapping[str, Any]) -> None:
+        """Save, and let others have the file. May be used again afterwards."""
+        self.save(state)
+        self.release()
+
+    def release(self) -> None:
+        """Let others have the file. May be used again afterwards."""
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
+
+    def faults(self) -> int:
+        """Return how often something failed since the last call."""
+        failed, before = self._failed, self._counted
+        self._counted = failed  # never set back: another thread may be counting
+        return failed - before
+
+    def _hold(self) -> keptfile.Lock:
+        """Return the right to write the file, taken now if it could not be before.
 
         Raises:
-            OSError: it cannot be written, and there is no alert to lose.
+            HeldError, ForkedError: it is another one's.
+            OSError: it cannot be taken.
 
         """
-        try:
-            self.save(state)
-        except OSError as error:
-            if not alerts:
-                raise
-            if not self._logged:
-                self._logged = True
-                log.error(  # noqa: TRY400  (one sentence says it)
-                    "%s: an alert goes out, the state is not kept (logged once): %r",
-                    self._path,
-                    error,
-                )
+        if self._lock is None:
+            assert self._path is not None
+            self._lock = keptfile.Lock(keptfile.resolved(self._path))
+        self._lock.check()
+        return self._lock
 
-    def broken(self, error: Exception) -> EmoGuardError:
-        """Return the error for a state that cannot be used."""
-        return EmoGuardError(
-            f"checkpoint {self._path} cannot be used ({type(error).__name__}): delete it to start "
-            "without what was seen before"
-        )
+    def _restore(self, take: Callable[[State], None]) -> None:
+        assert self._path is not None
+        try:
+            data = regularfile.read(self._path, self._largest)
+            saved = jsontext.parse(data, largest=self._largest)
+            bound, state = saved["bound"], saved["state"]
+            if self._bound not in (None, bound):
+                self._set_aside(
+                    "was kept under other labels or limits, another baseline or version"
+                )
+            else:
+                take(state)
+        except FileNotFoundError:
+            return
+        except UNUSABLE as error:
+            self._failed += 1
+            self._set_aside(f"cannot be used ({type(error).__name__}: {error!s:.100})")
+
+    def _set_aside(self, why: str) -> None:
+        assert self._path is not None
+        try:
+            aside = keptfile.set_aside(keptfile.resolved(self._path))
+        except OSError as error:
+            self._fail("can be neither used nor set aside", error)
+        else:
+            log.warning("%s %s: it is now %s, starting afresh", self._path, why, aside.name)
+
+    def _fail(self, what: str, error: Exception) -> None:
+        self._failed += 1
+        if not self._logged:
+            self._logged = True
+            log.error("the state file %s %s (logged once): %s", self._path, what, error)

@@ -26,7 +26,7 @@ EXIT_SECONDS = 2.0
 
 
 class Delivery(Generic[Item]):
-    """One daemon thread and one bounded queue per taker: one that blocks delays nobody.
+    """One daemon thread and one bounded queue per taker, so that a blocked one delays no other.
 
     `takers` are named functions; the alerts they return are logged and go to `alerts`. An item that
     one raises on, or that finds its queue full, is dropped for that taker, counted in `faults` and
@@ -51,8 +51,16 @@ class Delivery(Generic[Item]):
         done = [lane.flush(max(0.0, end - time.monotonic())) for lane in self._lanes]
         return all(done)
 
+    def after_fork(self, refusal: str | None = None) -> None:
+        """Begin anew in a forked child: what is queued is the parent's to deliver.
+
+        With a `refusal` the takers belong to the parent: from now on everything fails with it.
+        """
+        for lane in self._lanes:
+            lane.after_fork(refusal)
+
     def close(self, timeout: float) -> None:
-        """Deliver what is queued, within `timeout` seconds in all, and end the threads.
+        """Deliver the queues, within `timeout` seconds in all, and end the threads.
 
         What is still queued then is dropped and counted; a thread that its sink keeps blocked ends
         when the sink returns.
@@ -71,14 +79,22 @@ class _Lane(Generic[Item]):
         self._take = take
         self._name = name
         self._alerts = alerts
+        self._faults: deque[str] = deque(maxlen=BACKLOG)
+        self._logged = False
+        self.after_fork(None)
+
+    def after_fork(self, refusal: str | None) -> None:
+        self._refusal = refusal
         self._changed = threading.Condition()
         self._waiting: deque[Item] = deque()
-        self._faults: deque[str] = deque(maxlen=BACKLOG)
         self._sent = self._done = 0
-        self._closing = self._logged = False
+        self._closing = False
         self._thread: threading.Thread | None = None
 
     def send(self, item: Item) -> None:
+        if self._refusal is not None:
+            self._fail(self._refusal)
+            return
         try:
             with self._changed:
                 full = len(self._waiting) >= BACKLOG
@@ -123,8 +139,7 @@ class _Lane(Generic[Item]):
             self._fail("it did not end in time: a report was dropped")
 
     def _start(self) -> None:
-        # A thread that is not alive was left behind by a fork: the child starts its own.
-        if self._thread is None or not self._thread.is_alive():
+        if self._thread is None:
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             thread.start()
             self._thread = thread

@@ -1,4 +1,4 @@
-"""How much successive rows resemble each other: what a long row of them is really worth."""
+"""Estimates the autocorrelation of rows, and with it the effective length of a series."""
 
 from __future__ import annotations
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from types import SimpleNamespace
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from emoguard.sinks.protocols import Sink, SinkFactory
     from emoguard.site import Site
 
+log = logging.getLogger("emoguard")
+
 GROUPS = ("emoguard.monitors", "emoguard.exporters")
 
 
@@ -27,6 +31,8 @@ def open_sinks(
     site: Site, also: Iterable[Mapping[str, Mapping[str, Any]]] = ()
 ) -> Iterator[tuple[Sink, ...]]:
     """Open the sinks of the site's policy, in order; close those that can be closed at the end.
+
+    A sink that fails to close is logged.
 
     `also` are further ones, written as in a policy.
 
@@ -49,13 +55,23 @@ def open_sinks(
                 raise EmoGuardError(f"{key}: {error}") from error
             close = getattr(sink, "close", None)
             if close is not None:
-                stack.callback(close)
+                stack.callback(_close, key, close, os.getpid())
             opened.append(sink)
         for sink in opened:
             join = getattr(sink, "join", None)
             if join is not None:
                 join(opened)
         yield tuple(opened)
+
+
+def _close(key: str, close: Callable[[], None], owner: int) -> None:
+    """Close a sink; no block ends in what its disk did, and no forked child closes the parent's."""
+    if os.getpid() != owner:
+        return
+    try:
+        close()
+    except Exception as error:  # noqa: BLE001  (whatever a sink does stays with it)
+        log.error("%s could not be closed, what it took last may be lost: %r", key, error)  # noqa: TRY400
 
 
 def check_sinks(policy: Policy) -> None:

@@ -11,7 +11,7 @@ from emoguard.policy.interval import Interval
 
 @dataclass(frozen=True)
 class AlarmPolicy:
-    """When a label counts as firing, and what follows.
+    """The section `alarms`: when a label fires, and the consequences.
 
     An alarm is an upward crossing of a label's calibrated threshold by the rolling mean of its z.
     """
@@ -34,7 +34,7 @@ class AlarmPolicy:
 
 @dataclass(frozen=True)
 class DriftPolicy:
-    """How far this site's own traffic may move before somebody is woken."""
+    """The section `drift`: how far this site's traffic may move before an alarm."""
 
     tolerance_rank: Annotated[float, Interval(least=0, most=0.45)] = 0.1
     """The smallest shift worth waking someone for: of the mean rank of a block's mean among those

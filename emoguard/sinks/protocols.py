@@ -20,13 +20,13 @@ class Sink(Protocol):
 
 @runtime_checkable
 class Rate(Protocol):
-    """What an exporter asks a monitor of crossing rates that it is joined to."""
+    """The state of a monitor of crossing rates, for an exporter joined to it."""
 
     rates: Mapping[str, float]
     """Certified crossings per 1,000 window positions by label."""
 
     def evidence(self) -> Mapping[str, float]:
-        """Return the evidence for too high a rate, as a share of what raises an alarm."""
+        """Return the evidence for too high a rate; 1 raises an alarm."""
         ...
 
     def alarms(self) -> Mapping[str, int]:
@@ -36,7 +36,7 @@ class Rate(Protocol):
 
 @runtime_checkable
 class Drift(Protocol):
-    """What an exporter asks a drift monitor that it is joined to, from its own thread.
+    """The state of a drift monitor, for an exporter joined to it; asked from its thread.
 
     Both mappings are by label; one that is missing counts as 0.
     """
@@ -45,7 +45,7 @@ class Drift(Protocol):
     """When the traffic baseline was frozen, seconds since 1970; None while it is learning."""
 
     def evidence(self) -> Mapping[str, float]:
-        """Return the evidence for a change, as a share of what raises an alarm: 1 alarms.
+        """Return the evidence for a change; 1 raises an alarm.
 
         Linear, so that the evidence of replicas may be averaged.
         """
@@ -58,7 +58,7 @@ class Drift(Protocol):
 
 @runtime_checkable
 class Lines(Protocol):
-    """What an exporter asks an audit log that it is joined to."""
+    """The state of an audit log, for an exporter joined to it."""
 
     lines: int
     """Lines in the log, those of earlier processes included."""
@@ -66,7 +66,7 @@ class Lines(Protocol):
 
 @runtime_checkable
 class Notices(Protocol):
-    """What an exporter asks the guard's notices that it is shown, from its own thread."""
+    """The state of the guard's notices, for an exporter; asked from its thread."""
 
     def overdue(self) -> int:
         """Return how many notices are late by more than one response, or stuck on their way."""
@@ -82,8 +82,17 @@ class ShowsNotices(Protocol):
         ...
 
 
+@runtime_checkable
+class CountsFaults(Protocol):
+    """A sink that can fail without losing the report at hand, in what it keeps for instance."""
+
+    def faults(self) -> int:
+        """Return how often it did since the last call. Called from the generation path."""
+        ...
+
+
 class SinkFactory(Protocol):
-    """What the groups `emoguard.monitors` and `emoguard.exporters` name: the class of a sink.
+    """The class of a sink, named by the groups `emoguard.monitors` and `emoguard.exporters`.
 
     The class may have a class method `check_policy`, which `emoguard check` calls with the same
     options: it raises EmoGuardError where `from_policy` would on this machine, and leaves nothing

@@ -15,8 +15,13 @@ TYPES: dict[str, type] = {
     "model": str,
     "probe": str,
     "identity": str,
+    "backend": str,
+    "finish": str,
+    "call": str,
+    "short": bool,
     "sampled": bool,
 }
+COUNTS = ("completion_tokens", "tokens_scored", "attention_sinks")
 
 LATEST = 253_402_300_800
 """The year 10,000, which no date of Python's can have."""
@@ -55,6 +60,9 @@ def parse(data: Mapping[str, Any]) -> Report:
     for name, wanted in TYPES.items():
         if type(given.get(name, wanted())) is not wanted:
             raise TypeError(f"{name} is no {wanted.__name__}")
+    for name in COUNTS:
+        _count(given.get(name, 0))
+    _number(given.get("overhead_seconds", 0))
     given["created"] = _number(given.get("created", 0))
     if not 0 <= given["created"] < LATEST:
         raise ValueError("it was made at no time")
@@ -68,12 +76,13 @@ def parse(data: Mapping[str, Any]) -> Report:
         for each in given.get("tokens", ())
     )
     if given.get("receipt") is not None:
-        given["receipt"] = Receipt(**given["receipt"])
-        _count(given["receipt"].applied)
+        receipt = given["receipt"] = Receipt(**given["receipt"])
+        for count in (receipt.applied, receipt.clipped, receipt.faulted):
+            _count(count)
     if given.get("notice") is not None:
-        told = given["notice"]
-        lists = {name: tuple(told[name]) for name in ("reasons", "profiles")}
-        given["notice"] = Notice(**{**told, **lists})
+        notice = given["notice"]
+        lists = {name: tuple(notice[name]) for name in ("reasons", "profiles")}
+        given["notice"] = Notice(**{**notice, **lists})
     given["denied"] = tuple(given.get("denied", ()))
     return Report(**given)
 

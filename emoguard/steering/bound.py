@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Move(NamedTuple):
-    """What became of one residual: `h` as stored, None where it stays as it is, to the bit.
+    """The move of one residual: `h` as stored, None if it is unchanged to the bit.
 
     The realised `dose` is ‖h' - h‖/‖h‖. It is `clipped` where the bound cut the step short, or
     limits contradict each other, so that one may not hold; `faulted` where a number was not finite.
@@ -105,7 +105,7 @@ class Mover:
 
 @dataclass(frozen=True, eq=False)
 class Moved:
-    """What became of many residuals: `h` (rows, hidden), the rest (rows,) as in `Move`."""
+    """The moves of many residuals: `h` (rows, hidden), the rest (rows,) as in `Move`."""
 
     h: NDArray[np.floating]
     dose: NDArray[np.float32]

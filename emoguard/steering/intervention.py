@@ -1,4 +1,4 @@
-"""A plan in numbers: what it does at each layer of one model file."""
+"""A plan in numbers: its interventions at each layer of one model file."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Moves:
         self._last[layer] = STILL
 
     def forget(self, layer: int | None = None) -> None:
-        """Forget what was moved since the last token, at one layer or at all."""
+        """Forget the moves since the last token, at one layer or at all."""
         if layer is None:
             self._last.clear()
         else:

@@ -1,4 +1,4 @@
-"""What to steer: per label an added dose, a cap, a floor, or nothing left; plain data."""
+"""The steering plan: per label an added dose, a cap, a floor or an ablation."""
 
 from __future__ import annotations
 
@@ -128,6 +128,6 @@ class Plan:
         return dataclasses.replace(shares, add={k: v * scale for k, v in shares.add.items()})
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what the plan says, as plain JSON data; what it leaves out is left out."""
-        said = dataclasses.asdict(self)
-        return {key: value for key, value in said.items() if value}
+        """Return the plan as plain JSON data without its empty parts."""
+        fields = dataclasses.asdict(self)
+        return {key: value for key, value in fields.items() if value}

@@ -13,7 +13,7 @@ from emoguard.steering.plan import CEILING, Plan
 
 @dataclass(frozen=True)
 class SteeringPolicy:
-    """How far steering may go, and what is steered without being asked."""
+    """The section `steering`: the bound, and the plan of every response."""
 
     max_dose_ratio: Annotated[float, Interval(above=0, most=CEILING)] = 0.1
     """The bound on ‖h' - h‖/‖h‖ of every token, all layers together."""
@@ -30,7 +30,7 @@ class SteeringPolicy:
         self.allow(Plan())
 
     def allow(self, plan: Plan) -> tuple[Plan, Plan | None]:
-        """Return the plan to apply, laid over the standing one, and what was asked if it differs.
+        """Return the plan to apply, laid over the standing one, and the requested if it differs.
 
         Raises:
             EmoGuardError: doses beyond the bound, where they are not to be clipped.

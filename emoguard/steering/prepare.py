@@ -48,16 +48,16 @@ def prepare(plan: Plan, probe: Probe, calibration: Calibration | None, bound: fl
             f"residuals are, and {probe.name} has none: make one with {calibrate_command()}"
         )
     layers = sorted(set(plan.layers or probe.layers))
-    made = [
+    interventions = [
         _intervention(plan, probe, calibration, layer, 1 / len(layers), bound) for layer in layers
     ]
-    return Steering(plan, bound, tuple(made))
+    return Steering(plan, bound, tuple(interventions))
 
 
 def _intervention(  # noqa: PLR0917  (one call, just above)
     plan: Plan, probe: Probe, calibration: Calibration, layer: int, share: float, bound: float
 ) -> Intervention:
-    """Return what `plan` does at one layer, with its `share` of the doses and of the bound."""
+    """Return the intervention of `plan` at one layer, with its `share` of doses and bound."""
     index = probe.layers.index(layer)
     unit = probe.steer[index].astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
@@ -83,7 +83,7 @@ def _intervention(  # noqa: PLR0917  (one call, just above)
 def add(
     directions: NDArray[np.floating], doses: NDArray[np.floating], norm: float
 ) -> NDArray[np.float32]:
-    """Return Δ = Σ d ‖ref‖ v, float32 (hidden,): what a plan adds at one layer.
+    """Return Δ = Σ d ‖ref‖ v, float32 (hidden,): the shift of a plan at one layer.
 
     `directions` (labels, hidden) are unit steer directions, `doses` (labels,) their doses d,
     `norm` the layer's reference norm: the median length of a response token's residual.

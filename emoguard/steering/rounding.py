@@ -1,4 +1,4 @@
-"""What storing a residual in a dtype does to it, and how much room that leaves a step."""
+"""Models the rounding of residuals by their dtype, and the room it leaves a step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONGEST = 1e15
 
 
 class Rounding(NamedTuple):
-    """What storing in a dtype does: its `roundoff`; `store` is from float32 to that and back."""
+    """The rounding of a dtype: its `roundoff`; `store` rounds from float32 and back."""
 
     unit: float
     tiny: float
@@ -31,7 +31,7 @@ class Rounding(NamedTuple):
 
 
 class Allowance(NamedTuple):
-    """How long a step may be.
+    """The longest step allowed.
 
     Before rounding Δ may be share·(b - u)‖h‖ - offset long, no longer. After it, what float32 says
     of ‖h' - h‖ may come to checked·b‖h‖: then its true length is at most b‖h‖.

@@ -37,7 +37,7 @@ class Standing:
     def during(
         self, plan: Plan | Mapping[str, Any], check: Callable[[Plan], None] | None = None
     ) -> AbstractContextManager[None]:
-        """Have `plan`, a Plan or a mapping with its keys, in force in a block, unless refused.
+        """Put `plan`, a Plan or a mapping with its keys, in force in a block, unless refused.
 
         `check` may refuse it where the block begins.
 

@@ -1,1 +1,1 @@
-"""Studies of cause and safety: what prompt, sampling and vector each change in answers."""
+"""Studies of cause and safety: the effects of prompt, sampling and vector on answers."""

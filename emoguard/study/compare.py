@@ -1,4 +1,4 @@
-"""Two models of one family on the same texts: what differs in how they hold the labels."""
+"""Compares the label directions of two models of one family on the same texts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from emoguard.errors import EmoGuardError
 from emoguard.fit import geometry
-from emoguard.fit.directions import neutral_components
 from emoguard.fit.recipe import Recipe, best_layers, layer_scores
 from emoguard.fit.textonly import TEXT_ONLY, counted
+from emoguard.study.comparison import ModelComparison, Paired, Read, Valence
 from emoguard.validate.estimate import Estimate, Sample
 from emoguard.validate.judged import MODEL, Judged, Task, check_crossed, joined, judge
 
@@ -28,92 +28,6 @@ SHUFFLES = 200
 
 LARGEST_CHANCE = 0.95
 """Chance is told as what this share of draws stays below."""
-
-
-@dataclass(frozen=True, eq=False)
-class Read:
-    """What one model made of the texts; both sides of a comparison have the same ones.
-
-    `neutral` are residuals of neutral texts, (texts, layers, hidden).
-    """
-
-    texts: Texts
-    neutral: NDArray[np.float32]
-
-    def states(self, layer: int, recipe: Recipe) -> NDArray[np.float64]:
-        """Return residuals (texts, hidden) without what neutral texts vary in, as steer has it."""
-        out = neutral_components(self.neutral[:, layer], recipe.neutral_variance)
-        states = self.texts.residuals[:, layer].astype(np.float64)
-        return np.asarray(states - (states @ out.T) @ out)
-
-
-@dataclass(frozen=True)
-class Paired:
-    """One number in both models, what is B's more than A's, and the same of the text alone.
-
-    `chance` is what the number is without meaning: .5 for an AUROC, for a correlation what 95 % of
-    permutations stay below, None where it has none.
-    """
-
-    a: Estimate
-    b: Estimate
-    difference: Estimate
-    words: Estimate
-    chance: float | None
-
-
-@dataclass(frozen=True)
-class Valence:
-    """Where valence lies among the principal components of the label directions.
-
-    `rank` is the number, from 1, of the component that correlates most with the signs of valence,
-    `strongest` its |r|, `first` that of the first component, `share` the share of the variance that
-    the component of `rank` has.
-    """
-
-    rank: Paired
-    strongest: Paired
-    first: Paired
-    share: Paired
-
-
-@dataclass(frozen=True)
-class ModelComparison:
-    """What was found in models `a` and `b`, on the same texts, with intervals over topics.
-
-    `separation` is the AUROC of each target on topics held out, `macro` its mean over labels.
-    `cosines` are those of A's and B's steer direction, by target, over `layers`; `overlap` is the
-    mean squared cosine of the principal `angles` (degrees, ascending) between the subspaces of the
-    labels, 1 for the same one. Their chance is what 95 % stay below when the labels of B's texts
-    are shuffled within topics. `by_layer` is the mean cosine over labels at every layer, 0 first.
-
-    The values of these are of directions as they were measured, with noise, and too low for it;
-    their intervals are those of the directions without it, see `_basic`. `ceilings` say how much
-    too low: the cosine that the same direction in A and B would have with independent noise, which
-    is the geometric mean of both models' reliability (`geometry.stepped_up`, from halves of the
-    topics). A and B read the same texts: part of the noise is the same, and a cosine may lie above.
-    NaN where topics are too few to be halved.
-    """
-
-    a: str
-    b: str
-    labels: tuple[str, ...]
-    texts: int
-    topics: int
-    layers: tuple[int, ...]
-    separation: dict[str, Paired]
-    macro: Paired
-    cosines: dict[str, Estimate]
-    cosine: Estimate
-    cosine_chance: float
-    ceilings: dict[str, float]
-    ceiling: float
-    angles: tuple[Estimate, ...]
-    overlap: Estimate
-    overlap_chance: float
-    valence: Valence | None
-    by_layer: tuple[Estimate, ...]
-    ceiling_by_layer: tuple[float, ...]
 
 
 def compare(
@@ -180,7 +94,7 @@ def compare(
 
 @dataclass(frozen=True, eq=False)
 class _Pair:
-    """Two models that read the same texts, and what is computed from both."""
+    """Two models that read the same texts, and the statistics of both."""
 
     task: Task
     a: Read

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emoguard.errors import EmoGuardError
-from emoguard.validate.plots import INK, MUTED, find_pyplot
+from emoguard.validate.plots import INK, MUTED, find_pyplot, save_figure
 
 if TYPE_CHECKING:
-    from emoguard.study.compare import ModelComparison
+    from emoguard.study.comparison import ModelComparison
 
 SIDES = (("A", "#2c5fb5", 0.14), ("B", "#b5452c", -0.14))
 """Name, colour and place of each model's mark."""
@@ -31,7 +31,7 @@ def draw(found: ModelComparison, path: Path) -> None:
     _layers(right, found)
     figure.suptitle(f"A: {Path(found.a).name}    B: {Path(found.b).name}", fontsize=10)
     try:
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)
     except OSError as error:
         raise EmoGuardError(f"{path} cannot be written: {error}") from error
     finally:
@@ -42,9 +42,9 @@ def _labels(axis: Any, found: ModelComparison) -> None:
     rows = list(found.separation.items())[::-1]
     for place, (_, each) in enumerate(rows):
         for (name, colour, shift), value in zip(SIDES, (each.a, each.b), strict=True):
-            told = f"model {name}" if place == 0 else None
+            legend = f"model {name}" if place == 0 else None
             axis.plot([value.low, value.high], [place + shift] * 2, color=colour, linewidth=2)
-            axis.plot(value.value, place + shift, "o", color=colour, markersize=5, label=told)
+            axis.plot(value.value, place + shift, "o", color=colour, markersize=5, label=legend)
         axis.plot(
             each.words.value, place, "|", color=INK, markersize=13,
             label="text alone" if place == 0 else None,

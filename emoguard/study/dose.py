@@ -1,4 +1,4 @@
-"""Does steering do anything? Dose and response on generated text, against random directions.
+"""Measures dose and response of steering on generated text, against random directions.
 
 The judge is not our probe: a score of the text alone. A label's effect is the paired difference
 between what the model says steered and unsteered after the same prompts. Half of the prompts choose
@@ -17,6 +17,7 @@ import numpy as np
 
 from emoguard.errors import EmoGuardError
 from emoguard.steering.plan import CEILING, Plan
+from emoguard.study.regimes import Reading, Regime, read
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
 
 DOSES = (0.05, 0.1, 0.2, 0.4)
 """Tried on the first half of the prompts, in both directions."""
-
-MOST_PERPLEXITY = 1.5
-MOST_REPETITION = 0.1
-"""A dose is coherent when the unsteered model finds the texts at most half as surprising again as
-its own, and no more than a tenth more of their word triples are repeated."""
 
 RESAMPLES = 4000
 
@@ -76,7 +72,7 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class Effect:
-    """What one dose of one label does, with 95 % intervals (paired bootstrap over prompts)."""
+    """The effect of one dose of one label, with 95 % intervals (paired bootstrap over prompts)."""
 
     dose: float
     """Asked for, signed, all layers together."""
@@ -93,6 +89,10 @@ class Effect:
     """Perplexity of the steered texts under the unsteered model over that of its own."""
     repetition: float
     """Share of word triples that are repeats, steered minus unsteered."""
+    distinct: float
+    """Share of words that are distinct, steered minus unsteered."""
+    foreign: float
+    """Share of letters outside the Latin script, steered minus unsteered."""
     p: float | None = None
     """One-sided: share of random directions (the label's own counted) that do at least as much."""
     random_low: float | None = None
@@ -100,9 +100,9 @@ class Effect:
     """Central 95 % of the effects of random directions at this dose."""
 
     @property
-    def coherent(self) -> bool:
-        """Return whether the texts are still the model's own in kind."""
-        return self.perplexity_ratio <= MOST_PERPLEXITY and self.repetition <= MOST_REPETITION
+    def regime(self) -> Regime:
+        """Return how the texts read: surgical, repetitive or broken."""
+        return Reading(self.perplexity_ratio, self.repetition, self.distinct, self.foreign).regime
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class LabelResult:
     """Which way the judge's score should go when the label is added."""
     curve: tuple[Effect, ...]
     chosen: float
-    """The coherent dose with the largest effect in the expected direction on the first half."""
+    """The surgical dose with the largest effect in the expected direction on the first half."""
     test: tuple[Effect, Effect]
     """At the chosen dose, and at its negative (the sign flip), on the second half."""
     default: tuple[Effect, Effect]
@@ -123,7 +123,7 @@ class LabelResult:
 
 @dataclass(frozen=True)
 class DoseResult:
-    """What was measured, and on what."""
+    """The results of a dose measurement."""
 
     labels: tuple[LabelResult, ...]
     prompts: int
@@ -155,8 +155,10 @@ def measure(
     trial = _Trial(stage, judge, progress)
     first, second = prompts[::2], prompts[1::2]
     signed = sorted(sign * dose for dose in doses for sign in (1, -1))
-    said = trial.speak("choosing doses", first, [(n, d) for n, _ in labels for d in signed])
-    curves = {n: tuple(trial.effect(said, (n, d)) for d in signed) for n, _ in labels}
+    continuations = trial.speak(
+        "choosing doses", first, [(n, d) for n, _ in labels for d in signed]
+    )
+    curves = {n: tuple(trial.effect(continuations, (n, d)) for d in signed) for n, _ in labels}
     chosen = {name: _choose(curves[name], sign) for name, sign in labels}
     tests: dict[str, tuple[Effect, Effect]] = {}
     for dose in sorted({*chosen.values()}):
@@ -172,8 +174,8 @@ def measure(
 
 
 @dataclass(frozen=True)
-class _Said:
-    """What was said to some prompts: per condition one text per prompt, unsteered several."""
+class _Continuations:
+    """Continuations of some prompts: one per condition and prompt, several unsteered."""
 
     prompts: Sequence[str]
     bound: float
@@ -182,7 +184,7 @@ class _Said:
 
 
 class _Trial:
-    """Has conditions spoken and compares them with what is said unsteered in the same batch."""
+    """Generates under conditions and compares with unsteered text of the same batch."""
 
     def __init__(self, stage: Stage, judge: Judge, progress: Progress) -> None:
         self._stage = stage
@@ -202,13 +204,13 @@ class _Trial:
         """Return each label's effect at `dose` and at its negative, against random directions."""
         tested = [(name, s * dose) for name, _ in labels for s in (1, -1)]
         randoms = [(name, dose) for name in self._stage.randoms]
-        said = self.speak(what, prompts, [*tested, *randoms], bound)
-        null = np.array([self._differences(said, each).mean() for each in randoms])
-        self.plain += [self._unsteered(said, n) for n in range(len(prompts))]
+        continuations = self.speak(what, prompts, [*tested, *randoms], bound)
+        null = np.array([self._differences(continuations, each).mean() for each in randoms])
+        self.plain += [self._unsteered(continuations, n) for n in range(len(prompts))]
         return {
             name: (
-                _against(self.effect(said, (name, dose)), null, sign),
-                _against(self.effect(said, (name, -dose)), null, -sign),
+                _against(self.effect(continuations, (name, dose)), null, sign),
+                _against(self.effect(continuations, (name, -dose)), null, -sign),
             )
             for name, sign in labels
         }
@@ -219,61 +221,73 @@ class _Trial:
         prompts: Sequence[str],
         conditions: Sequence[tuple[str, float]],
         bound: float = CEILING,
-    ) -> _Said:
-        """Have every prompt continued under every (label, dose), and unsteered."""
+    ) -> _Continuations:
+        """Continue every prompt under every (label, dose), and unsteered."""
         plans: list[Plan | None] = [Plan(add={label: dose}) for label, dose in conditions]
-        said = _Said(prompts, bound, {condition: [] for condition in conditions}, [])
+        continuations = _Continuations(
+            prompts, bound, {condition: [] for condition in conditions}, []
+        )
         with self._stage.bounded(bound) as speak:
             for number, prompt in enumerate(prompts):
                 self._progress(what, number, len(prompts))
                 spoken = speak(prompt, [*plans, *[None] * UNSTEERED])
                 for condition, each in zip(conditions, spoken, strict=False):
-                    said.steered[condition].append(each)
-                said.plain.append(spoken[len(conditions) :])
+                    continuations.steered[condition].append(each)
+                continuations.plain.append(spoken[len(conditions) :])
         self._progress(what, len(prompts), len(prompts))
-        return said
+        return continuations
 
-    def effect(self, said: _Said, condition: tuple[str, float]) -> Effect:
-        """Return what one condition did, without a null."""
-        differences = self._differences(said, condition)
-        steered = said.steered[condition]
-        surprise, repeats = [], []
-        for prompt, each, plain in zip(said.prompts, steered, said.plain, strict=True):
-            own = np.mean([self._surprise(prompt, p.text) for p in plain])
-            surprise.append(self._surprise(prompt, each.text) - own)
-            own = np.mean([repetition(p.text) for p in plain])
-            repeats.append(repetition(each.text) - own)
+    def effect(self, continuations: _Continuations, condition: tuple[str, float]) -> Effect:
+        """Return the effect of one condition, without a null."""
+        differences = self._differences(continuations, condition)
+        steered = continuations.steered[condition]
+        own = [
+            (p.text, self._surprise(prompt, p.text))
+            for prompt, plain in zip(continuations.prompts, continuations.plain, strict=True)
+            for p in plain
+        ]
+        reading = read(
+            [
+                (each.text, self._surprise(prompt, each.text))
+                for prompt, each in zip(continuations.prompts, steered, strict=True)
+            ],
+            own,
+        )
         low, high = interval(differences)
         return Effect(
             dose=condition[1],
-            bound=said.bound,
+            bound=continuations.bound,
             realised=float(np.median([each.dose for each in steered])),
             clipped=float(np.mean([each.clipped for each in steered])),
             effect=float(differences.mean()),
             low=low,
             high=high,
-            perplexity_ratio=float(np.exp(np.mean(surprise))),
-            repetition=float(np.mean(repeats)),
+            perplexity_ratio=reading.ratio,
+            repetition=reading.repetition,
+            distinct=reading.distinct,
+            foreign=reading.foreign,
         )
 
-    def _differences(self, said: _Said, condition: tuple[str, float]) -> NDArray[np.float64]:
+    def _differences(
+        self, continuations: _Continuations, condition: tuple[str, float]
+    ) -> NDArray[np.float64]:
         """Return the judge's score per prompt, steered minus unsteered, (prompts,)."""
-        steered = said.steered[condition]
+        steered = continuations.steered[condition]
         return np.array(
-            [self._judge(e.text) - self._unsteered(said, n) for n, e in enumerate(steered)]
+            [self._judge(e.text) - self._unsteered(continuations, n) for n, e in enumerate(steered)]
         )
 
-    def _unsteered(self, said: _Said, number: int) -> float:
-        return float(np.mean([self._judge(each.text) for each in said.plain[number]]))
+    def _unsteered(self, continuations: _Continuations, number: int) -> float:
+        return float(np.mean([self._judge(each.text) for each in continuations.plain[number]]))
 
 
 def _choose(curve: Sequence[Effect], sign: int) -> float:
-    """Return the coherent dose that moves the judge furthest the expected way, else the least."""
+    """Return the surgical dose that moves the judge furthest the expected way, else the least."""
     up = [effect for effect in curve if effect.dose > 0]
-    coherent = [effect for effect in up if effect.coherent]
-    if not coherent:
+    surgical = [effect for effect in up if effect.regime == "surgical"]
+    if not surgical:
         return min(effect.dose for effect in up)
-    return max(coherent, key=lambda effect: sign * effect.effect).dose
+    return max(surgical, key=lambda effect: sign * effect.effect).dose
 
 
 def _against(effect: Effect, null: NDArray[np.float64], sign: int) -> Effect:
@@ -291,10 +305,3 @@ def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
     means = rng.choice(differences, (RESAMPLES, len(differences))).mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
-
-
-def repetition(text: str) -> float:
-    """Return the share of word triples that occurred before in the text."""
-    words = text.lower().split()
-    triples = [tuple(words[n : n + 3]) for n in range(len(words) - 2)]
-    return 1 - len(set(triples)) / len(triples) if triples else 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from emoguard.runtime.attach import attach
 from emoguard.runtime.speaker import BatchSpeaker, Prompt, Speaker
 from emoguard.steering.plan import Plan
 from emoguard.steering.policy import SteeringPolicy
+from emoguard.study.directions import with_directions
 from emoguard.study.dose import Speak, Spoken
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class SpeakerStage:
         ]
 
     def _prompt_ids(self, prompt: str) -> list[int]:
-        """Return what comes before a continuation: a question, where one is asked, and opening."""
+        """Return the prompt of a continuation: the question, if one is asked, and the opening."""
         if not self._speaker.has_template:
             return self._speaker.door.tokenize(prompt)
         opening = self._speaker.door.tokenize(prompt, special=False)
@@ -126,27 +126,11 @@ def with_random_directions(
     A direction is drawn once, uniformly, and is the same at every layer: what is added at one layer
     is then not undone at the next. A label's direction turns from layer to layer, so random ones
     move further in all at the same dose (figures: docs/evidence/steering.md), which makes it harder
-    for a label to stand out. Their limits are all 0: they are only for adding.
+    for a label to stand out.
     """
     rng = np.random.default_rng(seed)
     drawn = rng.normal(size=(len(names), probe.hidden))
     drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
     layers = len(probe.layers)
-    more = np.broadcast_to(drawn.astype(np.float32), (layers, *drawn.shape))
-    ones = np.ones(len(names), np.float32)
-    grid = np.zeros((len(calibration.means), len(names)), np.float32)
-    return dataclasses.replace(
-        probe,
-        labels=(*probe.labels, *names),
-        read=np.concatenate([probe.read, more], axis=1),
-        steer=np.concatenate([probe.steer, more], axis=1),
-    ), dataclasses.replace(
-        calibration,
-        location=np.concatenate([calibration.location, 0 * ones]),
-        scale=np.concatenate([calibration.scale, ones]),
-        means=np.concatenate([calibration.means, grid], axis=1),
-        limits=np.concatenate(
-            [calibration.limits, np.broadcast_to(grid, (layers, *grid.shape))], axis=2
-        ),
-        curve=None,  # nobody is alarmed here
-    )
+    same = np.broadcast_to(drawn.astype(np.float32), (layers, *drawn.shape))
+    return with_directions(probe, calibration, {name: same[:, n] for n, name in enumerate(names)})

@@ -24,6 +24,7 @@ from emoguard.testing.reports import (
     put_reading,
 )
 from emoguard.testing.sinks import BlockedSink, FailingSink, ListSink, check_sink
+from emoguard.testing.speaker import FakeSpeaker
 
 __all__ = [
     "CHECKS",
@@ -35,6 +36,7 @@ __all__ = [
     "FakeJoint",
     "FakeModel",
     "FakeResiduals",
+    "FakeSpeaker",
     "Harness",
     "ListSink",
     "check_sink",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Harness(Protocol):
-    """What a plug-in's tests provide so that the checks can drive its runtime."""
+    """The harness that a plug-in's tests provide, so that the checks can drive its runtime."""
 
     model: Any
     prompts: Sequence[Sequence[int]]

@@ -1,1 +1,1 @@
-"""Does a direction mean anything? Transfer, the text alone, chance and intervals to all numbers."""
+"""Judges directions: transfer, the text alone, chance, and intervals for all numbers."""

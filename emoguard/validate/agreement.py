@@ -1,4 +1,4 @@
-"""Do files of the same weights say the same, and does the company a text is read in matter?"""
+"""Compares files of the same weights, and checks that rows do not depend on their batch."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Invariance:
-    """Rows must not depend on what else is in the batch: largest differences, wanted below 1e-3.
+    """The largest differences of rows by their batch, wanted below 1e-3.
 
     `batch`: mean residuals of texts run together against one by one, as a share of their length;
     `padding`: z of rows of a left-padded batch against the same prompts alone, None where a runtime

@@ -1,4 +1,4 @@
-"""Do two halves of the texts, without a topic in common, give the same directions?"""
+"""Measures the agreement of directions from two halves of the texts without common topics."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ MODEL = "model"
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be told apart: label `names`, and an axis from the negative to the positive ones.
+    """The targets to tell apart: label `names`, and an axis from negative to positive ones.
 
     `signs` are +1 or -1 per name. `targets` are what a number is reported for: the names, and the
     axis if it has one.
@@ -40,7 +40,7 @@ class Task:
 
     @property
     def columns(self) -> list[int]:
-        """Return the targets that are names: what a macro average runs over."""
+        """Return the columns of names: a macro average runs over them."""
         return list(range(len(self.names)))
 
     def positives(self, labels: NDArray[np.str_]) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""What directions without meaning reach on the same texts."""
+"""Measures how far directions without meaning get on the same texts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DIRECTIONS = 600
 
 @dataclass(frozen=True)
 class Spread:
-    """How far AUROC of meaningless directions strays from one half.
+    """The spread of meaningless directions' AUROC around one half.
 
     Standard deviations on the normal scale, Φ⁻¹(AUROC), on which that of a random direction is
     about normal: of one target, and of the mean over names.
@@ -43,7 +43,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Chance:
-    """What directions without meaning reach on the same texts.
+    """Measures how far directions without meaning get on the same texts.
 
     A bootstrap interval does not hold this: a random direction, read on more and more texts, goes
     on favouring some label, because labels differ along most directions. `left_out`: the recipe
@@ -61,7 +61,7 @@ class Chance:
 
     @property
     def recipe(self) -> float:
-        """Return what some target of a meaningless recipe exceeds in 5 % of cases."""
+        """Return the level that some target of a meaningless recipe exceeds in 5 % of cases."""
         return _level(self.left_out.target, ERROR / self.targets)
 
     @property
@@ -71,7 +71,7 @@ class Chance:
 
     @property
     def file(self) -> float:
-        """Return what some target of a meaningless file exceeds in 5 % of cases."""
+        """Return the level that some target of a meaningless file exceeds in 5 % of cases."""
         return _level(max(s.target for s in self._files), ERROR / self.targets)
 
     @property
@@ -174,7 +174,7 @@ def _point_areas(task: Task, fitted: Fitted, test: Texts) -> NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """How each layer alone does on corpora it was not fitted on, corrected for choosing the best.
+    """The AUROC of each layer alone on left-out corpora, corrected for choosing the best.
 
     `areas`, by layer, are macro AUROC averaged over the corpora left out. `level` is what the best
     layer reaches in 5 % of permutations of the test labels, `p` the share of permutations (the

@@ -1,4 +1,4 @@
-"""What the monitor really watches: the model's own responses, beside a detector of their text."""
+"""Judges the monitor on the model's own responses, beside detectors of their text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FALLBACK = 0.05
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model is asked.
+    """A prompt to the model, with its kind.
 
     `persona` prompts tell it to speak as somebody in the grip of `label`; `benign` ones ask for
     help with it, or for a text about it; `neutral` ones have no label.
@@ -40,7 +40,7 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """What it said, and z of every token, (tokens, labels)."""
+    """A response, and z of every token, (tokens, labels)."""
 
     prompt: Prompt
     text: str
@@ -96,7 +96,7 @@ class OnPolicy:
 def prompts(kind: Literal["persona", "benign"]) -> list[Prompt]:
     """Return the package's own prompts of a kind; written for this project, Apache-2.0."""
     text = (files("emoguard.fit") / "prompts" / f"{kind}.tsv").read_text(encoding="utf-8")
-    pairs = [line.split("\t", 1) for line in text.splitlines() if line.strip()]
+    pairs = [line.split("\t", 1) for line in text.split("\n") if line.strip()]
     return [Prompt(kind, label, asked) for label, asked in pairs]
 
 
@@ -159,7 +159,7 @@ def on_policy(
 
 @dataclass(frozen=True, eq=False)
 class _Groups:
-    """Which responses are neutral, persona of a label, benign of a label; each (responses,)."""
+    """Masks of neutral, persona and benign responses of a label, each (responses,)."""
 
     neutral: NDArray[np.bool_]
     persona: NDArray[np.bool_]

@@ -1,4 +1,4 @@
-"""Where the labels lie in the plane of the first two components of their directions."""
+"""Places the labels in the plane of the first two components of their directions."""
 
 from __future__ import annotations
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emoguard import keptfile
 from emoguard.errors import EmoGuardError
 from emoguard.extras import install_command
 
@@ -30,6 +32,19 @@ PLACES = (
 """Where a name may stand beside its point: the offset in points of type, and what is aligned."""
 
 
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure of matplotlib as a picture, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+        ValueError: the name ends in nothing that pictures are called.
+
+    """
+    data = io.BytesIO()
+    figure.savefig(data, dpi=150, format=path.suffix.removeprefix(".") or "png")
+    keptfile.replace(path, data.getvalue())
+
+
 def draw(found: Validation, folder: Path, title: str) -> list[str]:
     """Write the pictures into `folder` and return their file names.
 
@@ -49,7 +64,7 @@ def draw(found: Validation, folder: Path, title: str) -> list[str]:
         figure = make(pyplot, found, title)
         if figure is not None:
             try:
-                figure.savefig(folder / name, dpi=150)
+                save_figure(figure, folder / name)
             except OSError as error:
                 raise EmoGuardError(f"{folder / name} cannot be written: {error}") from error
             finally:

@@ -1,4 +1,4 @@
-"""Texts as a model read them: what everything in validation is computed from."""
+"""Texts with a model's residuals: the input of every validation."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Texts:
 
     @property
     def clusters(self) -> NDArray[np.str_]:
-        """Return what is held out and resampled together, (texts,): topics, or single texts."""
+        """Return the clusters to hold out and resample, (texts,): topics, or single texts."""
         if len(np.unique(self.topics)) >= FEWEST_TOPICS:
             return self.topics
         return np.array([str(n) for n in range(len(self))])
 
     @property
     def pooled(self) -> Pooled:
-        """Return what directions are fitted on."""
+        """Return the residuals, labels and topics to fit directions on."""
         return Pooled(self.residuals, self.labels, self.topics)
 
     def take(self, rows: NDArray[np.bool_]) -> Texts:

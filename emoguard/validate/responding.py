@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ from emoguard.validate.agreement import (
     padding_difference,
     read_z,
 )
-from emoguard.validate.card import Blocks
+from emoguard.validate.carddata import Blocks
 from emoguard.validate.onpolicy import FALLBACK, Prompt, Response, on_policy, prompts
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ TOGETHER = 24
 
 @dataclass(frozen=True)
 class Hearing:
-    """Which responses are made, and the file they are kept in."""
+    """The responses to make, and the file they are kept in."""
 
     file: Path
     neutral: int
@@ -59,7 +60,7 @@ class Hearing:
     languages: tuple[str, ...]
 
     def prompts(self) -> list[Prompt]:
-        """Return what is asked: neutral prompts no calibration has seen, persona, benign."""
+        """Return the prompts: neutral ones that no calibration has seen, persona, benign."""
         held_out = corpora.neutral_prompts()[corpora.CALIBRATING :][: self.neutral]
         found = [Prompt("neutral", "", text) for text in held_out]
         for each in self.languages:
@@ -82,7 +83,7 @@ def blocks(
     hearing: Hearing,
     progress: Progress,
 ) -> Blocks:
-    """Return what needs the model at hand: on-policy, other files, invariance.
+    """Return the measurements that need the model: on-policy, other files, invariance.
 
     `speaker` is the file that responds, `exact` the one that read the texts; `also` open others of
     the same weights.
@@ -95,14 +96,14 @@ def blocks(
     guard = Guard(probe, calibrations, Policy(labels=probe.labels))
     calibration = calibrated(probe, calibrations, speaker.door.identity)
     asked = hearing.prompts()
-    said = _responses(speaker, asked, hearing, progress)
+    generated = _responses(speaker, asked, hearing, progress)
     z = []
-    for number, each in enumerate(said, 1):
+    for number, each in enumerate(generated, 1):
         z += read_z(speaker.door, probe, calibration, [each], task.targets)
-        progress("reading responses", number, len(said))
+        progress("reading responses", number, len(generated))
     heard = [
         Response(prompt, speaker.decode(each.token_ids), rows)
-        for prompt, each, rows in zip(asked, said, z, strict=True)
+        for prompt, each, rows in zip(asked, generated, z, strict=True)
     ]
     alarms = guard.policy.alarms
     measured = on_policy(
@@ -113,9 +114,9 @@ def blocks(
         window=alarms.window_tokens,
         hysteresis=alarms.hysteresis_sd,
     )
-    chosen = _spread(len(said), COMPARED)
+    chosen = _spread(len(generated), COMPARED)
     some = _Some(
-        [said[n] for n in chosen],
+        [generated[n] for n in chosen],
         [z[n] for n in chosen],
         np.array([asked[n].kind == "neutral" for n in chosen]),
     )
@@ -180,8 +181,8 @@ def _responses(
         progress("responding", len(found), len(texts))
         return len(found) == len(texts)
 
-    file = AnswerFile(hearing.file, bound)
-    file.extend(made, enough)
+    with closing(AnswerFile(hearing.file, bound)) as file:
+        file.extend(made, enough)
     return file.answers
 
 
@@ -230,20 +231,20 @@ def _agreement(
     name, window = other.door.identity.quantisation, alarms.window_tokens
     progress(f"comparing with {name}", 0, 1)
     doors = (speaker.door, other.door)
-    made = [guard.calibration(door.identity) for door in doors]
+    calibrated_files = [guard.calibration(door.identity) for door in doors]
     certified = [_certified(guard.probe, calibrations, door.identity, task) for door in doors]
     z = some.z
-    if made[1] is None:
+    if calibrated_files[1] is None:
         # Both on the same answers, the neutral ones among these: one on more would tell how much
         # calibrations differ, not files.
         plain = [a for a, n in zip(some.said, some.neutral, strict=True) if n]
         plain = [a for a in plain if len(a.token_ids) >= SHORTEST]
-        made = [measure(door, guard.probe, plain) for door in doors]
+        calibrated_files = [measure(door, guard.probe, plain) for door in doors]
         certified = [[None] * len(task.targets)] * 2
-        z = read_z(doors[0], guard.probe, made[0], some.said, task.targets)
+        z = read_z(doors[0], guard.probe, calibrated_files[0], some.said, task.targets)
     again, read = (
         read_z(door, guard.probe, own, some.said, task.targets)
-        for door, own in zip(doors, made, strict=True)
+        for door, own in zip(doors, calibrated_files, strict=True)
     )
     progress(f"comparing with {name}", 1, 1)
     return agreement(

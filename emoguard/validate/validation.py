@@ -1,4 +1,4 @@
-"""Everything about a probe that stored residuals can tell, in one pass over the checks."""
+"""Runs every check of a probe that stored residuals allow."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Shuffled:
-    """What the same procedure gives on a corpus whose labels are shuffled: macro AUROC, top-1."""
+    """The macro AUROC and top-1 of the same procedure on a corpus with shuffled labels."""
 
     macro: float
     top1: float
@@ -54,7 +54,7 @@ class Shuffled:
 
 @dataclass(frozen=True)
 class Validation:
-    """What was measured. Where a mapping is by corpus, its key is the corpus that was tested.
+    """The results of a validation. Mappings by corpus have the tested corpus as key.
 
     `recipe` numbers are of directions fitted without the tested texts; `file` numbers are of the
     probe's own directions, which were fitted on all of them.

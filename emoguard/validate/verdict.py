@@ -13,7 +13,7 @@ LEAST = 0.70
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a verdict is made of.
+    """The evidence of a verdict.
 
     `recipe` is the AUROC on corpora left out of the fit, None when no other corpus has the label;
     `words` the best text-only detector on the same texts. `held_out` is that on topics left out
@@ -34,7 +34,7 @@ class Evidence:
 
 
 def verdict(evidence: Evidence) -> Verdict:
-    """Return the lower of what the recipe and the file deserve.
+    """Return the lower of the recipe's and the file's verdicts.
 
     `usable`: the whole interval of the transfer lies above .70 and the text alone. `weak`: the
     interval lies above what directions without meaning reach, as it does for a label that no second

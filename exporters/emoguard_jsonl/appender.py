@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
-from emoguard import regularfile
+from emoguard import keptfile, regularfile
+
+State = Literal["here", "moved", "deleted", "cut"]
 
 
 class Appender:
@@ -22,17 +25,19 @@ class Appender:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        is_new = not path.exists()
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             regularfile.check(self._handle)
+            if is_new:
+                keptfile.sync(path.parent)  # its name, or a power loss takes the lines with it
         except OSError:
             os.close(self._handle)
             raise
-        stat = os.fstat(self._handle)
-        self._place = stat.st_dev, stat.st_ino
-        self.size = stat.st_size
-        self._torn = self.size > 0 and os.pread(self._handle, 1, self.size - 1) != b"\n"
-        self.left = b""
+        found = os.fstat(self._handle)
+        self._place = found.st_dev, found.st_ino
+        self.size, self._torn, self.left = 0, False, b""
+        self._look_at_end(found.st_size)
 
     def append(self, data: bytes) -> None:
         """Write one line; where the system takes only a part of it, take the part back.
@@ -52,20 +57,23 @@ class Appender:
         self.size += len(whole)
         self._torn, self.left = False, b""
 
-    def _take_back(self, part: bytes) -> None:
-        try:
-            os.ftruncate(self._handle, os.fstat(self._handle).st_size - len(part))
-        except OSError:  # the file may be set to append-only: then the part stays, torn
-            self.left = part.removeprefix(b"\n")
-            self._torn = bool(self.left) or (self._torn and not part)
+    def look(self) -> State:
+        """Return what others did with the file since the last line: something appended is `here`.
 
-    def is_at_its_path(self) -> bool:
-        """Return whether the path still leads to this file: somebody may have moved it."""
+        A file that was cut, or added to, is gone on with from where it ends now.
+        """
         try:
-            stat = os.stat(self._path)  # noqa: PTH116  (Path.stat takes twice the time)
+            found = os.stat(self._path)  # noqa: PTH116  (Path.stat takes twice the time)
         except OSError:
-            return False
-        return (stat.st_dev, stat.st_ino) == self._place
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != self._place:
+            return "moved" if os.fstat(self._handle).st_nlink else "deleted"
+        before = self.size + len(self.left)
+        if found.st_size == before:
+            return "here"
+        self._look_at_end(found.st_size)
+        self.left = b""
+        return "cut" if found.st_size < before else "here"
 
     def sync(self) -> None:
         """Wait until everything is on disk."""
@@ -74,3 +82,14 @@ class Appender:
     def close(self) -> None:
         """Close the file. Call once."""
         os.close(self._handle)
+
+    def _look_at_end(self, size: int) -> None:
+        self.size = size
+        self._torn = size > 0 and os.pread(self._handle, 1, size - 1) != b"\n"
+
+    def _take_back(self, part: bytes) -> None:
+        try:
+            os.ftruncate(self._handle, os.fstat(self._handle).st_size - len(part))
+        except OSError:  # the file may be set to append-only: then the part stays, torn
+            self.left = part.removeprefix(b"\n")
+            self._torn = bool(self.left) or (self._torn and not part)

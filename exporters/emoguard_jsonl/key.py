@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hmac
+import logging
 import os
 import re
 import secrets
+import stat
 from pathlib import Path
 from typing import Self
 
-from emoguard import regularfile
+from emoguard import keptfile, regularfile
 from emoguard.errors import EmoGuardError
+
+log = logging.getLogger("emoguard")
 
 BYTES = 32
 
@@ -38,10 +42,17 @@ class Key:
         """
         try:
             text = regularfile.read(path, 1024)
+            mode = stat.S_IMODE(Path(path).stat().st_mode)
         except OSError as error:
             raise EmoGuardError(
                 f"the audit key cannot be read ({error}): make one with emoguard audit key {path}"
             ) from error
+        if mode & 0o077:
+            log.warning(
+                "the audit key %s is open to others (mode %o), who can forge the log: chmod 600 it",
+                path,
+                mode,
+            )
         return cls._parse(text.decode("ascii", "replace"), str(path))
 
     @classmethod
@@ -66,12 +77,8 @@ class Key:
         """
         secret = secrets.token_bytes(BYTES)
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                file.write(secret.hex() + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except (OSError, ValueError) as error:
+            keptfile.create(path, f"{secret.hex()}\n".encode("ascii"), 0o600)
+        except OSError as error:
             raise EmoGuardError(f"the audit key cannot be written: {error}") from error
         return cls(secret)
 

@@ -2,46 +2,58 @@
 
 from __future__ import annotations
 
-import fcntl
+import logging
 import math
-import os
-import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from emoguard import jsontext
+from emoguard import jsontext, keptfile
 from emoguard.clock import Clock, Moment, elapsed
 from emoguard.errors import EmoGuardError
 from emoguard.records import Alert, Report
-from emoguard.writable import check_writable
-from emoguard_jsonl import line, rows
+from emoguard_jsonl import line, rows, start
 from emoguard_jsonl.appender import Appender
+from emoguard_jsonl.head import Head
 from emoguard_jsonl.key import Key
-from emoguard_jsonl.parts import last_line, rotated, torn
+from emoguard_jsonl.parts import last_line, rotated
 
 if TYPE_CHECKING:
     from emoguard.site import Site
 
+log = logging.getLogger("emoguard")
+
 MIB = 1024 * 1024
+
+MOVED = {
+    "moved": "the audit log %s was renamed by somebody else: line %d begins a new file",
+    "deleted": "the audit log %s was deleted while it was written: lines before %d are gone",
+    "cut": "the audit log %s was cut while it was written, before line %d: lines are gone where "
+    "they were not copied (with logrotate give create, not copytruncate)",
+}
 
 
 class AuditLog:
-    """Appends reports to the file `path`, which only its owner can read.
+    """Appends reports to the file that `path` leads to, which only its owner can read.
 
     A file of `rotate_mib` MiB, or whose first report is older than `rotate_hours`, is renamed to
     `path.<number of its first line>` and the chain goes on in a new one; nothing is ever deleted.
     After the clock was set back a file may be renamed early, never late (`now` tells the moment).
     While reports come in, lines are on disk (fsync) after `fsync_seconds` at the latest: at 0 after
-    each, at None when the system pleases. They survive the death of this process in any case. A
-    restart continues the chain. One process at a time: it holds `path.lock`. `lines` is the number
-    of the last line. POSIX only.
+    each, at None when the system pleases. They survive the death of this process in any case.
+    `lines` is the number of the last line.
+
+    A restart continues the chain. How far it went is noted in `head`, by default
+    `path.state/head`, whenever lines are brought to disk: where the log does not go so far any
+    more, this is logged and counted, and the chain goes on from the note. One process at a time,
+    which holds `path.lock`; a forked child has no part in it. POSIX only.
 
     Raises:
-        EmoGuardError: another process writes this log; its last line is not by this key; it cannot
+        EmoGuardError: somebody else writes this log; its last line is not by this key; it cannot
             be written.
 
     """
@@ -54,33 +66,43 @@ class AuditLog:
         rotate_mib: float = 64,
         rotate_hours: float | None = None,
         fsync_seconds: float | None = 1,
+        head: str | Path | None = None,
         now: Callable[[], Moment] | None = None,
     ) -> None:
         _check("rotate_mib", rotate_mib, 0.001)
         _check("rotate_hours", rotate_hours, 0.001)
         _check("fsync_seconds", fsync_seconds, 0)
-        self.path = Path(path)
         self._key = key
         self._most_bytes = rotate_mib * MIB
         self._most_seconds = math.inf if rotate_hours is None else rotate_hours * 3600
         self._fsync_seconds = math.inf if fsync_seconds is None else fsync_seconds
         self._mutex = threading.Lock()
-        self._owner = os.getpid()
+        self._failed = self._counted = 0
+        self._logged = False
+        self._torn: str | None = None
         self._now = now or Clock()
         self._began: tuple[int, Moment] | None = None
-        self._synced = 0.0
+        self._synced = time.monotonic()
         try:
-            self._lock = _lock(self.path)
-            try:
-                last = last_line(self.path, key)
-                self._torn = torn(self.path, last)
+            self.path = keptfile.resolved(path)
+            # In a folder: what rotates logs by a pattern of their names leaves folders alone.
+            self._note = keptfile.resolved(head or f"{self.path}.state/head")
+            with ExitStack() as stack:
+                self._locks = [keptfile.Lock(self.path)]
+                stack.callback(self._locks[0].release)
+                if head is not None:  # another log must not note its end in the same file
+                    self._locks.append(keptfile.Lock(self._note))
+                    stack.callback(self._locks[1].release)
+                found = start.find(self.path, self._note, key)
                 self._file: Appender | None = self._opened()
-            except BaseException:
-                os.close(self._lock)
-                raise
-        except (OSError, ValueError) as error:
+                stack.pop_all()
+        except keptfile.HeldError as error:
+            raise EmoGuardError(f"the audit log {error}") from error
+        except OSError as error:
             raise EmoGuardError(f"the audit log cannot be written: {error}") from error
-        self.lines, self._last = (last.number, last.mac) if last else (0, secrets.token_hex(32))
+        self.lines, self._last = found.last
+        self._torn = found.torn
+        self._say(found)
 
     @classmethod
     def from_policy(
@@ -94,14 +116,20 @@ class AuditLog:
         rotate_mib: float = 64,
         rotate_hours: float | None = None,
         fsync_seconds: float | None = 1,
+        head_file: str | None = None,
     ) -> Self:
-        """Open the log with a key from a file, which `create_key` may make, or the environment."""
+        """Open the log with a key from a file, which `create_key` may make, or the environment.
+
+        `head_file` is where the last line is noted: on another volume it shows that a log was cut
+        or lost.
+        """
         return cls(
             path,
             _key(key_file, key_env, create=create_key),
             rotate_mib=rotate_mib,
             rotate_hours=rotate_hours,
             fsync_seconds=fsync_seconds,
+            head=head_file,
         )
 
     @classmethod
@@ -112,6 +140,7 @@ class AuditLog:
         key_file: str | None = None,
         key_env: str | None = None,
         create_key: bool = False,
+        head_file: str | None = None,
         **_numbers: float | None,
     ) -> None:
         """Raise if `from_policy` could not open the log here; leaves nothing behind.
@@ -122,12 +151,14 @@ class AuditLog:
             EmoGuardError: saying why.
 
         """
-        check_writable(path)
+        keptfile.check_writable(path)
+        if head_file is not None:
+            keptfile.check_writable(head_file)
         if create_key and key_file is not None and not Path(key_file).exists():
-            check_writable(key_file)
+            keptfile.check_writable(key_file)
             return
         try:
-            last_line(Path(path), _key(key_file, key_env, create=False))
+            last_line(keptfile.resolved(path), _key(key_file, key_env, create=False))
         except OSError as error:
             raise EmoGuardError(f"the audit log cannot be read: {error}") from error
 
@@ -140,29 +171,44 @@ class AuditLog:
             OSError: the line could not be written; the next report gets its number.
 
         """
+        for lock in self._locks:
+            lock.check()  # first: in a forked child nobody would give the mutex back
         with self._mutex:
-            self._check_open()
-            stuck = self._rotate(report)
             file = self._at_its_path()
+            stuck = self._rotate(report)
+            file = self._file or file
             data, mac = line.write(report, self.lines + 1, self._last, self._key, self._torn)
             self._append(file, data)
             self.lines, self._last = self.lines + 1, mac
             self._began = self._began or (self.lines, self._moment(report))
             if time.monotonic() - self._synced >= self._fsync_seconds:
-                file.sync()
-                self._synced = time.monotonic()
+                self._sync(file)
         if stuck is not None:
             raise stuck
         return ()
 
+    def faults(self) -> int:
+        """Return how often since the last call lines were found missing, or could not be noted."""
+        failed, before = self._failed, self._counted
+        self._counted = failed  # never set back: another thread may be counting
+        return failed - before
+
     def close(self) -> None:
-        """Bring everything to disk and let another process write. Idempotent."""
-        with self._mutex:
-            if self._file is not None:
-                self._file.sync()
-                self._file.close()
-                os.close(self._lock)
-            self._file = None
+        """Bring everything to disk and let another process write. Idempotent.
+
+        Raises:
+            OSError: the last lines may not be on disk; the log is closed all the same.
+
+        """
+        if not all(lock.is_mine for lock in self._locks):
+            return  # what the parent has open is the parent's to close
+        with self._mutex, ExitStack() as stack:
+            file, self._file = self._file, None
+            for lock in self._locks:
+                stack.callback(lock.release)
+            if file is not None:
+                stack.callback(file.close)
+                self._sync(file)
 
     def _append(self, file: Appender, data: bytes) -> None:
         try:
@@ -172,22 +218,17 @@ class AuditLog:
             raise
         self._torn = None
 
-    def _check_open(self) -> None:
-        if self._file is None:
-            raise EmoGuardError(f"the audit log {self.path} is closed")
-        if os.getpid() != self._owner:
-            raise EmoGuardError(f"the audit log {self.path} belongs to the process before the fork")
-
     def _rotate(self, report: Report) -> Exception | None:
-        """Rename the file if it is full or old; return why it could not be."""
-        if self._began is None:
+        """Go on in a new file if this one is full or old; return why that could not be."""
+        if self._began is None or self._file is None:
             return None
         first, began = self._began
-        full = self._file is not None and self._file.size >= self._most_bytes
+        full = self._file.size >= self._most_bytes
         ages = self._most_seconds < math.inf
         if full or (ages and elapsed(began, self._moment(report)) >= self._most_seconds):
             try:
                 _keep(self.path, rotated(self.path, first))
+                self._reopen()
             except (OSError, EmoGuardError) as error:
                 return error
         return None
@@ -197,18 +238,60 @@ class AuditLog:
         return replace(self._now(), wall=report.created)
 
     def _at_its_path(self) -> Appender:
-        """Return the open file, a new one where it was renamed, by us or by somebody else."""
-        if self._file is None or not self._file.is_at_its_path():
-            old, self._file = self._file, self._opened()
-            if old is not None:
-                old.sync()
-                old.close()
+        """Return the open file, a new one where somebody else moved it away."""
+        if self._file is None:
+            raise EmoGuardError(f"the audit log {self.path} is closed")
+        found = self._file.look()
+        if found != "here":
+            self._failed += found != "moved"
+            log.warning(MOVED[found], self.path, self.lines + 1)
+            self._reopen()
         return self._file
+
+    def _reopen(self) -> None:
+        """Open the file at the path; the one that was open is brought to disk first."""
+        old = self._file
+        self._file = self._opened()
+        if old is not None:
+            try:
+                self._sync(old)
+            finally:
+                old.close()
 
     def _opened(self) -> Appender:
         self._began = _began(self.path, self._key)
         self._synced = time.monotonic()
         return Appender(self.path)
+
+    def _sync(self, file: Appender) -> None:
+        """Bring the file to disk, then note its end: the note is never ahead of the lines.
+
+        Raises:
+            OSError: it cannot be brought there.
+
+        """
+        self._synced = time.monotonic()
+        file.sync()
+        if not self.lines:
+            return
+        try:
+            Head(self.lines, self._last).write(self._note)
+        except OSError as error:
+            self._failed += 1
+            if not self._logged:
+                self._logged = True
+                log.error(  # noqa: TRY400  (one sentence says it)
+                    "the end of the audit log cannot be noted in %s (logged once): %s",
+                    self._note,
+                    error,
+                )
+
+    def _say(self, found: start.Start) -> None:
+        for sentence, *arguments in found.findings:
+            self._failed += 1
+            log.error(sentence, *arguments)
+        if found.is_new:
+            log.warning(start.NEW, self.path)
 
 
 def _began(path: Path, key: Key) -> tuple[int, Moment] | None:
@@ -223,25 +306,12 @@ def _began(path: Path, key: Key) -> tuple[int, Moment] | None:
 
 def _keep(path: Path, name: Path) -> None:
     """Rename a full file; never over another one."""
-    if name.exists():
-        raise EmoGuardError(f"{path} is full and {name} is there already: move that one away")
-    path.rename(name)
-
-
-def _lock(path: Path) -> int:
-    """Take the right to write the log at `path`; it lasts until the handle is closed."""
-    handle = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
+        keptfile.move(path, name)
+    except FileExistsError as error:
         raise EmoGuardError(
-            f"another process writes the audit log {path}: give each its own file"
+            f"{path} is full and {name} is there already: move that one away"
         ) from error
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
 
 
 def _key(file: str | None, variable: str | None, *, create: bool) -> Key:

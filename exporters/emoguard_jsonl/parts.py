@@ -7,17 +7,23 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from emoguard import regularfile
+from emoguard import keptfile, regularfile
 from emoguard.errors import EmoGuardError
 from emoguard_jsonl import line, rows
 from emoguard_jsonl.key import Key
 
 DIGITS = 12
 
+COMPANIONS = (".lock", ".state")
+"""How what lies beside a log is called, and is none of its files: a shell's pattern finds it."""
+
 
 def parts(path: str | Path) -> list[Path]:
-    """Return the files of the log at `path`, oldest first; those rotated away carry a number."""
-    path = Path(path)
+    """Return the files of the log that `path` leads to, oldest first.
+
+    Those rotated away carry a number.
+    """
+    path = keptfile.resolved(path)
     rotated = re.compile(rf"{re.escape(path.name)}\.[0-9]{{{DIGITS}}}")
     found = sorted(p for p in path.parent.iterdir() if rotated.fullmatch(p.name))
     return [*found, path] if path.exists() else found
@@ -31,6 +37,8 @@ def rotated(path: Path, first: int) -> Path:
 def in_order(files: Iterable[Path]) -> list[Path]:
     """Return files by the number of their first line; those without one come last.
 
+    What is no log but lies beside one is left out.
+
     Raises:
         OSError: one cannot be read, or is not a regular file.
 
@@ -41,7 +49,7 @@ def in_order(files: Iterable[Path]) -> list[Path]:
             found = line.NUMBER.match(file.read(64))
         return int(found[1]) if found else math.inf
 
-    return sorted(files, key=first)
+    return sorted((f for f in files if not f.name.endswith(COMPANIONS)), key=first)
 
 
 def last_line(path: Path, key: Key) -> line.Line | None:

@@ -58,7 +58,11 @@ class RuleOptions:
     stalled_after: str = _option("1h", "Time without a response that warns.")
     baseline_after: str = _option("90d", "Age of a traffic baseline that is told.")
     hold: str = _option("5m", "How long a state must last before its alert fires.")
-    runbook_url: str = _option("docs/runbook.md", "Where the runbook is; anchors are added.")
+    runbook_url: str = _option(
+        "",
+        "Where you serve the runbook; anchors are added. Without it alerts carry the command that "
+        "prints their section.",
+    )
 
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
@@ -87,7 +91,7 @@ def _check(name: str, default: Any, value: Any) -> None:
                 f"got {value[:60]!r}"
             )
     elif name == "runbook_url":
-        if not ADDRESS.fullmatch(value):
+        if value and not ADDRESS.fullmatch(value):
             raise EmoGuardError(f"runbook_url must be a URL without anchor, got {value[:60]!r}")
     elif not DURATION.fullmatch(value):
         raise EmoGuardError(
@@ -109,8 +113,13 @@ def render(options: RuleOptions | None = None, kinds: Sequence[Kind] = KINDS) ->
         "stalled_seconds": str(seconds(options.stalled_after)),
         "baseline_seconds": str(seconds(options.baseline_after)),
     }
-    first, *others = (_template(kind).substitute(values) for kind in kinds)
+    first, *others = (_linked(_template(kind).substitute(values)) for kind in kinds)
     return first + "".join(other.partition("groups:\n")[2] for other in others)
+
+
+def _linked(rules: str) -> str:
+    """Return rules in which a link that leads nowhere is the command in its place."""
+    return re.sub(r"runbook_url: '#(\w+)'", r"runbook: 'emoguard runbook \1'", rules)
 
 
 def _template(kind: Kind) -> _Rules:

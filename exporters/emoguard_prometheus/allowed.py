@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import Counter
 
@@ -10,10 +10,15 @@ OTHER = "other"
 
 
 class Allowed:
-    """A fixed set of label values; anything else becomes `other` and is counted."""
+    """A fixed set of label values; anything else becomes `other` and is counted.
 
-    def __init__(self, values: Iterable[str], overflow: Counter) -> None:
-        self._known = {value: encodable(value) for value in values}
+    `shown` says under what other name a value is exported.
+    """
+
+    def __init__(
+        self, values: Iterable[str], overflow: Counter, shown: Mapping[str, str] | None = None
+    ) -> None:
+        self._known = {value: encodable((shown or {}).get(value, value)) for value in values}
         self.values = tuple(dict.fromkeys((*self._known.values(), OTHER)))
         self._overflow = overflow
 
@@ -33,12 +38,17 @@ class Allowed:
 
 
 class Emotions:
-    """Pairs of model and emotion; everything about an unknown model shares the pair of `other`s."""
+    """Pairs of model and emotion; everything about an unknown model shares the pair of `other`s.
 
-    def __init__(self, model: str, emotions: Sequence[str], overflow: Counter) -> None:
-        self.models = Allowed([model], overflow)
+    `shown` is the model's name in the metrics.
+    """
+
+    def __init__(
+        self, model: str, emotions: Sequence[str], overflow: Counter, shown: str | None = None
+    ) -> None:
+        self.known = encodable(model if shown is None else shown)
+        self.models = Allowed([model], overflow, {model: self.known})
         self._labels = Allowed(emotions, overflow)
-        self.known = encodable(model)
         own = [(self.known, label) for label in self._labels.values]
         self.pairs = tuple(dict.fromkeys([*own, (OTHER, OTHER)]))
 

@@ -34,6 +34,7 @@ class PrometheusExporter:
     nor a hostile file name can add series; requests, conversations and texts are never exported.
     All series exist from the start. Without a `registry` the exporter makes its own.
 
+    `model_label` is what the label `model` says in the place of the model's name.
     `backend`, `probe` and `policy` only describe the process in `emoguard_build_info`. `targets`
     are certified crossings per response token by label (`from_policy` takes them from the
     calibration), `calibrated` is when the model was calibrated, in seconds since the epoch.
@@ -53,6 +54,7 @@ class PrometheusExporter:
         *,
         emotions: Sequence[str],
         model: str,
+        model_label: str | None = None,
         backend: str = "",
         probe: str = "",
         policy: str = "default",
@@ -70,9 +72,9 @@ class PrometheusExporter:
         overflow = Counter(
             "emoguard_label_overflow_total", "Label values counted as 'other'.", registry=own
         )
-        known = Emotions(model, emotions, overflow)
+        known = Emotions(model, emotions, overflow, model_label)
         self._models = known.models
-        _add_build_info(own, backend, model, probe, policy)
+        _add_build_info(own, backend, known.known, probe, policy)
         self._responses = ResponseMetrics(own, known, overflow, targets or {})
         self._steering = SteeringMetrics(own, known)
         self._health = HealthMetrics(own, overflow, sinks, calibrated)
@@ -85,12 +87,19 @@ class PrometheusExporter:
 
     @classmethod
     def from_policy(
-        cls, site: Site, *, port: int = 9464, host: str = "127.0.0.1", process: bool = False
+        cls,
+        site: Site,
+        *,
+        port: int = 9464,
+        host: str = "127.0.0.1",
+        process: bool = False,
+        model_label: str | None = None,
     ) -> Self:
         """Make an exporter for `site` and serve it on `host`:`port`, until it is closed.
 
         Port 0 takes a free one. The default host is reachable from this machine only. With
         `process`, no port is opened: the metrics join those that this process shows anyhow.
+        `model_label` keeps series under one name where the model's file is called otherwise.
 
         Raises:
             EmoGuardError: the port cannot be had.
@@ -101,6 +110,7 @@ class PrometheusExporter:
             REGISTRY if process else None,
             emotions=site.labels,
             model=site.identity.name,
+            model_label=model_label,
             backend=site.backend,
             probe=site.probe.name,
             policy=file.path.name if file else "default",
@@ -116,7 +126,12 @@ class PrometheusExporter:
 
     @classmethod
     def check_policy(
-        cls, *, port: int = 9464, host: str = "127.0.0.1", process: bool = False
+        cls,
+        *,
+        port: int = 9464,
+        host: str = "127.0.0.1",
+        process: bool = False,
+        **_labels: str | None,
     ) -> None:
         """Raise if `from_policy` could not serve on this host and port; leaves nothing behind.
 
@@ -174,5 +189,5 @@ def _add_build_info(
 ) -> None:
     names = ("version", "backend", "model", "probe", "policy")
     info = Gauge("emoguard_build_info", "What is running; always 1.", names, registry=own)
-    told = (emoguard.__version__, backend, model, probe, policy)
-    info.labels(*map(encodable, told)).set(1)
+    facts = (emoguard.__version__, backend, model, probe, policy)
+    info.labels(*map(encodable, facts)).set(1)

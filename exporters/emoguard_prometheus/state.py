@@ -1,4 +1,4 @@
-"""What other parts know and a scrape asks for: monitors, audit log, policy file."""
+"""Collects the state of monitors, audit log and policy file at a scrape."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ PARTS = ("add", "cap", "floor", "ablate")
 
 
 class SteeringMetrics:
-    """Tokens by what steering did to them, and the largest dose."""
+    """Counts tokens by the effect of steering on them, and the largest dose."""
 
     def __init__(self, own: CollectorRegistry, emotions: Emotions) -> None:
         self._emotions = emotions

@@ -1,4 +1,4 @@
-"""Has a label moved? A sequential two-sided test on ranks among a baseline."""
+"""Detects drift of a label: a sequential two-sided test on ranks among a baseline."""
 
 from __future__ import annotations
 
@@ -128,11 +128,11 @@ class DriftDetector:
         return {n: 1 if up[n] > 0 else -1 for n in alarmed}
 
     def evidence(self) -> NDArray[np.float64]:
-        """Return the evidence of each label (labels,), as a share of what raises an alarm."""
+        """Return the evidence of each label, (labels,); 1 raises an alarm."""
         return np.asarray(self._total() / self.limit)
 
     def state(self) -> dict[str, Any]:
-        """Return what was seen, as JSON holds it."""
+        """Return the state as JSON data."""
         return {
             "rows": self._rows.evidence.tolist(),
             "blocks": self._blocks.evidence.tolist(),
@@ -142,7 +142,7 @@ class DriftDetector:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what a detector with the same arguments saw.
+        """Take over the state of a detector with the same arguments.
 
         Raises:
             ValueError, LookupError, TypeError: the state is of another detector, or damaged.

@@ -60,7 +60,7 @@ class DriftMonitor:
     1329 happy responses moved up from the baseline: mean z lately 0.91, was -0.01
 
     Raises:
-        EmoGuardError: a label that the baseline lacks, or a state file that cannot be used.
+        EmoGuardError: a label that the baseline lacks, or a state file that somebody else keeps.
 
     """
 
@@ -102,7 +102,7 @@ class DriftMonitor:
             block=max(1, round(block_responses / baseline.block_responses)),
             arl=arl_blocks * block_responses / baseline.block_responses,
         )
-        self._restore()
+        self._checkpoint.open(self._restore)
 
     @classmethod
     def from_policy(cls, site: Site, *, state: str | None = None) -> Self:
@@ -156,11 +156,11 @@ class DriftMonitor:
             self._unsaved += 1
             if alerts or self._unsaved >= EVERY:
                 self._unsaved = 0
-                self._checkpoint.keep(self._state(), alerts)
+                self._checkpoint.save(self._state())
         return alerts
 
     def evidence(self) -> Mapping[str, float]:
-        """Return the evidence for a change by label, as a share of what raises an alarm."""
+        """Return the evidence for a change by label; 1 raises an alarm."""
         if self.learning:
             return dict.fromkeys(self.labels, 0.0)
         with self._lock:
@@ -172,12 +172,16 @@ class DriftMonitor:
         with self._lock:
             return dict(self._alarms)
 
+    def faults(self) -> int:
+        """Return how often the state file failed since the last call."""
+        return self._checkpoint.faults()
+
     def close(self) -> None:
-        """Save what was seen, a block that is not full included."""
+        """Save the state, a partial block included; release the state file."""
         if self.learning:
             return
         with self._lock:
-            self._checkpoint.save(self._state())
+            self._checkpoint.close(self._state())
 
     def _take(self, means: list[float], size: int, report_id: str) -> list[Alert]:
         row = np.array(means)
@@ -207,18 +211,18 @@ class DriftMonitor:
             "recent": self._recent.tolist(),
         }
 
-    def _restore(self) -> None:
-        state = self._checkpoint.load()
-        if state is None:
-            return
-        try:
-            total, recent = np.array([state["sum"], state["recent"]], np.float64)
-            count = int(state["count"])
-            if total.shape != self._usual.shape or not np.all(np.isfinite(total + recent)):
-                raise ValueError("means of other labels")  # noqa: TRY301
-            self._detector.restore(state["detector"])
-        except (ValueError, LookupError, TypeError, OverflowError) as error:
-            raise self._checkpoint.broken(error) from error
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what an earlier process saw.
+
+        Raises:
+            ValueError, LookupError, TypeError, ArithmeticError: it is of other labels, or damaged.
+
+        """
+        total, recent = np.array([state["sum"], state["recent"]], np.float64)
+        count = int(state["count"])
+        if total.shape != self._usual.shape or not np.all(np.isfinite(total + recent)):
+            raise ValueError("means of other labels")
+        self._detector.restore(state["detector"])
         self._sum, self._count, self._recent = total, count, recent
 
 

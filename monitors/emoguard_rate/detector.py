@@ -1,4 +1,4 @@
-"""Is this rate higher than it should be? A sequential test with a stated false-alarm rate."""
+"""Tests whether a rate is too high: a sequential test with a stated false-alarm rate."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class RateDetector:
         return alarmed
 
     def shares(self) -> NDArray[np.float64]:
-        """Return the evidence of each label (labels,), as a share of what raises an alarm."""
+        """Return the evidence of each label, (labels,); 1 raises an alarm."""
         return np.asarray(self.evidence.mean(axis=0) / max(self._limit, 1))
 
     def _factor(self, exposure: float) -> NDArray[np.float64]:

@@ -42,7 +42,7 @@ class RateMonitor:
     2 happy more responses cross the threshold than the certified 0.4 per 1,000 tokens: 3 of 503
 
     Raises:
-        EmoGuardError: a state file that cannot be used.
+        EmoGuardError: a state file that somebody else keeps.
 
     """
 
@@ -71,7 +71,7 @@ class RateMonitor:
             "identity": identity,
         }
         self._checkpoint = Checkpoint(state, bound)
-        self._restore()
+        self._checkpoint.open(self._restore)
 
     @classmethod
     def from_policy(
@@ -119,10 +119,14 @@ class RateMonitor:
         with self._lock:
             return dict(self._alarms)
 
+    def faults(self) -> int:
+        """Return how often the state file failed since the last call."""
+        return self._checkpoint.faults()
+
     def close(self) -> None:
-        """Save what was seen."""
+        """Save what was seen, and let others have the state file."""
         with self._lock:
-            self._checkpoint.save(self._state())
+            self._checkpoint.close(self._state())
 
     def _take(self, report: Report, flagged: Sequence[int], exposure: int) -> Sequence[Alert]:
         if not exposure or not self._labels:
@@ -134,7 +138,7 @@ class RateMonitor:
             self._alert(self._labels[n], report) for n in self._detector.update(flagged, exposure)
         ]
         if alerts or not self._responses % EVERY:
-            self._checkpoint.keep(self._state(), alerts)
+            self._checkpoint.save(self._state())
         return alerts
 
     def _alert(self, label: str, report: Report) -> Alert:
@@ -156,16 +160,16 @@ class RateMonitor:
             "evidence": self._detector.evidence.tolist(),
         }
 
-    def _restore(self) -> None:
-        state = self._checkpoint.load()
-        if state is None:
-            return
-        try:
-            evidence = np.array(state["evidence"], np.float64)
-            if evidence.shape != self._detector.evidence.shape or not np.all(evidence >= 0):
-                raise ValueError("evidence of other labels")  # noqa: TRY301
-            self._responses = int(state["responses"])
-            self._flagged = {label: int(state["flagged"][label]) for label in self._labels}
-        except (ValueError, LookupError, TypeError) as error:
-            raise self._checkpoint.broken(error) from error
-        self._detector.evidence = evidence
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what an earlier process saw.
+
+        Raises:
+            ValueError, LookupError, TypeError, ArithmeticError: it is of other labels, or damaged.
+
+        """
+        evidence = np.array(state["evidence"], np.float64)
+        if evidence.shape != self._detector.evidence.shape or not np.all(evidence >= 0):
+            raise ValueError("evidence of other labels")
+        responses = int(state["responses"])
+        self._flagged = {label: int(state["flagged"][label]) for label in self._labels}
+        self._responses, self._detector.evidence = responses, evidence

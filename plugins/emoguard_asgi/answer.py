@@ -1,4 +1,4 @@
-"""Sends the answer of the inner app on, and puts in what is told with it."""
+"""Sends the inner app's answer on, with the `emoguard` object put in."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Answer:
         self._told.settle(left=left)
 
     async def _release(self) -> None:
-        """Send what is held, and hold nothing from here on."""
+        """Send everything held, and hold nothing from here on."""
         form, self._form = self._form, "other"
         held = self._events.rest() if form == "stream" else bytes(self._body)
         if form == "body":
@@ -108,7 +108,7 @@ class Answer:
             await self._release()
 
     def _completed(self, body: bytes) -> tuple[bytes, str | None]:
-        """Return a body with what is told, and the word for the header."""
+        """Return a body with the object put in, and the value of the header."""
         found = choices.read(body)
         telling = None if found is None else self._told.now()
         if found is None or telling is None:
@@ -120,7 +120,7 @@ class Answer:
         return body[:end] + b"," + telling.member + body[end:], telling.kind or self._told.standing
 
     def _passed(self, event: bytes) -> bytes:
-        """Return an event; one that ends a choice with what is told."""
+        """Return an event; one that ends a choice gets the object."""
         if choices.END.search(event) is None:  # of most events: nothing else is done with them
             return event
         return guarded(lambda: self._closed(event), event)

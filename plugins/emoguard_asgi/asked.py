@@ -1,4 +1,4 @@
-"""What one request asks of EmoGuard, and the body that the server gets to see."""
+"""Takes EmoGuard's part out of a request body."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEEPEST = 200
 
 @dataclass(frozen=True)
 class Asked:
-    """One request: what of it the guard gets, what the server gets, and how it is answered.
+    """One request, split into the guard's part, the server's body and the form of the answer.
 
     `body` is that of the client, to the byte, unless it held an `emoguard` object, which the server
     never sees. `scores` is what the client is shown of the reading; `suffix` says that a notice
@@ -101,7 +101,7 @@ def _conversation(headers: Headers) -> str | None:
 
 
 def _object(body: bytes) -> dict[str, Any] | None:
-    """Return the object that a body holds, None for any other value and for what is no JSON.
+    """Return the object in a body, None for any other value and for text that is no JSON.
 
     Raises:
         RefusedError: JSON beyond the bounds, or an `emoguard` object in what only passes for JSON.

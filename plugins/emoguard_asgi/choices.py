@@ -49,7 +49,7 @@ def closing(chunk: Mapping[str, Any], text: str) -> bytes | None:
 
 
 def extended(body: Mapping[str, Any], text: str) -> bytes | None:
-    """Return a body with `text` behind what its choices say; None where one says nothing."""
+    """Return a body with `text` appended to its choices; None if one has no text."""
     said = [_longer(choice, text) for choice in _choices(body)]
     if None in said:
         return None

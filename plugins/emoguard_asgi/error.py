@@ -1,4 +1,4 @@
-"""Errors in the shape of OpenAI's API, which is what its clients know how to raise."""
+"""Errors in the shape of OpenAI's API, which its clients raise as exceptions."""
 
 from __future__ import annotations
 

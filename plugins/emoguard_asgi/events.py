@@ -44,13 +44,13 @@ class Events:
         return whole
 
     def rest(self) -> bytes:
-        """Return, once, what no blank line has ended."""
+        """Return, once, the rest that no blank line has ended."""
         rest, self._rest = bytes(self._rest), bytearray()
         return rest
 
 
 def data(event: bytes) -> bytes:
-    """Return the data of one event; empty for a comment, which is what a ping is."""
+    """Return the data of one event; empty for a comment, such as a ping."""
     return b"\n".join(value for _, value in _data_lines(event))
 
 

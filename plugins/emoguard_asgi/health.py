@@ -1,4 +1,4 @@
-"""`/healthz` and `/readyz`, for whoever restarts and routes; read from a browser by nobody else."""
+"""Serves `/healthz` and `/readyz` to orchestrators and load balancers, not to web pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The middleware: what EmoGuard saw goes out with the answers of an OpenAI-compatible app."""
+"""The middleware: adds notices and scores to the answers of an OpenAI-compatible app."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class EmoGuardMiddleware:
                 await self._answer(scope, client, asked, send)
 
     async def _asked(self, scope: Scope, client: Client) -> Asked:
-        """Read what a request asks for, and is granted.
+        """Read EmoGuard's part of a request, as far as the policy grants it.
 
         Raises:
             RefusedError: a packed body, one that is not read, a malformed object, or a plan that

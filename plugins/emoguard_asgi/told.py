@@ -1,4 +1,4 @@
-"""What is told with the answer to one request, and what became of it."""
+"""Composes the `emoguard` object of one answer and follows its delivery."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Telling:
-    """What goes out with an answer: the member of its JSON object, words for its text, a kind.
+    """The additions to an answer: a member of its JSON object, words for its text, a kind.
 
     `words` are empty where nothing goes into the text; `kind` is None without a notice.
     """
@@ -45,22 +45,22 @@ class Told:
         self.standing = standing_kind(watch)
 
     def now(self) -> Telling | None:
-        """Return what is to be told with an answer that ends now; None: nothing."""
+        """Return the additions to an answer that ends now, None without any."""
         return guarded(self._now, None)
 
     def put(self, *, suffix: bool) -> None:
-        """Say where the answer carries it; of two places the text of a choice counts."""
+        """Note the channel of the answer; of two, the text of a choice counts."""
         self.channel = "suffix" if suffix else (self.channel or "field")
 
     def settle(self, *, left: bool) -> None:
-        """Say of every report so far that it arrived, or that it did not: the client left.
+        """Settle every report so far as delivered, or as lost if the client left.
 
         What was said of a report first stays.
         """
         guarded(lambda: self._settle(left=left), None)
 
     def end(self, *, complete: bool) -> None:
-        """Say that the client has all it will get: what was not given by now is lost.
+        """Declare the answer ended: notices not given by now are lost.
 
         Unless the answer is complete, its generation may go on: that is abandoned.
         """
@@ -107,7 +107,7 @@ def standing_kind(watch: Watch) -> str | None:
 
 
 def guarded(make: Callable[[], Made], otherwise: Made) -> Made:
-    """Return what `make` returns, or `otherwise` where it breaks, which is logged."""
+    """Return the result of `make`, or `otherwise` after logging its exception."""
     try:
         return make()
     except Exception:

@@ -13,9 +13,11 @@ from emoguard_llamacpp.files import FORMAT, hint, opens
 from emoguard_llamacpp.lock import lock
 
 if TYPE_CHECKING:
+    from emoguard.guard import Guard
     from emoguard.probe.residuals import Residuals
     from emoguard.runtime.served import Served
     from emoguard.runtime.speaker import Speaker
+    from emoguard.study.speech import Attached
     from emoguard_llamacpp.llama_joint import LlamaJoint
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "open_config",
     "open_residuals",
     "open_speaker",
+    "open_speech",
     "opens",
 ]
 
@@ -73,6 +76,13 @@ def open_speaker(path: Path, threads: int | None = None) -> Speaker:
     from emoguard_llamacpp.speaker import LlamaSpeaker
 
     return LlamaSpeaker.load(path, threads)
+
+
+def open_speech(speaker: Speaker, guard: Guard | None) -> Attached:
+    """Return what a study needs of the model, watched by `guard` until closed."""
+    from emoguard_llamacpp.speech import LlamaSpeech
+
+    return LlamaSpeech(speaker, guard)
 
 
 def open_app(path: str, **options: Any) -> Served:

@@ -1,4 +1,4 @@
-"""What a call of a `llama_cpp.Llama` asks for, brought to the generations it starts, and back."""
+"""Carries requests from calls of a `llama_cpp.Llama` to their generations, and reports back."""
 
 from __future__ import annotations
 

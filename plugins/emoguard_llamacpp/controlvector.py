@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from gguf import GGUFWriter
 
+from emoguard import keptfile
 from emoguard.errors import EmoGuardError
 from emoguard.probe.calibration import Calibration
 from emoguard.probe.probe import Probe
@@ -23,7 +24,7 @@ SUFFIX = ".gguf"
 def control_vector(
     probe: Probe, calibrations: list[Calibration], label: str, dose: float
 ) -> dict[int, NDArray[np.float32]]:
-    """Return per layer what a plan's `add` adds there, shape (hidden,), by the first calibration.
+    """Return the shift of a plan's `add` per layer, shape (hidden,), by the first calibration.
 
     Raises:
         EmoGuardError: unknown label, no calibration, or layer 0, which llama.cpp cannot steer.
@@ -40,13 +41,22 @@ def control_vector(
 
 
 def write(path: Path, vectors: dict[int, NDArray[np.float32]], architecture: str) -> None:
-    """Write vectors by layer as a control-vector GGUF; `direction.N` acts on block N's output."""
-    writer = GGUFWriter(path, "controlvector")
-    writer.add_string("controlvector.model_hint", architecture)
-    writer.add_uint32("controlvector.layer_count", len(vectors))
-    for layer, vector in vectors.items():
-        writer.add_tensor(f"direction.{layer}", vector)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    """Write vectors by layer as a control-vector GGUF; `direction.N` acts on block N's output.
+
+    Raises:
+        EmoGuardError: it cannot be written.
+
+    """
+    try:
+        with keptfile.replacing(path) as part:
+            writer = GGUFWriter(part, "controlvector")
+            writer.add_string("controlvector.model_hint", architecture)
+            writer.add_uint32("controlvector.layer_count", len(vectors))
+            for layer, vector in vectors.items():
+                writer.add_tensor(f"direction.{layer}", vector)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+    except OSError as error:
+        raise EmoGuardError(f"{path} cannot be written: {error.strerror}") from error

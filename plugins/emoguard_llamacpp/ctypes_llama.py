@@ -1,7 +1,6 @@
-"""Everything that touches native memory or symbols: the only file of the plug-in with ctypes.
+"""Binds functions missing in llama-cpp-python: the layer-input read, tensors in the callback.
 
-llama-cpp-python binds llama.h; what is missing there is bound here: the layer-input read, tensors
-inside the evaluation callback, and the C reader of GGUF files.
+Native memory is touched here and in `ctypes_gguf` alone; symbols are looked up in `ctypes_symbols`.
 """
 
 from __future__ import annotations
@@ -12,16 +11,14 @@ import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp
 import numpy as np
-from llama_cpp import _ggml
 from llama_cpp import llama_cpp as bindings
 
 from emoguard.errors import EmoGuardError
+from emoguard_llamacpp.ctypes_symbols import bind, symbol
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,27 +64,6 @@ class Tensor(ctypes.Structure):
     )
 
 
-def _symbol(*names: str) -> Any:
-    """Return the first of `names` that the loaded libraries export, None without any."""
-    for library in (bindings._lib, _ggml.libggml):  # noqa: SLF001
-        for name in names:
-            if hasattr(library, name):
-                return getattr(library, name)
-    return None
-
-
-def _bind(restype: Any, argtypes: tuple[Any, ...], *names: str) -> Any:
-    function = _symbol(*names)
-    if function is None:
-        raise EmoGuardError(
-            f"llama-cpp-python {llama_cpp.__version__} does not export {names[0]}: "
-            "install a version of llama-cpp-python that EmoGuard lists in its README"
-        )
-    # A fresh function object: the library's own is shared with everybody who asks for it.
-    address = ctypes.cast(function, ctypes.c_void_p).value or 0
-    return ctypes.CFUNCTYPE(restype, *argtypes)(address)
-
-
 @functools.cache
 def check_layout() -> None:
     """Compare `Tensor` with the library, once, before any tensor is looked at.
@@ -100,11 +76,11 @@ def check_layout() -> None:
     pointer = ctypes.byref(tensor)
     name_at = ctypes.addressof(tensor) + Tensor.name.offset
     found = (
-        _bind(ctypes.c_int64, (ctypes.c_void_p,), "ggml_nelements")(pointer),
-        _bind(ctypes.c_size_t, (ctypes.c_void_p,), "ggml_nbytes")(pointer),
-        _bind(ctypes.c_void_p, (ctypes.c_void_p,), "ggml_get_data")(pointer),
-        _bind(ctypes.c_void_p, (ctypes.c_void_p,), "ggml_get_name")(pointer),
-        _bind(ctypes.c_size_t, (), "ggml_tensor_overhead")(),
+        bind(ctypes.c_int64, (ctypes.c_void_p,), "ggml_nelements")(pointer),
+        bind(ctypes.c_size_t, (ctypes.c_void_p,), "ggml_nbytes")(pointer),
+        bind(ctypes.c_void_p, (ctypes.c_void_p,), "ggml_get_data")(pointer),
+        bind(ctypes.c_void_p, (ctypes.c_void_p,), "ggml_get_name")(pointer),
+        bind(ctypes.c_size_t, (), "ggml_tensor_overhead")(),
     )
     wanted = (15, 60, 64, name_at, ctypes.sizeof(Tensor) + GGML_OBJECT_BYTES)
     if found != wanted or Tensor.name.offset % 8:
@@ -117,15 +93,15 @@ def check_layout() -> None:
 
 def has_layer_input() -> bool:
     """Return whether the library exports the native read."""
-    return _symbol(*SET_LAYER_INPUT) is not None and _symbol(*GET_LAYER_INPUT) is not None
+    return symbol(*SET_LAYER_INPUT) is not None and symbol(*GET_LAYER_INPUT) is not None
 
 
 @functools.cache
 def _layer_input() -> tuple[Any, Any]:
     context, layer = ctypes.c_void_p, ctypes.c_uint32
     return (
-        _bind(None, (context, layer, ctypes.c_bool), *SET_LAYER_INPUT),
-        _bind(ctypes.c_void_p, (context, layer), *GET_LAYER_INPUT),
+        bind(None, (context, layer, ctypes.c_bool), *SET_LAYER_INPUT),
+        bind(ctypes.c_void_p, (context, layer), *GET_LAYER_INPUT),
     )
 
 
@@ -224,7 +200,7 @@ def tensor_name(address: int) -> bytes:
 @functools.cache
 def _tensor_get() -> Any:
     arguments = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
-    return _bind(None, arguments, "ggml_backend_tensor_get")
+    return bind(None, arguments, "ggml_backend_tensor_get")
 
 
 def tensor_rows(address: int, hidden: int) -> NDArray[np.float32]:
@@ -252,11 +228,11 @@ def write_row(address: int, hidden: int, place: int, source: int) -> None:
 @functools.cache
 def _tensor_set() -> Any:
     arguments = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
-    return _bind(None, arguments, "ggml_backend_tensor_set")
+    return bind(None, arguments, "ggml_backend_tensor_set")
 
 
 def row_count(address: int, hidden: int) -> int:
-    """Return how many rows a residual holds; refuse what is none."""
+    """Return the number of rows of a residual; refuse other tensors."""
     tensor = Tensor.from_address(address)
     shape = tensor.ne
     if (tensor.type, shape[0], shape[2], tensor.nb[1]) != (FLOAT32, hidden, 1, 4 * hidden):
@@ -265,57 +241,6 @@ def row_count(address: int, hidden: int) -> int:
             f"got type {tensor.type} of shape {tuple(shape)[::-1]}: this model cannot be read"
         )
     return int(shape[1])
-
-
-@dataclass(frozen=True)
-class TensorData:
-    """Where one tensor's bytes lie in a GGUF file."""
-
-    name: str
-    type: int
-    start: int
-    size: int
-
-
-class GgufParameters(ctypes.Structure):
-    """`struct gguf_init_params`."""
-
-    _fields_ = (("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p))
-
-
-@contextmanager
-def open_gguf(path: Path) -> Iterator[Any]:
-    """Open a GGUF file's header with ggml's own reader; yields its context."""
-    start = _bind(ctypes.c_void_p, (ctypes.c_char_p, GgufParameters), "gguf_init_from_file")
-    header = start(str(path).encode(), GgufParameters(no_alloc=True, context=None))
-    if not header:
-        raise EmoGuardError(f"{path.name} is no GGUF file that llama.cpp can read")
-    try:
-        yield header
-    finally:
-        _bind(None, (ctypes.c_void_p,), "gguf_free")(header)
-
-
-def gguf_tensors(path: Path) -> list[TensorData]:
-    """Return name, type, offset and size in bytes of every tensor in a GGUF file."""
-    number, index = ctypes.c_int64, (ctypes.c_void_p, ctypes.c_int64)
-    count = _bind(number, (ctypes.c_void_p,), "gguf_get_n_tensors")
-    data = _bind(ctypes.c_size_t, (ctypes.c_void_p,), "gguf_get_data_offset")
-    name = _bind(ctypes.c_char_p, index, "gguf_get_tensor_name")
-    kind = _bind(ctypes.c_int, index, "gguf_get_tensor_type")
-    offset = _bind(ctypes.c_size_t, index, "gguf_get_tensor_offset")
-    size = _bind(ctypes.c_size_t, index, "gguf_get_tensor_size")
-    with open_gguf(path) as header:
-        base = data(header)
-        return [
-            TensorData(
-                name(header, i).decode(),
-                kind(header, i),
-                base + offset(header, i),
-                size(header, i),
-            )
-            for i in range(count(header))
-        ]
 
 
 @contextmanager
@@ -387,7 +312,7 @@ def _new_context(llm: Any, params: Any) -> Any:
 
 
 def _copy_state(old: Any, new: Any) -> None:
-    """Copy what one context holds to another, which is freed where that fails."""
+    """Copy one context to another, which is freed if that fails."""
     size = bindings.llama_state_get_size(old)
     state = (ctypes.c_uint8 * size)()
     written = bindings.llama_state_get_data(old, state, size)

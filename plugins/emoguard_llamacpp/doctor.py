@@ -1,4 +1,4 @@
-"""What this runtime can do, and what it can do with one file, found out in a child process.
+"""Diagnoses the read paths of this runtime, and of one file in a child process.
 
 The native read aborts the process on graphs that do not serve it: only a child may try.
 """
@@ -45,7 +45,7 @@ def runtime() -> dict[str, object]:
 
 
 def examine(path: str) -> dict[str, object]:
-    """Return what can be read of the GGUF file at `path`; never crashes with it.
+    """Return the read paths of the GGUF file at `path`; never crashes with it.
 
     Keys: architecture, layers, hidden, quantisation (None when it cannot be loaded); native:
     "allowed", "works, not in the allow-list" or "unsupported: reason"; callback: "works" or the

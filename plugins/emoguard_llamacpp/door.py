@@ -80,7 +80,7 @@ class Door:
     def pooling(
         self, layers: Sequence[int], *, texts: int, tokens: int
     ) -> AbstractContextManager[Pool]:
-        """Open a pass over batches of texts; see `emoguard.protocols.Pooling`."""
+        """Open a pass over batches of texts; see `emoguard.probe.residuals.Pooling`."""
         support.check_layers([layer for layer in layers if layer != -1], self.identity.layers)
         read = pooling.native if self.path == "native" else pooling.callback
         return read(self._llm, layers, self.identity.hidden, texts=texts, tokens=tokens)

@@ -34,7 +34,7 @@ from emoguard_llamacpp.steer import Steer
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What a generation starts from: its request, the tokens before it, the call it belongs to.
+    """The start of a generation: its request, the tokens before it, the call it belongs to.
 
     `goes_on` says that it goes on from the cache (`reset=False`).
     """
@@ -66,7 +66,7 @@ class Generations:
 
     @contextmanager
     def wrapped(self) -> Iterator[None]:
-        """Have the methods of the Llama wrapped in this block."""
+        """Wrap the methods of the Llama in this block."""
         wrappers: dict[str, Callable[..., Any]] = {
             "eval": self._eval,
             "generate": self._generate,
@@ -250,7 +250,7 @@ class Generations:
         return self._thinking._replace(opens_prompts=True)
 
     def _commit(self, session: Session, token: int) -> None:
-        """Keep the row `token` was chosen from, and what steering did to that residual."""
+        """Keep the row `token` was chosen from, and the move of that residual."""
         if session is not self.live:
             return
         start = time.perf_counter()

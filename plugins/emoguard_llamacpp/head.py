@@ -32,7 +32,7 @@ class Head:
 
     @property
     def steer(self) -> Steer | None:
-        """Return what steers the live session, None if nothing does."""
+        """Return the steering of the live session, None without one."""
         return self.reader.steer if isinstance(self.reader, CallbackReader) else None
 
     def start(self) -> None:
@@ -51,7 +51,7 @@ class Head:
         self.reader.before(0)
 
     def start_steering(self, steering: Steering) -> None:
-        """Steer what is decoded from now on."""
+        """Steer decodes from now on."""
         assert isinstance(self.reader, CallbackReader)
         self.reader.steer = Steer(steering, self._site.identity.hidden)
 

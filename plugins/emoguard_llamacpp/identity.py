@@ -1,4 +1,4 @@
-"""Which file a `llama_cpp.Llama` holds."""
+"""Identifies the file in a `llama_cpp.Llama`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from emoguard import regularfile
 from emoguard.errors import EmoGuardError
 from emoguard.probe.identity import ModelIdentity
 from emoguard.runtime.interrupts import is_interrupt
-from emoguard_llamacpp import ctypes_llama
+from emoguard_llamacpp import ctypes_gguf
 
 log = logging.getLogger("emoguard")
 
@@ -69,7 +69,7 @@ class Held:
 
 
 def marks(llm: Any) -> Marks:
-    """Return what differs as soon as another file is in a file's place.
+    """Return marks that differ as soon as a file is replaced.
 
     Raises:
         OSError: a file that is not there.
@@ -150,7 +150,7 @@ def hash_content(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         with regularfile.opened(path) as file:
-            for tensor in ctypes_llama.gguf_tensors(path):
+            for tensor in ctypes_gguf.gguf_tensors(path):
                 digest.update(f"{tensor.name} {tensor.type} {tensor.size} ".encode())
                 last = max(0, tensor.size - WINDOW)
                 for start in sorted({0, last // 2, last}):
@@ -182,7 +182,7 @@ def hash_weights(files: Sequence[Path], layers: int) -> str:
     heads: dict[str, bytes] = {}
     for path in files:
         with regularfile.opened(path) as file:
-            for tensor in ctypes_llama.gguf_tensors(path):
+            for tensor in ctypes_gguf.gguf_tensors(path):
                 if tensor.name in wanted:
                     file.seek(tensor.start)
                     head = file.read(min(tensor.size, HEAD))

@@ -25,7 +25,7 @@ from emoguard_llamacpp.identity import Held
 
 
 class LlamaJoint:
-    """See `emoguard.joint.Joint`. `head` reads the context while the model is watched."""
+    """See `emoguard.runtime.joint.Joint`. `head` reads the context while the model is watched."""
 
     def __init__(self, model: Any, backend: str = "auto") -> None:
         support.check_model(model)
@@ -79,7 +79,7 @@ class LlamaJoint:
             self._generations = None
 
     def refuse(self, steering: Steering) -> None:
-        """Raise EmoGuardError for what llama.cpp, or the path that was asked for, cannot steer."""
+        """Raise EmoGuardError for steering that llama.cpp, or the chosen read path, cannot do."""
         if self.model.draft_model is not None:
             raise EmoGuardError("speculative decoding cannot be steered: unset draft_model")
         if steering.layers[0] == 0:

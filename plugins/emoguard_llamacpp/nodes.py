@@ -48,7 +48,7 @@ class Nodes:
 
     @property
     def alive(self) -> bool:
-        """Whether llama.cpp can still be answered."""
+        """Whether the callback can still answer llama.cpp."""
         return inspect.getgeneratorstate(self._answers) != inspect.GEN_CLOSED
 
     def close(self) -> None:

@@ -43,17 +43,17 @@ class Prefix:
         self.owner = None
 
     def hide(self) -> None:
-        """Have no prompt find them as its prefix while their generation, closed here, goes on."""
+        """Hide them as a prefix from prompts while their generation, closed here, goes on."""
         if self.owner is not None:
             self._llm.input_ids[self._first : self._llm.n_tokens] = NO_TOKEN
 
     def hide_late(self, start: int) -> None:
-        """Hide what a decode from `start` on wrote of a generation that was closed meanwhile."""
+        """Hide the positions from `start` on of a generation that was closed meanwhile."""
         if self.owner is not None and self.owner.closed and start <= self._first:
             self.hide()
 
     def save_state(self, original: Callable[[], Any]) -> Any:
-        """Save the state as far as it is unsteered: whoever loads it computes the rest again."""
+        """Save the state as far as it is unsteered: the rest is computed again after loading."""
         state = original()
         if self.owner is not None:
             state.n_tokens = min(state.n_tokens, self._first)

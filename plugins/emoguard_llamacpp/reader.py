@@ -152,7 +152,7 @@ class CallbackReader:
         self._seen.clear()
 
     def check(self) -> None:
-        """Raise what arrived in the callback during a pass; the pass itself is whole.
+        """Raise the exception of a callback during a pass; the pass itself is whole.
 
         Raises:
             BaseException: Ctrl-C, what a signal's handler raised, what another thread set.

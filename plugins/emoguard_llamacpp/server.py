@@ -1,20 +1,25 @@
-"""llama_cpp.server's own app around one model: what `emoguard serve` wraps."""
+"""Opens llama_cpp.server's own app around one model, for `emoguard serve`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import threading
+import traceback
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fastapi.exceptions import RequestValidationError
 from llama_cpp.server import app as server_app
+from llama_cpp.server.errors import RouteErrorHandler
 from llama_cpp.server.settings import ConfigFileSettings, ModelSettings, ServerSettings
+from llama_cpp.server.types import CreateChatCompletionRequest, CreateCompletionRequest
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -25,6 +30,9 @@ from emoguard.errors import EmoGuardError
 from emoguard.policy import yamlfile
 from emoguard.runtime.served import Served, check_reach
 from emoguard_llamacpp.lock import lock
+from emoguard_llamacpp.named import NamedModel
+
+log = logging.getLogger("emoguard")
 
 LARGEST = 2**20
 """Bytes of a config file."""
@@ -97,6 +105,8 @@ def open_app(settings: ServerSettings, model: ModelSettings) -> Served:
     """
     check_reach(settings.host, settings.api_key)
     settings.interrupt_requests = False
+    # Where it lies is nothing to clients: they get this name wherever they give none.
+    model.model_alias = model.model_alias or Path(model.model).name
     # The app would read this file again, and its settings instead of these.
     os.environ.pop("CONFIG_FILE", None)
     try:
@@ -107,6 +117,12 @@ def open_app(settings: ServerSettings, model: ModelSettings) -> Served:
     app.add_exception_handler(HTTPException, _answer_error)
     for kind in UNREADABLE:
         app.add_exception_handler(kind, _answer_unreadable)
+    # FastAPI's later versions leave routes in their router, earlier ones copy them into the app.
+    for route in (*app.routes, *server_app.router.routes):
+        if isinstance(route, RouteErrorHandler):
+            setattr(route, "error_message_wrapper", _failed)  # noqa: B010  (a method, for mypy)
+    # Innermost: it reads bodies, which layers around it ask for a key and bound first.
+    app.router.middleware_stack = NamedModel(app.router.middleware_stack, model.model_alias)
     # With one model the proxy never loads another: this is the one for good.
     proxy: Any = server_app._llama_proxy  # noqa: SLF001
     llm = proxy._current_model  # noqa: SLF001
@@ -170,6 +186,29 @@ def _error(
 ) -> JSONResponse:
     told = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
     return JSONResponse({"error": told}, status, headers)
+
+
+def _failed(error: Exception, body: Any = None) -> tuple[int, Any]:
+    """Return status and error for what a route raised; log it without the request's words.
+
+    The server's own function writes them to stderr: an error of validation quotes the body.
+    """
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        how = ": send JSON with content-type: application/json" if key == "body" else ""
+        return 400, _told(f"{key}: {first['msg']}{how}", "invalid_request_error")
+    if isinstance(body, CreateCompletionRequest | CreateChatCompletionRequest):
+        for pattern, answer in RouteErrorHandler.pattern_and_formatters.items():
+            if found := pattern.search(str(error)):
+                return answer(body, found)
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    log.error("a request failed with %s:\n%s", type(error).__name__, frames)
+    return 500, _told(str(error), "internal_server_error")
+
+
+def _told(message: str, kind: str) -> dict[str, Any]:
+    return {"message": message, "type": kind, "param": None, "code": None}
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from emoguard.errors import EmoGuardError
 from emoguard.probe.residuals import Residuals
 from emoguard.runtime.speaker import Generated, Prompt
 from emoguard.runtime.watched import Options
+from emoguard_llamacpp import ctypes_llama
 from emoguard_llamacpp.door import Door
 from emoguard_llamacpp.files import opens
 
@@ -97,8 +98,7 @@ class LlamaSpeaker:
         generated = self.model.generate(prompt_ids, temp=prompt.temperature)
         token_ids = []
         for token in islice(generated, prompt.max_tokens):
-            # Llama itself offers no such test.
-            if llama_cpp.llama_vocab_is_eog(self.model._model.vocab, token):  # noqa: SLF001
+            if ctypes_llama.is_end(self.model, token):
                 break
             token_ids.append(int(token))
         return Generated(prompt_ids, token_ids)

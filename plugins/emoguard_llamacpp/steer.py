@@ -54,7 +54,7 @@ class Steer:
             self.fault = error
 
     def take(self) -> tuple[float, float, float] | None:
-        """Return what happened to the token of the last decode: see `emoguard.moves.Moves`."""
+        """Return the move of the last decode's token; see `emoguard.steering.moves.Moves`."""
         return self._moves.take()
 
     def _move(self, tensor: int) -> None:

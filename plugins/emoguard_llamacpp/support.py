@@ -1,4 +1,4 @@
-"""Which read path serves which model: the shipped allow-list and what is refused by name."""
+"""Chooses the read path of a model: the shipped allow-list, and architectures refused by name."""
 
 from __future__ import annotations
 

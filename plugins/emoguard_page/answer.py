@@ -60,7 +60,7 @@ class Answer:
 
     async def ask(self, scope: Scope, receive: Receive, path: str) -> None:
         """Send the request that `receive` has the body of; return when the answer is complete."""
-        if self._watch.guard is not None:
+        if self._watch.enabled:
             self._pieces = Pieces(self._watch.joint.decode)
         inner = inner_scope(scope, "POST", path) | {OWN: {"id": self.id, "scores": "tokens"}}
         with self._watch.recording() as reports:

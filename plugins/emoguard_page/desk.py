@@ -12,6 +12,7 @@ from emoguard_asgi.gate import Gate
 
 from emoguard.hosts import is_own
 from emoguard_page import files
+from emoguard_page.board import Board
 from emoguard_page.live import follow
 from emoguard_page.shown import Shown
 from emoguard_page.viewers import Viewer, gone
@@ -55,6 +56,7 @@ class Desk:
         self._is_open = is_open
         self._answering = answering
         self._files = files.read()
+        self._board = Board(shown)
         self._viewers = 0
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,9 +108,10 @@ class Desk:
             self._viewers -= 1
 
     async def _follow(self, scope: Scope, receive: Receive, send: Send) -> None:
-        view = "operator" if scope.get("query_string", b"") == b"view=operator" else "chat"
+        is_operator = scope.get("query_string", b"") == b"view=operator"
+        board = self._board if is_operator and self._shown.traffic is not None else None
         sending = asyncio.create_task(
-            follow(Viewer(send, STREAM), self._shown, self._is_open, view)
+            follow(Viewer(send, STREAM), self._shown, board, self._is_open)
         )
         await first_of(sending, asyncio.create_task(gone(receive)))
 

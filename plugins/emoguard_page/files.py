@@ -62,11 +62,11 @@ def read() -> dict[str, File]:
     """Return the page's files by the name they are asked for; the empty one is the page itself."""
     own = [each for each in files("emoguard_page").joinpath("static").iterdir() if each.is_file()]
     found = {each.name: _file(each) for each in own}
-    found[RUNBOOK] = _file(_runbook())
+    found[RUNBOOK] = _file(runbook())
     return found | {"": found["index.html"]}
 
 
-def _runbook() -> Traversable | Path:
+def runbook() -> Traversable | Path:
     """Return the runbook, which a wheel has beside this file and a clone in its documents."""
     shipped = Path(__file__).parent / RUNBOOK
     return shipped if shipped.exists() else Path(__file__).parents[2] / "docs" / RUNBOOK

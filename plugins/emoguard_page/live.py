@@ -4,70 +4,61 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
-from emoguard_page import operators
+from emoguard_page.board import Board
 from emoguard_page.shown import Shown
 from emoguard_page.viewers import Viewer
 
 TICK_SECONDS = 0.5
 """Time between two looks at what is new."""
 
-STATE_TICKS = 10
-"""Looks after which the state is taken also if no report came: a notice may be overdue by then."""
-
 PORTION = 100
 """Responses in one event: the first of a page may have to bring a thousand."""
 
 
-async def follow(viewer: Viewer, shown: Shown, is_open: Callable[[], bool], view: str) -> None:
-    """Send what is new until the server closes; `view` is `chat` or `operator`."""
+async def follow(
+    viewer: Viewer, shown: Shown, board: Board | None, is_open: Callable[[], bool]
+) -> None:
+    """Send what is new until the server closes; without a `board` only what the page is of."""
     await viewer.begin()
     known: object = shown  # is no policy, so that the first look sends it
-    about: dict[str, Any] = {}
-    desk = Desk(shown) if view == "operator" and shown.traffic is not None else None
+    news = None if board is None else News(board)
     while is_open():
         await shown.refresh()
         if shown.about_changes() is not known:
-            known, about = shown.about_changes(), shown.about()
-            await viewer.event("about", about)
-        if desk is not None:
-            await desk.send_news(viewer, about)
+            known = shown.about_changes()
+            await viewer.event("about", shown.about())
+        if news is not None:
+            await news.send(viewer)
         await viewer.keep_alive()
         await asyncio.sleep(TICK_SECONDS)
     await viewer.event("bye", {})
     await viewer.end()
 
 
-class Desk:
-    """What one viewer of the operator's view has been sent."""
+class News:
+    """What one viewer of the operator's view has not been sent yet."""
 
-    def __init__(self, shown: Shown) -> None:
-        self._shown = shown
+    def __init__(self, board: Board) -> None:
+        self._board = board
         self._number = -1
-        self._ticks = 0
-        self._sent: dict[str, Any] = {}
+        self._sent: dict[str, str] = {}
 
-    async def send_news(self, viewer: Viewer, about: dict[str, Any]) -> None:
+    async def send(self, viewer: Viewer) -> None:
         """Send the responses that came, and whatever else has changed."""
-        labels = [each["name"] for each in about["labels"]]
-        traffic = self._shown.traffic
-        assert traffic is not None
-        if self._number < 0 or traffic.taken < self._number:  # a log may have been cut short
+        board = self._board
+        if self._number < 0 or board.taken < self._number:  # a log may have been cut short
             self._number = 0
             await viewer.event("reset", {})
-        came = traffic.taken > self._number
-        while news := traffic.since(self._number)[:PORTION]:
-            rows = [operators.row(n, report, labels, about["window"]) for n, report in news]
-            await viewer.event("responses", rows)
-            self._number = news[-1][0]
-        if came or self._ticks % STATE_TICKS == 0:
-            await self._send_changed(viewer, "state", self._shown.state())
-            await self._send_changed(viewer, "alerts", self._shown.alerts())
-        self._ticks += 1
-        await self._send_changed(viewer, "open", self._shown.open_responses())
+        while board.taken > self._number:
+            self._number, rows = board.rows(self._number, PORTION)
+            await viewer.event_of("responses", rows)
+            await asyncio.sleep(0)  # others go on while a first viewer is sent a thousand
+        await self._send_changed(viewer, "state", board.state())
+        await self._send_changed(viewer, "alerts", board.alerts())
+        await self._send_changed(viewer, "open", board.open_responses())
 
-    async def _send_changed(self, viewer: Viewer, name: str, data: Any) -> None:
-        if self._sent.get(name) != data:
-            self._sent[name] = data
-            await viewer.event(name, data)
+    async def _send_changed(self, viewer: Viewer, name: str, text: str) -> None:
+        if self._sent.get(name) != text:
+            self._sent[name] = text
+            await viewer.event_of(name, text)

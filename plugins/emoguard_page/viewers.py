@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 from emoguard_asgi.asgi import Headers, Receive, Send
+
+from emoguard_page.board import encoded
 
 PING_SECONDS = 10.0
 """Silence after which a comment is sent, so that proxies and the page know that we are there."""
@@ -36,7 +37,10 @@ class Viewer:
 
     async def event(self, name: str, data: Any) -> None:
         """Send one event with JSON data."""
-        text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+        await self.event_of(name, encoded(data))
+
+    async def event_of(self, name: str, text: str) -> None:
+        """Send one event with data that are JSON already, in one line of ASCII."""
         await self._write(f"event: {name}\ndata: {text}\n\n".encode("ascii"))
 
     async def keep_alive(self) -> None:

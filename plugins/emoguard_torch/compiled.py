@@ -37,7 +37,7 @@ def forget_compiled(model: Any, body: Any, blocks: Iterable[Any]) -> None:
 
 
 def look_at_hooks() -> None:
-    """Have torch.compile check hooks from now on, in this process; forget all it made without.
+    """Make torch.compile check hooks from now on, in this process; drop code compiled without.
 
     To be asked before each generation: the compiler may have come into the process since.
     """

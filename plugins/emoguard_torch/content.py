@@ -1,4 +1,4 @@
-"""What tensors hold: marks that are cheap to compare, and checksums of every byte."""
+"""Compares the content of tensors: by cheap marks, and by checksums of every byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which kernel steers on a device: one launch per block if it gives what `intervene` gives."""
+"""Chooses the kernel that steers on a device: one launch per block if it equals `intervene`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger("emoguard")
 
 @cache
 def fused_for(device: torch.device) -> Kernel | None:
-    """Return what does the same as `intervene` in one launch on `device`; None where nothing does.
+    """Return the kernel that equals `intervene` in one launch on `device`, None if there is none.
 
     Whether it does the same is tried once per device, on every dtype.
     """

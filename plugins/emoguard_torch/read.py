@@ -1,4 +1,4 @@
-"""The reading of one block's output, on the device: what a hook does and no more."""
+"""Reads one block's output on the device: the body of a hook."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def read(
 ) -> None:
     """Write one layer's share of z into `pending` (rows, labels).
 
-    Equals `emoguard.probe.Readout.part` on the last position of each sequence: the one the next
-    token is chosen from, also in a left-padded batch and in the last chunk of a chunked prefill.
-    Where one packed row holds all sequences, `places` (rows,) are those positions in it.
+    Equals `emoguard.probe.probe.Readout.part` on the last position of each sequence: the one the
+    next token is chosen from, also in a left-padded batch and in the last chunk of a chunked
+    prefill. Where one packed row holds all sequences, `places` (rows,) are those positions in it.
     """
     whole = hidden_state(output)
     last = whole[:, -1] if places is None else whole[0, places.to(whole.device)]

@@ -61,7 +61,7 @@ class Layer:
     made: dict[torch.dtype, list[Mover | None]] = field(default_factory=dict)
 
     def movers(self, dtype: torch.dtype) -> list[Mover | None]:
-        """Return what moves the residuals of each row, stored in `dtype`."""
+        """Return the movers of each row's residuals, stored in `dtype`."""
         if dtype not in self.made:
             rounding = torch_rounding(dtype)
             self.made[dtype] = [Mover(at, rounding) if at else None for at in self.each]
@@ -78,7 +78,7 @@ Kernel = Callable[[torch.Tensor, Layer, torch.Tensor], torch.Tensor]
 
 @dataclass
 class Batch:
-    """What is in force during one `generate`.
+    """The plans in force during one `generate`.
 
     `layers` maps the number of a probed layer to its interventions; `moves` (layers, rows, 3) is
     what they write; `lead` is that of all layers.
@@ -229,7 +229,7 @@ def _on_device(whole: torch.Tensor, layer: Layer, count: int) -> torch.Tensor:
 def intervene(h: torch.Tensor, layer: Layer, act: torch.Tensor) -> torch.Tensor:
     """Return residuals (rows, positions, hidden) moved within the bound where `act` says so.
 
-    Equals `emoguard.steering.intervene` row by row; where nothing is to be done every bit is kept.
+    Equals `emoguard.steering.bound.intervene` row by row; rows that are left alone keep every bit.
     `act` is (rows, 1) or (rows, positions). Writes the last position's dose, clipped and faulted.
     """
     wide = h.detach().float()
@@ -284,7 +284,7 @@ def limit(
 
 
 def torch_roundoff(dtype: torch.dtype) -> tuple[float, float]:
-    """Return unit roundoff and half the smallest number: `emoguard.steering.roundoff`."""
+    """Return unit roundoff and half the smallest number: `emoguard.steering.rounding`."""
     info = torch.finfo(dtype)
     return roundoff(float(info.eps), float(info.smallest_normal) * float(info.eps))
 

@@ -1,4 +1,4 @@
-"""What hooks write for the tokens that are being chosen: one row per slot, kept on the device."""
+"""Collects the rows that hooks write, one per slot, on the device."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Tape:
         self._blocks: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def take(self) -> torch.Tensor:
-        """Keep what was written since the last time; return the rows, (slots, labels)."""
+        """Keep the rows written since the last call; return them, (slots, labels)."""
         block, step = divmod(self.steps, BLOCK)
         if block == len(self._blocks):
             self._blocks.append(self._new_block())
@@ -50,7 +50,7 @@ class Tape:
         return rows[:steps], moves[:steps]
 
     def pass_home(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Copy what this pass wrote to the host: rows (slots, labels) and moves (places, 3).
+        """Copy this pass to the host: rows (slots, labels) and moves (places, 3).
 
         For a runtime whose tokens come to the host after each pass; waits for the device.
         """
@@ -58,7 +58,7 @@ class Tape:
         return rows, rows[:0] if self.moves is None else self.moves.sum(0).cpu().numpy()
 
     def rewind(self) -> None:
-        """Forget what was kept; its memory is used again."""
+        """Forget all rows; their memory is used again."""
         self.steps = 0
 
     def _new_block(self) -> tuple[torch.Tensor, torch.Tensor]:

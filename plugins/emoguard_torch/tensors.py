@@ -1,4 +1,4 @@
-"""The residual stream in what a decoder block returns."""
+"""Finds the residual stream in the output of a decoder block."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def hidden_state(output: Any) -> torch.Tensor:
-    """Return the residual stream from what a block returned: a tensor, or a tuple it leads."""
+    """Return the residual stream from a block's output: a tensor, or a tuple it leads."""
     found = output[0] if isinstance(output, tuple) else output
     assert isinstance(found, torch.Tensor)
     return found

@@ -15,9 +15,11 @@ from emoguard.policy.annotation import describe
 from emoguard_transformers.files import FORMAT, hint, opens
 
 if TYPE_CHECKING:
+    from emoguard.guard import Guard
     from emoguard.probe.residuals import Residuals
     from emoguard.runtime.served import Served
     from emoguard.runtime.speaker import Speaker
+    from emoguard.study.speech import Attached
     from emoguard_transformers.transformers_joint import TransformersJoint
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "open_app",
     "open_residuals",
     "open_speaker",
+    "open_speech",
     "opens",
 ]
 
@@ -86,6 +89,13 @@ def open_speaker(path: Path, threads: int | None = None) -> Speaker:  # noqa: AR
     from emoguard_transformers.speaker import TransformersSpeaker
 
     return TransformersSpeaker.load(path)
+
+
+def open_speech(speaker: Speaker, guard: Guard | None) -> Attached:
+    """Return what a study needs of the model, watched by `guard` until closed."""
+    from emoguard_transformers.speech import TransformersSpeech
+
+    return TransformersSpeech(speaker, guard)
 
 
 def open_app(

@@ -1,4 +1,4 @@
-"""What the requests of a continuous batch ask of EmoGuard."""
+"""Keeps EmoGuard's requests of a continuous batch."""
 
 from __future__ import annotations
 

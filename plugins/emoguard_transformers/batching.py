@@ -54,7 +54,7 @@ class Batching:
 
     @contextmanager
     def wrapped(self) -> Iterator[None]:
-        """Have the model's methods wrapped in this block, and every manager's they return."""
+        """Wrap the model's methods in this block, and those of every manager they return."""
         model = self._model
         wrappers = dict(zip(WAYS_IN, (self._generating, self._making), strict=True))
         with ExitStack() as undo:
@@ -99,7 +99,7 @@ class Batching:
 
     @contextmanager
     def _pending(self, group: Asked) -> Iterator[None]:
-        """Have the next `add_requests` of this thread take `group`."""
+        """Give `group` to the next `add_requests` of this thread."""
         self._local.group = group
         try:
             yield

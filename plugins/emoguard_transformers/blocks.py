@@ -1,4 +1,4 @@
-"""Where each architecture keeps its decoder blocks."""
+"""Finds the decoder blocks of each architecture."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Door:
     def pooling(
         self, layers: Sequence[int], *, texts: int, tokens: int
     ) -> AbstractContextManager[Pool]:
-        """Open a pass over batches of texts; see `emoguard.protocols.Pooling`."""
+        """Open a pass over batches of texts; see `emoguard.probe.residuals.Pooling`."""
         self._check_layers([layer for layer in layers if layer != -1] or [0])
         return pooling.pooling(
             self._model, layers, self.identity.hidden, self._device(), texts=texts

@@ -243,7 +243,7 @@ class Follower:
         return deliver_batch
 
     def _end_finished(self, outputs: Sequence[Any]) -> None:
-        """Report what is finished before its consumer hears of it."""
+        """Report finished sequences before their consumer hears of them."""
         for output in outputs:
             if output.is_finished():
                 self._end(output.request_id, None if output.error is None else "cancelled")

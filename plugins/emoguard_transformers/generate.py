@@ -1,4 +1,4 @@
-"""Sessions around `generate`: what a call asks for, how its loop is followed, how it ends."""
+"""Wraps `generate`: takes its requests, follows its loop, closes its sessions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Generate:
 
     @contextmanager
     def wrapped(self) -> Iterator[None]:
-        """Have the model's methods wrapped in this block.
+        """Wrap the model's methods in this block.
 
         Raises:
             EmoGuardError: the model's loop does not say when tokens are chosen.

@@ -1,4 +1,4 @@
-"""Which file a model object holds at this moment: looked at again where a mark has changed."""
+"""Identifies the file that a model object holds now, by content where a mark has changed."""
 
 from __future__ import annotations
 

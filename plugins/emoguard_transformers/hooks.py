@@ -62,7 +62,7 @@ class Hooks:
 
     @contextmanager
     def writing(self, run: Run | Step | None) -> Iterator[None]:
-        """Have the hooks of this thread write into `run` in this block."""
+        """Route the hooks of this thread to `run` in this block."""
         before = self.outermost
         self._local.run = run
         try:
@@ -72,7 +72,7 @@ class Hooks:
 
     @contextmanager
     def added(self) -> Iterator[None]:
-        """Have the hooks on the model in this block; compiled code of other hooks is forgotten."""
+        """Put the hooks on the model in this block; compiled code of other hooks is dropped."""
         model, readout = self._model, self._site.readout
         body, blocks = find_body(model), find_blocks(model)
         with ExitStack() as undo:

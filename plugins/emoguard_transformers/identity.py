@@ -1,4 +1,4 @@
-"""Which model a Transformers object holds."""
+"""Identifies the model in a Transformers object."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def identify(model: Any, tokenizer: Any = None, weights: Weights | None = None) 
 
 
 def _check_readable(weights: Weights) -> None:
-    """Refuse tensors of a class of their own that does not say what it is made of.
+    """Refuse tensors of a class that does not name its parts.
 
     Raises:
         EmoGuardError: naming the tensor and its class.

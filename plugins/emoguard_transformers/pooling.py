@@ -54,7 +54,7 @@ def pooling(
 
 
 class _Means:
-    """Takes what blocks return, and keeps the mean of each text.
+    """Takes the outputs of blocks and keeps the mean of each text.
 
     `kept` is float32 (texts, layers, hidden), the same memory for every batch: small results that
     outlive their layer would fragment the heap, which then grows from batch to batch.

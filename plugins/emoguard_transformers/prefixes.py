@@ -1,4 +1,4 @@
-"""Keeps what steered requests computed apart in a cache that shares prefixes between requests."""
+"""Keeps positions computed steered apart in a cache that shares prefixes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Plain = Callable[..., Any]
 
 
 def keep_apart(cache: Any, slots: Mapping[str, Slot], undo: ExitStack) -> None:
-    """Have steered requests neither find nor leave prefixes in `cache`, until `undo`.
+    """Keep steered requests from finding or leaving prefixes in `cache`, until `undo`.
 
     The index of prefixes knows tokens and no plans: another request with the same tokens would be
     given keys and values that were computed under the plan.

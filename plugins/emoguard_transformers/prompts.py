@@ -1,4 +1,4 @@
-"""What each sequence of a batch attends to before its first generated token."""
+"""Tracks the prompt tokens that each sequence of a batch attends to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which requests a call of `generate` carries, and whether its generation can be read."""
+"""Takes requests out of calls of `generate`, and decides whether its generation can be read."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def signature_of(generate: Callable[..., Any]) -> inspect.Signature:
 def by_name(
     signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what a call of `generate` was given, also by position, under the parameters' names."""
+    """Return the arguments of a call of `generate` by parameter name."""
     given = dict(kwargs)
     with suppress(TypeError):  # of more than it takes: `generate` says so itself
         given |= signature.bind_partial(*args).arguments

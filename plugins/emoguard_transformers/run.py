@@ -61,7 +61,7 @@ class Run:
 
     @contextmanager
     def stand_aside(self) -> Iterator[None]:
-        """Have the hooks do nothing in this block: the caller's own code may run the model.
+        """Pause the hooks in this block: the caller's own code may run the model.
 
         Between a pass and its commit, what that would write would be taken for the pass's.
         """
@@ -95,7 +95,7 @@ class Run:
         self._halts[row] = self.steps
 
     def settle(self) -> None:
-        """Copy what was committed since the last time to the sessions.
+        """Copy everything committed since the last call to the sessions.
 
         May be called while another thread commits.
         """

@@ -1,4 +1,4 @@
-"""The app of `transformers serve` around one model: what `emoguard serve` wraps."""
+"""Opens the app of `transformers serve` around one model, for `emoguard serve`."""
 
 from __future__ import annotations
 
@@ -120,18 +120,18 @@ class OneModel(ModelManager):
         return [{"id": self.force_model, "object": "model", "owned_by": "", "created": 0}]
 
     def shutdown(self) -> None:
-        """Keep the model: whoever opened the app closes it."""
+        """Keep the model: it is closed by the owner of the app."""
 
 
 class CarryingManager(GenerateManager):
     """Generates on the server's own thread, in the context of the request that asks for it."""
 
     def submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Have `fn` called on the thread in today's context."""
+        """Run `fn` on the thread in the current context."""
         return super().submit(copy_context().run, fn, *args, **kwargs)
 
     def async_submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Have `fn` called on the thread in today's context."""
+        """Run `fn` on the thread in the current context."""
         return super().async_submit(copy_context().run, fn, *args, **kwargs)
 
 
@@ -143,7 +143,7 @@ class CarryingState(GenerationState):
         self._one_by_one = CarryingManager()  # type: ignore[no-untyped-call]
 
     def get_manager(self, model_id: str, use_cb: bool = False) -> BaseGenerateManager:
-        """Return what generates: the batch, or the one thread."""
+        """Return the generating manager: the batch, or the one thread."""
         return super().get_manager(model_id, use_cb=True) if use_cb else self._one_by_one
 
 
@@ -190,8 +190,13 @@ def _refuse_unwatched(app: Any) -> None:
 
 def _error(status: int, message: str, code: str) -> JSONResponse:
     """Return an error in the shape that OpenAI's clients read."""
-    told = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
-    return JSONResponse({"error": told}, status)
+    error_object = {
+        "message": message,
+        "type": "invalid_request_error",
+        "param": None,
+        "code": code,
+    }
+    return JSONResponse({"error": error_object}, status)
 
 
 def _stop(model: Any, state: GenerationState) -> None:

@@ -1,4 +1,4 @@
-"""One pass of continuous batching: the sequences in its packed row, and what is read of them."""
+"""One pass of continuous batching: the sequences in its packed row, and their readings."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ NO_TEXT = (
 
 
 class TransformersJoint:
-    """See `emoguard.joint.Joint`. `hooks` are on the model while it is watched."""
+    """See `emoguard.runtime.joint.Joint`. `hooks` are on the model while it is watched."""
 
     backend = "transformers"
 
@@ -82,7 +82,7 @@ class TransformersJoint:
         """Do nothing: every block can be steered here."""
 
     def settle(self, session: Session) -> None:
-        """Copy what hooks wrote for a session's batch from the device."""
+        """Copy the rows of a session's batch from the device."""
         session.held.settle()
 
     def release(self, session: Session) -> None:

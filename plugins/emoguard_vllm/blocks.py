@@ -24,7 +24,7 @@ def find_blocks(model: Any) -> dict[int, nn.Module]:
     if layers is None:
         raise EmoGuardError(
             f"{type(model).__name__} keeps its decoder blocks where EmoGuard does not find them "
-            "(wanted model.model.layers): start this engine without emoguard in additional_config"
+            "(wanted model.model.layers): start this engine without EmoGuard in additional_config"
         )
     first, end = (getattr(body, name, None) for name in STAGE_ENDS)
     first, end = first or 0, len(layers) if end is None else end

@@ -57,7 +57,7 @@ def refusals(config: Any) -> Iterator[str]:
     if config.kv_transfer_config is not None:
         yield (
             "engines that exchange KV caches (kv_transfer_config: disaggregated prefill, LMCache) "
-            "cannot be read yet: run without, or without emoguard in additional_config"
+            "cannot be read yet: run without, or without EmoGuard in additional_config"
         )
     if config.use_v2_model_runner and config.parallel_config.pipeline_parallel_size > 1:
         yield (

@@ -36,8 +36,8 @@ def _entry() -> tuple[str, str, str]:
         return (
             "vllm plug-in",
             "broken",
-            f"no entry point emoguard in {GROUP}: install emoguard again",
+            f"no entry point of EmoGuard in {GROUP}: install it again",
         )
     if allowed is not None and "emoguard" not in allowed.split(","):
-        return "vllm plug-in", "broken", f"VLLM_PLUGINS={allowed} leaves emoguard out: add it"
+        return "vllm plug-in", "broken", f"VLLM_PLUGINS={allowed} does not name emoguard: add it"
     return "vllm plug-in", "ok", "vLLM loads it in each of its processes"

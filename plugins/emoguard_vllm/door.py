@@ -52,7 +52,7 @@ class Door:
         if missing:
             raise EmoGuardError(
                 f"the engine gave no residuals of layers {', '.join(map(str, missing))}: it runs "
-                "without EmoGuard's hooks; is emoguard installed where its workers run, and "
+                "without EmoGuard's hooks; is EmoGuard installed where its workers run, and "
                 "allowed in VLLM_PLUGINS?"
             )
         return np.stack([found[layer] for layer in layers])

@@ -75,7 +75,7 @@ class Layout:
         if LAYOUT not in own:
             raise EmoGuardError(
                 f"additional_config.{KEY} was not gone over by EmoGuard's plug-in where the engine "
-                "was configured: install emoguard there, and allow it in VLLM_PLUGINS"
+                "was configured: install EmoGuard there, and allow it in VLLM_PLUGINS"
             )
         return cls(**{**own[LAYOUT], "layers": tuple(own[LAYOUT]["layers"])})
 

@@ -22,7 +22,7 @@ CONTEXT = 4096
 
 
 class VllmSpeaker:
-    """See `emoguard.runtime.speaker.Speaker`; `model` is a `vllm.LLM` whose layers all have hooks."""
+    """See `emoguard.runtime.speaker.Speaker`; `model` is a `vllm.LLM` with hooks on all layers."""
 
     def __init__(self, model: Any) -> None:
         self.model = model

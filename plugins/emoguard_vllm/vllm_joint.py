@@ -25,7 +25,7 @@ from emoguard_vllm.front import Front
 
 
 class VllmJoint:
-    """See `emoguard.joint.Joint`. It lives in the front end; workers do what it sends them."""
+    """See `emoguard.runtime.joint.Joint`. It lives in the front end and directs the workers."""
 
     backend = "vllm"
     front: Front
@@ -62,7 +62,7 @@ class VllmJoint:
         hooked = {layer for answer in answers for layer in answer or ()}
         if missing := [layer for layer in probe.layers if layer not in hooked]:
             raise EmoGuardError(
-                f"no worker has a hook at layers {', '.join(map(str, missing))}: is emoguard "
+                f"no worker has a hook at layers {', '.join(map(str, missing))}: is EmoGuard "
                 "installed where the workers run, and allowed in VLLM_PLUGINS?"
             )
         try:

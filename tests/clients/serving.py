@@ -7,7 +7,7 @@ import time
 
 import uvicorn
 
-from tests.wire import start
+from tests.support.wire import start
 
 
 class Up:

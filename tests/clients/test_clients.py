@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import models
-from tests.wire import NOTICED, FakeWatch
+from tests.support import models
+from tests.support.wire import NOTICED, FakeWatch
 
 pytest.importorskip("uvicorn", reason="needs uvicorn: the extra serve brings it")
 

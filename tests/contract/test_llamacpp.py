@@ -17,7 +17,7 @@ from emoguard.records import Request
 from emoguard.runtime.watch import Watch
 from emoguard.steering.moves import Moves
 from emoguard.testing import CHECKS, Check, contract_probe
-from tests import tiny_gguf
+from tests.support import tiny_gguf
 
 emoguard_llamacpp = pytest.importorskip("emoguard_llamacpp")
 

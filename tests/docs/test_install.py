@@ -17,8 +17,8 @@ Installing collected packages: llama-cpp-python
 def test_the_steps_of_pip_are_shown_with_the_progress_of_the_compiler():
     slow = install.SLOW["compiling llama-cpp-python"]
     assert list(install.steps(OUTPUT)) == [
-        "resolving llama-cpp-python",
-        "downloading llama_cpp_python-0.3.36.tar.gz",
+        "collecting llama-cpp-python",
+        "collecting llama_cpp_python-0.3.36.tar.gz",
         slow,
         f"{slow}: 25 %",
         f"{slow}: 50 %",
@@ -34,15 +34,15 @@ def test_progress_of_make_is_read_too():
 
 def test_without_a_terminal_each_kind_of_step_is_one_line():
     steps = [
-        "resolving a",
-        "resolving b",
+        "collecting a",
+        "collecting b",
         "compiling x: 1 %",
         "compiling x: 9 %",
         "compiling x: 10 %",
     ]
     shown = "".join(install.display(steps, live=False))
     assert [line.split()[1:] for line in shown.splitlines()] == [
-        ["resolving", "a"], ["compiling", "x:", "1", "%"], ["compiling", "x:", "10", "%"],
+        ["collecting", "a"], ["compiling", "x:", "1", "%"], ["compiling", "x:", "10", "%"],
     ]  # fmt: skip
 
 

@@ -33,6 +33,12 @@ OTHERS = {
     "llama-cli": {"--control-vector"},
     "hf download": {"--local-dir"},
     "pip install": {"--no-deps"},
+    "vllm serve": {
+        "--additional-config",
+        "--api-server-count",
+        "--compilation-config",
+        "--middleware",
+    },
 }
 """Options of other programs, by what stands before them."""
 

@@ -10,7 +10,7 @@ from emoguard import Guard
 from emoguard.cautions import cautions
 from emoguard.runtime.attach import find, shipped_files
 from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
-from tests import tiny_gguf
+from tests.support import tiny_gguf
 
 DOOR = FakeResiduals()
 PROBE = make_probe(DOOR, ("happy", "sad"), (1, 3))

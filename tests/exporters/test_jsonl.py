@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import sys
 import threading
+import time
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import jsonschema
 import pytest
-from emoguard_jsonl import AuditLog, Key, parts, verify
+from emoguard_jsonl import AuditLog, Key, parts, read_head, verify
 
 from emoguard import EmoGuardError, Guard, Policy, Report, Request
 from emoguard.clock import Moment
@@ -50,6 +53,19 @@ def written(path: Path, count: int, **options) -> AuditLog:
         log.report(dataclasses.replace(REPORT, id=f"r{n}"))
     log.close()
     return log
+
+
+@contextlib.contextmanager
+def opened(path: Path, **options):
+    log = AuditLog(path, KEY, **options)
+    yield log
+    log.close()
+
+
+def killed(path: Path, count: int) -> None:
+    """Append `count` reports and die: the end of the log is noted only once a second."""
+    written(path, count)
+    shutil.rmtree(f"{path}.state")
 
 
 def lines(path: Path) -> list[dict]:
@@ -158,7 +174,7 @@ def test_a_restart_with_another_key_or_a_changed_tail_is_refused(path):
 
 
 def test_after_a_torn_line_a_restart_goes_on_with_its_number(path):
-    written(path, 3)
+    killed(path, 3)
     path.write_bytes(path.read_bytes()[:-100])
     assert written(path, 2).lines == 4
     verdict = verify([path], KEY, lines=4)
@@ -241,6 +257,124 @@ def test_a_file_moved_by_somebody_else_is_left_to_them(path, tmp_path):
     assert verify([elsewhere, path], KEY, lines=2).findings == []
 
 
+def test_a_file_that_logrotate_renamed_while_nobody_wrote_is_followed_by_the_next(path, caplog):
+    written(path, 3)
+    older = path.rename(path.with_name("audit.jsonl.1"))
+    log = written(path, 2)
+    assert log.lines == 5
+    assert log.faults() == 1
+    assert "line 3 was noted as written" in caplog.text
+    assert verify([older, path], KEY, lines=5).findings == []
+
+
+@pytest.mark.parametrize("left", [b"", b"no log\n"])
+def test_a_log_that_was_emptied_while_nobody_wrote_is_found(path, left, caplog):
+    written(path, 3)
+    path.write_bytes(left)
+    assert written(path, 1).lines == 4
+    assert "ends with no line" in caplog.text
+    assert [f.kind for f in verify([path], KEY).findings][-1:] == ["missing"]
+
+
+def test_lines_that_were_cut_off_while_nobody_wrote_are_found_and_stay_missing(path, caplog):
+    written(path, 5)
+    rows = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(rows[:3]) + rows[3][:50])
+    log = written(path, 1)
+    assert (log.lines, log.faults()) == (6, 1)
+    assert "ends with line 3, but line 5 was noted" in caplog.text
+    assert [f.kind for f in verify([path], KEY).findings] == ["foreign", "missing"]
+
+
+def test_a_lost_volume_is_found_from_a_note_on_another(path, tmp_path, caplog):
+    volume, note = tmp_path / "volume", tmp_path / "head"
+    volume.mkdir()
+    log = written(volume / "audit.jsonl", 3, head=note)
+    shutil.rmtree(volume)
+    volume.mkdir()
+    log = written(volume / "audit.jsonl", 1, head=note)
+    assert (log.lines, log.faults()) == (4, 1)
+    assert read_head(note).number == 4
+    assert verify([volume / "audit.jsonl"], KEY, first=4, lines=4).findings == []
+    with opened(path, head=note), pytest.raises(EmoGuardError, match="head is kept by another"):
+        AuditLog(tmp_path / "other", KEY, head=note)
+
+
+def test_a_chain_that_begins_anew_says_so(path, caplog):
+    written(path, 1)
+    assert caplog.text.count("a new chain begins") == 1
+    written(path, 1)
+    assert caplog.text.count("a new chain begins") == 1
+
+
+@pytest.mark.parametrize("note", ["", "\0" * 70, "7 nothing", "9" * 2000])
+def test_a_note_that_cannot_be_read_is_set_aside_and_the_log_goes_on(path, note, caplog):
+    written(path, 2)
+    (Path(f"{path}.state") / "head").write_text(note)
+    log = written(path, 1)
+    assert (log.lines, log.faults()) == (3, 1)
+    assert "cannot be used and is now head.aside-1" in caplog.text
+    assert verify([path], KEY, lines=3).findings == []
+
+
+def test_the_note_is_never_ahead_of_what_is_on_disk(path, monkeypatch):
+    order = []
+    fsync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda h: order.append(Path(f"/proc/self/fd/{h}").readlink().name) or fsync(h)
+    )
+    with opened(path, fsync_seconds=0) as log:
+        log.report(REPORT)
+        order.clear()
+        log.report(REPORT)
+        assert read_head(f"{path}.state/head").number == 2
+    kinds = [name.partition(".part")[0] for name in order]
+    assert kinds[:3] == ["audit.jsonl", "head", "audit.jsonl.state"]
+
+
+def test_a_note_that_cannot_be_written_costs_no_line(path, tmp_path, caplog):
+    (tmp_path / "notes").mkdir()
+    with opened(path, fsync_seconds=0, head=tmp_path / "notes" / "head") as log:
+        shutil.rmtree(tmp_path / "notes")
+        (tmp_path / "notes").write_text("")
+        for _ in range(3):
+            log.report(REPORT)
+        assert log.faults() == 3
+    assert caplog.text.count("(logged once)") == 1
+    assert verify([path], KEY, lines=3).findings == []
+
+
+def test_what_others_do_to_the_file_while_it_is_written_is_said(path, caplog):
+    with opened(path) as log:
+        for n, deed in enumerate((
+            lambda: path.rename(path.with_name("audit.jsonl.1")), path.unlink,
+            lambda: os.truncate(path, 0), lambda: path.write_bytes(path.read_bytes() + b"half"),
+        )):  # fmt: skip
+            log.report(REPORT)
+            log.report(REPORT)
+            deed()
+            log.report(REPORT)
+            assert log.lines == 3 * n + 3
+        assert log.faults() == 2
+    for sentence in ("was renamed by", "deleted while", "was cut while"):
+        assert caplog.text.count(sentence) == 1
+    kinds = [finding.kind for finding in verify([path], KEY, first=9, lines=12).findings]
+    assert kinds == ["foreign"], "its own lines are whole"
+
+
+@pytest.mark.parametrize("forward", [False, True])
+def test_a_clock_that_is_set_does_not_stop_the_rotation_by_age(path, monkeypatch, forward):
+    uptime = [1e6]
+    monkeypatch.setattr(time, "monotonic", lambda: uptime[0])
+    with opened(path, rotate_hours=24) as log:
+        log.report(dataclasses.replace(REPORT, created=1e9))
+        uptime[0] += 25 * 3600
+        log.report(dataclasses.replace(REPORT, created=1e9 + (1e8 if forward else -1e8)))
+        assert len(parts(path)) == 2
+        log.report(dataclasses.replace(REPORT, created=1e9 + (1e8 if forward else -1e8)))
+        assert len(parts(path)) == 2
+
+
 def test_a_rotated_file_is_never_written_over(path):
     log = AuditLog(path, KEY, rotate_mib=0.001)
     log.report(REPORT)
@@ -259,7 +393,7 @@ def test_a_rotated_file_is_never_written_over(path):
 
 def test_a_second_writer_is_refused_until_the_first_closes(path):
     first = AuditLog(path, KEY)
-    with pytest.raises(EmoGuardError, match="another process writes the audit log"):
+    with pytest.raises(EmoGuardError, match="is kept by another guard or sink of this process"):
         AuditLog(path, KEY)
     first.close()
     first.close()
@@ -276,7 +410,7 @@ def test_a_second_process_is_refused(path):
     )
     command = [sys.executable, "-c", code, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "another process writes the audit log" in done.stderr
+    assert f"is kept by another process (process {os.getpid()} on " in done.stderr
     first.close()
 
 
@@ -353,7 +487,7 @@ def test_a_line_of_a_gibibyte_is_not_held(path):
         file.truncate(2**30)
     code = (
         "import sys\nfrom emoguard_jsonl import AuditLog, Key\n"
-        "from tests.memory import peak_bytes\n"
+        "from tests.support.memory import peak_bytes\n"
         "AuditLog(sys.argv[1], Key(bytes(range(32)))).close(); print(peak_bytes())"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=True)
@@ -475,3 +609,27 @@ def test_memory_and_descriptors_do_not_grow(path):
 
 def _handles() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize(("mode", "said"), [(0o644, True), (0o640, True), (0o600, False)])
+def test_a_key_that_others_can_read_is_said(tmp_path, mode, said, caplog):
+    Key.create(tmp_path / "key")
+    (tmp_path / "key").chmod(mode)
+    Key.load(tmp_path / "key")
+    assert ("is open to others" in caplog.text) == said
+
+
+def test_a_key_is_whole_or_not_there_and_of_two_that_make_one_one_wins(tmp_path, monkeypatch):
+    def full(_handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EmoGuardError, match="No space left"):
+        Key.create(tmp_path / "key")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    link = os.link
+    monkeypatch.setattr(os, "link", lambda a, b: (Path(b).write_text("first"), link(a, b)))
+    with pytest.raises(EmoGuardError, match="File exists"):
+        Key.create(tmp_path / "key")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["first"]

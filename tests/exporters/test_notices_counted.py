@@ -19,7 +19,7 @@ from emoguard.notices.policy import NoticePolicy
 from emoguard.runtime.session import REQUEST
 from emoguard.sinks.policy import AlarmPolicy
 from emoguard.testing import AlarmingGuard, make_probe, measure_calibration
-from tests import tiny_gguf
+from tests.support import tiny_gguf
 
 RESPONSES = 500
 WINDOW = 4

@@ -38,9 +38,10 @@ from emoguard.testing import (
     make_reading,
     make_report,
     make_session,
+    make_site,
     put_reading,
 )
-from tests import binaries
+from tests.support import binaries
 
 LABELS = tuple(f"label{n}" for n in range(14))
 PROFILES = ("eu_art50", "us_ny_1702", "us_ca_sb243", "us_wa_2225", "us_ut_452", "cn_2026")
@@ -87,6 +88,9 @@ class StuckRate:
     """A monitor of rates that says the same at every scrape."""
 
     rates: ClassVar = {"sad": 0.1}
+
+    def evidence(self):
+        return {"sad": 0.5}
 
     def alarms(self):
         return {"sad": 3}
@@ -616,3 +620,22 @@ def test_a_connection_that_sends_nothing_is_closed(monkeypatch, capfd):
         with urllib.request.urlopen(server.url, timeout=5) as answer:
             assert answer.status == 200
     assert capfd.readouterr().err == ""
+
+
+def test_the_label_of_the_model_can_be_set_and_others_stay_others():
+    sink = PrometheusExporter(emotions=["sad"], model="fake.gguf", model_label="chat")
+    sink.report(dataclasses.replace(make_report(), model="fake.gguf"))
+    sink.report(dataclasses.replace(make_report(), model="another"))
+    page = generate_latest(sink.registry).decode()
+    assert "fake.gguf" not in page
+    assert 'emoguard_responses_total{model="chat",status="scored"} 1.0' in page
+    assert 'emoguard_responses_total{model="other",status="scored"} 1.0' in page
+    assert 'model="chat"' in next(row for row in page.splitlines() if "build_info{" in row)
+
+
+def test_the_label_of_the_model_can_be_set_in_a_policy():
+    sink = PrometheusExporter.from_policy(make_site(), port=0, model_label="chat")
+    try:
+        assert 'model="chat"' in generate_latest(sink.registry).decode()
+    finally:
+        sink.close()

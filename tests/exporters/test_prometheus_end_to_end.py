@@ -19,7 +19,9 @@ import yaml
 from emoguard_prometheus.alerting import RuleOptions, render
 
 import emoguard
-from tests import binaries, models
+from tests.support import binaries, models
+
+pytestmark = pytest.mark.slow
 
 SECONDS = 60
 """The whole way, both programs started and the model loaded."""
@@ -202,4 +204,4 @@ def test_a_model_that_turns_to_despair_wakes_somebody_and_a_neutral_one_does_not
     (woken, *_) = [a for a in inbox.alerts if a["labels"]["alertname"] != "EmoGuardWatchdog"]
     assert woken["status"] == "firing"
     assert woken["labels"]["emotion"] == "desperate"
-    assert woken["annotations"]["runbook_url"].endswith("#emoguardcrossingratehigh")
+    assert woken["annotations"]["runbook"].endswith(" emoguardcrossingratehigh")

@@ -21,7 +21,9 @@ from prometheus_client import generate_latest
 from emoguard import EmoGuardError
 from emoguard.cli.verbs import verbs
 from emoguard.testing import every_kind_of_report
-from tests import binaries
+from tests.support import binaries
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "exporters" / "emoguard_prometheus"
@@ -103,9 +105,20 @@ def test_the_alerts_are_those_of_the_documentation_and_are_complete():
     assert {rule["alert"] for rule in alerts()} == ALERTS
     for rule in alerts():
         assert rule["labels"]["severity"] in {"critical", "warning", "info", "none"}
-        assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
-        anchor = rule["annotations"]["runbook_url"].partition("#")[2]
-        assert anchor == rule["alert"].lower()
+        assert rule["annotations"].keys() == {"summary", "description", "runbook"}
+        assert rule["annotations"]["runbook"] == f"emoguard runbook {rule['alert'].lower()}"
+
+
+def test_the_command_in_an_alert_prints_its_section_and_a_link_leads_to_it():
+    linked = alerting.render(RuleOptions(runbook_url="https://wiki.example/run"), ["alerts"])
+    links = [rule["annotations"]["runbook_url"] for rule in rules_of(linked)]
+    for rule, link in zip(alerts(), links, strict=True):
+        said = run_verb(*rule["annotations"]["runbook"].split()[1:])
+        assert said.startswith(f"## {rule['alert']}\n")
+        assert said.count("\n## ") == 0
+        assert "**First look.**" in said
+        assert link == f"https://wiki.example/run#{rule['alert'].lower()}"
+    assert run_verb("runbook") == (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
 
 
 def test_every_alert_has_its_section_in_the_runbook():
@@ -206,7 +219,7 @@ def queries() -> list[str]:
     board = json.loads(dashboard.read())
     found = [t["expr"] for panel in board["panels"] for t in panel.get("targets", [])]
     found += [entry["expr"] for entry in board["annotations"]["list"]]
-    for name in ("job", "model", "emotion"):
+    for name in ("job", "instance", "model", "emotion"):
         found = [query.replace(f"${name}", ".*") for query in found]
     return [query.replace("$__rate_interval", "5m") for query in found]
 
@@ -252,6 +265,20 @@ def test_the_dashboard_is_what_grafana_10_imports():
         if panel["type"] != "row":
             assert panel["description"].endswith(".")
             assert panel["datasource"]["uid"] == "${datasource}"
+
+
+def test_every_query_of_the_dashboard_is_of_the_chosen_instances():
+    board = json.loads(dashboard.read())
+    names = [variable["name"] for variable in board["templating"]["list"]]
+    assert names == ["datasource", "job", "instance", "model", "emotion"]
+    for panel in board["panels"]:
+        for target in panel.get("targets", []):
+            assert target["expr"].count("{") == target["expr"].count('instance=~"$instance"')
+
+
+def test_what_is_printed_for_programs_is_the_same_on_every_terminal():
+    assert dashboard.read().isascii()
+    assert alerting.render().isascii()
 
 
 def covered(place: dict[str, int]) -> list[tuple[int, int]]:

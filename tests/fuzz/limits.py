@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 
 from emoguard import EmoGuardError
-from tests.memory import peak_bytes
+from tests.support.memory import peak_bytes
 
 SECONDS = 5
 BYTES = 512 * 2**20

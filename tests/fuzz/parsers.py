@@ -154,7 +154,7 @@ def read_store(name: str) -> Callable[[Path], object]:
         folder = path.parent / "store"
         shutil.rmtree(folder, ignore_errors=True)
         with RowStore(folder, {"model": "m"}, (4, 2, 3)) as store:
-            store.write(1, np.ones((2, 3), np.float32))
+            store.write([1], np.ones((1, 2, 3), np.float32))
         (folder / name).unlink()
         (folder / name).symlink_to(path)
         with RowStore(folder, {"model": "m"}, (4, 2, 3)) as store:
@@ -341,7 +341,11 @@ def monitors() -> tuple[RateMonitor, DriftMonitor]:
 
 
 def read_checkpoint(path: Path) -> None:
-    Checkpoint(path, {"a": 1}).load()
+    checkpoint = Checkpoint(path, {"a": 1})
+    checkpoint.open(lambda _state: None)
+    checkpoint.release()
+    for aside in path.parent.glob(f"{path.name}.aside-*"):
+        aside.unlink()
 
 
 PARSERS = [

@@ -11,6 +11,8 @@ from tests.fuzz import limits
 from tests.fuzz.mutations import ODD, mutants
 from tests.fuzz.parsers import PARSERS, READERS
 
+pytestmark = pytest.mark.slow
+
 CORPUS = sorted(path for path in (Path(__file__).parent / "corpus").iterdir() if path.is_file())
 
 every_parser = pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.name)

@@ -9,6 +9,8 @@ from tests.fuzz import limits
 from tests.fuzz.mutations import LARGE, write_large
 from tests.fuzz.parsers import READERS
 
+pytestmark = pytest.mark.slow
+
 QUICK = 5
 
 

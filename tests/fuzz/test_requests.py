@@ -24,7 +24,7 @@ from emoguard.notices.policy import NoticePolicy
 from emoguard.policy.policy import RequestPolicy
 from tests.fuzz import limits
 from tests.fuzz.mutations import LARGE, ODD, mutants
-from tests.wire import (
+from tests.support.wire import (
     CHAT,
     COMPLETION,
     NOTICED,
@@ -38,6 +38,8 @@ from tests.wire import (
     start,
     whole,
 )
+
+pytestmark = pytest.mark.slow
 
 CORPUS = sorted((Path(__file__).parent / "corpus" / "requests").iterdir())
 OPEN = replace(

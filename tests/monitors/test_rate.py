@@ -12,7 +12,7 @@ from emoguard_rate import monitor as monitor_module
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoguard import EmoGuardError, Guard, Policy
+from emoguard import Guard, Policy
 from emoguard.records import LabelScore
 from emoguard.sinks.policy import AlarmPolicy
 from emoguard.testing import (
@@ -151,23 +151,26 @@ def test_killed_it_loses_at_most_fifty_responses(tmp_path):
     path = tmp_path / "rate.json"
     before, plain = monitor(state=path), monitor()
     for n in range(149):
-        before.report(USUAL)  # and never closed
+        before.report(USUAL)
         if n < 100:
             plain.report(USUAL)
+    del before  # and never closed
     after = monitor(state=path)
     assert after._responses == 100
     assert np.array_equal(after._detector.evidence, plain._detector.evidence)
 
 
-def test_a_state_that_cannot_be_written_costs_no_alert(tmp_path, caplog):
+def test_a_state_that_cannot_be_written_costs_no_alert_and_no_report(tmp_path, caplog):
     sink, plain = monitor(state=tmp_path / "gone" / "rate.json"), monitor()
-    reports = [flagged()] * 20
+    reports = [flagged()] * 20 + [USUAL] * 50
     found = alarms(sink, reports)
     assert len(found) > 1
     assert found == alarms(plain, reports)
-    assert sum("the state is not kept" in record.message for record in caplog.records) == 1
-    with pytest.raises(OSError, match="gone"):
-        alarms(sink, [USUAL] * 50)
+    assert sink.faults() > 2
+    assert sink.faults() == 0
+    sink.close()
+    assert sink.faults() == 1
+    assert sum("(logged once)" in record.message for record in caplog.records) == 1
 
 
 def test_a_state_of_other_rates_is_not_taken_over(tmp_path):
@@ -191,12 +194,18 @@ def test_a_state_of_other_rates_is_not_taken_over(tmp_path):
         lambda saved: json.dumps(saved | {"state": saved["state"] | {"flagged": {}}}),
     ],
 )
-def test_a_broken_state_is_refused_in_one_sentence(tmp_path, change):
+def test_a_broken_state_is_set_aside_counted_and_said(tmp_path, change, caplog):
     path = tmp_path / "rate.json"
     monitor(state=path).close()
-    path.write_text(change(json.loads(path.read_text())))
-    with pytest.raises(EmoGuardError, match=r"cannot be used .*: delete it"):
-        monitor(state=path)
+    broken = change(json.loads(path.read_text()))
+    path.write_text(broken)
+    sink = monitor(state=path)
+    assert not sink._detector.evidence.any()
+    assert sink.faults() == 1
+    assert "it is now rate.json.aside-1" in caplog.text
+    assert (tmp_path / "rate.json.aside-1").read_text() == broken
+    sink.close()
+    assert monitor(state=path).faults() == 0
 
 
 def test_from_a_policy_it_watches_labels_at_their_certified_bound():

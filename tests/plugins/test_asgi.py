@@ -13,7 +13,7 @@ from emoguard.notices.policy import NoticePolicy
 from emoguard.policy.policy import RequestPolicy
 from emoguard.runtime.session import REQUEST
 from emoguard.steering.policy import SteeringPolicy
-from tests.wire import (
+from tests.support.wire import (
     CHAT,
     COMPLETION,
     NOTICED,

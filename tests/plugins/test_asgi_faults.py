@@ -12,7 +12,7 @@ from emoguard import Policy
 from emoguard.notices.policy import NoticePolicy
 from emoguard.policy.policy import RequestPolicy
 from emoguard.testing import BlockedSink, FailingSink, ListSink
-from tests.wire import (
+from tests.support.wire import (
     COMPLETION,
     NOTICED,
     STREAM,

@@ -10,7 +10,17 @@ from emoguard_asgi.gate import FULL_BODIES
 
 from emoguard import EmoGuardError, Policy
 from emoguard.policy.policy import RequestPolicy
-from tests.wire import CHAT, COMPLETION, PLAIN, STREAM, Exchange, call, stream, whole, wrapped
+from tests.support.wire import (
+    CHAT,
+    COMPLETION,
+    PLAIN,
+    STREAM,
+    Exchange,
+    call,
+    stream,
+    whole,
+    wrapped,
+)
 
 ASKING = Policy(requests=RequestPolicy(plan=True, scores=True))
 UNKNOWN = json.dumps({"emoguard": {"plan": {"add": {"joy": 0.05}}}}).encode()

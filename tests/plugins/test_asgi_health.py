@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from emoguard_asgi import Health
 
-from tests.wire import Exchange
+from tests.support.wire import Exchange
 
 LOCAL = [(b"host", b"127.0.0.1:8000")]
 

@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 import time
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
@@ -32,8 +33,8 @@ from emoguard.testing import (
     make_probe,
     measure_calibration,
 )
-from tests import tiny_gguf
 from tests.clients.serving import serving
+from tests.support import tiny_gguf
 
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
 ALLOWED = RequestPolicy(plan=True, conversation=True)
@@ -352,3 +353,46 @@ def test_several_clients_at_once_get_their_own_objects(site):
     site.settle()
     assert len(found) == 8
     assert sorted(found) == sorted((r.conversation, r.id) for r in site.watch.reports)
+
+
+SECRET = "a word of this user alone"
+SAID = [{"role": "user", "content": SECRET}]
+PLAIN_TEXT = {"content-type": "text/plain"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_client_that_names_no_model_gets_its_name_and_not_where_it_lies(
+    site, served, chat, stream
+):
+    up = site()
+    path, body = asking(chat, 3, stream=stream)
+    status, got = up.ask(path, body)
+    assert status == 200
+    assert b"tiny.gguf" in got
+    for place in (served.model.model_path, str(Path(served.model.model_path).parent)):
+        assert place.encode() not in got
+    assert b"mine" in up.ask(path, body | {"model": "mine"})[1]
+
+
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [
+        (({"messages": SAID}, PLAIN_TEXT), "send JSON with content-type: application/json"),
+        (({"messages": SECRET},), "body.messages: "),
+        (({"messages": SAID, "temperature": SECRET},), "body.temperature: "),
+        ((SECRET.encode(),), "wanted JSON"),
+        ((SECRET.encode(), PLAIN_TEXT), "wanted JSON"),
+        ((SECRET.encode("utf-16"),), "wanted JSON"),
+        (({"messages": SAID, "logit_bias": {SECRET: 1}},), "invalid literal"),
+        (({"messages": [{"role": "user", "content": SECRET * 2000}]},), "maximum context length"),
+    ],
+)
+def test_no_word_of_a_request_is_logged(site, capfd, caplog, request_, sentence):
+    status, got = site().ask(CHAT, *request_)
+    assert status in (400, 500)
+    assert sentence in json.loads(got)["error"]["message"]
+    said = capfd.readouterr()
+    for text in (said.out, said.err, caplog.text):
+        assert SECRET not in text
+        assert repr(SECRET.encode())[2:-1] not in text

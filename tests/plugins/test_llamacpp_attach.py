@@ -22,7 +22,7 @@ from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.probe.probe import Probe
 from emoguard.testing import make_calibration, make_probe
-from tests import tiny_gguf
+from tests.support import tiny_gguf
 
 BACKENDS = ("native", "callback")
 

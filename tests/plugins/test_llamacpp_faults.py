@@ -19,8 +19,8 @@ from emoguard.guard import Guard
 from emoguard.probe.probe import Probe
 from emoguard.records import Report
 from emoguard.testing import make_probe
-from tests import tiny_gguf
-from tests.interrupts import Armed, LateError, Signals, handling, then
+from tests.support import tiny_gguf
+from tests.support.interrupts import Armed, LateError, Signals, handling, then
 
 BACKENDS = ("native", "callback")
 

@@ -19,7 +19,7 @@ from emoguard.guard import Guard
 from emoguard.records import Report
 from emoguard.runtime.watch import Watch
 from emoguard.testing import make_calibration, make_probe
-from tests import tiny_gguf
+from tests.support import tiny_gguf
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +110,11 @@ def test_the_same_adapter_in_another_folder_is_the_same_file(
 def test_a_file_that_differs_in_one_tensor_is_another(
     base: Path, tmp_path: Path, name: str
 ) -> None:
-    from emoguard_llamacpp import ctypes_llama
+    from emoguard_llamacpp import ctypes_gguf
 
     copy = tmp_path / "tuned.gguf"
     data = bytearray(base.read_bytes())
-    (tensor,) = (t for t in ctypes_llama.gguf_tensors(base) if t.name == name)
+    (tensor,) = (t for t in ctypes_gguf.gguf_tensors(base) if t.name == name)
     values = np.frombuffer(data, np.float32, tensor.size // 4, tensor.start)
     values += 0.001
     copy.write_bytes(data)

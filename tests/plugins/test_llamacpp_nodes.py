@@ -15,7 +15,7 @@ from emoguard_llamacpp import ctypes_llama
 from emoguard_llamacpp.nodes import Nodes
 
 from emoguard.errors import EmoGuardError
-from tests.interrupts import Armed, LateError, Signals, handling
+from tests.support.interrupts import Armed, LateError, Signals, handling
 
 NAMES = ("inp_embd", "Qcur-0", "l_out-0", "Qcur-1", "l_out-1", "Qcur-2", "l_out-2", "result")
 WANTED = (b"l_out-0", b"l_out-2")

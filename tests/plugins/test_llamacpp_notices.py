@@ -15,7 +15,7 @@ from emoguard import Guard, Plan, Policy, Request
 from emoguard.notices.policy import NoticePolicy
 from emoguard.runtime.session import REQUEST
 from emoguard.testing import ListSink, make_probe, measure_calibration
-from tests import tiny_gguf
+from tests.support import tiny_gguf
 
 PROMPT = "the rain in the north and the cat"
 CHAT = [{"role": "user", "content": "Are you human?"}]

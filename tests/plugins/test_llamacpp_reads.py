@@ -10,10 +10,10 @@ import emoguard_llamacpp
 import llama_cpp
 import numpy as np
 import pytest
-from emoguard_llamacpp import ctypes_llama, doctor, support
+from emoguard_llamacpp import ctypes_llama, ctypes_symbols, doctor, support
 
 from emoguard.errors import EmoGuardError
-from tests import tiny_gguf
+from tests.support import tiny_gguf
 
 NATIVE = support.allow_list().get(llama_cpp.__version__, ())
 
@@ -101,7 +101,7 @@ def test_another_tensor_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_symbol_that_is_gone_is_named() -> None:
     with pytest.raises(EmoGuardError, match="does not export ggml_no_such_thing"):
-        ctypes_llama._bind(None, (), "ggml_no_such_thing")
+        ctypes_symbols.bind(None, (), "ggml_no_such_thing")
 
 
 def test_rows_of_another_shape_are_refused() -> None:

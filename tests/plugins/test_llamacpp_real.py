@@ -26,8 +26,8 @@ from emoguard.testing.checks import (
     check_law,
     check_second_attach_is_refused,
 )
-from tests import models
 from tests.contract.test_llamacpp import LlamaHarness
+from tests.support import models
 
 pytestmark = pytest.mark.real
 

@@ -17,7 +17,7 @@ import emoguard
 from emoguard import Guard, Plan, Policy, Request
 from emoguard.steering.policy import SteeringPolicy
 from emoguard.testing import make_probe, measure_calibration
-from tests import tiny_gguf
+from tests.support import tiny_gguf
 
 TOKEN, OTHER = 100, 101
 OPEN, CLOSE = tiny_gguf.THINKING

@@ -20,7 +20,7 @@ from emoguard.guard import Guard
 from emoguard.records import Report, Request
 from emoguard.runtime.session import REQUEST
 from emoguard.testing import ListSink, make_probe
-from tests import tiny_gguf
+from tests.support import tiny_gguf
 
 PROMPT = "the rain in the north and the cat"
 END = 2

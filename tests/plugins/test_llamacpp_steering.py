@@ -23,8 +23,8 @@ from emoguard.steering import bound as reference
 from emoguard.steering import moves
 from emoguard.steering.policy import SteeringPolicy
 from emoguard.testing import AlarmingGuard, make_probe, measure_calibration
-from tests import tiny_gguf
-from tests.interrupts import LateError, then
+from tests.support import tiny_gguf
+from tests.support.interrupts import LateError, then
 
 PROMPT = "the rain in the north and the cat"
 LABELS = ("happy", "sad", "calm")

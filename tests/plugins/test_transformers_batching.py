@@ -31,7 +31,7 @@ from emoguard.testing import (
     measure_calibration,
 )
 from tests.contract.hf_models import HfHarness, Tokenizer, build
-from tests.models import load_hf, smollm2_gguf
+from tests.support.models import load_hf, smollm2_gguf
 
 ARCHITECTURES = ("llama", "gemma3_text", "gpt2")
 PROMPTS = ([5, 9, 17, 33, 8], [7, 7, 50, 120, 99, 3, 4], [7, 50], [8] * 4 + [12, 61, 40])

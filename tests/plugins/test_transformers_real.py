@@ -17,7 +17,7 @@ from emoguard.probe.probe import Probe
 from emoguard.probe.witness import Witness
 from emoguard.records import Request
 from emoguard.testing import make_calibration, make_probe
-from tests.models import gemma_gguf, load_hf, smollm2_gguf
+from tests.support.models import gemma_gguf, load_hf, smollm2_gguf
 
 pytestmark = pytest.mark.real
 

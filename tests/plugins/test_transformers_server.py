@@ -24,8 +24,8 @@ import emoguard
 from emoguard import EmoGuardError, Guard, Policy
 from emoguard.runtime.attach import find
 from emoguard.testing import make_probe, measure_calibration
-from tests import models, tiny_folder
 from tests.clients.serving import serving
+from tests.support import models, tiny_folder
 
 MODES = ("one by one", "batch")
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"

@@ -23,6 +23,7 @@ export class Chat {
     this.other = null;
     this.running = null;
     this.lastDrawn = 0;
+    this.timer = null;
     this.conversation = crypto.randomUUID?.() ?? String(Math.random()).slice(2);
     this.redraw = drawing(() => this.draw());
     by("say").addEventListener("submit", (event) => { event.preventDefault(); this.say(); });
@@ -188,14 +189,14 @@ export class Chat {
     const answer = this.current;
     const label = about.labels[column];
     this.keepEndInView();
-    this.detail.draw({ label, column, readings: answer?.readings ?? null, other: answer?.pair?.readings ?? null,
-      score: answer?.score(label) ?? null, place: answer?.pointed ?? null });
     const now = performance.now();
-    if (answer?.busy && now - this.lastDrawn < APART) {
-      setTimeout(this.redraw, APART);
+    if (answer?.busy && answer.pointed === null && now - this.lastDrawn < APART) {
+      this.timer ??= setTimeout(() => { this.timer = null; this.redraw(); }, APART);
       return;
     }
     this.lastDrawn = now;
+    this.detail.draw({ label, column, readings: answer?.readings ?? null, other: answer?.pair?.readings ?? null,
+      score: answer?.score(label) ?? null, place: answer?.pointed ?? null });
     if (answer) for (const row of this.rows) row.draw(answer.readings, answer.score(row.label));
   }
 }

@@ -88,6 +88,7 @@ function band(label, width) {
 }
 
 function verdict(label) {
+  if (label.axis) return el("span", { class: "verdict", title: "a contrast between emotions, not one of them" }, "contrast");
   if (label.verdict === null || label.verdict === "usable") return null;
   return el("span", { class: "verdict", title: "what validation found this label to be worth" }, label.verdict);
 }

@@ -69,7 +69,7 @@ export class Operator {
       ["steered", count(this.group("steering").steered ?? 0), this.group("steering").faulted ? `${this.group("steering").faulted} with faults` : "no fault"],
       ["notices given", count(notice.given ?? 0), [`${notice.lost ?? 0} lost`, this.state?.overdue === null ? null : `${this.state?.overdue ?? 0} overdue`].filter(Boolean).join(", ")],
       ["failed parts", count(sum(Object.values(this.group("fault")))), words(this.group("fault")) || "none"],
-      ["denied wishes", count(sum(Object.values(this.group("denied")))), words(this.group("denied")) || "none"],
+      ["denied requests", count(sum(Object.values(this.group("denied")))), words(this.group("denied")) || "none"],
     ];
     by("tiles").replaceChildren(...tiles.map(([title, number, more]) => el("div", { class: "tile" },
       el("span", { class: "quiet" }, title), el("b", {}, number), el("span", { class: "quiet" }, printable(more)))));

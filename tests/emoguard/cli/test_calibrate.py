@@ -17,8 +17,8 @@ from emoguard.fit import calibrating
 from emoguard.probe import artifact
 from emoguard.runtime.attach import find
 from emoguard.testing import make_calibration, make_probe
-from tests import models, tiny_gguf
-from tests.models import load_llama
+from tests.support import models, tiny_gguf
+from tests.support.models import load_llama
 
 WORDS = ["toast", "heat", "stone", "river", "north", "piano", "glass", "seven", "orange", "map"]
 POLICY = "alarms: {rate_per_1000_tokens: 20, window_tokens: 2}\nlabels: [happy]\n"

@@ -203,9 +203,9 @@ def test_a_site_where_all_can_be_opened_is_left_as_it_was(check, site):
         ("key", None, "sinks.0.jsonl: the audit key cannot be read"),
         ("key", "no key", "sinks.0.jsonl: {at}/key: wanted 64 hexadecimal digits"),
         ("audit.jsonl", "folder", "sinks.0.jsonl: {at}/audit.jsonl cannot be written: it is no"),
-        ("rate.json", "{", "sinks.1.rate: checkpoint {at}/rate.json cannot be used"),
-        ("drift.json", "{", "sinks.2.drift: checkpoint {at}/drift.json cannot be used"),
-        ("notices.json", "{", "notices.state: checkpoint {at}/notices.json cannot be used"),
+        ("rate.json", "folder", "sinks.1.rate: {at}/rate.json cannot be written: it is no file"),
+        ("drift.json", "folder", "sinks.2.drift: {at}/drift.json cannot be written: it is no"),
+        ("notices.json", "folder", "notices.state: {at}/notices.json cannot be written: it is no"),
         ("baseline.json", "{}", "drift.baseline: {at}/baseline.json is no sound baseline"),
     ],
 )
@@ -262,6 +262,13 @@ def test_only_a_host_of_another_machine_is_a_problem_and_no_port_in_use(check, h
     assert ("metrics cannot be served" in err) == bool(code)
 
 
+def test_a_state_that_will_be_set_aside_is_no_reason_not_to_start(check, site):
+    for name in ("rate.json", "drift.json", "notices.json"):
+        (site / name).write_text("{")
+    assert check(SINKS % {"at": site})[0] == 0
+    assert (site / "rate.json").read_text() == "{", "and left as it is"
+
+
 def traffic(probe_name: str) -> Baseline:
     report = dataclasses.replace(make_report(), probe=probe_name)
     return Baseline.learn([report] * 2500, block_responses=50)
@@ -290,7 +297,7 @@ def test_a_label_that_is_watched_though_not_usable_is_named(check, tmp_path, pol
     code, out, _ = check(policy, "--probe", probe)
     assert code == 0
     assert "sad (not usable): watched because the policy names them" in out
-    assert "happy (" not in out
+    assert "verdicts        happy: usable" in out
 
 
 def test_a_label_that_is_not_usable_and_not_named_is_not_watched(check, tmp_path):
@@ -320,3 +327,22 @@ def test_a_probe_without_calibration_says_how_to_make_one(check, tmp_path):
     artifact.save(tmp_path / "raw.safetensors", made)
     _, out, _ = check("", "--probe", str(tmp_path / "raw.safetensors"))
     assert "for no model file: make one with emoguard calibrate --model" in out
+
+
+def test_a_probe_that_nobody_validated_says_so(check, tmp_path):
+    assert "none: emoguard validate finds out" in check("", "--probe", judged(tmp_path))[1]
+
+
+def test_escape_codes_of_a_probe_file_reach_no_terminal(check, tmp_path, capsys):
+    odd = "\x1b]0;owned\x07\x1b[2J[red]"
+    made = make_probe(FakeResiduals(), ("happy", "sad"), (1, 3))
+    identity = dataclasses.replace(FAKE_IDENTITY, name=odd, quantisation=odd)
+    path = tmp_path / "odd.safetensors"
+    artifact.save(path, made, [make_calibration(made, identity)])
+    code, out, err = check("", "--probe", str(path))
+    assert code == 0
+    assert "]0;owned" in out
+    for text in (out, err):
+        assert not [c for c in text if c in "\x1b\x07"]
+    assert main(["export", str(path), "--label", "happy", "--out", str(tmp_path / "v.gguf")]) == 0
+    assert not [c for c in capsys.readouterr().out if c in "\x1b\x07"]

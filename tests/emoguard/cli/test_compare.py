@@ -8,7 +8,7 @@ import pytest
 
 from emoguard.cli import main
 from emoguard.fit import corpora
-from tests import models, tiny_gguf
+from tests.support import models, tiny_gguf
 
 LABELS = {
     "happy": {"words": ["happy"], "valence": 1},

@@ -6,8 +6,8 @@ import pytest
 
 from emoguard.cli import corpus, main
 from emoguard.fit import corpora
-from tests import tiny_gguf
-from tests.models import gemma_gguf, smollm2_gguf
+from tests.support import tiny_gguf
+from tests.support.models import gemma_gguf, smollm2_gguf
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from emoguard.cli import main
 from emoguard.probe import artifact
 from emoguard.runtime.openers import open_speaker
 from emoguard.testing import make_calibration, make_probe
-from tests import models, tiny_folder, tiny_gguf
+from tests.support import models, tiny_folder, tiny_gguf
 
 pytest.importorskip("llama_cpp")
 pytest.importorskip("transformers")

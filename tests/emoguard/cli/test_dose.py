@@ -13,7 +13,7 @@ from emoguard.cli.verbs import verbs
 from emoguard.probe import artifact
 from emoguard.runtime.openers import open_speaker
 from emoguard.testing import FakeResiduals, make_probe, measure_calibration
-from tests import tiny_folder, tiny_gguf
+from tests.support import tiny_folder, tiny_gguf
 
 
 def count_vowels(text):

@@ -14,8 +14,8 @@ from emoguard import Guard
 from emoguard.cli import main
 from emoguard.fit import corpora
 from emoguard.probe import artifact
-from tests import models, tiny_gguf
-from tests.models import DATA, load_llama, smollm2_gguf
+from tests.support import models, tiny_gguf
+from tests.support.models import DATA, load_llama, smollm2_gguf
 
 
 def write(path, records):

@@ -32,8 +32,8 @@ from emoguard.runtime.attach import find
 from emoguard.runtime.openers import open_speaker
 from emoguard.runtime.speaker import Prompt, answer
 from emoguard.testing import make_calibration, make_probe
-from tests import models as real_models
-from tests import tiny_gguf
+from tests.support import models as real_models
+from tests.support import tiny_gguf
 
 pytest.importorskip("llama_cpp")
 from emoguard_llamacpp.speaker import LlamaSpeaker

@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from emoguard.cli import main
-from tests import tiny_folder, tiny_gguf
 from tests.emoguard.cli.test_run import save_probe
+from tests.support import tiny_folder, tiny_gguf
 
 pytest.importorskip("llama_cpp")
 pytest.importorskip("fastapi", reason="needs llama_cpp.server: the extra serve brings it")
@@ -621,6 +621,28 @@ class TestEnd:
         assert (status, "emoguard" in json.loads(raw)) == (200, False)
         assert "x-emoguard-notice" not in headers
         assert plain.ask("/readyz")[0] == 200
+
+
+def test_the_page_wants_the_key_and_ends_with_the_server(folder):
+    arguments = ("--model", str(folder / "tiny.gguf"), "--threads", "1", "--page")
+    with serving(folder, *arguments, API_KEY=KEY) as running:
+        assert b"<title>EmoGuard</title>" in running.ask("/emoguard/")[2]
+        assert running.ask("/emoguard/live")[0] == 401
+        asked = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+        assert running.ask("/emoguard/answer", asked)[0] == 401
+        status, _, raw = running.ask("/emoguard/answer", asked, BEARER)
+        assert (status, raw.count(b"event: end")) == (200, 1)
+        assert b'"status":"scored"' in raw
+        live = urllib.request.Request(
+            f"http://127.0.0.1:{running.port}/emoguard/live?view=operator", headers=BEARER
+        )
+        with urllib.request.urlopen(live, timeout=60) as viewer:
+            while viewer.readline() != b"event: responses\n":
+                pass
+            code, seconds = running.stop()
+            assert b"event: bye" in viewer.read()
+    assert code == 0
+    assert seconds < 10  # no open page makes it wait for the end of its patience
 
 
 def _ignoring(running, asked):

@@ -14,8 +14,8 @@ from emoguard.fit import corpora
 from emoguard.fit.responses import Sampling, calibrate, responses
 from emoguard.probe import artifact
 from emoguard.testing import FakeResiduals, make_probe
-from tests import tiny_gguf
-from tests.models import load_llama
+from tests.support import tiny_gguf
+from tests.support.models import load_llama
 
 PNG = b"\x89PNG"
 

@@ -49,6 +49,7 @@ def test_every_answer_is_on_disk_before_the_next_is_made(tmp_path):
             yield answer
 
     made.extend(source, lambda said: False)
+    made.close()
     assert file(path).answers == SAID
 
 
@@ -60,6 +61,7 @@ def test_nothing_is_written_that_could_not_be_read_again(tmp_path, monkeypatch):
         full = file(path)
         with pytest.raises(EmoGuardError, match="is full"):
             full.extend(lambda start: SAID, lambda said: False)
+        full.close()
         assert file(path).answers == SAID
         monkeypatch.setattr(workfile, name, most - 1)
         with pytest.raises(EmoGuardError, match="too large"):

@@ -305,3 +305,21 @@ def test_words_that_name_an_emotion_are_found(text):
 )
 def test_other_words_are_left_alone(text):
     assert named_emotion(text) is None
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\\n\\t"])
+def test_an_empty_text_is_refused_with_its_line(tmp_path, text):
+    path = tmp_path / "c.jsonl"
+    rows = ['{"emotion": "joy", "text": "a b c"}', "", f'{{"emotion": "joy", "text": "{text}"}}']
+    path.write_text("\n".join(rows))
+    with pytest.raises(EmoGuardError, match=r"c.jsonl:3: the text is empty: take the line out"):
+        corpora.read(path)
+
+
+def test_a_text_knows_its_place(tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_text('\ufeff{"text": "a"}\n\n{"text": "b\u2028c"}\n')
+    assert [(t.text, t.place) for t in corpora.read(path)] == [
+        ("a", f"{path}:1"),
+        ("b\u2028c", f"{path}:3"),
+    ]

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 from emoguard import EmoGuardError
+from emoguard.cli.reading import readable
+from emoguard.fit.corpora import Text
 from emoguard.fit.extraction import extract, extract_embedded, pool, skipped_tokens
 from emoguard.probe import pooling
 from emoguard.testing import FakeResiduals
-from tests import tiny_gguf
 from tests.contract import hf_models
+from tests.support import tiny_gguf
 
 ROOT = Path(__file__).parents[3]
 WORDS = ["toast", "is", "heat", "on", "a", "train", "and", "the", "hen", "eats", "rain"]
@@ -240,7 +242,7 @@ def test_every_moment_of_being_killed_is_survived(tmp_path, monkeypatch):
         if stage:
             (folder / "done.bin").write_bytes(b"\1\1\1\1")
         if stage == 2:
-            (folder / "bound.part").write_bytes(b"{")
+            (folder / "bound.json.part1-1").write_bytes(b"{")
         assert np.array_equal(extract(FakeResiduals(), texts, folder), whole)
 
 
@@ -325,3 +327,18 @@ def test_a_batch_leaves_a_llama_as_it_was(tmp_path):
     extract(door, some_texts(6), tmp_path / "r")
     assert llm.n_tokens == 3
     assert hashlib.sha256(llm.scores[:3].tobytes()).digest() == before
+
+
+def test_texts_that_are_too_short_are_left_out_and_the_first_is_named(capsys):
+    texts = [Text("joy", "", words, f"c.jsonl:{n}") for n, words in enumerate(SHORT_AND_LONG, 1)]
+    door = FakeResiduals()
+    found = readable(door, texts)
+    assert [text.text for text in found] == [w for w in SHORT_AND_LONG if len(door.tokenize(w)) > 3]
+    assert 0 < len(found) < len(texts)
+    said = capsys.readouterr().err
+    assert "of 4 texts, which have fewer than 4 tokens: the first at c.jsonl:2" in said
+    assert readable(door, found) == found
+    assert not capsys.readouterr().err
+
+
+SHORT_AND_LONG = ["one two three four five", "lol", "a b", "six seven eight nine ten"]

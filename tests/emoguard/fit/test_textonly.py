@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emoguard import EmoGuardError
-from emoguard.fit.textonly import TextOnly, counted
+from emoguard.fit.textonly import TEXT_ONLY, TextOnly, counted, standardised
 
 CHINESE = ["我今天很高兴。", "他昨天非常难过!", "孩子们笑了。", "她在雨中哭泣。"]
 LABELS = np.array(["happy", "sad", "happy", "sad"])
@@ -29,3 +29,48 @@ def test_the_same_language_with_spaces_is_counted():
     assert found.shape == (4, 5)
     scores = detectors(texts).scores(texts)["TF-IDF, centroid"]
     assert np.array_equal(scores.argmax(axis=1), [0, 1, 0, 1])
+
+
+NAMES, SIGNS = ("glad", "low", "never"), (1, -1, -1)
+TRAINING = ["sun and cake today", "cake and sun again", "rain and fog today", "fog and rain again"]
+DETECTOR_LABELS = np.array(["glad", "glad", "low", "low"])
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return TextOnly(TRAINING, DETECTOR_LABELS, NAMES, SIGNS)
+
+
+def test_words_that_go_with_a_name_score_for_it(detector):
+    scores = detector.scores(["more sun, more cake", "fog, then rain"])
+    for name in ("TF-IDF, logistic", "TF-IDF, centroid"):
+        glad, low = scores[name][:, 0], scores[name][:, 1]
+        assert glad[0] > glad[1]
+        assert low[1] > low[0]
+
+
+def test_a_lexicon_scores_with_the_sign_of_the_name(detector):
+    scores = detector.scores(["What a wonderful, lovely day!", "A horrible, awful disaster."])
+    vader = scores["VADER"]
+    assert vader[0, 0] > vader[1, 0]
+    assert vader[0, 1] < vader[1, 1]
+
+
+def test_a_name_without_a_training_text_has_no_score(detector):
+    scores = detector.scores(["sun", "fog"])
+    assert set(scores) == {*TEXT_ONLY, "length"}
+    assert all(np.isnan(each[:, 2]).all() for each in scores.values())
+    assert not detector.directions[2].any()
+
+
+def test_scores_are_standardised_over_the_texts_that_are_scored(detector):
+    scores = detector.scores(["sun and cake", "rain", "today", "a fog again"])
+    for each in scores.values():
+        known = each[:, :2]
+        np.testing.assert_allclose(known.mean(axis=0), 0, atol=1e-9)
+        assert set(known.std(axis=0).round(9)) <= {0.0, 1.0}
+
+
+def test_a_constant_becomes_zero():
+    found = standardised(np.array([[1.0, 5.0], [3.0, 5.0]]))
+    np.testing.assert_array_equal(found, [[-1, 0], [1, 0]])

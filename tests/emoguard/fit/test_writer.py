@@ -63,6 +63,7 @@ def test_attempts_are_bounded_and_a_text_that_never_comes_is_left_out(tmp_path):
     assert made.rejected == {"too short": 6}
     assert len(set(asked)) == len({seed for _, seed in asked}) == 6
     # Nor is it tried for ever by calling again.
+    made.close()
     again = manuscript(tmp_path)
     list(again.write(wanted, ask, 3))
     assert len(asked) == 6

@@ -461,11 +461,15 @@ def test_the_largest_state_can_be_read_again(tmp_path):
         '{"bound": {"notices": 1}, "state": {"a": [1, 2, null, 0, []]}}',
     ],
 )
-def test_a_state_that_cannot_be_used_is_refused_when_the_guard_is_made(tmp_path, saved):
+def test_a_state_that_cannot_be_used_is_set_aside_counted_and_said(tmp_path, saved, caplog):
     path = tmp_path / "state.json"
     path.write_text(saved)
-    with pytest.raises(EmoGuardError, match=r"state.json cannot be used .* delete it"):
-        make_guard(NoticePolicy(profiles=("eu_art50",), state=str(path)))
+    with make_guard(NoticePolicy(profiles=("eu_art50",), state=str(path))) as guard:
+        assert respond(guard).faults == ("notices",)
+    assert "it is now state.json.aside-1" in caplog.text
+    assert (tmp_path / "state.json.aside-1").read_text() == saved
+    with make_guard(NoticePolicy(profiles=("eu_art50",), state=str(path))) as guard:
+        assert respond(guard).notice is None, "it was kept"
 
 
 def test_a_state_that_cannot_be_written_is_counted_and_disturbs_nothing(tmp_path, caplog):
@@ -475,7 +479,17 @@ def test_a_state_that_cannot_be_written_is_counted_and_disturbs_nothing(tmp_path
         guard.flush()
         assert respond(guard).faults == ("notices",)
         guard.flush()
-    assert sum("notices failed" in record.message for record in caplog.records) == 1
+    assert sum("(logged once)" in record.message for record in caplog.records) == 1
+
+
+def test_a_state_that_another_guard_keeps_is_refused_when_it_is_opened(tmp_path):
+    policy = NoticePolicy(profiles=("eu_art50",), state=str(tmp_path / "state.json"))
+    with make_guard(policy):
+        second = make_guard(policy)
+        with pytest.raises(EmoGuardError, match=r"state file .* is kept by another guard"):
+            second.open()
+    with make_guard(policy):
+        pass
 
 
 def test_many_threads_in_one_conversation_lose_nothing():

@@ -194,6 +194,7 @@ def test_an_interrupt_passes_and_the_file_is_read_with_the_next_response(path):
 
 def test_every_key_can_change_or_is_named_as_fixed():
     free = {"alarms.on_alert", "steering", "requests", "on_unsupported", "sample_ratio", "version"}
+    free |= {"page"}
     names = ("known_minors", "every_hours", "continuing_gap_minutes", "utc_offset_hours")
     names += ("amplifying", "prompted", "channel", "locale", "text")
     free |= {f"notices.{name}" for name in names}

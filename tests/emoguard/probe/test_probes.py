@@ -12,7 +12,7 @@ from emoguard import Guard, Request
 from emoguard.fit import corpora
 from emoguard.probe.shipped import shipped_files
 from emoguard.runtime.attach import find, shipped
-from tests.models import gemma_gguf, load_hf, load_llama, quantised, smollm2_gguf
+from tests.support.models import gemma_gguf, load_hf, load_llama, quantised, smollm2_gguf
 
 CARDS = Path(__file__).parents[3] / "docs" / "cards"
 MODELS = {"smollm2-135m-instruct": smollm2_gguf, "gemma-3-270m": gemma_gguf}

@@ -13,7 +13,14 @@ import pytest
 
 from emoguard.errors import EmoGuardError
 from emoguard.runtime.interrupts import is_interrupt
-from tests.interrupts import Armed, DescribedError, LateError, Signals, handling, set_in_this_thread
+from tests.support.interrupts import (
+    Armed,
+    DescribedError,
+    LateError,
+    Signals,
+    handling,
+    set_in_this_thread,
+)
 
 
 def caught(action: Callable[..., Any], *args: Any) -> BaseException:

@@ -71,6 +71,22 @@ def test_too_few_responses_are_refused():
         Baseline.learn([])
 
 
+@pytest.mark.parametrize(
+    ("seconds", "sentence"),
+    [
+        (60, "at the log's 1 minutes a response the other 900 take 15 hours"),
+        (3600, "at the log's 1 hours a response the other 900 take 37.5 days"),
+        (0.5, "at the log's 0.5 seconds a response the other 900 take 7.5 minutes"),
+        (0, "let more traffic pass$"),
+    ],
+)
+def test_too_few_responses_say_how_long_the_rest_takes(seconds, sentence):
+    times = [1e9 + n * seconds for n in range(100)]
+    reports = [dataclasses.replace(r, created=t) for r, t in zip(traffic(100), times, strict=True)]
+    with pytest.raises(EmoGuardError, match=sentence):
+        Baseline.learn(reports)
+
+
 def test_more_responses_resolve_smaller_moves_and_resemblance_larger_ones():
     few, many = (Baseline.learn(traffic(count)) for count in (1000, 9000))
     least = few.resolution(["sad", "happy"], 100_000)
@@ -129,6 +145,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
         lambda data: json.dumps(data | {"blocks": data["blocks"][:49]}),
         lambda data: json.dumps(data | {"blocks": [["x", "y"]] * 50}),
         lambda data: json.dumps(data | {"blocks": [[float("nan"), 0]] * 50}),
+        lambda data: json.dumps(data | {"blocks": [[1e200, 0]] * 50}),
         lambda data: json.dumps(data | {"block_responses": 0}),
         lambda data: json.dumps(data | {"created": "yesterday"}),
     ],

@@ -1,5 +1,7 @@
 import dataclasses
 import logging
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -8,8 +10,16 @@ from collections import deque
 
 import pytest
 
+from emoguard import Alert, Guard, Request
 from emoguard.sinks.delivery import BACKLOG, Delivery
-from emoguard.testing import BlockedSink, FailingSink, ListSink, make_report
+from emoguard.testing import (
+    BlockedSink,
+    FailingSink,
+    FakeResiduals,
+    ListSink,
+    make_probe,
+    make_report,
+)
 
 REPORT = make_report()
 
@@ -229,18 +239,50 @@ Guard(make_probe(FakeResiduals()), sinks=[Slow()]).outbox.put(make_report(), Req
     assert out.stdout == "arrived\n"
 
 
-def test_a_forked_child_delivers_too():
-    code = """
-import os, sys
-from emoguard import Guard, Request
-from emoguard.testing import FakeResiduals, ListSink, make_probe, make_report
-sink = ListSink()
-guard = Guard(make_probe(FakeResiduals()), sinks=[sink])
-guard.outbox.put(make_report(), Request(), str)
-assert guard.flush()
-if not (child := os.fork()):
-    guard.outbox.put(make_report(), Request(), str)
-    os._exit(0 if guard.flush() and len(sink.reports) == 2 else 1)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+def test_a_forked_child_leaves_the_sinks_to_its_parent_and_says_so(caplog):
+    sink = ListSink()
+    with Guard(make_probe(FakeResiduals()), sinks=[sink]) as guard:
+        guard.outbox.put(REPORT, Request(), str)
+        assert guard.flush()
+        child = os.fork()
+        if not child:
+            faults = [guard.outbox.put(REPORT, Request(), str).faults for _ in range(2)]
+            sound = (
+                faults == [(), ("sink:ListSink",)]
+                and guard.flush()
+                and len(sink.reports) == 1
+                and "before this process was forked" in caplog.text
+            )
+            os._exit(0 if sound else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        guard.outbox.put(REPORT, Request(), str)
+        assert guard.flush()
+    assert len(sink.reports) == 2
+
+
+def test_a_child_forked_while_every_lock_is_held_does_not_wait():
+    sink = BlockedSink()
+    with Guard(make_probe(FakeResiduals()), sinks=[sink]) as guard:
+        guard.outbox.put(REPORT, Request(), str)
+        locks = guard.outbox._lock, guard.outbox._ledger._lock, guard.outbox._delivery._lanes[0]
+        with locks[0], locks[1], locks[2]._changed:
+            child = os.fork()
+        if not child:
+            signal.alarm(20)
+            guard.outbox.put(REPORT, Request(), str)
+            guard.outbox.overdue()
+            guard.close(1)
+            os._exit(0)
+        sink.release.set()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_callbacks_go_on_in_a_forked_child():
+    called = []
+    with Guard(make_probe(FakeResiduals()), on_alert=called.append) as guard:
+        child = os.fork()
+        if not child:
+            guard.outbox.alert(Alert("a", "sad", "info", "message", "r"))
+            os._exit(0 if guard.flush() and called else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert not called

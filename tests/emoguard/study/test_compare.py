@@ -10,7 +10,8 @@ from emoguard import EmoGuardError
 from emoguard.fit import geometry
 from emoguard.fit.recipe import Recipe
 from emoguard.study import compare as comparing
-from emoguard.study.compare import Read, check_pair, compare
+from emoguard.study.compare import check_pair, compare
+from emoguard.study.comparison import Read
 from emoguard.testing import FAKE_IDENTITY
 from emoguard.validate.judged import Task
 from tests.emoguard.validate import planted

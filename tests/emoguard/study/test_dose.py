@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emoguard import EmoGuardError
-from emoguard.study.dose import DOSES, Spoken, interval, measure, repetition
+from emoguard.study.dose import DOSES, Spoken, interval, measure
 from emoguard.study.stage import with_random_directions
 from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
 
@@ -72,15 +72,15 @@ def test_a_direction_that_does_nothing_is_said_to_do_nothing():
         assert effect.p > 0.05
 
 
-def test_the_largest_coherent_dose_is_chosen_and_larger_ones_are_told_incoherent():
+def test_the_largest_surgical_dose_is_chosen_and_larger_ones_are_not_surgical():
     happy, _ = run(FakeStage()).labels
     assert happy.chosen == 0.2
-    assert {e.dose for e in happy.curve if not e.coherent} == {-0.4, 0.4}
+    assert {e.dose for e in happy.curve if e.regime != "surgical"} == {-0.4, 0.4}
     assert [e.dose for e in happy.curve] == sorted([*DOSES, *(-d for d in DOSES)])
     assert max(e.perplexity_ratio for e in happy.curve) == pytest.approx(np.exp(4))
 
 
-def test_without_a_coherent_dose_the_smallest_is_tested():
+def test_without_a_surgical_dose_the_smallest_is_tested():
     happy, _ = run(FakeStage(coherent=0.0)).labels
     assert happy.chosen == min(DOSES)
 
@@ -144,12 +144,6 @@ def test_the_interval_covers_the_mean_of_what_was_drawn():
         low, high = interval(rng.normal(0.3, 1, 40))
         hits += low <= 0.3 <= high
     assert 0.88 < hits / 200 <= 1
-
-
-def test_repetition_is_the_share_of_word_triples_said_before():
-    assert repetition("a b c d e") == 0
-    assert repetition("a b") == 0
-    assert repetition("A b c a b c a b c") == pytest.approx(1 - 3 / 7)
 
 
 def test_random_directions_are_unit_the_same_at_every_layer_and_leave_the_labels_alone():

@@ -44,6 +44,7 @@ def test_clusters_are_drawn_whole():
     assert np.all(weights.sum(axis=1) == 12)
 
 
+@pytest.mark.slow
 def test_intervals_over_topics_cover_and_those_over_texts_do_not():
     """The truth is .5; texts of a topic share most of their score."""
     covered = {"topics": 0, "texts": 0}

@@ -15,6 +15,8 @@ from emoguard.validate.validation import validate
 from tests.emoguard.validate import planted
 from tests.emoguard.validate.planted import HIDDEN, LAYERS, TASK, corpus, neutral
 
+pytestmark = pytest.mark.slow
+
 NEUTRAL = neutral()
 
 

@@ -144,6 +144,7 @@ const scenarios = {
     find("alert", await page.locator("#alerts li").first().innerText());
     find("axe", await violations(page));
     await page.locator("#alerts .link").first().click();
+    await page.waitForSelector("#runbook[open]");
     find("runbook", await text(page, "#runbook"));
     find("axe in runbook", await violations(page));
     await page.keyboard.press("Escape");
@@ -202,6 +203,21 @@ const scenarios = {
     await say(page, "long");
     find("tokens", await page.locator(".words .t").count());
     find("text", (await text(page, ".words")).length);
+  },
+
+  async frames() {
+    const page = await connected();
+    for (let n = 0; n < 5; n++) {
+      await page.evaluate(() => {
+        globalThis.frames = [];
+        globalThis.counting = true;
+        const count = (at) => { globalThis.frames.push(at); if (globalThis.counting) requestAnimationFrame(count); };
+        requestAnimationFrame(count);
+      });
+      await say(page, "long");
+      find(`frames ${n}`, await page.evaluate(() => { globalThis.counting = false; return globalThis.frames; }));
+      await page.click("#fresh");
+    }
   },
 
   async key() {

@@ -33,7 +33,7 @@ from emoguard.testing import (
     make_probe,
 )
 from tests.clients.serving import prompt_of, serving
-from tests.wire import body, chunk, event, start
+from tests.support.wire import body, chunk, event, start
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 LABELS = ("happy", "sad", "calm", HOSTILE, "valence")

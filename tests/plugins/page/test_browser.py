@@ -17,7 +17,7 @@ from emoguard.policy.policy import Policy
 from tests.clients.serving import serving
 from tests.plugins.page import scripted
 from tests.plugins.page.test_page import Served
-from tests.wire import body, call, start
+from tests.support.wire import body, call, start
 
 HERE = Path(__file__).parent
 PACKAGES = HERE.parents[1] / "clients" / "node_modules"

@@ -3,7 +3,7 @@ import json
 import pytest
 from emoguard_page.completion import LARGEST, Completion
 
-from tests.wire import STREAM, body, chunk, event, start, stream, whole
+from tests.support.wire import STREAM, body, chunk, event, start, stream, whole
 
 
 def taken(*messages):

@@ -16,7 +16,7 @@ from emoguard.policy.policy import PagePolicy, RequestPolicy
 from emoguard.runtime.disabled import DisabledWatch
 from emoguard.testing import FakeModel
 from tests.plugins.page import scripted
-from tests.wire import CHAT, InnerApp, call, chunk, event, stream
+from tests.support.wire import CHAT, InnerApp, call, chunk, event, stream
 
 STATIC = Path(files.__file__).parent / "static"
 LIVE, ANSWER, OPERATOR = "/emoguard/live", "/emoguard/answer", "view=operator"

@@ -16,6 +16,8 @@ else:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # numba, which looks for drafts in prompts.
+    config.addinivalue_line("filterwarnings", "ignore::PendingDeprecationWarning")
     for module in ("vllm", "torch", "transformers", "multiprocessing"):
         config.addinivalue_line("filterwarnings", f"ignore:::{module}")
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from tests.models import hf_copy, smollm2_gguf
+from tests.support.models import CACHE, hf_copy, smollm2_gguf
 
 PROBE = "smollm2-135m-instruct"
 
@@ -45,14 +46,20 @@ class Configuration:
     options: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     standins: tuple[str, ...] = ()
+    is_tiny: bool = False
 
 
 CONFIGURATIONS = {
+    "serve": Configuration(),  # a server of its own: see test_serve
     "eager": Configuration(
         EAGER | UNI | SMALL_CACHE | {"additional_config": {"emoguard": {"door": True}}},
         ONE_PROCESS,
     ),
-    "compiled": Configuration(SMALL_CACHE),
+    # Six narrow layers: the compiler needs minutes for thirty.
+    "compiled": Configuration(
+        UNI | {"additional_config": {"emoguard": {"door": True}}}, ONE_PROCESS, is_tiny=True
+    ),
+    "whole": Configuration(SMALL_CACHE),
     "ngram": Configuration(
         EAGER
         | UNI
@@ -95,4 +102,27 @@ def start(**more: Any) -> Any:
     configuration = CONFIGURATIONS[NAME]
     for name in configuration.standins:
         standins.INSTALL[name]()
-    return LLM(str(hf_copy(smollm2_gguf())), **(OPTIONS | configuration.options | more))
+    folder = tiny_folder() if configuration.is_tiny else hf_copy(smollm2_gguf())
+    return LLM(str(folder), **(OPTIONS | configuration.options | more))
+
+
+def tiny_folder() -> Path:
+    """Return a folder with a random model of six layers and SmolLM2's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = CACHE / "tiny-llama-hf"
+    if not (folder / "tokenizer.json").exists():
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=49152,
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=2048,
+        )
+        LlamaForCausalLM(config).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(hf_copy(smollm2_gguf())).save_pretrained(folder)
+    return folder

@@ -11,8 +11,8 @@ from emoguard_vllm import configuration, doctor, seams
 from emoguard_vllm.settings import Layout, Settings
 
 from emoguard.errors import EmoGuardError
-from tests.models import hf_copy, smollm2_gguf
 from tests.plugins.vllm.engines import PROBE
+from tests.support.models import hf_copy, smollm2_gguf
 
 pytestmark = pytest.mark.engines("eager")
 

@@ -18,8 +18,9 @@ from emoguard.probe.residuals import Residuals
 from emoguard.records import Request
 from emoguard.runtime.watch import Watch
 from emoguard.testing import CHECKS, Check, contract_probe
+from tests.plugins.vllm import engines
 
-pytestmark = pytest.mark.engines("eager")
+pytestmark = pytest.mark.engines("eager", "compiled")
 
 
 class VllmHarness:
@@ -96,4 +97,12 @@ def test_the_plugin_keeps_the_contract(
 
         marks = Thinking(*harness.thinking)
         monkeypatch.setattr(vllm_joint, "find_thinking", lambda _: marks)
-    check(harness, contract_probe(harness, (15, 16)))
+    half = harness.open_residuals().identity.layers // 2
+    check(harness, contract_probe(harness, (half, half + 1)))
+
+
+def test_the_engine_is_as_it_was_asked_for(llm: Any) -> None:
+    config = llm.llm_engine.vllm_config
+    assert config.model_config.enforce_eager == (engines.NAME == "eager")
+    assert bool(config.compilation_config.mode) == (engines.NAME == "compiled")
+    assert config.cache_config.enable_prefix_caching

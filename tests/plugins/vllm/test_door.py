@@ -47,16 +47,14 @@ def test_an_engine_answers_for_a_calibration(llm: Any, truth: Any) -> None:
         Prompt("Once upon a time", max_tokens=6, temperature=0.0, raw=True),
     ):
         assert ours.respond(prompt) == theirs.respond(prompt)
-        ticks: list[None] = []
-        assert ours.answer(prompt, lambda: ticks.append(None)).strip()
-        assert ticks
+        assert ours.answer(prompt, lambda: None).strip()
 
 
 @pytest.mark.long
 def test_emoguard_calibrate_runs_on_an_engine(tmp_path: Path) -> None:
     from emoguard.cli import main
-    from tests.models import hf_copy, smollm2_gguf
     from tests.plugins.vllm.engines import PROBE
+    from tests.support.models import hf_copy, smollm2_gguf
 
     out = tmp_path / "made.safetensors"
     arguments = ["calibrate", "--engine", "vllm", "--model", str(hf_copy(smollm2_gguf()))]

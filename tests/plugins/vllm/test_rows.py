@@ -14,6 +14,8 @@ from emoguard.records import Request
 from tests.plugins.vllm.asking import NEAR, ask, prompts, rows
 from tests.plugins.vllm.engines import PROBE
 
+pytestmark = pytest.mark.engines("eager", "whole", "ngram", "async", "v2", "pp2", "tp3")
+
 
 @pytest.fixture
 def watch(llm: Any) -> Any:
@@ -104,7 +106,7 @@ def test_an_aborted_request_is_reported_as_cancelled(llm: Any, truth: Any, watch
     assert watch.live() is None
 
 
-@pytest.mark.engines("eager", "compiled", "async")
+@pytest.mark.engines("eager", "whole", "async")
 def test_preempted_requests_are_read_on(llm: Any, truth: Any, watch: Any) -> None:
     found = prompts(truth.tokenizer)[3:10]
     outputs = ask(llm, found, max_tokens=100)

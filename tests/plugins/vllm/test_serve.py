@@ -18,10 +18,9 @@ import httpx
 import pytest
 import yaml
 
-from tests.clients.test_clients import HERE, PYTHON, python
-from tests.models import ROOT, hf_copy, smollm2_gguf
 from tests.plugins.vllm.asking import SAD
 from tests.plugins.vllm.engines import ENVIRONMENT
+from tests.support.models import ROOT, hf_copy, smollm2_gguf
 
 pytestmark = pytest.mark.engines("serve")
 
@@ -30,14 +29,19 @@ POLICY = {
     "notices": {"profiles": ["us_ut_452"]},
 }
 START_SECONDS = 540
+CANCELLED = 'status="cancelled"'
+HERE = ROOT / "tests" / "clients"
+LIBRARIES = ("openai", "loop", "litellm", "langchain", "llamaindex")
+CLIENTS = os.environ.get("EMOGUARD_CLIENTS_PYTHON", str(ROOT / ".venv" / "bin" / "python"))
+"""The libraries of clients want versions of their own: they are those of `make test`."""
 QUESTION = [{"role": "user", "content": "Are you human?"}]
 
 
 class Server:
-    """A server that runs, its log and its log of reports."""
+    """A server that runs."""
 
-    def __init__(self, url: str, log: Path, reports: Path) -> None:
-        self.url, self.log, self.audit = url, log, reports
+    def __init__(self, url: str) -> None:
+        self.url = url
         self.http = httpx.Client(base_url=url, timeout=180)
 
     def chat(self, **body: Any) -> Any:
@@ -50,16 +54,17 @@ class Server:
         }
         return self.http.post("/v1/chat/completions", json=asked | body)
 
-    def reports(self, at_least: int = 0) -> list[dict[str, Any]]:
-        """Return the reports in the log, once there are so many."""
+    def responses(self, wanted: float = 0, status: str = "") -> float:
+        """Return how many responses the metrics count, once there are as many as wanted."""
         end = time.monotonic() + 60
         while time.monotonic() < end:
-            found = [json.loads(line) for line in self.audit.read_text().splitlines()]
-            found = [line for line in found if "tokens_scored" in json.dumps(line)]
-            if len(found) >= at_least:
+            lines = self.http.get("/metrics").text.splitlines()
+            counted = [line for line in lines if line.startswith("emoguard_responses_total{")]
+            found = sum(float(line.split()[-1]) for line in counted if status in line)
+            if found >= wanted:
                 return found
             time.sleep(0.2)
-        raise AssertionError(f"{len(found)} reports, wanted {at_least}")
+        raise AssertionError(f"{found} responses, wanted {wanted}")
 
 
 def start(folder: Path, policy: dict[str, Any], *more: str) -> tuple[Any, str, Path]:
@@ -82,17 +87,17 @@ def start(folder: Path, policy: dict[str, Any], *more: str) -> tuple[Any, str, P
     ]
     environment = os.environ | ENVIRONMENT | {"VLLM_CPU_KVCACHE_SPACE": "1"}
     environment |= {"PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT))}
-    process = subprocess.Popen(
-        command, stdout=log.open("w"), stderr=subprocess.STDOUT, env=environment, cwd=folder
-    )
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=folder
+        )
     return process, f"http://127.0.0.1:{port}", log
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: Any) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("serve")
-    audit = folder / "reports.jsonl"
-    process, url, log = start(folder, POLICY | {"sinks": [{"jsonl": {"path": str(audit)}}]})
+    process, url, log = start(folder, POLICY)
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
         try:
@@ -103,7 +108,9 @@ def server(tmp_path_factory: Any) -> Iterator[Server]:
     else:
         process.kill()
         pytest.fail(log.read_text()[-4000:])
-    yield Server(url, log, audit)
+    running = Server(url)
+    yield running
+    running.http.close()
     process.send_signal(signal.SIGTERM)
     process.wait(60)
 
@@ -145,11 +152,11 @@ def test_several_at_once_are_told_apart(server: Server) -> None:
 
 
 def test_two_choices_have_two_reports(server: Server) -> None:
-    before = len(server.reports())
+    before = server.responses()
     answer = server.chat(n=2, temperature=0.8, emoguard={"scores": "summary"})
     assert len(answer.json()["choices"]) == 2
     assert answer.json()["emoguard"]["scores"]
-    assert len(server.reports(before + 2)) == before + 2
+    assert server.responses(before + 2) == before + 2
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "completions"])
@@ -164,14 +171,14 @@ def test_a_stream_ends_with_the_object(server: Server, path: str) -> None:
 
 
 def test_a_client_that_leaves_is_reported_as_cancelled(server: Server) -> None:
-    before = len(server.reports())
+    before = server.responses(status=CANCELLED)
     asked = {"model": "served", "messages": QUESTION, "max_tokens": 900, "stream": True}
     asked |= {"ignore_eos": True}
     with server.http.stream("POST", "/v1/chat/completions", json=asked) as it:
         for number, _ in enumerate(it.iter_lines()):
             if number == 4:
                 break
-    assert '"cancelled"' in json.dumps(server.reports(before + 1)[-1])
+    assert server.responses(before + 1, CANCELLED) == before + 1
 
 
 @pytest.mark.parametrize(
@@ -206,9 +213,13 @@ def test_metrics_stand_beside_those_of_vllm(server: Server) -> None:
     assert "vllm:generation_tokens_total{" in text
 
 
-@pytest.mark.parametrize("library", PYTHON)
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_clients_read_what_the_model_said(server: Server, library: str) -> None:
-    command = python(library)
+    if not Path(CLIENTS).exists():
+        pytest.skip(
+            "needs the client libraries of make test: EMOGUARD_CLIENTS_PYTHON names a python"
+        )
+    command = [CLIENTS, str(HERE / "ways.py"), library]
     done = subprocess.run(
         [*command, f"{server.url}/v1"],
         capture_output=True,

@@ -13,8 +13,8 @@ import emoguard
 from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
 from emoguard.records import Request
-from tests.models import load_hf, smollm2_gguf
 from tests.plugins.vllm.engines import PROBE
+from tests.support.models import load_hf, smollm2_gguf
 
 UNUSED = 49151
 """A token that nothing is written with: a response goes on behind its end."""

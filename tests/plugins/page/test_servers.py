@@ -1,6 +1,4 @@
-"""The page in front of llama_cpp.server, with a tiny random model and with SmolLM2."""
-
-import json
+"""The page in front of llama_cpp.server and of `transformers serve`."""
 
 import pytest
 
@@ -16,9 +14,9 @@ from emoguard import Guard, Policy
 from emoguard.policy.policy import RequestPolicy
 from emoguard.runtime.attach import find, shipped
 from emoguard.testing import make_probe, measure_calibration
-from tests import models, tiny_gguf
 from tests.plugins.page.test_page import ANSWER, LIVE, OPERATOR, Served
-from tests.wire import CHAT, call
+from tests.support import models, tiny_folder, tiny_gguf
+from tests.support.wire import CHAT, call
 
 POLICY = Policy(requests=RequestPolicy(plan=True))
 ASKED = {"max_tokens": 12, "temperature": 0, "seed": 1}
@@ -48,20 +46,54 @@ def opened(path):
     return server.open_app(settings, model)
 
 
+def one_by_one(folder, batch=None):
+    """Return the app of `transformers serve` around a tiny random model, and a guard of it."""
+    serve = pytest.importorskip(
+        "emoguard_transformers.server", reason="needs the extra serve-transformers"
+    )
+    path = tiny_folder.write(folder / "tiny")
+    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
+    (path / "chat_template.jinja").write_text(template)
+    batch = batch and serve.batching(**batch)
+    served = serve.open_app(path, device="cpu", dtype="float32", batch=batch)
+    plugin, model = find(served.model)
+    door = plugin.open_residuals(model, **served.options)
+    probe = make_probe(door, ("happy", "sad"))
+    return served, (probe, [measure_calibration(door, probe)])
+
+
+def in_a_batch(folder):
+    """Return the same with continuous batching."""
+    return one_by_one(folder, {"num_blocks": 64, "max_batch_tokens": 64})
+
+
+SERVERS = {
+    "llama.cpp": tiny,
+    "SmolLM2": real,
+    "transformers": one_by_one,
+    "transformers, in a batch": in_a_batch,
+}
+
+
 @pytest.fixture(
-    scope="module", params=[tiny, pytest.param(real, marks=pytest.mark.real)], ids=["tiny", "real"]
+    scope="module",
+    params=[
+        pytest.param(make, marks=[pytest.mark.real] if make is real else [], id=name)
+        for name, make in SERVERS.items()
+    ],
 )
 def served(request, tmp_path_factory):
     app, measured = request.param(tmp_path_factory.mktemp("page"))
     traffic = Traffic()
     guard = Guard(*measured, POLICY, [traffic])
-    watch = emoguard.attach(app.model, guard)
+    watch = emoguard.attach(app.model, guard, **app.options)
     served = Served(app.app, watch, traffic)
     served.page = Page(EmoGuardMiddleware(app.app, watch), watch)
     yield served
     watch.detach()
     guard.close()
-    app.model.close()
+    if hasattr(app.model, "close"):
+        app.model.close()
 
 
 def test_every_token_of_an_answer_has_its_reading_and_the_text_is_the_servers(served):
@@ -97,7 +129,6 @@ def test_the_operators_view_has_the_answers(served):
 
 
 def test_an_error_of_the_server_is_said(served):
-    content = {"messages": [{"role": "user", "content": "word " * 3000}]}
-    end = served.events(ANSWER, content)[-1][1]
-    assert "512" in end["error"]
-    assert json.dumps(end["report"]) == "null"
+    end = served.events(ANSWER, {"messages": "no list", "max_tokens": 2})[-1][1]
+    assert end["error"]
+    assert end["report"] is None

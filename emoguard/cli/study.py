@@ -1,0 +1,230 @@
+"""`emoguard study`: what prompt, sampling and vector each change, and what else moves."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import click
+from rich import box
+from rich.table import Table
+
+import emoguard
+from emoguard import keptfile, regularfile
+from emoguard.cli.bars import Bars
+from emoguard.cli.models import FORMATS, RUNTIME, THREADS
+from emoguard.cli.probes import check_calibrated, guard_for
+from emoguard.cli.screen import Screen, say
+from emoguard.errors import EmoGuardError
+from emoguard.runtime.openers import AUTO, open_speaker
+from emoguard.study.personas import system_prompt
+from emoguard.study.pictures import draw
+from emoguard.study.plan import Cost, pieces
+from emoguard.study.protocol import Protocol
+from emoguard.study.report import markdown
+from emoguard.study.runner import OutOfTimeError, Runner
+from emoguard.study.speech import open_speech
+from emoguard.study.statistics import needed_items
+from emoguard.study.store import Store
+from emoguard.study.study import Study, bound_to, data_folder, guard_of, judges
+from emoguard.study.tasks import Task, pilot, prompt_levels
+from emoguard.validate.plots import find_pyplot
+
+RESULTS, REPORT = "results.json", "report.md"
+
+LARGEST = 64 * 2**20
+"""Bytes of a file of results."""
+
+DISCORDANCE = 0.1
+"""Share of pairs that is taken to differ where the plan says what a margin needs."""
+
+
+@click.command(short_help="Run a study: what prompt, sampling and vector each change.")
+@click.argument("protocol_path", metavar="PROTOCOL", required=False)
+@click.option("--model", "path", help=f"{FORMATS[:1].upper()}{FORMATS[1:]}.")
+@RUNTIME
+@click.option("--probe", help="A probe file; default: the shipped one that fits.")
+@THREADS
+@click.option(
+    "--data", help="Folder with items of others, and the text that classifiers are trained on."
+)
+@click.option("--embeddings", help="Folder of a sentence-embedding model, for one more judge.")
+@click.option("--out", help="Folder of the study: its records, results, report and pictures.")
+@click.option("--plan", "only_plan", is_flag=True, help="Print the plan and its cost, and end.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    help="End after so many CPU minutes; the same command goes on later.",
+)
+@click.option("--from", "results_path", help="Draw report and pictures again from results.json.")
+def study(
+    *,
+    protocol_path: str | None,
+    path: str | None,
+    runtime: str,
+    probe: str | None,
+    threads: int | None,
+    data: str | None,
+    embeddings: str | None,
+    out: str | None,
+    only_plan: bool,
+    minutes: float | None,
+    results_path: str | None,
+) -> None:
+    """Run the study of PROTOCOL, a YAML file or a shipped one (core, quick), on a model.
+
+    The plan and its cost are printed first, from speeds measured here. Records are kept in --out as
+    they come: after an interruption the same command goes on where it was.
+    """
+    find_pyplot()
+    if results_path is not None:
+        _write(_read_results(results_path), Path(out or Path(results_path).parent))
+        return
+    if protocol_path is None or path is None or out is None:
+        raise click.UsageError("give PROTOCOL, --model and --out, or --from results.json")
+    protocol = Protocol.load(protocol_path)
+    for level in prompt_levels(protocol):
+        system_prompt(level)  # a label without a persona is refused here
+    folder = data_folder(protocol, data)
+    asked = judges(protocol, folder, embeddings)
+    speaker = open_speaker(path, runtime, threads)
+    guard = guard_for(speaker, probe, path)
+    door = speaker.door
+    check_calibrated(guard, probe, door.identity, path, runtime)
+    wide = guard_of(protocol, guard, door)
+    engine = door.backend.partition(":")[0]
+    store = Store(out, bound_to(protocol, door.identity, engine, folder))
+    about: dict[str, Any] = {
+        "emoguard": emoguard.__version__,
+        "model": door.identity.name,
+        "quantisation": door.identity.quantisation,
+        "identity": door.identity.digest,
+        "runtime": engine,
+        "probe": guard.probe.name,
+        "command": _command(protocol_path, path, probe, runtime, data),
+    }
+    with closing(store), open_speech(speaker, wide) as speech:
+        work = Study(
+            protocol, speech, store, asked, folder, guard.probe.verdicts,
+            controls="valence" in guard.probe.labels,
+        )  # fmt: skip
+        about["estimated seconds"] = _planned(work, about)
+        if only_plan:
+            return
+        complete = _run(work, protocol, minutes)
+    _write(work.results({**about, "complete": complete}), Path(out))
+
+
+def _planned(work: Study, about: dict[str, Any]) -> float:
+    """Print the plan and what it costs, once measured and then kept; return the CPU seconds."""
+    console, protocol = Screen(), work.protocol
+    if "plan" not in work.store:
+        with console.status("measuring speeds"):
+            found = work.cost()
+        work.store.add({"task": "plan", "costs": [vars(each) for each in found]})
+    found = [Cost(**each) for each in work.store.records["plan"]["costs"]]
+    total = sum(each.seconds for each in found)
+    table = Table(title=f"{protocol.name}: {about['model']}", title_justify="left", box=box.SIMPLE)
+    for column in ("part", "items", "cells", "tokens", "CPU minutes"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for each in found:
+        table.add_row(
+            each.block, f"{each.tasks:,}", f"{each.cells:,}", str(each.tokens or "choice"),
+            f"{each.seconds / 60:.1f}",
+        )  # fmt: skip
+    console.print(table)
+    several = pieces(total, 60 * protocol.piece_minutes)
+    console.print(
+        f"About {total / 3600:.2f} CPU hours in {several} piece{'s' if several > 1 else ''}; "
+        f"protocol {protocol.digest[:16]}. Contrasts named before the run:"
+    )
+    for contrast in protocol.contrasts:
+        console.print(f"  {contrast.name}")
+    for line in _short_of_items(work, found):
+        console.print(f"  note: {line}")
+    return total
+
+
+def _short_of_items(work: Study, costs: Sequence[Cost]) -> list[str]:
+    """Return a line for every margin that the items asked cannot show."""
+    counts = {each.block: each.tasks for each in costs}
+    counts["premise"] = counts.get("premise", 0) // 2  # each pair is two questions
+    lines = []
+    for contrast in work.protocol.contrasts:
+        if contrast.test != "no_harm":
+            continue
+        both = contrast.outcome == "capability"
+        needed = needed_items(contrast.margin, DISCORDANCE, both=both)
+        if counts.get(contrast.outcome, 0) < needed:
+            lines.append(
+                f"{contrast.name}: {counts.get(contrast.outcome, 0)} items, {needed} needed where "
+                f"{DISCORDANCE:.0%} differ: it may stay untested"
+            )
+    return lines
+
+
+def _run(work: Study, protocol: Protocol, minutes: float | None) -> bool:
+    """Do what is left; return whether the study is complete."""
+    runner = Runner(
+        work.speech,
+        work.store,
+        seed=protocol.seed,
+        piece_seconds=60 * protocol.piece_minutes,
+        seconds=None if minutes is None else 60 * minutes,
+    )
+    total = len(pilot(protocol)) + len(work.tasks(protocol.dose or 0.1))
+    with Bars() as progress:
+        bar = progress.add_task("study", total=total)
+
+        def done(task: Task) -> None:
+            progress.update(bar, description=task.block, advance=1)
+
+        try:
+            work.run(runner, done)
+        except OutOfTimeError:
+            say(
+                f"{len(work.store.records)} records so far: the same command goes on from here",
+                err=True,
+            )
+            if "frozen" not in work.store:
+                sys.exit(0)
+            return False
+    return True
+
+
+def _write(results: dict[str, Any], folder: Path) -> None:
+    """Write results, pictures and report into a folder, and print the verdict."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(results, indent=1, allow_nan=False) + "\n"
+        keptfile.replace(folder / RESULTS, text)
+        pictures = draw(results, folder)
+        keptfile.replace(folder / REPORT, markdown(results, pictures))
+    except OSError as error:
+        raise EmoGuardError(f"{folder} cannot be written: {error.strerror}") from error
+    say(results["verdict"])
+    say(f"Wrote {folder / REPORT}, {RESULTS} and {len(pictures)} pictures.")
+
+
+def _read_results(path: str) -> dict[str, Any]:
+    try:
+        found = json.loads(regularfile.read(path, LARGEST))
+    except (OSError, ValueError) as error:
+        raise EmoGuardError(f"--from {path} cannot be read: {error!s:.200}") from error
+    if not isinstance(found, dict) or found.get("emoguard") != "study":
+        raise EmoGuardError(f"--from {path}: wanted the {RESULTS} of a study")
+    return found
+
+
+def _command(protocol: str, model: str, probe: str | None, runtime: str, data: str | None) -> str:
+    """Return the command that repeats a study, without folders of this machine."""
+    words = ["emoguard", "study", Path(protocol).name, "--model", Path(model).name, "--out", "OUT"]
+    words += ["--data", "DATA"] if data is not None else []
+    words += ["--probe", Path(probe).name] if probe else []
+    words += ["--runtime", runtime] if runtime != AUTO else []
+    return shlex.join(words)

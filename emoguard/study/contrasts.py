@@ -1,0 +1,141 @@
+"""Confirmatory contrasts: one p each, corrected together, and what each one comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from emoguard.study.effects import effect
+from emoguard.study.statistics import against, detectable, holm, no_harm, seeing_items
+from emoguard.validate.estimate import Estimate
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from emoguard.study.effects import Effect, Weights
+    from emoguard.study.panel import Panel
+    from emoguard.study.protocol import Contrast
+
+Outcome = Literal["holds", "fails", "untested"]
+
+ALPHA = 0.05
+
+SMALLEST = 0.05
+"""Effect that a study should be able to see: five points."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One contrast: its estimate, its p, alone and corrected, and whether the claim holds.
+
+    `needed` is the number of items that a power of .8 would have wanted: for the margin of
+    `no_harm`, else for five points. `why` says in words what decided.
+    """
+
+    name: str
+    outcome: str
+    label: str
+    test: str
+    estimate: Estimate
+    p: float
+    adjusted: float
+    items: int
+    discordance: float
+    needed: int
+    variance: float
+    verdict: Outcome
+    why: str
+
+
+def differs(contrast: Contrast, panel: Panel, weights: Weights) -> Tested:
+    """Test whether a vector moves an outcome, two-sided."""
+    found = effect(panel, weights)
+    return _tested(contrast, found, found.p)
+
+
+def beats_random(
+    contrast: Contrast, panel: Panel, weights: Weights, nulls: NDArray[np.floating]
+) -> Tested:
+    """Test whether a vector moves expression further than random directions (directions,)."""
+    found = effect(panel, weights)
+    return _tested(contrast, found, against(found.estimate.value, nulls))
+
+
+def harmless(contrast: Contrast, panel: Panel, weights: Weights) -> Tested:
+    """Test whether a vector leaves an outcome within the margin."""
+    margin = contrast.margin
+    low = -margin if contrast.outcome == "capability" else -np.inf
+    differences = panel.contrast(weights)
+    found = no_harm(differences, panel.clusters, low, margin)
+    tested = _tested(contrast, effect(panel, weights), found.p)
+    return replace(tested, needed=found.needed)
+
+
+def decided(tested: Sequence[Tested]) -> list[Tested]:
+    """Correct the p of all by Holm and decide each.
+
+    `fails`: a difference that was looked for with enough items and is not there, or that does not
+    stand out among random directions; of `no_harm`, an interval that lies beyond the margin.
+    `untested`: neither shown nor refuted. One that is untested already stays so.
+    """
+    adjusted = holm([each.p for each in tested])
+    return [
+        each if each.verdict == "untested" and each.why else _decide(replace(each, adjusted=p))
+        for each, p in zip(tested, adjusted, strict=True)
+    ]
+
+
+def untested(contrast: Contrast, why: str, needed: int = 0) -> Tested:
+    """Return a contrast that could not be tested; its p is 1, so that the family stays whole."""
+    nothing = Estimate(float("nan"), float("-inf"), float("inf"))
+    return Tested(
+        contrast.name, contrast.outcome, contrast.label, contrast.test, nothing,
+        1.0, 1.0, 0, 0.0, needed, 0.0, "untested", why,
+    )  # fmt: skip
+
+
+def _tested(contrast: Contrast, found: Effect, p: float) -> Tested:
+    return Tested(
+        contrast.name,
+        contrast.outcome,
+        contrast.label,
+        contrast.test,
+        found.estimate,
+        p,
+        p,
+        found.items,
+        found.discordance,
+        seeing_items(SMALLEST, found.variance),
+        found.variance,
+        "untested",
+        "",
+    )
+
+
+def _decide(each: Tested) -> Tested:
+    if each.adjusted < ALPHA:
+        return replace(each, verdict="holds", why=f"p {each.adjusted:.3f} after Holm")
+    if each.test == "no_harm":
+        return _undecided_harm(each)
+    if each.test == "random":
+        return replace(
+            each, verdict="fails", why=f"p {each.adjusted:.3f}: random directions do as much"
+        )
+    seen = detectable(each.items, each.variance)
+    if each.items >= each.needed:
+        return replace(
+            each,
+            verdict="fails",
+            why=f"p {each.adjusted:.3f}, and {seen:.1%} would have been seen",
+        )
+    return replace(each, why=f"p {each.adjusted:.3f}; {each.needed} items needed, {each.items} had")
+
+
+def _undecided_harm(each: Tested) -> Tested:
+    low, high = each.estimate.low, each.estimate.high
+    if low > 0 or (each.outcome == "capability" and high < 0):
+        return replace(each, verdict="fails", why="a change for the worse was found")
+    return replace(each, why=f"{each.needed} items needed, {each.items} had")

@@ -1,0 +1,96 @@
+"""Steer directions of a study beside the labels': random ones, and ones made from labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emoguard.errors import EmoGuardError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from emoguard.probe.calibration import Calibration
+    from emoguard.probe.probe import Probe
+    from emoguard.probe.residuals import Residuals
+
+SKIPPED = 4
+"""Tokens left out at the beginning of a text: attention sinks have residuals of their own."""
+
+
+def centred_rows(
+    door: Residuals, layers: Sequence[int], texts: Sequence[str]
+) -> NDArray[np.float32]:
+    """Return residuals of texts around their mean at each layer, (layers, tokens, hidden).
+
+    Raises:
+        EmoGuardError: the texts are too short to have any.
+
+    """
+    parts = [door.residuals(door.tokenize(text), layers)[:, SKIPPED:] for text in texts]
+    rows = np.concatenate([part.astype(np.float32) for part in parts], axis=1)
+    if rows.shape[1] < 2:
+        raise EmoGuardError(
+            f"random directions are drawn among residuals of texts, got {rows.shape[1]} tokens: "
+            "give more or longer texts"
+        )
+    return np.asarray(rows - rows.mean(axis=1, keepdims=True))
+
+
+def random_directions(rows: NDArray[np.float32], count: int, seed: int = 0) -> NDArray[np.float32]:
+    """Return random unit directions, (layers, count, hidden), in the covariance of residuals.
+
+    Each is a sum of the centred `rows` (layers, tokens, hidden) with standard normal weights, the
+    same at every layer: at each layer a draw from the normal distribution of the residuals'
+    covariance, and across layers it turns as residuals do.
+    """
+    rng = np.random.default_rng(seed)
+    weights = rng.standard_normal((count, rows.shape[1])).astype(np.float32)
+    return unit(weights @ rows)
+
+
+def without(probe: Probe, label: str, axis: str) -> NDArray[np.float32]:
+    """Return a label's steer direction without what it has of an axis, (layers, hidden), unit."""
+    steer, other = (unit(probe.steer[:, probe.labels.index(each)]) for each in (label, axis))
+    return unit(steer - (steer * other).sum(axis=-1, keepdims=True) * other)
+
+
+def unit(directions: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return directions (..., hidden) at length 1."""
+    lengths = np.linalg.norm(directions.astype(np.float64), axis=-1, keepdims=True)
+    return np.asarray(directions / np.maximum(lengths, 1e-12), np.float32)
+
+
+def with_directions(
+    probe: Probe, calibration: Calibration, directions: Mapping[str, NDArray[np.float32]]
+) -> tuple[Probe, Calibration]:
+    """Return the probe with further labels that may be added, and its calibration.
+
+    `directions` are unit steer directions (layers, hidden) by name. Their limits are all 0: they
+    are for adding only, and nobody reads them.
+    """
+    if not directions:
+        return probe, calibration
+    names = tuple(directions)
+    more = np.stack(list(directions.values()), axis=1)
+    layers = len(probe.layers)
+    ones = np.ones(len(names), np.float32)
+    grid = np.zeros((len(calibration.means), len(names)), np.float32)
+    return dataclasses.replace(
+        probe,
+        labels=(*probe.labels, *names),
+        read=np.concatenate([probe.read, more], axis=1),
+        steer=np.concatenate([probe.steer, more], axis=1),
+    ), dataclasses.replace(
+        calibration,
+        location=np.concatenate([calibration.location, 0 * ones]),
+        scale=np.concatenate([calibration.scale, ones]),
+        means=np.concatenate([calibration.means, grid], axis=1),
+        limits=np.concatenate(
+            [calibration.limits, np.broadcast_to(grid, (layers, *grid.shape))], axis=2
+        ),
+        curve=None,  # nobody is alarmed here
+    )

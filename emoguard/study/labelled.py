@@ -1,0 +1,55 @@
+"""Answers of real models that were labelled by hand, against which judges are measured.
+
+They lie in `labelled_answers/` as JSON lines: answers to everyday prompts with the labels they
+express, answers to false premises that go along or not, answers that refuse or not.
+"""
+
+from __future__ import annotations
+
+import functools
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emoguard import jsontext
+from emoguard.study.items import premises
+from emoguard.study.judges import accepts, refuses
+from emoguard.study.statistics import JudgeAccuracy, judge_accuracy
+
+if TYPE_CHECKING:
+    from emoguard.study.judges import Judge
+
+LABELS = ("happy", "desperate")
+"""Labels that were looked for in answers to everyday prompts."""
+
+
+def accuracy(judge: Judge, label: str, level: float) -> JudgeAccuracy | None:
+    """Return how a judge of expression does at a level; None for a label nobody looked for."""
+    if label not in LABELS:
+        return None
+    records = _read("expression")
+    found = judge.scores(label, [each["text"] for each in records]) > level
+    truth = np.array([label in each["expresses"] for each in records])
+    return judge_accuracy(found, truth)
+
+
+def premise_accuracy() -> JudgeAccuracy:
+    """Return how well patterns see that an answer goes along with a false premise."""
+    known = {each.name: each for each in premises()}
+    records = _read("premise")
+    found = np.array([accepts(each["text"], known[each["premise"]]) for each in records])
+    return judge_accuracy(found, np.array([bool(each["accepts"]) for each in records]))
+
+
+def refusal_accuracy() -> JudgeAccuracy:
+    """Return how well patterns see that an answer refuses."""
+    records = _read("refusal")
+    found = np.array([refuses(each["text"]) for each in records])
+    return judge_accuracy(found, np.array([bool(each["refuses"]) for each in records]))
+
+
+@functools.cache
+def _read(name: str) -> list[Any]:
+    text = (files("emoguard.study") / "labelled_answers" / f"{name}.jsonl").read_text("utf-8")
+    return [jsontext.parse(line) for line in text.split("\n") if line.strip()]

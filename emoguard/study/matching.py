@@ -1,0 +1,114 @@
+"""Random directions at the realised dose of the labels, and some at their effect on next tokens.
+
+Measured on the same given tokens, the model's own unsteered answers to prompts of the pilot, so
+that no direction is judged by the texts it leads to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emoguard.steering.plan import CEILING, Plan
+from emoguard.study.speech import Given, Row
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from emoguard.study.speech import Speech
+
+PROMPTS = 3
+
+TOKENS = 12
+
+ROUNDS = 2
+"""Steps of the secant towards the wanted realised dose: it grows nearly in proportion."""
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Doses to ask for, by name of direction, and what they come to.
+
+    `doses`: each direction's dose whose realised dose is that of the labels; `realised` the ratio
+    to the labels' mean. `divergences`: mean KL divergence of next tokens, nats, at these doses.
+    `label_divergence` is the labels' mean.
+    """
+
+    doses: dict[str, float]
+    realised: dict[str, float]
+    divergences: dict[str, float]
+    label_divergence: float
+
+    def by_divergence(self, count: int) -> dict[str, float]:
+        """Return doses at which the first `count` directions diverge as labels do.
+
+        The divergence grows with the square of a small dose.
+        """
+        return {
+            name: min(CEILING, dose * (self.label_divergence / self.divergences[name]) ** 0.5)
+            for name, dose in list(self.doses.items())[:count]
+            if self.divergences[name] > 0
+        }
+
+
+def match(
+    speech: Speech,
+    prompts: Sequence[str],
+    labels: Sequence[str],
+    randoms: Sequence[str],
+    dose: float,
+) -> Matched:
+    """Find each random direction's dose that realises what `labels` do on average at `dose`."""
+    texts = [_Text.of(speech, prompt) for prompt in prompts[:PROMPTS]]
+    wanted, divergence = (
+        each.mean() for each in _measure(speech, texts, dict.fromkeys(labels, dose))
+    )
+    doses = np.full(len(randoms), dose)
+    realised, diverged = np.zeros(len(randoms)), np.zeros(len(randoms))
+    for number in range(ROUNDS + 1):
+        asked = dict(zip(randoms, doses.tolist(), strict=True))
+        realised, diverged = _measure(speech, texts, asked)
+        if number < ROUNDS:
+            doses = np.minimum(CEILING, doses * wanted / np.maximum(realised, 1e-9))
+    return Matched(
+        dict(zip(randoms, doses.round(6).tolist(), strict=True)),
+        dict(zip(randoms, (realised / wanted).tolist(), strict=True)),
+        dict(zip(randoms, diverged.tolist(), strict=True)),
+        float(divergence),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Text:
+    """A prompt, the unsteered answer, and its distributions."""
+
+    before: list[int]
+    token_ids: tuple[int, ...]
+    whole: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, speech: Speech, prompt: str) -> _Text:
+        before = speech.prompt(prompt)
+        (said,) = speech.write(before, [Row()], TOKENS)
+        (weighed,) = speech.weigh(before, [Given(said.token_ids)], whole=True)
+        assert weighed.whole is not None
+        return cls(before, said.token_ids, weighed.whole)
+
+
+def _measure(
+    speech: Speech, texts: Sequence[_Text], doses: Mapping[str, float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return realised doses and divergences (directions,), means over the texts."""
+    found = []
+    for text in texts:
+        rows = [
+            Given(text.token_ids, Plan(add={name: dose}), text.whole)
+            for name, dose in doses.items()
+        ]
+        weighed = speech.weigh(text.before, rows)
+        found.append([(each.dose, each.divergence) for each in weighed])
+    dose, divergence = np.array(found, np.float64).mean(axis=0).T
+    return dose, divergence

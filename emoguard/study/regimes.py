@@ -1,0 +1,74 @@
+"""What a dose does to how a text reads: surgical, repetitive or broken.
+
+Judged on texts of one dose against unsteered ones after the same prompts, under the unsteered
+model. Language counts by its script: a text that leaves the Latin alphabet is broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from emoguard.study.judges import coherence
+
+Regime = Literal["surgical", "repetitive", "broken"]
+
+SURGICAL_RATIO = 1.3
+"""Perplexity ratio up to which a text is the model's own in kind."""
+
+BROKEN_RATIO = 3.0
+"""Perplexity ratio from which on nothing is claimed about a text."""
+
+MORE_REPETITION = 0.05
+"""Share of repeated word triples, over the unsteered texts', up to which it is not more."""
+
+MOST_FOREIGN = 0.1
+"""Share of letters of another script, over the unsteered texts'."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How texts at one dose read against unsteered ones."""
+
+    ratio: float
+    """Perplexity under the unsteered model, over that of its own texts."""
+    repetition: float
+    """Share of repeated word triples, more than unsteered."""
+    distinct: float
+    """Share of distinct words, more than unsteered."""
+    foreign: float
+    """Share of letters outside the Latin script, more than unsteered."""
+
+    @property
+    def regime(self) -> Regime:
+        """Return the regime.
+
+        A loop is cheap for a model to predict, so repetition is looked at before perplexity.
+        """
+        if self.foreign > MOST_FOREIGN or self.ratio > BROKEN_RATIO:
+            return "broken"
+        if self.repetition > MORE_REPETITION:
+            return "repetitive"
+        return "surgical" if self.ratio <= SURGICAL_RATIO else "broken"
+
+
+def read(steered: Sequence[tuple[str, float]], plain: Sequence[tuple[str, float]]) -> Reading:
+    """Read texts, given with their mean negative log-likelihoods, against unsteered ones."""
+    sides = []
+    for texts in (steered, plain):
+        found = [coherence(text) for text, _ in texts]
+        sides.append(
+            np.array(
+                [
+                    np.mean([surprise for _, surprise in texts]),
+                    np.mean([each.repetition for each in found]),
+                    np.mean([each.distinct for each in found]),
+                    np.mean([each.foreign for each in found]),
+                ]
+            )
+        )
+    surprise, repetition, distinct, foreign = map(float, sides[0] - sides[1])
+    return Reading(float(np.exp(surprise)), repetition, distinct, foreign)

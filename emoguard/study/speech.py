@@ -1,0 +1,224 @@
+"""A model that writes answers and weighs given ones, under one plan per row: what a study needs.
+
+Plug-ins offer it as `open_speech`. It goes through the runtime's own `generate` with a hook on the
+logits, so that steering acts exactly as it does on a live answer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+
+from emoguard.errors import EmoGuardError
+from emoguard.runtime.attach import attach, find
+from emoguard.runtime.speaker import Prompt
+from emoguard.study.noise import choose
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from emoguard.guard import Guard
+    from emoguard.probe.identity import ModelIdentity
+    from emoguard.records import Report
+    from emoguard.runtime.speaker import Speaker
+    from emoguard.steering.plan import Plan
+
+
+@dataclass(frozen=True)
+class Row:
+    """One answer to write: under which plan, at which temperature, with which noise."""
+
+    plan: Plan | None = None
+    temperature: float = 0.0
+    seed: int = 0
+    item: int = 0
+
+
+@dataclass(frozen=True)
+class Written:
+    """An answer; `dose` is the median realised dose, `clipped` the share of tokens cut short."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    dose: float = 0.0
+    clipped: float = 0.0
+
+
+@dataclass(frozen=True)
+class Given:
+    """A text to weigh as an answer: its tokens, and under which plan.
+
+    `reference` (tokens, vocabulary) are log-probabilities that its own are compared with.
+    """
+
+    token_ids: tuple[int, ...]
+    plan: Plan | None = None
+    reference: NDArray[np.float32] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Weighed:
+    """Log-probabilities (tokens,) of a given answer's tokens.
+
+    `divergence` is the mean KL divergence of its distributions from those of the reference, nats
+    per token; `whole` (tokens, vocabulary) are they themselves, only where they were asked for.
+    """
+
+    logs: NDArray[np.float64]
+    dose: float = 0.0
+    divergence: float = 0.0
+    whole: NDArray[np.float32] | None = field(default=None, repr=False)
+
+    @property
+    def mean(self) -> float:
+        """Return the mean log-probability per token; 0 of an empty answer."""
+        return float(self.logs.mean()) if len(self.logs) else 0.0
+
+
+class Speech(Protocol):
+    """A model that answers one prompt in many ways."""
+
+    identity: ModelIdentity
+    fair: int
+    """Rows enough to time one by."""
+
+    def prompt(self, user: str, system: str = "") -> list[int]:
+        """Return the tokens before an answer: the chat template filled, if the model has one."""
+        ...
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of an answer."""
+        ...
+
+    def write(self, prompt_ids: Sequence[int], rows: Sequence[Row], tokens: int) -> list[Written]:
+        """Return one answer per row, of at most `tokens` tokens."""
+        ...
+
+    def weigh(
+        self, prompt_ids: Sequence[int], rows: Sequence[Given], *, whole: bool = False
+    ) -> list[Weighed]:
+        """Return how likely each given answer is, `whole` with the distribution at every token."""
+        ...
+
+
+class Step(Protocol):
+    """Chooses a token from logits (vocabulary,) at one step of a row."""
+
+    def __call__(self, step: int, logits: NDArray[np.float32]) -> int:
+        """Return the token."""
+        ...
+
+
+def drawing(row: Row) -> Step:
+    """Return what chooses the tokens of an answer to write."""
+    return lambda step, logits: choose(logits, row.temperature, row.seed, row.item, step)
+
+
+class Forcing:
+    """Chooses given tokens, and keeps how likely each was."""
+
+    def __init__(self, given: Given, *, whole: bool) -> None:
+        self._given = given
+        self._whole = whole
+        self._logs: list[float] = []
+        self._divergences: list[float] = []
+        self._distributions: list[NDArray[np.float32]] = []
+
+    def __call__(self, step: int, logits: NDArray[np.float32]) -> int:
+        """Return the given token of this step, the likeliest after the last."""
+        if step >= len(self._given.token_ids):
+            return int(np.argmax(logits))
+        token = self._given.token_ids[step]
+        x = logits.astype(np.float64)
+        x -= x.max()
+        x -= np.log(np.exp(x).sum())
+        self._logs.append(float(x[token]))
+        if self._given.reference is not None:
+            own = self._given.reference[step].astype(np.float64)
+            self._divergences.append(float(np.exp(own) @ (own - x)))
+        if self._whole:
+            self._distributions.append(x.astype(np.float32))
+        return token
+
+    def weighed(self, dose: float) -> Weighed:
+        """Return what was kept."""
+        kept = np.array(self._distributions) if self._whole else None
+        divergence = float(np.mean(self._divergences)) if self._divergences else 0.0
+        return Weighed(np.array(self._logs), dose, divergence, kept)
+
+
+def open_speech(speaker: Speaker, guard: Guard | None) -> Attached:
+    """Return the speech of a model, watched by a guard until closed; unwatched where it is None.
+
+    Raises:
+        EmoGuardError: a runtime whose choice of tokens cannot be taken over.
+
+    """
+    plugin, _ = find(speaker.model)
+    if not hasattr(plugin, "open_speech"):
+        raise EmoGuardError(
+            f"a study chooses the tokens itself, which a {type(speaker.model).__qualname__} does "
+            "not allow: open the model by another --runtime"
+        )
+    speech: Attached = plugin.open_speech(speaker, guard)
+    return speech
+
+
+class Attached(ABC):
+    """A `Speech` whose model is watched by a guard until closed; unwatched where that is None."""
+
+    fair: int
+
+    def __init__(self, speaker: Speaker, guard: Guard | None, **options: Any) -> None:
+        self._speaker, self._model = speaker, speaker.model
+        self.identity: ModelIdentity = speaker.door.identity
+        self._undo = ExitStack()
+        self._watch = (
+            None
+            if guard is None
+            else self._undo.enter_context(attach(self._model, guard, **speaker.options, **options))
+        )
+
+    def prompt(self, user: str, system: str = "") -> list[int]:
+        """Return the tokens before an answer: the chat template filled, if the model has one."""
+        return self._speaker.prompt_ids(Prompt(user, system))
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of an answer."""
+        return tuple(self._speaker.door.tokenize(text, special=False))
+
+    @abstractmethod
+    def write(self, prompt_ids: Sequence[int], rows: Sequence[Row], tokens: int) -> list[Written]:
+        """Return one answer per row, of at most `tokens` tokens."""
+
+    @abstractmethod
+    def weigh(
+        self, prompt_ids: Sequence[int], rows: Sequence[Given], *, whole: bool = False
+    ) -> list[Weighed]:
+        """Return how likely each given answer is, `whole` with the distribution at every token."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._undo.close()
+
+
+def dose_of(report: Report | None) -> tuple[float, float]:
+    """Return the median realised dose of a response, and the share of its tokens cut short."""
+    if report is None or report.receipt is None:
+        return 0.0, 0.0
+    receipt = report.receipt
+    return receipt.dose_median or 0.0, receipt.clipped / max(1, report.tokens_scored)

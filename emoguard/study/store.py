@@ -1,0 +1,148 @@
+"""The store of a study: one record per task, in compressed pieces and one that is still open.
+
+A folder holds `protocol.json`, `piece-0001.jsonl.gz`, … and `open.jsonl`. A killed run loses at
+most the task it was at; a piece is compressed when its time is over, and never written again.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from emoguard import jsontext, keptfile
+from emoguard.errors import EmoGuardError
+from emoguard.fit.workfile import WorkFile
+
+OPEN = "open.jsonl"
+
+LARGEST = 256 * 2**20
+"""Bytes of a piece, unpacked."""
+
+
+class Store:
+    """The records of one study in `folder`, by key of their task.
+
+    `bound` is what they depend on: the protocol's digest, the model file's, the runtime. The open
+    piece is this object's alone until it is closed.
+
+    Raises:
+        EmoGuardError: the folder cannot be used, holds another study, or another command is at
+            work on it.
+
+    """
+
+    def __init__(self, folder: str | Path, bound: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        self._bound = dict(bound)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EmoGuardError(f"{self.folder} cannot be made: {error.strerror}") from error
+        self.records: dict[str, dict[str, Any]] = {}
+        self.pieces = sorted(self.folder.glob("piece-*.jsonl.gz"))
+        for path in self.pieces:
+            for record in _piece(path, self._bound):
+                self.records[record["task"]] = record
+        self._file = self._opened()
+        for record in self._file.records:
+            self.records[record["task"]] = record
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.records
+
+    @property
+    def open_seconds(self) -> float:
+        """Return the CPU seconds that the open piece took so far."""
+        return sum(float(record.get("seconds", 0)) for record in self._file.records)
+
+    @property
+    def seconds(self) -> float:
+        """Return the CPU seconds of all records."""
+        return sum(float(record.get("seconds", 0)) for record in self.records.values())
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Keep a record; its "task" names it."""
+        self._file.append(record)
+        self.records[record["task"]] = dict(record)
+
+    def close_piece(self) -> None:
+        """Compress the open piece, if it has any record, and begin another."""
+        if not self._file.records:
+            return
+        path = self.folder / f"piece-{len(self.pieces) + 1:04}.jsonl.gz"
+        source = self.folder / OPEN
+        try:
+            # Without a time stamp the same records are the same bytes.
+            with (
+                keptfile.replacing(path) as part,
+                part.open("wb") as raw,
+                gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as file,
+            ):
+                file.write(source.read_bytes())
+            source.unlink()
+        except OSError as error:
+            raise EmoGuardError(f"{path} cannot be written: {error.strerror}") from error
+        self.pieces.append(path)
+        self._file.close()
+        self._file = self._opened()
+
+    def close(self) -> None:
+        """Let another command work on the study. Idempotent."""
+        self._file.close()
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of all records, in the order of their keys."""
+        whole = hashlib.sha256()
+        for key in sorted(self.records):
+            kept = {k: v for k, v in self.records[key].items() if k != "seconds"}
+            whole.update(json.dumps(kept, sort_keys=True).encode())
+        return whole.hexdigest()
+
+    def _opened(self) -> WorkFile[dict[str, Any]]:
+        return WorkFile(self.folder / OPEN, "study", self._bound, _record)
+
+
+def bound_of(folder: str | Path) -> dict[str, Any]:
+    """Return what the records in a folder are bound to.
+
+    Raises:
+        EmoGuardError: there is no store.
+
+    """
+    folder = Path(folder)
+    for path in (*sorted(folder.glob("piece-*.jsonl.gz")), folder / OPEN):
+        if path.is_file():
+            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+                head = jsontext.parse(file.readline(jsontext.LARGEST))
+            if isinstance(head, dict) and isinstance(head.get("bound"), dict):
+                return dict(head["bound"])
+    raise EmoGuardError(f"{folder} holds no study: give the folder that --out named")
+
+
+def _piece(path: Path, bound: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    try:
+        with gzip.open(path, "rb") as file:
+            raw = file.read(LARGEST + 1)
+        if len(raw) > LARGEST:
+            raise EmoGuardError(f"{path} is too large, wanted at most {LARGEST >> 20} MiB")
+        head, *lines = raw.splitlines()
+        if jsontext.parse(head)["bound"] != dict(bound):
+            raise EmoGuardError(
+                f"{path} holds another study (protocol, model or runtime differ): give --out "
+                "another folder"
+            )
+        for line in lines:
+            yield _record(jsontext.parse(line))
+    except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
+        raise EmoGuardError(f"{path} is no piece of a study: {error!s:.100}") from error
+
+
+def _record(data: Any) -> dict[str, Any]:
+    if not isinstance(data, dict) or not isinstance(data.get("task"), str):
+        raise TypeError("wanted a record of a task")
+    return data

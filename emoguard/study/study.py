@@ -1,0 +1,268 @@
+"""A study from its protocol to its results: pilot, freeze, everything else, analysis."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emoguard.advice import calibrate_command
+from emoguard.errors import EmoGuardError
+from emoguard.fit.corpora import neutral_prompts
+from emoguard.guard import Guard
+from emoguard.policy.policy import Policy
+from emoguard.steering.policy import SteeringPolicy
+from emoguard.study import analysis, tasks
+from emoguard.study.directions import centred_rows, random_directions, with_directions, without
+from emoguard.study.frozen import Frozen, freeze
+from emoguard.study.judges import Classifier, Embeddings, Endpoint, Judge, Lexicon
+from emoguard.study.matching import PROMPTS, Matched, match
+from emoguard.study.outcomes import Outcomes
+from emoguard.study.plan import Cost, by_block, costs
+from emoguard.study.protocol import Protocol
+from emoguard.study.questions import FILES, READERS
+from emoguard.study.runner import Done, Runner
+
+if TYPE_CHECKING:
+    from emoguard.probe.identity import ModelIdentity
+    from emoguard.probe.residuals import Residuals
+    from emoguard.study.speech import Speech
+    from emoguard.study.store import Store
+
+TEXTS = 60
+"""Neutral prompts that random directions are drawn among the residuals of."""
+
+VALENCE = "valence"
+
+DIVERGING = 20
+"""Random directions that are also run at the labels' divergence."""
+
+
+def judges(
+    protocol: Protocol, data: Path | None, embeddings: str | Path | None = None
+) -> list[Judge]:
+    """Return the judges that a protocol names; what they are trained on lies in `data`.
+
+    `embeddings` is the folder of a sentence-embedding model, for one more of them.
+
+    Raises:
+        EmoGuardError: one cannot be made or does not answer, or the primary one is not named.
+
+    """
+    named = protocol.judges
+    found: list[Judge] = [Lexicon()]
+    if named.people and data is not None:
+        found.append(Classifier(data / named.people))
+        if embeddings is not None:
+            found.append(Embeddings(embeddings, data / named.people))
+    if named.endpoint:
+        found.append(Endpoint(named.endpoint, named.model))
+    if named.primary not in {judge.name for judge in found}:
+        missing = "--data, the folder of" if named.people and data is None else "judges, with"
+        raise EmoGuardError(
+            f"judges.primary: the {named.primary} is not there: give {missing} what it needs, or "
+            f"take one of {', '.join(judge.name for judge in found)}"
+        )
+    return found
+
+
+def data_folder(protocol: Protocol, folder: str | None) -> Path | None:
+    """Return the folder of data of others, None without one.
+
+    Raises:
+        EmoGuardError: there is no such folder, or a contrast needs one.
+
+    """
+    if folder is not None:
+        if not Path(folder).is_dir():
+            raise EmoGuardError(f"--data: there is no folder {folder}")
+        return Path(folder)
+    wanting = {each.outcome for each in protocol.contrasts} & {*READERS, "claims"}
+    if wanting:
+        raise EmoGuardError(
+            f"contrasts on {', '.join(sorted(wanting))} need items that do not come with EmoGuard: "
+            "name their folder by --data, or leave those contrasts out"
+        )
+    return None
+
+
+def data_digest(protocol: Protocol, data: Path | None) -> str:
+    """Return the SHA-256 of the files in `data` that a study reads; "" without any."""
+    if data is None:
+        return ""
+    whole = hashlib.sha256()
+    for name in sorted({*FILES, protocol.judges.people}):
+        path = data / name
+        if path.is_file():
+            whole.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()
+
+
+def guard_of(protocol: Protocol, guard: Guard, door: Residuals) -> Guard:
+    """Return the guard of a study: the probe with random directions and controls beside its labels.
+
+    Raises:
+        EmoGuardError: labels the probe lacks, or no calibration of this model file.
+
+    """
+    probe = guard.probe
+    probe.indices((*protocol.labels, *protocol.explored.labels))
+    calibration = guard.calibration(door.identity)
+    if calibration is None:
+        raise EmoGuardError(
+            f"a dose is a share of the reference norm, and {probe.name} has no calibration of "
+            f"{door.identity.name} ({door.identity.quantisation}): make one with "
+            f"{calibrate_command()}"
+        )
+    directions = {}
+    if VALENCE in probe.labels:
+        directions = {
+            f"{label}{tasks.WITHOUT}": without(probe, label, VALENCE) for label in protocol.labels
+        }
+    if protocol.nulls.directions:
+        rows = centred_rows(door, probe.layers, neutral_prompts()[:TEXTS])
+        drawn = random_directions(rows, protocol.nulls.directions, protocol.seed)
+        directions |= {f"random-{n}": drawn[:, n] for n in range(drawn.shape[1])}
+    wide, also = with_directions(probe, calibration, directions)
+    policy = Policy(
+        labels=wide.labels[:1],  # reading is not what this is about
+        steering=SteeringPolicy(max_dose_ratio=protocol.bound),
+    )
+    return Guard(wide, [also], policy)
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """One protocol on one model, its records in `store`.
+
+    `verdicts` are those of the probe's validation.
+    """
+
+    protocol: Protocol
+    speech: Speech
+    store: Store
+    judges: Sequence[Judge]
+    data: Path | None
+    verdicts: Mapping[str, str]
+    controls: bool = True
+
+    def tasks(self, dose: float, matched: Matched | None = None) -> list[tasks.Task]:
+        """Return all that comes after the pilot, in the order it is done."""
+        protocol = self.protocol
+        names = [f"random-{n}" for n in range(protocol.nulls.directions)]
+        randoms = dict.fromkeys(names, dose) if matched is None else matched.doses
+        near = dict(list(randoms.items())[:DIVERGING])
+        if matched is not None:
+            near = matched.by_divergence(DIVERGING)
+        found = tasks.expression(protocol, dose) if protocol.expression.prompts else []
+        if names and protocol.nulls.prompts:
+            found += tasks.nulls(protocol, randoms, near, dose)
+        found += tasks.safety(protocol, dose, self.data)
+        if protocol.explored.prompts:
+            found += tasks.explored(protocol, dose, controls=self.controls)
+        return [task for _, task in tasks.named(found)]
+
+    def cost(self) -> list[Cost]:
+        """Return what each part will cost; a few of its tasks are timed for that."""
+        every = [*tasks.pilot(self.protocol), *self.tasks(self.protocol.dose or 0.1)]
+        return costs(self.speech, every, self.protocol.seed)
+
+    def run(self, runner: Runner, done: Done = lambda _: None) -> None:
+        """Do all that is not done yet."""
+        runner.run(tasks.pilot(self.protocol), done)
+        frozen = self.frozen()
+        runner.run(self.tasks(frozen.dose, self.matched(frozen.dose)), done)
+        self.store.close_piece()
+
+    def frozen(self) -> Frozen:
+        """Return what the pilot decided; decided once, then kept."""
+        if "frozen" not in self.store:
+            found = freeze(self.protocol, self.store.records, self.judges)
+            self.store.add({"task": "frozen", "data": found.as_dict()})
+            return found
+        found = Frozen.parse(self.store.records["frozen"]["data"])
+        found.check_judges([judge.name for judge in self.judges])
+        return found
+
+    def matched(self, dose: float) -> Matched | None:
+        """Return the doses of random directions; measured once, then kept."""
+        protocol = self.protocol
+        if not (protocol.nulls.directions and protocol.nulls.prompts):
+            return None
+        if "matched" not in self.store:
+            found = match(
+                self.speech,
+                tasks.pilot_texts(protocol)[:PROMPTS],
+                protocol.labels,
+                [f"random-{n}" for n in range(protocol.nulls.directions)],
+                dose,
+            )
+            self.store.add({"task": "matched", "data": asdict(found)})
+        return Matched(**self.store.records["matched"]["data"])
+
+    def results(self, about: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all results of what is done, with `about` and what the run itself was."""
+        return results(self.protocol, self.store, self.judges, self.verdicts, about)
+
+
+def results(
+    protocol: Protocol,
+    store: Store,
+    judges: Sequence[Judge],
+    verdicts: Mapping[str, str],
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return all results of the records in a store.
+
+    Raises:
+        EmoGuardError: the pilot is not done.
+
+    """
+    records = store.records
+    if "frozen" not in records:
+        raise EmoGuardError(
+            f"{store.folder} holds no finished pilot, and nothing can be judged before it: run the "
+            "study on"
+        )
+    matched = Matched(**records["matched"]["data"]) if "matched" in records else None
+    frozen = Frozen.parse(records["frozen"]["data"])
+    frozen.check_judges([judge.name for judge in judges])
+    outcomes = Outcomes(protocol, frozen, matched, records, {judge.name: judge for judge in judges})
+    found = {
+        "emoguard": "study",
+        "about": {
+            **about,
+            "protocol": protocol.as_dict(),
+            "protocol digest": protocol.digest,
+            "records digest": store.digest,
+            "seconds": {key: round(value, 1) for key, value in by_block(records).items()},
+            "records": len(records),
+        },
+        **analysis.results(outcomes, verdicts),
+    }
+    plain: dict[str, Any] = _plain(found)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON data with null in place of numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def bound_to(
+    protocol: Protocol, identity: ModelIdentity, runtime: str, data: Path | None
+) -> dict[str, Any]:
+    """Return what the records of a study depend on."""
+    return {
+        "protocol": protocol.digest,
+        "model": identity.digest,
+        "runtime": runtime,
+        "data": data_digest(protocol, data),
+    }

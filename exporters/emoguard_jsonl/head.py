@@ -1,0 +1,54 @@
+"""The number and the MAC of a log's last line, noted beside the log or elsewhere.
+
+What a log has lost at its end nothing in it can show: the note does, and the next line goes on from
+there. It is as good as the place where it lies: whoever can write both can cut both.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from emoguard import keptfile, regularfile
+from emoguard.errors import EmoGuardError
+
+FORM = re.compile(rb"([0-9]{1,18}) ([0-9a-f]{64})\s*")
+
+
+class Head(NamedTuple):
+    """Number and MAC of a line."""
+
+    number: int
+    mac: str
+
+    def write(self, path: Path) -> None:
+        """Note it in a file, which is whole at every moment, and whose folder is made for it.
+
+        Raises:
+            OSError: it cannot be written.
+
+        """
+        path.parent.mkdir(0o700, exist_ok=True)
+        keptfile.replace(path, f"{self.number} {self.mac}\n")
+
+
+def read_head(path: str | Path) -> Head:
+    """Return the line that `Head.write` or `emoguard audit head` noted.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        EmoGuardError: it cannot be read or holds something else.
+
+    """
+    try:
+        found = FORM.fullmatch(regularfile.read(path, 1024))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise EmoGuardError(f"{path} cannot be read: {error}") from error
+    if found is None:
+        raise EmoGuardError(
+            f"{path}: wanted the line that emoguard audit head prints, got something else"
+        )
+    return Head(int(found[1]), found[2].decode("ascii"))

@@ -1,0 +1,126 @@
+"""What a terminal gets, in every encoding, and what is typed or piped in."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import click
+import pytest
+from rich.table import Table
+from rich.text import Text
+
+from emoguard.cli import bars as bars_module
+from emoguard.cli.bars import Bars, follow
+from emoguard.cli.screen import Screen, say
+from emoguard.cli.typed import piped, typed
+
+HOSTILE = "\x1b[2J\x9b31m\x07\x00\u202e[bold]x[/bold]\r"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii", "latin-1", "utf-16"])
+def test_nothing_that_a_file_brings_rewrites_the_screen_or_ends_in_a_traceback(encoding):
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding, errors="replace")
+    screen = Screen(file=stream, force_terminal=True, color_system="truecolor")
+    table = Table(title=HOSTILE)
+    table.add_column(HOSTILE)
+    table.add_row(HOSTILE)
+    table.add_row(Text(HOSTILE, "red"))
+    table.add_row("😀 ━┿─")
+    screen.print(table)
+    screen.print(HOSTILE, style="bold")
+    stream.flush()
+    text = raw.getvalue().decode(encoding)
+    assert "\x1b[31m" in text, "colours are ours"
+    assert "[bold]x[/bold]" in text
+    for bad in ("\x1b[2J", "\x9b", "\x07", "\x00", "\u202e", "\r"):
+        assert bad not in text
+    assert encoding.startswith("utf") == ("━┿─" in text)
+    assert encoding.startswith("utf") or "=|-" in text
+
+
+def test_a_line_said_has_no_control_characters(capsys):
+    say(HOSTILE)
+    say(HOSTILE, err=True)
+    for text in capsys.readouterr():
+        assert text == "\ufffd[2J\ufffd31m\ufffd\ufffd\ufffd[bold]x[/bold]\ufffd\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_the_command_ends_as_it_should_whatever_the_terminal_can_show(encoding):
+    code = "import sys; from emoguard.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "show"],
+        env=os.environ | {"PYTHONIOENCODING": encoding}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"smollm2" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("data", "text", "is_said"),
+    [
+        ("café\n".encode(), "café\n", False),
+        (b"\xef\xbb\xbfcaf\xc3\xa9", "café", False),
+        ("café".encode("latin-1"), "café", True),
+        ("“café”".encode("cp1252"), "“café”", True),
+        (b"\x81\xff", "\ufffdÿ", True),
+    ],
+)
+def test_what_is_piped_in_is_text_whatever_its_encoding(data, text, is_said, capsys):
+    stream = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
+    assert piped(stream) == text
+    argument = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    assert typed(None, click.Argument(["prompt"]), argument) == text
+    assert capsys.readouterr().err.count("is not UTF-8: read as cp1252") == 2 * is_said
+
+
+def test_piped_text_without_bytes_behind_it_is_taken_as_it_is():
+    assert piped(io.StringIO("x")) == "x"
+
+
+def test_without_a_terminal_there_is_a_line_a_minute(capsys):
+    clock = [0.0]
+    with Bars(lambda: clock[0]) as progress:
+        show = follow(progress)
+        for done in range(181):
+            show("reading", done, 180)
+            clock[0] += 1
+        task = progress.add_task("computing", total=None)
+        progress.update(task, description="nulls")
+        progress.update(task, description="nulls")
+    assert capsys.readouterr().err.splitlines() == [
+        "reading: 0 of 180",
+        "reading: 60 of 180, about 2 minutes left",
+        "reading: 120 of 180, about 1 minutes left",
+        "reading: 180 of 180",
+        "computing",
+        "nulls",
+    ]
+    assert bars_module.EVERY_SECONDS == 60
+
+
+def command(**environment):
+    code = "import sys; from emoguard.cli import main; sys.exit(main())"
+    whole = os.environ | environment
+    return subprocess.run([sys.executable, "-c", code], env=whole, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_completion_is_what_the_documentation_says(shell):
+    script = command(_EMOGUARD_COMPLETE=f"{shell}_source").stdout
+    assert f"_EMOGUARD_COMPLETE={shell}_complete".encode() in script
+    at = {"COMP_WORDS": "emoguard doc", "COMP_CWORD": "doc" if shell == "fish" else "1"}
+    assert b"doctor" in command(_EMOGUARD_COMPLETE=f"{shell}_complete", **at).stdout
+
+
+def test_doctor_prints_json(capsys):
+    from emoguard.cli import main
+
+    main(["doctor", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert {"part", "mark", "text", "command"} == set(found[0])
+    assert {each["mark"] for each in found} <= {"ok", "absent", "to do", "broken"}
+    assert any(each["part"].startswith("probe smollm2") for each in found)

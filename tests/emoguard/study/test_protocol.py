@@ -1,0 +1,84 @@
+import pytest
+
+from emoguard import EmoGuardError
+from emoguard.study.protocol import Contrast, Protocol
+
+
+@pytest.mark.parametrize("name", ["core", "quick"])
+def test_shipped_protocols_are_read_by_name(name):
+    assert Protocol.load(name).name == name
+
+
+def test_the_core_has_what_a_confirmatory_study_needs():
+    core = Protocol.load("core")
+    assert 1 <= len(core.contrasts) <= 6
+    assert core.nulls.directions >= 199
+    assert core.expression.prompts >= 120
+    assert core.pilot.samples >= 8
+
+
+def test_a_digest_is_of_everything_that_is_said():
+    assert Protocol().digest == Protocol(name="study").digest
+    assert Protocol().digest != Protocol(seed=1).digest
+    assert Protocol().digest != Protocol(nulls={"directions": 198}).digest
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"vectors": []}, "did you mean|unknown"),
+        ({"prompts": ["none", "emotionl"]}, "did you mean emotional"),
+        ({"prompts": ["neutral"]}, 'against prompt "none"'),
+        ({"samplings": ["t1.0"]}, 'sampling "greedy"'),
+        ({"labels": []}, "at least one label"),
+        ({"labels": ["happy"]}, "persona of another label"),
+        ({"dose": 0.8}, "0.5"),
+        (
+            {"contrasts": [{"outcome": "harm", "label": "happy", "test": "no_harm"}] * 7},
+            "at most 6",
+        ),
+        (
+            {"contrasts": [{"outcome": "harm", "label": "sad", "test": "no_harm"}]},
+            "sad is not among labels",
+        ),
+        (
+            {"contrasts": [{"outcome": "harm", "label": "happy", "test": "random"}]},
+            "compared on expression only",
+        ),
+        (
+            {
+                "contrasts": [{"outcome": "expression", "label": "happy", "test": "random"}],
+                "nulls": {"directions": 99},
+            },
+            "best 0.010.*set nulls.directions to 199",
+        ),
+        (
+            {
+                "contrasts": [{"outcome": "premise", "label": "happy", "test": "no_harm"}],
+                "safety": {"premises": 0},
+            },
+            "has no items",
+        ),
+    ],
+)
+def test_what_cannot_be_studied_is_refused_in_one_sentence(tmp_path, change, sentence):
+    import json
+
+    file = tmp_path / "protocol.yaml"
+    file.write_text(json.dumps(change))
+    with pytest.raises(EmoGuardError, match=sentence):
+        Protocol.load(file)
+
+
+def test_an_unknown_name_lists_the_shipped_ones():
+    with pytest.raises(EmoGuardError, match="core, quick"):
+        Protocol.load("coer")
+
+
+def test_the_opposite_of_a_label_is_the_next_one():
+    protocol = Protocol(labels=("happy", "sad", "calm"))
+    assert [protocol.opposite(label) for label in protocol.labels] == ["sad", "calm", "happy"]
+
+
+def test_a_contrast_says_what_it_claims():
+    assert Contrast("harm", "sad", "no_harm", 0.03).name == "sad: harm, no harm (margin 3%)"

@@ -1,0 +1,124 @@
+"""Both runtimes speak alike: on tiny random models, and on SmolLM2 where it is installed."""
+
+import numpy as np
+import pytest
+
+from emoguard.guard import Guard
+from emoguard.runtime.openers import open_speaker
+from emoguard.steering.plan import Plan
+from emoguard.study.matching import match
+from emoguard.study.protocol import Protocol
+from emoguard.study.speech import Given, Row, open_speech
+from emoguard.study.study import guard_of
+from emoguard.testing import make_probe, measure_calibration
+from tests.support import models, tiny_folder, tiny_gguf
+
+ASKED = "how do I tie a scarf?"
+TEMPERATURES = (0.0, 0.7, 1.0)
+PROTOCOL = Protocol(
+    labels=("happy", "desperate"), explored={"labels": []}, nulls={"directions": 8}, bound=0.5
+)
+
+
+def opened(path):
+    """Return what opens the speech of a model, watched or not."""
+    speaker = open_speaker(path)
+    probe = make_probe(speaker.door, PROTOCOL.labels)
+    calibrated = Guard(probe, [measure_calibration(speaker.door, probe)])
+    guard = guard_of(PROTOCOL, calibrated, speaker.door)
+    return lambda watched: open_speech(speaker, guard if watched else None)
+
+
+@pytest.fixture(scope="module", params=["transformers", "llamacpp"])
+def speaking(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    if request.param == "transformers":
+        return opened(tiny_folder.write(folder))
+    pytest.importorskip("llama_cpp")
+    return opened(tiny_gguf.write(folder / "tiny.gguf", "llama"))
+
+
+def rows(plan, seed=0):
+    return [Row(plan, temperature, seed, 5) for temperature in TEMPERATURES]
+
+
+def test_a_zero_vector_changes_no_token_at_any_temperature(speaking):
+    with speaking(True) as speech:
+        said = speech.write(
+            speech.prompt(ASKED), [*rows(None), *rows(Plan(add={"happy": 0.0}))], 12
+        )
+    assert said[:3] == said[3:]
+    assert all(each.dose == 0 for each in said)
+
+
+def test_unsteered_answers_are_those_of_a_model_never_watched(speaking):
+    with speaking(True) as speech:
+        watched = speech.write(speech.prompt(ASKED), rows(None), 12)
+    with speaking(False) as speech:
+        plain = speech.write(speech.prompt(ASKED), rows(None), 12)
+    assert watched == plain
+
+
+def test_a_vector_realises_its_dose_and_other_seeds_draw_otherwise(speaking):
+    with speaking(True) as speech:
+        steered = speech.write(speech.prompt(ASKED), rows(Plan(add={"happy": 0.2})), 12)
+        first, second = (speech.write(speech.prompt(ASKED), rows(None, n), 12) for n in (0, 1))
+    assert all(0.05 < each.dose < 0.5 for each in steered)
+    assert first[0] == second[0]
+    assert first[2].token_ids != second[2].token_ids
+
+
+def test_weighing_a_greedy_answer_finds_every_token_the_likeliest(speaking):
+    with speaking(True) as speech:
+        before = speech.prompt(ASKED)
+        (said,) = speech.write(before, [Row()], 8)
+        own, steered = speech.weigh(
+            before,
+            [Given(said.token_ids), Given(said.token_ids, Plan(add={"happy": 0.3}))],
+            whole=True,
+        )
+    assert [int(each.argmax()) for each in own.whole] == list(said.token_ids)
+    assert own.logs == pytest.approx([each.max() for each in own.whole.astype(float)], abs=1e-4)
+    assert own.dose == 0 < steered.dose
+    assert not np.allclose(own.whole[-1], steered.whole[-1], atol=1e-4)
+
+
+def test_openings_of_different_lengths_are_weighed_side_by_side_as_alone(speaking):
+    with speaking(True) as speech:
+        before = speech.prompt(ASKED)
+        texts = [speech.encode("yes"), speech.encode("no, that is false")]
+        together = speech.weigh(before, [Given(each) for each in texts])
+        alone = [speech.weigh(before, [Given(each)])[0] for each in texts]
+    for one, other in zip(together, alone, strict=True):
+        assert len(one.logs) == len(other.logs)
+        assert np.allclose(one.logs, other.logs, atol=1e-3)
+
+
+def test_random_directions_are_matched_to_two_percent(speaking):
+    with speaking(True) as speech:
+        names = [f"random-{n}" for n in range(8)]
+        found = match(speech, [ASKED, "what is a bridge?"], PROTOCOL.labels, names, 0.15)
+    assert all(abs(ratio - 1) < 0.02 for ratio in found.realised.values())
+    assert all(each > 0 for each in found.divergences.values())
+
+
+@pytest.mark.real
+def test_on_smollm2_a_zero_vector_changes_no_token_in_llama_cpp():
+    real = opened(models.smollm2_gguf())
+    with real(True) as speech:
+        said = speech.write(
+            speech.prompt(ASKED), [*rows(None), *rows(Plan(add={"happy": 0.0}))], 16
+        )
+    with real(False) as speech:
+        plain = speech.write(speech.prompt(ASKED), rows(None), 16)
+    assert said[:3] == said[3:] == plain
+
+
+@pytest.mark.real
+def test_on_smollm2_a_zero_vector_changes_no_token_in_transformers():
+    real = opened(models.hf_copy(models.smollm2_gguf()))
+    with real(True) as speech:
+        said = speech.write(speech.prompt(ASKED), [*rows(None), *rows(Plan(add={"happy": 0.0}))], 8)
+    with real(False) as speech:
+        plain = speech.write(speech.prompt(ASKED), [*rows(None), *rows(None)], 8)
+    assert said[:3] == said[3:] == plain[:3]

@@ -1,0 +1,99 @@
+import gzip
+
+import pytest
+
+from emoguard import EmoGuardError
+from emoguard.study.store import OPEN, Store, bound_of
+
+BOUND = {"protocol": "a", "model": "b"}
+
+
+def record(number, seconds=1.0):
+    return {"task": f"block/{number}", "cluster": "c", "cells": {}, "seconds": seconds}
+
+
+def test_records_survive_and_pieces_are_compressed(tmp_path):
+    store = Store(tmp_path / "s", BOUND)
+    for number in range(3):
+        store.add(record(number))
+    store.close_piece()
+    store.add(record(3))
+    store.close()
+    again = Store(tmp_path / "s", BOUND)
+    assert list(again.records) == [f"block/{n}" for n in range(4)]
+    assert [path.name for path in again.pieces] == ["piece-0001.jsonl.gz"]
+    assert again.open_seconds == 1
+    assert again.seconds == 4
+    assert again.digest == store.digest
+    assert bound_of(tmp_path / "s") == BOUND
+
+
+def test_a_line_that_a_killed_process_left_half_written_is_dropped(tmp_path):
+    store = Store(tmp_path, BOUND)
+    store.add(record(0))
+    store.close()
+    with (tmp_path / OPEN).open("ab") as file:
+        file.write(b'{"task": "block/1", "cl')
+    again = Store(tmp_path, BOUND)
+    assert list(again.records) == ["block/0"]
+    again.add(record(1))
+    again.close()
+    assert list(Store(tmp_path, BOUND).records) == ["block/0", "block/1"]
+
+
+def test_a_kill_between_compressing_and_deleting_loses_and_doubles_nothing(tmp_path):
+    store = Store(tmp_path, BOUND)
+    store.add(record(0))
+    kept = (tmp_path / OPEN).read_bytes()
+    store.close_piece()
+    store.close()
+    (tmp_path / OPEN).write_bytes(kept)
+    again = Store(tmp_path, BOUND)
+    assert list(again.records) == ["block/0"]
+    assert again.seconds == 1
+
+
+def test_the_same_records_have_the_same_digest_however_long_they_took(tmp_path):
+    one, other = Store(tmp_path / "a", BOUND), Store(tmp_path / "b", BOUND)
+    for number in (0, 1):
+        one.add(record(number, 1.0))
+        other.add(record(1 - number, 2.0))
+    assert one.digest == other.digest
+    other.add(record(2))
+    assert one.digest != other.digest
+
+
+def test_the_records_of_another_study_are_refused(tmp_path):
+    store = Store(tmp_path, BOUND)
+    store.add(record(0))
+    store.close()
+    with pytest.raises(EmoGuardError, match=r"another (model|study)"):
+        Store(tmp_path, {**BOUND, "model": "c"})
+    store = Store(tmp_path, BOUND)
+    store.close_piece()
+    store.close()
+    (tmp_path / OPEN).unlink()
+    with pytest.raises(EmoGuardError, match="another study"):
+        Store(tmp_path, {**BOUND, "model": "c"})
+
+
+def test_a_study_that_another_command_works_on_is_refused(tmp_path):
+    store = Store(tmp_path, BOUND)
+    for closed in (0, 1):
+        store.add(record(closed))
+        with pytest.raises(EmoGuardError, match="is kept by"):
+            Store(tmp_path, BOUND)
+        store.close_piece()
+    store.close()
+    assert list(Store(tmp_path, BOUND).records) == ["block/0", "block/1"]
+
+
+def test_a_broken_piece_is_refused_by_name(tmp_path):
+    (tmp_path / "piece-0001.jsonl.gz").write_bytes(gzip.compress(b"[]\n{}\n"))
+    with pytest.raises(EmoGuardError, match="piece-0001"):
+        Store(tmp_path, BOUND)
+
+
+def test_a_folder_without_a_study_is_said_to_have_none(tmp_path):
+    with pytest.raises(EmoGuardError, match="holds no study"):
+        bound_of(tmp_path)

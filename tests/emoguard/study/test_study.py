@@ -1,0 +1,251 @@
+"""A whole study on a model without weights, whose vectors do what is planted."""
+
+import json
+
+import numpy as np
+import pytest
+
+from emoguard import EmoGuardError
+from emoguard.steering.plan import Plan
+from emoguard.study.judges import Lexicon
+from emoguard.study.matching import match
+from emoguard.study.noise import gumbel
+from emoguard.study.pictures import draw
+from emoguard.study.protocol import Protocol
+from emoguard.study.report import markdown
+from emoguard.study.runner import OutOfTimeError, Runner
+from emoguard.study.speech import Given, Row
+from emoguard.study.store import Store
+from emoguard.study.study import Study, bound_to, data_folder, judges
+
+from .speaking import FakeSpeech
+
+PROTOCOL = Protocol(
+    labels=("calm", "sad"),
+    pilot={"prompts": 6, "samples": 4, "tokens": 24},
+    expression={"prompts": 30, "tokens": 24},
+    safety={"premises": 40, "written": 5, "tokens": 12, "capability": 5},
+    nulls={"directions": 199, "prompts": 12, "tokens": 12},
+    explored={"prompts": 6, "tokens": 12, "labels": ["happy"]},
+    contrasts=[
+        {"outcome": "expression", "label": "calm", "test": "difference"},
+        {"outcome": "expression", "label": "calm", "test": "random"},
+        {"outcome": "premise", "label": "calm", "test": "no_harm", "margin": 0.05},
+    ],
+    dose=0.2,
+)
+
+
+def started(folder, speech=None, protocol=PROTOCOL):
+    speech = speech or FakeSpeech(strength=15.0)
+    store = Store(folder, bound_to(protocol, speech.identity, "fake", None))
+    return Study(protocol, speech, store, [Lexicon()], None, {"calm": "usable"})
+
+
+def runner(study, **options):
+    return Runner(study.speech, study.store, seed=0, **{"piece_seconds": 3600, **options})
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    study = started(tmp_path_factory.mktemp("study"))
+    study.run(runner(study))
+    return study
+
+
+@pytest.fixture(scope="module")
+def results(done):
+    return done.results({"model": "fake"})
+
+
+def test_a_vector_that_moves_expression_is_found_to(results):
+    difference, random, _ = results["contrasts"]
+    assert difference["verdict"] == "holds"
+    assert difference["estimate"][1] > 0
+    assert random["verdict"] == "holds"
+    assert random["p"] == pytest.approx(1 / 200)
+    effects = results["causal"]["effects"]["calm"]["lexicon"]["effects"]
+    assert effects["vector"]["all"]["estimate"][0] > 0.2
+    assert effects["vector reversed"]["all"]["estimate"][0] < 0
+
+
+def test_a_margin_that_too_few_items_can_show_stays_untested_with_the_number_needed(results):
+    harm = results["contrasts"][2]
+    assert harm["verdict"] == "untested"
+    assert harm["needed"] > harm["items"]
+    assert f"{harm['needed']} items needed" in results["verdict"]
+
+
+def test_the_tracks_are_apart(results):
+    assert set(results) == {
+        "emoguard", "about", "pilot", "reproducible", "causal", "safety", "contrasts", "verdict",
+    }  # fmt: skip
+    assert results["reproducible"]["calm"] == "usable"
+    text = markdown(results)
+    assert text.index("## R:") < text.index("## C:") < text.index("## S:")
+    assert "Nothing of it transfers to larger models" in text
+
+
+def test_random_directions_are_matched_in_realised_dose(results):
+    low, high = results["causal"]["nulls"]["matched"][1:]
+    assert 0.98 <= low <= high <= 1.02
+    realised = results["causal"]["nulls"]["realised"]["calm+"]
+    assert results["causal"]["nulls"]["realised, random"][0] == pytest.approx(realised, rel=0.02)
+
+
+def test_what_was_frozen_is_used_and_never_decided_again(done):
+    before = done.store.records["frozen"]["data"]
+    assert done.frozen().dose == 0.2
+    assert done.store.records["frozen"]["data"] is before
+
+
+def test_a_study_resumes_without_asking_again_and_ends_with_the_same_records(tmp_path, done):
+    study = started(tmp_path)
+    with pytest.raises(OutOfTimeError):
+        study.run(runner(study, seconds=0.05))
+    study.store.close()
+    some = len(study.store.records)
+    assert 0 < some < len(done.store.records)
+    again = started(tmp_path)
+    again.run(runner(again, piece_seconds=0.5))
+    assert again.store.digest == done.store.digest
+    assert len(again.store.pieces) > 1
+    asked = again.speech.asked
+    again.run(runner(again))
+    assert again.speech.asked == asked
+
+
+def test_costs_are_of_every_part_and_cost_no_record(tmp_path):
+    study = started(tmp_path)
+    found = {each.block: each for each in study.cost()}
+    assert {"pilot, answers", "expression", "nulls", "premise", "explored"} <= found.keys()
+    assert found["expression"].cells == 30 * 60
+    assert all(each.seconds > 0 for each in found.values())
+    assert not study.store.records
+
+
+def test_results_are_json_and_draw_again_without_the_run(tmp_path, results):
+    again = json.loads(json.dumps(results, allow_nan=False))
+    assert markdown(again) == markdown(results)
+    written = draw(again, tmp_path)
+    assert {"attribution.png", "random-directions.png", "dose-curves.png"} <= set(written)
+    for name in written:
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_judges_than_the_pilot_had_are_refused(done):
+    class Other(Lexicon):
+        name = "other"
+
+    again = Study(PROTOCOL, done.speech, done.store, [Lexicon(), Other()], None, {})
+    with pytest.raises(EmoGuardError, match="levels for the judges lexicon, got lexicon, other"):
+        again.results({})
+    with pytest.raises(EmoGuardError, match="give the same ones"):
+        again.frozen()
+
+
+def test_without_a_finished_pilot_there_are_no_results(tmp_path):
+    with pytest.raises(EmoGuardError, match="no finished pilot"):
+        started(tmp_path).results({})
+
+
+def test_a_vector_that_does_nothing_is_not_found_to_do_something(tmp_path):
+    study = started(tmp_path, FakeSpeech(strength=0.0))
+    study.run(runner(study))
+    difference, random, _ = study.results({})["contrasts"]
+    assert difference["verdict"] != "holds"
+    assert random["verdict"] != "holds"
+
+
+def test_a_vector_that_makes_a_model_agree_with_falsehoods_fails_no_harm(tmp_path):
+    protocol = Protocol(**{**vars(PROTOCOL), "nulls": {"directions": 0}, "explored": {"prompts": 0},
+                           "contrasts": PROTOCOL.contrasts[2:]})  # fmt: skip
+    study = started(tmp_path, FakeSpeech(strength=15.0, harm=30.0), protocol)
+    study.run(runner(study))
+    results = study.results({})
+    (harm,) = results["contrasts"]
+    assert harm["verdict"] == "fails"
+    assert harm["estimate"][1] > 0
+    # Agreeing with everything is bias, not knowledge.
+    detection = results["safety"]["premise"]["detection"]
+    assert detection["none|greedy|calm+"]["c"] < detection["none|greedy|zero"]["c"] - 0.3
+    assert "nulls" not in {key.partition("/")[0] for key in study.store.records}
+
+
+def test_a_judge_that_disagrees_with_labels_by_hand_makes_its_outcome_exploratory(tmp_path):
+    changed = {"labels": ("happy", "sad"), "contrasts": ({
+        "outcome": "expression", "label": "happy", "test": "difference"},),
+        "explored": {"prompts": 0, "labels": []}, "nulls": {"directions": 0}}  # fmt: skip
+    # The level of a model that speaks in twenty words is none for answers of real ones.
+    study = started(tmp_path, protocol=Protocol(**{**vars(PROTOCOL), **changed}))
+    study.run(runner(study))
+    (difference,) = study.results({})["contrasts"]
+    assert difference["verdict"] == "untested"
+    assert "exploratory: the lexicon agrees with labels by hand with κ" in difference["why"]
+
+
+def test_no_headroom_is_said_and_nothing_claimed(tmp_path, monkeypatch):
+    monkeypatch.setattr("emoguard.study.frozen.level", lambda scores: float(np.max(scores)))
+    study = started(tmp_path)
+    study.run(runner(study))
+    difference, *_ = study.results({})["contrasts"]
+    assert difference["verdict"] == "untested"
+    assert "no headroom: 0%" in difference["why"]
+
+
+def test_the_pilot_chooses_the_largest_dose_that_stays_surgical(tmp_path):
+    protocol = Protocol(
+        **{**vars(PROTOCOL), "dose": None, "pilot": {"prompts": 8, "samples": 2, "tokens": 40}}
+    )
+    study = started(tmp_path, FakeSpeech(strength=60.0), protocol)
+    with pytest.raises(OutOfTimeError):
+        study.run(runner(study, seconds=1e-9))
+    from emoguard.study import tasks
+
+    runner(study).run(tasks.pilot(protocol))
+    frozen = study.frozen()
+    chosen = [each[f"{frozen.dose:g}"]["regime"] for each in frozen.regimes.values()]
+    assert chosen == ["surgical"] * 2
+    assert frozen.dose < 0.35
+
+
+def test_a_zero_vector_writes_what_none_does_at_every_temperature():
+    speech = FakeSpeech()
+    before = speech.prompt("How do I tie a scarf?")
+    for temperature in (0.0, 0.7, 1.0):
+        none, zero = speech.write(
+            before,
+            [Row(None, temperature, 0, 5), Row(Plan(add={"calm": 0.0}), temperature, 0, 5)],
+            20,
+        )
+        assert none == zero
+
+
+def test_matching_moves_doses_until_the_realised_ones_agree():
+    found = match(FakeSpeech(ratio=1.3), ["a", "b"], ["calm"], ["random-0", "random-1"], 0.1)
+    assert found.doses["random-0"] == pytest.approx(0.1 / 1.3, rel=1e-3)
+    assert found.realised["random-0"] == pytest.approx(1, abs=1e-3)
+    near = found.by_divergence(1)
+    assert list(near) == ["random-0"]
+
+
+def test_weighing_gives_the_log_probability_of_every_token():
+    speech = FakeSpeech()
+    before = speech.prompt("x")
+    (whole,) = speech.weigh(before, [Given((1, 2))], whole=True)
+    assert np.allclose(np.exp(whole.whole).sum(axis=1), 1, atol=1e-5)
+    assert whole.logs[0] == pytest.approx(float(whole.whole[0, 1]), abs=1e-5)
+    (same,) = speech.weigh(before, [Given((1, 2), None, whole.whole)])
+    assert same.divergence == pytest.approx(0, abs=1e-5)
+    gumbel.cache_clear()
+
+
+def test_data_and_judges_that_are_missing_are_missed_before_the_run(tmp_path):
+    core = Protocol.load("core")
+    with pytest.raises(EmoGuardError, match="name their folder by --data"):
+        data_folder(core, None)
+    with pytest.raises(EmoGuardError, match="there is no folder"):
+        data_folder(core, str(tmp_path / "nowhere"))
+    people = Protocol(judges={"people": "goemotions/dev.tsv", "primary": "classifier"})
+    with pytest.raises(EmoGuardError, match="the classifier is not there: give --data"):
+        judges(people, None)

@@ -1,0 +1,83 @@
+import re
+
+import pytest
+
+from emoguard import EmoGuardError
+from emoguard.study import tasks
+from emoguard.study.personas import NEUTRAL, PERSONAS, system_prompt
+from emoguard.study.protocol import Protocol
+from emoguard.study.wordings import PILOT
+
+CORE = Protocol.load("core")
+
+
+def test_expression_crosses_prompt_sampling_and_vector_on_the_same_items():
+    found = tasks.expression(CORE, 0.1)
+    assert len(found) == 120
+    assert all(each.cells == found[0].cells for each in found)
+    cells = {cell.key for cell in found[0].cells}
+    assert len(cells) == len(found[0].cells) == 4 * 3 * 5
+    assert "desperate|t0.7|happy+" in cells  # for happy: the incongruent prompt
+
+
+def test_noise_is_that_of_the_item_in_every_cell_and_of_no_other_item():
+    found = tasks.expression(CORE, 0.1)
+    assert len({each.seeded for each in found}) == len(found)
+
+
+def test_nothing_of_the_pilot_enters_an_estimate():
+    pilot = tasks.pilot(CORE)
+    later = [*tasks.expression(CORE, 0.1), *tasks.safety(CORE, 0.1, None)]
+    assert not {each.text for each in pilot} & {each.text for each in later}
+    wordings = [w.partition("{}")[0] for form in PILOT.questions.values() for w in form]
+    choices = [each for each in pilot if not each.tokens and "/" in each.name]
+    assert all(any(w in each.text for w in wordings) for each in choices)
+
+
+def test_every_false_premise_is_asked_beside_its_true_twin_and_some_are_written():
+    found = tasks.safety(CORE, 0.1, None)
+    asked = {each.name for each in found if each.block == "premise"}
+    assert {name.removesuffix("/true") + "/false" for name in asked if name.endswith("/true")} == {
+        name for name in asked if name.endswith("/false")
+    }
+    written = [each for each in found if each.block == "written"]
+    assert len(written) == 300
+    assert {f"{each.name}/false" for each in written} <= asked
+
+
+def test_every_task_has_a_key_of_its_own():
+    every = [*tasks.pilot(CORE), *tasks.safety(CORE, 0.1, None)]
+    every += tasks.explored(CORE, 0.1, controls=True)
+    assert len(dict(tasks.named(every))) == len(every)
+    with pytest.raises(EmoGuardError, match="two items are called"):
+        dict(tasks.named([*every, every[0]]))
+
+
+def test_more_prompts_than_there_are_is_refused():
+    with pytest.raises(EmoGuardError, match="wanted 121, there are 120 beside the 12"):
+        tasks.expression(Protocol(expression={"prompts": 121}), 0.1)
+
+
+def test_random_directions_are_added_at_their_own_doses():
+    (first, *_) = tasks.nulls(CORE, {"random-0": 0.11}, {"random-0": 0.2}, 0.1)
+    plans = {cell.vector.name: cell.vector.plan for cell in first.cells}
+    assert plans["zero"] is None
+    assert plans["random-0"].add == {"random-0": 0.11}
+    assert plans["kl:random-0"].add == {"random-0": 0.2}
+    assert plans["happy+"].add == {"happy": 0.1}
+
+
+def test_personas_are_equally_long_and_say_no_word_that_a_lexicon_counts():
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    lexicon = SentimentIntensityAnalyzer().lexicon
+    texts = [NEUTRAL, *PERSONAS.values()]
+    assert len({len(text.split()) for text in texts}) == 1
+    for text in texts:
+        assert not {word for word in re.findall(r"[a-z'-]+", text.lower()) if word in lexicon}
+    assert not any(label in text.lower() for label, text in PERSONAS.items())
+
+
+def test_a_label_without_a_persona_is_refused():
+    with pytest.raises(EmoGuardError, match="no persona for proud"):
+        system_prompt("proud")
