@@ -6,6 +6,7 @@ import pickle
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import emoguard_llamacpp
@@ -419,6 +420,32 @@ def test_threads_that_hold_the_lock_generate_one_after_the_other(llm: Any, watch
         thread.join()
     assert texts == [wanted] * 12
     assert len(watch.reports) == 13
+
+
+def test_the_server_waits_for_a_thread_that_holds_the_lock(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fastapi", reason="needs llama_cpp.server: the extra serve brings it")
+    from emoguard_llamacpp import server
+    from starlette.testclient import TestClient
+
+    served = server.open_app(*server.read_model(str(path), n_ctx=64, n_threads=1))
+    held = emoguard_llamacpp.lock(served.model)
+    waited: list[bool] = []
+
+    async def wait(_seconds: float) -> None:
+        waited.append(held.locked())
+        held.release()
+
+    monkeypatch.setattr(server, "asyncio", SimpleNamespace(sleep=wait))
+    client = TestClient(served.app)
+    for _ in range(2):
+        held.acquire()
+        answer = client.post("/v1/completions", json={"prompt": "a", "max_tokens": 2})
+        assert answer.status_code == 200
+        assert not held.locked()
+    assert waited == [True, True]
+    served.model.close()
 
 
 def test_every_model_has_one_lock_and_a_copy_its_own(llm: Any) -> None:

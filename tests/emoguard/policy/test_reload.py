@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -170,11 +171,32 @@ def test_what_a_watch_is_built_on_cannot_change(path, text, key):
     assert file.error.endswith("detach and attach again, or restart")
 
 
+class StopError(Exception):
+    """Raised from a signal's handler."""
+
+
+def test_an_interrupt_passes_and_the_file_is_read_with_the_next_response(path):
+    def stop(*_):
+        raise StopError("too late")
+
+    path.write_text("")
+    file = PolicyFile(path)
+    path.write_text("on_unsupported: skip")
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with pytest.raises(StopError):
+            file.refresh(lambda _: signal.raise_signal(signal.SIGALRM))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert (file.successful, file.failures) == (True, 0)
+    assert file.refresh().on_unsupported == "skip"
+
+
 def test_every_key_can_change_or_is_named_as_fixed():
     free = {"alarms.on_alert", "steering", "requests", "on_unsupported", "sample_ratio", "version"}
     free |= {"page"}
     names = ("known_minors", "every_hours", "continuing_gap_minutes", "utc_offset_hours")
-    names += ("amplifying", "channel", "locale", "text")
+    names += ("amplifying", "prompted", "channel", "locale", "text")
     free |= {f"notices.{name}" for name in names}
     keys = {field.name for field in dataclasses.fields(Policy)} - {"alarms", "notices"}
     keys |= {f"alarms.{field.name}" for field in dataclasses.fields(Policy().alarms)}
