@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -48,20 +49,27 @@ class WorkFile(Generic[Record]):
         self._kind, self._parse = kind, parse
         try:
             self._file = keptfile.resolved(path)
-            self._lock = keptfile.Lock(self._file)
-            exists = self._file.exists()
-            kept = self._read(dict(bound)) if exists else 0
-            with self._file.open("r+b" if exists else "w+b") as file:
-                file.truncate(kept)
-                file.seek(kept)
-                if not kept:
-                    file.write(_line({"emoguard": kind, "bound": dict(bound)}))
-            keptfile.sync(self._file)
-            keptfile.sync(self._file.parent)
+            with ExitStack() as stack:
+                self._lock = keptfile.Lock(self._file)
+                stack.callback(self._lock.release)
+                self._take_up(dict(bound))
+                stack.pop_all()
         except keptfile.HeldError as error:
             raise EmoGuardError(f"the work file {error}") from error
         except OSError as error:
             raise EmoGuardError(f"{self.path} cannot be used: {error.strerror}") from error
+
+    def _take_up(self, bound: dict[str, Any]) -> None:
+        """Read what is there, drop a line that is not whole, begin a new file with its head."""
+        exists = self._file.exists()
+        kept = self._read(bound) if exists else 0
+        with self._file.open("r+b" if exists else "w+b") as file:
+            file.truncate(kept)
+            file.seek(kept)
+            if not kept:
+                file.write(_line({"emoguard": self._kind, "bound": bound}))
+        keptfile.sync(self._file)
+        keptfile.sync(self._file.parent)
 
     def append(self, data: Mapping[str, Any]) -> None:
         """Keep one more record, given as its line holds it.
