@@ -91,6 +91,9 @@ def prepare() -> None:
     os.environ.update(ENVIRONMENT | space | configuration.environment)
     if "v2" in configuration.standins:
         os.environ["TRITON_INTERPRET"] = "1"
+        from tests.plugins.vllm import standins
+
+        standins.second_runner()  # vLLM looks for Triton when it is imported
 
 
 def start(**more: Any) -> Any:
@@ -100,8 +103,8 @@ def start(**more: Any) -> Any:
     from tests.plugins.vllm import standins
 
     configuration = CONFIGURATIONS[NAME]
-    for name in configuration.standins:
-        standins.INSTALL[name]()
+    if "async" in configuration.standins:
+        standins.asynchronous()
     folder = tiny_folder() if configuration.is_tiny else hf_copy(smollm2_gguf())
     return LLM(str(folder), **(OPTIONS | configuration.options | more))
 

@@ -72,5 +72,3 @@ def second_runner() -> None:
     triton.backends.backends["cpu"] = types.SimpleNamespace(driver=driver, compiler=None)
     torch.cuda.is_available = lambda: False
 
-
-INSTALL = {"async": asynchronous, "v2": second_runner}

@@ -95,7 +95,8 @@ def test_the_plugin_keeps_the_contract(
 
         from emoguard.runtime.phases import Thinking
 
-        marks = Thinking(*harness.thinking)
+        opening, closing = harness.thinking
+        marks = Thinking((opening,), closing)
         monkeypatch.setattr(vllm_joint, "find_thinking", lambda _: marks)
     half = harness.open_residuals().identity.layers // 2
     check(harness, contract_probe(harness, (half, half + 1)))
