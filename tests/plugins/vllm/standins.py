@@ -71,4 +71,3 @@ def second_runner() -> None:
     driver = type("Driver", (), {"is_active": staticmethod(lambda: True)})
     triton.backends.backends["cpu"] = types.SimpleNamespace(driver=driver, compiler=None)
     torch.cuda.is_available = lambda: False
-
