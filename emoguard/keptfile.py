@@ -148,9 +148,12 @@ def set_aside(path: Path) -> Path:
     """Rename a file that cannot be used, so that nothing in it is lost; return its new name.
 
     Raises:
-        OSError: it cannot be renamed, or a thousand are there already.
+        OSError: it is no regular file (a device stays where it is), it cannot be renamed, or a
+            thousand are there already.
 
     """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise OSError(errno.EINVAL, "no regular file", str(path))
     for number in range(1, MOST_ASIDE + 1):
         aside = path.with_name(f"{path.name}.aside-{number}")
         if not os.path.lexists(aside):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ class Checkpoint:
 
     Bookkeeping never stops what it keeps books of. A file that cannot be used is set aside, one
     that cannot be written is left as it was: both are logged once and counted in `faults`. Only a
-    file that somebody else keeps is refused, when it is opened. Without a path nothing is kept.
+    file that somebody else keeps and a path that leads to no file (a device, a folder) are refused,
+    when it is opened. Without a path nothing is kept.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class Checkpoint:
         A state that `take` raises on is none, and neither is one that is bound to something else.
 
         Raises:
-            EmoGuardError: somebody else keeps the file.
+            EmoGuardError: somebody else keeps the file, or its path leads to something else than a
+                file.
 
         """
         if self._path is None:
             return
         try:
+            self._check_is_file()
             self._hold()
         except keptfile.HeldError as error:
             raise EmoGuardError(f"the state file {error}") from error
@@ -105,6 +109,19 @@ class Checkpoint:
         failed, before = self._failed, self._counted
         self._counted = failed  # never set back: another thread may be counting
         return failed - before
+
+    def _check_is_file(self) -> None:
+        """Refuse a folder, a pipe, a device or links in a circle: no file may take their place.
+
+        Raises:
+            EmoGuardError: there is one.
+            OSError: no path can be so called.
+
+        """
+        assert self._path is not None
+        target = keptfile.resolved(self._path)
+        if os.path.lexists(target) and not target.is_file():
+            raise EmoGuardError(f"the state file {self._path} is no file: name another place")
 
     def _hold(self) -> keptfile.Lock:
         """Return the right to write the file, taken now if it could not be before.

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 from emoguard_drift import DriftMonitor
-from emoguard_jsonl import AuditLog, Key, last_line, parts, verify
+from emoguard_jsonl import AuditLog, Key, last_line, parts, read_head, verify
 from emoguard_rate import RateMonitor
 
 from emoguard import EmoGuardError, Guard, Policy, Request
-from emoguard.cli import audit, dose, logs
+from emoguard.cli import dose, logs
 from emoguard.fit import corpora
 from emoguard.fit.answers import AnswerFile
 from emoguard.fit.store import BOUND, DONE, ROWS, RowStore
@@ -340,6 +340,11 @@ def monitors() -> tuple[RateMonitor, DriftMonitor]:
     return RateMonitor(RATES), DriftMonitor(baseline())
 
 
+def read_noted(path: Path) -> None:
+    with logs.readable():
+        read_head(path)
+
+
 def read_checkpoint(path: Path) -> None:
     checkpoint = Checkpoint(path, {"a": 1})
     checkpoint.open(lambda _state: None)
@@ -438,7 +443,7 @@ PARSERS = [
         optional=True,
     ),
     Parser("key", lambda: b"0f" * 32 + b"\n", Key.load),
-    Parser("head", lambda: b"17 " + b"0f" * 32 + b"\n", lambda path: audit.read_head(str(path))),
+    Parser("head", lambda: b"17 " + b"0f" * 32 + b"\n", read_noted),
     Parser("audit log", log_file, read_log, "lines", lambda: [(b"", log_file(), b"")]),
     Parser("audit reports", report_file, read_reports, "lines"),
     Parser("probe", probe_file, read_probe, "probe", lambda: [large_probe()]),
