@@ -21,7 +21,7 @@ def scripted(monkeypatch, words=50):
     """Answer in the model's place: a random tiny one writes nothing that could be accepted."""
     asked = []
 
-    def answer(model, tokenizer, prompt, tick):
+    def answer(speaker, prompt):
         asked.append(prompt)
         return " ".join(f"w{prompt.seed}x{n}" for n in range(words)) + "."
 
