@@ -128,10 +128,10 @@ import os, signal, sys
 from emoguard.cli import main
 from emoguard.fit.store import RowStore
 write, rows = RowStore.write, []
-def killed_half_way(store, row, values):
-    write(store, row, values)
-    rows.append(row)
-    if len(rows) == 50:
+def killed_half_way(store, batch, values):
+    write(store, batch, values)
+    rows.extend(batch)
+    if len(rows) >= 50:
         os.kill(os.getpid(), signal.SIGKILL)
 RowStore.write = killed_half_way
 main(sys.argv[1:])
@@ -149,7 +149,7 @@ def test_a_killed_fit_goes_on_and_makes_the_same_probe(tmp_path, texts):
     child = subprocess.run(command, check=False, capture_output=True)
     assert child.returncode == -signal.SIGKILL
     folders = [f"{killed}.residuals/{part}/done.bin" for part in ("neutral", "corpus-0")]
-    assert sum(Path(folder).read_bytes().count(b"\1") for folder in folders) == 50
+    assert 50 <= sum(Path(folder).read_bytes().count(b"\1") for folder in folders) < 92
     assert main([*arguments, "--out", str(killed)]) == 0
     found, wanted = artifact.load(killed)[0], artifact.load(whole)[0]
     for field in ("read", "steer", "centre", "weights"):
