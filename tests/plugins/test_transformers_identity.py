@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import emoguard_torch.content
 import emoguard_transformers.adapters
 import emoguard_transformers.identity
 import pytest
@@ -259,7 +260,7 @@ def test_content_is_read_once_and_not_for_every_response(monkeypatch: pytest.Mon
     model = adapted(build())
     guard = guard_for(find(model)[1])
     read: list[int] = []
-    for module in (emoguard_transformers.identity, emoguard_transformers.adapters):
+    for module in (emoguard_torch.content, emoguard_transformers.adapters):
         plain = module.checksum
         monkeypatch.setattr(module, "checksum", lambda t, plain=plain: read.append(1) or plain(t))
     with emoguard.attach(model, guard) as watch:

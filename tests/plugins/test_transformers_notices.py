@@ -87,8 +87,10 @@ def test_what_is_not_read_has_its_notice_all_the_same(model):
 
 
 def test_a_generation_that_raises_loses_its_notice(model):
-    def stop(*_):
-        raise ArithmeticError
+    def stop(ids, _scores):
+        if ids.shape[1] > IDS.shape[1] + 1:
+            raise ArithmeticError
+        return torch.zeros(len(ids), dtype=torch.bool)
 
     guard = Guard(probe_for(model), policy=POLICY)
     with emoguard.attach(model, guard) as watch, pytest.raises(ArithmeticError):

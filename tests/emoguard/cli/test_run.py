@@ -331,7 +331,7 @@ def test_the_demo_shows_three_answers_and_saves_a_picture(tmp_path, capfd):
     picture = tmp_path / "demo.svg"
     assert main(["demo", "--svg", str(picture)]) == 0
     out = re.sub(r"\x1b\[[0-9;]*m", "", capfd.readouterr().out)
-    for told in ("A direction is not a feeling", "valence", "emoguard.attach(llm)", "tokens read"):
+    for told in ("A direction is not a feeling", "valence", "emoguard.watch(llm)", "tokens read"):
         assert told in out
     assert CODE in out  # whole, to be copied, however narrow the terminal
     assert len(re.findall(r"[+-]\d\.\d", out)) > 100
