@@ -13,8 +13,10 @@ MAGIC = b"GGUF"
 def opens(path: Path) -> bool:
     """Return whether a GGUF file lies at `path`."""
     try:
+        if not path.is_file():  # opening a pipe would wait for its writer
+            return False
         with path.open("rb") as file:
-            return path.is_file() and file.read(len(MAGIC)) == MAGIC
+            return file.read(len(MAGIC)) == MAGIC
     except OSError:
         return False
 

@@ -126,7 +126,10 @@ def watched(path: Any, mode: str, policy: Policy = POLICY) -> Iterator[Site]:
 def site(request: pytest.FixtureRequest, folder: Any) -> Iterator[Site]:
     with watched(folder, request.param) as site:
         site.bare = opened(folder, request.param)  # type: ignore[attr-defined]
-        yield site
+        try:
+            yield site
+        finally:
+            site.bare.stop()  # its batch has a thread that would keep the process
 
 
 @pytest.mark.parametrize("stream", [False, True])
