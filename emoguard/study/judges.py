@@ -11,6 +11,7 @@ import json
 import math
 import re
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ class Lexicon:
         return np.array([sign * vader()(text) for text in texts], np.float64)
 
 
-class _OfPeople:
+class _OfPeople(ABC):
     """The probability of a label's families, by logistic regression on lines that people wrote."""
 
     def __init__(self, path: str | Path) -> None:
@@ -99,8 +100,9 @@ class _OfPeople:
         chances = self._logistic.predict_proba(self._vectors(texts))
         return np.asarray(chances[:, columns].sum(axis=1), np.float64)
 
+    @abstractmethod
     def _vectors(self, texts: Sequence[str]) -> Any:
-        raise NotImplementedError
+        """Return the texts as rows that a classifier takes."""
 
 
 class Classifier(_OfPeople):

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from emoguard.errors import EmoGuardError
-from emoguard.validate.plots import INK, MUTED, PLEASANT, UNPLEASANT, find_pyplot, save_figure
+from emoguard.validate.plots import INK, MUTED, PLEASANT, UNPLEASANT, find_pyplot, save_each
 
 Results = Mapping[str, Any]
 
@@ -40,19 +39,7 @@ def draw(results: Results, folder: Path) -> list[str]:
         "dose-curves.png": _curves,
         "safety.png": _safety,
     }
-    written = []
-    for name, make in makers.items():
-        figure = make(pyplot, results)
-        if figure is None:
-            continue
-        try:
-            save_figure(figure, folder / name)
-        except OSError as error:
-            raise EmoGuardError(f"{folder / name} cannot be written: {error}") from error
-        finally:
-            pyplot.close(figure)
-        written.append(name)
-    return written
+    return save_each(pyplot, makers, folder, results)
 
 
 def _attribution(pyplot: Any, results: Results) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,17 +59,32 @@ def draw(found: Validation, folder: Path, title: str) -> list[str]:
         "confusion.png": _confusion,
         "valence.png": _valence,
     }
+    return save_each(pyplot, makers, folder, found, title)
+
+
+def save_each(
+    pyplot: Any, makers: Mapping[str, Callable[..., Any]], folder: Path, *found: Any
+) -> list[str]:
+    """Save the figures that `makers` draw of `found`, by file name; return the names written.
+
+    A maker that has nothing to draw returns None.
+
+    Raises:
+        EmoGuardError: a picture cannot be written.
+
+    """
     written = []
     for name, make in makers.items():
-        figure = make(pyplot, found, title)
-        if figure is not None:
-            try:
-                save_figure(figure, folder / name)
-            except OSError as error:
-                raise EmoGuardError(f"{folder / name} cannot be written: {error}") from error
-            finally:
-                pyplot.close(figure)
-            written.append(name)
+        figure = make(pyplot, *found)
+        if figure is None:
+            continue
+        try:
+            save_figure(figure, folder / name)
+        except OSError as error:
+            raise EmoGuardError(f"{folder / name} cannot be written: {error}") from error
+        finally:
+            pyplot.close(figure)
+        written.append(name)
     return written
 
 

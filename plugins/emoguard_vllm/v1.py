@@ -8,25 +8,19 @@ from typing import Any
 import numpy as np
 
 from emoguard_vllm import seams
-from emoguard_vllm.outputs import attach
 from emoguard_vllm.relay import receive, send
-from emoguard_vllm.runner import gathered, guarded, of, prepare
+from emoguard_vllm.runner import guarded, of
+from emoguard_vllm.steps import enter, load, sample
 from emoguard_vllm.worker import Part
 
 
 def register() -> None:
     """Wrap the runner's steps."""
-    seams.wrap(seams.V1_LOAD, _load)
-    seams.wrap(seams.V1_LOAD_CPU, _load)
+    seams.wrap(seams.V1_LOAD, load)
+    seams.wrap(seams.V1_LOAD_CPU, load)
     seams.wrap(seams.V1_PREPARE, _prepare_inputs)
     seams.wrap(seams.V1_EXECUTE, _execute)
-    seams.wrap(seams.V1_SAMPLE, _sample)
-
-
-def _load(plain: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
-    loaded = plain(runner, *args, **kwargs)
-    prepare(runner, runner.max_num_tokens)
-    return loaded
+    seams.wrap(seams.V1_SAMPLE, sample)
 
 
 def _execute(
@@ -36,8 +30,7 @@ def _execute(
     if worker is None:
         return plain(runner, scheduled, intermediate, **kwargs)
     with guarded(worker):
-        news = [(new.req_id, new.sampling_params) for new in scheduled.scheduled_new_reqs]
-        worker.enter(news, scheduled.finished_req_ids)
+        enter(worker, scheduled)
         receive(worker, intermediate)
     done = plain(runner, scheduled, intermediate, **kwargs)
     with guarded(worker):
@@ -68,11 +61,3 @@ def _prepare_inputs(
             lambda n: batch.token_ids_cpu[n, : batch.num_tokens_no_spec[n]].tolist(),
         )
     return prepared
-
-
-def _sample(plain: Callable[..., Any], runner: Any, grammar: Any) -> Any:
-    worker = of(runner)
-    if worker is None or runner.execute_model_state is None:
-        return plain(runner, grammar)
-    rows = gathered(worker)
-    return attach(plain(runner, grammar), rows, worker)

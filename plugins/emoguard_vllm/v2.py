@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from emoguard_vllm import seams
-from emoguard_vllm.outputs import attach
-from emoguard_vllm.runner import gathered, guarded, of, prepare
+from emoguard_vllm.runner import guarded, of
+from emoguard_vllm.steps import enter, load, sample
 from emoguard_vllm.worker import Part
 
 
@@ -15,16 +15,10 @@ def register() -> None:
     """Wrap the runner's steps, where this build has it."""
     if seams.V2_LOAD.missing():
         return
-    seams.wrap(seams.V2_LOAD, _load)
+    seams.wrap(seams.V2_LOAD, load)
     seams.wrap(seams.V2_PREPARE, _prepare_inputs)
     seams.wrap(seams.V2_EXECUTE, _execute)
-    seams.wrap(seams.V2_SAMPLE, _sample)
-
-
-def _load(plain: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
-    loaded = plain(runner, *args, **kwargs)
-    prepare(runner, runner.max_num_tokens)
-    return loaded
+    seams.wrap(seams.V2_SAMPLE, sample)
 
 
 def _execute(
@@ -39,8 +33,7 @@ def _execute(
     worker = of(runner)
     if worker is not None:
         with guarded(worker):
-            news = [(new.req_id, new.sampling_params) for new in scheduled.scheduled_new_reqs]
-            worker.enter(news, scheduled.finished_req_ids)
+            enter(worker, scheduled)
     return plain(runner, scheduled, intermediate, dummy_run, *args, **kwargs)
 
 
@@ -63,11 +56,3 @@ def _prepare_inputs(
             start = end
         worker.place(start, parts, lambda _: ())
     return batch
-
-
-def _sample(plain: Callable[..., Any], runner: Any, grammar: Any) -> Any:
-    worker = of(runner)
-    if worker is None or runner.execute_model_state is None:
-        return plain(runner, grammar)
-    rows = gathered(worker)
-    return attach(plain(runner, grammar), rows, worker)

@@ -6,7 +6,7 @@ import uuid
 import numpy as np
 import pytest
 
-from emoguard import Alert, EmoGuardError, Guard, Plan, Policy, Request, summary
+from emoguard import Alert, EmoGuardError, Guard, Plan, Policy, Request
 from emoguard.notices.policy import NoticePolicy
 from emoguard.testing import (
     FAKE_IDENTITY,
@@ -17,23 +17,7 @@ from emoguard.testing import (
     make_reading,
     put_reading,
 )
-
-PROBE = make_probe(FakeResiduals())
-CALIBRATION = make_calibration(PROBE, FAKE_IDENTITY)
-GUARD = Guard(PROBE, [CALIBRATION])
-OTHER_FILE = dataclasses.replace(FAKE_IDENTITY, quantisation="Q4_K_M")
-
-
-def summed(guard, reading, request=None):
-    return summary.report(reading, request or Request(id="r"), guard.site(reading.identity))
-
-
-def report(guard=GUARD, request=None, **changes):
-    return summed(guard, make_reading(**changes), request)
-
-
-def put(guard, report):
-    return guard.outbox.put(report, Request(), str)
+from tests.support.guards import CALIBRATION, GUARD, OTHER_FILE, PROBE, put, report, summed
 
 
 def test_each_model_file_gets_its_own_calibration():

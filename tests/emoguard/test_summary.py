@@ -7,31 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoguard import Guard, Plan, Policy, Request, summary
+from emoguard import Guard, Plan, Policy, Request
 from emoguard.records import PHASES
 from emoguard.runtime.reading import Steered
 from emoguard.sinks.policy import AlarmPolicy
 from emoguard.steering.prepare import prepare
 from emoguard.testing import (
     FAKE_IDENTITY,
-    FakeResiduals,
-    make_calibration,
-    make_probe,
     make_reading,
 )
-
-PROBE = make_probe(FakeResiduals())
-CALIBRATION = make_calibration(PROBE, FAKE_IDENTITY)
-GUARD = Guard(PROBE, [CALIBRATION])
-OTHER_FILE = dataclasses.replace(FAKE_IDENTITY, quantisation="Q4_K_M")
-
-
-def summed(guard, reading, request=None):
-    return summary.report(reading, request or Request(id="r"), guard.site(reading.identity))
-
-
-def report(guard=GUARD, request=None, **changes):
-    return summed(guard, make_reading(**changes), request)
+from tests.support.guards import CALIBRATION, GUARD, OTHER_FILE, PROBE, report, summed
 
 
 @given(seed=st.integers(0, 1000), tokens=st.integers(1, 60), window=st.integers(1, 40))

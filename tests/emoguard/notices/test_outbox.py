@@ -4,34 +4,14 @@ import dataclasses
 
 import numpy as np
 
-from emoguard import Alert, Guard, Plan, Policy, Request, summary
+from emoguard import Alert, Guard, Plan, Policy, Request
 from emoguard.runtime.reading import Steered
 from emoguard.steering.prepare import prepare
 from emoguard.testing import (
-    FAKE_IDENTITY,
     FailingSink,
-    FakeResiduals,
     ListSink,
-    make_calibration,
-    make_probe,
-    make_reading,
 )
-
-PROBE = make_probe(FakeResiduals())
-CALIBRATION = make_calibration(PROBE, FAKE_IDENTITY)
-GUARD = Guard(PROBE, [CALIBRATION])
-
-
-def summed(guard, reading, request=None):
-    return summary.report(reading, request or Request(id="r"), guard.site(reading.identity))
-
-
-def report(guard=GUARD, request=None, **changes):
-    return summed(guard, make_reading(**changes), request)
-
-
-def put(guard, report):
-    return guard.outbox.put(report, Request(), str)
+from tests.support.guards import CALIBRATION, PROBE, put, report
 
 
 def test_publish_tells_sinks_and_names_those_that_failed_before():

@@ -1,0 +1,32 @@
+"""Steps that both of vLLM's model runners take alike, with EmoGuard's worker beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from emoguard_vllm.outputs import attach
+from emoguard_vllm.runner import gathered, of, prepare
+from emoguard_vllm.worker import Worker
+
+
+def load(plain: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
+    """Load the model, and put hooks on it."""
+    loaded = plain(runner, *args, **kwargs)
+    prepare(runner, runner.max_num_tokens)
+    return loaded
+
+
+def enter(worker: Worker, scheduled: Any) -> None:
+    """Tell the worker which requests came and which have ended."""
+    news = [(new.req_id, new.sampling_params) for new in scheduled.scheduled_new_reqs]
+    worker.enter(news, scheduled.finished_req_ids)
+
+
+def sample(plain: Callable[..., Any], runner: Any, grammar: Any) -> Any:
+    """Sample, and give the rows of this step the way home with its tokens."""
+    worker = of(runner)
+    if worker is None or runner.execute_model_state is None:
+        return plain(runner, grammar)
+    rows = gathered(worker)
+    return attach(plain(runner, grammar), rows, worker)
