@@ -97,6 +97,16 @@ def _label(name: str, data: dict[str, Any]) -> Label:
     return Label(name, tuple(words), valence)
 
 
+def own() -> tuple[Path, ...]:
+    """Return the package's own corpora, by two writers."""
+    return own_stories(), own_letters()
+
+
+def own_neutrals() -> tuple[Path, ...]:
+    """Return the files of neutral texts that go with them."""
+    return own_neutral(), own_letters_neutral()
+
+
 def own_stories() -> Path:
     """Return the package's own corpus: 12 labels x 24 topics x 3 texts of 40 to 80 words.
 

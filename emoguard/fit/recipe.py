@@ -187,8 +187,7 @@ def fit(
             model lacks, or a folder of something else.
 
     """
-    _check(door, corpora, neutral, labels, layers)
-    recipe = recipe or Recipe()
+    check(door, corpora, neutral, labels, layers)
     done = 0
 
     def read(part: str, texts: Sequence[Text]) -> NDArray[np.float32]:
@@ -212,10 +211,44 @@ def fit(
         )
         for n, texts in enumerate(corpora)
     ]
+    return make(
+        door,
+        pools,
+        plain,
+        labels,
+        name=name,
+        recipe=recipe,
+        layers=layers,
+        skip=skip,
+        sources=sources,
+    )
+
+
+def make(
+    door: Residuals,
+    pools: Sequence[Pooled],
+    plain: NDArray[np.float32],
+    labels: Sequence[Label],
+    *,
+    name: str,
+    recipe: Recipe | None = None,
+    layers: Sequence[int] = (),
+    skip: int = SKIP,
+    sources: Sequence[str] = (),
+    is_provisional: bool = False,
+) -> Probe:
+    """Make a probe from corpora and neutral texts that were read already.
+
+    `plain` are the residuals of neutral texts, (texts, blocks, hidden). See `fit`.
+    """
+    recipe = recipe or Recipe()
     names = [label.name for label in labels]
     scores = layer_scores(pools, plain, names, recipe)
     fitted = fit_directions(pools, plain, names, recipe, layers or best_layers(scores, recipe.keep))
     read_rows, steer_rows = with_valence(fitted, labels)
+    doubts = cautions(
+        [pool.labels for pool in pools], names, scores, fitted.layers, are_named=bool(layers)
+    )
     return Probe(
         name=name,
         labels=(*names, VALENCE),
@@ -238,14 +271,14 @@ def fit(
                 label.name: {"words": list(label.words), "valence": label.valence}
                 for label in labels
             },
-            "texts": [len(corpus) for corpus in corpora],
-            "neutral_texts": len(neutral),
+            "texts": [len(pool.labels) for pool in pools],
+            "neutral_texts": len(plain),
             "sources": list(sources),
             "fitted_on": door.identity.name,
             "quantisation": door.identity.quantisation,
+            "provisional": is_provisional,
         },
-        card=_card(scores, fitted.layers, names)
-        | {"cautions": cautions(corpora, names, scores, fitted.layers, are_named=bool(layers))},
+        card=_card(scores, fitted.layers, names) | {"cautions": doubts},
     )
 
 
@@ -309,13 +342,19 @@ def _held_out_auroc(
     return np.where(tested, np.nansum(found, axis=0) / np.maximum(tested, 1), np.nan)
 
 
-def _check(
+def check(
     door: Residuals,
     corpora: Sequence[Sequence[Text]],
     neutral: Sequence[Text],
     labels: Sequence[Label],
     layers: Sequence[int],
 ) -> None:
+    """Refuse what no probe can be made from, before any text is read.
+
+    Raises:
+        EmoGuardError: see `fit`.
+
+    """
     if len(neutral) < 16:
         raise EmoGuardError(f"fitting needs at least 16 neutral texts, got {len(neutral)}")
     wrong = [n for n in layers if not 0 <= n < door.identity.layers - 1]

@@ -37,7 +37,7 @@ class Calibration:
     what a cap or floor is given in. `context` says in words under which conditions the responses
     were made (template, system prompt, sampling). `curve` counts how often z crossed which level;
     without it no alarm threshold can be certified. `created` is when this was measured, in seconds
-    since 1970, 0 where that is not known.
+    since 1970, 0 where that is not known. `cautions` are reasons to doubt it, one line each.
     """
 
     identity: ModelIdentity
@@ -51,6 +51,7 @@ class Calibration:
     context: Mapping[str, str] = field(default_factory=dict)
     curve: Curve | None = None
     created: float = 0.0
+    cautions: tuple[str, ...] = ()
 
     @classmethod
     def measure(
@@ -63,6 +64,7 @@ class Calibration:
         *,
         window: int = WINDOW,
         hysteresis: float = HYSTERESIS,
+        cautions: Sequence[str] = (),
     ) -> Calibration:
         """Summarise raw projections, one array (tokens, labels) per neutral response.
 
@@ -98,6 +100,7 @@ class Calibration:
             dict(context),
             Curve.measure(z, window, hysteresis),
             time.time(),
+            tuple(cautions),
         )
 
     def threshold(self, column: int, rate_per_1000: float) -> Threshold | None:
