@@ -33,14 +33,20 @@ class RefusedError(Exception):
         self.headers = tuple(headers)
 
 
+def error_object(
+    message: str,
+    *,
+    code: str | None,
+    param: str | None = None,
+    kind: str = "invalid_request_error",
+) -> dict[str, str | None]:
+    """Return the object under `error` in a response, as OpenAI's clients read it."""
+    return {"message": message, "type": kind, "param": param, "code": code}
+
+
 async def refuse(send: Send, error: RefusedError) -> None:
     """Answer with an error."""
-    content = {
-        "message": str(error)[:LONGEST],
-        "type": "invalid_request_error",
-        "param": error.param,
-        "code": error.code,
-    }
+    content = error_object(str(error)[:LONGEST], code=error.code, param=error.param)
     # As llama_cpp.server writes it: a wrong key is refused here and there with the same bytes.
     text = json.dumps({"error": content}, separators=(",", ":"))
     await _send_json(send, error.status, text, error.headers)

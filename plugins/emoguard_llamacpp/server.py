@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from emoguard_asgi.error import error_object
 from fastapi.exceptions import RequestValidationError
 from llama_cpp.server import app as server_app
 from llama_cpp.server.errors import RouteErrorHandler
@@ -28,6 +29,7 @@ from starlette.responses import JSONResponse
 from emoguard import jsontext, regularfile
 from emoguard.errors import EmoGuardError
 from emoguard.policy import yamlfile
+from emoguard.runtime.openers import first_line
 from emoguard.runtime.served import Served, check_reach
 from emoguard_llamacpp.lock import lock
 from emoguard_llamacpp.named import NamedModel
@@ -112,8 +114,7 @@ def open_app(settings: ServerSettings, model: ModelSettings) -> Served:
     try:
         app = server_app.create_app(server_settings=settings, model_settings=[model])
     except (ValueError, OSError, RuntimeError, AssertionError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise EmoGuardError(f"{model.model} cannot be served: {first}") from error
+        raise EmoGuardError(f"{model.model} cannot be served: {first_line(error)}") from error
     app.add_exception_handler(HTTPException, _answer_error)
     for kind in UNREADABLE:
         app.add_exception_handler(kind, _answer_unreadable)
@@ -184,8 +185,7 @@ async def _answer_unreadable(_request: Request, error: Exception) -> JSONRespons
 def _error(
     status: int, message: str, code: str | None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    told = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
-    return JSONResponse({"error": told}, status, headers)
+    return JSONResponse({"error": error_object(message, code=code)}, status, headers)
 
 
 def _failed(error: Exception, body: Any = None) -> tuple[int, Any]:
@@ -197,18 +197,14 @@ def _failed(error: Exception, body: Any = None) -> tuple[int, Any]:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         how = ": send JSON with content-type: application/json" if key == "body" else ""
-        return 400, _told(f"{key}: {first['msg']}{how}", "invalid_request_error")
+        return 400, error_object(f"{key}: {first['msg']}{how}", code=None)
     if isinstance(body, CreateCompletionRequest | CreateChatCompletionRequest):
         for pattern, answer in RouteErrorHandler.pattern_and_formatters.items():
             if match := pattern.search(str(error)):
                 return answer(body, match)
     frames = "".join(traceback.format_tb(error.__traceback__))
     log.error("a request failed with %s:\n%s", type(error).__name__, frames)
-    return 500, _told(str(error), "internal_server_error")
-
-
-def _told(message: str, kind: str) -> dict[str, Any]:
-    return {"message": message, "type": kind, "param": None, "code": None}
+    return 500, error_object(str(error), code=None, kind="internal_server_error")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from emoguard_asgi.error import error_object
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -27,6 +28,7 @@ from transformers.cli.serving.utils import (
 )
 
 from emoguard.errors import EmoGuardError
+from emoguard.runtime.openers import first_line
 from emoguard.runtime.served import Served, check_reach
 
 UNWATCHED = {
@@ -65,8 +67,7 @@ def open_app(
     try:
         manager = OneModel(Path(path), device, dtype, continuous_batching=batch is not None)
     except (ValueError, OSError, RuntimeError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise EmoGuardError(f"{path} cannot be served: {first}") from error
+        raise EmoGuardError(f"{path} cannot be served: {first_line(error)}") from error
     state = CarryingState(batch)
     app = build_server(
         manager,
@@ -190,13 +191,7 @@ def _refuse_unwatched(app: Any) -> None:
 
 def _error(status: int, message: str, code: str) -> JSONResponse:
     """Return an error in the shape that OpenAI's clients read."""
-    error_object = {
-        "message": message,
-        "type": "invalid_request_error",
-        "param": None,
-        "code": code,
-    }
-    return JSONResponse({"error": error_object}, status)
+    return JSONResponse({"error": error_object(message, code=code)}, status)
 
 
 def _stop(model: Any, state: GenerationState) -> None:
