@@ -45,7 +45,7 @@ def recognise(path: str | Path) -> str:
     """Return the short name of the plug-in whose format the model at `path` has.
 
     Raises:
-        EmoGuardError: none has; the sentence says what lies there, and what to give in its place.
+        EmoGuardError: none has; the sentence says what is there, and what to give instead.
 
     """
     path = Path(path)

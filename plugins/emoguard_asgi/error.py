@@ -1,4 +1,4 @@
-"""Errors in the shape of OpenAI's API, which its clients raise as exceptions."""
+"""Sends errors in the shape of OpenAI's API, which its clients raise as exceptions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LONGEST = 1000
 
 
 class RefusedError(Exception):
-    """A request that is answered with an error of ours.
+    """Raised to answer a request with an error of EmoGuard's.
 
     `param` names the wrong part of the request, `code` is a word for programs.
     """
@@ -47,7 +47,7 @@ def error_object(
 async def refuse(send: Send, error: RefusedError) -> None:
     """Answer with an error."""
     content = error_object(str(error)[:LONGEST], code=error.code, param=error.param)
-    # As llama_cpp.server writes it: a wrong key is refused here and there with the same bytes.
+    # Written as llama_cpp.server does: both refuse a wrong key with the same bytes.
     text = json.dumps({"error": content}, separators=(",", ":"))
     await _send_json(send, error.status, text, error.headers)
 
