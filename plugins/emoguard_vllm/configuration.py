@@ -9,7 +9,9 @@ from typing import Any
 import emoguard
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
+from emoguard.policy.policy import Policy
 from emoguard.probe.shipped import shipped_files
+from emoguard.sinks.open import check_places, check_sinks
 from emoguard_vllm import seams
 from emoguard_vllm.settings import Layout, Settings
 
@@ -34,6 +36,7 @@ def configure(plain: Callable[..., Any], arguments: Any, *args: Any, **kwargs: A
             log.warning(
                 "EmoGuard was not tested with vLLM %s; what it needs of it is there", release
             )
+        _check_sinks(settings)
         layout = lay_out(config, settings)
         config.additional_config = layout.into(config.additional_config, settings)
     return config
@@ -99,6 +102,21 @@ def _of_parallel(parallel: Any) -> Iterator[str]:
         )
     if parallel.prefill_context_parallel_size > 1:
         yield "prefill context parallelism shards the positions that are read: set it to 1"
+
+
+def _check_sinks(settings: Settings) -> None:
+    """Check the sinks of a policy as far as they can be checked without opening any.
+
+    Raises:
+        EmoGuardError: an unknown sink or option, or a place that cannot be written.
+
+    """
+    if settings.policy is None:
+        return
+    policy = Policy.load(settings.policy)
+    check_sinks(policy)
+    for reason in check_places(policy):
+        raise EmoGuardError(reason)
 
 
 def lay_out(config: Any, settings: Settings) -> Layout:

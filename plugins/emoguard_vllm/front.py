@@ -248,11 +248,11 @@ class Front:
             seen.append((output, entered, state, before))
         result = plain(each, *args, **kwargs)
         result.reqs_to_abort.extend(halted)  # the EngineCore does not know yet
-        for output, entered, _, before in seen:
+        for output, entered, state, before in seen:
             with self._sessions.guarded(entered.session):
                 self._trim(entered.session, before + len(output.new_token_ids))
-                if output.finish_reason is not None or output.request_id not in states:
-                    self._finish(output, entered)
+                if state.emoguard_finish is not None:
+                    self._finish(output.request_id, entered, state.emoguard_finish)
         for _, entered, state, _ in seen:  # choices of one request may all end in this step
             with self._sessions.guarded(entered.session):
                 self._give(entered, state, result)
@@ -283,11 +283,10 @@ class Front:
         for kept in (session.token_ids, session.rows, session.moves):
             del kept[tokens:]
 
-    def _finish(self, output: Any, entered: Open) -> None:
+    def _finish(self, request: str, entered: Open, reason: Any) -> None:
         session = entered.session
-        reason = output.finish_reason
-        finish: Finish = "stop" if reason is None else FINISHES.get(reason, "unknown")
-        self._forget(output.request_id)
+        finish: Finish = FINISHES.get(reason, "unknown")
+        self._forget(request)
         report = self._sessions.close(session, "halted" if session.halted else finish)
         if report is not None:
             self._reports.setdefault(entered.call, {})[entered.choice] = report

@@ -85,3 +85,21 @@ def strip(plain: Callable[..., Any], processor: Any, outputs: Any, *args: Any, *
     for output in outputs:
         take(output)
     return plain(processor, outputs, *args, **kw)
+
+
+def note_finish(
+    plain: Callable[..., Any],
+    state: Any,
+    new_token_ids: Any,
+    pooling_output: Any,
+    finish_reason: Any,
+    *args: Any,
+    **kw: Any,
+) -> Any:
+    """Keep the finish reason that the caller gets.
+
+    It is not always the EngineCore's: stop strings are found in the front end, and count for more
+    than a length that is reached with the same token.
+    """
+    state.emoguard_finish = finish_reason
+    return plain(state, new_token_ids, pooling_output, finish_reason, *args, **kw)

@@ -71,6 +71,11 @@ OUTPUTS = Seam(
     "OutputProcessor.process_outputs",
     ("self", "engine_core_outputs"),
 )
+MAKE_OUTPUT = Seam(
+    "v1.engine.output_processor",
+    "RequestState.make_request_output",
+    ("self", "new_token_ids", "pooling_output", "finish_reason"),
+)
 WORKER = Seam("v1.worker.worker_base", "WorkerBase")
 
 V1 = "v1.worker.gpu_model_runner"
@@ -98,6 +103,7 @@ COMMON = (
     CONFIGURE,
     UPDATE,
     OUTPUTS,
+    MAKE_OUTPUT,
     WORKER,
     Seam(
         "v1.engine.output_processor",
