@@ -40,7 +40,8 @@ class Door:
         """Return the outputs of decoder blocks `layers`, float32 (layers, tokens, hidden).
 
         Raises:
-            EmoGuardError: no tokens, layers without a hook, a text too long for this engine.
+            EmoGuardError: no tokens, layers without a hook or one that does not run, a text too
+                long for this engine.
 
         """
         self._check(token_ids, layers)
@@ -54,6 +55,13 @@ class Door:
                 f"the engine gave no residuals of layers {', '.join(map(str, missing))}: it runs "
                 "without EmoGuard's hooks; is EmoGuard installed where its workers run, and "
                 "allowed in VLLM_PLUGINS?"
+            )
+        unread = [layer for layer in layers if np.isnan(found[layer]).all()]
+        if unread:
+            raise EmoGuardError(
+                f"the hooks at layers {', '.join(map(str, unread))} do not run: the engine uses "
+                "code that was compiled without them; set VLLM_DISABLE_COMPILE_CACHE=1 and start "
+                "it again"
             )
         return np.stack([found[layer] for layer in layers])
 
