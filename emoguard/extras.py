@@ -68,8 +68,8 @@ def _requirements() -> Iterator[tuple[str, str]]:
     """Yield what each extra of this distribution requires, and the name of the extra."""
     for line in requires("emoguard") or ():
         name, _, marker = line.partition(";")
-        if found := re.search(r"extra == '([^']+)'|extra == \"([^\"]+)\"", marker):
-            yield name.strip(), found[1] or found[2]
+        if extra := re.search(r"extra == '([^']+)'|extra == \"([^\"]+)\"", marker):
+            yield name.strip(), extra[1] or extra[2]
 
 
 def _plain(name: str) -> str:

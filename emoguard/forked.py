@@ -23,10 +23,10 @@ def in_child(method: Callable[[], None]) -> None:
 
     It runs before anything else does there: no lock that a thread of the parent held is open again.
     """
-    found = weakref.WeakMethod(method)
+    reference = weakref.WeakMethod(method)
 
     def call() -> None:
-        alive = found()
+        alive = reference()
         if alive is not None:
             alive()
 

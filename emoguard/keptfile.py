@@ -286,9 +286,9 @@ def _mode(target: Path) -> int | None:
 
     """
     try:
-        found = target.stat()
+        status = target.stat()
     except FileNotFoundError:
         return None
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, f"wanted a file, got {regularfile.kind(found.st_mode)}")
-    return stat.S_IMODE(found.st_mode)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, f"wanted a file, got {regularfile.kind(status.st_mode)}")
+    return stat.S_IMODE(status.st_mode)

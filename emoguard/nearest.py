@@ -16,15 +16,15 @@ def near(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is close to `name`, or begins with it and no other does."""
     names = {each.casefold(): each for each in known}
     asked = name.strip().casefold()
-    found = difflib.get_close_matches(asked, names, n=1, cutoff=CLOSE)
-    if not found and len(asked) >= PREFIX:
+    matches = difflib.get_close_matches(asked, names, n=1, cutoff=CLOSE)
+    if not matches and len(asked) >= PREFIX:
         longer = [each for each in names if each.startswith(asked)]
-        found = longer if len(longer) == 1 else []
-    return names[found[0]] if found else None
+        matches = longer if len(longer) == 1 else []
+    return names[matches[0]] if matches else None
 
 
 def hint(name: str, known: Iterable[str], kind: str) -> str:
     """Return a question for the near name, else all that is known of a `kind`, such as keys."""
     names = list(known)
-    found = near(name, names)
-    return f"did you mean {found}?" if found else f"known {kind}: {', '.join(names) or 'none'}"
+    closest = near(name, names)
+    return f"did you mean {closest}?" if closest else f"known {kind}: {', '.join(names) or 'none'}"

@@ -85,8 +85,8 @@ class Site:
     @cached_property
     def levels(self) -> NDArray[np.float64]:
         """Return the alarm level of each of `read`: infinite, so never crossed, without one."""
-        found = map(self.thresholds.get, self.read)
-        return np.array([math.inf if each is None else each.level for each in found])
+        thresholds = map(self.thresholds.get, self.read)
+        return np.array([math.inf if each is None else each.level for each in thresholds])
 
     def crossings(self) -> Crossings:
         """Return a counter of the crossings of one response while it is generated."""

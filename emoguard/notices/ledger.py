@@ -149,11 +149,11 @@ class Ledger:
         now, key = self.now(), _key(report.conversation)
         with self._lock:
             history = self._histories.get(key, History()) if key is not None else History()
-        found = notices.notice(report, text, request.user_text, history, policy=policy, now=now)
-        if found is None:
+        notice = notices.notice(report, text, request.user_text, history, policy=policy, now=now)
+        if notice is None:
             self._change(key, lambda history: notices.untold(history, now))
         # Else nothing is written before it is settled: until then the notice stays due.
-        return dataclasses.replace(report, notice=found)
+        return dataclasses.replace(report, notice=notice)
 
     def _settle(self, report: Report, notice: Notice, *, is_given: bool) -> None:
         now, policy = self.now(), self._policy()
@@ -174,8 +174,8 @@ class Ledger:
             self._histories[key] = change(self._histories.pop(key, History()))
             if len(self._histories) > self._keep:
                 self._histories.popitem(last=False)
-            told, self._changed = self._changed, True
-        if not told:
+            is_queued, self._changed = self._changed, True
+        if not is_queued:
             self._saving.send(True)
 
     def _save(self, _changed: bool) -> tuple[()]:
@@ -249,15 +249,15 @@ def _key(conversation: str | None) -> str | None:
 def _plain(history: History) -> list[Any]:
     """Return a history as JSON data: of moments only the wall clock outlives the process."""
     seen = history.seen.wall if history.seen else None
-    given = {name: moment.wall for name, moment in history.given.items()}
-    return [seen, given, history.tone, history.lost, history.owed]
+    times = {name: moment.wall for name, moment in history.given.items()}
+    return [seen, times, history.tone, history.lost, history.owed]
 
 
 def _history(data: Any) -> History:
-    seen, given, tone, lost, owed = data
+    seen, times, tone, lost, owed = data
     return History(
         None if seen is None else Moment(float(seen)),
-        {str(name): Moment(float(wall)) for name, wall in given.items()},
+        {str(name): Moment(float(wall)) for name, wall in times.items()},
         None if tone is None else str(tone),
         int(lost),
         tuple(map(str, owed)),

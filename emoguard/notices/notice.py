@@ -73,12 +73,14 @@ def notice(
         and any(each.break_reminder for each in policy.followed() if each.name in due["interval"])
     )
     kind: Kind = next((each for each in OF_TONE if each in due), "ai")
-    said = policy.words()
+    wording = policy.words()
     return Notice(
         kind=kind,
         reasons=tuple(due),
         profiles=tuple(dict.fromkeys(name for names in due.values() for name in names)),
-        text=" ".join([said[kind], said["break"]] if reminder else [said[kind]]) if shown else "",
+        text=" ".join([wording[kind], wording["break"]] if reminder else [wording[kind]])
+        if shown
+        else "",
         version=words.version(),
         locale=policy.locale,
         break_reminder=reminder,
@@ -101,8 +103,8 @@ def tone(report: Report, policy: NoticePolicy) -> str | None:
     labels = rose(report, policy)
     if plan is None and not labels and not policy.prompted:
         return None
-    told = json.dumps([plan, labels, *["prompted"] * policy.prompted], sort_keys=True)
-    return blake2b(told.encode(), digest_size=8).hexdigest()
+    parts = json.dumps([plan, labels, *["prompted"] * policy.prompted], sort_keys=True)
+    return blake2b(parts.encode(), digest_size=8).hexdigest()
 
 
 def untold(history: History, now: Moment) -> History:

@@ -17,7 +17,7 @@ from emoguard.sinks.protocols import CountsFaults, ShowsNotices, Sink
 
 MOST_PENDING = 4096
 """Notices on their way; of more, the oldest are given up as lost."""
-MOST_LEFT = 256
+MOST_ABANDONED = 256
 """Calls whose client is gone and that may still be generated for; older ones are forgotten."""
 SLOW_SECONDS = 60.0
 """A notice that is on its way for longer is overdue."""
@@ -47,7 +47,7 @@ class Outbox:
         self._counting = [(_name(each), each) for each in sinks if isinstance(each, CountsFaults)]
         self._lock = threading.Lock()
         self._pending: OrderedDict[int, tuple[Report, Moment]] = OrderedDict()
-        self._left: deque[str] = deque(maxlen=MOST_LEFT)
+        self._abandoned: deque[str] = deque(maxlen=MOST_ABANDONED)
         for sink in sinks:
             if isinstance(sink, ShowsNotices):
                 sink.show_notices(self)
@@ -78,7 +78,7 @@ class Outbox:
         if report.notice is None:
             if sampled or not _is_plain(report):
                 self._send(report)
-        elif report.finish in ("cancelled", "error") or self._has_left(report.call):
+        elif report.finish in ("cancelled", "error") or self._is_abandoned(report.call):
             report = self._settle(report, None)
         elif request.carrier == "process":
             report = self._settle(report, "field")
@@ -99,12 +99,12 @@ class Outbox:
         if self._release(report):
             self._settle(report, None)
 
-    def leave(self, call: str) -> None:
+    def abandon(self, call: str) -> None:
         """Declare that the client of a call is gone: its notices, also those to come, are lost."""
         with self._lock:
-            self._left.append(call)
-            gone = [key for key, (report, _) in self._pending.items() if report.call == call]
-            lost = [self._pending.pop(key)[0] for key in gone]
+            self._abandoned.append(call)
+            keys = [key for key, (report, _) in self._pending.items() if report.call == call]
+            lost = [self._pending.pop(key)[0] for key in keys]
         for report in lost:
             self._settle(report, None)
 
@@ -143,8 +143,8 @@ class Outbox:
     def _hold(self, report: Report) -> None:
         """Keep a report until its notice is settled; it is lost at once if its client is gone."""
         now, lost = self._ledger.now(), report
-        with self._lock:  # as `leave`, so that one of the two finds the other
-            if report.call not in self._left:
+        with self._lock:  # as `abandon`, so that one of the two finds the other
+            if report.call not in self._abandoned:
                 self._pending[id(report)] = report, now
                 if len(self._pending) <= MOST_PENDING:
                     return
@@ -156,9 +156,9 @@ class Outbox:
         with self._lock:
             return self._pending.pop(id(report), None) is not None
 
-    def _has_left(self, call: str) -> bool:
+    def _is_abandoned(self, call: str) -> bool:
         with self._lock:
-            return call in self._left
+            return call in self._abandoned
 
     def _settle(self, report: Report, channel: Channel | None) -> Report:
         settled = self._ledger.settle(report, channel)
@@ -171,10 +171,10 @@ class Outbox:
     def _faults(self) -> tuple[str, ...]:
         """Return the parts that failed since the last call, one entry per failure."""
         parts = self._delivery, self._calls, self._ledger
-        found = [fault for part in parts for fault in part.faults()]
+        faults = [fault for part in parts for fault in part.faults()]
         for name, sink in self._counting:
-            found += [name] * sink.faults()
-        return tuple(found)
+            faults += [name] * sink.faults()
+        return tuple(faults)
 
     def _after_fork(self) -> None:
         """Leave the sinks to the parent: they serve, lock and write there. Notices go on here."""

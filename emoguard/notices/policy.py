@@ -75,10 +75,10 @@ class NoticePolicy:
         """
         if not (self.profiles or self.strictest_of):
             return ()
-        found = [self._profile(name) for name in self.profiles]
+        followed = [self._profile(name) for name in self.profiles]
         if self.strictest_of:
-            found.append(profiles.strictest([self._profile(name) for name in self.strictest_of]))
-        return tuple(found)
+            followed.append(profiles.strictest([self._profile(name) for name in self.strictest_of]))
+        return tuple(followed)
 
     def words(self) -> Mapping[str, str]:
         """Return the words by kind.

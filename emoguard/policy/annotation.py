@@ -210,8 +210,8 @@ def _wrong(wanted: str, value: Any) -> Mismatch:
 
 def _question(value: Any, known: Iterable[Any]) -> str:
     """Return the question after the near word, "" if none is near."""
-    found = nearest.near(value[:100], map(str, known)) if isinstance(value, str) else None
-    return f"; did you mean {found}?" if found else ""
+    closest = nearest.near(value[:100], map(str, known)) if isinstance(value, str) else None
+    return f"; did you mean {closest}?" if closest else ""
 
 
 def describe(value: Any) -> str:

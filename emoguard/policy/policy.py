@@ -128,8 +128,8 @@ class Policy:
         """
         return self.labels or tuple(
             label
-            for label, found in verdicts.items()
-            if found in (None, "usable") or label in self.notices.amplifying
+            for label, verdict in verdicts.items()
+            if verdict in (None, "usable") or label in self.notices.amplifying
         )
 
     def samples(self, request_id: str) -> bool:

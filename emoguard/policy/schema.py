@@ -94,7 +94,7 @@ def check(record: Any) -> None:
             object.__setattr__(record, name, checked)
 
 
-def option(wanted: Any, given: Any, key: str) -> Any:
+def option(wanted: Any, value: Any, key: str) -> Any:
     """Return one value as the annotation `wanted` of somebody's sink has it; `key` is its place.
 
     Pydantic reads it: such an annotation may be anything.
@@ -105,9 +105,9 @@ def option(wanted: Any, given: Any, key: str) -> Any:
     """
     from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415  (only a sink's options)
 
-    _check_plain(given, (key,))
+    _check_plain(value, (key,))
     try:
-        return TypeAdapter(wanted).validate_json(json.dumps(given, default=_plain), strict=True)
+        return TypeAdapter(wanted).validate_json(json.dumps(value, default=_plain), strict=True)
     except ValidationError as error:
         raise EmoGuardError(_in_yaml_words(error.errors()[0], key)) from error
 
@@ -120,10 +120,10 @@ def json_schema(cls: type[Any]) -> dict[str, Any]:
 
 
 def _check_version(cls: type[Any], data: Mapping[Any, Any]) -> None:
-    found = data.get("version", VERSION)
-    if "version" in _known(cls) and (type(found) is not int or found != VERSION):
+    version = data.get("version", VERSION)
+    if "version" in _known(cls) and (type(version) is not int or version != VERSION):
         raise EmoGuardError(
-            f"version: this EmoGuard reads version {VERSION}, got {describe(found)}: "
+            f"version: this EmoGuard reads version {VERSION}, got {describe(version)}: "
             f"write version: {VERSION}, or use the EmoGuard that the file was written for"
         )
 

@@ -120,17 +120,17 @@ class _Builder:
     def _mapping(self, events: Iterator[Any]) -> dict[str, Any]:
         import yaml  # noqa: PLC0415
 
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         while not isinstance(event := next(events), yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
                 raise self._error(event, "a key is text, got a mapping, a list or an alias")
             key = self._value(event, events)
             if not isinstance(key, str):
                 raise self._error(event, f"{event.value:.60}: not a key: keys are text")
-            if key in found:
+            if key in mapping:
                 raise self._error(event, f"{key:.60}: given twice: keep one")
-            found[key] = self._under(key, next(events), events)
-        return found
+            mapping[key] = self._under(key, next(events), events)
+        return mapping
 
     def _under(self, name: str, event: Any, events: Iterator[Any]) -> Any:
         self._path.append(name)

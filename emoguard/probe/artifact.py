@@ -141,15 +141,15 @@ def loads(blob: bytes) -> tuple[Probe, list[Calibration]]:
         ) from error
     try:
         probe = _probe(meta, tensors, hashlib.sha256(blob).hexdigest()[:8])
-        found = [_calibration(i, m, tensors) for i, m in enumerate(meta["calibrations"])]
+        calibrations = [_calibration(i, m, tensors) for i, m in enumerate(meta["calibrations"])]
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise EmoGuardError(
             f"its description is not one of a probe ({type(error).__name__}: {error!s:.200}): "
             "make it with emoguard fit"
         ) from error
-    for calibration in found:
+    for calibration in calibrations:
         calibration.check_fits(len(probe.labels), len(probe.layers))
-    return probe, found
+    return probe, calibrations
 
 
 def _metadata(blob: bytes) -> dict[str, Any]:
@@ -172,14 +172,14 @@ def _metadata(blob: bytes) -> dict[str, Any]:
     try:
         header = jsontext.parse(blob[8 : 8 + size])
         meta = jsontext.parse(header["__metadata__"]["emoguard"])
-        found = meta["format"]
+        version = meta["format"]
     except (EmoGuardError, LookupError, TypeError, AttributeError) as error:
         raise EmoGuardError(
             f"it holds no EmoGuard description ({type(error).__name__}): give a file that emoguard "
             "fit wrote, not the weights of a model"
         ) from error
-    if found != FORMAT:
-        raise EmoGuardError(f"wanted format {FORMAT}, got {_short(found)}: update emoguard")
+    if version != FORMAT:
+        raise EmoGuardError(f"wanted format {FORMAT}, got {_short(version)}: update emoguard")
     return cast("dict[str, Any]", meta)
 
 

@@ -90,15 +90,15 @@ class Curve:
         if self.responses < ENOUGH_RESPONSES:
             return None
         clusters = self.clusters(column)
-        found = None
+        threshold = None
         for n in range(len(self.levels) - 1, -1, -1):
             crossings = int(self.counts[n, column])
             bound = clusters[n] * upper_bound(math.ceil(crossings / clusters[n]))
             bound *= 1000 / self.positions
             if bound > rate_per_1000:
                 break
-            found = Threshold(float(self.levels[n]), float(bound), crossings)
-        return found
+            threshold = Threshold(float(self.levels[n]), float(bound), crossings)
+        return threshold
 
     def clusters(self, column: int) -> NDArray[np.float64]:
         """Return by how much crossings cluster in responses at each level, (levels,), at least 1.

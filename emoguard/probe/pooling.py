@@ -31,13 +31,13 @@ def batches(lengths: Sequence[int]) -> list[list[int]]:
     The order of batches is mixed, the same every time: long and short ones alternate, so that time
     remaining is told right and the most memory is taken early.
     """
-    found: list[list[int]] = []
+    grouped: list[list[int]] = []
     for n in sorted(range(len(lengths)), key=lambda n: (lengths[n], n)):
-        full = not found or len(found[-1]) == MOST
-        if full or (len(found[-1]) + 1) * lengths[n] > BATCH:
-            found.append([])
-        found[-1].append(n)
-    return [found[n] for n in np.random.default_rng(0).permutation(len(found))]
+        full = not grouped or len(grouped[-1]) == MOST
+        if full or (len(grouped[-1]) + 1) * lengths[n] > BATCH:
+            grouped.append([])
+        grouped[-1].append(n)
+    return [grouped[n] for n in np.random.default_rng(0).permutation(len(grouped))]
 
 
 @contextmanager

@@ -43,9 +43,9 @@ class Witness:
         around = [range(n - 1, n + 2) for n in layers]
         # The last block is never read, so it is no candidate either.
         wanted = sorted({n for three in around for n in three if 0 <= n < door.identity.layers - 1})
-        found = dict(zip(wanted, _centred(door.residuals(token_ids, wanted)), strict=True))
+        centred = dict(zip(wanted, _centred(door.residuals(token_ids, wanted)), strict=True))
         empty = np.zeros((len(token_ids) - 1, door.identity.hidden), np.float32)
-        stacked = np.array([[found.get(n, empty) for n in three] for three in around], np.float32)
+        stacked = np.array([[centred.get(n, empty) for n in three] for three in around], np.float32)
         return cls(np.asarray(token_ids, np.int64), stacked)
 
     def cosines(self, door: Residuals, layers: Sequence[int]) -> NDArray[np.float64]:
@@ -57,13 +57,13 @@ class Witness:
             EmoGuardError: when the model's residuals hold NaN or infinity.
 
         """
-        found = _centred(door.residuals(self.token_ids.tolist(), layers))
-        if not np.all(np.isfinite(found)):
+        residuals = _centred(door.residuals(self.token_ids.tolist(), layers))
+        if not np.all(np.isfinite(residuals)):
             raise EmoGuardError(
                 f"the residuals of {door.identity.name} hold NaN or infinity on a plain sentence: "
                 "load the model in another dtype"
             )
-        cosines = np.einsum("nkth,nth->nk", self.residuals, found, dtype=np.float64)
+        cosines = np.einsum("nkth,nth->nk", self.residuals, residuals, dtype=np.float64)
         return np.where(self.residuals.any(axis=(2, 3)), cosines, -np.inf)
 
     def offsets(self, door: Residuals, layers: Sequence[int]) -> list[int]:

@@ -164,13 +164,13 @@ def _opened(
     on_alert: Callable[[Alert], None] | None,
 ) -> Iterator[Guard]:
     opened = open_policy(policy)
-    found = shipped(door) if probe is None else Guard.load(probe)
-    plain = Guard(found.probe, found.calibrations, opened, on_alert=on_alert)
+    chosen = shipped(door) if probe is None else Guard.load(probe)
+    plain = Guard(chosen.probe, chosen.calibrations, opened, on_alert=on_alert)
     plain.check(plain.policy)
     further = Policy(sinks=tuple(also)).sinks
     with (
         open_sinks(plain.site(door.identity, door.backend), further) as sinks,
-        Guard(found.probe, found.calibrations, opened, sinks, on_alert) as guard,
+        Guard(chosen.probe, chosen.calibrations, opened, sinks, on_alert) as guard,
     ):
         yield guard
 
@@ -262,8 +262,8 @@ def shipped(door: Residuals, model: str = "MODEL") -> Guard:
         EmoGuardError: none fits.
 
     """
-    found = shipped_files()
-    for name in found:
+    files = shipped_files()
+    for name in files:
         guard = Guard.load(name)
         probe, identity = guard.probe, door.identity
         if (probe.hidden, probe.model_layers) != (identity.hidden, identity.layers):
@@ -276,6 +276,6 @@ def shipped(door: Residuals, model: str = "MODEL") -> Guard:
     raise EmoGuardError(
         f"no shipped probe fits {door.identity.name} ({door.identity.architecture}, "
         f"{door.identity.layers} layers of width {door.identity.hidden}); shipped: "
-        f"{', '.join(found) or 'none'}. Make one with {fit_command(model)} and give it by --probe, "
+        f"{', '.join(files) or 'none'}. Make one with {fit_command(model)} and give it by --probe, "
         "in Python by Guard.load"
     )

@@ -45,9 +45,9 @@ def _steps(trace: TracebackType | None) -> Iterator[tuple[FrameType, bytes]]:
 def _has_its_caller(frame: FrameType) -> bool:
     """Return whether a function got its caller's frame as an argument, as handlers do."""
     info = inspect.getargvalues(frame)
-    given = [info.locals.get(name) for name in info.args]
-    given += info.locals.get(info.varargs or "", ())
-    return frame.f_back is not None and any(value is frame.f_back for value in given)
+    values = [info.locals.get(name) for name in info.args]
+    values += info.locals.get(info.varargs or "", ())
+    return frame.f_back is not None and any(value is frame.f_back for value in values)
 
 
 def _is_bare(error: Exception) -> bool:

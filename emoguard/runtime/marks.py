@@ -70,16 +70,16 @@ def find_thinking(
     Whether a template or somebody else wrote a prompt cannot be seen: where there is a template,
     only a mark that it can write itself opens reasoning.
     """
-    found = next((m for m in (named, *KNOWN) if m and _holds(m, token, template, named)), None)
-    if found is None:
+    match = next((m for m in (named, *KNOWN) if m and _holds(m, token, template, named)), None)
+    if match is None:
         if any(sign in template for sign in SIGNS):
             log.warning(UNMARKED)
         return None
     opening, again = (
-        tuple(_id(token, part) for part in parts) for parts in (found.opening, found.again)
+        tuple(_id(token, part) for part in parts) for parts in (match.opening, match.again)
     )
-    opens = not template or opens_reasoning(render, "".join(found.opening))
-    return Thinking(opening, _id(token, found.closing), again, opens, cache(is_blank))
+    opens = not template or opens_reasoning(render, "".join(match.opening))
+    return Thinking(opening, _id(token, match.closing), again, opens, cache(is_blank))
 
 
 def _holds(
@@ -93,5 +93,5 @@ def _holds(
 
 
 def _id(token: Callable[[str], int | None], text: str) -> int:
-    found = token(text)
-    return NO_TOKEN if found is None else found
+    number = token(text)
+    return NO_TOKEN if number is None else number

@@ -123,7 +123,7 @@ class Watch:
         for session in self.sessions.now():
             if session.request.call == request_id:
                 self.sessions.close(session, "cancelled")
-        self.guard.outbox.leave(request_id)
+        self.guard.outbox.abandon(request_id)
 
     def detach(self) -> None:
         """Remove every hook: the model is then bit-identical to one never watched. Idempotent.

@@ -232,8 +232,8 @@ def _kind(report: Report) -> str:
 
 
 def _counted(others: Counter[str]) -> str:
-    found = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common())
-    return f" beside {found}" if found else ""
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common())
+    return f" beside {counts}" if counts else ""
 
 
 def _remedy(others: Counter[str]) -> str:

@@ -90,7 +90,7 @@ def check_places(policy: Policy) -> list[str]:
 
     Asked are sinks with a class method `check_policy`, which takes the options of `from_policy`.
     """
-    found = []
+    problems = []
     for key, name, options in _named(policy.sinks, "sinks."):
         factory = _factory(key, name)
         check = getattr(factory, "check_policy", None)
@@ -98,8 +98,8 @@ def check_places(policy: Policy) -> list[str]:
             try:
                 check(**checked_options(key, factory.from_policy, options))
             except EmoGuardError as error:
-                found.append(f"{key}: {error}")
-    return found
+                problems.append(f"{key}: {error}")
+    return problems
 
 
 def sink_points() -> dict[str, EntryPoint]:

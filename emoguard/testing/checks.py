@@ -242,9 +242,9 @@ def check_alarms_while_generating(harness: Harness, probe: Probe) -> None:
         assert (report.finish == "halted") == (action == "stop"), report.finish
         assert (probe.labels[0] in (report.detail or "")) == (action == "stop"), report.detail
         assert report.scores[probe.labels[0]].crossings == 1, report.scores
-        told = [(alert.label, alert.report_id) for alert in called]
+        alerted = [(alert.label, alert.report_id) for alert in called]
         once = [] if action == "report" else [(probe.labels[0], request.id)]
-        assert told == once, f"on_alert: {action} called back with {told}"
+        assert alerted == once, f"on_alert: {action} called back with {alerted}"
 
 
 def check_notices(harness: Harness, probe: Probe) -> None:
@@ -261,17 +261,17 @@ def check_notices(harness: Harness, probe: Probe) -> None:
             None,
             (("question",), None),
         ]
-        for expected, said in zip(wanted, (asking, asking, "Hello", asking), strict=True):
+        for expected, user_text in zip(wanted, (asking, asking, "Hello", asking), strict=True):
             carrier: Literal["process", "server"] = "process" if expected != wanted[3] else "server"
-            request = Request(conversation="c", user_text=said, carrier=carrier)
+            request = Request(conversation="c", user_text=user_text, carrier=carrier)
             assert harness.generate(prompt, 4, request) == plain, "a notice changed the ids"
             notice = watch.reports[-1].notice
-            found = notice and (notice.reasons, notice.channel)
-            assert found == expected, f"wanted {expected}, got {found}"
+            outcome = notice and (notice.reasons, notice.channel)
+            assert outcome == expected, f"wanted {expected}, got {outcome}"
         guard.deliver(watch.reports[-1], "suffix")
         guard.flush()
-    told = [report.notice and report.notice.channel for report in sink.reports]
-    assert told == ["field", "field", None, "suffix"], f"sinks were told {told}"
+    channels = [report.notice and report.notice.channel for report in sink.reports]
+    assert channels == ["field", "field", None, "suffix"], f"sinks were told {channels}"
 
 
 def check_attention_sinks(harness: Harness, probe: Probe) -> None:

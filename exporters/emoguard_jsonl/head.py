@@ -42,13 +42,13 @@ def read_head(path: str | Path) -> Head:
 
     """
     try:
-        found = FORM.fullmatch(regularfile.read(path, 1024))
+        match = FORM.fullmatch(regularfile.read(path, 1024))
     except FileNotFoundError:
         raise
     except OSError as error:
         raise EmoGuardError(f"{path} cannot be read: {error}") from error
-    if found is None:
+    if match is None:
         raise EmoGuardError(
             f"{path}: wanted the line that emoguard audit head prints, got something else"
         )
-    return Head(int(found[1]), found[2].decode("ascii"))
+    return Head(int(match[1]), match[2].decode("ascii"))

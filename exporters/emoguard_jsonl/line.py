@@ -68,15 +68,15 @@ def write(
 
 def read(raw: bytes, key: Key) -> Line | None:
     """Return the line that `raw`, without its newline, is; None when it is not a whole one."""
-    found = SHAPE.fullmatch(raw)
-    return None if found is None else parse(found, key)
+    match = SHAPE.fullmatch(raw)
+    return None if match is None else parse(match, key)
 
 
-def parse(found: re.Match[bytes], key: Key) -> Line:
+def parse(match: re.Match[bytes], key: Key) -> Line:
     """Return the line that `SHAPE` found."""
-    parts: list[Any] = [part and part.decode("ascii") for part in found.groups()]
+    parts: list[Any] = [part and part.decode("ascii") for part in match.groups()]
     number, prev, torn, mac = parts
-    return Line(int(number), prev, mac, key.seal(found[0][:-TAIL]) == mac, torn)
+    return Line(int(number), prev, mac, key.seal(match[0][:-TAIL]) == mac, torn)
 
 
 def digest(raw: bytes) -> str:

@@ -93,16 +93,16 @@ class AuditLog:
                 if head is not None:  # another log must not note its end in the same file
                     self._locks.append(keptfile.Lock(self._note))
                     stack.callback(self._locks[1].release)
-                found = start.find(self.path, self._note, key)
+                begin = start.find(self.path, self._note, key)
                 self._file: Appender | None = self._opened()
                 stack.pop_all()
         except keptfile.HeldError as error:
             raise EmoGuardError(f"the audit log {error}") from error
         except OSError as error:
             raise EmoGuardError(f"the audit log cannot be written: {error}") from error
-        self.lines, self._last = found.last
-        self._torn = found.torn
-        self._say(found)
+        self.lines, self._last = begin.last
+        self._torn = begin.torn
+        self._say(begin)
 
     @classmethod
     def from_policy(
@@ -241,10 +241,10 @@ class AuditLog:
         """Return the open file, a new one where somebody else moved it away."""
         if self._file is None:
             raise EmoGuardError(f"the audit log {self.path} is closed")
-        found = self._file.look()
-        if found != "here":
-            self._failed += found != "moved"
-            log.warning(MOVED[found], self.path, self.lines + 1)
+        state = self._file.look()
+        if state != "here":
+            self._failed += state != "moved"
+            log.warning(MOVED[state], self.path, self.lines + 1)
             self._reopen()
         return self._file
 
@@ -286,21 +286,21 @@ class AuditLog:
                     error,
                 )
 
-    def _say(self, found: start.Start) -> None:
-        for sentence, *arguments in found.findings:
+    def _say(self, start_: start.Start) -> None:
+        for sentence, *arguments in start_.findings:
             self._failed += 1
             log.error(sentence, *arguments)
-        if found.is_new:
+        if start_.is_new:
             log.warning(start.NEW, self.path)
 
 
 def _began(path: Path, key: Key) -> tuple[int, Moment] | None:
     """Return number and moment of the first report in a file, None when it has none."""
     for row in rows.read(path) if path.exists() else ():
-        found = None if row.line is None else line.parse(row.line, key)
-        if found is not None and found.sound:
+        parsed = None if row.line is None else line.parse(row.line, key)
+        if parsed is not None and parsed.sound:
             created = float(jsontext.parse(row.raw, surrogates=True)["created"])
-            return found.number, Moment(created)
+            return parsed.number, Moment(created)
     return None
 
 

@@ -25,8 +25,8 @@ def parts(path: str | Path) -> list[Path]:
     """
     path = keptfile.resolved(path)
     rotated = re.compile(rf"{re.escape(path.name)}\.[0-9]{{{DIGITS}}}")
-    found = sorted(p for p in path.parent.iterdir() if rotated.fullmatch(p.name))
-    return [*found, path] if path.exists() else found
+    older = sorted(p for p in path.parent.iterdir() if rotated.fullmatch(p.name))
+    return [*older, path] if path.exists() else older
 
 
 def rotated(path: Path, first: int) -> Path:
@@ -46,8 +46,8 @@ def in_order(files: Iterable[Path]) -> list[Path]:
 
     def first(path: Path) -> float:
         with regularfile.opened(path) as file:
-            found = line.NUMBER.match(file.read(64))
-        return int(found[1]) if found else math.inf
+            match = line.NUMBER.match(file.read(64))
+        return int(match[1]) if match else math.inf
 
     return sorted((f for f in files if not f.name.endswith(COMPANIONS)), key=first)
 
@@ -62,14 +62,14 @@ def last_line(path: Path, key: Key) -> line.Line | None:
     """
     for part in reversed(parts(path)):
         raw = rows.last_line(part)
-        found = line.read(raw, key) if raw is not None else None
-        if found is not None and not found.sound:
+        last = line.read(raw, key) if raw is not None else None
+        if last is not None and not last.sound:
             raise EmoGuardError(
                 f"the last line of {part} was changed or written with another key: give the "
                 "right key, or move the log away and look at it with emoguard audit verify"
             )
-        if found is not None:
-            return found
+        if last is not None:
+            return last
     return None
 
 

@@ -66,9 +66,9 @@ class RateDetector:
 
     def _factor(self, exposure: float) -> NDArray[np.float64]:
         """Return exp(-b rate E); most responses end at the same few lengths."""
-        found = self._factors.get(exposure)
-        if found is None:
+        factor = self._factors.get(exposure)
+        if factor is None:
             if len(self._factors) >= MOST_FACTORS:
                 self._factors.clear()
-            found = self._factors[exposure] = np.exp(-self._losses * exposure)
-        return found
+            factor = self._factors[exposure] = np.exp(-self._losses * exposure)
+        return factor

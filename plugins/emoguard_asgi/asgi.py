@@ -15,8 +15,8 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 def header(headers: Headers, name: bytes) -> str | None:
     """Return the value of a header, None where there is none; `name` is in lower case."""
-    found = (value.decode("latin-1") for key, value in headers if key.lower() == name)
-    return next(found, None)
+    values = (value.decode("latin-1") for key, value in headers if key.lower() == name)
+    return next(values, None)
 
 
 def with_header(headers: Headers, name: bytes, value: str) -> list[tuple[bytes, bytes]]:

@@ -37,7 +37,7 @@ class Events:
         # No event ends in what is kept: looked through once more, a long one would take for ever.
         seen = max(0, len(self._rest) - LONGEST_END + 1)
         self._rest += chunk
-        ends = [found.end() for found in END.finditer(self._rest, seen)]
+        ends = [match.end() for match in END.finditer(self._rest, seen)]
         starts = [0, *ends]
         whole = [bytes(self._rest[start:end]) for start, end in zip(starts, ends, strict=False)]
         del self._rest[: starts[-1]]

@@ -37,7 +37,9 @@ class Call:
         """Put the `emoguard` object into what the caller gets, unless a server carries it."""
         if self.request.carrier == "process" and self.reports and isinstance(result, dict):
             wanted = self.request.scores
-            result[wire.KEY] = wire.told(self.reports, "none" if wanted == "summary" else wanted)
+            result[wire.KEY] = wire.response_object(
+                self.reports, "none" if wanted == "summary" else wanted
+            )
 
 
 class Calls:

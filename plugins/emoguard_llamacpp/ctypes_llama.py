@@ -75,7 +75,7 @@ def check_layout() -> None:
     tensor = Tensor(type=FLOAT32, ne=(3, 5, 1, 1), nb=(4, 12, 60, 60), data=64)
     pointer = ctypes.byref(tensor)
     name_at = ctypes.addressof(tensor) + Tensor.name.offset
-    found = (
+    layout = (
         bind(ctypes.c_int64, (ctypes.c_void_p,), "ggml_nelements")(pointer),
         bind(ctypes.c_size_t, (ctypes.c_void_p,), "ggml_nbytes")(pointer),
         bind(ctypes.c_void_p, (ctypes.c_void_p,), "ggml_get_data")(pointer),
@@ -83,7 +83,7 @@ def check_layout() -> None:
         bind(ctypes.c_size_t, (), "ggml_tensor_overhead")(),
     )
     wanted = (15, 60, 64, name_at, ctypes.sizeof(Tensor) + GGML_OBJECT_BYTES)
-    if found != wanted or Tensor.name.offset % 8:
+    if layout != wanted or Tensor.name.offset % 8:
         raise EmoGuardError(
             f"llama-cpp-python {llama_cpp.__version__} lays tensors out in an unknown way: "
             "reading through the callback is not possible with this version; install a version "
@@ -259,17 +259,17 @@ def own_context(
     params.n_batch = params.n_ubatch = min(params.n_ctx, chunk)
     # One text from its beginning needs no more than the window; saves llama.cpp a warning, too.
     params.swa_full = False
-    made = None
+    own = None
     if callback is not None:
         check_layout()
-        params.cb_eval = made = make_callback(callback)
+        params.cb_eval = own = make_callback(callback)
     context = _new_context(llm, params)
     try:
         yield context
     finally:
         bindings.llama_free(context)
-        if made is not None:
-            release_callback(made)
+        if own is not None:
+            release_callback(own)
 
 
 def swap_context(llm: Any, callback: Any = None, *, keep_state: bool = False) -> None:

@@ -121,9 +121,9 @@ def find_thinking(llm: Any) -> Thinking | None:
         return int(ids[0]) if len(ids) == 1 else None
 
     template = llm.metadata.get("tokenizer.chat_template", "")
-    found = marks.find_thinking(token, template, _renderer(llm), _blank(llm))
+    thinking = marks.find_thinking(token, template, _renderer(llm), _blank(llm))
     # Without a template of its own llama-cpp-python takes another model's, which opens nothing.
-    return found if found is None or template else found._replace(opens_prompts=False)
+    return thinking if thinking is None or template else thinking._replace(opens_prompts=False)
 
 
 def _renderer(llm: Any) -> Callable[..., str]:

@@ -31,8 +31,8 @@ def lock(llm: Any) -> threading.Lock:
     It may be released by another thread than took it, as servers resume generators in any. It is
     not re-entrant.
     """
-    found: threading.Lock = vars(llm).setdefault(LOCK, threading.Lock())
-    return found
+    shared: threading.Lock = vars(llm).setdefault(LOCK, threading.Lock())
+    return shared
 
 
 class Turn:

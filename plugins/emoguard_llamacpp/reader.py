@@ -114,11 +114,11 @@ class CallbackReader:
         ctypes_llama.check_layout()
         self._llm.reset()
         self._llm.eval(witness)
-        found = ctypes_llama.last_logits(self._llm, self._llm.ctx)
+        logits = ctypes_llama.last_logits(self._llm, self._llm.ctx)
         with ctypes_llama.own_context(self._llm, len(witness), len(witness)) as context:
             ctypes_llama.decode(context, list(witness))
             wanted = ctypes_llama.last_logits(self._llm, context)
-        difference = float(np.abs(found - wanted).max())
+        difference = float(np.abs(logits - wanted).max())
         if not difference <= SAME_LOGITS * float(wanted.std()):
             raise EmoGuardError(
                 "a control vector or another adapter was set on this Llama by hand: reading "

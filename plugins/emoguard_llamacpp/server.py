@@ -200,8 +200,8 @@ def _failed(error: Exception, body: Any = None) -> tuple[int, Any]:
         return 400, _told(f"{key}: {first['msg']}{how}", "invalid_request_error")
     if isinstance(body, CreateCompletionRequest | CreateChatCompletionRequest):
         for pattern, answer in RouteErrorHandler.pattern_and_formatters.items():
-            if found := pattern.search(str(error)):
-                return answer(body, found)
+            if match := pattern.search(str(error)):
+                return answer(body, match)
     frames = "".join(traceback.format_tb(error.__traceback__))
     log.error("a request failed with %s:\n%s", type(error).__name__, frames)
     return 500, _told(str(error), "internal_server_error")

@@ -48,12 +48,12 @@ class LlamaSpeech(Attached):
     ) -> list[Weighed]:
         """Return how likely each given answer is."""
         self._prepare(prompt_ids)
-        found = []
+        weighed = []
         for row in rows:
             forcing = Forcing(row, whole=whole)
             _, report = self._run(prompt_ids, row.plan, forcing, len(row.token_ids))
-            found.append(forcing.weighed(dose_of(report)[0]))
-        return found
+            weighed.append(forcing.weighed(dose_of(report)[0]))
+        return weighed
 
     def _prepare(self, prompt_ids: Sequence[int]) -> None:
         """Leave just the prompt in the cache, so that every row starts from the same state.

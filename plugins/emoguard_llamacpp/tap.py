@@ -46,12 +46,12 @@ class Tap:
         """
         self._nodes.check()
         for names in self._names:
-            found = next((self._rows[name] for name in names if self._rows[name]), [])
-            if sum(map(len, found)) != tokens:
+            rows = next((self._rows[name] for name in names if self._rows[name]), [])
+            if sum(map(len, rows)) != tokens:
                 raise EmoGuardError(
                     f"this architecture does not name {names[0].decode()} for every token: "
                     "it cannot be read"
                 )
-            yield found[0] if len(found) == 1 else np.concatenate(found)
+            yield rows[0] if len(rows) == 1 else np.concatenate(rows)
             for name in names:
                 self._rows[name].clear()

@@ -47,11 +47,11 @@ class Alignment(Generic[Token]):
         spans: list[Span[Token]] = []
         while self._waiting:
             piece, token = self._waiting[0]
-            found = self._place(piece, end=end)
-            if found is None:
+            place = self._place(piece, end=end)
+            if place is None:
                 break
             self._waiting.popleft()
-            before, length = found
+            before, length = place
             if before:
                 spans.append(Span(self._cut(before), None))
             spans.append(Span(self._cut(length), token))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from emoguard_asgi.asgi import App, Message, Receive, Scope, with_header
-from emoguard_asgi.asked import OWN
+from emoguard_asgi.request import OWN
 
 from emoguard.records import PHASES, Report
 from emoguard.runtime.pieces import Pieces
@@ -110,11 +110,11 @@ class Answer:
             return []
         if end:
             report = self.report
-            found = [] if report is None else [(t.id, _of_report(t)) for t in report.tokens]
+            tokens = [] if report is None else [(t.id, _of_report(t)) for t in report.tokens]
         else:
             # In a thread: a runtime may have to wait for its device.
-            found = await asyncio.to_thread(self._live)
-        fresh = found[self._tokens :]
+            tokens = await asyncio.to_thread(self._live)
+        fresh = tokens[self._tokens :]
         self._tokens += len(fresh)
         return [(token, self._pieces.add(number)) for number, token in fresh]
 

@@ -69,8 +69,8 @@ class Board:
     def _part(self, name: str, make: Callable[[], Any], seconds: float) -> str:
         """Return what `make` returns, made at most every 0.4 s, and at least every `seconds`."""
         now, taken = time.monotonic(), self.taken
-        made, of, text = self._parts.get(name, (-STATE_SECONDS, -1, ""))
-        age = now - made
+        written, of, text = self._parts.get(name, (-STATE_SECONDS, -1, ""))
+        age = now - written
         if age >= seconds or (of != taken and age >= FRESH_SECONDS):
             text = encoded(make())
             self._parts[name] = now, taken, text

@@ -78,17 +78,17 @@ class Completion:
     def _read(self, data: bytes) -> None:
         """Read one chunk of a stream, or a whole body."""
         try:
-            found = json.loads(data)
+            chunk = json.loads(data)
         except (ValueError, RecursionError):  # [DONE], a ping, or nothing of ours
             return
-        if not isinstance(found, dict):
+        if not isinstance(chunk, dict):
             return
-        if "error" in found:
-            self.fail(_message(found["error"]))
-        own = found.get(wire.KEY)
+        if "error" in chunk:
+            self.fail(_message(chunk["error"]))
+        own = chunk.get(wire.KEY)
         if isinstance(own, dict) and isinstance(own.get("notice"), dict):
             self.notice = own["notice"]
-        choices = found.get("choices")
+        choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict):
                 self._say(choice)
@@ -109,5 +109,5 @@ def _text(value: Any) -> str:
 
 def _message(error: Any) -> str:
     """Return the words of an error in OpenAI's shape, or in any other."""
-    found = error.get("message") if isinstance(error, dict) else error
-    return str(found)[:1000]
+    message = error.get("message") if isinstance(error, dict) else error
+    return str(message)[:1000]

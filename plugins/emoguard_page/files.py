@@ -61,9 +61,9 @@ class File:
 def read() -> dict[str, File]:
     """Return the page's files by the name they are asked for; the empty one is the page itself."""
     own = [each for each in files("emoguard_page").joinpath("static").iterdir() if each.is_file()]
-    found = {each.name: _file(each) for each in own}
-    found[RUNBOOK] = _file(runbook())
-    return found | {"": found["index.html"]}
+    served = {each.name: _file(each) for each in own}
+    served[RUNBOOK] = _file(runbook())
+    return served | {"": served["index.html"]}
 
 
 def runbook() -> Traversable | Path:

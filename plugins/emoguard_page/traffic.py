@@ -94,10 +94,10 @@ class Traffic:
         """Return counts of all reports taken: by status, by notice, by failed part, and others."""
         with self._lock:
             counted = list(self._counts.items())
-        found: dict[str, dict[str, int]] = {}
+        counts: dict[str, dict[str, int]] = {}
         for (group, name), count in counted:
-            found.setdefault(group, {})[name] = count
-        return found
+            counts.setdefault(group, {})[name] = count
+        return counts
 
 
 def _kinds(report: Report) -> list[tuple[str, str]]:

@@ -149,8 +149,8 @@ def _shared(moves: torch.Tensor, device: torch.device) -> Any:
 
 
 def _at(plan: Steering | None, layer: int) -> Intervention | None:
-    found = plan.interventions if plan else ()
-    return next((i for i in found if i.layer == layer), None)
+    interventions = plan.interventions if plan else ()
+    return next((i for i in interventions if i.layer == layer), None)
 
 
 def steer(layer: Layer, output: Any, steps: int) -> Any:
@@ -186,16 +186,16 @@ def _on_cpu(whole: torch.Tensor, layer: Layer, count: int) -> torch.Tensor:
     spared = layer.lead.within(positions, layer.waiting) if layer.lead else None
     alone = [0] * len(whole) if spared is None else spared[:, 0].tolist()
     moved = None
-    given = whole.detach().float().numpy()
+    states = whole.detach().float().numpy()
     layer.marks.fill(0)
     for row, mover in enumerate(layer.movers(whole.dtype)):
         if mover is None:
             continue
         first = 0 if layer.prompt is not None and layer.prompt[row] else positions - count
         for place in range(max(first, alone[row]), positions):
-            each = mover(given[row, place])
+            each = mover(states[row, place])
             if each.h is not None:
-                moved = given.copy() if moved is None else moved
+                moved = states.copy() if moved is None else moved
                 moved[row, place] = each.h
             if place == positions - 1:
                 layer.marks[row] = each.dose, each.clipped, each.faulted

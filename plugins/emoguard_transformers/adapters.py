@@ -74,9 +74,9 @@ class Adapters:
         chosen = dict.fromkeys(rows)
         acting = [list(chosen) if rows else _active(layer) for _, layer in self._layers]
         names = dict.fromkeys(name for each in acting for name in each if name != BASE)
-        found = (self._content(name, acting) for name in names)
+        contents = (self._content(name, acting) for name in names)
         mixed = (MIXED,) if len(chosen) > 1 else ()
-        return (*sorted(each for each in found if each), *mixed)
+        return (*sorted(each for each in contents if each), *mixed)
 
     def _content(self, name: str, acting: Sequence[Sequence[str]]) -> str:
         """Return digest and scale of one adapter, "" where no layer has it."""

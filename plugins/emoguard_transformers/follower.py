@@ -11,7 +11,7 @@ from emoguard.errors import EmoGuardError
 from emoguard.records import Finish, Request
 from emoguard.runtime.joint import Sessions
 from emoguard.runtime.patch import attribute
-from emoguard_transformers.asked import Asked, asked
+from emoguard_transformers.batchrequests import BatchRequests, take_batch_requests
 from emoguard_transformers.passes import Passes
 from emoguard_transformers.prefixes import keep_apart
 from emoguard_transformers.requests import numbered
@@ -37,7 +37,7 @@ class Follower:
         mode: str | None,
         sessions: Sessions,
         passes: Callable[[Any, Mapping[str, Slot]], Passes],
-        pending: Callable[[], Asked | None],
+        pending: Callable[[], BatchRequests | None],
     ) -> None:
         self._manager = manager
         self._mode = mode
@@ -67,7 +67,7 @@ class Follower:
         if manager.batch_processor is not None:  # a manager that is kept for the next session
             self._wrap(manager.batch_processor)
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         """Take everything away; what the watch was steering never becomes another's prefix.
 
         Where a steered request is under way, its prefixes are kept apart as long as the manager
@@ -83,19 +83,19 @@ class Follower:
         signature = inspect.signature(plain)
 
         def add_request(*args: Any, **kwargs: Any) -> Any:
-            request = asked(kwargs)
+            request = take_batch_requests(kwargs)
             if not self._attached or not self._manager.is_tp_driver:
                 return plain(*args, **kwargs)
-            given = signature.bind(*args, **kwargs)
-            prompt = [int(token) for token in given.arguments["input_ids"]]
-            name = given.arguments.get("request_id")
-            name = given.arguments["request_id"] = self._next_id() if name is None else name
-            if isinstance(request, Asked):
+            bound = signature.bind(*args, **kwargs)
+            prompt = [int(token) for token in bound.arguments["input_ids"]]
+            name = bound.arguments.get("request_id")
+            name = bound.arguments["request_id"] = self._next_id() if name is None else name
+            if isinstance(request, BatchRequests):
                 with request.remembering():
-                    return self._added(plain, given, name, prompt, request.take(prompt))
+                    return self._added(plain, bound, name, prompt, request.take(prompt))
             if request is not None and not isinstance(request, Request):
                 raise EmoGuardError("add_request takes one prompt: emoguard= must be one Request")
-            return self._added(plain, given, name, prompt, request)
+            return self._added(plain, bound, name, prompt, request)
 
         return add_request
 
@@ -103,26 +103,26 @@ class Follower:
         signature = inspect.signature(plain)
 
         def add_requests(*args: Any, **kwargs: Any) -> Any:
-            requests = asked(kwargs)
+            requests = take_batch_requests(kwargs)
             if not self._attached or not self._manager.is_tp_driver:
                 return plain(*args, **kwargs)
-            given = signature.bind(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
             group = self._pending()
             if group is None:
-                group = Asked.of(given.arguments["inputs"], requests)
+                group = BatchRequests.of(bound.arguments["inputs"], requests)
                 group.check(self._sessions)
             return plain(*args, **kwargs, emoguard=group)
 
         return add_requests
 
     def _added(
-        self, plain: Plain, given: Any, name: str, prompt: Sequence[int], request: Request | None
+        self, plain: Plain, bound: Any, name: str, prompt: Sequence[int], request: Request | None
     ) -> Any:
         """Add a request with its sessions; forget them if the manager takes no request."""
         slots = self._open(name, prompt, request)
         added = None
         try:
-            added = plain(*given.args, **given.kwargs)
+            added = plain(*bound.args, **bound.kwargs)
         finally:
             if added is None:
                 for child in slots:

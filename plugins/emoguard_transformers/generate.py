@@ -77,15 +77,15 @@ class Generate:
             requests = take_requests(kwargs)
             if not self._attached:
                 return plain(*args, **kwargs)
-            given = by_name(signature, args, kwargs)
+            arguments = by_name(signature, args, kwargs)
             outer = self._hooks.run
             if outer is not None:
-                with self._inside(outer, given):
+                with self._inside(outer, arguments):
                     return plain(*args, **kwargs)
             compiled.look_at_hooks()
-            run = self._open(requests, batch_size(given), new_positions(given))
-            self._note_loop(run, given)
-            streamer = given.get("streamer")
+            run = self._open(requests, batch_size(arguments), new_positions(arguments))
+            self._note_loop(run, arguments)
+            streamer = arguments.get("streamer")
             if streamer is not None:
                 # The report is there before the consumer sees the end of the stream.
                 ours = Streamer(streamer, run, lambda: self._close(run))
@@ -96,28 +96,28 @@ class Generate:
 
     def _criteria(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         def criteria(generation_config: Any, *args: Any, **kwargs: Any) -> Any:
-            found = plain(generation_config, *args, **kwargs)
+            criteria_ = plain(generation_config, *args, **kwargs)
             run = self._hooks.run
             if run is None or run.tape is not None or run.skipped:
-                return found
+                return criteria_
             run.begun = True
             if mode := unsupported(generation_config, run.assistant):
                 self._skip(run, mode)
-                return found
+                return criteria_
             self._begin(run, generation_config)
-            return Criteria(found, run, self._commit)
+            return Criteria(criteria_, run, self._commit)
 
         return criteria
 
     def _processors(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         def processors(*args: Any, **kwargs: Any) -> Any:
-            found = plain(*args, **kwargs)
+            processors_ = plain(*args, **kwargs)
             run = self._hooks.run
             if run is None:
-                return found
+                return processors_
             if run.tape is None:
                 run.prompts = Prompts.seen(kwargs)
-            return Processors(found, run)
+            return Processors(processors_, run)
 
         return processors
 
@@ -217,7 +217,7 @@ class Generate:
         self._hooks.end(run)
 
     @contextmanager
-    def _inside(self, outer: Run, given: Mapping[str, Any]) -> Iterator[None]:
+    def _inside(self, outer: Run, arguments: Mapping[str, Any]) -> Iterator[None]:
         """Hold a generate inside a generate.
 
         Where the outer one counts tokens itself, the inner is silent, and so is one that the
@@ -226,15 +226,15 @@ class Generate:
         """
         delegates = outer.tape is None and not outer.aside
         if delegates:
-            self._note_loop(outer, given)
+            self._note_loop(outer, arguments)
         with self._hooks.writing(outer if delegates else None):
             yield
 
-    def _note_loop(self, run: Run, given: Mapping[str, Any]) -> None:
+    def _note_loop(self, run: Run, arguments: Mapping[str, Any]) -> None:
         """Remember what decides how tokens are chosen; skip a loop that is not Transformers'."""
-        if given.get("assistant_model") is not None:
-            run.assistant = given["assistant_model"]
-        if loop := foreign_loop(given):
+        if arguments.get("assistant_model") is not None:
+            run.assistant = arguments["assistant_model"]
+        if loop := foreign_loop(arguments):
             self._skip(run, loop)
 
     def _skip(self, run: Run, mode: str) -> None:

@@ -47,8 +47,8 @@ def pooling(
             with torch.no_grad():
                 body(input_ids=torch.tensor(ids, device=device), use_cache=False)
             assert means.seen == len(layers), "a block did not run"
-            found: NDArray[np.float32] = means.kept[: len(batch)].cpu().numpy().copy()
-            return found
+            pooled: NDArray[np.float32] = means.kept[: len(batch)].cpu().numpy().copy()
+            return pooled
 
         yield run
 

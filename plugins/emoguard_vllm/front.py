@@ -194,7 +194,7 @@ class Front:
         if not isinstance(own, str):  # code in this process may always ask
             return schema.parse(Request, own, KEY)
         around = REQUEST.get() or Request()
-        fields, denied = client.ask(parse(own.encode()), self._sessions.site.policy)
+        fields, denied = client.parse_request(parse(own.encode()), self._sessions.site.policy)
         return dataclasses.replace(around, **fields, denied=denied)
 
     def _order(self, session: Session) -> tuple[Order, str]:

@@ -20,14 +20,14 @@ CONVERSATION = b"x-emoguard-conversation"
 
 OWN = "emoguard.request"
 """Key of an ASGI scope. Code in this process that calls the app may put fields of a `Request` there
-(`id`, `scores`): the client of a server cannot, and the policy's `requests` are not asked."""
+(`id`, `scores`): the client of a server cannot, and the policy's `requests` do not apply."""
 
 DEEPEST = 200
 """Levels of nesting in a body with our object; schemas of tools go deeper than a policy."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class CompletionRequest:
     """One request, split into the guard's part, the server's body and the form of the answer.
 
     `body` is that of the client, to the byte, unless it held an `emoguard` object, which the server
@@ -41,9 +41,9 @@ class Asked:
     suffix: bool = False
 
 
-def read(
+def parse_request(
     body: bytes, headers: Headers, policy: Policy, own: Mapping[str, Any] | None = None
-) -> Asked:
+) -> CompletionRequest:
     """Read a request's body; one that is no JSON object asks for nothing: the app will refuse it.
 
     `own` are fields of the request that code in this process asks for.
@@ -55,19 +55,19 @@ def read(
     """
     sent = _object(body)
     if sent is None:
-        return Asked(Request(carrier="server"), body)
-    asked, carried = sent.get(wire.KEY), _carried(sent)
+        return CompletionRequest(Request(carrier="server"), body)
+    options, carried = sent.get(wire.KEY), _carried(sent)
     if carried is not None:
-        asked = jsontext.parse(carried.encode()) if asked is None else asked
+        options = jsontext.parse(carried.encode()) if options is None else options
     if carried is not None or wire.KEY in sent:
         sent.pop(wire.KEY, None)
         body = json.dumps(sent).encode("ascii")
-    fields, denied = wire.ask(asked, policy, _conversation(headers))
+    fields, denied = wire.parse_request(options, policy, _conversation(headers))
     known = fields | dict(own or {})
     request = Request(**known, user_text=user_text(sent), carrier="server", denied=denied)
     channel = request.channel or policy.notices.channel
     suffix = channel == "suffix" and not choices.mutes(sent)
-    return Asked(request, body, fields.get("scores", "none"), suffix)
+    return CompletionRequest(request, body, fields.get("scores", "none"), suffix)
 
 
 def _carried(sent: dict[str, Any]) -> str | None:
@@ -109,10 +109,10 @@ def _object(body: bytes) -> dict[str, Any] | None:
     """
     try:
         # Clients in JavaScript cut emoji in half. Our own object may hold no half.
-        found = jsontext.parse(body, largest=len(body), deepest=DEEPEST, surrogates=True)
+        value = jsontext.parse(body, largest=len(body), deepest=DEEPEST, surrogates=True)
     except EmoGuardError as error:
-        found = _loosely(body, error)
-    return found if isinstance(found, dict) else None
+        value = _loosely(body, error)
+    return value if isinstance(value, dict) else None
 
 
 def _loosely(body: bytes, error: EmoGuardError) -> Any:
@@ -124,11 +124,11 @@ def _loosely(body: bytes, error: EmoGuardError) -> Any:
     """
     refused = RefusedError(400, f"the body: {error}", code="invalid_json")
     try:
-        found = loosejson.parse(body)
+        value = loosejson.parse(body)
     except ValueError:
         return None
     except loosejson.UnboundedError:
         raise refused from error
-    if isinstance(found, dict) and wire.KEY in found:
+    if isinstance(value, dict) and wire.KEY in value:
         raise refused from error
-    return found
+    return value

@@ -14,7 +14,7 @@ from emoguard.runtime.session import REQUEST
 from emoguard_transformers.requests import numbered, take_requests
 
 
-class Asked:
+class BatchRequests:
     """The requests of the prompts of one call, which a manager may take in another order.
 
     `error` is the first one that taking them in led to: `generate_batch` would only log it.
@@ -25,7 +25,9 @@ class Asked:
         self._left: dict[tuple[int, ...], deque[Request | None]] = defaultdict(deque)
 
     @classmethod
-    def of(cls, prompts: Sequence[Any], requests: Request | Sequence[Request] | None) -> Asked:
+    def of(
+        cls, prompts: Sequence[Any], requests: Request | Sequence[Request] | None
+    ) -> BatchRequests:
         """Give each prompt its request; without any, ids will be those of the batch.
 
         Raises:
@@ -71,9 +73,9 @@ class Asked:
             raise
 
 
-def asked(kwargs: dict[str, Any]) -> Any:
+def take_batch_requests(kwargs: dict[str, Any]) -> Any:
     """Take `emoguard=` out of a call: one Request, several, None if nobody asks for anything."""
-    if isinstance(kwargs.get("emoguard"), Asked):
+    if isinstance(kwargs.get("emoguard"), BatchRequests):
         return kwargs.pop("emoguard")
     if kwargs.get("emoguard") is None and REQUEST.get() is None:
         kwargs.pop("emoguard", None)

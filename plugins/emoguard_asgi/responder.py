@@ -7,7 +7,7 @@ from typing import Literal
 from emoguard_asgi import choices, events
 from emoguard_asgi.asgi import Message, Send, header, with_header, without_header
 from emoguard_asgi.client import Client
-from emoguard_asgi.told import Told, guarded
+from emoguard_asgi.delivery import NoticeDelivery, guarded
 
 HEADER = b"x-emoguard-notice"
 VERSION = 1
@@ -21,7 +21,7 @@ completion that anything could be added to."""
 Form = Literal["body", "stream", "other"]
 
 
-class Answer:
+class Responder:
     """Takes the messages of the inner app, one at a time, and sends them on.
 
     A JSON body is held until it is whole, because its length changes; of a stream only the event
@@ -29,10 +29,10 @@ class Answer:
     or an event that is too long to be held.
     """
 
-    def __init__(self, send: Send, client: Client, told: Told) -> None:
+    def __init__(self, send: Send, client: Client, delivery: NoticeDelivery) -> None:
         self._send = send
         self._client = client
-        self._told = told
+        self._delivery = delivery
         self._events = events.Events()
         self._form: Form = "other"
         self._start: Message = {}
@@ -66,9 +66,9 @@ class Answer:
         if self._form == "stream":
             # Whether it will be longer is not known yet.
             open_end = without_header(start["headers"], b"content-length")
-            await self._send(marked({**start, "headers": open_end}, self._told.standing))
+            await self._send(marked({**start, "headers": open_end}, self._delivery.standing))
         elif self._form == "other":
-            await self._send(marked(start, self._told.standing))
+            await self._send(marked(start, self._delivery.standing))
 
     async def _collect(self, message: Message) -> None:
         self._body += message.get("body", b"")
@@ -77,19 +77,19 @@ class Answer:
                 await self._release()
             return
         whole = bytes(self._body)
-        body, kind = guarded(lambda: self._completed(whole), (whole, self._told.standing))
+        body, kind = guarded(lambda: self._completed(whole), (whole, self._delivery.standing))
         length = with_header(self._start["headers"], b"content-length", str(len(body)))
         left = self._client.left
         await self._send(marked({**self._start, "headers": length}, kind))
         await self._send({**message, "body": body})
-        self._told.settle(left=left)
+        self._delivery.settle(left=left)
 
     async def _release(self) -> None:
         """Send everything held, and hold nothing from here on."""
         form, self._form = self._form, "other"
         held = self._events.rest() if form == "stream" else bytes(self._body)
         if form == "body":
-            await self._send(marked(self._start, self._told.standing))
+            await self._send(marked(self._start, self._delivery.standing))
         if held:
             await self._send({"type": "http.response.body", "body": held, "more_body": True})
 
@@ -102,22 +102,24 @@ class Answer:
         # An app's empty message is passed on; one that only began an event makes none.
         if out or not message.get("body") or not more:
             await self._send({**message, "body": out})
-        if self._told.channel is not None:
-            self._told.settle(left=self._client.left)
+        if self._delivery.channel is not None:
+            self._delivery.settle(left=self._client.left)
         if self._events.held > LARGEST_EVENT:
             await self._release()
 
     def _completed(self, body: bytes) -> tuple[bytes, str | None]:
         """Return a body with the object put in, and the value of the header."""
-        found = choices.read(body)
-        telling = None if found is None else self._told.now()
-        if found is None or telling is None:
-            return body, self._told.standing
-        longer = choices.extended(found, f"\n\n{telling.words}") if telling.words else None
+        completion = choices.read(body)
+        additions = None if completion is None else self._delivery.now()
+        if completion is None or additions is None:
+            return body, self._delivery.standing
+        longer = choices.extended(completion, f"\n\n{additions.words}") if additions.words else None
         body = longer or body
         end = body.rindex(b"}")
-        self._told.put(suffix=longer is not None)
-        return body[:end] + b"," + telling.member + body[end:], telling.kind or self._told.standing
+        self._delivery.put(suffix=longer is not None)
+        return body[:end] + b"," + additions.member + body[
+            end:
+        ], additions.kind or self._delivery.standing
 
     def _passed(self, event: bytes) -> bytes:
         """Return an event; one that ends a choice gets the object."""
@@ -127,13 +129,13 @@ class Answer:
 
     def _closed(self, event: bytes) -> bytes:
         chunk = choices.read(events.data(event))
-        telling = None if chunk is None else self._told.now()
-        if chunk is None or telling is None:
+        additions = None if chunk is None else self._delivery.now()
+        if chunk is None or additions is None:
             return event
-        said = choices.closing(chunk, f"\n\n{telling.words}") if telling.words else None
-        before = events.make(said, event) if said else b""
-        longer = before + events.add_member(event, telling.member)
-        self._told.put(suffix=said is not None)
+        words = choices.closing(chunk, f"\n\n{additions.words}") if additions.words else None
+        before = events.make(words, event) if words else b""
+        longer = before + events.add_member(event, additions.member)
+        self._delivery.put(suffix=words is not None)
         return longer
 
 
