@@ -44,11 +44,11 @@ def configure(plain: Callable[..., Any], arguments: Any, *args: Any, **kwargs: A
 
 def refusals(config: Any) -> Iterator[str]:
     """Yield why an engine with this configuration cannot be read, one sentence each."""
-    gone = seams.missing(v2=bool(config.use_v2_model_runner))
-    if gone:
+    missing = seams.missing(v2=bool(config.use_v2_model_runner))
+    if missing:
         yield (
             f"this vLLM ({seams.version()}) is not one that EmoGuard knows how to read, it lacks "
-            f"{', '.join(gone)}: install vllm>=0.32,<0.33"
+            f"{', '.join(missing)}: install vllm>=0.32,<0.33"
         )
     yield from _of_model(config.model_config)
     yield from _of_parallel(config.parallel_config)
@@ -148,17 +148,17 @@ def _guard(settings: Settings, count: int, hidden: int) -> Guard:
     if settings.probe is not None:
         guard = Guard.load(settings.probe, settings.policy)
     else:
-        found = [
+        guards = [
             Guard.load(name, settings.policy)
             for name in shipped_files()
             if _fits(name, count, hidden)
         ]
-        if not found:
+        if not guards:
             raise EmoGuardError(
                 f"no shipped probe is for a model of {count} layers of width {hidden}: make one "
                 'with emoguard fit, and name it in additional_config, {"emoguard": {"probe": …}}'
             )
-        guard = found[0]
+        guard = guards[0]
     probe = guard.probe
     if (probe.model_layers, probe.hidden) != (count, hidden):
         raise EmoGuardError(

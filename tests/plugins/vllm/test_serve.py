@@ -87,7 +87,7 @@ def start(folder: Path, policy: dict[str, Any], *more: str) -> tuple[Any, str, P
     (folder / "probe.safetensors").write_bytes(shipped_files()[PROBE].read_bytes())
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(hf_copy(smollm2_gguf()))),
-        *shlex.split(SERVE)[3:],
+        *shlex.split(SERVE.replace("\\\n", ""))[3:],
         *("--host", "127.0.0.1", "--port", str(port), "--enforce-eager"),
         *("--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "8"),
         *more,
