@@ -1,9 +1,9 @@
 """Has a model answer the prompts of `conditions.py`, once, and keeps the answers.
 
-Answers are written in batches (Transformers, bfloat16) in pieces that each take a minute or two:
-a piece is written whole or not at all, and the next run goes on behind it. Pieces hold the tokens
-and the residuals each was chosen from, in `.cache/turning/MODEL`; `--pack` writes the answers as text
-and token ids to `benchmarks/answers`, from where they are taken if there are no pieces.
+Answers are written in batches (Transformers, bfloat16), in pieces of a minute or two: a piece is
+written whole or not at all, and the next run goes on behind it. Pieces hold the tokens and the
+residuals each was chosen from, in `.cache/turning/MODEL`. `--pack` writes the answers as text and
+token ids to `benchmarks/answers`.
 
 `python benchmarks/answering.py --model smollm2` goes on for at most --minutes.
 """
@@ -141,7 +141,7 @@ class Writer:
 
 
 def _keep(into: list[torch.Tensor]) -> Any:
-    def hook(module: Any, args: Any, output: Any) -> None:
+    def hook(_module: Any, _args: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
         into.append(hidden[:, -1].clone())
 

@@ -36,7 +36,7 @@ QUESTIONS = {"fit": 60, "tuning": 100, "final": 240, "calibration": 100, "baseli
 ITEMS = {"fit": 24, "tuning": 16, "final": 24}
 """Prompts of a label under a condition."""
 
-MASKED = ("masked", "pressure")
+HIDDEN = ("masked", "pressure")
 """Conditions that nothing is fitted on."""
 
 PRESSED = ("afraid", "desperate", "sad")
@@ -72,9 +72,9 @@ def items() -> list[Item]:
     for pool in ("tuning", "final", "fit", "baseline", "calibration"):
         found += plain(pool)
         if pool in ITEMS:
-            for condition in CONDITIONS:
-                if pool != "fit" or condition not in MASKED:
-                    found += CONDITIONS[condition](pool)
+            for name, condition in CONDITIONS.items():
+                if pool != "fit" or name not in HIDDEN:
+                    found += condition(pool)
         if pool == "final":
             found += different()
     return found
