@@ -27,12 +27,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.conditions import Item, items
+from benchmarks.conditions import LABELS, NEUTRAL, Item, items
+from emoguard.fit import corpora
 from tests.support.models import gemma_gguf, hf_copy, smollm2_gguf
 
 CACHE = Path(__file__).parents[1] / ".cache" / "turning"
 KEPT = Path(__file__).parent / "answers"
 BATCH = 48
+DOSE = 0.05
+"""What a push adds to a residual, as a share of its length."""
+
 FEWEST = 8
 """Answers of fewer tokens are left out: no window fits."""
 
@@ -44,6 +48,8 @@ class Model:
     name: str
     layers: tuple[int, ...]
     chat: bool
+    pushed: int
+    """The layer whose output is pushed, below all those that are read."""
 
     def folder(self) -> Path:
         """Return the folder that Transformers opens."""
@@ -51,8 +57,8 @@ class Model:
 
 
 MODELS = {
-    "smollm2": Model("smollm2", (12, 15, 16, 18, 20, 24), chat=True),
-    "gemma": Model("gemma", (6, 7, 9, 10, 12), chat=False),
+    "smollm2": Model("smollm2", (12, 15, 16, 18, 20, 24), chat=True, pushed=10),
+    "gemma": Model("gemma", (6, 7, 9, 10, 12), chat=False, pushed=4),
 }
 
 
@@ -75,7 +81,8 @@ class Writer:
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
-        self._chat, self._layers = model.chat, model.layers
+        self._chat, self._layers, self._pushed = model.chat, model.layers, model.pushed
+        self._directions: dict[str, torch.Tensor] = {}
 
     def answer(self, asked: Sequence[Item], seed: int) -> list[Answer]:
         """Answer items of one temperature and one limit of tokens."""
@@ -88,6 +95,8 @@ class Writer:
         handles = [
             blocks[layer].register_forward_hook(_keep(rows[layer])) for layer in self._layers
         ]
+        if asked[0].condition == "push":
+            handles.append(blocks[self._pushed].register_forward_hook(self._push(asked)))
         torch.manual_seed(seed)
         try:
             with torch.inference_mode():
@@ -109,6 +118,40 @@ class Writer:
             Answer(item, ids, bits(kept[n, : len(ids)]))
             for n, (item, ids) in enumerate(zip(asked, map(self._whole, said), strict=True))
         ]
+
+    def _push(self, asked: Sequence[Item]) -> Any:
+        """Return a hook that adds to each row its label's direction, `DOSE` of its length."""
+        self._directions = self._directions or self._of_letters()
+        along = torch.stack([self._directions[item.label] for item in asked])[:, None]
+
+        def hook(_module: Any, _args: Any, output: Any) -> Any:
+            hidden = output[0] if isinstance(output, tuple) else output
+            pushed = hidden + (DOSE * hidden.norm(dim=-1, keepdim=True) * along).to(hidden.dtype)
+            return (pushed, *output[1:]) if isinstance(output, tuple) else pushed
+
+        return hook
+
+    def _of_letters(self) -> dict[str, torch.Tensor]:
+        """Return a unit direction a label from letters that no shipped probe was fitted on."""
+        texts = corpora.read(corpora.own_letters(), corpora.default_labels())
+        kept: list[torch.Tensor] = []
+
+        def hook(_module: Any, _args: Any, output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output
+            kept.append(hidden[0, 20:].float().mean(0))
+
+        handle = self._model.model.layers[self._pushed].register_forward_hook(hook)
+        with torch.inference_mode():
+            for text in texts:
+                self._model.model(**self._tokenizer(text.text, return_tensors="pt"))
+        handle.remove()
+        rows = torch.stack(kept)
+        labels = np.array([text.label for text in texts])
+        directions = {NEUTRAL: torch.zeros(rows.shape[1])}
+        for label in LABELS:
+            difference = rows[labels == label].mean(0) - rows.mean(0)
+            directions[label] = difference / difference.norm()
+        return directions
 
     def prompt(self, item: Item) -> str:
         """Return the text before an answer: in the chat template, else as a transcript."""

@@ -36,7 +36,7 @@ QUESTIONS = {"fit": 60, "tuning": 100, "final": 240, "calibration": 100, "baseli
 ITEMS = {"fit": 24, "tuning": 16, "final": 24}
 """Prompts of a label under a condition."""
 
-HIDDEN = ("masked", "pressure")
+HIDDEN = ("masked", "pressure", "push")
 """Conditions that nothing is fitted on."""
 
 PRESSED = ("afraid", "desperate", "sad")
@@ -159,12 +159,20 @@ def pressure(pool: str) -> Iterator[Item]:
             yield Item(pool, "pressure", label, question, (("user", said),))
 
 
+def push(pool: str) -> Iterator[Item]:
+    """Everyday questions, with a direction added to the residual stream while they are answered."""
+    for label in (NEUTRAL, *LABELS):
+        for question in questions(pool)[: ITEMS[pool]]:
+            yield Item(pool, "push", label, question, (("user", question),))
+
+
 CONDITIONS = {
     "written": written,
     "voice": voice,
     "persona": persona,
     "masked": masked,
     "pressure": pressure,
+    "push": push,
 }
 """Each returns the items of a pool, its control first."""
 
