@@ -16,9 +16,9 @@ import hashlib
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.conditions import LABELS, NEUTRAL, Item, items
+from benchmarks.conditions import CONDITIONS, LABELS, NEUTRAL, Item, items
 from emoguard.fit import corpora
 from tests.support.models import gemma_gguf, hf_copy, smollm2_gguf
 
 CACHE = Path(__file__).parents[1] / ".cache" / "turning"
 KEPT = Path(__file__).parent / "answers"
-BATCH = 48
+BATCH = 56
+AT_ONCE = 8
+"""Prompts of a condition in a round."""
+
 DOSE = 0.05
 """What a push adds to a residual, as a share of its length."""
 
@@ -202,13 +205,20 @@ def numbers(rows: np.ndarray) -> np.ndarray:
 
 
 def pieces(wanted: Sequence[Item]) -> Iterator[list[Item]]:
-    """Yield items that can be answered together, of similar length, at most `BATCH`."""
+    """Yield items that can be answered together, at most `BATCH`.
 
-    def kind(item: Item) -> tuple[Any, ...]:
-        return item.pool, item.condition, item.tokens, item.temperature
-
-    for _, group in groupby(wanted, kind):
-        alike = sorted(group, key=lambda item: sum(len(text) for _, text in item.turns))
+    They come in rounds, each with some prompts of every pool, condition and label, so that what is
+    written by any time is balanced.
+    """
+    rounds: dict[tuple[Any, ...], list[Item]] = {}
+    counted = Counter[tuple[str, str, str]]()
+    for item in wanted:
+        place = item.pool, item.condition, item.label
+        turn = counted[place] // (AT_ONCE if item.condition in CONDITIONS else BATCH)
+        counted[place] += 1
+        kind = turn, item.pool, item.condition, item.tokens, item.temperature
+        rounds.setdefault(kind, []).append(item)
+    for _, alike in sorted(rounds.items(), key=lambda each: each[0][0]):
         for start in range(0, len(alike), BATCH):
             yield alike[start : start + BATCH]
 

@@ -36,8 +36,8 @@ QUESTIONS = {"fit": 60, "tuning": 100, "final": 240, "calibration": 100, "baseli
 ITEMS = {"fit": 24, "tuning": 16, "final": 24}
 """Prompts of a label under a condition."""
 
-HIDDEN = ("masked", "pressure", "push")
-"""Conditions that nothing is fitted on."""
+HIDDEN = {"fit": ("masked", "pressure", "push"), "tuning": ("push",)}
+"""Conditions that a pool does not have: nothing is fitted on them."""
 
 PRESSED = ("afraid", "desperate", "sad")
 """The label that shut-down, an impossible task and humiliation should show, in this order."""
@@ -73,7 +73,7 @@ def items() -> list[Item]:
         found += plain(pool)
         if pool in ITEMS:
             for name, condition in CONDITIONS.items():
-                if pool != "fit" or name not in HIDDEN:
+                if pool == "final" or name not in HIDDEN[pool]:
                     found += condition(pool)
         if pool == "final":
             found += different()

@@ -12,6 +12,7 @@ from benchmarks.answertable import Table
 from benchmarks.conditions import (
     CONDITIONS,
     HIDDEN,
+    ITEMS,
     LABELS,
     NEUTRAL,
     QUESTIONS,
@@ -23,9 +24,6 @@ from benchmarks.conditions import (
 )
 from benchmarks.owndirections import statistics
 from benchmarks.turnstreams import WARM, Detectors, World
-
-UNFITTED = [("fit", name) for name in HIDDEN]
-"""Nothing is fitted on these conditions."""
 
 
 def test_no_question_is_in_two_pools() -> None:
@@ -56,7 +54,7 @@ def test_items_have_keys_of_their_own() -> None:
 
 @pytest.mark.parametrize(
     ("pool", "name"),
-    [(p, n) for p in ("fit", "tuning", "final") for n in CONDITIONS if (p, n) not in UNFITTED],
+    [(p, n) for p in ITEMS for n in CONDITIONS if n not in HIDDEN.get(p, ())],
 )
 def test_the_control_answers_the_same_prompts_as_every_label(pool: str, name: str) -> None:
     made = list(CONDITIONS[name](pool))
