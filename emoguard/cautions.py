@@ -15,10 +15,10 @@ def cautions(guard: Guard, identity: ModelIdentity) -> list[str]:
     """Return one sentence per reason to doubt a guard's scores on a model."""
     calibration = guard.calibration(identity)
     doubts = [*guard.probe.cautions, *(calibration.cautions if calibration else ())]
-    found = [f"{guard.probe.name}: {sentence}" for sentence in doubts]
+    sentences = [f"{guard.probe.name}: {sentence}" for sentence in doubts]
     if calibration is None:
-        found.append(_uncalibrated(guard, identity))
-    return found
+        sentences.append(_uncalibrated(guard, identity))
+    return sentences
 
 
 def _uncalibrated(guard: Guard, identity: ModelIdentity) -> str:
