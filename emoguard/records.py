@@ -305,6 +305,9 @@ class Report:
     """Whether the policy's sample_ratio chose this response by its id. Rates, ranks and drift use
     sampled responses only. Unsampled ones reach the sinks only if they were steered, faulty or
     carry a notice."""
+    provisional: bool = False
+    """Whether a quick fit made the probe: its scores, ranks and verdicts are rougher than those of
+    the finished probe that is to replace it."""
     created: float = field(default_factory=time.time)
     """When the report was made, seconds since 1970 (UTC)."""
     version: Literal[1] = 1

@@ -235,8 +235,8 @@ def _place(out: str | None, model: str) -> str:
         is_begun = Path(calibrating.answer_file(place)).exists()
         if not is_begun:
             raise EmoGuardError(
-                f"{place} is there already, and finished: look at it with emoguard show {place}, "
-                "or give another --out"
+                f"{place} is there already, and finished: give another --out, or look at it with "
+                f"emoguard show {place}"
             )
     return place
 
