@@ -1,4 +1,4 @@
-"""Progress of what takes long: bars on a terminal, a line a minute where there is none."""
+"""Shows the progress of long work: bars on a terminal, elsewhere a line a minute."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rich.progress import (
 from emoguard.cli.screen import Screen
 
 EVERY_SECONDS = 60.0
-"""Between two lines of one task."""
+"""Seconds between two lines of one task."""
 
 
 class Bars(Progress):
-    """Bars on stderr; where it is no terminal, a line when a task begins, each minute, at its end.
+    """Bars on stderr; without a terminal, a line at the start and end of a task and each minute.
 
     `now` tells the time in seconds, for tests.
     """
@@ -57,7 +57,7 @@ class Bars(Progress):
         self._show(task_id)
 
     def _show(self, task_id: TaskID) -> None:
-        """Print a task's line where one is due: a new description, a minute gone, or the end."""
+        """Print a task's line if one is due: at a new description, after a minute, at the end."""
         task = self._tasks[task_id]
         known, since = self._shown.get(task_id, ("", 0.0))
         key = f"{task.description}{' done' if task.finished else ''}"

@@ -59,9 +59,9 @@ def corpus(
 ) -> None:
     """Let a model write a corpus: every label with every topic, no emotion named.
 
-    Texts that name an emotion, repeat another or are too short are asked for again. Every attempt
-    is kept in OUT.attempts.jsonl as it comes: after an interruption the same command goes on where
-    it was. A corpus by the model itself shows what its own words do; fit on others, too.
+    Texts that name an emotion, repeat another or are too short are requested again. Every attempt
+    is saved in OUT.attempts.jsonl: after an interruption, the same command continues. A corpus by
+    the model itself shows the effect of its own words; fit on others, too.
     """
     check_out("--out", out)
     topics = corpora.read_prompts(topics_path) if topics_path else own_topics()

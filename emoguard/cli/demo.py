@@ -62,7 +62,7 @@ def demo(label: str | None, probe: str | None, svg: str | None) -> None:
         )
     play(console, label, probe)
     if svg:
-        # Without rich's web fonts: a picture in a README fetches nothing.
+        # Without rich's web fonts: a picture in a README must fetch nothing.
         picture = re.sub(r"(?s)@font-face \{.*?\}", "", console.export_svg(title="emoguard demo"))
         try:
             keptfile.replace(svg, picture)

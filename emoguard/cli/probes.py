@@ -47,7 +47,7 @@ def calibrating(
 ) -> str:
     """Return the command that calibrates `probe` on the model at `path`, opened by `runtime`.
 
-    `source` is where the probe came from; None for a shipped one, which is called as its file is.
+    `source` is the probe's path; None for a shipped one, which has the name of its file.
     """
     return calibrate_command(
         path,
@@ -67,7 +67,7 @@ def check_calibrated(
     """Refuse to steer a model that the guard has no calibration of; see `calibrating`.
 
     Raises:
-        EmoGuardError: it has none; the sentence holds the command that makes one.
+        EmoGuardError: it has none; the sentence has the command that makes one.
 
     """
     if guard.calibration(identity) is None:

@@ -1,4 +1,4 @@
-"""Texts that a model is about to read; too short ones are left out and counted."""
+"""Leaves out texts that are too short to be read, and counts them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from emoguard.probe.residuals import Residuals
 
 
 def readable(door: Residuals, texts: Sequence[Text]) -> list[Text]:
-    """Return the texts that are long enough to be read; say which are not."""
+    """Return the texts that are long enough to be read; print the number of the others."""
     kept = extraction.readable(door, texts)
     if len(kept) < len(texts):
         ids = set(map(id, kept))

@@ -47,9 +47,8 @@ def replay(
     """Run the monitors of rates and drift over stored reports and print their alerts.
 
     Rates need the crossings in the reports and the certified thresholds of --probe; drift needs a
-    baseline. Only lines that the log's key vouches for are read: what `emoguard audit verify` finds
-    something wrong with is left out. The key is that of the sink in --policy unless it is given. An
-    AUDIT_LOG includes the files rotated away from it.
+    baseline. Only lines that pass `emoguard audit verify` are read. The key is that of the sink in
+    --policy unless it is given. An AUDIT_LOG includes the files rotated away from it.
     """
     policy = Policy.load(policy_path) if policy_path else Policy()
     if baseline_path:

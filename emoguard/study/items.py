@@ -1,7 +1,7 @@
-"""Items of a study: false premises beside true ones, everyday prompts, tasks with exact answers.
+"""Reads the items of a study: pairs of premises, everyday prompts, tasks with exact answers.
 
 Written for this project, Apache-2.0 like all of it; none comes from a benchmark. They lie in
-`items/` as JSON lines, and files of your own of the same make can be read in their place.
+`items/` as JSON lines; files of your own in the same form can replace them.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def _own(name: str) -> Path:
 
 
 def _read(path: str | Path, wanted: str, make: Callable[[Any], Item]) -> list[Item]:
-    """Return what `make` makes of each line of a file; empty lines are left out."""
+    """Return the result of `make` for each line of a file; empty lines are left out."""
     items = []
     try:
         for number, line in enumerate(regularfile.lines(path), 1):

@@ -1,4 +1,4 @@
-"""Track S: what else moves?"""
+"""Computes track S: the side effects of moving a direction."""
 
 from __future__ import annotations
 
