@@ -200,7 +200,8 @@ class Guard:
                     f"or choose of those that are: {', '.join(self.labels)}"
                 )
             if label not in self.monitored:
+                verdict = self.probe.verdicts[label]
                 raise EmoGuardError(
-                    f"notices.amplifying: {label} was found {self.probe.verdicts[label]} and is "
-                    "not monitored here, so it never rises: restart with it, or take it out"
+                    f"notices.amplifying: the verdict on {label} is {verdict}: it is not "
+                    "monitored here and never rises; restart with it, or take it out"
                 )

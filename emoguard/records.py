@@ -158,10 +158,10 @@ class Receipt:
     """Tokens left unsteered because a number was not finite or steering broke."""
 
 
-Verdict = Literal["usable", "weak", "not usable"]
+Verdict = Literal["usable", "weak", "untested", "not usable"]
 """The verdict of the validation on a label's score; see `emoguard validate`."""
 
-VERDICTS: tuple[Verdict, ...] = ("not usable", "weak", "usable")
+VERDICTS: tuple[Verdict, ...] = ("not usable", "untested", "weak", "usable")
 """From the worst to the best."""
 
 

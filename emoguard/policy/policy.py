@@ -124,7 +124,7 @@ class Policy:
         """Return the labels that may alarm and that sinks see: named ones, else usable ones.
 
         `verdicts` has every label that is read. One that was never validated (None) counts as
-        usable; one that validation rejected is watched only if the policy says so.
+        usable; any other verdict is watched only if the policy says so.
         """
         return self.labels or tuple(
             label
