@@ -172,7 +172,7 @@ GROUPS = ("emoguard.plugins", "emoguard.monitors", "emoguard.exporters")
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
-def test_what_docstrings_name_is_there(package):
+def test_names_in_docstrings_exist(package):
     known = {name: path for each in PACKAGES for name, path in modules(each).items()}
     for path in package.rglob("*.py"):
         for name in NAMED.findall(path.read_text(encoding="utf-8")):
@@ -217,7 +217,7 @@ def test_plugins_offer_both_doors_and_open_models_by_path():
         assert isinstance(module.BATCHES, bool)
 
 
-def test_a_plugin_says_what_it_opens_without_loading_its_runtime():
+def test_a_plugin_describes_its_format_without_loading_its_runtime():
     code = (
         "import json, sys; from emoguard.runtime import openers; "
         "openers.formats(); [o.opens(openers.Path('/')) for o in openers.openers().values()]; "

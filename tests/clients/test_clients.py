@@ -113,22 +113,22 @@ def go(command, server, library, ways):
 
 
 @pytest.mark.parametrize("library", PYTHON)
-def test_python_clients_read_what_a_scripted_app_sent(library, scripted):
+def test_python_clients_read_the_answers_of_a_scripted_app(library, scripted):
     go(python(library), scripted, library, PYTHON[library])
 
 
 @pytest.mark.parametrize("library", NPM)
-def test_npm_clients_read_what_a_scripted_app_sent(library, scripted):
+def test_npm_clients_read_the_answers_of_a_scripted_app(library, scripted):
     go(npm(library), scripted, library, NPM[library])
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("library", PYTHON)
-def test_python_clients_read_what_a_model_said(library, real):
+def test_python_clients_read_the_answers_of_a_model(library, real):
     go(python(library), real, library, PYTHON[library])
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("library", NPM)
-def test_npm_clients_read_what_a_model_said(library, real):
+def test_npm_clients_read_the_answers_of_a_model(library, real):
     go(npm(library), real, library, NPM[library])

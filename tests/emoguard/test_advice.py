@@ -135,7 +135,7 @@ def documented():
         *dict.fromkeys(documented()),
     ],
 )
-def test_a_whole_command_has_what_its_verb_requires(line):
+def test_a_whole_command_has_the_arguments_of_its_verb(line):
     _, verb, *arguments = shlex.split(line, comments=True)
     found = command(verb)
     if isinstance(found, click.Group):
@@ -184,7 +184,7 @@ def test_every_library_that_is_imported_has_its_extra(library, extra):
     assert extra_of(library) == extra
 
 
-def test_a_library_that_no_extra_brings_is_nobodys():
+def test_a_library_that_no_extra_brings_has_none():
     assert extra_of("antigravity") is None
     assert install_command("antigravity") == "pip install 'antigravity'"
 

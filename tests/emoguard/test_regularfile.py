@@ -48,7 +48,7 @@ def test_only_regular_files_are_read_and_nothing_waits(tmp_path, monkeypatch, ki
     assert set(os.listdir("/proc/self/fd")) == handles  # noqa: PTH208
 
 
-def test_a_pipe_that_somebody_writes_to_is_not_read(tmp_path):
+def test_a_pipe_with_a_writer_is_not_read(tmp_path):
     path = place(tmp_path, "pipe")
     reader = os.open(path, os.O_RDWR)
     os.write(reader, b"text\n")

@@ -104,7 +104,7 @@ HOLE = np.array([[0, 1], [np.nan, np.nan], [2, 3]], np.float32)
         ({"skipped": "beam search", "fault": "x"}, "skipped", False),
     ],
 )
-def test_status_says_what_may_be_averaged(changes, status, has_scores):
+def test_status_decides_whether_scores_are_averaged(changes, status, has_scores):
     made = report(**changes)
     assert (made.status, bool(made.scores)) == (status, has_scores)
 
@@ -161,7 +161,7 @@ def test_crossings_are_counted_at_the_certified_threshold():
     assert not made.short
 
 
-def test_what_is_counted_live_is_what_the_report_says():
+def test_live_crossings_equal_those_of_the_report():
     live = GUARD.site(FAKE_IDENTITY).crossings()
     assert [n for row in BURSTS for n in live.update(row)] == [0, 0]
 
@@ -198,7 +198,7 @@ def test_thresholds_follow_the_labels_of_the_policy():
     assert made.scores["sad"].crossings == 2
 
 
-def test_a_receipt_sums_up_what_steering_did():
+def test_a_receipt_sums_up_the_steering():
     steering = prepare(Plan(add={"happy": 0.05}), PROBE, CALIBRATION, 0.1)
     dose = np.array([0.05, 0.03, 0.0, np.nan], np.float32)
     clipped = np.array([True, False, False, True])

@@ -227,7 +227,7 @@ def test_an_uncalibrated_report_has_no_rank():
     assert value(sink, "response_rank_ratio_count", model="fake", emotion="sad") == 0
 
 
-def test_outside_the_sample_only_what_was_done_and_what_failed_is_counted():
+def test_outside_the_sample_only_steering_notices_and_faults_are_counted():
     sink = exporter(sinks=())
     receipt = Receipt({"add": {"sad": 0.1}}, None, (1,), 0.1, 0.05, 0.06, 40, 1, 0)
     notice = Notice("steered", ("steered",), (), "Words.", 1, "en", channel="field")
@@ -484,7 +484,7 @@ def test_overdue_notices_are_asked_for_at_each_scrape():
         assert [*found, value(sink, "notices_overdue")] == [0, 0, 1, 1]
 
 
-def test_what_requests_were_denied_is_counted():
+def test_denied_fields_of_requests_are_counted():
     sink = exporter()
     sink.report(dataclasses.replace(make_report(), denied=("plan", "scores")))
     sink.report(dataclasses.replace(make_report(), denied=("plan", "moon")))

@@ -96,7 +96,7 @@ def test_without_a_baseline_it_is_learning():
     assert monitor().baseline_created == BASELINE.created
 
 
-def test_what_is_no_traffic_never_counts():
+def test_responses_outside_traffic_never_count():
     sink = monitor()
     sink.report(SHIFTED[0])
     before = sink.evidence()
@@ -189,7 +189,7 @@ def test_a_baseline_of_an_earlier_version_serves_and_says_it_could_be_quicker(tm
 
 
 @pytest.mark.parametrize("block", [10, 50, 200])
-def test_the_run_length_is_in_responses_whatever_the_baseline_averages(block):
+def test_the_run_length_is_in_responses_for_any_baseline_blocks(block):
     limits = [
         DriftMonitor(baseline, block_responses=block, arl_blocks=100)._detector.limit * size
         for baseline, size in ((BASELINE, 1), (OLD, 50))

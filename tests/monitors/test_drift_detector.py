@@ -33,7 +33,7 @@ def test_the_docstring_examples_are_true(module):
     tolerance=st.floats(0, 1),
     power=st.floats(0.01, 1),
 )
-def test_bets_are_what_the_formula_says(seed, share, tolerance, power):
+def test_bets_follow_the_formula(seed, share, tolerance, power):
     bets = Bets(np.array([share]), np.array([[tolerance]]), np.array([power]))
     plain = [0.0, 0.0]
     for score in np.random.default_rng(seed).uniform(-1, 1, 30).tolist():

@@ -68,7 +68,7 @@ def test_the_docstring_examples_are_true(module):
     exposure=st.floats(1, 2000),
     arl=st.floats(1, 1e5),
 )
-def test_evidence_is_the_mean_over_bets_of_what_the_formula_says(seed, rate, exposure, arl):
+def test_evidence_is_the_mean_of_the_formula_over_bets(seed, rate, exposure, arl):
     rng = np.random.default_rng(seed)
     made, plain = RateDetector([rate], arl), [0.0] * 5
     for hit in rng.random(20) < 0.3:
@@ -111,7 +111,7 @@ def test_a_tenfold_rate_is_found_and_named():
     assert sink.alarms() == {"happy": 0, "sad": len(found)}
 
 
-def test_what_is_not_scored_has_no_exposure_or_is_of_another_model_does_not_count():
+def test_unscored_unexposed_and_foreign_responses_do_not_count():
     sink = monitor(identity=FAKE_IDENTITY.digest)
     for report in [
         *(r for r in every_kind_of_report() if r.status != "scored" or r.short),
@@ -133,7 +133,7 @@ def test_attention_sinks_are_no_exposure():
     assert not np.array_equal(evidence(marked), evidence(make_report(tokens=40)))
 
 
-def test_a_restart_keeps_what_was_seen(tmp_path):
+def test_a_restart_keeps_the_evidence(tmp_path):
     path = tmp_path / "rate.json"
     reports = [flagged() if n % 13 == 0 else USUAL for n in range(120)]
     whole, before = monitor(), monitor(state=path)

@@ -232,7 +232,7 @@ def test_of_500_mixed_requests_metrics_and_audit_log_count_the_same(site, served
     assert len(rose) > 50
 
 
-def test_who_left_is_told_again(site):
+def test_a_client_that_left_gets_the_notice_again(site):
     sink = ListSink()
     site = site(sinks=[sink])
     path, body = asking(True, 100, stream=True)
@@ -276,7 +276,7 @@ def _timeless(raw):
 
 
 @pytest.mark.parametrize("make", [FailingSink, BlockedSink])
-def test_a_sink_that_raises_or_blocks_holds_nobody_up(make, site):
+def test_a_sink_that_raises_or_blocks_delays_no_answer(make, site):
     sink = make()
     site = site(sinks=[sink])
     for stream in (True, False):
@@ -299,7 +299,7 @@ def test_a_sink_that_raises_or_blocks_holds_nobody_up(make, site):
     ],
 )
 @pytest.mark.parametrize("stream", [True, False])
-def test_what_cannot_be_is_refused_before_a_stream_begins(asked, part, stream, site):
+def test_an_impossible_plan_is_refused_before_a_stream_begins(asked, part, stream, site):
     site = site()
     path, body = asking(True, 3, stream=stream)
     status, raw = site.ask(path, body | {"emoguard": asked})

@@ -62,7 +62,7 @@ def test_the_object_is_on_the_dict_that_ends_a_response(
 
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
-def test_everything_but_the_object_is_what_it_was(llm: Any, chat: bool, stream: bool) -> None:
+def test_everything_but_the_object_is_unchanged(llm: Any, chat: bool, stream: bool) -> None:
     plain = answer(llm, chat=chat, stream=stream)
     llm.reset()
     with make_guard(llm) as guard, emoguard.attach(llm, guard):

@@ -29,7 +29,7 @@ def test_the_installed_version_is_on_the_allow_list() -> None:
 
 
 @pytest.mark.parametrize("architecture", tiny_gguf.ARCHITECTURES)
-def test_the_allow_list_says_what_a_child_process_finds(folder: Path, architecture: str) -> None:
+def test_the_allow_list_agrees_with_a_child_process(folder: Path, architecture: str) -> None:
     path = tiny_gguf.write(folder / f"{architecture}.gguf", architecture)
     found = doctor.examine(str(path))
     sizes = {"architecture": architecture, "layers": 5, "hidden": 64, "quantisation": "F32"}
@@ -64,7 +64,7 @@ def test_the_door_leaves_the_model_alone(folder: Path) -> None:
     assert llm.n_tokens == 3
 
 
-def test_the_door_refuses_what_it_cannot_give(folder: Path) -> None:
+def test_the_door_refuses_layers_it_cannot_read(folder: Path) -> None:
     door = emoguard_llamacpp.open_residuals(
         tiny_gguf.load(tiny_gguf.write(folder / "door.gguf", "llama"))
     )

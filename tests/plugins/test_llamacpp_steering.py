@@ -273,7 +273,7 @@ def test_there_is_a_log_probability_for_every_token(
 
 
 @pytest.mark.parametrize("plan", [STRONG, PROMPTED], ids=str)
-def test_what_goes_on_from_the_cache_keeps_it(path: Path, plan: Plan) -> None:
+def test_a_generation_that_continues_from_the_cache_keeps_it(path: Path, plan: Plan) -> None:
     llm, fresh = tiny_gguf.load(path), tiny_gguf.load(path)
     ids, more = ids_of(llm), [90, 91, 92]
     with emoguard.attach(llm, guard_for(llm), backend="callback") as watch:
@@ -410,7 +410,7 @@ def test_a_prompt_in_the_cache_is_steered_all_the_same(llm: Any, watch: Any) -> 
 
 
 @pytest.mark.parametrize("plan", [STRONG, PROMPTED], ids=str)
-def test_what_llamas_cache_keeps_of_a_steered_response_is_unsteered(path: Path, plan: Plan) -> None:
+def test_llamas_cache_keeps_only_the_unsteered_part_of_a_response(path: Path, plan: Plan) -> None:
     llm, fresh = tiny_gguf.load(path), tiny_gguf.load(path)
     llm.set_cache(llama_cpp.LlamaRAMCache())
     with emoguard.attach(llm, guard_for(llm)):
@@ -489,7 +489,7 @@ def test_a_steered_stream_goes_on_where_it_was_when_its_watch_leaves_it(
     assert np.allclose(found, logits_after_plain(tiny_gguf.load(path), again), atol=1e-3)
 
 
-def test_a_prompt_that_ends_before_what_was_steered_is_computed_again(llm: Any, watch: Any) -> None:
+def test_a_prompt_that_ends_before_the_steered_part_is_computed_again(llm: Any, watch: Any) -> None:
     longer = ids_of(llm, PROMPT)
     plain = list(islice(llm.generate(longer[:-1], temp=0.0), 6))
     llm.reset()

@@ -62,7 +62,7 @@ def test_an_answer_ticks_at_its_tokens_and_is_the_decoded_response(speaker):
     assert len(ticks) >= len(generated.token_ids)
 
 
-def test_a_batch_gives_each_row_what_it_gets_alone(speakers):
+def test_a_row_of_a_batch_gets_the_same_as_alone(speakers):
     speaker = speakers["transformers"]
     assert isinstance(speaker, BatchSpeaker)
     assert not isinstance(speakers["llamacpp"], BatchSpeaker)
@@ -73,7 +73,7 @@ def test_a_batch_gives_each_row_what_it_gets_alone(speakers):
     assert both == alone
 
 
-def test_surprise_is_lower_for_what_the_model_says_itself(speakers):
+def test_surprise_is_lower_for_the_models_own_text(speakers):
     speaker = speakers["transformers"]
     before = speaker.prompt_ids(PROMPT)
     own = speaker.respond(PROMPT).token_ids

@@ -138,7 +138,7 @@ OPTIONS = {"attention_mask": MASK[:1], "do_sample": False, "max_new_tokens": 6}
     ],
     ids=["assistant", "loop"],
 )
-def test_what_is_given_by_position_is_refused_or_skipped_as_by_name(model, position, what, why):
+def test_positional_arguments_are_refused_or_skipped_like_named_ones(model, position, what, why):
     args = (IDS[:1], *[None] * (position - 1), what())
     plain = model.generate(*args, **OPTIONS)
     with watched(model) as watch, pytest.raises(EmoGuardError, match=why):
@@ -286,7 +286,7 @@ class AskingCriterion(Asking, StoppingCriteria):
     ("where", "kind"),
     [("logits_processor", Asking), ("stopping_criteria", AskingCriterion), ("streamer", Asking)],
 )
-def test_what_the_callers_own_code_asks_the_model_is_neither_read_nor_steered(model, where, kind):
+def test_calls_of_the_model_by_the_callers_code_are_neither_read_nor_steered(model, where, kind):
     door = HfHarness(model).open_residuals()
     probe = probe_for(model)
     guard = Guard(probe, [make_calibration(probe, door.identity)])
@@ -493,7 +493,7 @@ def test_a_list_of_requests_of_another_length_is_refused(model, requests, beams)
 
 
 @pytest.mark.parametrize("tokenizer", ["gpt2", 3, object(), dict])
-def test_what_is_no_tokenizer_is_named(model, tokenizer):
+def test_an_argument_that_is_not_a_tokenizer_is_named(model, tokenizer):
     guard = Guard(probe_for(model))
     for call in (
         lambda: emoguard.attach(model, guard, tokenizer=tokenizer),

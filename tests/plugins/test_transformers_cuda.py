@@ -74,7 +74,7 @@ def test_the_contract_holds_on_the_device(dtype, check, monkeypatch):
     check(harness, contract_probe(harness))
 
 
-def test_the_device_reads_what_the_cpu_reads():
+def test_the_device_reads_the_same_as_the_cpu():
     found = []
     for model in (build(num_hidden_layers=4), build_here()):
         with emoguard.attach(model, guard_for(model)) as watch:

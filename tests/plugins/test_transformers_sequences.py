@@ -351,7 +351,7 @@ class Cutting:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("client went away")], ids=repr)
-def test_an_interrupted_generation_keeps_what_was_read(
+def test_an_interrupted_generation_keeps_its_readings(
     model: Any, watch: Any, error: BaseException
 ) -> None:
     streamer = Cutting(error, watch)

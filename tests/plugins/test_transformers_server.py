@@ -143,7 +143,7 @@ def test_the_text_is_that_of_the_bare_server(site: Any, path: str, stream: bool)
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", [CHAT, PLAIN])
-def test_the_object_tells_what_was_read_with_a_row_for_each_token(
+def test_the_object_holds_a_row_of_scores_for_each_token(
     site: Site, path: str, stream: bool
 ) -> None:
     body = ASKED if path == CHAT else {"prompt": "The garden"}
@@ -212,7 +212,7 @@ def test_the_model_is_known_by_the_name_of_its_folder(site: Site, folder: Any) -
 
 
 @pytest.mark.parametrize("path", server.UNWATCHED)
-def test_what_cannot_be_watched_is_refused_in_a_sentence(site: Site, path: str) -> None:
+def test_routes_that_cannot_be_watched_are_refused_in_a_sentence(site: Site, path: str) -> None:
     status, raw = site.ask(path, {"model": "tiny", "input": "x"})
     assert (status, json.loads(raw)["error"]["message"]) == (501, server.UNWATCHED[path])
 

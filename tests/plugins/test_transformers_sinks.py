@@ -43,7 +43,7 @@ def watch(model, guard):
 
 
 class Say(LogitsProcessor):
-    """Chooses the tokens it was told, whatever the model says."""
+    """Forces the given tokens, whatever the logits."""
 
     def __init__(self, *tokens):
         self.tokens = list(tokens)
@@ -144,7 +144,7 @@ def prefilled(model, ids):
     return cache
 
 
-def test_what_a_callers_cache_holds_comes_first(model, watch):
+def test_tokens_in_a_callers_cache_come_first(model, watch):
     for whole, wanted in (([TOKEN] * 4, 1), ([TOKEN, TOKEN, OTHER, OTHER], 0)):
         generate(model, [whole], past_key_values=prefilled(model, whole[:3]))
         assert sinks(watch) == [wanted]

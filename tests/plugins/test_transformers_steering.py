@@ -228,7 +228,7 @@ def test_rows_that_are_not_finite_are_left_alone_and_counted(guard, move):
     assert not torch.equal(moved[0], h[0])
 
 
-def test_what_a_block_returns_beside_the_residual_is_passed_on(guard):
+def test_other_outputs_of_a_block_are_passed_on(guard):
     _, layer = layer_of([STRONG], guard, 1)
     h = torch.ones((1, 4, guard.probe.hidden))
     out = steer(layer, (h, "cache", 3), 0)

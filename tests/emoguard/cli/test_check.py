@@ -56,7 +56,7 @@ def test_an_empty_policy_is_told_by_its_defaults(check):
         assert words in out
 
 
-def test_what_is_set_is_told(check, tmp_path, monkeypatch):
+def test_every_setting_is_explained(check, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("K", "ab" * 32)
     code, out, _ = check(FULL.replace("  - rate: {}\n", "").replace("prometheus", "jsonl").replace(
@@ -209,7 +209,9 @@ def test_a_site_where_all_can_be_opened_is_left_as_it_was(check, site):
         ("baseline.json", "{}", "drift.baseline: {at}/baseline.json is no sound baseline"),
     ],
 )
-def test_what_cannot_be_opened_is_named_and_exits_with_1(check, site, name, content, problem):
+def test_places_that_cannot_be_opened_are_named_and_exit_with_1(
+    check, site, name, content, problem
+):
     (site / name).unlink(missing_ok=True)
     if content == "folder":
         (site / name).mkdir()
@@ -329,7 +331,7 @@ def test_a_probe_without_calibration_says_how_to_make_one(check, tmp_path):
     assert "for no model file: make one with emoguard calibrate --model" in out
 
 
-def test_a_probe_that_nobody_validated_says_so(check, tmp_path):
+def test_a_probe_without_validation_says_so(check, tmp_path):
     assert "none: emoguard validate finds out" in check("", "--probe", judged(tmp_path))[1]
 
 

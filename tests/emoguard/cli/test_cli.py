@@ -110,7 +110,7 @@ def run_without(library: str, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.parametrize("library", ["click", "rich", "llama_cpp", "gguf"])
-def test_a_missing_library_is_one_sentence_that_says_what_to_install(library, probe_file, tmp_path):
+def test_a_missing_library_is_one_sentence_with_the_install_command(library, probe_file, tmp_path):
     model = tmp_path / "model.gguf"
     model.write_bytes(b"GGUF")
     vector = str(tmp_path / "v.gguf")
@@ -188,7 +188,7 @@ def test_a_hostile_probe_file_cannot_write_escape_codes(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("dose", [0.05, -0.2])
-def test_an_exported_vector_is_what_a_plan_adds(probe_file, tmp_path, dose, capsys):
+def test_an_exported_vector_equals_the_shift_of_a_plan(probe_file, tmp_path, dose, capsys):
     from gguf import GGUFReader
 
     out = tmp_path / "v.gguf"
@@ -218,7 +218,7 @@ def export(probe: Probe, calibrations: list[Calibration], folder: Path, **option
     return main(["export", str(folder / "p.safetensors"), *flags])
 
 
-def test_what_cannot_be_exported_is_said_and_nothing_is_written(tmp_path, capsys):
+def test_an_impossible_export_is_an_error_and_writes_nothing(tmp_path, capsys):
     probe, calibration = made()
     door = FakeResiduals()
     at_zero = make_probe(door, ("happy", "sad"), (0, 1))

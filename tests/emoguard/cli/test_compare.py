@@ -71,7 +71,7 @@ def test_a_copy_differs_in_nothing_and_other_weights_in_their_directions(tmp_pat
         assert all(0 <= each <= 1 for each in (found["ceiling"], *found["ceiling_by_layer"]))
 
 
-def test_the_table_names_both_models_every_label_and_what_stands_beside(tmp_path, texts, capsys):
+def test_the_table_names_both_models_every_label_and_the_reference_columns(tmp_path, texts, capsys):
     one = tiny_gguf.write(tmp_path / "one.gguf", "llama")
     other = tiny_gguf.write(tmp_path / "other.gguf", "llama", seed=1)
     picture = tmp_path / "p.png"
@@ -95,7 +95,7 @@ def test_residuals_are_kept_and_never_taken_from_another_file(tmp_path, texts, c
     assert len(list((tmp_path / "kept").glob("*/*/rows.npy"))) == 4
 
 
-def test_what_compare_refuses_is_one_sentence_before_anything_is_read(tmp_path, texts, capsys):
+def test_refusals_of_compare_are_one_sentence_before_anything_is_read(tmp_path, texts, capsys):
     one = tiny_gguf.write(tmp_path / "one.gguf", "llama")
     other = tiny_gguf.write(tmp_path / "other.gguf", "qwen3")
     longer = tiny_gguf.write(tmp_path / "longer.gguf", "llama", blocks=6)

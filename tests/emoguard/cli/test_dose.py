@@ -34,7 +34,7 @@ def invoke(*arguments):
     return CliRunner().invoke(verbs, [str(a) for a in arguments])
 
 
-def test_dose_measures_a_model_and_writes_what_it_found(folder, tmp_path):
+def test_dose_measures_a_model_and_writes_the_results(folder, tmp_path):
     found = invoke(
         *("dose", "--model", folder, "--probe", folder / "probe.safetensors"),
         *("--count", 4, "--random", 3, "--tokens", 5, "--judge", f"{__name__}:count_vowels"),

@@ -246,7 +246,7 @@ def test_the_key_may_be_a_file_or_that_of_the_policy(tmp_path, capsys):
         (["replay", "{log}", "--policy", "{tmp}/none"], "none"),
     ],
 )
-def test_what_is_refused_is_one_sentence(tmp_path, capsys, arguments, sentence):
+def test_refusals_are_one_sentence(tmp_path, capsys, arguments, sentence):
     (tmp_path / "empty").touch()
     (tmp_path / "text").write_text("hello\n")
     places = {

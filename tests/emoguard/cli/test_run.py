@@ -298,7 +298,7 @@ def test_rank_bars_grow_from_the_middle():
     assert place(0.0).plain == "━" * 11 + "─" * 10
 
 
-def test_what_a_model_says_cannot_move_the_cursor():
+def test_a_models_text_cannot_move_the_cursor():
     assert printable("a\x1b[2J\x07b\u202e\n") == "a\ufffd[2J\ufffdb\ufffd\n"
 
 
@@ -316,7 +316,7 @@ def test_the_legend_fits_a_narrow_terminal():
     assert legend("frustrated").cell_len <= 80
 
 
-def test_the_demo_without_its_model_says_what_to_install(monkeypatch, capfd):
+def test_the_demo_without_its_model_prints_the_install_command(monkeypatch, capfd):
     def missing(name: str) -> None:
         raise PackageNotFoundError(name)
 

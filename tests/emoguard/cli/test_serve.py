@@ -429,7 +429,7 @@ class TestKeyFirst:
     """Without the key every request with a body is 401, and its body is not read."""
 
     @pytest.mark.parametrize("path", POSTED)
-    def test_whatever_the_body_is(self, guarded, path):
+    def test_for_every_body(self, guarded, path):
         cases = [
             head(path, content_length=1) + b"{",
             head(path, content_length=0),

@@ -77,7 +77,7 @@ def test_a_study_runs_to_its_end_in_parts_and_draws_again(place, tmp_path):
     assert list(out.glob("piece-*.jsonl.gz"))
 
 
-def test_what_cannot_be_done_is_refused_before_a_model_is_opened(tmp_path):
+def test_impossible_studies_are_refused_before_a_model_is_opened(tmp_path):
     out = tmp_path / "out"
     for words, sentence in (
         (("study", "core", "--model", "none", "--out", out), "name their folder by --data"),

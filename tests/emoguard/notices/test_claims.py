@@ -83,7 +83,7 @@ def test_precision_and_recall_are_high(name):
     assert counts.recall >= 0.95, counts
 
 
-def test_the_documentation_prints_what_is_measured():
+def test_the_documentation_prints_the_measured_figures():
     text = DOCS.read_text(encoding="utf-8")
     for line in table():
         assert line in text, f"docs/notices.md is old: it should say\n{line}"

@@ -96,7 +96,7 @@ def test_in_this_process_the_report_is_the_delivery():
 
 
 @pytest.mark.parametrize("finish", ["cancelled", "error"])
-def test_what_was_broken_off_is_lost_and_due_again(finish):
+def test_a_notice_of_a_broken_off_response_is_lost_and_due_again(finish):
     sink = ListSink()
     with make_guard(sinks=[sink]) as guard:
         reports = [respond(guard, finish), respond(guard), respond(guard)]
@@ -109,7 +109,7 @@ def test_what_was_broken_off_is_lost_and_due_again(finish):
     assert sink.reports == reports
 
 
-def test_what_broke_off_before_its_first_token_owes_nobody_a_notice():
+def test_a_response_broken_off_before_its_first_token_owes_no_notice():
     sink = ListSink()
     with make_guard(sinks=[sink]) as guard:
         for finish in ("cancelled", "error", "cancelled"):
@@ -121,7 +121,7 @@ def test_what_broke_off_before_its_first_token_owes_nobody_a_notice():
     assert len(sink.reports) == 5
 
 
-def test_a_server_says_what_became_of_a_notice_and_then_the_sinks_hear_of_it():
+def test_sinks_get_a_report_once_the_server_declares_its_notice_delivered_or_lost():
     sink = ListSink()
     with make_guard(sinks=[sink]) as guard:
         lost, given = (respond(guard, carrier="server") for _ in range(2))
@@ -164,7 +164,7 @@ def test_a_client_that_leaves_while_its_report_is_published_loses_the_notice(mon
         assert "undelivered" in respond(guard).notice.reasons
 
 
-def test_until_it_is_known_what_became_of_a_notice_it_stays_due():
+def test_a_notice_stays_due_until_it_is_settled():
     time = Time()
     with make_guard(NoticePolicy(profiles=("us_wa_2225",)), now=time) as guard:
         respond(guard)
@@ -175,7 +175,7 @@ def test_until_it_is_known_what_became_of_a_notice_it_stays_due():
         assert respond(guard).notice is None
 
 
-def test_what_became_of_a_notice_is_said_once():
+def test_a_notice_is_settled_once():
     sink = ListSink()
     with make_guard(sinks=[sink]) as guard:
         report = respond(guard, carrier="server")

@@ -169,7 +169,7 @@ def test_the_hours_are_those_of_the_plan():
     assert [name for name, p in minors.items() if p.break_reminder] == ["us_ca_sb243"]
 
 
-def test_a_break_is_suggested_to_minors_who_go_on_and_to_nobody_else():
+def test_a_break_is_suggested_only_to_minors_in_a_long_interaction():
     policy = NoticePolicy(profiles=("us_ca_sb243",), known_minors=True)
     reminders = [
         (round(time / HOUR, 2), found.break_reminder, "break" in found.text)
@@ -245,7 +245,9 @@ GAP = 30 * 60
     ],
 )
 @pytest.mark.parametrize("restart", [None, 1])
-def test_a_pause_starts_anew_what_wants_it(tmp_path, name, wait, reasons, restart):
+def test_a_pause_starts_a_new_interaction_for_profiles_that_count_them(
+    tmp_path, name, wait, reasons, restart
+):
     policy = NoticePolicy(profiles=(name,), state=str(tmp_path / "state.json"))
     found = run(policy, [0, wait], restart)[1][1]
     assert (found and found.reasons) == reasons
@@ -270,7 +272,7 @@ def test_a_wall_clock_that_is_set_makes_notices_early_never_late(steps):
     assert_never_late(policy, told)
 
 
-def test_time_is_what_passed_on_the_clock_that_says_more():
+def test_elapsed_time_is_the_larger_of_two_clocks():
     since = Moment(100.0, 10.0, "a")
     assert elapsed(since, Moment(90.0, 15.0, "a")) == 5
     assert elapsed(since, Moment(160.0, 15.0, "a")) == 60

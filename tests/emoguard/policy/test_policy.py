@@ -344,7 +344,7 @@ def test_a_share_of_requests_is_sampled_and_always_the_same(share):
     assert abs(sum(chosen) / 4000 - share) <= 4 * (share * (1 - share) / 4000) ** 0.5
 
 
-def test_who_is_sampled_at_a_lower_share_is_sampled_at_a_higher():
+def test_a_request_sampled_at_a_lower_share_is_sampled_at_a_higher_one():
     low, high = Policy(sample_ratio=0.2), Policy(sample_ratio=0.6)
     assert all(high.samples(name) for name in map(str, range(1000)) if low.samples(name))
     assert high.samples("\ud800") in {True, False}
@@ -367,7 +367,7 @@ def test_every_key_of_the_schema_is_described():
             assert known, name
 
 
-def test_the_schema_takes_what_the_code_takes(load):
+def test_the_schema_accepts_the_same_policies_as_the_code(load):
     from emoguard.policy import yamlfile
 
     check = jsonschema.Draft202012Validator(json.loads(generated()))

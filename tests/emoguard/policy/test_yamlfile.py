@@ -84,7 +84,7 @@ def test_nothing_is_none(text):
     ],
     ids=lambda text: repr(text[:16]),
 )
-def test_what_surprises_is_refused_with_its_place(text, sentence):
+def test_surprising_yaml_is_refused_with_its_place(text, sentence):
     with pytest.raises(EmoGuardError, match=f"f.yaml: {sentence}"):
         loads(text)
 

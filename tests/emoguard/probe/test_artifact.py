@@ -53,7 +53,7 @@ def framed(header, data=b""):
         st.text(max_size=5), st.integers() | st.floats(allow_nan=False, allow_infinity=False)
     ),
 )
-def test_what_is_saved_is_what_is_loaded(  # noqa: PLR0917  (hypothesis passes by name)
+def test_saving_and_loading_gives_the_same(  # noqa: PLR0917  (hypothesis passes by name)
     tmp_path_factory, labels, layers, calibrated, name, card
 ):
     path = tmp_path_factory.getbasetemp() / "probe.safetensors"
@@ -141,7 +141,7 @@ def test_a_file_cut_anywhere_is_refused():
     ],
     ids=lambda blob: repr(blob[8:30]),
 )
-def test_what_is_no_probe_file_is_refused(blob):
+def test_a_file_that_is_not_a_probe_is_refused(blob):
     with pytest.raises(EmoGuardError):
         artifact.loads(blob)
 
@@ -283,7 +283,7 @@ def test_a_huge_file_is_refused_before_it_is_read_whole(tmp_path):
     ],
     ids=str,
 )
-def test_what_could_not_be_loaded_is_not_written_over_a_good_file(tmp_path, change):
+def test_an_unloadable_probe_is_not_written_over_a_good_file(tmp_path, change):
     path = tmp_path / "probe.safetensors"
     artifact.save(path, PROBE)
     before = path.read_bytes()

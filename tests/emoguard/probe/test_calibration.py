@@ -64,7 +64,7 @@ def test_rank_of_chosen_columns_uses_the_quantiles_of_those_labels():
 
 
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(8, 60))
-def test_what_is_measured_fits_its_probe(seed, count):
+def test_a_measured_calibration_fits_its_probe(seed, count):
     measure(responses(count, seed)).check_fits(labels=3, layers=2)
 
 

@@ -71,7 +71,7 @@ def test_windows_are_the_full_ones():
         assert len(rolling_mean(np.ones((tokens, 2)), 16)) == windows(tokens, 16)
 
 
-def test_what_stays_above_crosses_once_and_what_hovers_does_not_cross_again():
+def test_a_mean_that_stays_above_crosses_once_and_one_that_hovers_does_not_cross_again():
     rows = np.array([0, 2, 2, 2, 1.9, 2.1, 1.9, 2.1, 1.0, 2.1])[:, None]
     assert count(rolling_mean(rows, 1), np.array([2.0]), hysteresis=0.5).tolist() == [2]
     assert count(rolling_mean(rows, 1), np.array([2.0]), hysteresis=0.0).tolist() == [3]

@@ -51,7 +51,7 @@ def test_a_template_that_can_end_in_the_mark_opens_reasoning():
     assert find(["<think>", "</think>"], "<think>", end="<think>\n").opens_prompts
 
 
-def test_a_template_whose_marks_are_unknown_is_said_to_be(caplog):
+def test_a_template_with_unknown_marks_is_logged(caplog):
     caplog.set_level(logging.WARNING)
     assert find([], "{% if enable_thinking %}<thought>{% endif %}") is None
     assert "reasoning counts as response" in caplog.text

@@ -53,7 +53,7 @@ def test_a_prompt_that_ends_in_an_open_mark_starts_in_reasoning():
         [CLOSE, OPEN, 1],
     ],
 )
-def test_marks_inside_the_prompt_are_text_that_somebody_wrote(prompt):
+def test_marks_inside_the_prompt_are_mere_text(prompt):
     assert REASONING not in mark(prompt, [3, 4, 5], MARKS)
 
 

@@ -93,7 +93,7 @@ def test_no_text_gives_no_row(model, probe):
         (["a b", ""], r"texts\[1\]: wanted a token behind the first one, got ''"),
     ],
 )
-def test_what_cannot_be_scored_is_named(model, probe, texts, sentence):
+def test_texts_that_cannot_be_scored_are_named(model, probe, texts, sentence):
     with pytest.raises(EmoGuardError, match=sentence):
         emoguard.score(model, texts, probe)
 

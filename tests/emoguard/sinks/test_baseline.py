@@ -99,7 +99,7 @@ def test_more_responses_resolve_smaller_moves_and_resemblance_larger_ones():
     assert few.resolution(["sad"], 0) == {"sad": 0}
 
 
-def test_responses_that_do_not_count_are_counted_with_what_would_make_them_count():
+def test_excluded_responses_are_counted_with_the_remedy():
     raw, steered = traffic(3000, status="uncalibrated"), traffic(5, receipt=RECEIPT)
     with pytest.raises(EmoGuardError, match="got 0 beside 3,000 uncalibrated: calibrate the model"):
         Baseline.learn(raw, 50)
@@ -119,7 +119,7 @@ def test_responses_with_other_labels_are_refused():
         Baseline.learn([*traffic(2500), other], 50)
 
 
-def test_what_is_saved_is_what_is_loaded(tmp_path):
+def test_saving_and_loading_gives_the_same(tmp_path):
     path = tmp_path / "baseline.json"
     BASELINE.save(path)
     assert Baseline.load(path) == BASELINE
@@ -150,7 +150,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
         lambda data: json.dumps(data | {"created": "yesterday"}),
     ],
 )
-def test_what_is_no_sound_baseline_is_refused(tmp_path, change):
+def test_an_unsound_baseline_is_refused(tmp_path, change):
     path = tmp_path / "baseline.json"
     BASELINE.save(path)
     path.write_text(change(json.loads(path.read_text())))

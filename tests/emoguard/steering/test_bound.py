@@ -148,7 +148,7 @@ def test_limits_that_hold_already_move_nothing():
     assert not moved.dose.any()
 
 
-def test_a_cap_wins_over_what_is_added():
+def test_a_cap_wins_over_a_dose():
     calibration = dataclasses.replace(CALIBRATION, norms=np.array([100, 100], np.float32))
     plan = Plan(add={"sad": 0.2}, cap={"sad": 0.9})
     for n, intervention in enumerate(ready(plan, 0.5, calibration=calibration).interventions):

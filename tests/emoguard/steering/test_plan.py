@@ -63,7 +63,7 @@ def test_a_plan_may_be_written_as_a_mapping():
         ({"version": 2}, "plan: version: unknown; known keys: add, cap"),
     ],
 )
-def test_what_describes_no_plan_is_refused(data, sentence):
+def test_data_that_is_not_a_plan_is_refused(data, sentence):
     with pytest.raises(EmoGuardError, match=sentence):
         Plan.parse(data)
 
@@ -89,7 +89,7 @@ def test_a_plan_laid_over_another_that_contradicts_it_is_refused():
 
 
 @pytest.mark.parametrize("mine", [{"cap": {"sad": 0.2}}, {"floor": {"sad": 1.0}}])
-def test_what_is_ablated_underneath_takes_no_other_limit(mine):
+def test_a_label_ablated_in_the_base_takes_no_other_limit(mine):
     base = Plan(ablate=("sad",), cap={"sad": 0.9})
     with pytest.raises(EmoGuardError, match="sad is held at its neutral median"):
         Plan(**mine).over(base)

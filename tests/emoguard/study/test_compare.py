@@ -158,7 +158,7 @@ def test_directions_of_another_world_are_as_near_as_shuffled_labels():
     assert found.cosine_chance < 0.8
 
 
-def test_texts_without_spaces_are_refused_with_what_to_do():
+def test_texts_without_spaces_are_refused_with_a_remedy():
     texts = read().texts
     wordless = dataclasses.replace(texts, texts=[f"今天{n}很高兴" for n in range(len(texts))])
     with pytest.raises(EmoGuardError, match="put spaces between its words"):
@@ -187,7 +187,7 @@ def test_labels_of_one_sign_have_no_valence():
     assert set(found.cosines) == {"sad", "angry"}
 
 
-def test_what_cannot_be_held_out_or_is_not_there_is_refused():
+def test_missing_and_unsplittable_labels_are_refused():
     with pytest.raises(EmoGuardError, match="at least 10 texts to hold some out, got happy 8, ca"):
         compare(TASK, read(topics=2), read(topics=2))
     with pytest.raises(EmoGuardError, match=r"layers must lie in \[0, 3\], got \[4\]"):

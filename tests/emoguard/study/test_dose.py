@@ -137,7 +137,7 @@ def test_p_is_uniform_for_a_direction_without_effect():
     assert np.mean(np.array(found) <= 0.1) < 0.25
 
 
-def test_the_interval_covers_the_mean_of_what_was_drawn():
+def test_the_interval_covers_the_mean_of_the_draws():
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(200):

@@ -48,7 +48,7 @@ def test_the_mean_is_over_items_and_its_error_over_clusters():
 
 
 @pytest.mark.slow
-def test_intervals_cover_what_was_planted():
+def test_intervals_cover_the_planted_effect():
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(300):
@@ -128,7 +128,7 @@ def test_proportions_at_the_ends_are_those_of_clopper_and_pearson():
     assert proportion(0, 0).high == 1
 
 
-def test_one_who_agrees_with_everything_detects_nothing():
+def test_agreeing_with_everything_detects_nothing():
     yes = np.ones(50)
     found = detection(yes, yes)
     assert found.d == pytest.approx(0)

@@ -93,7 +93,7 @@ def test_random_directions_are_matched_in_realised_dose(results):
     assert results["causal"]["nulls"]["realised, random"][0] == pytest.approx(realised, rel=0.02)
 
 
-def test_what_was_frozen_is_used_and_never_decided_again(done):
+def test_frozen_decisions_are_used_and_never_made_again(done):
     before = done.store.records["frozen"]["data"]
     assert done.frozen().dose == 0.2
     assert done.store.records["frozen"]["data"] is before
@@ -209,7 +209,7 @@ def test_the_pilot_chooses_the_largest_dose_that_stays_surgical(tmp_path):
     assert frozen.dose < 0.35
 
 
-def test_a_zero_vector_writes_what_none_does_at_every_temperature():
+def test_a_zero_vector_writes_the_same_as_none_at_every_temperature():
     speech = FakeSpeech()
     before = speech.prompt("How do I tie a scarf?")
     for temperature in (0.0, 0.7, 1.0):

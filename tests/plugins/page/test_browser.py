@@ -185,7 +185,7 @@ def test_sliders_steer_and_the_receipt_says_how_far(drive):
     assert found["axe"] == found["axe after"] == []
 
 
-def test_what_others_wrote_is_shown_as_text(drive):
+def test_texts_of_others_are_shown_as_plain_text(drive):
     found = drive("attack")
     assert found["text"].startswith("<script>alert(1)</script><b>bold</b> ␛[31m")
     assert found["text"].endswith("\ufffdgnihton␀ end")
@@ -215,7 +215,7 @@ def test_scores_of_other_peoples_open_answers_want_the_policys_word(drive):
     assert "The policy keeps scores of other people" in found["open"]
 
 
-def test_after_a_restart_the_page_says_what_happened_and_comes_back(drive):
+def test_after_a_restart_the_page_explains_and_reconnects(drive):
     found = drive("reconnect")
     assert found["broken"].startswith("The connection broke before the answer was complete")
     assert scripted.STORY.startswith(found["kept"].strip())
