@@ -292,9 +292,9 @@ while True:
             child.kill()
             child.stdout.read()
         assert child.returncode == -signal.SIGKILL
-        found = kept.read(path)
-        assert found >= min(known + 1, patience) if name != "drift" else found
-        known = found
+        actual = kept.read(path)
+        assert actual >= min(known + 1, patience) if name != "drift" else actual
+        known = actual
     assert not list(tmp_path.rglob("*.aside-*"))
 
 
@@ -439,8 +439,8 @@ def test_every_sink_of_a_guard_stops_in_a_forked_child_and_is_counted(tmp_path, 
 
         def use() -> None:
             guard.outbox.put(REPORT, Request(), str)
-            found = guard.outbox.put(REPORT, Request(), str).faults
-            assert sorted(found) == sorted(f"sink:{type(sink).__name__}" for sink in sinks)
+            actual = guard.outbox.put(REPORT, Request(), str).faults
+            assert sorted(actual) == sorted(f"sink:{type(sink).__name__}" for sink in sinks)
             assert caplog.text.count("before this process was forked") == len(sinks)
 
         assert in_child(use) == 0

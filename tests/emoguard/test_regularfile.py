@@ -93,7 +93,7 @@ def test_a_file_that_grows_while_it_is_read_ends(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "found"),
+    ("data", "actual"),
     [
         (b"", []),
         (b"a", ["a"]),
@@ -104,9 +104,9 @@ def test_a_file_that_grows_while_it_is_read_ends(tmp_path):
         ("a\u2028b\x0bc\x85d\x1ce\rf\n".encode(), ["a\u2028b\x0bc\x85d\x1ce\rf"]),
     ],
 )
-def test_only_newlines_end_a_line_and_a_byte_order_mark_is_none(tmp_path, data, found):
+def test_only_newlines_end_a_line_and_a_byte_order_mark_is_none(tmp_path, data, actual):
     (tmp_path / "f").write_bytes(data)
-    assert list(regularfile.lines(tmp_path / "f")) == found
+    assert list(regularfile.lines(tmp_path / "f")) == actual
 
 
 @pytest.mark.parametrize("data", [b"a\n\xff\n", "é".encode("latin-1"), b"\xed\xa0\x80"])

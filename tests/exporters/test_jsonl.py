@@ -87,13 +87,13 @@ def test_a_line_is_a_report_and_three_keys(path, report):
     log = AuditLog(path, KEY)
     log.report(report)
     log.close()
-    (found,) = lines(path)
+    (actual,) = lines(path)
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    jsonschema.Draft202012Validator(schema).validate(found)
-    assert found.keys() == schema["properties"].keys() | {"line", "prev", "mac"}
+    jsonschema.Draft202012Validator(schema).validate(actual)
+    assert actual.keys() == schema["properties"].keys() | {"line", "prev", "mac"}
     wanted = report.as_dict()
     same = wanted.keys() - {"tokens", "conversation", "detail"}
-    assert {key: found[key] for key in same} == {key: wanted[key] for key in same}
+    assert {key: actual[key] for key in same} == {key: wanted[key] for key in same}
 
 
 def test_no_text_gets_in(path):
@@ -578,9 +578,9 @@ def test_mistakes_in_a_policy_are_named(options, sentence):
 
 def test_keys_come_from_files_and_the_environment(tmp_path, monkeypatch):
     file = tmp_path / "key"
-    made = Key.create(file)
+    result = Key.create(file)
     monkeypatch.setenv("AUDIT", file.read_text())
-    seals = {key.seal(b"x") for key in (made, Key.load(file), Key.from_environment("AUDIT"))}
+    seals = {key.seal(b"x") for key in (result, Key.load(file), Key.from_environment("AUDIT"))}
     assert len(seals) == 1
     with pytest.raises(EmoGuardError, match="cannot be written"):
         Key.create(file)
@@ -611,12 +611,12 @@ def _handles() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-@pytest.mark.parametrize(("mode", "said"), [(0o644, True), (0o640, True), (0o600, False)])
-def test_a_key_that_others_can_read_is_said(tmp_path, mode, said, caplog):
+@pytest.mark.parametrize(("mode", "answer"), [(0o644, True), (0o640, True), (0o600, False)])
+def test_a_key_that_others_can_read_is_said(tmp_path, mode, answer, caplog):
     Key.create(tmp_path / "key")
     (tmp_path / "key").chmod(mode)
     Key.load(tmp_path / "key")
-    assert ("is open to others" in caplog.text) == said
+    assert ("is open to others" in caplog.text) == answer
 
 
 def test_a_key_is_whole_or_not_there_and_of_two_that_make_one_one_wins(tmp_path, monkeypatch):

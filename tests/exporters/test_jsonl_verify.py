@@ -345,8 +345,8 @@ def test_a_process_that_dies_inside_the_write_leaves_a_torn_line_that_is_named(t
     assert done.returncode == -signal.SIGXFSZ
     arguments = ["audit", "verify", str(path), "--key-file", str(key), "--lines", "2"]
     assert main(arguments) == 0
-    said = capsys.readouterr().out
-    assert f"torn: {path} row 3 is not whole: line 3 was being written" in said
+    text = capsys.readouterr().out
+    assert f"torn: {path} row 3 is not whole: line 3 was being written" in text
     write(path, 2)
     assert verify([path], KEY, lines=4).sound
 

@@ -113,10 +113,10 @@ def test_the_command_in_an_alert_prints_its_section_and_a_link_leads_to_it():
     linked = alerting.render(RuleOptions(runbook_url="https://wiki.example/run"), ["alerts"])
     links = [rule["annotations"]["runbook_url"] for rule in rules_of(linked)]
     for rule, link in zip(alerts(), links, strict=True):
-        said = run_verb(*rule["annotations"]["runbook"].split()[1:])
-        assert said.startswith(f"## {rule['alert']}\n")
-        assert said.count("\n## ") == 0
-        assert "**First look.**" in said
+        text = run_verb(*rule["annotations"]["runbook"].split()[1:])
+        assert text.startswith(f"## {rule['alert']}\n")
+        assert text.count("\n## ") == 0
+        assert "**First look.**" in text
         assert link == f"https://wiki.example/run#{rule['alert'].lower()}"
     assert run_verb("runbook") == (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
 
@@ -217,11 +217,11 @@ def live_metrics() -> set[str]:
 def queries() -> list[str]:
     """Return every expression of the dashboard, Grafana's variables filled in."""
     board = json.loads(dashboard.read())
-    found = [t["expr"] for panel in board["panels"] for t in panel.get("targets", [])]
-    found += [entry["expr"] for entry in board["annotations"]["list"]]
+    results = [t["expr"] for panel in board["panels"] for t in panel.get("targets", [])]
+    results += [entry["expr"] for entry in board["annotations"]["list"]]
     for name in ("job", "instance", "model", "emotion"):
-        found = [query.replace(f"${name}", ".*") for query in found]
-    return [query.replace("$__rate_interval", "5m") for query in found]
+        results = [query.replace(f"${name}", ".*") for query in results]
+    return [query.replace("$__rate_interval", "5m") for query in results]
 
 
 def test_every_metric_of_the_rules_is_exported():

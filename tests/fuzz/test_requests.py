@@ -117,8 +117,8 @@ class Bench:
         ids = {report.call for report in self.watch.reports}
         while (place := raw.find(b',"emoguard":')) >= 0:
             text = raw[place + 12 :].decode("utf-8", "surrogateescape")
-            found, end = json.JSONDecoder().raw_decode(text)
-            assert found["id"] in ids
+            value, end = json.JSONDecoder().raw_decode(text)
+            assert value["id"] in ids
             raw = raw[:place] + text[end:].encode("utf-8", "surrogateescape")
         if raw != app:
             words = json.dumps(f"\n\n{self.watch.reports[-1].notice.text}").encode()[1:-1]

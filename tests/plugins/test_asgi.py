@@ -122,8 +122,8 @@ class TestNotice:
         second = json.loads(chunk(finish="length"))
         second["choices"][0]["index"] = 1
         app, watch, _ = wrapped(stream(event(json.dumps(first)), event(json.dumps(second))))
-        found = objects(call(app))
-        assert found == [report.wire() for report in watch.reports]
+        actual = objects(call(app))
+        assert actual == [report.wire() for report in watch.reports]
         assert len({report.id for report in watch.reports}) == 1
 
     @pytest.mark.parametrize(
@@ -208,8 +208,8 @@ class TestRequest:
         named = [(b"x-emoguard-conversation", b"from the header")]
         call(app, headers=named)
         call(app, asking(conversation="from the object"), headers=named)
-        told = [report.conversation for report in watch.reports]
-        assert told == ["from the header", "from the object"]
+        results = [report.conversation for report in watch.reports]
+        assert results == ["from the header", "from the object"]
         assert watch.reports[1].notice.reasons == ("start",)
 
     @pytest.mark.parametrize("sent", ["Größe ✓".encode(), "Größe".encode("latin-1"), b"\xff"])
@@ -247,7 +247,7 @@ class TestRequest:
         assert inner.bodies == [sent]
 
     @pytest.mark.parametrize(
-        ("content", "said"),
+        ("content", "text"),
         [
             ({"messages": [HELLO, {"role": "assistant", "content": "no"}]}, "Hello"),
             (
@@ -274,10 +274,10 @@ class TestRequest:
             ({}, None),
         ],
     )
-    def test_the_guard_gets_the_users_last_message(self, content, said):
+    def test_the_guard_gets_the_users_last_message(self, content, text):
         app, watch, _ = wrapped(whole())
         call(app, content)
-        assert watch.requests[-1].user_text == said
+        assert watch.requests[-1].user_text == text
 
     def test_a_user_who_asks_whether_this_is_a_human_gets_a_notice(self):
         policy = replace(OPEN, notices=NoticePolicy(profiles=("us_ut_452",)))
@@ -298,8 +298,8 @@ class TestSuffix:
         parts = call(app).parts
         words = watch.reports[-1].notice.text
         extra, last = parts[3].split(b"\n\n")[:2]
-        made = json.loads(extra.removeprefix(b"data: "))
-        assert made == json.loads(chunk(f"\n\n{words}"))
+        data = json.loads(extra.removeprefix(b"data: "))
+        assert data == json.loads(chunk(f"\n\n{words}"))
         assert without_object(last) + b"\n\n" == STREAM[3]
         assert [*parts[:3], *parts[4:]] == [*STREAM[:3], STREAM[4], b""]
 
@@ -308,8 +308,8 @@ class TestSuffix:
         last = json.dumps({"id": "cmpl-1", "choices": [choice], "usage": {"total_tokens": 3}})
         app, watch, _ = wrapped(stream(event(last, "\r\n")), self.POLICY)
         extra = call(app, {"prompt": "Hi"}, path=PLAIN).parts[0].split(b"\r\n\r\n")[0]
-        said = {**choice, "text": f"\n\n{watch.reports[-1].notice.text}", "finish_reason": None}
-        assert json.loads(extra.removeprefix(b"data: ")) == {"id": "cmpl-1", "choices": [said]}
+        text = {**choice, "text": f"\n\n{watch.reports[-1].notice.text}", "finish_reason": None}
+        assert json.loads(extra.removeprefix(b"data: ")) == {"id": "cmpl-1", "choices": [text]}
 
     def test_a_body_has_the_words_behind_its_text(self):
         app, watch, _ = wrapped(whole(), self.POLICY)

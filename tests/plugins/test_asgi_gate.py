@@ -404,6 +404,6 @@ class TestLayersInFront:
 def _objects_replaced(raw):
     """Return the bytes of an answer, without what differs between two generations."""
     place = raw.index(b',"emoguard":')
-    found, end = json.JSONDecoder().raw_decode(raw[place + 12 :].decode())
-    assert found["notice"]["kind"] == "ai"
+    value, end = json.JSONDecoder().raw_decode(raw[place + 12 :].decode())
+    assert value["notice"]["kind"] == "ai"
     return raw[:place] + raw[place + 12 :].decode()[end:].encode()

@@ -104,12 +104,12 @@ def test_one_block_watches_and_its_report_prints_and_carries_the_text(speaker):
 
 
 def test_a_score_is_the_mean_of_the_offline_rows_and_tells_happy_from_sad(speaker):
-    found = emoguard.score(speaker.model, [HAPPY, SAD], PROBE, **speaker.options)
-    assert found.calibrated
-    assert found["valence"][0] > found["valence"][1]
+    scores = emoguard.score(speaker.model, [HAPPY, SAD], PROBE, **speaker.options)
+    assert scores.calibrated
+    assert scores["valence"][0] > scores["valence"][1]
     guard = emoguard.Guard.load(PROBE)
     readout = guard.probe.fold(guard.calibration(speaker.door.identity))
-    for row, text in zip(found.z, (HAPPY, SAD), strict=True):
+    for row, text in zip(scores.z, (HAPPY, SAD), strict=True):
         ids = speaker.door.tokenize(text)
         z = readout.read(speaker.door.residuals(ids, readout.layers))[sink_length(ids) :]
         np.testing.assert_allclose(row, z.mean(axis=0), rtol=0.02, atol=0.02)

@@ -295,14 +295,14 @@ def test_calls_of_the_model_by_the_callers_code_are_neither_read_nor_steered(mod
     asking.put()
     with emoguard.attach(model, guard) as watch:
         plain = generate(model, min_new_tokens=6, emoguard=request)
-        given = asking if where == "streamer" else [asking]
+        value = asking if where == "streamer" else [asking]
         assert torch.equal(
-            generate(model, min_new_tokens=6, emoguard=request, **{where: given}), plain
+            generate(model, min_new_tokens=6, emoguard=request, **{where: value}), plain
         )
-        wanted, found = watch.reports
-    assert found.tokens == wanted.tokens
-    assert found.receipt == wanted.receipt
-    assert found.receipt.applied == 6
+        wanted, actual = watch.reports
+    assert actual.tokens == wanted.tokens
+    assert actual.receipt == wanted.receipt
+    assert actual.receipt.applied == 6
     assert len(asking.answers) >= 7
     assert all(torch.equal(answer, asking.answers[0]) for answer in asking.answers)
 
@@ -445,8 +445,8 @@ def test_padding_is_no_part_of_a_prompt(model):
     with emoguard.attach(model, Guard(probe_for(model)), tokenizer=Marked()) as watch:
         generate(model, ids, 6, min_new_tokens=6, attention_mask=mask)
         generate(model, ids.flip(1), 6, min_new_tokens=6, attention_mask=mask.flip(1))
-    found = [report.reasoning for report in watch.reports]
-    assert found == ["unclosed", "marked", "marked", "marked"]
+    results = [report.reasoning for report in watch.reports]
+    assert results == ["unclosed", "marked", "marked", "marked"]
 
 
 def test_a_dispatched_model_is_read_too(model):

@@ -64,8 +64,8 @@ def test_rows_are_raw_once_another_adapter_is_active() -> None:
     first, second, unread = watch.reports
     assert (unread.status, unread.faults) == ("skipped", ())
     assert (first.status, second.status) == ("scored", "uncalibrated")
-    found = np.array([token.z for token in second.tokens])
-    assert np.allclose(found, raw, atol=1e-4)
+    actual = np.array([token.z for token in second.tokens])
+    assert np.allclose(actual, raw, atol=1e-4)
     assert not np.allclose([token.z for token in first.tokens], raw, atol=1e-2)
 
 
@@ -140,10 +140,10 @@ def test_the_door_refuses_layers_and_tokens_that_the_model_lacks(
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3_text"])
 def test_the_door_gives_the_hidden_states_of_the_next_layer(architecture: str) -> None:
     model = build(architecture)
-    found = emoguard_transformers.open_residuals(model).residuals(IDS[0].tolist(), (0, 3))
+    actual = emoguard_transformers.open_residuals(model).residuals(IDS[0].tolist(), (0, 3))
     with torch.no_grad():
         states = model(IDS, output_hidden_states=True).hidden_states
-    assert np.array_equal(found, np.stack([states[1][0].numpy(), states[4][0].numpy()]))
+    assert np.array_equal(actual, np.stack([states[1][0].numpy(), states[4][0].numpy()]))
 
 
 def test_the_dtype_is_part_of_the_identity_and_the_name_is_not() -> None:

@@ -109,9 +109,9 @@ def ids_of(report: Report) -> list[int]:
 
 
 def by_id(reports: Sequence[Report]) -> dict[str, Report]:
-    found = {report.id: report for report in reports}
-    assert len(found) == len(reports)
-    return found
+    actual = {report.id: report for report in reports}
+    assert len(actual) == len(reports)
+    return actual
 
 
 @contextmanager

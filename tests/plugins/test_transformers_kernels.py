@@ -95,8 +95,8 @@ def test_a_kernel_that_does_not_launch_is_left_for_good_and_nothing_goes_unsteer
         calls.append(1)
         raise RuntimeError("OutOfResources")
 
-    made = guard.site(guard.calibrations[0].identity).steering(PLAN)
-    layer = gather([made], 1, "cpu", torch.full((1, 3), torch.nan))
+    steerings = guard.site(guard.calibrations[0].identity).steering(PLAN)
+    layer = gather([steerings], 1, "cpu", torch.full((1, 3), torch.nan))
     h = torch.ones((1, 2, guard.probe.hidden))
     wanted = intervene(h, layer, layer.rows)
     launch = Launch(out_of_registers)

@@ -218,14 +218,14 @@ def test_sinks_are_left_alone_however_positions_are_computed(model, guard, how):
 
 def touched(passes, *, cached):
     """The positions of one sequence that were moved, in every pass that computed them."""
-    found, end = set(), 0
+    results, end = set(), 0
     for (row,) in passes:
         start = end if cached else 0
         end = start + len(row)
         now = {start + n for n, flag in enumerate(row) if flag}
-        assert {n for n in found if n >= start} <= now
-        found |= now
-    return found
+        assert {n for n in results if n >= start} <= now
+        results |= now
+    return results
 
 
 @pytest.mark.parametrize("plan", [PLAN, PROMPTED])
@@ -242,10 +242,10 @@ def test_rows_of_a_batch_are_spared_each_for_itself(model, guard, plan):
 def test_a_sink_leaves_the_bits_of_other_rows_alone(model, guard):
     ids = [[0, 0, TOKEN], [TOKEN, OTHER, THIRD]]
     mask = torch.tensor([[0, 0, 1], [1, 1, 1]])
-    found = []
+    results = []
     with emoguard.attach(model, guard) as watch:
         for wanted in (None, PLAN):
             requests = [Request(plan=wanted), Request(scores="tokens", plan=PLAN)]
             generate(model, ids, attention_mask=mask, emoguard=requests)
-            found.append(watch.reports[-1].tokens)
-    assert found[0] == found[1]
+            results.append(watch.reports[-1].tokens)
+    assert results[0] == results[1]

@@ -152,16 +152,16 @@ def test_heavy_libraries_wait_for_the_verb_that_needs_them():
 def test_show_tells_labels_recipe_card_and_calibration(probe_file, capsys):
     assert main(["show", str(probe_file)]) == 0
     out = said(capsys)[0]
-    for told in ("happy, sad", "valence", "1, 3", "means", "none", "F32", "100", "6400", "KiB"):
-        assert told in out
+    for shown in ("happy, sad", "valence", "1, 3", "means", "none", "F32", "100", "6400", "KiB"):
+        assert shown in out
 
 
 def test_show_json_is_the_whole_description(probe_file, capsys):
     assert main(["show", str(probe_file), "--json"]) == 0
-    told = json.loads(said(capsys)[0])
-    assert told["labels"] == ["happy", "sad", "valence"]
-    assert told["bytes"] == probe_file.stat().st_size
-    assert told["calibrations"][0]["reference_norms"] == {"1": 3.0, "3": 50.0}
+    shown = json.loads(said(capsys)[0])
+    assert shown["labels"] == ["happy", "sad", "valence"]
+    assert shown["bytes"] == probe_file.stat().st_size
+    assert shown["calibrations"][0]["reference_norms"] == {"1": 3.0, "3": 50.0}
 
 
 def test_show_without_a_probe_lists_the_shipped_ones(capsys):

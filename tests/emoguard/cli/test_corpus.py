@@ -54,16 +54,16 @@ def test_a_corpus_is_written_that_fit_can_read(tmp_path, topics, monkeypatch, ca
 
 
 def test_labels_of_ones_own_are_asked_for_and_never_named(tmp_path, topics, monkeypatch, capsys):
-    given = tmp_path / "labels.json"
-    given.write_text('{"bored": {"words": ["bored", "w0x3"], "valence": -1}}', encoding="utf-8")
+    value = tmp_path / "labels.json"
+    value.write_text('{"bored": {"words": ["bored", "w0x3"], "valence": -1}}', encoding="utf-8")
     asked = scripted(monkeypatch)
     out = tmp_path / "c.jsonl"
-    arguments = ["corpus", "--out", str(out), "--labels", str(given), "--each", "1"]
+    arguments = ["corpus", "--out", str(out), "--labels", str(value), "--each", "1"]
     arguments += ["--model", str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))]
     assert main([*arguments, "--topics", topics, "--tries", "2"]) == 0
     assert "feels bored" in asked[0].text
     assert "1 names an emotion" in capsys.readouterr().out  # w0x3, in the text of seed 0
-    assert [text.label for text in corpora.read(out, corpora.read_labels(given))] == ["bored"] * 2
+    assert [text.label for text in corpora.read(out, corpora.read_labels(value))] == ["bored"] * 2
 
 
 def test_texts_that_never_come_are_given_up_and_counted(tmp_path, topics, monkeypatch, capsys):
@@ -71,8 +71,8 @@ def test_texts_that_never_come_are_given_up_and_counted(tmp_path, topics, monkey
     model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
     arguments = ["corpus", "--model", model, "--out", str(tmp_path / "c.jsonl"), "--each", "1"]
     assert main([*arguments, "--topics", topics, "--tries", "2"]) == 0
-    said = capsys.readouterr().out
-    assert "0 of 24 texts, 24 given up. Rejected attempts: 48 (48 too short)." in said
+    text = capsys.readouterr().out
+    assert "0 of 24 texts, 24 given up. Rejected attempts: 48 (48 too short)." in text
 
 
 def test_own_topics_are_those_of_the_own_corpus():

@@ -120,7 +120,7 @@ def test_doctor_prints_json(capsys):
     from emoguard.cli import main
 
     main(["doctor", "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert {"part", "mark", "text", "command"} == set(found[0])
-    assert {each["mark"] for each in found} <= {"ok", "absent", "to do", "broken"}
-    assert any(each["part"].startswith("probe smollm2") for each in found)
+    shown = json.loads(capsys.readouterr().out)
+    assert {"part", "mark", "text", "command"} == set(shown[0])
+    assert {each["mark"] for each in shown} <= {"ok", "absent", "to do", "broken"}
+    assert any(each["part"].startswith("probe smollm2") for each in shown)

@@ -64,14 +64,14 @@ def test_text_is_decoded_only_where_a_profile_is_followed():
 
 def test_without_a_conversation_each_response_is_the_first():
     with make_guard() as guard:
-        told = [respond(guard, conversation=None).notice for _ in range(3)]
-    assert [notice.reasons for notice in told] == [("start",)] * 3
+        notices = [respond(guard, conversation=None).notice for _ in range(3)]
+    assert [notice.reasons for notice in notices] == [("start",)] * 3
 
 
 def test_conversations_are_told_apart():
     with make_guard() as guard:
-        told = [respond(guard, conversation=name).notice is not None for name in "abab"]
-    assert told == [True, True, False, False]
+        notices = [respond(guard, conversation=name).notice is not None for name in "abab"]
+    assert notices == [True, True, False, False]
 
 
 def test_a_claim_and_a_question_are_answered_each_time():
@@ -124,12 +124,12 @@ def test_a_response_broken_off_before_its_first_token_owes_no_notice():
 def test_sinks_get_a_report_once_the_server_declares_its_notice_delivered_or_lost():
     sink = ListSink()
     with make_guard(sinks=[sink]) as guard:
-        lost, given = (respond(guard, carrier="server") for _ in range(2))
-        assert "undelivered" not in given.notice.reasons, "it is not known yet"
+        lost, notices = (respond(guard, carrier="server") for _ in range(2))
+        assert "undelivered" not in notices.notice.reasons, "it is not known yet"
         guard.flush()
         assert not sink.reports
         guard.lost(lost)
-        guard.deliver(given, "suffix")
+        guard.deliver(notices, "suffix")
         guard.flush()
         assert [report.notice.channel for report in sink.reports] == [None, "suffix"]
         assert respond(guard, carrier="server").notice is None
@@ -207,11 +207,11 @@ def test_a_report_with_a_notice_always_goes_to_the_sinks():
     sink = ListSink()
     policy = Policy(notices=EU, sample_ratio=0)
     with Guard(PROBE, policy=policy, sinks=[sink]) as guard:
-        told, plain = respond(guard), respond(guard)
+        shown, plain = respond(guard), respond(guard)
         denied = respond(guard, denied=("plan",))
         guard.flush()
     assert plain.notice is None
-    assert sink.reports == [told, denied]
+    assert sink.reports == [shown, denied]
     assert denied.denied == ("plan",)
 
 
@@ -226,8 +226,8 @@ def test_an_amplifying_label_marks_each_response_and_words_repeat_on_change():
     policy = NoticePolicy(amplifying=("sad", "happy"))
     with make_guard(policy) as guard:
         steps = [{"sad": 1}, {"sad": 2}, {"happy": 1}, {"happy": 0, "other": 3}, {"happy": 1}]
-        told = [amplified(guard, **step).notice for step in steps]
-    assert [notice and (notice.kind, bool(notice.text)) for notice in told] == [
+        results = [amplified(guard, **step).notice for step in steps]
+    assert [notice and (notice.kind, bool(notice.text)) for notice in results] == [
         ("amplified", True),
         ("amplified", False),
         ("amplified", True),
@@ -238,16 +238,16 @@ def test_an_amplifying_label_marks_each_response_and_words_repeat_on_change():
 
 def test_where_a_prompt_sets_the_tone_every_response_says_so_and_the_words_come_once():
     with make_guard(NoticePolicy(prompted=True, amplifying=("sad",))) as guard:
-        told = [respond(guard), respond(guard), amplified(guard, sad=1), respond(guard)]
+        notices = [respond(guard), respond(guard), amplified(guard, sad=1), respond(guard)]
         other = respond(guard, conversation="other")
-    assert [(r.notice.kind, bool(r.notice.text)) for r in told] == [
+    assert [(r.notice.kind, bool(r.notice.text)) for r in notices] == [
         ("prompted", True),
         ("prompted", False),
         ("amplified", True),
         ("prompted", True),
     ]
-    assert told[0].notice.reasons == ("prompted",)
-    assert told[2].notice.reasons == ("amplified", "prompted")
+    assert notices[0].notice.reasons == ("prompted",)
+    assert notices[2].notice.reasons == ("amplified", "prompted")
     assert "operator has set an emotional tone" in other.notice.text
 
 
@@ -396,8 +396,8 @@ def test_only_so_many_conversations_are_kept_and_a_forgotten_one_is_new(tmp_path
         profiles=("eu_art50",), keep_conversations=3, state=str(tmp_path / "state.json")
     )
     with make_guard(policy) as guard:
-        told = [respond(guard, conversation=name).notice is not None for name in "abcadbc"]
-    assert told == [True, True, True, False, True, True, True]
+        notices = [respond(guard, conversation=name).notice is not None for name in "abcadbc"]
+    assert notices == [True, True, True, False, True, True, True]
     assert len(json.loads((tmp_path / "state.json").read_text())["state"]) == 3
 
 
@@ -410,8 +410,8 @@ def test_a_policy_that_keeps_fewer_conversations_takes_over_the_newest(tmp_path)
     fewer = replace(more, keep_conversations=2)
     assert path.stat().st_size > ledgers.ENTRY_BYTES * 3
     with make_guard(fewer) as guard:
-        told = [respond(guard, conversation=name).notice is not None for name in ("298", "297")]
-    assert told == [False, True]
+        notices = [respond(guard, conversation=name).notice is not None for name in ("298", "297")]
+    assert notices == [False, True]
     assert len(json.loads(path.read_text())["state"]) == 2
 
 
@@ -569,6 +569,6 @@ def test_a_policy_that_changes_is_followed_at_once():
     report = ledger.decide(make_report(Request(conversation="c")), Request(), str)
     ledger.settle(report, "field")
     policy["now"] = NoticePolicy(profiles=("eu_art50", "cn_2026"))
-    found = ledger.decide(make_report(Request(conversation="c")), Request(), str).notice
-    assert found.profiles == ("cn_2026",)
+    actual = ledger.decide(make_report(Request(conversation="c")), Request(), str).notice
+    assert actual.profiles == ("cn_2026",)
     ledger.close(1)

@@ -38,8 +38,8 @@ def test_alerts_are_bounded_by_the_policy():
 def sampled(policy, reports):
     sink = ListSink()
     with Guard(PROBE, [CALIBRATION], policy, [sink]) as guard:
-        for made in reports:
-            put(guard, made)
+        for result in reports:
+            put(guard, result)
     return sink.reports
 
 

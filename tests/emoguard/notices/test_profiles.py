@@ -49,15 +49,15 @@ def test_the_shipped_words_are_those_of_the_documentation():
 
 
 def test_the_words_name_the_software_and_never_say_that_it_feels_or_does_not():
-    said = words.chosen("en", {})
-    assert set(said) == set(KINDS)
+    answer = words.chosen("en", {})
+    assert set(answer) == set(KINDS)
     for kind in ("ai", "steered", "amplified"):
-        assert "AI system, not a person" in said[kind]
-        assert len(said[kind]) < 170
-    for text in said.values():
+        assert "AI system, not a person" in answer[kind]
+        assert len(answer[kind]) < 170
+    for text in answer.values():
         assert not re.search(r"\bfeel(s|ing)?\b|\bemotionless\b|\bno feelings\b", text)
     for kind in ("steered", "amplified"):
-        assert "tone is no sign of feelings, nor that the answer is right" in said[kind]
+        assert "tone is no sign of feelings, nor that the answer is right" in answer[kind]
 
 
 def test_shipped_data_is_read_only():

@@ -48,8 +48,8 @@ def loads(text):
     ],
 )
 def test_values_are_read_as_yaml_1_2_has_them(text, value):
-    found = loads(text)["a"]
-    assert (found, type(found)) == (value, type(value))
+    actual = loads(text)["a"]
+    assert (actual, type(actual)) == (value, type(value))
 
 
 @pytest.mark.parametrize("text", ["", "# nothing", "---", "---\n...\n", "null"])

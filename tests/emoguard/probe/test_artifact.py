@@ -65,7 +65,7 @@ def test_saving_and_loading_gives_the_same(  # noqa: PLR0917  (hypothesis passes
     ]
     calibrations = [make_calibration(probe, identity) for identity in identities]
     artifact.save(path, probe, calibrations)
-    loaded, found = artifact.load(path)
+    loaded, actual = artifact.load(path)
     assert loaded.name.split("@")[0] == name
     for field in ("labels", "layers", "axes", "architecture", "model_layers", "card", "recipe"):
         assert getattr(loaded, field) == getattr(probe, field)
@@ -73,8 +73,8 @@ def test_saving_and_loading_gives_the_same(  # noqa: PLR0917  (hypothesis passes
         assert np.array_equal(getattr(loaded, field), getattr(probe, field))
     assert np.array_equal(loaded.witness.token_ids, probe.witness.token_ids)
     assert np.allclose(loaded.witness.residuals, probe.witness.residuals, rtol=1e-3, atol=1e-6)
-    assert [c.identity for c in found] == identities
-    for before, after in zip(calibrations, found, strict=True):
+    assert [c.identity for c in actual] == identities
+    for before, after in zip(calibrations, actual, strict=True):
         for field in ("location", "scale", "means", "norms", "limits", "responses", "tokens"):
             assert np.array_equal(getattr(before, field), getattr(after, field))
         assert after.created == before.created > 0
@@ -84,9 +84,9 @@ def test_saving_and_loading_gives_the_same(  # noqa: PLR0917  (hypothesis passes
 
 def test_a_calibration_without_crossings_is_kept_and_certifies_nothing():
     plain = dataclasses.replace(CALIBRATION, curve=None)
-    _, (found,) = artifact.loads(blob_of(calibrations=[plain]))
-    assert found.curve is None
-    assert not any(Guard(PROBE, [found]).site(FAKE_IDENTITY).thresholds.values())
+    _, (actual,) = artifact.loads(blob_of(calibrations=[plain]))
+    assert actual.curve is None
+    assert not any(Guard(PROBE, [actual]).site(FAKE_IDENTITY).thresholds.values())
 
 
 def test_a_loaded_file_makes_a_guard_that_accepts_its_model(tmp_path):

@@ -42,8 +42,8 @@ def test_rank_of_a_neutral_response_is_its_empirical_quantile():
         [(r.mean(axis=0) - calibration.location) / calibration.scale for r in given_rows]
     )
     places = means.argsort(axis=0).argsort(axis=0) / (len(means) - 1)
-    found = np.array([calibration.rank(m) for m in means])
-    assert np.allclose(found, places, atol=1e-3)
+    actual = np.array([calibration.rank(m) for m in means])
+    assert np.allclose(actual, places, atol=1e-3)
 
 
 @given(

@@ -170,9 +170,9 @@ def test_shipped_files_are_probe_files_by_name(monkeypatch, tmp_path):
     probes = shelf(monkeypatch, tmp_path)
     for name in ("b.safetensors", "a.safetensors", "README.md"):
         (probes / name).touch()
-    found = shipped.shipped_files()
-    assert list(found) == ["a", "b"]
-    assert all(isinstance(file, Traversable) for file in found.values())
+    actual = shipped.shipped_files()
+    assert list(actual) == ["a", "b"]
+    assert all(isinstance(file, Traversable) for file in actual.values())
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ from tests.support.interrupts import (
 
 
 def caught(action: Callable[..., Any], *args: Any) -> BaseException:
-    with pytest.raises(BaseException) as found:
+    with pytest.raises(BaseException) as actual:
         action(*args)
-    return found.value
+    return actual.value
 
 
 # Where the interpreter looks: after a function in C, at a function's start, at a loop's end.

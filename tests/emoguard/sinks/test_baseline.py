@@ -34,12 +34,16 @@ BASELINE = Baseline.learn(traffic(2500), 50)
 
 def test_blocks_are_means_of_responses_in_their_order():
     reports = traffic(1012)
-    made = Baseline.learn(reports, 10)  # two are left over
+    baseline = Baseline.learn(reports, 10)  # two are left over
     means = np.array([[s.mean for s in r.scores.values()] for r in reports[:1010]])
-    assert np.allclose(made.blocks, means.reshape(101, 10, 2).mean(axis=1), atol=1e-5)
-    assert (made.labels, made.block_responses) == (("happy", "sad"), 10)
-    assert (made.model, made.probe, made.identity) == (USUAL.model, USUAL.probe, USUAL.identity)
-    assert np.array_equal(made.columns(["sad"])[:, 0], np.array(made.blocks)[:, 1])
+    assert np.allclose(baseline.blocks, means.reshape(101, 10, 2).mean(axis=1), atol=1e-5)
+    assert (baseline.labels, baseline.block_responses) == (("happy", "sad"), 10)
+    assert (baseline.model, baseline.probe, baseline.identity) == (
+        USUAL.model,
+        USUAL.probe,
+        USUAL.identity,
+    )
+    assert np.array_equal(baseline.columns(["sad"])[:, 0], np.array(baseline.blocks)[:, 1])
 
 
 def test_traffic_is_scored_and_unsteered_and_flagged_ones_belong_to_it():

@@ -29,9 +29,9 @@ def read(data):
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.status)
 def test_a_written_report_reads_the_same(report):
-    found = read(report.as_dict())
-    assert same(found, report)
-    assert found.steered == report.steered
+    actual = read(report.as_dict())
+    assert same(actual, report)
+    assert actual.steered == report.steered
 
 
 def test_lines_of_an_audit_log_have_keys_of_its_own():

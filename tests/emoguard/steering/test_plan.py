@@ -14,7 +14,7 @@ names = st.sampled_from(["happy", "sad", "calm"])
 
 
 @pytest.mark.parametrize(
-    ("said", "fields"),
+    ("sentence", "fields"),
     [
         ("finite number, got nan", {"add": {"sad": math.nan}}),
         ("finite number, got inf", {"add": {"sad": math.inf}}),
@@ -38,8 +38,8 @@ names = st.sampled_from(["happy", "sad", "calm"])
         ("Plan.probe: wanted text, got null", {"probe": None}),
     ],
 )
-def test_a_plan_that_makes_no_sense_is_refused_when_it_is_made(said, fields):
-    with pytest.raises(EmoGuardError, match=said):
+def test_a_plan_that_makes_no_sense_is_refused_when_it_is_made(sentence, fields):
+    with pytest.raises(EmoGuardError, match=sentence):
         Plan(**fields)
 
 

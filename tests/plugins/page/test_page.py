@@ -68,12 +68,12 @@ class Served:
 
 def read(raw):
     """Return the events of a stream."""
-    found = []
+    results = []
     for block in raw.decode().split("\n\n"):
         parts = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line)
         if "event" in parts:
-            found.append((parts["event"], json.loads(parts["data"])))
-    return found
+            results.append((parts["event"], json.loads(parts["data"])))
+    return results
 
 
 def test_an_answer_comes_with_a_reading_for_every_token(served):
