@@ -14,7 +14,7 @@ from emoguard.records import Request
 from tests.plugins.vllm.asking import NEAR, ask, preemptions, prompts, rows
 from tests.plugins.vllm.engines import PROBE
 
-pytestmark = pytest.mark.engines("eager", "whole", "ngram", "async", "v2", "pp2", "tp3")
+pytestmark = pytest.mark.engines("eager", "whole", "ngram", "async", "v2", "pp2", "tp3", "ray")
 
 
 @pytest.fixture
