@@ -94,7 +94,6 @@ def test_a_stop_string_in_the_last_token_allowed_is_the_finish(
         tokens = len(output.outputs[0].token_ids)
         (again,) = ask(llm, [output.prompt_token_ids], stop=["."], max_tokens=tokens)
         assert again.outputs[0].finish_reason == again.emoguard[0].finish == "stop"
-        assert check(truth, again) <= NEAR
 
 
 def test_a_response_that_ends_itself_has_a_row_for_its_last_token(
