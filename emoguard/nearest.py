@@ -6,14 +6,14 @@ import difflib
 from collections.abc import Iterable
 
 CLOSE = 0.8
-"""Share of letters in common, in order, from which on one name is the other misspelt."""
+"""Share of letters in common, in order, above which one name is taken for the other misspelt."""
 
 PREFIX = 3
-"""Letters that the beginning of a longer name has at least, such as `max_dose` of one."""
+"""Fewest letters taken for the beginning of a longer name, as in `max_dose`."""
 
 
 def near(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is close to `name`, or begins with it and no other does."""
+    """Return the known name closest to `name`, or the only one that begins with it."""
     names = {each.casefold(): each for each in known}
     asked = name.strip().casefold()
     matches = difflib.get_close_matches(asked, names, n=1, cutoff=CLOSE)
@@ -24,7 +24,7 @@ def near(name: str, known: Iterable[str]) -> str | None:
 
 
 def hint(name: str, known: Iterable[str], kind: str) -> str:
-    """Return a question for the near name, else all that is known of a `kind`, such as keys."""
+    """Return a question with the nearest name, or all known names of a `kind`, such as keys."""
     names = list(known)
     closest = near(name, names)
     return f"did you mean {closest}?" if closest else f"known {kind}: {', '.join(names) or 'none'}"

@@ -40,17 +40,17 @@ class RequestOptions:
 def parse_request(
     data: Any, policy: Policy, conversation: str | None = None
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the `Request` fields of a client's object, and the names of fields denied to it.
+    """Return the `Request` fields of a client's object, and the names of those denied to it.
 
-    Null asks for nothing, in the place of the object and of each of its parts. `conversation` is
-    the name that a header has, for an object that has none.
+    Null, for the object or any of its fields, requests nothing. `conversation` is the name in a
+    header, for an object without one.
 
-    What the policy's `requests` do not allow is not looked at: it is named in the second part, for
-    `Request.denied`, and goes no further. A plan is held to the policy's bound; whether a probe has
-    its labels, `Guard.steering` says.
+    Fields that the policy's `requests` do not allow are not parsed; the second part names them, for
+    `Request.denied`. A plan must keep the policy's bound; its labels are checked later, against the
+    probe.
 
     Raises:
-        EmoGuardError: no mapping, an unknown key, or an allowed part that is not sound.
+        EmoGuardError: not a mapping, an unknown key, or an allowed field that is not sound.
 
     """
     if not (data is None or isinstance(data, Mapping)):
@@ -68,9 +68,9 @@ def parse_request(
 def response_object(
     reports: Sequence[Report], scores: Literal["none", "summary", "tokens", "text"] = "none"
 ) -> dict[str, Any] | None:
-    """Return the object of a response that `reports` were made of; None where there is none.
+    """Return the `emoguard` object of a response with these `reports`; None without any.
 
-    It is the last report's, with the last of their notices that has words, or the last there is.
+    It is the last report's, with the last notice that has words, or else the last notice.
     """
     if not reports:
         return None
@@ -81,7 +81,7 @@ def response_object(
 
 
 def user_text(messages: Any) -> str | None:
-    """Return what the user said last in a chat's `messages`; None where nothing can be found."""
+    """Return the text of the last user message in a chat's `messages`, or None."""
     turns = messages if isinstance(messages, list | tuple) else ()
     for turn in reversed(turns):
         if isinstance(turn, Mapping) and turn.get("role") == "user":

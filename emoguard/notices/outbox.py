@@ -1,4 +1,4 @@
-"""The one mouth to the sinks: reports leave at once, or when the fate of their notice is known."""
+"""Sends reports to the sinks: at once, or when their notice was delivered or lost."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from emoguard.sinks.delivery import Delivery
 from emoguard.sinks.protocols import CountsFaults, ShowsNotices, Sink
 
 MOST_PENDING = 4096
-"""Notices on their way; of more, the oldest are given up as lost."""
+"""Most notices on their way; beyond that, the oldest count as lost."""
 MOST_ABANDONED = 256
-"""Calls whose client is gone and that may still be generated for; older ones are forgotten."""
+"""Most abandoned calls remembered, as their generations may still run; older ones are forgotten."""
 SLOW_SECONDS = 60.0
-"""A notice that is on its way for longer is overdue."""
+"""A notice on its way for longer is overdue."""
 
 
 class Outbox:
-    """Adds the notice that is due to each report and hands it to the sinks. Thread-safe.
+    """Adds the due notice to each report and hands it to the sinks. Thread-safe.
 
     `alerts` holds the last alerts: of monitors, and of crossings noticed while a response was
     generated; `on_alert` is called with the latter, in a thread of its own.
@@ -54,10 +54,10 @@ class Outbox:
         in_child(self._after_fork)
 
     def open(self) -> None:
-        """Open what notices are kept in, which the first report does otherwise. Idempotent.
+        """Open the state file of notices, or the first report will. Idempotent.
 
         Raises:
-            EmoGuardError: somebody else keeps that file.
+            EmoGuardError: another process holds that file.
 
         """
         self._ledger.open()
@@ -66,10 +66,10 @@ class Outbox:
         """Take a finished report; return it with its notice and the parts that failed meanwhile.
 
         `decode` makes the response's text; it is called only if a notice may depend on it. Of plain
-        scored responses only the policy's sample goes to the sinks; every report says whether it
-        belongs to the sample, because rates hold over that alone. A report with a notice goes there
-        once the fate of the notice is known: at once in this process, where the caller has the
-        report, unless the response was broken off; by `deliver` or `lost` from a server.
+        scored responses only the policy's sample goes to the sinks; every report has a flag for the
+        sample, because rates use sampled responses only. A report with a notice goes there once the
+        notice is settled: at once in this process, where the caller has the report, unless the
+        response was broken off; by `deliver` or `lost` from a server.
         """
         report = self._ledger.decide(report, request, decode)
         faults = (*report.faults, *self._faults())
@@ -100,7 +100,7 @@ class Outbox:
             self._settle(report, None)
 
     def abandon(self, call: str) -> None:
-        """Declare that the client of a call is gone: its notices, also those to come, are lost."""
+        """Declare that the client of a call is gone: its notices, also later ones, are lost."""
         with self._lock:
             self._abandoned.append(call)
             keys = [key for key, (report, _) in self._pending.items() if report.call == call]
@@ -177,7 +177,7 @@ class Outbox:
         return tuple(faults)
 
     def _after_fork(self) -> None:
-        """Leave the sinks to the parent: they serve, lock and write there. Notices go on here."""
+        """Leave the sinks to the parent, where they serve, lock and write; keep the notices."""
         self._lock = threading.Lock()
         self._delivery.after_fork(AFTER_FORK)
         self._calls.after_fork()

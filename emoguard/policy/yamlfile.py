@@ -1,7 +1,7 @@
 """Reads a small YAML file as plain data, without the parts of YAML that surprise or explode.
 
-Taken are mappings, lists and scalars as YAML 1.2's core schema reads them: `no` is text, `1e-3` is
-a number, a date is text. Refused are tags, anchors and aliases, a key given twice, a number with a
+It accepts mappings, lists and scalars as YAML 1.2's core schema reads them: `no` is text, `1e-3` is
+a number, a date is text. It refuses tags, anchors and aliases, duplicate keys, a number with a
 leading 0 (octal to some readers), several documents, deep nesting and files of more than 64 KiB.
 """
 
@@ -33,7 +33,7 @@ def read(path: str | os.PathLike[str]) -> Any:
     """Return the content of a YAML file, None if it is empty.
 
     Raises:
-        EmoGuardError: naming the file and, for what is in it, the key or the line.
+        EmoGuardError: naming the file and, for an error inside it, the key or the line.
 
     """
     try:
@@ -47,7 +47,7 @@ def read(path: str | os.PathLike[str]) -> Any:
 
 
 def check_path(path: Any) -> Path:
-    """Return a path as one.
+    """Return the argument as a path.
 
     Raises:
         EmoGuardError: something else came.

@@ -25,7 +25,7 @@ UNRELATED = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Witness:
-    """A fixed text and what the fitted model's residuals looked like on it.
+    """A fixed text and the fitted model's residuals on it.
 
     `token_ids` has shape (tokens,), BOS first where the model uses one. `residuals` holds, for each
     probed layer N, the centred residuals of N-1, N and N+1 without the first token: float32 of
@@ -49,7 +49,7 @@ class Witness:
         return cls(np.asarray(token_ids, np.int64), stacked)
 
     def cosines(self, door: Residuals, layers: Sequence[int]) -> NDArray[np.float64]:
-        """Return how much each hooked layer looks like its stored neighbours N-1, N and N+1.
+        """Return the similarity of each hooked layer to its stored neighbours N-1, N and N+1.
 
         Shape (layers, 3), in [-1, 1]; -inf for a neighbour the model does not have.
 
@@ -67,7 +67,7 @@ class Witness:
         return np.where(self.residuals.any(axis=(2, 3)), cosines, -np.inf)
 
     def offsets(self, door: Residuals, layers: Sequence[int]) -> list[int]:
-        """Return per probed layer which stored neighbour is nearest: -1, 0 (right) or +1.
+        """Return the nearest stored neighbour of each probed layer: -1, 0 (right) or +1.
 
         Nearest is decided among neighbours and never by a threshold: quantisation moves a residual
         further from its original than neighbouring layers lie apart in some models.
@@ -75,10 +75,10 @@ class Witness:
         return [int(best) - 1 for best in self.cosines(door, layers).argmax(axis=1)]
 
     def check(self, door: Residuals, layers: Sequence[int]) -> None:
-        """Refuse when any hooked layer looks like another layer than the one it should be.
+        """Refuse if any hooked layer resembles another layer more than its own.
 
         Raises:
-            EmoGuardError: naming the layers and where they seem to be.
+            EmoGuardError: naming the layers and their apparent places.
 
         """
         wrong = []

@@ -40,17 +40,17 @@ UNOPENED = (
 )
 
 OF_GUARD = ("policy", "probe", "sinks", "on_alert")
-"""What `open_guard` takes beside a plug-in's options."""
+"""The arguments of `open_guard` beside a plug-in's options."""
 
 
 def attach(model: Any, guard: Guard | None = None, **options: Unpack[Options]) -> Watch:
     """Watch `model`, an object of a runtime that has a plug-in, with `guard`.
 
-    Without a guard a probe shipped with EmoGuard is used, if one fits. Options go to the plug-in;
-    its function `joint` describes them (`tokenizer`, `backend`).
-    `EMOGUARD_DISABLE=1` in the environment makes this a watch that reads nothing and says so; calls
-    that carry `emoguard=` still work. What makes scores doubtful is logged: a model file that the
-    probe is not calibrated for, a probe of few texts.
+    Without a guard, a probe shipped with EmoGuard is used if one fits. Options go to the plug-in;
+    its function `joint` describes them (`tokenizer`, `backend`). `EMOGUARD_DISABLE=1` in the
+    environment makes this a watch that reads nothing and logs that; calls that carry `emoguard=`
+    still work. Reasons to doubt the scores are logged: a model file that the probe is not
+    calibrated for, a probe of few texts.
 
     Raises:
         EmoGuardError: an object that is no supported model or no guard, an unknown option, a probe
@@ -81,7 +81,7 @@ def attach(model: Any, guard: Guard | None = None, **options: Unpack[Options]) -
 
 
 def own_guard(plugin: Plugin, inner: Any, options: Mapping[str, Any]) -> Guard | None:
-    """Return the guard that a model was started with, where its plug-in knows one."""
+    """Return the guard that a model was started with, if its plug-in knows one."""
     own: Callable[..., Guard | None] | None = getattr(plugin, "own_guard", None)
     guard = None if own is None else own(inner, **options)
     if guard is not None and guard.unopened:
@@ -109,7 +109,7 @@ def watch(
             print(watch.reports[-1])
 
     Raises:
-        EmoGuardError: what `open_guard` or `attach` raise. Nothing is left open or attached.
+        EmoGuardError: as `open_guard` and `attach`. Nothing is left open or attached.
 
     """
     with (
@@ -133,9 +133,9 @@ def open_guard(
 
     `policy` is a Policy, a mapping with the keys of one, or a YAML file, which the guard then
     follows while it runs; `probe` is a probe file or the name of a shipped one, by default the
-    shipped one that fits; `sinks` are further ones, written as in a policy; `on_alert` is what the
-    policy's `on_alert: callback` calls. Options are those of `attach`. For one model `watch` does
-    this and the attach; a guard of your own may watch several.
+    shipped one that fits; `sinks` are further ones, written as in a policy; `on_alert` is the
+    function of the policy's `on_alert: callback`. Options are those of `attach`. For one model
+    `watch` does this and the attach; a guard of your own may watch several.
 
     With `EMOGUARD_DISABLE=1` nothing is read or opened, and the guard does nothing.
 
@@ -179,7 +179,7 @@ def _check_guard(guard: Any) -> None:
     """Raise unless this is a guard.
 
     Raises:
-        EmoGuardError: naming what came.
+        EmoGuardError: naming the argument's type.
 
     """
     if not isinstance(guard, Guard):

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 PAUSES = (bytes((dis.opmap["RESUME"], 0)), bytes((dis.opmap["JUMP_BACKWARD"],)))
-"""How instructions begin at which the interpreter runs the handlers of signals and nothing else: at
-the start of a function and at the end of a loop's body."""
+"""Names of instructions at which the interpreter runs signal handlers and nothing else: at the
+start of a function and at the end of a loop's body."""
 
 RAISE = bytes((dis.opmap["RAISE_VARARGS"],))
 
 BARE_IN_C = (MemoryError, StopIteration)
-"""What functions written in C raise without arguments, too."""
+"""Exceptions that functions written in C raise without arguments, too."""
 
 
 def is_interrupt(error: BaseException) -> bool:

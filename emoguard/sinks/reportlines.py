@@ -1,4 +1,4 @@
-"""Reads stored reports again: JSON lines as an audit log writes them."""
+"""Reads stored reports: JSON lines as an audit log writes them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LATEST = 253_402_300_800
 
 
 def read(line: bytes, place: str) -> Report:
-    """Return the report that a line holds; keys that no report has are passed over.
+    """Return the report in a line; keys that no report has are ignored.
 
     `place` names the line in errors.
 
@@ -37,7 +37,7 @@ def read(line: bytes, place: str) -> Report:
 
     """
     try:
-        # An id may be of a client that cut a character in half.
+        # A client's id may cut a character in half.
         return parse(jsontext.parse(line, surrogates=True))
     except (EmoGuardError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise EmoGuardError(
@@ -47,10 +47,10 @@ def read(line: bytes, place: str) -> Report:
 
 
 def parse(data: Mapping[str, Any]) -> Report:
-    """Return the report that `Report.as_dict` made `data` of.
+    """Return the report from which `Report.as_dict` made `data`.
 
     Raises:
-        ValueError, TypeError, LookupError, AttributeError: it made something else.
+        ValueError, TypeError, LookupError, AttributeError: `data` is not of a report.
 
     """
     known = {each.name for each in fields(Report)}

@@ -8,6 +8,7 @@ that say the same of both sides in the same words.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -185,7 +186,7 @@ def _objects(path: Path, *keys: str) -> list[dict[str, str]]:
 
 def _rows(path: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
     """Return the rows of a CSV file that has the `wanted` columns."""
-    rows = list(csv.DictReader(_text(path).splitlines()))
+    rows = list(csv.DictReader(io.StringIO(_text(path), newline="")))
     if not rows or any(row.get(key) is None for row in rows for key in wanted):
         raise EmoGuardError(f"{path}: wanted a CSV file with the columns {', '.join(wanted)}")
     return rows

@@ -1,4 +1,4 @@
-"""Readings, sessions and reports of every kind, made without a model."""
+"""Makes readings, sessions and reports of every kind without a model."""
 
 from __future__ import annotations
 

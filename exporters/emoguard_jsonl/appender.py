@@ -1,4 +1,4 @@
-"""One file that is only ever appended to, whole lines at a time."""
+"""Appends whole lines to a file."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class Appender:
         self._torn, self.left = False, b""
 
     def look(self) -> State:
-        """Return what others did with the file since the last line: something appended is `here`.
+        """Return what others did to the file since the last line: `here` if they only appended.
 
-        A file that was cut, or added to, is gone on with from where it ends now.
+        In a file that was cut or appended to, the next line goes to the present end.
         """
         try:
             status = os.stat(self._path)  # noqa: PTH116  (Path.stat takes twice the time)

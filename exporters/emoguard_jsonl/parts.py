@@ -1,4 +1,4 @@
-"""The files a log consists of, and their last line, which a writer goes on from."""
+"""Finds the files of a log and their last line, from which a writer continues."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from emoguard_jsonl.key import Key
 DIGITS = 12
 
 COMPANIONS = (".lock", ".state")
-"""How what lies beside a log is called, and is none of its files: a shell's pattern finds it."""
+"""Endings of files beside a log that are not part of it, though a shell pattern matches them."""
 
 
 def parts(path: str | Path) -> list[Path]:
@@ -37,7 +37,7 @@ def rotated(path: Path, first: int) -> Path:
 def in_order(files: Iterable[Path]) -> list[Path]:
     """Return files by the number of their first line; those without one come last.
 
-    What is no log but lies beside one is left out.
+    Other files that lie beside a log are left out.
 
     Raises:
         OSError: one cannot be read, or is not a regular file.
@@ -53,7 +53,7 @@ def in_order(files: Iterable[Path]) -> list[Path]:
 
 
 def last_line(path: Path, key: Key) -> line.Line | None:
-    """Return the last whole line of the log at `path`, None when there is none.
+    """Return the last whole line of the log at `path`, None if it has none.
 
     Raises:
         EmoGuardError: it was changed, or is not by this key.

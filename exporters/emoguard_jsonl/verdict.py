@@ -1,4 +1,4 @@
-"""Reads a log from end to end and finds out what was done to it."""
+"""Verifies a log from end to end."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ MOST_FINDINGS = 1000
 class Finding:
     """Something wrong at one place: row counts the lines of `file` from 1.
 
-    Only `torn` is innocent: the process died while it wrote that line. Either the line after it
-    says so, which the restarted process wrote and signed with the key, or the log ends within it.
+    Only `torn` is innocent: the process died while it wrote that line. Either the next line,
+    written and signed by the restarted process, says so, or the log ends within it.
     """
 
     kind: Kind
@@ -34,7 +34,7 @@ class Finding:
 
 @dataclass
 class Verdict:
-    """What `verify` found; `last` is the number of the last line and `mac` its MAC.
+    """The result of `verify`; `last` is the number of the last line and `mac` its MAC.
 
     `findings` holds the first thousand, `omitted` counts the others; no innocent one is omitted
     without a guilty one being kept.
@@ -107,7 +107,7 @@ def accepted(files: Iterable[Path], key: Key, verdict: Verdict) -> Iterator[Acce
 
 
 class _Chain:
-    """Follows the chain line by line; what it holds is the line before."""
+    """Follows the chain line by line, remembering the line before."""
 
     def __init__(
         self, key: Key, verdict: Verdict, first: int | None, head: tuple[int, str] | None

@@ -1,4 +1,4 @@
-"""The objects that OpenAI's completion APIs send: bodies, and the chunks of a stream."""
+"""Reads and extends the objects of OpenAI's completion APIs: bodies, and chunks of a stream."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from emoguard_asgi import loosejson
 MUTING = frozenset(
     {"response_format", "tools", "functions", "logprobs", "top_logprobs", "grammar", "suffix"}
 )
-"""What a request may ask for so that a program, not a person, reads the text: nothing is put
-behind it then."""
+"""Parts of a request by which a program, not a person, reads the text: nothing is appended then."""
 
 
 # Most chunks end nothing, and need not be parsed. Inside a text the quotes would be escaped.
@@ -21,7 +20,7 @@ END = re.compile(rb'"finish_reason"\s*:\s*(?!null)[^\s]')
 
 
 def read(text: bytes) -> dict[str, Any] | None:
-    """Return a completion, or a chunk, whose choices end here; None for everything else."""
+    """Return a completion or a chunk in which a choice ends; None for everything else."""
     if END.search(text) is None:
         return None
     try:

@@ -49,7 +49,7 @@ class NoticeDelivery:
         return guarded(self._now, None)
 
     def put(self, *, suffix: bool) -> None:
-        """Note the channel of the answer; of two, the text of a choice counts."""
+        """Record the channel of the answer: the suffix if both were used."""
         self.channel = "suffix" if suffix else (self.channel or "field")
 
     def settle(self, *, left: bool) -> None:
@@ -60,15 +60,15 @@ class NoticeDelivery:
         guarded(lambda: self._settle(left=left), None)
 
     def end(self, *, complete: bool) -> None:
-        """Declare the answer ended: notices not given by now are lost.
+        """Declare the answer ended: notices not delivered by now are lost.
 
-        Unless the answer is complete, its generation may go on: that is abandoned.
+        The generation of an answer that is not complete may still run: it is abandoned.
         """
         guarded(lambda: self._abandon(complete=complete), None)
         self.settle(left=True)
 
     def _abandon(self, *, complete: bool) -> None:
-        # The ledger has room for few calls: only those go there that more may come of.
+        # The outbox remembers few abandoned calls: only those that may still make reports.
         if not (complete and self._reports()):
             self._watch.abandon(self._completion.request.id)
 
@@ -94,12 +94,12 @@ class NoticeDelivery:
     def _reports(self) -> list[Report]:
         """Return the reports of this request; several prompts or choices make several."""
         call = self._completion.request.call
-        # The list is made first: the thread that generates appends to the deque.
+        # Copied first: the generating thread appends to the deque.
         return [each for each in list(self._watch.reports) if each.call == call]
 
 
 def standing_kind(watch: Watch) -> str | None:
-    """Return what the header says where no report is known: None, no header, without profiles."""
+    """Return the header's value before any report is known; None, no header, without profiles."""
     notices = watch.guard.policy.notices
     if notices.prompted:
         return "prompted"

@@ -1,4 +1,4 @@
-"""The middleware: adds notices and scores to the answers of an OpenAI-compatible app."""
+"""Adds notices and scores to the answers of an OpenAI-compatible app."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from emoguard_asgi.request import OWN, CompletionRequest, parse_request
 from emoguard_asgi.responder import Responder, marked
 
 ROUTES = "/completions"
-"""How the paths end whose answers are generated: chat, plain, and a server's aliases of them."""
+"""Ending of the paths of completions: chat, plain, and a server's aliases of them."""
 
 BODILESS = ("GET", "HEAD", "OPTIONS")
 """Methods whose requests have no body that an app would read; browsers send `OPTIONS` keyless."""
 
 UNWANTED = (b"accept-encoding", b"transfer-encoding")
-"""Headers that the app does not get: an answer that it compressed could not be added to, and the
-body is whole by then."""
+"""Headers withheld from the app: nothing could be added to a compressed answer, and the body is
+whole by then."""
 
 MIB = 1024 * 1024
 
@@ -31,9 +31,9 @@ class EmoGuardMiddleware:
 
     Answers of completion routes carry the `emoguard` object where there is something to tell: JSON
     bodies, and the chunks of a stream that end a choice. All answers carry the header
-    `x-emoguard-notice` while the policy follows a profile. Nothing else is changed by a byte, and
-    no chunk waits for another. What a request asks of EmoGuard is taken out of its body before the
-    app sees it, and is granted as far as the policy says.
+    `x-emoguard-notice` while the policy follows a profile. Not a byte of anything else is changed,
+    and no chunk waits for another. EmoGuard's part of a request is taken out of its body before the
+    app sees it, and granted as far as the policy allows.
 
     With an `api_key`, a completion without this bearer token is answered 401 from its headers
     alone, before a byte of its body is read. A body has at most `max_body_bytes` (else 413) and
@@ -63,7 +63,7 @@ class EmoGuardMiddleware:
         self._every_route = every_route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection: an HTTP request is looked at, all else passes."""
+        """Serve one connection; everything but HTTP passes."""
         if scope["type"] != "http" or not self._watch.enabled:
             await self._app(scope, receive, send)
         elif _completes(scope) or (self._every_route and scope["method"] not in BODILESS):
@@ -92,9 +92,9 @@ class EmoGuardMiddleware:
         """Read EmoGuard's part of a request, as far as the policy grants it.
 
         Raises:
-            RefusedError: a packed body, one that is not read, a malformed object, or a plan that
-                cannot be applied.
-            LeftError: the client disconnected before the end of the body.
+            RefusedError: a compressed body, one beyond the limits, a malformed object, or a plan
+                that cannot be applied. LeftError: the client disconnected before the end of the
+                body.
 
         """
         encoding = header(scope["headers"], b"content-encoding") or "identity"

@@ -1,4 +1,4 @@
-"""Binds functions missing in llama-cpp-python: the layer-input read, tensors in the callback.
+"""Binds functions that llama-cpp-python lacks: the layer-input read, tensors in the callback.
 
 Native memory is touched here and in `ctypes_gguf` alone; symbols are looked up in `ctypes_symbols`.
 """
@@ -106,12 +106,12 @@ def _layer_input() -> tuple[Any, Any]:
 
 
 def keep_layer_input(context: Any, layer: int, *, on: bool) -> None:
-    """Switch the copy of what block `layer` receives on or off in a live context."""
+    """Switch the copy of the input of block `layer` on or off in a live context."""
     _layer_input()[0](context, layer, on)
 
 
 def layer_input(context: Any, layer: int, rows: int, hidden: int) -> NDArray[np.float32]:
-    """Return a copy of what block `layer` received in the last decode, float32 (rows, hidden)."""
+    """Return a copy of the input of block `layer` in the last decode, float32 (rows, hidden)."""
     address = _layer_input()[1](context, layer)
     if not address:
         raise EmoGuardError(f"llama.cpp kept no input of block {layer}: nothing was decoded yet")
@@ -160,10 +160,10 @@ def make_callback(function: Callback) -> Any:
 
 
 def release_callback(callback: Any) -> None:
-    """Let go of the function of a callback that no context calls any more.
+    """Release the function of a callback that no context calls any more.
 
-    A cast object and what it keeps hold each other: the collector alone would free the function,
-    and with it the model.
+    A cast object and its referents form a cycle: the function, and with it the model, would wait
+    for the garbage collector.
     """
     callback._objects.clear()  # noqa: SLF001
 
@@ -182,7 +182,7 @@ def name_heads(names: Iterable[bytes]) -> Container[int]:
 
 
 class ShortHeads:
-    """Heads of names that are shorter: after its end such a name's place holds anything."""
+    """Heads of shorter names: the bytes behind such a name are arbitrary."""
 
     def __init__(self, heads: AbstractSet[bytes]) -> None:
         self._heads = heads
@@ -254,7 +254,7 @@ def own_context(
     params = copy_params(llm.context_params)
     params.n_ctx = max(tokens, 32)
     params.n_seq_max = sequences
-    # One store for all: any of them may be long, and a pass is not split by sequence.
+    # One cache for all sequences: any of them may be long, and a pass is not split by sequence.
     params.kv_unified = sequences > 1 or params.kv_unified
     params.n_batch = params.n_ubatch = min(params.n_ctx, chunk)
     # One text from its beginning needs no more than the window; saves llama.cpp a warning, too.

@@ -1,6 +1,6 @@
 """Diagnoses the read paths of this runtime, and of one file in a child process.
 
-The native read aborts the process on graphs that do not serve it: only a child may try.
+The native read aborts the process on graphs that do not support it: only a child may try.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from emoguard_llamacpp.identity import identify
 from emoguard_llamacpp.speaker import LlamaSpeaker
 
 TOKENS = tuple(range(3, 19))
-"""What is run to see whether both paths give the same numbers: any ids that every model has."""
+"""Token ids to compare the two paths with: any that every model has."""
 PATIENCE = 600
 """Seconds a large model may take to load and run once."""
 
@@ -66,7 +66,7 @@ def examine(path: str) -> dict[str, object]:
 
 
 def open_door(path: str, facts: Mapping[str, object]) -> Residuals:
-    """Return the door into a file that was examined, through a path that can read it."""
+    """Return the door into an examined file, through a path that can read it."""
     backend = "callback" if facts["callback"] == "works" else "native"
     return Door(LlamaSpeaker.load(Path(path), None).model, backend)
 

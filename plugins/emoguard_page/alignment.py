@@ -1,4 +1,4 @@
-"""Puts the tokens that were read under the text that the server sent."""
+"""Aligns the tokens that were read with the text that the server sent."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Alignment(Generic[Token]):
         self._waiting.append((piece, token))
 
     def take(self, *, end: bool = False) -> list[Span[Token]]:
-        """Return what is sure by now; at the `end` the rest."""
+        """Return the spans that are settled by now; at the `end` the rest."""
         spans: list[Span[Token]] = []
         while self._waiting:
             piece, token = self._waiting[0]
@@ -60,7 +60,7 @@ class Alignment(Generic[Token]):
         return spans
 
     def _place(self, piece: str, *, end: bool) -> tuple[int, int] | None:
-        """Return how much text lies before the piece's own, and its length; None: wait."""
+        """Return the length of the text before the piece and of the piece; None means wait."""
         if not piece:
             return 0, 0
         if self._text.startswith(piece):

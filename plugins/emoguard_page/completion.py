@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible app sends for one chat completion: its text, and how it ends."""
+"""Reads an OpenAI-compatible app's answer to one chat completion: its text, and how it ends."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LARGEST = 4 * 1024 * 1024
 
 
 class Completion:
-    """Takes the messages of an app that answers a chat, in the place of a client.
+    """Takes the messages of an app that answers a chat, as a client would.
 
-    `text` and `reasoning` are what came since they were taken; `finish`, `notice` and `error` are
-    known at the end. Never waits for anybody, and holds at most 4 MiB.
+    `text` and `reasoning` hold the news since they were last taken; `finish`, `notice` and `error`
+    are known at the end. Never waits, and holds at most 4 MiB.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Completion:
         return taken
 
     def fail(self, why: str) -> None:
-        """Say what broke; the first reason stays."""
+        """Record an error; the first one stays."""
         self.error = self.error or why
 
     def _add(self, part: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The page's own files, read once, and the headers that keep it to itself."""
+"""Reads the page's own files once, and makes the headers that isolate it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class File:
 
     @property
     def headers(self) -> Headers:
-        """Return the headers that go with it: kept by browsers, and asked for each time."""
+        """Return its headers: browsers keep the file and revalidate it each time."""
         return (
             (b"content-type", self.kind),
             (b"etag", self.tag),

@@ -1,4 +1,4 @@
-"""Bounded steering of a batch, one plan per row.
+"""Steers a batch within its bound, one plan per row.
 
 On a CPU the reference itself moves each residual: a dozen calls of numpy cost less than three dozen
 of torch. In compiled code, and on any other device, the same in torch, for all rows at once and
@@ -33,15 +33,15 @@ MOVES = 3
 class Layer:
     """The interventions of a batch at one layer: `each` row's own, None where it has none.
 
-    The same as device tensors: `shift` (rows, 1, hidden) and `budget` (rows, 1), each row's own;
+    As device tensors: `shift` (rows, 1, hidden) and `budget` (rows, 1), each row's own;
     `directions` (limits, hidden) and their `gram` are those of all rows together, with `low` and
     `high` (rows, 1, limits) infinite where a row has no such limit. `rows` (rows, 1) says which
     rows act here, `prompt` (rows, 1) which of them on their prompts, too; None when none does.
     `moves` (rows, 3) is where the last position's dose, clipped and faulted are written, `marks`
     the same memory where all is on a CPU, else None. `fused` does what `intervene` does in one
-    launch; None where there is no such thing. `waiting` counts the positions of a chunked
-    prefill that are still to come; None in any other. `lead` says which positions are left alone,
-    None where those that are steered have none.
+    launch; None where there is no such thing. `waiting` counts the positions of a chunked prefill
+    that are still to come; None in any other. `lead` says which positions are left alone, None
+    where those that are steered have none.
     """
 
     each: list[Intervention | None]
@@ -250,7 +250,7 @@ def intervene(h: torch.Tensor, layer: Layer, act: torch.Tensor) -> torch.Tensor:
     kept = (most / size.clamp_min(SHORTEST)).clamp_max(1)
     moved = (wide + step * kept[..., None]).to(h.dtype)
     change = torch.linalg.vector_norm(moved.float() - wide, dim=-1)
-    # Of what is not a number every comparison is false.
+    # Every comparison with NaN is false.
     within = (most <= 0) | (change <= allowed.checked * layer.budget * length)
     sound = (length < LONGEST) & (size < LONGEST) & within
     acts = act & sound & (size > 0) & (most > 0)
@@ -267,7 +267,7 @@ def limit(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return λ (rows, positions, limits) and where a limit is missed (rows, positions).
 
-    See `emoguard.steering.limit`. All passes are run, needed or not: looking would mean waiting.
+    See `emoguard.steering.limit`. All passes run, needed or not: a check would wait for the device.
     """
     inside = torch.minimum(inset, (layer.high - layer.low) / 2)
     least, most = layer.low + inside, layer.high - inside

@@ -1,4 +1,4 @@
-"""Sessions around continuous batching: its ways in, and the managers it makes."""
+"""Opens sessions around continuous batching: follows its entry points and its managers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NEEDED = (
     "distributed_helper",
     "output_router",
 )
-"""What is used of a manager."""
+"""The attributes of a manager that are used."""
 
 
 class Batching:
@@ -141,7 +141,7 @@ class Batching:
 
 
 def unreadable(manager: Any) -> str | None:
-    """Return why the passes of a manager cannot be read, None where they can."""
+    """Return the reason why the passes of a manager cannot be read, None if they can."""
     kind = "continuous batching"
     config = manager.continuous_batching_config
     if manager.distributed_helper.tp_size > 1:
@@ -158,7 +158,7 @@ def unreadable(manager: Any) -> str | None:
 
 
 def is_compiled(model: Any) -> bool:
-    """Return whether torch.compile was asked for the model, its body or any of its blocks."""
+    """Return whether torch.compile was applied to the model, its body or any of its blocks."""
     modules = (model, find_body(model), *find_blocks(model))
     return any(
         getattr(module, "_compiled_call_impl", None) is not None

@@ -17,7 +17,7 @@ from emoguard_transformers.requests import numbered, take_requests
 class BatchRequests:
     """The requests of the prompts of one call, which a manager may take in another order.
 
-    `error` is the first one that taking them in led to: `generate_batch` would only log it.
+    `error` is the first error while they were taken in: `generate_batch` would only log it.
     """
 
     def __init__(self) -> None:
@@ -52,12 +52,12 @@ class BatchRequests:
         return group
 
     def take(self, prompt: Sequence[int]) -> Request | None:
-        """Return the request of the next of equal prompts, None where there is none."""
+        """Return the request of the next of equal prompts, or None."""
         left = self._left[tuple(prompt)]
         return left.popleft() if left else None
 
     def check(self, sessions: Sessions) -> None:
-        """Raise if any plan would be refused: so before any prompt is taken in."""
+        """Raise if any plan would be refused, before any prompt is taken in."""
         for requests in self._left.values():
             for request in requests:
                 if request is not None and request.plan is not None:
@@ -74,7 +74,7 @@ class BatchRequests:
 
 
 def take_batch_requests(kwargs: dict[str, Any]) -> Any:
-    """Take `emoguard=` out of a call: one Request, several, None if nobody asks for anything."""
+    """Take `emoguard=` out of a call: one Request, several, or None."""
     if isinstance(kwargs.get("emoguard"), BatchRequests):
         return kwargs.pop("emoguard")
     if kwargs.get("emoguard") is None and REQUEST.get() is None:

@@ -1,4 +1,4 @@
-"""The offline door: residuals of a given text, in one forward pass outside any generation."""
+"""Reads residuals of a given text in one forward pass outside any generation: the offline door."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Door:
                 stack.enter_context(self._captured(layer, states))
             stack.enter_context(torch.no_grad())
             stack.enter_context(compiled.eager())
-            self._body(input_ids=ids, use_cache=False)  # nobody asks for logits
+            self._body(input_ids=ids, use_cache=False)  # logits are not needed
         # Weights may be kept elsewhere than where the block runs (offloading).
         self.devices |= {layer: state.device for layer, state in states.items()}
         return np.stack([states[layer].float().cpu().numpy() for layer in layers])
@@ -79,9 +79,10 @@ class Door:
         )
 
     def _device(self) -> torch.device:
-        """Return where token ids go."""
+        """Return the device of the token ids."""
         device: torch.device = self._model.device
-        # Offloaded weights are nowhere until they are used; accelerate then moves the input itself.
+        # Offloaded weights are on no device until they are used; accelerate then moves the input
+        # itself.
         return torch.device("cpu") if device.type == "meta" else device
 
     def _captured(self, layer: int, states: dict[int, torch.Tensor]) -> Any:

@@ -13,7 +13,7 @@ def opens(path: Path) -> bool:
 
 
 def hint(path: Path) -> str:
-    """Return the path to give in place of one that is no model."""
+    """Return advice on the path to give instead of one that is no model."""
     if not path.exists():
         return _from_hub(path)
     if path.is_file():

@@ -24,11 +24,11 @@ MARK = "_emoguard"
 
 
 class Follower:
-    """Follows the requests of `manager` from `follow` to `leave`.
+    """Follows the requests of `manager` from `follow` to `detach`.
 
-    `mode` names what makes this manager's passes unreadable, None where they can be read. `passes`
-    makes the follower of a processor's passes. `pending` returns the requests of a
-    `generate_batch` in this thread that asks for `add_requests` next.
+    `mode` is the reason why this manager's passes cannot be read, None if they can. `passes` makes
+    the follower of a processor's passes. `pending` returns the requests of this thread's
+    `generate_batch`, which calls `add_requests` next.
     """
 
     def __init__(
@@ -68,10 +68,9 @@ class Follower:
             self._wrap(manager.batch_processor)
 
     def detach(self) -> None:
-        """Take everything away; what the watch was steering never becomes another's prefix.
+        """Remove every wrapper; no other request ever reuses positions computed steered.
 
-        Where a steered request is under way, its prefixes are kept apart as long as the manager
-        lives.
+        While a steered request is running, its prefixes stay apart for the life of the manager.
         """
         self._attached = False
         self._undo.close()
@@ -174,7 +173,7 @@ class Follower:
             slot = self._slots.get(request_id)
             done = plain(request_id, *args, **kwargs)
             if self._attached and slot is not None:
-                # Its slot stays until the loop has let go of it.
+                # Its slot stays until the loop has released it.
                 self._sessions.close(slot.session, "cancelled")
             return done
 
@@ -190,7 +189,7 @@ class Follower:
         return create_batch_processor
 
     def _wrap(self, processor: Any) -> None:
-        """Follow the passes of a processor, unless that is so or they cannot be read."""
+        """Follow the passes of a processor, unless they are followed or cannot be read."""
         self._processor.close()
         self._prefixes.close()
         undo = self._processor
@@ -222,7 +221,7 @@ class Follower:
                 for name in list(self._slots):
                     self._end(name)
                 if self._attached:
-                    # Else the processor and its cache would wait for the garbage collector.
+                    # Otherwise the processor and its cache would wait for the garbage collector.
                     self._processor.close()
                     self._prefixes.close()
 
@@ -249,10 +248,9 @@ class Follower:
                 self._end(output.request_id, None if output.error is None else "cancelled")
 
     def _end(self, name: str, finish: Finish | None = None) -> None:
-        """Close the session of a request that has left the batch, and of what it never split off.
+        """Close the session of a request that left the batch, and of children never split off.
 
-        A request that is split is so before its first token: one that was not, leaves children that
-        have not run.
+        A request is split before its first token: if it was not, its children have not run.
         """
         slot = self._slots.pop(name, None)
         if slot is None:

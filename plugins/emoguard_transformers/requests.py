@@ -1,4 +1,4 @@
-"""Takes requests out of calls of `generate`, and decides whether its generation can be read."""
+"""Takes requests out of calls of `generate`, and decides whether a generation can be read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from emoguard.runtime.session import take_request
 ONE_ROW_PER_TOKEN = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 
 INPUTS = ("input_ids", "inputs_embeds", "inputs")
-"""What `generate` calls its prompts."""
+"""Names of the prompts in calls of `generate`."""
 
 
 def take_requests(kwargs: dict[str, Any]) -> Request | Sequence[Request]:
@@ -61,7 +61,7 @@ def by_name(
 ) -> dict[str, Any]:
     """Return the arguments of a call of `generate` by parameter name."""
     named = dict(kwargs)
-    with suppress(TypeError):  # of more than it takes: `generate` says so itself
+    with suppress(TypeError):  # too many arguments: `generate` raises itself
         named |= signature.bind_partial(*args).arguments
     if args and _inputs(named) is None:
         named["inputs"] = args[0]
@@ -71,7 +71,7 @@ def by_name(
 def with_streamer(
     ours: Any, streamer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a call with `ours` where the caller's streamer was."""
+    """Return the arguments of a call with `ours` in place of the caller's streamer."""
     if "streamer" in kwargs:
         return args, kwargs | {"streamer": ours}
     return tuple(ours if each is streamer else each for each in args), kwargs
@@ -101,7 +101,7 @@ def new_positions(arguments: Mapping[str, Any]) -> int:
     if cache is None or not hasattr(cache, "get_seq_length"):
         return length
     mask = arguments.get("attention_mask")
-    # A mask longer than the input says that only what is new was passed.
+    # A mask longer than the input means that only new tokens were passed.
     is_whole = mask is None or mask.shape[1] == length
     return length - int(cache.get_seq_length()) if is_whole else length
 
@@ -111,12 +111,12 @@ def _inputs(arguments: Mapping[str, Any]) -> Any:
 
 
 def foreign_loop(arguments: Mapping[str, Any]) -> str | None:
-    """Return whose loop chooses the tokens if not Transformers': it may run the model at will."""
+    """Return the name of a loop other than Transformers' own: it may run the model at will."""
     return "a custom_generate loop" if arguments.get("custom_generate") is not None else None
 
 
 def unsupported(generation_config: Any, assistant: Any) -> str | None:
-    """Return why Transformers' own loop has no one row per chosen token; None where it has.
+    """Return the reason why Transformers' loop has no row for each chosen token; None if it has.
 
     So it is with an assistant, prompt lookup, beams and classifier-free guidance.
     """

@@ -1,4 +1,4 @@
-"""What a study needs of a Transformers model: answers whose tokens the study chooses."""
+"""Writes and weighs answers of a Transformers model whose tokens a study chooses."""
 
 from __future__ import annotations
 

@@ -46,8 +46,17 @@ def takers(sinks):
     return [(f"sink:{type(sink).__name__}", sink.report) for sink in sinks]
 
 
+OTHERS = set()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def others():
+    """Note the threads of guards that other files of tests left open."""
+    OTHERS.update(threading.enumerate())
+
+
 def lanes():
-    return [t for t in threading.enumerate() if t.name.startswith("sink:")]
+    return [t for t in threading.enumerate() if t.name.startswith("sink:") and t not in OTHERS]
 
 
 def test_reports_arrive_in_order_and_alerts_are_collected():
