@@ -91,12 +91,13 @@ soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py
 	$(BIN)/python benchmarks/soak_serve.py
 
-# Re-makes the shipped probe files, with verdicts and cards, from our corpus and two that are not part
+# Re-makes the shipped probe files, with verdicts and cards, from our corpora and two that are not part
 # of this repository (about 2 hours). Texts are read by the exact copy, answers are the quantised file's.
 DATA := ../shared/data
 TEXTS = $(foreach c,emoguard/fit/corpus $(DATA)/stories_a $(DATA)/stories_b, \
-	--corpus $(c)/stories.jsonl --neutral $(c)/neutral.jsonl) --most 72
-SOURCES = --source "the package's own corpus, Apache-2.0" \
+	--corpus $(c)/stories.jsonl --neutral $(c)/neutral.jsonl) \
+	--corpus emoguard/fit/corpus/letters.jsonl --neutral emoguard/fit/corpus/letters_neutral.jsonl --most 72
+SOURCES = --source "the package's own corpora, Apache-2.0" \
 	--source "stories of emotion-vector-bench, MIT licence" \
 	--source "situations of EmotionScope, MIT licence"
 MODEL = $$($(BIN)/python -c "from tests.support import models as m; print(m.$(1))")
