@@ -154,8 +154,8 @@ def shifted(streams: int) -> Iterator[Row]:
             yield delay_row(f"delay_{name}_{shift}", delay(kind, shift, 1.0, streams), "")
 
 
-def limit(shift: float, share: float) -> float:
-    """Return log(ARL labels) / KL: responses before which no detector of this run length alarms.
+def limit(shift: float, share: float, arl: float = ARL, labels: int = LABELS) -> float:
+    """Return log(arl labels) / KL: responses before which no detector of this run length alarms.
 
     KL is that of (1 - share) N(0, 1) + share N(shift, 1) from N(0, 1), in nats per response.
 
@@ -165,7 +165,7 @@ def limit(shift: float, share: float) -> float:
     z, step = np.linspace(-8, 8 + shift, 20_001, retstep=True)
     usual = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
     ratio = 1 - share + share * np.exp(shift * z - shift**2 / 2)
-    return math.log(ARL * LABELS) / float((usual * ratio * np.log(ratio)).sum() * step)
+    return math.log(arl * labels) / float((usual * ratio * np.log(ratio)).sum() * step)
 
 
 def delay(kind: Stream, shift: float, share: float, streams: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import click
 
@@ -21,11 +21,7 @@ from emoguard.sinks.baseline import Baseline
 @click.option(
     "--policy", "policy_path", help="Policy whose labels, drift numbers and audit key are used."
 )
-@click.option(
-    "--since",
-    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
-    help="Take responses from this time on (UTC), such as those after a change that is wanted.",
-)
+@logs.SINCE
 def baseline(
     *,
     paths: tuple[str, ...],
@@ -47,11 +43,9 @@ def baseline(
     """
     check_out("--out", out)
     policy = Policy.load(policy_path) if policy_path else Policy()
-    start = since.replace(tzinfo=UTC).timestamp() if since else 0.0
-    reports = logs.Reports(paths, logs.key(key_file, key_env, policy))
-    taken = (report for report in reports if report.created >= start)
+    reports = logs.Reports(paths, logs.key(key_file, key_env, policy), since)
     try:
-        learned = Baseline.learn(taken)
+        learned = Baseline.learn(reports)
     finally:
         reports.warn()
     drift = policy.drift

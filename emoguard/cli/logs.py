@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,26 @@ from emoguard.sinks import reportlines
 
 KEY_FILE = click.option("--key-file", help="The file with the log's key.")
 KEY_ENV = click.option("--key-env", help="The environment variable with the log's key.")
+SINCE = click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+    help="Take responses from this time on (UTC), such as those after a change that is wanted.",
+)
 
 
 class Reports:
     """The reports of audit logs, each with the files rotated away from it, in the order given.
 
     Lines that `emoguard audit verify` finds something wrong with are left out; `warn` says so.
+    `since` is a time in UTC before which reports are left out, too.
 
     Raises:
         EmoGuardError: a log that is not there.
 
     """
 
-    def __init__(self, paths: Sequence[str], key: Any) -> None:
+    def __init__(self, paths: Sequence[str], key: Any, since: datetime | None = None) -> None:
+        self._start = since.replace(tzinfo=UTC).timestamp() if since else 0.0
         self._logs = [_parts(path) for path in _apart(paths)]
         self._key = key
         self._verdicts: list[Any] = []
@@ -45,7 +53,9 @@ class Reports:
             for files in self._logs:
                 self._verdicts.append(log.Verdict())
                 for line in log.accepted(files, self._key, self._verdicts[-1]):
-                    yield reportlines.read(line.raw, f"{line.file}:{line.row}")
+                    report = reportlines.read(line.raw, f"{line.file}:{line.row}")
+                    if report.created >= self._start:
+                        yield report
 
     def warn(self) -> None:
         """Print the first finding on the lines read so far to stderr, if there is one."""
@@ -68,8 +78,8 @@ class Reports:
     def stamp(self) -> list[tuple[str, int, int]]:
         """Return path, bytes and time of the last change of each file, which tell new lines."""
         with readable():
-            found = [(str(file), file.stat()) for files in self._logs for file in files]
-        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
+            stats = [(str(file), file.stat()) for files in self._logs for file in files]
+        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def _apart(paths: Sequence[str]) -> list[Path]:
@@ -81,10 +91,10 @@ def _apart(paths: Sequence[str]) -> list[Path]:
 
 def _parts(path: Path) -> list[Path]:
     with readable():
-        found: list[Path] = exporter().parts(path)
-    if not found:
+        files: list[Path] = exporter().parts(path)
+    if not files:
         raise EmoGuardError(f"there is no audit log {path}")
-    return found
+    return files
 
 
 def files(logs: Sequence[str]) -> list[Path]:

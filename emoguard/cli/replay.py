@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import chain
@@ -27,6 +27,12 @@ from emoguard.site import Site
 
 MONITORS = ("rate", "drift")
 
+RECENT = 50
+"""Responses before an alert among which the answers that stand behind it are looked for."""
+
+NAMED = 3
+"""Of these, so many are named."""
+
 
 @click.command(short_help="Show what would have alarmed.")
 @click.argument("paths", nargs=-1, required=True, metavar="AUDIT_LOG...")
@@ -35,6 +41,7 @@ MONITORS = ("rate", "drift")
 @click.option("--policy", "policy_path", help="Policy to try; default: the default one.")
 @click.option("--probe", help="Probe file or shipped probe with the calibration; needed for rates.")
 @click.option("--baseline", "baseline_path", help="Baseline to try, in place of the policy's.")
+@logs.SINCE
 def replay(
     *,
     paths: tuple[str, ...],
@@ -43,6 +50,7 @@ def replay(
     policy_path: str | None,
     probe: str | None,
     baseline_path: str | None,
+    since: datetime | None,
 ) -> None:
     """Run the monitors of rates and drift over stored reports and print their alerts.
 
@@ -50,26 +58,35 @@ def replay(
     baseline. Only lines that the log's key vouches for are read: what `emoguard audit verify` finds
     something wrong with is left out. The key is that of the sink in --policy unless it is given. An
     AUDIT_LOG includes the files rotated away from it.
+
+    Below each alert stand the answers before it that lie furthest from the others, and at the end
+    how often a judge would have been asked that reads only the answers with a crossing.
     """
     policy = Policy.load(policy_path) if policy_path else Policy()
     if baseline_path:
         drift = dataclasses.replace(policy.drift, baseline=baseline_path)
         policy = dataclasses.replace(policy, drift=drift)
-    stored = logs.Reports(paths, logs.key(key_file, key_env, policy))
+    stored = logs.Reports(paths, logs.key(key_file, key_env, policy), since)
     reports = iter(stored)
     first = next(reports, None)
     if first is None:
         stored.warn()
-        raise EmoGuardError(f"{', '.join(paths)} holds no report")
+        when = f" since {since:%Y-%m-%d %H:%M:%S} UTC" if since else ""
+        raise EmoGuardError(f"{', '.join(paths)} holds no report{when}")
     monitors = open_monitors(policy, first, probe)
-    console, counted = Screen(), Counter[str]()
+    console, counted, behind = Screen(), Counter[str](), Behind()
     for report, raised in run(chain([first], reports), monitors):
         counted["reports"] += 1
+        counted["thresholds"] += any(s.crossings is not None for s in report.scores.values())
+        counted["crossed"] += any(score.crossings for score in report.scores.values())
+        behind.take(report)
         for alert in raised:
             counted[alert.monitor] += 1
             console.print(Text(told(report, alert)), soft_wrap=True)
+            console.print(Text(printable(f"  behind it: {behind.named(alert)}")), soft_wrap=True)
     alerts = ", ".join(f"{counted[name]} of {name}" for name in MONITORS)
     console.print(f"{counted['reports']:,} reports, alerts: {alerts}.")
+    console.print(asked(counted), soft_wrap=True)
     if policy.drift.baseline is None:
         command = baseline_command(paths[0])
         console.print(
@@ -117,6 +134,45 @@ def run(
     """Yield each report with the alerts that it raised."""
     for report in reports:
         yield report, [alert for monitor in monitors for alert in monitor.report(report)]
+
+
+class Behind:
+    """The responses before an alert, of which those furthest from the usual stand behind it."""
+
+    def __init__(self) -> None:
+        self._recent: deque[Report] = deque(maxlen=RECENT)
+        self._sums: defaultdict[str, float] = defaultdict(float)
+        self._counts = Counter[str]()
+
+    def take(self, report: Report) -> None:
+        """Take a report."""
+        self._recent.append(report)
+        for label, score in report.scores.items():
+            self._sums[label] += score.mean
+            self._counts[label] += 1
+
+    def named(self, alert: Alert) -> str:
+        """Return the ids and mean z of the responses that lie furthest the way the label moved.
+
+        Recent responses are compared with all so far.
+        """
+        label = alert.label
+        scored = [(r.scores[label].mean, r.id) for r in self._recent if label in r.scores]
+        lately = sum(mean for mean, _ in scored) / len(scored)
+        upwards = lately >= self._sums[label] / self._counts[label]
+        furthest = sorted(scored, reverse=upwards)[:NAMED]
+        return ", ".join(f"{name} ({mean:.2f})" for mean, name in furthest)
+
+
+def asked(counted: Counter[str]) -> str:
+    """Return a sentence on how often a judge of single answers would have been asked."""
+    if not counted["thresholds"]:
+        return "No threshold was certified for these answers: none would have gone to a judge."
+    share = counted["crossed"] / counted["reports"]
+    return (
+        f"{counted['crossed']:,} answers crossed a threshold ({100 * share:.2g} %): a judge that "
+        "is asked only then reads so many."
+    )
 
 
 def told(report: Report, alert: Alert) -> str:

@@ -89,6 +89,39 @@ def test_a_baseline_is_made_of_responses_since_a_time(tmp_path):
     assert np.abs(made.columns(["happy"])).max() < 5
 
 
+def test_reports_before_a_time_are_left_out_of_a_replay(tmp_path, capsys):
+    path = log(tmp_path / "a", 3600, start=1e9)
+    assert run("replay", path, "--since", "2001-09-09T02:16:40") == 0
+    assert "1,800 reports" in capsys.readouterr().out
+    assert run("replay", path, "--since", "2001-09-10") == 1
+    assert "holds no report since 2001-09-10 00:00:00 UTC" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shift", [2.0, -2.0])
+def test_the_answers_behind_an_alert_are_those_furthest_the_way_it_moved(tmp_path, capsys, shift):
+    out = str(tmp_path / "baseline.json")
+    usual, moved = log(tmp_path / "a", 2500), log(tmp_path / "b", 200, shift=shift, name="late")
+    assert run("baseline", usual, "--out", out) == 0
+    capsys.readouterr()
+
+    assert run("replay", usual, moved, "--baseline", out) == 0
+
+    told = capsys.readouterr().out.splitlines()
+    first = next(n for n, line in enumerate(told) if "drift" in line)
+    named = told[first + 1].removeprefix("  behind it: ").split(", ")
+    means = [float(each[each.index("(") + 1 : -1]) for each in named]
+    assert len(named) == 3
+    assert all(each.startswith("late") for each in named)
+    assert means == sorted(means, reverse=shift > 0)
+    assert min(np.abs(means)) > 2
+
+
+def test_a_replay_counts_the_answers_that_a_judge_would_read(tmp_path, capsys):
+    flagged = log(tmp_path / "b", 10, crossings=2, name="f")
+    assert run("replay", log(tmp_path / "a", 190), flagged) == 0
+    assert "10 answers crossed a threshold (5 %)" in capsys.readouterr().out
+
+
 def test_labels_that_are_not_monitored_do_not_alarm(tmp_path, probe, capsys):
     out = str(tmp_path / "baseline.json")
     assert run("baseline", log(tmp_path / "a", 2500), "--out", out) == 0

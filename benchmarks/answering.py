@@ -1,0 +1,324 @@
+"""Has a model answer the prompts of `conditions.py`, once, and keeps the answers.
+
+Answers are written in batches (Transformers, bfloat16), in pieces of a minute or two: a piece is
+written whole or not at all, and the next run goes on behind it. Pieces hold the tokens and the
+residuals each was chosen from, in `.cache/turning/MODEL`. `--pack` writes the answers as text and
+token ids to `benchmarks/answers`.
+
+`python benchmarks/answering.py --model smollm2` goes on for at most --minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.conditions import CONDITIONS, LABELS, NEUTRAL, Item, items
+from emoguard.fit import corpora
+from tests.support.models import gemma_gguf, hf_copy, smollm2_gguf
+
+CACHE = Path(__file__).parents[1] / ".cache" / "turning"
+KEPT = Path(__file__).parent / "answers"
+BATCH = 56
+AT_ONCE = 8
+"""Prompts of a condition in a round."""
+
+DOSE = 0.05
+"""What a push adds to a residual, as a share of its length."""
+
+FEWEST = 8
+"""Answers of fewer tokens are left out: no window fits."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model by the name it has here: its file, and the layers whose residuals are kept."""
+
+    name: str
+    layers: tuple[int, ...]
+    chat: bool
+    pushed: int
+    """The layer whose output is pushed, below all those that are read."""
+
+    def folder(self) -> Path:
+        """Return the folder that Transformers opens."""
+        return hf_copy({"smollm2": smollm2_gguf, "gemma": gemma_gguf}[self.name]())
+
+
+MODELS = {
+    "smollm2": Model("smollm2", (12, 15, 16, 18, 20, 24), chat=True, pushed=10),
+    "gemma": Model("gemma", (6, 7, 9, 10, 12), chat=False, pushed=4),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """An answer and its residuals (tokens, layers, hidden), each that its token was chosen from."""
+
+    item: Item
+    token_ids: list[int]
+    rows: np.ndarray
+
+
+class Writer:
+    """A model that answers items in batches."""
+
+    def __init__(self, model: Model) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        folder = model.folder()
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
+        self._chat, self._layers, self._pushed = model.chat, model.layers, model.pushed
+        self._directions: dict[str, torch.Tensor] = {}
+
+    def answer(self, asked: Sequence[Item], seed: int) -> list[Answer]:
+        """Answer items of one temperature and one limit of tokens."""
+        texts = [self.prompt(item) for item in asked]
+        inputs = self._tokenizer(
+            texts, return_tensors="pt", padding=True, add_special_tokens=not self._chat
+        )
+        rows: dict[int, list[torch.Tensor]] = {layer: [] for layer in self._layers}
+        blocks = self._model.model.layers
+        handles = [
+            blocks[layer].register_forward_hook(_keep(rows[layer])) for layer in self._layers
+        ]
+        if asked[0].condition == "push":
+            handles.append(blocks[self._pushed].register_forward_hook(self._push(asked)))
+        torch.manual_seed(seed)
+        try:
+            with torch.inference_mode():
+                tokens = self._model.generate(
+                    **inputs,
+                    do_sample=True,
+                    temperature=asked[0].temperature,
+                    top_k=40,
+                    top_p=0.95,
+                    max_new_tokens=asked[0].tokens,
+                    pad_token_id=self._tokenizer.pad_token_id,
+                )
+        finally:
+            for handle in handles:
+                handle.remove()
+        said = tokens[:, inputs["input_ids"].shape[1] :].tolist()
+        kept = torch.stack([torch.stack(rows[layer], 1) for layer in self._layers], 2)
+        return [
+            Answer(item, ids, bits(kept[n, : len(ids)]))
+            for n, (item, ids) in enumerate(zip(asked, map(self._whole, said), strict=True))
+        ]
+
+    def _push(self, asked: Sequence[Item]) -> Any:
+        """Return a hook that adds to each row its label's direction, `DOSE` of its length."""
+        self._directions = self._directions or self._of_letters()
+        along = torch.stack([self._directions[item.label] for item in asked])[:, None]
+
+        def hook(_module: Any, _args: Any, output: Any) -> Any:
+            hidden = output[0] if isinstance(output, tuple) else output
+            pushed = hidden + (DOSE * hidden.norm(dim=-1, keepdim=True) * along).to(hidden.dtype)
+            return (pushed, *output[1:]) if isinstance(output, tuple) else pushed
+
+        return hook
+
+    def _of_letters(self) -> dict[str, torch.Tensor]:
+        """Return a unit direction a label from letters that no shipped probe was fitted on."""
+        texts = corpora.read(corpora.own_letters(), corpora.default_labels())
+        kept: list[torch.Tensor] = []
+
+        def hook(_module: Any, _args: Any, output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output
+            kept.append(hidden[0, 20:].float().mean(0))
+
+        handle = self._model.model.layers[self._pushed].register_forward_hook(hook)
+        with torch.inference_mode():
+            for text in texts:
+                self._model.model(**self._tokenizer(text.text, return_tensors="pt"))
+        handle.remove()
+        rows = torch.stack(kept)
+        labels = np.array([text.label for text in texts])
+        directions = {NEUTRAL: torch.zeros(rows.shape[1])}
+        for label in LABELS:
+            difference = rows[labels == label].mean(0) - rows.mean(0)
+            directions[label] = difference / difference.norm()
+        return directions
+
+    def prompt(self, item: Item) -> str:
+        """Return the text before an answer: in the chat template, else as a transcript."""
+        turns = [{"role": role, "content": text} for role, text in item.turns]
+        if self._chat:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    turns, tokenize=False, add_generation_prompt=True
+                )
+            )
+        names = {"system": "", "user": "Question: ", "assistant": "Answer: "}
+        lines = [f"{names[turn['role']]}{turn['content']}" for turn in turns]
+        return "\n".join([*lines, "Answer:"])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of an answer."""
+        return str(self._tokenizer.decode(token_ids, skip_special_tokens=True))
+
+    def _whole(self, ids: list[int]) -> list[int]:
+        """Return an answer without its end, and without the next question of a transcript."""
+        ends = self._model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends]) | {self._tokenizer.pad_token_id}
+        ids = ids[: next((n for n, token in enumerate(ids) if token in ends), len(ids))]
+        if self._chat:
+            return ids
+        for n in range(1, len(ids)):
+            if "\n" in self._tokenizer.decode([ids[n]]) and self.decode(ids[:n]).strip():
+                return ids[:n]
+        return ids
+
+
+def _keep(into: list[torch.Tensor]) -> Any:
+    def hook(_module: Any, _args: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        into.append(hidden[:, -1].clone())
+
+    return hook
+
+
+def bits(rows: torch.Tensor) -> np.ndarray:
+    """Return bfloat16 as its 16 bits: what the model computed, in half the space of float32."""
+    return np.asarray(rows.contiguous().view(torch.int16).numpy())
+
+
+def numbers(rows: np.ndarray) -> np.ndarray:
+    """Return float32 of what `bits` returned."""
+    return (rows.astype(np.int32) << 16).view(np.float32)
+
+
+def pieces(wanted: Sequence[Item]) -> Iterator[list[Item]]:
+    """Yield items that can be answered together, at most `BATCH`.
+
+    They come in rounds, each with some prompts of every pool, condition and label, so that what is
+    written by any time is balanced.
+    """
+    rounds: dict[tuple[Any, ...], list[Item]] = {}
+    counted = Counter[tuple[str, str, str]]()
+    for item in wanted:
+        place = item.pool, item.condition, item.label
+        turn = counted[place] // (AT_ONCE if item.condition in CONDITIONS else BATCH)
+        counted[place] += 1
+        kind = turn, item.pool, item.condition, item.tokens, item.temperature
+        rounds.setdefault(kind, []).append(item)
+    for _, alike in sorted(rounds.items(), key=lambda each: each[0][0]):
+        for start in range(0, len(alike), BATCH):
+            yield alike[start : start + BATCH]
+
+
+def write(model: Model, wanted: Sequence[Item], minutes: float) -> None:
+    """Answer what is not answered yet, for at most so many minutes."""
+    known = stored(model)
+    missing = list(pieces([item for item in wanted if item.key not in known]))
+    if not missing:
+        return
+    folder = CACHE / model.name
+    folder.mkdir(parents=True, exist_ok=True)
+    writer, start = Writer(model), time.monotonic()
+    for n, piece in enumerate(missing):
+        if time.monotonic() - start > 60 * minutes:
+            return
+        name = hashlib.sha256("".join(item.key for item in piece).encode()).hexdigest()[:16]
+        answers = writer.answer(piece, int(name[:8], 16))
+        save(folder / f"{name}.npz", answers)
+        spent = time.monotonic() - start
+        where = f"{piece[0].pool}, {piece[0].condition}"
+        sys.stderr.write(f"{n + 1}/{len(missing)} pieces, {spent:.0f} s: {where}\n")
+        sys.stderr.write(f"  {piece[-1].label}: {writer.decode(answers[-1].token_ids)[:160]!r}\n")
+
+
+def save(path: Path, answers: Sequence[Answer]) -> None:
+    """Write a piece, whole or not at all."""
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.savez(
+            file,
+            keys=[each.item.key for each in answers],
+            lengths=[len(each.token_ids) for each in answers],
+            tokens=np.concatenate([np.array(each.token_ids, np.int32) for each in answers]),
+            rows=np.concatenate([each.rows for each in answers]),
+        )
+    part.rename(path)
+
+
+def stored(model: Model) -> dict[str, tuple[Path, int]]:
+    """Return where the answer to each item is kept, by its key: the piece and the place in it."""
+    found = {}
+    for path in sorted((CACHE / model.name).glob("*.npz")):
+        with np.load(path) as file:
+            found |= {str(key): (path, n) for n, key in enumerate(file["keys"])}
+    return found
+
+
+def load(model: Model, wanted: Sequence[Item]) -> Iterator[Answer]:
+    """Yield the answers that there are, piece by piece, short ones left out."""
+    known, by_key = stored(model), {item.key: item for item in wanted}
+    for path in dict.fromkeys(known[key][0] for key in by_key if key in known):
+        with np.load(path) as file:
+            cuts = np.cumsum(file["lengths"])[:-1]
+            tokens, rows = np.split(file["tokens"], cuts), np.split(file["rows"], cuts)
+            keys = file["keys"].tolist()
+        for key, ids, own in zip(keys, tokens, rows, strict=True):
+            if key in by_key and len(ids) >= FEWEST:
+                yield Answer(by_key[key], ids.tolist(), own)
+
+
+def pack(model: Model, wanted: Sequence[Item]) -> Path:
+    """Write the answers there are as text and token ids, without their residuals."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model.folder())
+    path = KEPT / f"turning-{model.name}.jsonl.gz"
+    lines = []
+    for answer in load(model, wanted):
+        text = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+        item = answer.item
+        record = {
+            "key": item.key,
+            "pool": item.pool,
+            "condition": item.condition,
+            "label": item.label,
+            "text": text,
+            "answer": answer.token_ids,
+        }
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, 0) as file:
+        file.write("".join(lines).encode())
+    return path
+
+
+def main() -> None:
+    """Write answers, or pack them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=MODELS, default="smollm2")
+    parser.add_argument("--minutes", type=float, default=40, help="stop after so many")
+    parser.add_argument("--pack", action="store_true", help="write what there is, as text")
+    options = parser.parse_args()
+    model, wanted = MODELS[options.model], items()
+    if options.pack:
+        print(pack(model, wanted))
+    else:
+        write(model, wanted, options.minutes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The stored answers of one model as a table: what was asked, the text, what probes read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.conditions import LABELS, NEUTRAL, Item, items
+from emoguard.validate.estimate import Estimate, Sample, areas, cluster_weights
+
+KEPT = Path(__file__).parent / "answers"
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Answers in the order of `items`, with their texts (answers,)."""
+
+    items: list[Item]
+    texts: list[str]
+
+    @classmethod
+    def load(cls, model: str) -> Table:
+        """Read the answers kept beside the benchmarks."""
+        asked = {item.key: item for item in items()}
+        text = gzip.decompress((KEPT / f"turning-{model}.jsonl.gz").read_bytes()).decode()
+        records = [json.loads(line) for line in text.splitlines()]
+        known = {each["key"]: each["text"] for each in records if each["key"] in asked}
+        return cls([item for key, item in asked.items() if key in known],
+                   [known[key] for key in asked if key in known])  # fmt: skip
+
+    @cached_property
+    def pools(self) -> np.ndarray:
+        """Return the pool of each answer."""
+        return np.array([item.pool for item in self.items])
+
+    @cached_property
+    def conditions(self) -> np.ndarray:
+        """Return the condition of each answer."""
+        return np.array([item.condition for item in self.items])
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Return the label each answer was asked to show, "neutral" for none."""
+        return np.array([item.label for item in self.items])
+
+    @cached_property
+    def clusters(self) -> np.ndarray:
+        """Return what answers to one prompt share."""
+        return np.array([item.cluster for item in self.items])
+
+    def where(self, pool: str, *conditions: str) -> np.ndarray:
+        """Return the rows of a pool's conditions, (rows,)."""
+        return np.flatnonzero((self.pools == pool) & np.isin(self.conditions, conditions))
+
+    def area(self, scores: np.ndarray, pool: str, condition: str) -> Sample:
+        """Return the AUROC of each label against the condition's control, with its resamples.
+
+        `scores` has shape (answers, labels). Labels that the condition lacks are NaN. Resamples
+        draw prompts, the same for all labels and detectors.
+        """
+        rows = self.where(pool, condition)
+        weights = cluster_weights(self.clusters[rows])
+        found = []
+        for n, label in enumerate(LABELS):
+            mine = np.isin(self.labels[rows], (label, NEUTRAL))
+            positive = self.labels[rows][mine] == label
+            column = scores[rows][mine, n]
+            found.append(areas(column[:, None], positive[:, None], weights[:, mine]))
+        return Sample(
+            np.concatenate([each.value for each in found]),
+            np.concatenate([each.resampled for each in found], axis=1),
+        )
+
+
+def over_labels(sample: Sample) -> Estimate:
+    """Return the mean over the labels that are there, with its interval."""
+    return sample.mean(np.flatnonzero(np.isfinite(sample.value)).tolist())
+
+
+def readings(model: str, table: Table) -> dict[str, np.ndarray]:
+    """Return what each probe read: (answers, labels, statistics) in the order of the table."""
+    with np.load(KEPT / f"turning-{model}-readings.npz") as file:
+        place = {str(key): n for n, key in enumerate(file["keys"])}
+        rows = [place[item.key] for item in table.items]
+        found = {n: file[n][rows].astype(np.float32) for n in ("shipped", "own")}
+        return {**found, "statistic": file["statistic"], "labels": file["labels"]}
+
+
+def mean_area(
+    table: Table, scores: np.ndarray, pool: str, conditions: Sequence[str],
+    of: Callable[[Sample], Estimate] = over_labels,
+) -> float:  # fmt: skip
+    """Return the mean AUROC over labels and conditions."""
+    return float(np.mean([of(table.area(scores, pool, name)).value for name in conditions]))
