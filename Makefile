@@ -14,7 +14,7 @@ ifeq ($(shell uname -m),x86_64)
 export CMAKE_ARGS ?= -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8
 endif
 
-.PHONY: demo test test-fast test-vllm test-vllm-long check docs wheel fuzz bench soak probes probe-smollm2 probe-gemma clean
+.PHONY: demo test test-fast test-vllm test-vllm-long check docs wheel fuzz bench soak probes probe-smollm2 probe-gemma probe-qwen clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/emoguard demo
@@ -126,6 +126,18 @@ probe-smollm2: $(VENV)/.dev
 
 probe-gemma: $(VENV)/.dev
 	$(call make-probe,gemma-3-270m,gemma_gguf,F16 Q8_0)
+
+# The third model, which is no package: EMOGUARD_QWEN_GGUF names its file (tests/support/models.py).
+# The quantised file reads the texts, too: on a CPU it is the faster one.
+QWEN := qwen2.5-coder-0.5b-instruct
+
+probe-qwen: $(VENV)/.dev
+	$(BIN)/emoguard fit --model $(call MODEL,qwen_gguf()) --also $(call MODEL,hf_copy(m.qwen_gguf())) \
+		$(TEXTS) $(SOURCES) --tokens 64 --keep --name $(QWEN) --out .cache/$(QWEN).safetensors
+	$(BIN)/emoguard validate --model $(call MODEL,qwen_gguf()) --probe .cache/$(QWEN).safetensors $(TEXTS) \
+		--human $(DATA)/goemotions/dev.tsv --residuals .cache/$(QWEN).safetensors.residuals \
+		--also $(call MODEL,hf_copy(m.qwen_gguf())) --responses 100 --tokens 64 \
+		--card docs/cards/$(QWEN) --out emoguard/probes/$(QWEN).safetensors
 
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
