@@ -212,7 +212,10 @@ def read(path: str | Path, labels: Sequence[Label] = ()) -> list[Text]:
         raise EmoGuardError(f"corpus {path} cannot be read: {error}") from error
     if not texts:
         words = ", ".join(sorted(meaning))
-        raise EmoGuardError(f"corpus {path} holds no text with an emotion among: {words}")
+        raise EmoGuardError(
+            f"corpus {path} holds no text with an emotion among: {words}; emoguard corpus write "
+            "lets a model write some"
+        )
     _check_repeats(texts)
     return texts
 
@@ -241,13 +244,18 @@ def check_apart(named: Mapping[str, Sequence[Text]]) -> None:
             )
 
 
+def contradiction(before: Text, text: Text) -> str | None:
+    """Return what is wrong with a text that stands before it with another emotion, else None."""
+    if before.label == text.label:
+        return None
+    here, there = (each.label or "neutral" for each in (text, before))
+    return f"the text of {before.place} again, here {here} and there {there}: take one out"
+
+
 def _check_repeats(texts: Sequence[Text]) -> None:
     for before, text in repeated(texts):
-        if before.label != text.label:
-            raise EmoGuardError(
-                f"{text.place}: the text of {before.place} again, here {text.label or 'neutral'} "
-                f"and there {before.label or 'neutral'}: take one out"
-            )
+        if sentence := contradiction(before, text):
+            raise EmoGuardError(f"{text.place}: {sentence}")
 
 
 def _plain(text: str) -> str:

@@ -157,14 +157,10 @@ def _emotions(path: str, texts: Sequence[Text], labels: Sequence[Label]) -> Iter
 def _repeats(texts: Sequence[Text]) -> Iterator[Finding]:
     same = []
     for before, text in corpora.repeated(texts):
-        if before.label == text.label:
-            same.append(text)
-        else:
-            sentence = (
-                f"the text of {before.place} again, here {text.label or 'neutral'} and there "
-                f"{before.label or 'neutral'}: take one out"
-            )
+        if sentence := corpora.contradiction(before, text):
             yield Finding(text.place, sentence, fatal=True)
+        else:
+            same.append(text)
     if same:
         sentence = f"texts that stand before it already are left out: {_places(same)}"
         yield Finding(same[0].place, sentence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 from emoguard.fit.corpora import SPACELESS, Label, Text
 
@@ -89,9 +90,9 @@ def leak_cautions(corpora: Sequence[Sequence[Text]], labels: Sequence[Label]) ->
     if not found:
         return []
     counts = ", ".join(f"{name} {len(texts)}" for name, texts in found.items())
-    first = next(iter(found.values()))[0]
+    first = Path(next(iter(found.values()))[0].place).name  # a probe file goes to other machines
     sentence = (
-        f"texts that hold a word of their own label ({counts}; the first at {first.place}): its "
+        f"texts that hold a word of their own label ({counts}; the first at {first}): its "
         "direction may be that of the word; emoguard corpus check lists them"
     )
     return [sentence]
