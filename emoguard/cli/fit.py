@@ -42,7 +42,11 @@ from emoguard.sinks.policy import AlarmPolicy
     help="JSON lines with text, without emotion. Repeat for several. Default: the package's own.",
 )
 @click.option("--out", required=True, help="The probe file to write (.safetensors).")
-@click.option("--labels", "labels_path", help="Labels and their words (JSON); default: ours.")
+@click.option(
+    "--labels",
+    "labels_path",
+    help="Labels and their words (JSON), or names between commas; default: ours.",
+)
 @click.option("--name", default="", help="Name of the probe; default: the model's.")
 @ALSO
 @click.option(

@@ -27,6 +27,7 @@ from emoguard.fit import corpora
 from emoguard.fit.calibrating import check_fits
 from emoguard.fit.corpora import Label
 from emoguard.fit.extraction import SHORTEST, SKIP, extract_embedded
+from emoguard.fit.leaks import leaks
 from emoguard.probe import artifact
 from emoguard.probe.probe import Probe
 from emoguard.probe.residuals import Residuals
@@ -67,7 +68,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Texts per family.",
 )
-@click.option("--labels", "labels_path", help="Labels and their words (JSON); default: ours.")
+@click.option(
+    "--labels",
+    "labels_path",
+    help="Labels and their words (JSON), or names between commas; default: the probe's.",
+)
 @click.option("--also", multiple=True, help="Another file of the same weights, to compare with.")
 @click.option("--card", "folder", required=True, help="Folder for the card, JSON and pictures.")
 @click.option("--out", help="Write the probe with its verdicts here (.safetensors).")
@@ -153,10 +158,7 @@ def validate(
     recipe = {} if found is None else found.recipe
     skip = skip if skip is not None else recipe.get("skip", SKIP)
     # Whatever is wrong with files is said before a model is opened.
-    stories = {
-        name: corpora.balanced(corpora.read(p, labels), most)
-        for name, p in _named(corpus_paths).items()
-    }
+    stories = _stories(corpus_paths, labels, most)
     plain = [text for p in neutral_paths for text in corpora.read(p)]
     written = read_human(human_path, known) if human_path else None
     if written:
@@ -189,6 +191,7 @@ def validate(
             probe=found,
             human=people,
             families=known,
+            leaks=leaks([text for some in stories.values() for text in some], labels),
             progress=lambda what: progress.update(bar, description=what),
         )
         progress.remove_task(bar)
@@ -288,6 +291,18 @@ def _labels(path: str | None, probe: Probe | None) -> list[Label]:
 def _task(labels: Sequence[Label], probe: Probe | None) -> Task:
     axis = probe.axes[0] if probe is not None and probe.axes else "valence"
     return Task(tuple(n.name for n in labels), tuple(n.valence for n in labels), axis)
+
+
+def _stories(
+    paths: Sequence[str], labels: Sequence[Label], most: int
+) -> dict[str, list[corpora.Text]]:
+    """Return corpora by name, at most so many texts of a label of each; they share no text."""
+    found = {
+        name: corpora.balanced(corpora.read(path, labels), most)
+        for name, path in _named(paths).items()
+    }
+    corpora.check_apart(found)
+    return found
 
 
 def _named(paths: Sequence[str]) -> dict[str, str]:

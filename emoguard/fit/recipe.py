@@ -19,6 +19,7 @@ from emoguard.fit import directions as d
 from emoguard.fit.cautions import cautions
 from emoguard.fit.corpora import Label, Text
 from emoguard.fit.extraction import SKIP, extract
+from emoguard.fit.leaks import leak_cautions
 from emoguard.probe.probe import Probe
 from emoguard.probe.witness import Witness
 
@@ -215,10 +216,11 @@ def fit(
     names = [label.name for label in labels]
     scores = layer_scores(pools, plain, names, recipe)
     fitted = fit_directions(pools, plain, names, recipe, layers or best_layers(scores, recipe.keep))
-    read_rows, steer_rows = with_valence(fitted, labels)
+    axes = (VALENCE,) if has_valence(labels) else ()
+    read_rows, steer_rows = with_valence(fitted, labels) if axes else (fitted.read, fitted.steer)
     return Probe(
         name=name,
-        labels=(*names, VALENCE),
+        labels=(*names, *axes),
         layers=fitted.layers,
         read=read_rows.astype(np.float32),
         steer=steer_rows.astype(np.float32),
@@ -227,7 +229,7 @@ def fit(
         witness=Witness.record(door, fitted.layers),
         architecture=door.identity.architecture,
         model_layers=door.identity.layers,
-        axes=(VALENCE,),
+        axes=axes,
         recipe={
             "steer": "mean difference, neutral components removed",
             "read": "mean difference, whitened by the covariance within labels",
@@ -235,7 +237,8 @@ def fit(
             "skip": skip,
             "layers": list(layers),
             "labels": {
-                label.name: {"words": list(label.words), "valence": label.valence}
+                label.name: {"words": list(label.words)}
+                | ({"valence": label.valence} if label.valence else {})
                 for label in labels
             },
             "texts": [len(corpus) for corpus in corpora],
@@ -245,8 +248,18 @@ def fit(
             "quantisation": door.identity.quantisation,
         },
         card=_card(scores, fitted.layers, names)
-        | {"cautions": cautions(corpora, names, scores, fitted.layers, are_named=bool(layers))},
+        | {
+            "cautions": [
+                *cautions(corpora, names, scores, fitted.layers, are_named=bool(layers)),
+                *leak_cautions(corpora, labels),
+            ]
+        },
     )
+
+
+def has_valence(labels: Sequence[Label]) -> bool:
+    """Return whether labels of both signs are there to make the valence axis of."""
+    return {-1, 1} <= {label.valence for label in labels}
 
 
 def with_valence(
@@ -335,8 +348,8 @@ def _check(
                 f"label {label.name} needs at least 6 texts in one corpus, got {most}: "
                 f"texts with emotion {' or '.join(label.words)}"
             )
-    if {label.valence > 0 for label in labels} != {True, False}:
-        raise EmoGuardError("the valence axis needs labels of both signs")
+    if len(labels) < 2:
+        raise EmoGuardError("a label is told apart from others: name two at least")
 
 
 def _card(
