@@ -33,7 +33,7 @@ from tests.support.models import gemma_gguf, hf_copy, smollm2_gguf
 
 CACHE = Path(__file__).parents[1] / ".cache" / "turning"
 KEPT = Path(__file__).parent / "answers"
-BATCH = 56
+BATCH = 64
 AT_ONCE = 8
 """Prompts of a condition in a round."""
 
@@ -214,8 +214,9 @@ def pieces(wanted: Sequence[Item]) -> Iterator[list[Item]]:
     counted = Counter[tuple[str, str, str]]()
     for item in wanted:
         place = item.pool, item.condition, item.label
-        turn = counted[place] // (AT_ONCE if item.condition in CONDITIONS else BATCH)
-        counted[place] += 1
+        number = counted[place] - bool(item.repeat)
+        turn = number // (AT_ONCE if item.condition in CONDITIONS else BATCH)
+        counted[place] = number + 1
         kind = turn, item.pool, item.condition, item.tokens, item.temperature
         rounds.setdefault(kind, []).append(item)
     for _, alike in sorted(rounds.items(), key=lambda each: each[0][0]):
