@@ -19,8 +19,10 @@ endif
 demo: $(VENV)/.demo
 	@$(BIN)/emoguard demo
 
+# One process of tests for each core, up to four: every one of them holds a runtime and its models.
+test: export OMP_NUM_THREADS := 1
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # While you work: everything that needs neither a runtime nor a model, within a minute.
 test-fast: export OMP_NUM_THREADS := 1

@@ -1,18 +1,18 @@
-"""What reading and steering cost in vLLM: time of a batch, and of our own code in each step.
+"""What reading and steering cost in vLLM: CPU time of a batch, and of our own code in each step.
 
-Runs in the environment of `make test-vllm`. One engine: watched and unwatched batches take turns,
-the hooks stay in the model, which is how a server runs. A second engine without hooks would be
-another process on another part of a noisy machine: `--plain` measures that one alone, for a
-comparison by hand. off/off is the noise of the method itself.
+Runs in the environment of `make test-vllm`. Three engines, each in a process of its own, take
+turns: two of vLLM alone and one with EmoGuard. off/off compares the first two, so it is the noise
+of the method itself.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, Literal
 
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
@@ -26,8 +26,12 @@ os.environ |= {
 import numpy as np
 from measure import Row, arguments, interleave, median, show
 
+PROBE = "smollm2-135m-instruct"
 PLAN = {"add": {"sad": 0.06}, "cap": {"angry": 0.6}}
 REQUESTS, TOKENS = 8, 32
+
+Mode = Literal["off", "read", "steer"]
+Ask = Callable[[str], Any]
 
 
 def main() -> None:
@@ -44,59 +48,115 @@ def main() -> None:
 
 
 def overhead(pairs: int, *, eager: bool) -> list[Row]:
-    """Return what a batch costs beside an unwatched one, in CPU time of the process."""
-    from emoguard_vllm.worker import Worker
-    from vllm import LLM, SamplingParams
-
-    import emoguard
-    from emoguard.guard import Guard
-    from emoguard.records import Request
-    from tests.support.models import hf_copy, smollm2_gguf
-
-    llm = LLM(
-        str(hf_copy(smollm2_gguf())),
-        dtype="float32",
-        max_model_len=512,
-        max_num_seqs=REQUESTS,
-        enforce_eager=eager,
-        distributed_executor_backend="uni",
-        enable_prefix_caching=False,
-        additional_config={"emoguard": {"probe": "smollm2-135m-instruct"}},
-    )
-    rng = np.random.default_rng(0)
-    prompts = [
-        {"prompt_token_ids": rng.integers(100, 40_000, 40).tolist()} for _ in range(REQUESTS)
-    ]
-    sampling = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True)
-    guard = Guard.load("smollm2-135m-instruct")
-
-    def batch(watched: bool, plan: Any = None) -> Callable[[], float]:
-        def run() -> float:
-            more = {"emoguard": Request(plan=plan)} if watched else {}
-            with emoguard.attach(llm, guard) if watched else nullcontext():
-                start = time.process_time()
-                llm.generate(prompts, sampling, use_tqdm=False, **more)
-                return 1e3 * (time.process_time() - start)
-
-        return run
-
+    """Return what a batch costs beside one of vLLM alone, in CPU time of the engine's process."""
     rows = []
-    for name, other in (
-        ("off", batch(watched=False)),
-        ("read", batch(watched=True)),
-        ("steer", batch(watched=True, plan=PLAN)),
-    ):
-        batch(watched=False)(), other()
-        plain, ours = interleave(batch(watched=False), other, pairs, name)
-        share = 100 * (np.array(ours) / np.array(plain) - 1)
-        rows.append(median(f"{name}_over_off_percent", share, "%"))
-    rows.append(median("off_batch_ms", plain, "ms"))
-    steps = Steps(Worker, llm.llm_engine)
-    for name, plan in (("read", None), ("steer", PLAN)):
-        with emoguard.attach(llm, guard) as watch, steps.timed(watch):
-            llm.generate(prompts, sampling, use_tqdm=False, emoguard=Request(plan=plan))
-        rows += steps.rows(name)
-    return rows
+    with ExitStack() as stack:
+        plain, other, ours = (
+            stack.enter_context(engine(hooked, eager)) for hooked in (False, False, True)
+        )
+        turns: tuple[tuple[Mode, Ask], ...] = (("off", other), ("read", ours), ("steer", ours))
+        for mode, ask in turns:
+            plain("off"), ask(mode)
+            before, after = interleave(lambda: plain("off"), lambda: ask(mode), pairs, mode)  # noqa: B023
+            share = 100 * (np.array(after) / np.array(before) - 1)
+            rows.append(median(f"{mode}_over_off_percent", share, "%"))
+        rows.append(median("off_batch_ms", before, "ms"))
+        return rows + ours("steps")
+
+
+@contextmanager
+def engine(hooked: bool, eager: bool) -> Iterator[Ask]:
+    """Start an engine in a process; yield what asks it: for a batch in a mode, or for its steps."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=answer, args=(there, hooked, eager))
+    process.start()
+    there.close()
+
+    def ask(what: str) -> Any:
+        here.send(what)
+        return here.recv()
+
+    try:
+        ask("start")
+        yield ask
+    finally:
+        here.close()
+        process.join()
+
+
+def answer(pipe: Any, hooked: bool, eager: bool) -> None:
+    """Run an engine and answer until nobody asks."""
+    batches = Batches(hooked, eager)
+    while True:
+        try:
+            what = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(batches.ask(what))
+
+
+class Batches:
+    """An engine on SmolLM2, and a batch for it."""
+
+    def __init__(self, hooked: bool, eager: bool) -> None:
+        from vllm import LLM, SamplingParams
+
+        from emoguard.guard import Guard
+        from tests.support.models import hf_copy, smollm2_gguf
+
+        self.llm = LLM(
+            str(hf_copy(smollm2_gguf())),
+            dtype="float32",
+            max_model_len=512,
+            max_num_seqs=REQUESTS,
+            enforce_eager=eager,
+            distributed_executor_backend="uni",
+            enable_prefix_caching=False,
+            additional_config={"emoguard": {"probe": PROBE}} if hooked else {},
+        )
+        rng = np.random.default_rng(0)
+        self.prompts = [
+            {"prompt_token_ids": rng.integers(100, 40_000, 40).tolist()} for _ in range(REQUESTS)
+        ]
+        self.sampling = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True)
+        self.guard = Guard.load(PROBE)
+
+    def ask(self, what: str) -> Any:
+        """Return the CPU time of a batch in ms, or the rows of our own steps."""
+        if what == "start":
+            return None
+        if what == "steps":
+            return [row for mode in ("read", "steer") for row in self.steps(mode)]
+        return self.batch(what)
+
+    def batch(self, mode: str) -> float:
+        """Run the batch; return the CPU time of this process, in ms."""
+        import emoguard
+
+        watching = nullcontext() if mode == "off" else emoguard.attach(self.llm, self.guard)
+        with watching:
+            start = time.process_time()
+            self.generate(mode)
+            return 1e3 * (time.process_time() - start)
+
+    def generate(self, mode: str) -> None:
+        """Run the batch."""
+        from emoguard.records import Request
+
+        own = {"emoguard": Request(plan=PLAN if mode == "steer" else None)} if mode != "off" else {}
+        self.llm.generate(self.prompts, self.sampling, use_tqdm=False, **own)
+
+    def steps(self, mode: str) -> list[Row]:
+        """Return the medians of our own code in each step."""
+        from emoguard_vllm.worker import Worker
+
+        import emoguard
+
+        steps = Steps(Worker, self.llm.llm_engine)
+        with emoguard.attach(self.llm, self.guard) as watch, steps.timed(watch):
+            self.generate(mode)
+        return steps.rows(mode)
 
 
 class Steps:

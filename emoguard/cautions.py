@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 def cautions(guard: Guard, identity: ModelIdentity) -> list[str]:
     """Return one sentence per reason to doubt a guard's scores on a model."""
-    found = [f"{guard.probe.name}: {sentence}" for sentence in guard.probe.cautions]
+    sentences = [f"{guard.probe.name}: {sentence}" for sentence in guard.probe.cautions]
     if guard.calibration(identity) is None:
-        found.append(_uncalibrated(guard, identity))
-    return found
+        sentences.append(_uncalibrated(guard, identity))
+    return sentences
 
 
 def _uncalibrated(guard: Guard, identity: ModelIdentity) -> str:

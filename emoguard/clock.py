@@ -1,7 +1,7 @@
 """Measures elapsed time across restarts and changes of the clock.
 
-Time is told by two clocks, and the one that says more has passed is believed: after a clock was set
-what waits for a time may come early, never late.
+Two clocks are read, and the one that shows more elapsed time counts: after a clock was set, an
+event that waits for a time may come early, never late.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Clock:
         self._name = uuid.uuid4().hex
 
     def __call__(self) -> Moment:
-        """Return the moment that it is."""
+        """Return the current moment."""
         return Moment(time.time(), time.monotonic(), self._name)
 
 
 def elapsed(since: Moment, now: Moment) -> float:
-    """Return the seconds between two moments, the most that either clock says.
+    """Return the seconds between two moments, the larger of the two clocks' values.
 
-    Over a restart only the wall clock is left; where that ran backwards nothing is known: infinite.
+    Over a restart only the wall clock is left; if it ran backwards the result is infinite.
     """
     wall = now.wall - since.wall
     if since.clock == now.clock:

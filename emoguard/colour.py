@@ -1,4 +1,4 @@
-"""Colours for scores: how far z lies above or below ordinary, as a background behind white text."""
+"""Colours scores: the distance of z from ordinary, as a background behind white text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FULL = 2.0
 
 
 def background(z: float | None) -> RGB | None:
-    """Return the background for white text that shows z, None where z is ordinary or missing.
+    """Return the background for white text that shows z, None if z is ordinary or missing.
 
     Weak scores differ in saturation, not in lightness: all shades stand out about equally from a
     black and from a white screen, and white text on them keeps a contrast of at least 4.5.

@@ -1,4 +1,4 @@
-"""Optional libraries: which extra of this distribution brings them, and how to install them."""
+"""Finds the extra of this distribution that brings an optional library, and how to install it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EXTRAS = {
 
 
 def extra_of(library: str) -> str | None:
-    """Return the extra that brings a library, by the name it is imported by; None if none does."""
+    """Return the extra that brings a library, by its import name; None if none does."""
     for point in entry_points(group=PLUGINS, name=library):
         return point.value.removeprefix(PREFIX)
     listed = list(_requirements())
@@ -68,10 +68,10 @@ def _requirements() -> Iterator[tuple[str, str]]:
     """Yield what each extra of this distribution requires, and the name of the extra."""
     for line in requires("emoguard") or ():
         name, _, marker = line.partition(";")
-        if found := re.search(r"extra == '([^']+)'|extra == \"([^\"]+)\"", marker):
-            yield name.strip(), found[1] or found[2]
+        if extra := re.search(r"extra == '([^']+)'|extra == \"([^\"]+)\"", marker):
+            yield name.strip(), extra[1] or extra[2]
 
 
 def _plain(name: str) -> str:
-    """Return a name without extras and version, in the spelling that names are compared in."""
+    """Return a name without extras and version, normalised for comparison."""
     return re.sub(r"[-_.]+", "_", re.split(r"[\[ <>=!~(]", name)[0]).lower()

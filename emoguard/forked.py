@@ -1,4 +1,4 @@
-"""What becomes of things that are open while their process is forked."""
+"""Runs hooks in forked children, whose parent keeps the open sinks and files."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ AFTER_FORK = (
 
 
 class ForkedError(EmoGuardError):
-    """A sink or a file is used in another process than the one that opened it."""
+    """Raised when a sink or a file is used in another process than the one that opened it."""
 
 
 def in_child(method: Callable[[], None]) -> None:
     """Call a bound method in every child that is forked from now on, while its object lives.
 
-    It runs before anything else does there: no lock that a thread of the parent held is open again.
+    It runs there before anything else: locks held by the parent's threads stay locked.
     """
-    found = weakref.WeakMethod(method)
+    reference = weakref.WeakMethod(method)
 
     def call() -> None:
-        alive = found()
+        alive = reference()
         if alive is not None:
             alive()
 

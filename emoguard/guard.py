@@ -1,4 +1,4 @@
-"""The guard: probe, calibrations, policy and sinks put together."""
+"""Puts probe, calibrations, policy and sinks together: the guard."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Guard:
     One guard may watch several models: `site` is the guard on one model file, and finished reports
     go through `outbox`. `policy` is a Policy, a mapping with the keys of one, or the path of a YAML
     file, which the guard follows from one response to the next (a `PolicyFile` does the same and is
-    for one guard). `alerts` holds the last alerts, of monitors (which are logged,
-    too) and of crossings noticed while a response was generated; `on_alert` is called with the
-    latter, in a thread of its own, if the policy says `on_alert: callback` or `stop`. `now` tells
-    the time to notices.
+    for one guard). `alerts` holds the last alerts, of monitors (which are logged, too) and of
+    crossings noticed while a response was generated; `on_alert` is called with the latter, in a
+    thread of its own, if the policy says `on_alert: callback` or `stop`. `now` is the clock of
+    notices.
 
     `labels` are read and reported; of these, `monitored` may alarm and are shown to sinks. Labels
     that validation did not find usable are monitored only if the policy names them. `sinks` take
@@ -88,8 +88,8 @@ class Guard:
         """Make a guard from a probe file, or from a shipped probe by its name.
 
         Raises:
-            EmoGuardError: there is no such probe, the file is no sound probe file, or a policy it
-                cannot serve.
+            EmoGuardError: there is no such probe, the file is no sound probe file, or the policy
+                does not fit it.
 
         """
         return cls(*load_probe(path), policy, sinks)
@@ -110,15 +110,15 @@ class Guard:
         return self.outbox.alerts
 
     def refresh(self) -> None:
-        """Follow the policy's file, if it has one: called where a response begins and ends."""
+        """Follow the policy's file, if it has one: called at the start and end of a response."""
         self.source.refresh(self.check)
 
     def check(self, policy: Policy) -> None:
         """Raise if this policy cannot be applied to the probe, its calibrations and the watches.
 
         Raises:
-            EmoGuardError: unknown labels, amplifying ones that cannot rise, a standing plan that
-                cannot be.
+            EmoGuardError: unknown labels, amplifying ones that cannot rise, a standing plan that is
+                not allowed.
 
         """
         self.probe.indices(policy.labels)
@@ -152,10 +152,10 @@ class Guard:
         return next((c for c in self.calibrations if c.identity.matches(identity)), None)
 
     def open(self) -> None:
-        """Open what the policy keeps for notices, as `attach` does. Idempotent.
+        """Open the state file of notices, if the policy names one, as `attach` does. Idempotent.
 
         Raises:
-            EmoGuardError: somebody else keeps that file.
+            EmoGuardError: another process holds that file.
 
         """
         self.outbox.open()
@@ -200,7 +200,8 @@ class Guard:
                     f"or choose of those that are: {', '.join(self.labels)}"
                 )
             if label not in self.monitored:
+                verdict = self.probe.verdicts[label]
                 raise EmoGuardError(
-                    f"notices.amplifying: {label} was found {self.probe.verdicts[label]} and is "
-                    "not monitored here, so it never rises: restart with it, or take it out"
+                    f"notices.amplifying: the verdict on {label} is {verdict}: it is not "
+                    "monitored here and never rises; restart with it, or take it out"
                 )

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a server on `host` can be reached from this machine alone."""
+    """Return whether a server on `host` can be reached only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -15,11 +15,11 @@ def is_loopback(host: str) -> bool:
 
 
 def is_own(host: str, origin: str | None, names: Collection[str] = ()) -> bool:
-    """Return whether a request names this server and comes from no other site's page.
+    """Return whether a request names this server and does not come from another site's page.
 
     `host` and `origin` are its headers. A page can make a browser send a request anywhere, but it
-    can neither choose `Host` nor leave `Origin` out. A host name that leads here may be anybody's
-    (DNS rebinding): only addresses, localhost and `names` (in lower case) are ours.
+    can neither choose `Host` nor leave `Origin` out. Anybody may own a host name that leads here
+    (DNS rebinding): only addresses, localhost and `names` (in lower case) are trusted.
     """
     name, _, port = host.rpartition(":")
     name = (name if port.isdigit() else host).lower()

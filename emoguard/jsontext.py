@@ -13,7 +13,7 @@ LARGEST = 8 * 2**20
 """Bytes; parsing the most expensive text takes 260 MiB, and 350 MiB with a bound of 32 MiB."""
 
 MOST_VALUES = 2_000_000
-"""Values take up to 100 bytes each, however short the text is that says them."""
+"""Values take up to 100 bytes each, however short their text."""
 
 DEEPEST = 64
 """Levels of nesting. Few enough that code which recurses over the data never runs out of stack."""
@@ -35,7 +35,7 @@ def parse(
 
     Raises:
         EmoGuardError: for everything else; nothing else is raised. The sentence does not name the
-            source of `data`: the caller does.
+            source of `data`: that is the caller's part.
 
     """
     if len(data) > largest:
@@ -44,7 +44,7 @@ def parse(
         text = data if isinstance(data, str) else data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise EmoGuardError(f"wanted JSON in UTF-8, got other bytes at {error.start}") from error
-    # Marks inside of texts are counted, too: too many of them to be a text that people wrote.
+    # Marks inside strings are counted, too: no text that people wrote has so many.
     containers = text.count("[") + text.count("{")
     if containers + text.count(",") > MOST_VALUES:
         raise EmoGuardError(f"wanted at most {MOST_VALUES:,} values in JSON, got more")

@@ -1,8 +1,8 @@
-"""The one rule for files that EmoGuard keeps: resolved, locked, on disk, and whole at every moment.
+"""Writes the files that EmoGuard keeps: resolved, locked, on disk, and whole at every moment.
 
-A path is followed to the file that it leads to after all links, once, before the file is opened.
-A new content takes the place of the old one by a rename, after both it and its folder are on disk.
-What one process adds to over time belongs to that process alone, until it ends: a `Lock`.
+A path is resolved through all links once, before the file is opened. New content replaces the old
+by a rename, after both it and its folder are on disk. A file that a process adds to over time
+belongs to that process until it ends: a `Lock`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ MOST_ASIDE = 1000
 
 
 class HeldError(EmoGuardError):
-    """Somebody else keeps the file."""
+    """Raised when another process holds the file."""
 
 
 def resolved(path: str | os.PathLike[str]) -> Path:
-    """Return where a path leads to after all links; the file itself need not be there.
+    """Return a path resolved through all links; the file itself need not exist.
 
     Raises:
-        OSError: no path can be so called.
+        OSError: no path can have this name.
 
     """
     try:
@@ -43,10 +43,10 @@ def resolved(path: str | os.PathLike[str]) -> Path:
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raise unless this process could put a file at `path`, or write the one that is there.
+    """Raise unless this process could create a file at `path`, or write the existing one.
 
     Raises:
-        EmoGuardError: naming the folder that is missing, or what may not be written.
+        EmoGuardError: naming the missing folder, or the place that may not be written.
 
     """
     try:
@@ -65,7 +65,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 def replace(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Put `data` in the place of the file at `path`, or where none is; text is UTF-8.
+    """Replace the file at `path`, or create it, with `data`; text is UTF-8.
 
     Raises:
         OSError: it cannot be written, or something other than a file is there; the old content is.
@@ -77,7 +77,7 @@ def replace(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield the path of a new file that takes the place of the one at `path`, unless this raises.
+    """Yield the path of a new file that replaces the one at `path`, unless the block raises.
 
     Links are followed; the permissions of an old file are kept.
 
@@ -89,7 +89,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     mode = _mode(target)
     part = target.with_name(f"{target.name}.part{os.getpid()}-{threading.get_ident()}")
     try:
-        # Made here and now: what somebody else laid there, such as a link, is not written through.
+        # Made exclusively: a link that somebody else put there is not written through.
         part.unlink(missing_ok=True)
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield part
@@ -108,7 +108,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def create(path: str | os.PathLike[str], data: bytes, mode: int) -> None:
-    """Write a new file, whole or not at all; never over one that is there.
+    """Write a new file, whole or not at all; never over an existing one.
 
     Raises:
         OSError: it cannot be written, or something is there.
@@ -145,7 +145,7 @@ def move(path: Path, name: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a file that cannot be used, so that nothing in it is lost; return its new name.
+    """Rename an unusable file, so that nothing in it is lost; return its new name.
 
     Raises:
         OSError: it is no regular file (a device stays where it is), it cannot be renamed, or a
@@ -184,13 +184,13 @@ def sync(place: Path) -> None:
 class Lock:
     """The right of this process alone to keep the file at `path`, which is resolved.
 
-    It ends with `release`, with the object and with the process, however that dies: the system
-    knows it by the open file `path.lock`. A forked child does not have it, and does not keep it
-    from others when its parent is dead. POSIX only.
+    It ends with `release`, with the object and with the process, however that dies: the system ties
+    it to the open file `path.lock`. A forked child does not have it, and does not block others once
+    its parent is dead. POSIX only.
 
     Raises:
-        HeldError: somebody else has it, in this process or another one.
-        OSError: the file `path.lock` cannot be opened or locked.
+        HeldError: it is held already, in this process or another one. OSError: the file `path.lock`
+        cannot be opened or locked.
 
     """
 
@@ -206,26 +206,26 @@ class Lock:
 
     @property
     def is_mine(self) -> bool:
-        """Return whether this process took it, and not one that forked this one."""
+        """Return whether this process took it, not its parent."""
         return os.getpid() == self._owner
 
     def check(self) -> None:
         """Raise unless this process took it.
 
         Raises:
-            ForkedError: one that forked this one did.
+            ForkedError: its parent did.
 
         """
         if not self.is_mine:
             raise ForkedError(f"{self.path}: {AFTER_FORK}")
 
     def release(self) -> None:
-        """Give it back. Idempotent."""
+        """Release it. Idempotent."""
         self._give_back()
 
 
 def _locked(place: str) -> int | None:
-    """Open and lock a file; None if whoever had it deleted it meanwhile."""
+    """Open and lock a file; None if its last holder deleted it meanwhile."""
     handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         regularfile.check(handle)
@@ -247,7 +247,7 @@ def _lock(handle: int, place: str) -> None:
     except BlockingIOError as error:
         holder = os.pread(handle, 200, 0).decode("ascii", "replace").strip()
         raise HeldError(f"{place.removesuffix('.lock')} is kept by {_named(holder)}") from error
-    # Told to whoever is refused: a disk without room for it has room for the lock.
+    # Named in the error of a refused process: a disk without room for it has room for the lock.
     with contextlib.suppress(OSError):
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{_self()}\n".encode("ascii", "replace"), 0)
@@ -261,7 +261,7 @@ def _is_there(handle: int, place: str) -> bool:
 
 
 def _give_back(handle: int, place: str, owner: int) -> None:
-    """Unlock by closing: in a child of the owner that gives back nothing but the child's copy."""
+    """Unlock by closing: in a child of the owner this releases only the child's copy."""
     if os.getpid() == owner:
         with contextlib.suppress(OSError):
             Path(place).unlink()
@@ -279,16 +279,16 @@ def _named(holder: str) -> str:
 
 
 def _mode(target: Path) -> int | None:
-    """Return the permissions of the file that is there, None where none is.
+    """Return the permissions of the existing file, None without one.
 
     Raises:
-        OSError: something else is there.
+        OSError: it is not a regular file.
 
     """
     try:
-        found = target.stat()
+        status = target.stat()
     except FileNotFoundError:
         return None
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, f"wanted a file, got {regularfile.kind(found.st_mode)}")
-    return stat.S_IMODE(found.st_mode)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, f"wanted a file, got {regularfile.kind(status.st_mode)}")
+    return stat.S_IMODE(status.st_mode)

@@ -6,25 +6,25 @@ import difflib
 from collections.abc import Iterable
 
 CLOSE = 0.8
-"""Share of letters in common, in order, from which on one name is the other misspelt."""
+"""Share of letters in common, in order, above which one name is taken for the other misspelt."""
 
 PREFIX = 3
-"""Letters that the beginning of a longer name has at least, such as `max_dose` of one."""
+"""Fewest letters taken for the beginning of a longer name, as in `max_dose`."""
 
 
 def near(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is close to `name`, or begins with it and no other does."""
+    """Return the known name closest to `name`, or the only one that begins with it."""
     names = {each.casefold(): each for each in known}
     asked = name.strip().casefold()
-    found = difflib.get_close_matches(asked, names, n=1, cutoff=CLOSE)
-    if not found and len(asked) >= PREFIX:
+    matches = difflib.get_close_matches(asked, names, n=1, cutoff=CLOSE)
+    if not matches and len(asked) >= PREFIX:
         longer = [each for each in names if each.startswith(asked)]
-        found = longer if len(longer) == 1 else []
-    return names[found[0]] if found else None
+        matches = longer if len(longer) == 1 else []
+    return names[matches[0]] if matches else None
 
 
 def hint(name: str, known: Iterable[str], kind: str) -> str:
-    """Return a question for the near name, else all that is known of a `kind`, such as keys."""
+    """Return a question with the nearest name, or all known names of a `kind`, such as keys."""
     names = list(known)
-    found = near(name, names)
-    return f"did you mean {found}?" if found else f"known {kind}: {', '.join(names) or 'none'}"
+    closest = near(name, names)
+    return f"did you mean {closest}?" if closest else f"known {kind}: {', '.join(names) or 'none'}"

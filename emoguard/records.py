@@ -41,31 +41,31 @@ STATUSES: tuple[Status, ...] = (
 )
 
 LONGEST_NAME = 1000
-"""Characters of a request's id and of a conversation's name."""
+"""Most characters of a request's id and of a conversation's name."""
 LONGEST_NUMBERED = LONGEST_NAME + 21
 """With the number that a plug-in gives each response of one call."""
 
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Control characters, what other readers take for line ends, and lone surrogates."""
+"""Control characters, the line ends of other readers, and lone surrogates."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A caller's wishes for one generation: its name, scores, steering and notices.
+    """The options of one generation: its name, scores, steering and notices.
 
     `id` names the response in reports. `conversation` groups turns (never exported to metrics).
     `scores="tokens"` keeps one row of scores per token in the report, `"text"` also the text of
     each token (for the caller alone: sinks never see it); the default keeps summaries.
     `plan` steers this one, on top of what the policy asks and within its bound.
 
-    For notices: `user_text` is what the user said last; only the question whether this is a human
-    is looked for in it, and it is kept nowhere. `channel` is how a notice is to be given, the
-    policy's way unless set. A `carrier` "process" has the notice with the response; a "server" says
-    later, by `Guard.deliver` or `Guard.lost`, what became of it. `denied` names what the client of
-    a server asked for and was not allowed.
+    For notices: `user_text` is the user's last message; it is only searched for the question
+    whether this is a human, and kept nowhere. `channel` is how to give a notice, by default as in
+    the policy. A `carrier` "process" has the notice with the response; a "server" declares later,
+    by `Guard.deliver` or `Guard.lost`, whether it arrived. `denied` names the fields that a
+    server's client sent without permission.
 
-    `call` is the `id` as it was given, which a plug-in numbers where one call makes several
-    responses: by it they are found, and their notices given or lost, together.
+    `call` is the original `id`, which a plug-in numbers if one call makes several responses: they
+    are found by it, and their notices given or lost together.
 
     `id` and `conversation` may be integers or UUIDs, which become text; `id=None` makes one up;
     `plan` may be a mapping with the keys of a policy's plan.
@@ -141,7 +141,7 @@ class Receipt:
     plan: dict[str, Any]
     """The plan as it was applied: add, cap, floor, ablate, layers, prompt; empty parts left out."""
     asked: dict[str, Any] | None
-    """The plan as it was asked for, where the policy clipped it; else null."""
+    """The requested plan if the policy clipped it; else null."""
     layers: tuple[int, ...]
     """The layers that were acted on."""
     bound: float
@@ -158,10 +158,10 @@ class Receipt:
     """Tokens left unsteered because a number was not finite or steering broke."""
 
 
-Verdict = Literal["usable", "weak", "not usable"]
-"""What validation found a label's score to be worth; see `emoguard validate`."""
+Verdict = Literal["usable", "weak", "untested", "not usable"]
+"""The verdict of the validation on a label's score; see `emoguard validate`."""
 
-VERDICTS: tuple[Verdict, ...] = ("not usable", "weak", "usable")
+VERDICTS: tuple[Verdict, ...] = ("not usable", "untested", "weak", "usable")
 """From the worst to the best."""
 
 
@@ -178,7 +178,7 @@ class LabelScore:
     crossings: int | None = None
     """Times the rolling mean rose over the alarm threshold; null without a certified one."""
     verdict: Verdict | None = None
-    """What validation found the label to be worth; null where the probe was not validated."""
+    """The verdict of the validation on the label; null if the probe was not validated."""
 
 
 @dataclass(frozen=True)
@@ -190,14 +190,14 @@ class TokenScore:
     phase: Phase
     """preparation (read at the last prompt token), reasoning or response."""
     z: tuple[float | None, ...]
-    """z per label, in the order of `scores` and of the policy's labels: null where not read, 0 at
-    an attention sink."""
+    """z per label, in the order of `scores` and of the policy's labels: null if not read, 0 at an
+    attention sink."""
     attention_sink: bool = False
     """Whether it was read at an attention sink, where a reading says nothing about the response.
-    The reading is withheld: whoever adds up z on their own adds nothing."""
+    The reading is withheld, so that a sum over z adds nothing."""
     text: str | None = None
-    """The text that the token adds; empty where a character ends with a later token. Null unless
-    the request asked for it, and in everything that reaches a sink."""
+    """The text that the token adds; empty if a character ends with a later token. Null unless the
+    request asked for it, and in all that reaches a sink."""
 
 
 @dataclass(frozen=True)
@@ -205,17 +205,17 @@ class Notice:
     """A notice to the user of a response, with the reasons for it."""
 
     kind: Kind
-    """ai: that this is an AI system; steered: also that software adjusted the tone; amplified: also
-    that a label listed in the policy rose over its threshold; prompted: also that the operator has
-    set an emotional tone, as the policy says."""
+    """ai: this is an AI system; steered: software also adjusted the tone; amplified: a label listed
+    in the policy also rose over its threshold; prompted: the operator also set an emotional tone,
+    as the policy states."""
     reasons: tuple[Reason, ...]
-    """Why it is due: the start of an interaction, an interval, steering, amplification, a prompt
-    that sets the tone, a claim to feel or to be human, a question whether this is a human, an
-    earlier notice that was lost."""
+    """Reasons: the start of an interaction, an interval, steering, amplification, a prompt that
+    sets the tone, a claim to feel or to be human, a question whether this is a human, an earlier
+    notice that was lost."""
     profiles: tuple[str, ...]
-    """The profiles under which it is due; none where only steering or amplification is why."""
+    """The profiles under which it is due; empty if steering or amplification is the only reason."""
     text: str
-    """The words to show; empty where this conversation has been shown them and nothing changed."""
+    """The words to show; empty if this conversation has shown them and nothing changed."""
     version: int
     """Version of the shipped words and profiles."""
     locale: str
@@ -223,7 +223,7 @@ class Notice:
     break_reminder: bool = False
     """Whether the words also suggest a break."""
     channel: Channel | None = None
-    """How it was given; null where it was not, or not yet."""
+    """How it was given; null if it was not, or not yet."""
 
     def wire(self) -> dict[str, Any]:
         """Return the notice as a response carries it, without how it was given."""
@@ -246,11 +246,11 @@ class Report:
     }
 
     id: str
-    """The request's id, made up when the caller gave none."""
+    """The request's id, generated if the caller gave none."""
     status: Status
     """scored; uncalibrated (raw projections: no calibration for this model file); incomplete (a
     token without a fresh reading); skipped (a generation mode that is not read); cancelled (broken
-    off, scored as far as it went); error (EmoGuard failed, the response did not)."""
+    off, scored up to there); error (EmoGuard failed, the response did not)."""
     model: str
     """The model's name, as its runtime knows it."""
     backend: str
@@ -260,14 +260,15 @@ class Report:
     identity: str
     """Digest of the model file; calibrations belong to one of these."""
     finish: Finish
-    """Why generation ended; halted: EmoGuard ended it, as the policy says (see detail)."""
+    """The reason why generation ended; halted: EmoGuard ended it, as the policy says (see
+    detail)."""
     completion_tokens: int
     """Tokens that were generated."""
     tokens_scored: int
     """Tokens with a fresh reading; equal to completion_tokens unless something broke."""
     scores: dict[str, LabelScore]
-    """Score per label; empty when nothing may be averaged (incomplete, skipped, error) or when
-    there is no preparation or response token but those read at an attention sink."""
+    """Score per label; empty if nothing may be averaged (incomplete, skipped, error) or if all
+    preparation and response tokens were read at an attention sink."""
     short: bool
     """Fewer tokens were averaged than the rolling window holds."""
     conversation: str | None = None
@@ -283,25 +284,27 @@ class Report:
     overhead_seconds: float = 0.0
     """Host time in EmoGuard's own code around the model's forward passes."""
     receipt: Receipt | None = None
-    """What was steered; null when nothing was to be."""
+    """The receipt of the steering; null without a plan."""
     detail: str | None = None
-    """What broke, why nothing was read, or why EmoGuard ended the generation."""
+    """The error, the reason for reading nothing, or the reason why EmoGuard ended the
+    generation."""
     faults: tuple[str, ...] = ()
     """Parts that failed during this response, and sinks that failed since the report before."""
     notice: Notice | None = None
-    """What the user is to be told with this response; null when nothing is due."""
+    """The notice to the user with this response; null if none is due."""
     denied: tuple[str, ...] = ()
-    """Parts of a request over a server's wire that the policy does not allow and that were left
-    out: plan, scores, channel, conversation."""
+    """Fields of a request over a server's wire that the policy does not allow and that were
+    ignored: plan, scores, channel, conversation."""
     call: str = ""
     """The request's id before it was numbered: the same for all responses of one call."""
     attention_sinks: int = 0
     """Preparation and response tokens read at an attention sink: at the first position of the
-    sequence, or at repetitions of its token right behind it, where z is extreme whatever is said.
-    They are among tokens_scored and in no score, alarm, baseline or calibration."""
+    sequence, or at repetitions of its token right behind it, where z is extreme for any text. They
+    are among tokens_scored and in no score, alarm, baseline or calibration."""
     sampled: bool = True
-    """Whether the policy's sample_ratio chose this response by its id. Rates, ranks and drift are
-    counted over these alone: of the others only those are told of that were not plain."""
+    """Whether the policy's sample_ratio chose this response by its id. Rates, ranks and drift use
+    sampled responses only. Unsampled ones reach the sinks only if they were steered, faulty or
+    carry a notice."""
     created: float = field(default_factory=time.time)
     """When the report was made, seconds since 1970 (UTC)."""
     version: Literal[1] = 1
@@ -312,12 +315,12 @@ class Report:
 
     @property
     def steered(self) -> bool:
-        """Return whether any token was moved: baselines and drift never learn from such a one."""
+        """Return whether any token was moved: baselines and drift ignore such a response."""
         return self.receipt is not None and self.receipt.applied > 0
 
     @property
     def tokens_averaged(self) -> int:
-        """Return how many tokens the scores are of, where there are scores."""
+        """Return the number of tokens averaged in the scores, if there are scores."""
         own = self.phases.get("preparation", 0) + self.phases.get("response", 0)
         return own - self.attention_sinks
 
@@ -358,10 +361,9 @@ class Report:
     def wire(self, scores: Literal["none", "summary", "tokens", "text"] = "none") -> dict[str, Any]:
         """Return the `emoguard` object of a response: the part of a report for its client.
 
-        By default version, id, status, steered and notice (without its channel): nothing that was
-        read. `scores="summary"` adds the scores and whether they are of a short response, "tokens"
-        also one entry per token, "text" the same with the token's text. The rest of a report is the
-        operator's.
+        By default version, id, status, steered and notice (without its channel): no readings.
+        `scores="summary"` adds the scores and the flag of a short response, "tokens" also one entry
+        per token, "text" the same with the token's text. The rest of a report is the operator's.
         """
         fields: dict[str, Any] = {
             "version": self.version,

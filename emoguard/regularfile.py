@@ -30,7 +30,7 @@ FLAGS = os.O_RDONLY | sum(getattr(os, f"O_{name}", 0) for name in ("NONBLOCK", "
 
 
 def opened(path: str | Path) -> BinaryIO:
-    """Open a file for reading that is a regular one after all links. Never waits for a writer.
+    """Open a regular file for reading, through all links. Never waits for a writer.
 
     Raises:
         OSError: it cannot be opened, or is something else.
@@ -52,7 +52,7 @@ def check(handle: int) -> None:
     """Raise if an open file is not a regular one.
 
     Raises:
-        OSError: naming what it is.
+        OSError: naming its kind.
 
     """
     mode = os.fstat(handle).st_mode
@@ -61,7 +61,7 @@ def check(handle: int) -> None:
 
 
 def kind(mode: int) -> str:
-    """Return what a file's mode says it is, in words."""
+    """Return the kind of a file by its mode, in words."""
     return KINDS.get(stat.S_IFMT(mode), "another kind")
 
 

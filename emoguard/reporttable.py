@@ -1,4 +1,4 @@
-"""A report as people read it: a table of its labels, how they were read, its tokens in colour.
+"""Formats a report for people: a table of its labels, notes on the reading, its tokens in colour.
 
 Reports are taken as they are: `emoguard.records` builds on this module.
 """

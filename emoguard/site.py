@@ -1,4 +1,4 @@
-"""A guard on one model file: everything that depends on the file is computed here, once."""
+"""Computes, once, all parts of a guard that depend on the model file."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Site:
         Each may fire at an equal share of the policy's family rate. A calibration for another
         window or hysteresis than the policy's certifies nothing.
         """
-        alarms = self.policy.alarms  # what is used of it here cannot change under a watch
+        alarms = self.policy.alarms  # the parts used here cannot change under a watch
         calibration, wanted = self.calibration, (alarms.window_tokens, alarms.hysteresis_sd)
         curve = calibration.curve if calibration is not None else None
         if curve is None or (curve.window, curve.hysteresis) != wanted:
@@ -85,8 +85,8 @@ class Site:
     @cached_property
     def levels(self) -> NDArray[np.float64]:
         """Return the alarm level of each of `read`: infinite, so never crossed, without one."""
-        found = map(self.thresholds.get, self.read)
-        return np.array([math.inf if each is None else each.level for each in found])
+        thresholds = map(self.thresholds.get, self.read)
+        return np.array([math.inf if each is None else each.level for each in thresholds])
 
     def crossings(self) -> Crossings:
         """Return a counter of the crossings of one response while it is generated."""
@@ -115,7 +115,7 @@ class Site:
         return last[2]
 
     def rescaled(self, rows: NDArray[np.float32], other: Site) -> NDArray[np.float32]:
-        """Return rows (tokens, labels) that were read in the scale of `other` in that of this file.
+        """Convert rows (tokens, labels) from the scale of `other` to that of this file.
 
         Both are of one probe and read the same labels.
         """

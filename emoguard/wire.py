@@ -1,4 +1,4 @@
-"""The `emoguard` object on a server's wire: what a client asks with it, and what it is told."""
+"""The `emoguard` object on the wire: options of a request, outcome in its response."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ LONGEST = 256
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The fields of a client's object; the policy's `requests` decide which are heard."""
+class RequestOptions:
+    """The fields of a client's object; the policy's `requests` decide which take effect."""
 
     plan: Plan = field(default_factory=Plan)
     """Steer this response."""
@@ -37,40 +37,40 @@ class Asked:
             check_name("conversation", self.conversation, LONGEST)
 
 
-def ask(
-    asked: Any, policy: Policy, conversation: str | None = None
+def parse_request(
+    data: Any, policy: Policy, conversation: str | None = None
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the `Request` fields of a client's object, and the names of fields denied to it.
+    """Return the `Request` fields of a client's object, and the names of those denied to it.
 
-    Null asks for nothing, in the place of the object and of each of its parts. `conversation` is
-    the name that a header has, for an object that has none.
+    Null, for the object or any of its fields, requests nothing. `conversation` is the name in a
+    header, for an object without one.
 
-    What the policy's `requests` do not allow is not looked at: it is named in the second part, for
-    `Request.denied`, and goes no further. A plan is held to the policy's bound; whether a probe has
-    its labels, `Guard.steering` says.
+    Fields that the policy's `requests` do not allow are not parsed; the second part names them, for
+    `Request.denied`. A plan must keep the policy's bound; its labels are checked later, against the
+    probe.
 
     Raises:
-        EmoGuardError: no mapping, an unknown key, or an allowed part that is not sound.
+        EmoGuardError: not a mapping, an unknown key, or an allowed field that is not sound.
 
     """
-    if not (asked is None or isinstance(asked, Mapping)):
-        raise EmoGuardError(f"{KEY}: wanted an object, got {type(asked).__name__}")
+    if not (data is None or isinstance(data, Mapping)):
+        raise EmoGuardError(f"{KEY}: wanted an object, got {type(data).__name__}")
     named = {} if conversation is None else {"conversation": conversation}
-    asked = named | {name: part for name, part in (asked or {}).items() if part is not None}
-    names = [each.name for each in fields(Asked) if each.name in asked]
+    data = named | {name: part for name, part in (data or {}).items() if part is not None}
+    names = [each.name for each in fields(RequestOptions) if each.name in data]
     denied = tuple(name for name in names if not getattr(policy.requests, name))
-    heard = schema.parse(Asked, {k: v for k, v in asked.items() if k not in denied}, KEY)
-    policy.steering.allow(heard.plan)
-    found = {name: getattr(heard, name) for name in names if name not in denied}
-    return {name: value for name, value in found.items() if value is not None}, denied
+    options = schema.parse(RequestOptions, {k: v for k, v in data.items() if k not in denied}, KEY)
+    policy.steering.allow(options.plan)
+    allowed = {name: getattr(options, name) for name in names if name not in denied}
+    return {name: value for name, value in allowed.items() if value is not None}, denied
 
 
-def told(
+def response_object(
     reports: Sequence[Report], scores: Literal["none", "summary", "tokens", "text"] = "none"
 ) -> dict[str, Any] | None:
-    """Return the object of a response that `reports` were made of; None where there is none.
+    """Return the `emoguard` object of a response with these `reports`; None without any.
 
-    It is the last report's, with the last of their notices that has words, or the last there is.
+    It is the last report's, with the last notice that has words, or else the last notice.
     """
     if not reports:
         return None
@@ -81,7 +81,7 @@ def told(
 
 
 def user_text(messages: Any) -> str | None:
-    """Return what the user said last in a chat's `messages`; None where nothing can be found."""
+    """Return the text of the last user message in a chat's `messages`, or None."""
     turns = messages if isinstance(messages, list | tuple) else ()
     for turn in reversed(turns):
         if isinstance(turn, Mapping) and turn.get("role") == "user":

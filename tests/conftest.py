@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import thread as executors
 from pathlib import Path
 
 import pytest
@@ -35,3 +38,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     slow = [item for item in items if any(map(item.get_closest_marker, ("slow", "real", "long")))]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """Fail a file of tests that leaves a thread behind: the process would wait for it for ever."""
+    before = set(threading.enumerate())
+    yield
+    left = [each for each in threading.enumerate() if each not in before and not each.daemon]
+    # An executor's threads are ended with the interpreter.
+    left = [each for each in left if each not in executors._threads_queues]
+    for each in left:
+        each.join(10)
+    names = [each.name for each in left if each.is_alive()]
+    assert not names, f"these threads still run after the last test of the file: {names}"

@@ -33,10 +33,10 @@ def steps(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
         shown = last
         for pattern, text in STEPS:
-            if found := pattern.match(line):
-                step = shown = SLOW.get(name := text.format(**found.groupdict()), name)
-        if "compiling" in step and (found := COMPILED.match(line)):
-            done, whole = int(found["done"]), int(found["all"] or 100)
+            if match := pattern.match(line):
+                step = shown = SLOW.get(name := text.format(**match.groupdict()), name)
+        if "compiling" in step and (match := COMPILED.match(line)):
+            done, whole = int(match["done"]), int(match["all"] or 100)
             shown = f"{step}: {100 * done // whole} %"
         if shown != last:
             yield shown

@@ -25,8 +25,8 @@ Schema = Mapping[str, Any]
 def on_page_markdown(markdown: str, *, config: Any, **_: Any) -> str:
     """Replace every mark of a page by its tables."""
 
-    def tables(found: re.Match[str]) -> str:
-        path = Path(config.docs_dir) / f"{found[1]}.schema.json"
+    def tables(match: re.Match[str]) -> str:
+        path = Path(config.docs_dir) / f"{match[1]}.schema.json"
         return "\n".join(lines(json.loads(path.read_text(encoding="utf-8"))))
 
     return MARK.sub(tables, markdown)
@@ -36,12 +36,12 @@ def lines(schema: Schema) -> Iterator[str]:
     """Yield the Markdown of a schema: a heading, a description and a table for each object."""
     waiting: list[tuple[str, Schema]] = [("", schema)]
     while waiting:
-        path, found = waiting.pop(0)
+        path, subschema = waiting.pop(0)
         if path:
             yield f"\n### `{path}`\n"
-            yield found.get("description", "")
+            yield subschema.get("description", "")
         yield "\n| key | type | default | meaning |\n|---|---|---|---|"
-        for key, value in found["properties"].items():
+        for key, value in subschema["properties"].items():
             below = f"{path}.{key}" if path else key
             inner = list(objects(schema, value, below))
             waiting += inner
@@ -89,8 +89,8 @@ def default(value: Schema) -> str:
 
 
 def _resolved(schema: Schema, value: Schema) -> Schema:
-    found: Schema = schema["$defs"][value["$ref"].rpartition("/")[2]]
-    return found
+    resolved: Schema = schema["$defs"][value["$ref"].rpartition("/")[2]]
+    return resolved
 
 
 def _slug(path: str) -> str:

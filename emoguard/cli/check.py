@@ -107,7 +107,7 @@ def _text(path: str) -> str:
 
 def _problems(policy: Policy, guard: Guard | None) -> list[str]:
     """Return the problems that would keep a process with this policy from starting here."""
-    found = check_places(policy)
+    problems = check_places(policy)
     attempts: dict[str, Callable[[], None]] = {
         "notices.state": lambda: check_state(policy.notices.state),
         "drift.baseline": lambda: _check_baseline(policy, guard),
@@ -116,8 +116,8 @@ def _problems(policy: Policy, guard: Guard | None) -> list[str]:
         try:
             attempt()
         except EmoGuardError as error:
-            found.append(f"{key}: {error}")
-    return found
+            problems.append(f"{key}: {error}")
+    return problems
 
 
 def _check_baseline(policy: Policy, guard: Guard | None) -> None:
@@ -184,5 +184,5 @@ def _shipped_verdicts(policy: Policy) -> list[tuple[str, str]]:
 
 def _poor(verdicts: Mapping[str, Verdict], labels: Iterable[str]) -> str:
     """Return those of some labels that validation did not find usable, with its verdict."""
-    found = [(label, verdicts.get(label, "usable")) for label in labels]
-    return ", ".join(f"{label} ({verdict})" for label, verdict in found if verdict != "usable")
+    pairs = [(label, verdicts.get(label, "usable")) for label in labels]
+    return ", ".join(f"{label} ({verdict})" for label, verdict in pairs if verdict != "usable")

@@ -108,7 +108,7 @@ def compare(
         reader = _Reader(texts, Path(residuals), skip, threads, progress)
         sides = reader.read(a, before), reader.read(b, None)
         bar = progress.add_task("computing", total=None)
-        found = measure(
+        comparison = measure(
             Task(tuple(n.name for n in labels), tuple(n.valence for n in labels)),
             *sides,
             layers=layers,
@@ -116,11 +116,11 @@ def compare(
         )
         progress.remove_task(bar)
     if as_json:
-        click.echo(json.dumps(plain(found), indent=2))
+        click.echo(json.dumps(plain(comparison), indent=2))
     else:
-        _print(found)
+        _print(comparison)
     if png:
-        compareplot.draw(found, Path(png))
+        compareplot.draw(comparison, Path(png))
 
 
 @dataclass(frozen=True)
@@ -192,10 +192,10 @@ def _look(path: str, corpus: _Corpus, threads: int | None) -> tuple[_Corpus, _Lo
     """Return the texts that a model can read, and how it sees them."""
     door = open_speaker(path, threads=threads).door
     corpus = _Corpus(readable(door, corpus.labelled), readable(door, corpus.neutral))
-    found = _describe(door, corpus)
+    description = _describe(door, corpus)
     del door
     gc.collect()
-    return corpus, found
+    return corpus, description
 
 
 def _describe(door: Residuals, corpus: _Corpus) -> _Looked:
@@ -219,14 +219,14 @@ def _labelled(corpus: str | None, labels: Sequence[corpora.Label], most: int) ->
 
     """
     path = corpus or str(corpora.own_stories())
-    found = corpora.balanced(corpora.read(path, labels), most)
-    missing = [each for each in labels if all(t.label != each.name for t in found)]
+    texts = corpora.balanced(corpora.read(path, labels), most)
+    missing = [each for each in labels if all(t.label != each.name for t in texts)]
     if missing:
         listed = "; ".join(f"{each.name} ({' or '.join(each.words)})" for each in missing)
         raise EmoGuardError(
             f"{path} has no texts of {listed}: give another corpus, or its labels by --labels"
         )
-    return found
+    return texts
 
 
 def _check_options(png: str | None) -> None:
@@ -235,36 +235,42 @@ def _check_options(png: str | None) -> None:
         check_out("--png", png, ".png")
 
 
-def _print(found: ModelComparison) -> None:
+def _print(comparison: ModelComparison) -> None:
     console = Screen()
-    names = f"A: {found.a}\nB: {found.b}"
+    names = f"A: {comparison.a}\nB: {comparison.b}"
     console.print(printable(names), style="bold", markup=False, soft_wrap=True)
     console.print(
-        f"{found.texts} texts of {len(found.labels)} labels, {found.topics} topics; layers "
-        f"{', '.join(map(str, found.layers))}; 95 % intervals (paired bootstrap over topics).\n",
+        f"{comparison.texts} texts of {len(comparison.labels)} labels, {comparison.topics} topics; "
+        f"layers {', '.join(map(str, comparison.layers))}; "
+        "95 % intervals (paired bootstrap over topics).\n",
         markup=False,
     )
     columns = ("label", "AUROC, A", "AUROC, B", "B - A", "text alone", "cosine", "ceiling")
     rows = [
-        (name, *_cells(each)[:4], str(found.cosines[name]), two(found.ceilings[name]))
-        for name, each in found.separation.items()
+        (name, *_cells(each)[:4], str(comparison.cosines[name]), two(comparison.ceilings[name]))
+        for name, each in comparison.separation.items()
     ]
-    mean = ("labels, mean", *_cells(found.macro)[:4], str(found.cosine), two(found.ceiling))
-    chance = ("chance", ".50", ".50", "0", ".50", f"below {found.cosine_chance:.2f}", "")
+    mean = (
+        "labels, mean",
+        *_cells(comparison.macro)[:4],
+        str(comparison.cosine),
+        two(comparison.ceiling),
+    )
+    chance = ("chance", ".50", ".50", "0", ".50", f"below {comparison.cosine_chance:.2f}", "")
     _show(console, "Each label against all others, topics held out", columns, [*rows, mean, chance])
     _show(
         console,
         "Valence among the principal components of the directions",
         ("", "A", "B", "B - A", "word counts", "chance, below"),
-        list(_valence_rows(found)),
+        list(_valence_rows(comparison)),
     )
-    angles = ", ".join(f"{angle.value:.0f}" for angle in found.angles)
+    angles = ", ".join(f"{angle.value:.0f}" for angle in comparison.angles)
     console.print(
-        f"Subspaces of the labels: overlap {found.overlap} (shuffled labels: below "
-        f"{found.overlap_chance:.2f}); principal angles {angles} degrees.",
+        f"Subspaces of the labels: overlap {comparison.overlap} (shuffled labels: below "
+        f"{comparison.overlap_chance:.2f}); principal angles {angles} degrees.",
         markup=False,
     )
-    layers = ", ".join(f"{n} {each.value:.3f}" for n, each in enumerate(found.by_layer))
+    layers = ", ".join(f"{n} {each.value:.3f}" for n, each in enumerate(comparison.by_layer))
     console.print(f"Mean cosine by layer: {layers}.", markup=False)
     console.print(
         f"\n{APART}: the interval leaves out 0; of 20 such intervals one does so for nothing. "
@@ -287,12 +293,12 @@ def _cells(each: Paired) -> tuple[str, ...]:
     return str(each.a), str(each.b), difference, str(each.words), chance
 
 
-def _valence_rows(found: ModelComparison) -> Iterator[tuple[str, ...]]:
-    if found.valence is not None:
-        yield "component that carries it", *_cells(found.valence.rank)
-        yield "its |r| with valence", *_cells(found.valence.strongest)
-        yield "its share of variance", *_cells(found.valence.share)
-        yield "|r| of the first component", *_cells(found.valence.first)
+def _valence_rows(comparison: ModelComparison) -> Iterator[tuple[str, ...]]:
+    if comparison.valence is not None:
+        yield "component that carries it", *_cells(comparison.valence.rank)
+        yield "its |r| with valence", *_cells(comparison.valence.strongest)
+        yield "its share of variance", *_cells(comparison.valence.share)
+        yield "|r| of the first component", *_cells(comparison.valence.first)
 
 
 def _show(

@@ -110,12 +110,12 @@ def dose(
 
 def as_dict(result: DoseResult) -> dict[str, Any]:
     """Return a result as plain JSON data, with the regime of each dose."""
-    found = dataclasses.asdict(result)
-    for label, record in zip(result.labels, found["labels"], strict=True):
+    fields = dataclasses.asdict(result)
+    for label, record in zip(result.labels, fields["labels"], strict=True):
         for part in ("curve", "test", "default"):
             for effect, written in zip(getattr(label, part), record[part], strict=True):
                 written["regime"] = effect.regime
-    return found
+    return fields
 
 
 def write(data: dict[str, Any], path: str) -> None:
@@ -147,12 +147,12 @@ def find_judge(name: str) -> Judge:
             ) from error
     module, _, function = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), function)
+        judge = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise EmoGuardError(
             f"--judge takes vader or module:function, a text to a number, got {name} ({error})"
         ) from error
-    return lambda text: float(found(text))
+    return lambda text: float(judge(text))
 
 
 def read_openings(file: str | None, count: int) -> list[str]:
@@ -184,7 +184,7 @@ def table(result: DoseResult, judge: str) -> Table:
         f"change of {judge} score; {result.prompts // 2} prompts, "
         f"{result.randoms} random directions of the same dose"
     )
-    found = Table(title=title, title_justify="left")
+    grid = Table(title=title, title_justify="left")
     for column in (
         "label",
         "dose",
@@ -194,11 +194,11 @@ def table(result: DoseResult, judge: str) -> Table:
         "perplexity ratio",
         "regime",
     ):
-        found.add_column(column, justify="left" if column == "label" else "right")
+        grid.add_column(column, justify="left" if column == "label" else "right")
     for label in result.labels:
         for n, effect in enumerate((*label.test, *label.default)):
-            found.add_row(label.label if n == 0 else "", *_cells(effect), end_section=n == 3)
-    return found
+            grid.add_row(label.label if n == 0 else "", *_cells(effect), end_section=n == 3)
+    return grid
 
 
 def _cells(effect: Effect) -> tuple[str, ...]:

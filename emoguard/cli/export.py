@@ -33,9 +33,9 @@ def export(probe: str, label: str, out: str, dose: float) -> None:
     """
     controlvector = openers.module("controlvector")
     check_out("--out", out, controlvector.SUFFIX)
-    found, calibrations, _ = open_probe(probe)
-    vectors = controlvector.control_vector(found, calibrations, label, dose)
-    controlvector.write(Path(out), vectors, found.architecture)
+    loaded, calibrations, _ = open_probe(probe)
+    vectors = controlvector.control_vector(loaded, calibrations, label, dose)
+    controlvector.write(Path(out), vectors, loaded.architecture)
     layers = ", ".join(map(str, vectors))
     identity = calibrations[0].identity
     say(

@@ -109,10 +109,10 @@ def fit(
     check_out("--out", out, ".safetensors")
     named = _numbers(layers)
     labels = corpora.read_labels(labels_path)
-    source = source or tuple(Path(p).name for p in corpus_paths) or ("the package's own corpus",)
-    corpus_paths = corpus_paths or (str(corpora.own_stories()),)
+    source = source or tuple(Path(p).name for p in corpus_paths) or ("the package's own corpora",)
+    corpus_paths = corpus_paths or tuple(map(str, corpora.own()))
     texts = [corpora.balanced(corpora.read(p, labels), most) for p in corpus_paths]
-    neutral_paths = neutral_paths or (str(corpora.own_neutral()),)
+    neutral_paths = neutral_paths or tuple(map(str, corpora.own_neutrals()))
     neutral = [text for p in neutral_paths for text in corpora.read(p)]
     sample = calibrating.NeutralSample(
         corpora.read_prompts(prompts_path) if prompts_path else calibrating.own_prompts(),

@@ -78,8 +78,8 @@ class Reports:
     def stamp(self) -> list[tuple[str, int, int]]:
         """Return path, bytes and time of the last change of each file, which tell new lines."""
         with readable():
-            found = [(str(file), file.stat()) for files in self._logs for file in files]
-        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
+            stats = [(str(file), file.stat()) for files in self._logs for file in files]
+        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def _apart(paths: Sequence[str]) -> list[Path]:
@@ -91,10 +91,10 @@ def _apart(paths: Sequence[str]) -> list[Path]:
 
 def _parts(path: Path) -> list[Path]:
     with readable():
-        found: list[Path] = exporter().parts(path)
-    if not found:
+        files: list[Path] = exporter().parts(path)
+    if not files:
         raise EmoGuardError(f"there is no audit log {path}")
-    return found
+    return files
 
 
 def files(logs: Sequence[str]) -> list[Path]:

@@ -42,9 +42,9 @@ def read_plan(
     )
 
 
-def _numbers(option: str, given: Sequence[str]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for each in given:
+def _numbers(option: str, values: Sequence[str]) -> dict[str, float]:
+    numbers: dict[str, float] = {}
+    for each in values:
         label, _, number = each.partition("=")
         try:
             value = float(number)
@@ -52,7 +52,7 @@ def _numbers(option: str, given: Sequence[str]) -> dict[str, float]:
             raise EmoGuardError(
                 f"{option} takes LABEL=NUMBER, such as calm=.05, got {each!r}"
             ) from None
-        if label in found:
+        if label in numbers:
             raise EmoGuardError(f"{option} names {label} twice: give it once")
-        found[label] = value
-    return found
+        numbers[label] = value
+    return numbers

@@ -12,13 +12,13 @@ from emoguard.probe.residuals import Residuals
 
 def readable(door: Residuals, texts: Sequence[Text]) -> list[Text]:
     """Return the texts that are long enough to be read; say which are not."""
-    found = extraction.readable(door, texts)
-    if len(found) < len(texts):
-        kept = set(map(id, found))
-        first = next(text for text in texts if id(text) not in kept)
+    kept = extraction.readable(door, texts)
+    if len(kept) < len(texts):
+        ids = set(map(id, kept))
+        first = next(text for text in texts if id(text) not in ids)
         say(
-            f"Left out {len(texts) - len(found):,} of {len(texts):,} texts, which have fewer than "
+            f"Left out {len(texts) - len(kept):,} of {len(texts):,} texts, which have fewer than "
             f"{extraction.SHORTEST} tokens: the first at {first.place}.",
             err=True,
         )
-    return found
+    return kept

@@ -125,14 +125,14 @@ def _planned(work: Study, about: dict[str, Any]) -> float:
     console, protocol = Screen(), work.protocol
     if "plan" not in work.store:
         with console.status("measuring speeds"):
-            found = work.cost()
-        work.store.add({"task": "plan", "costs": [vars(each) for each in found]})
-    found = [Cost(**each) for each in work.store.records["plan"]["costs"]]
-    total = sum(each.seconds for each in found)
+            costs = work.cost()
+        work.store.add({"task": "plan", "costs": [vars(each) for each in costs]})
+    costs = [Cost(**each) for each in work.store.records["plan"]["costs"]]
+    total = sum(each.seconds for each in costs)
     table = Table(title=f"{protocol.name}: {about['model']}", title_justify="left", box=box.SIMPLE)
     for column in ("part", "items", "cells", "tokens", "CPU minutes"):
         table.add_column(column, justify="left" if column == "part" else "right")
-    for each in found:
+    for each in costs:
         table.add_row(
             each.block, f"{each.tasks:,}", f"{each.cells:,}", str(each.tokens or "choice"),
             f"{each.seconds / 60:.1f}",
@@ -145,7 +145,7 @@ def _planned(work: Study, about: dict[str, Any]) -> float:
     )
     for contrast in protocol.contrasts:
         console.print(f"  {contrast.name}")
-    for line in _short_of_items(work, found):
+    for line in _short_of_items(work, costs):
         console.print(f"  note: {line}")
     return total
 
@@ -213,12 +213,12 @@ def _write(results: dict[str, Any], folder: Path) -> None:
 
 def _read_results(path: str) -> dict[str, Any]:
     try:
-        found = json.loads(regularfile.read(path, LARGEST))
+        results = json.loads(regularfile.read(path, LARGEST))
     except (OSError, ValueError) as error:
         raise EmoGuardError(f"--from {path} cannot be read: {error!s:.200}") from error
-    if not isinstance(found, dict) or found.get("emoguard") != "study":
+    if not isinstance(results, dict) or results.get("emoguard") != "study":
         raise EmoGuardError(f"--from {path}: wanted the {RESULTS} of a study")
-    return found
+    return results
 
 
 def _command(protocol: str, model: str, probe: str | None, runtime: str, data: str | None) -> str:

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     "--corpus",
     "corpus_paths",
     multiple=True,
-    help="JSON lines with emotion, topic, text; repeat: transfer needs two at least. Default: the "
-    "package's own.",
+    help="JSON lines with emotion, topic, text; repeat: transfer needs two writers at least. "
+    "Default: the package's own two.",
 )
 @click.option(
     "--neutral", "neutral_paths", multiple=True, help="JSON lines with text; default: our own."
@@ -143,8 +143,8 @@ def validate(
     residuals, and the responses.
     """
     _check_options(probe, out)
-    corpus_paths = corpus_paths or (str(corpora.own_stories()),)
-    neutral_paths = neutral_paths or (str(corpora.own_neutral()),)
+    corpus_paths = corpus_paths or tuple(map(str, corpora.own()))
+    neutral_paths = neutral_paths or tuple(map(str, corpora.own_neutrals()))
     known = families(families_path)
     place = Path(folder)
     found, calibrations = (None, []) if probe is None else open_probe(probe)[:2]
@@ -293,13 +293,10 @@ def _task(labels: Sequence[Label], probe: Probe | None) -> Task:
 def _named(paths: Sequence[str]) -> dict[str, str]:
     """Return paths by a short name: the file's, or its folder's where files are named alike."""
     whole = [Path(p).resolve() for p in paths]
-    stems = [p.stem for p in whole]
+    own = {p.resolve(): f"own {p.stem}" for p in corpora.own()}
+    stems = [own.get(p, p.stem) for p in whole]
     if len(set(stems)) < len(stems):
-        stems = [p.parent.name for p in whole]
-    stems = [
-        "own" if p == corpora.own_stories().resolve() else s
-        for p, s in zip(whole, stems, strict=True)
-    ]
+        stems = [own.get(p, p.parent.name) for p in whole]
     if len(set(stems)) < len(stems):
         raise EmoGuardError(f"corpora need different names, got {', '.join(paths)}")
     return dict(zip(stems, paths, strict=True))

@@ -193,10 +193,10 @@ class Log:
         from emoguard_page import about
 
         if self._probe is None:
-            found = about.of_report(first, self._policy)
+            about_site = about.of_report(first, self._policy)
         else:
-            found = about.of_site(open_site(self._probe, self._policy, first))
-        return found | {
+            about_site = about.of_site(open_site(self._probe, self._policy, first))
+        return about_site | {
             "model": first.model,
             "backend": first.backend,
             "cautions": [] if finding is None else [finding],

@@ -97,8 +97,18 @@ def _label(name: str, data: dict[str, Any]) -> Label:
     return Label(name, tuple(words), valence)
 
 
+def own() -> tuple[Path, ...]:
+    """Return the package's own corpora, by two writers."""
+    return own_stories(), own_letters()
+
+
+def own_neutrals() -> tuple[Path, ...]:
+    """Return the files of neutral texts that go with them."""
+    return own_neutral(), own_letters_neutral()
+
+
 def own_stories() -> Path:
-    """Return the package's own corpus: 12 labels x 24 topics x 3 texts of 40 to 80 words.
+    """Return the package's first corpus: 12 labels x 24 topics x 3 texts of 40 to 80 words.
 
     Written for this project, Apache-2.0 like all of it. The emotion is never named; every topic is
     told for every label in the first and in the third person (key `person`).
@@ -107,7 +117,7 @@ def own_stories() -> Path:
 
 
 def own_neutral() -> Path:
-    """Return the package's own neutral texts: of the same kinds and topics, five of each."""
+    """Return the neutral texts of the first corpus: of the same kinds and topics, five of each."""
     return Path(str(files("emoguard.fit") / "corpus" / "neutral.jsonl"))
 
 

@@ -1,8 +1,8 @@
 """Finds sentences that claim to feel or to be human, and the question whether one is.
 
-A small set of English patterns (`notices/claims.json`) over single sentences. What is quoted, told
-of somebody else, denied or supposed is no claim. How often this is right is measured in
-`docs/notices.md`; a thousand characters take about a millisecond.
+A small set of English patterns (`notices/claims.json`) over single sentences. Sentences that quote,
+speak of somebody else, deny or suppose make no claim. `docs/notices.md` has measured error rates; a
+thousand characters take about a millisecond.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from importlib.resources import files
 
 LONGEST = 200_000
 LONGEST_QUESTION = 8_000
-"""Characters that are looked at, at the end of a response and of what the user said: who writes the
-latter may want it to take long."""
+"""Characters examined at the end of a response, and of the user's message, whose writer may want
+this to take long."""
 
 STRAIGHT = str.maketrans(
     {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u201e": '"'}
 )
 QUOTED = re.compile(r'"[^"\n]*"' r"|(?<![\w'])'[^\n]{1,300}?'(?!\w)")
 TOLD = re.compile(
-    r"^[ \t]*>.*$"  # what a mail quotes
+    r"^[ \t]*>.*$"  # quoted in a mail
     r"|^[ \t]*[A-Z]\w*: .*$"  # a speaker in a dialogue
     r"|\b(?:write|say|tell|reply|answer|says|entry)\b[^:.\n]{0,80}: .*$",  # words for another
     re.MULTILINE,
@@ -64,7 +64,7 @@ def asks(text: str) -> bool:
 
 
 def sentences(text: str) -> Iterator[str]:
-    """Yield the sentences that a text says itself, in lower case and with straight quotes."""
+    """Yield the sentences of a text that are its own, in lower case and with straight quotes."""
     plain = QUOTED.sub('""', TOLD.sub("", text.translate(STRAIGHT)))
     for sentence in ENDS.split(plain):
         yield IM.sub("i'm", " ".join(sentence.lower().split()))

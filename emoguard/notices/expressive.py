@@ -1,4 +1,4 @@
-"""Words by which a system prompt makes a model more expressive: a reminder, no judgement."""
+"""Finds words by which a system prompt makes a model more expressive: a reminder, no judgement."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ WORDS = re.compile(
     re.IGNORECASE,
 )
 LONGEST = 200_000
-"""Characters that are looked at; no system prompt is longer."""
+"""Characters examined; no system prompt is longer."""
 
 
 def expressive_words(prompt: str) -> list[str]:
     """Return the words in a system prompt that ask for emotional expression, each once.
 
-    English only, and what is forbidden is found as well ("do not be emotional").
+    English only; prohibitions match as well ("do not be emotional").
     """
     return list(dict.fromkeys(word.lower() for word in WORDS.findall(prompt[:LONGEST])))

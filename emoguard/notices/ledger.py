@@ -1,4 +1,4 @@
-"""Decides on the notices of each conversation, and remembers those that were given."""
+"""Decides on the notices of each conversation, and remembers those that its user got."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ log = logging.getLogger("emoguard")
 
 FORMAT = 1
 ENTRY_BYTES = 384
-"""More than one conversation takes in the file: 341 with all profiles given and owed."""
+"""Room of one conversation in the file: at most 341, with all profiles given and owed."""
 LARGEST = ENTRY_BYTES * (MOST_CONVERSATIONS + 1)
-"""As large as any policy allows: the file may be from a time when more were kept."""
+"""The most that any policy allows: an earlier policy may have kept more."""
 SAVE_SECONDS = 1.0
 """The file is written at most this often, in a thread of its own."""
 
 
 class Ledger:
-    """Decides on notices and remembers which were given and which were lost. Thread-safe.
+    """Decides on notices and remembers the given and the lost ones. Thread-safe.
 
-    Conversations are kept under a hash of their name, the least recent forgotten first. What
-    breaks here is counted, logged once, and disturbs no response.
+    Conversations are kept under a hash of their name, the least recent forgotten first. Failures
+    here are counted, logged once, and disturb no response.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class Ledger:
         self._saving: Delivery[bool] = Delivery(savers, deque(maxlen=1))
 
     def open(self) -> None:
-        """Keep others from the state file and take over what it holds. Idempotent.
+        """Lock the state file and take over its content. Idempotent.
 
         Raises:
-            EmoGuardError: somebody else keeps it.
+            EmoGuardError: another process holds it.
 
         """
         with self._lock:
@@ -76,8 +76,8 @@ class Ledger:
     def decide(self, report: Report, request: Request, decode: Callable[[], str]) -> Report:
         """Return the report with the notice that is due with it; `decode` makes the text.
 
-        A response that was broken off before its first token has shown nobody anything: no notice
-        is due with it, and none becomes overdue by it. Never raises, interrupts excepted.
+        A response broken off before its first token was shown to nobody: no notice is due with it,
+        and none becomes overdue by it. Never raises, interrupts excepted.
         """
         if report.finish in ("cancelled", "error") and not report.completion_tokens:
             return report
@@ -90,7 +90,7 @@ class Ledger:
             return report
 
     def settle(self, report: Report, channel: Channel | None) -> Report:
-        """Note that a report's notice was given by `channel`, or lost; return it saying so.
+        """Record that a report's notice was given by `channel`, or lost; return the report with it.
 
         Never raises, interrupts excepted.
         """
@@ -105,7 +105,7 @@ class Ledger:
     def late(self, now: Moment) -> int:
         """Return how many conversations have a notice that is late by more than one response.
 
-        A conversation counts while it goes on: when its user has left there is nobody to tell.
+        A conversation counts while it lasts: once its user has left, there is nobody to notify.
         """
         gap = self._policy().continuing_gap_minutes * 60
         with self._lock:
@@ -138,7 +138,7 @@ class Ledger:
         self._checkpoint.release()
 
     def after_fork(self) -> None:
-        """Go on in a forked child, with what is known so far; the file stays the parent's."""
+        """Continue in a forked child with the present state; the file stays the parent's."""
         self._lock = threading.Lock()
         self._changed = False
         self._hurry = threading.Event()
@@ -149,11 +149,11 @@ class Ledger:
         now, key = self.now(), _key(report.conversation)
         with self._lock:
             history = self._histories.get(key, History()) if key is not None else History()
-        found = notices.notice(report, text, request.user_text, history, policy=policy, now=now)
-        if found is None:
+        notice = notices.notice(report, text, request.user_text, history, policy=policy, now=now)
+        if notice is None:
             self._change(key, lambda history: notices.untold(history, now))
-        # Else nothing is written before it is settled: until then the notice stays due.
-        return dataclasses.replace(report, notice=found)
+        # Otherwise nothing is recorded until it is settled: until then the notice stays due.
+        return dataclasses.replace(report, notice=notice)
 
     def _settle(self, report: Report, notice: Notice, *, is_given: bool) -> None:
         now, policy = self.now(), self._policy()
@@ -167,15 +167,15 @@ class Ledger:
         self._change(_key(report.conversation), change)
 
     def _change(self, key: str | None, change: Callable[[History], History]) -> None:
-        """Put another history in the place of a conversation's; have it written soon."""
+        """Replace a conversation's history and have it written soon."""
         if key is None:
             return
         with self._lock:
             self._histories[key] = change(self._histories.pop(key, History()))
             if len(self._histories) > self._keep:
                 self._histories.popitem(last=False)
-            told, self._changed = self._changed, True
-        if not told:
+            is_queued, self._changed = self._changed, True
+        if not is_queued:
             self._saving.send(True)
 
     def _save(self, _changed: bool) -> tuple[()]:
@@ -187,7 +187,7 @@ class Ledger:
         return ()
 
     def _try_open(self) -> None:
-        """Open the state file where nobody did: a guard may be used without `attach`."""
+        """Open the state file if that was not done: a guard may be used without `attach`."""
         if not self._opened:
             try:
                 self.open()
@@ -240,24 +240,24 @@ def check_state(path: str | None) -> None:
 
 
 def _key(conversation: str | None) -> str | None:
-    """Return the hash that stands for a conversation's name, which may be long and is private."""
+    """Return the hash under which a conversation is kept: its name may be long and is private."""
     if conversation is None:
         return None
     return blake2b(conversation.encode("utf-8", "replace"), digest_size=12).hexdigest()
 
 
 def _plain(history: History) -> list[Any]:
-    """Return a history as JSON data: of moments only the wall clock outlives the process."""
+    """Return a history as JSON data, with wall-clock times, which outlive the process."""
     seen = history.seen.wall if history.seen else None
-    given = {name: moment.wall for name, moment in history.given.items()}
-    return [seen, given, history.tone, history.lost, history.owed]
+    times = {name: moment.wall for name, moment in history.given.items()}
+    return [seen, times, history.tone, history.lost, history.owed]
 
 
 def _history(data: Any) -> History:
-    seen, given, tone, lost, owed = data
+    seen, times, tone, lost, owed = data
     return History(
         None if seen is None else Moment(float(seen)),
-        {str(name): Moment(float(wall)) for name, wall in given.items()},
+        {str(name): Moment(float(wall)) for name, wall in times.items()},
         None if tone is None else str(tone),
         int(lost),
         tuple(map(str, owed)),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from emoguard.notices.profiles import Profile
 
 OF_TONE: tuple[Kind, ...] = ("steered", "amplified", "prompted")
-"""What is said of a response's tone, the first of several."""
+"""Kinds of notice about a response's tone; the first that applies is used."""
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -30,9 +30,9 @@ DAY = 24 * HOUR
 class History:
     """The notices of one conversation so far.
 
-    `seen` is its last response. `given` says by profile when its notice was given last, `tone` what
-    was told of the last response's tone. `lost` counts the responses in a row whose notice was
-    lost, `owed` are the profiles of those notices.
+    `seen` is its last response. `given` has the time of the last notice by profile, `tone` the tone
+    last disclosed. `lost` counts the responses in a row whose notice was lost, `owed` are the
+    profiles of those notices.
     """
 
     seen: Moment | None = None
@@ -51,7 +51,7 @@ def notice(
     policy: NoticePolicy,
     now: Moment,
 ) -> Notice | None:
-    """Return what the user is to be told with this response, None when nothing is due.
+    """Return the notice due with this response, or None.
 
     The texts are examined only where a profile is followed.
     """
@@ -73,12 +73,14 @@ def notice(
         and any(each.break_reminder for each in policy.followed() if each.name in due["interval"])
     )
     kind: Kind = next((each for each in OF_TONE if each in due), "ai")
-    said = policy.words()
+    wording = policy.words()
     return Notice(
         kind=kind,
         reasons=tuple(due),
         profiles=tuple(dict.fromkeys(name for names in due.values() for name in names)),
-        text=" ".join([said[kind], said["break"]] if reminder else [said[kind]]) if shown else "",
+        text=" ".join([wording[kind], wording["break"]] if reminder else [wording[kind]])
+        if shown
+        else "",
         version=words.version(),
         locale=policy.locale,
         break_reminder=reminder,
@@ -92,21 +94,21 @@ def rose(report: Report, policy: NoticePolicy) -> list[str]:
 
 
 def tone(report: Report, policy: NoticePolicy) -> str | None:
-    """Return what there is to tell of a response's tone, None where nothing: same word, same tone.
+    """Return a digest of a response's tone, None without one to disclose: same digest, same tone.
 
-    A steered response is told apart by its plan, an amplifying one by the labels that rose; where a
-    prompt sets the tone, all others are the same.
+    It depends on the plan of a steered response and on the labels that rose in an amplifying one;
+    all others whose tone a prompt sets are the same.
     """
     plan = report.receipt.plan if report.receipt is not None and report.steered else None
     labels = rose(report, policy)
     if plan is None and not labels and not policy.prompted:
         return None
-    told = json.dumps([plan, labels, *["prompted"] * policy.prompted], sort_keys=True)
-    return blake2b(told.encode(), digest_size=8).hexdigest()
+    parts = json.dumps([plan, labels, *["prompted"] * policy.prompted], sort_keys=True)
+    return blake2b(parts.encode(), digest_size=8).hexdigest()
 
 
 def untold(history: History, now: Moment) -> History:
-    """Return the history after a response with which nothing was due."""
+    """Return the history after a response without a notice due."""
     return replace(history, seen=now, tone=None)
 
 
@@ -115,8 +117,7 @@ def given(
 ) -> History:
     """Return the history after a response whose notice reached its user; `new` is its tone.
 
-    Its words serve every profile that is followed, but one that wants a break suggested only where
-    it was due.
+    Its words serve every followed profile, but one that suggests a break only when it was due.
     """
     served = {
         each.name: now
@@ -139,7 +140,7 @@ def _due_by_profile(
     policy: NoticePolicy,
     now: Moment,
 ) -> dict[Reason, Sequence[str]]:
-    """Return by reason the profiles under which something is due."""
+    """Return the profiles under which a notice is due, by reason."""
     followed = policy.followed()
     due: dict[Reason, list[str]] = {}
     for profile in followed:
@@ -154,7 +155,7 @@ def _due_by_profile(
 
 
 def _timer(profile: Profile, history: History, policy: NoticePolicy, now: Moment) -> Reason | None:
-    """Return why time alone makes a notice due under a profile, None where it does not."""
+    """Return the reason why time alone makes a notice due under a profile, or None."""
     last = history.given.get(profile.name)
     if last is None or history.seen is None:
         return "start"

@@ -1,4 +1,4 @@
-"""The one mouth to the sinks: reports leave at once, or when the fate of their notice is known."""
+"""Sends reports to the sinks: at once, or when their notice was delivered or lost."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from emoguard.sinks.delivery import Delivery
 from emoguard.sinks.protocols import CountsFaults, ShowsNotices, Sink
 
 MOST_PENDING = 4096
-"""Notices on their way; of more, the oldest are given up as lost."""
-MOST_LEFT = 256
-"""Calls whose client is gone and that may still be generated for; older ones are forgotten."""
+"""Most notices on their way; beyond that, the oldest count as lost."""
+MOST_ABANDONED = 256
+"""Most abandoned calls remembered, as their generations may still run; older ones are forgotten."""
 SLOW_SECONDS = 60.0
-"""A notice that is on its way for longer is overdue."""
+"""A notice on its way for longer is overdue."""
 
 
 class Outbox:
-    """Adds the notice that is due to each report and hands it to the sinks. Thread-safe.
+    """Adds the due notice to each report and hands it to the sinks. Thread-safe.
 
     `alerts` holds the last alerts: of monitors, and of crossings noticed while a response was
     generated; `on_alert` is called with the latter, in a thread of its own.
@@ -47,17 +47,17 @@ class Outbox:
         self._counting = [(_name(each), each) for each in sinks if isinstance(each, CountsFaults)]
         self._lock = threading.Lock()
         self._pending: OrderedDict[int, tuple[Report, Moment]] = OrderedDict()
-        self._left: deque[str] = deque(maxlen=MOST_LEFT)
+        self._abandoned: deque[str] = deque(maxlen=MOST_ABANDONED)
         for sink in sinks:
             if isinstance(sink, ShowsNotices):
                 sink.show_notices(self)
         in_child(self._after_fork)
 
     def open(self) -> None:
-        """Open what notices are kept in, which the first report does otherwise. Idempotent.
+        """Open the state file of notices, or the first report will. Idempotent.
 
         Raises:
-            EmoGuardError: somebody else keeps that file.
+            EmoGuardError: another process holds that file.
 
         """
         self._ledger.open()
@@ -66,10 +66,10 @@ class Outbox:
         """Take a finished report; return it with its notice and the parts that failed meanwhile.
 
         `decode` makes the response's text; it is called only if a notice may depend on it. Of plain
-        scored responses only the policy's sample goes to the sinks; every report says whether it
-        belongs to the sample, because rates hold over that alone. A report with a notice goes there
-        once the fate of the notice is known: at once in this process, where the caller has the
-        report, unless the response was broken off; by `deliver` or `lost` from a server.
+        scored responses only the policy's sample goes to the sinks; every report has a flag for the
+        sample, because rates use sampled responses only. A report with a notice goes there once the
+        notice is settled: at once in this process, where the caller has the report, unless the
+        response was broken off; by `deliver` or `lost` from a server.
         """
         report = self._ledger.decide(report, request, decode)
         faults = (*report.faults, *self._faults())
@@ -78,7 +78,7 @@ class Outbox:
         if report.notice is None:
             if sampled or not _is_plain(report):
                 self._send(report)
-        elif report.finish in ("cancelled", "error") or self._has_left(report.call):
+        elif report.finish in ("cancelled", "error") or self._is_abandoned(report.call):
             report = self._settle(report, None)
         elif request.carrier == "process":
             report = self._settle(report, "field")
@@ -99,12 +99,12 @@ class Outbox:
         if self._release(report):
             self._settle(report, None)
 
-    def leave(self, call: str) -> None:
-        """Declare that the client of a call is gone: its notices, also those to come, are lost."""
+    def abandon(self, call: str) -> None:
+        """Declare that the client of a call is gone: its notices, also later ones, are lost."""
         with self._lock:
-            self._left.append(call)
-            gone = [key for key, (report, _) in self._pending.items() if report.call == call]
-            lost = [self._pending.pop(key)[0] for key in gone]
+            self._abandoned.append(call)
+            keys = [key for key, (report, _) in self._pending.items() if report.call == call]
+            lost = [self._pending.pop(key)[0] for key in keys]
         for report in lost:
             self._settle(report, None)
 
@@ -143,8 +143,8 @@ class Outbox:
     def _hold(self, report: Report) -> None:
         """Keep a report until its notice is settled; it is lost at once if its client is gone."""
         now, lost = self._ledger.now(), report
-        with self._lock:  # as `leave`, so that one of the two finds the other
-            if report.call not in self._left:
+        with self._lock:  # as `abandon`, so that one of the two finds the other
+            if report.call not in self._abandoned:
                 self._pending[id(report)] = report, now
                 if len(self._pending) <= MOST_PENDING:
                     return
@@ -156,9 +156,9 @@ class Outbox:
         with self._lock:
             return self._pending.pop(id(report), None) is not None
 
-    def _has_left(self, call: str) -> bool:
+    def _is_abandoned(self, call: str) -> bool:
         with self._lock:
-            return call in self._left
+            return call in self._abandoned
 
     def _settle(self, report: Report, channel: Channel | None) -> Report:
         settled = self._ledger.settle(report, channel)
@@ -171,13 +171,13 @@ class Outbox:
     def _faults(self) -> tuple[str, ...]:
         """Return the parts that failed since the last call, one entry per failure."""
         parts = self._delivery, self._calls, self._ledger
-        found = [fault for part in parts for fault in part.faults()]
+        faults = [fault for part in parts for fault in part.faults()]
         for name, sink in self._counting:
-            found += [name] * sink.faults()
-        return tuple(found)
+            faults += [name] * sink.faults()
+        return tuple(faults)
 
     def _after_fork(self) -> None:
-        """Leave the sinks to the parent: they serve, lock and write there. Notices go on here."""
+        """Leave the sinks to the parent, where they serve, lock and write; keep the notices."""
         self._lock = threading.Lock()
         self._delivery.after_fork(AFTER_FORK)
         self._calls.after_fork()

@@ -1,4 +1,4 @@
-"""The policy's section on notices."""
+"""Defines the policy's section on notices."""
 
 from __future__ import annotations
 
@@ -13,35 +13,34 @@ from emoguard.policy import schema
 from emoguard.policy.interval import Interval
 
 MOST_CONVERSATIONS = 100_000
-"""What `notices.keep_conversations` may be at most."""
+"""The most that `notices.keep_conversations` may be."""
 
 
 @dataclass(frozen=True)
 class NoticePolicy:
     """The section `notices` of a policy: profiles, channel, words.
 
-    A steered response, one that a label of `amplifying` rose in, and all where `prompted` is true
-    carry a notice.
-    Everything else is due by profile.
+    A steered response carries a notice, and so does one in which a label of `amplifying` rose, and
+    every response if `prompted` is true. All other notices are due by profile.
     """
 
     profiles: tuple[str, ...] = ()
-    """Profiles that are followed, each for itself."""
+    """Profiles to follow, each for itself."""
     strictest_of: tuple[str, ...] = ()
-    """Profiles that are followed as one: the shortest of their intervals, whatever any demands."""
+    """Profiles to follow as one: the shortest of their intervals, and the demands of all."""
     known_minors: bool = False
-    """Whether users are known to be minors: some profiles then ask for more."""
+    """Whether users are known to be minors: some profiles then demand more."""
     every_hours: Mapping[str, Annotated[float, Interval(above=0)]] = field(default_factory=dict)
     """Intervals by profile, which can only be shorter than the profile's own."""
     continuing_gap_minutes: Annotated[float, Interval(least=0, most=30)] = 30.0
     """A pause of this length ends an interaction; the next response starts another."""
     utc_offset_hours: Annotated[float, Interval(least=-14, most=14)] = 0.0
-    """Where the users' calendar day is, for a profile that wants its notice once a day."""
+    """The users' time zone, for a profile that requires its notice once a calendar day."""
     amplifying: tuple[str, ...] = ()
-    """Labels whose rise over the certified threshold makes a response an amplifying one."""
+    """Labels that make a response an amplifying one when they rise over the certified threshold."""
     prompted: bool = False
     """Whether the system prompt, or training, makes the model more expressive: warmer, say. Every
-    response then carries a notice that says so."""
+    response then carries a notice of that."""
     channel: Literal["field", "suffix"] = "field"
     """How a server gives notices: in the object `emoguard` beside the answer, or after its text."""
     locale: str = "en"
@@ -50,10 +49,10 @@ class NoticePolicy:
     """Own words by kind: ai, steered, amplified, prompted, and break for the sentence that suggests
     one."""
     state: str | None = None
-    """File that remembers over restarts what each conversation was told; without one, every
+    """File that remembers each conversation's notices over restarts; without one, every
     conversation is new after a restart."""
     keep_conversations: Annotated[int, Interval(least=1, most=MOST_CONVERSATIONS)] = 4096
-    """Conversations that are remembered; one that was forgotten is new when it goes on."""
+    """Conversations to remember; one that was forgotten counts as new."""
 
     def __post_init__(self) -> None:
         schema.check(self)
@@ -75,10 +74,10 @@ class NoticePolicy:
         """
         if not (self.profiles or self.strictest_of):
             return ()
-        found = [self._profile(name) for name in self.profiles]
+        followed = [self._profile(name) for name in self.profiles]
         if self.strictest_of:
-            found.append(profiles.strictest([self._profile(name) for name in self.strictest_of]))
-        return tuple(found)
+            followed.append(profiles.strictest([self._profile(name) for name in self.strictest_of]))
+        return tuple(followed)
 
     def words(self) -> Mapping[str, str]:
         """Return the words by kind.

@@ -22,7 +22,7 @@ STARTS: tuple[Start, ...] = ("conversation", "day", "interaction")
 
 @dataclass(frozen=True)
 class Profile:
-    """When one law wants users told that they talk with software.
+    """The times at which one law requires users to learn that they talk with software.
 
     `start`: with the first response of a conversation, or of an interaction (after a pause, too),
     where "day" is as interaction but not twice on one calendar day. `unused_days`: again after so
@@ -73,7 +73,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Profiles:
-    """The profiles that come with EmoGuard; `read` is when their sources were looked at last."""
+    """The profiles that come with EmoGuard; `read` is the date of the last look at the sources."""
 
     version: int
     read: date
@@ -83,7 +83,7 @@ class Profiles:
         """Return a profile.
 
         Raises:
-            EmoGuardError: there is none of this name; the nearest is told.
+            EmoGuardError: there is none of this name; it suggests the nearest.
 
         """
         if name not in self.by_name:
@@ -101,7 +101,7 @@ def shipped() -> Profiles:
 
 
 def strictest(profiles: Sequence[Profile]) -> Profile:
-    """Return one profile that asks for whatever any of `profiles` (at least one) asks for."""
+    """Return one profile with every demand of any of `profiles` (at least one)."""
     return Profile(
         name="+".join(each.name for each in profiles),
         title="; ".join(each.title for each in profiles),

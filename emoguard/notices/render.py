@@ -1,4 +1,4 @@
-"""Writes a notice after the text of a response, for callers whose users see nothing but text."""
+"""Appends a notice to the text of a response, for callers whose users see only text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of notices, by kind and language."""
+"""Loads the words of notices, by kind and language."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from emoguard.errors import EmoGuardError
 
 KINDS = ("ai", "steered", "amplified", "prompted", "break")
 LONGEST = 500
-"""Characters: what is longer is not read."""
+"""Most characters of one text."""
 
 
 def version() -> int:
@@ -24,7 +24,7 @@ def version() -> int:
 def chosen(locale: str, own: Mapping[str, str], needed: Sequence[str] = KINDS) -> Mapping[str, str]:
     """Return the words by kind in a language, an operator's `own` before the shipped ones.
 
-    `needed` are the kinds that may have to be said.
+    `needed` are the kinds that a notice may use.
 
     Raises:
         EmoGuardError: an unknown kind, a language that is neither shipped nor given in full, or

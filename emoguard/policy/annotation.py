@@ -1,7 +1,7 @@
-"""Reads a value as a type annotation wants it: in policies, plans and requests, from any source.
+"""Reads a value by its type annotation: in policies, plans and requests, from any source.
 
-What YAML or JSON hold and what is passed in Python go through the same readers, so both are held to
-the same types, words and ranges and refused in the same sentences.
+Values from YAML or JSON and values passed in Python go through the same readers, so that both obey
+the same types, words and ranges and are refused in the same sentences.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from emoguard import nearest
 from emoguard.policy.interval import Interval
 
 Reader = Callable[[Any], Any]
-"""Returns a value as its annotation has it (a list as a tuple, NumPy's numbers as Python's), or
-raises Mismatch."""
+"""Returns a value in the type of its annotation (a list as a tuple, NumPy's numbers as Python's),
+or raises Mismatch."""
 
 LARGEST_INTEGER = 2**63
 
 
 class Mismatch(Exception):  # noqa: N818  (raised and caught in here and in `schema`)
-    """A value that its annotation does not allow; `path` leads to it, outermost key first."""
+    """Raised for a value that its annotation does not allow, at `path`, outermost key first."""
 
     def __init__(self, sentence: str, *path: str) -> None:
         super().__init__(sentence)
@@ -37,7 +37,7 @@ class Mismatch(Exception):  # noqa: N818  (raised and caught in here and in `sch
 
 
 class UnknownKey(Mismatch):
-    """A key that a section does not have; it ends the path."""
+    """Raised for a key that a section does not have; it ends the path."""
 
 
 class Field(NamedTuple):
@@ -56,7 +56,7 @@ def fields_of(cls: Any) -> tuple[Field, ...]:
 
 
 def reader(hint: Any) -> Reader:
-    """Return the reader of an annotation; one that it does not know lets everything pass."""
+    """Return the reader of an annotation; for an unknown one, a reader that accepts everything."""
     kind = GENERIC.get(get_origin(hint))
     if kind is not None:
         return kind(get_args(hint))
@@ -209,13 +209,13 @@ def _wrong(wanted: str, value: Any) -> Mismatch:
 
 
 def _question(value: Any, known: Iterable[Any]) -> str:
-    """Return the question after the near word, "" if none is near."""
-    found = nearest.near(value[:100], map(str, known)) if isinstance(value, str) else None
-    return f"; did you mean {found}?" if found else ""
+    """Return a question with the nearest word, "" if none is near."""
+    closest = nearest.near(value[:100], map(str, known)) if isinstance(value, str) else None
+    return f"; did you mean {closest}?" if closest else ""
 
 
 def describe(value: Any) -> str:
-    """Name a value in the words of YAML, and what YAML does not have by its type; 60 letters."""
+    """Name a value in the words of YAML, or by its type if YAML has none; at most 60 letters."""
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""The values a number in a policy may have, said once: to code, to YAML and to the JSON Schema."""
+"""States the range of a number in a policy once, for code, YAML and the JSON Schema."""
 
 from __future__ import annotations
 

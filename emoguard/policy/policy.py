@@ -1,4 +1,4 @@
-"""The policy of an operator: written in YAML, frozen when read."""
+"""Defines the policy of an operator: written in YAML, frozen when read."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class RequestPolicy:
     channel: bool = False
     """Whether it may choose between the channels field and suffix."""
     conversation: bool = False
-    """Whether it may name its conversation; who names another's can keep its notices from being
-    due."""
+    """Whether it may name its conversation; a client that names another's can keep its notices from
+    being due."""
 
     def __post_init__(self) -> None:
         schema.check(self)
@@ -39,8 +39,8 @@ class PagePolicy:
     """The section `page`: the parts of other people's responses on the live page, never text."""
 
     curves: bool = False
-    """Whether it shows the scores of a response to others while that is being generated. Without
-    it the operator's view has one rank per label and finished response."""
+    """Whether others see the scores of a response while it is being generated. Without it the
+    operator's view has one rank per label and finished response."""
 
     def __post_init__(self) -> None:
         schema.check(self)
@@ -61,26 +61,26 @@ class Policy:
     version: Literal[1] = 1
     """Version of this format."""
     labels: tuple[str, ...] = ()
-    """Labels to read and report, in this order; none: all of the probe."""
+    """Labels to read and report, in this order; empty: all of the probe."""
     alarms: AlarmPolicy = field(default_factory=AlarmPolicy)
     """The section `alarms`: when a label fires, and the consequences."""
     drift: DriftPolicy = field(default_factory=DriftPolicy)
-    """How far this site's own traffic may move."""
+    """The section `drift`: how far this site's own traffic may move."""
     steering: SteeringPolicy = field(default_factory=SteeringPolicy)
     """The section `steering`: the bound, and the plan of every response."""
     requests: RequestPolicy = field(default_factory=RequestPolicy)
-    """What a request over a server's wire may ask for."""
+    """The section `requests`: permissions of requests over a server's wire."""
     notices: NoticePolicy = field(default_factory=NoticePolicy)
     """The section `notices` of a policy: profiles, channel, words."""
     page: PagePolicy = field(default_factory=PagePolicy)
-    """What the live page shows of responses to other people's requests."""
+    """The section `page`: the parts of other people's responses on the live page."""
     on_unsupported: Literal["refuse", "skip"] = "refuse"
     """Generation modes without one reading per token (beam search, assisted decoding) are refused
     before anything is generated, or run and are reported as skipped."""
     sample_ratio: Annotated[float, Interval(least=0, most=1)] = 1.0
-    """Share of plain responses that sinks are told of, chosen by request id. They are told of every
-    one that was steered, halted, carries a notice or did not go well, but count rates, ranks and
-    drift over the share alone; the watch keeps all reports."""
+    """Share of plain responses that reach the sinks, chosen by request id. Every response that was
+    steered, halted, faulty or carries a notice reaches them, too, but rates, ranks and drift use
+    the share only; the watch keeps all reports."""
     sinks: tuple[Mapping[str, Mapping[str, Any]], ...] = ()
     """Monitors and exporters that see every report: one mapping each, name to options."""
     keep_reports: Annotated[int, Interval(least=1)] = 256
@@ -103,7 +103,7 @@ class Policy:
         """Read a YAML file.
 
         Raises:
-            EmoGuardError: naming the key that is unknown or wrong, and the nearest known one.
+            EmoGuardError: naming the unknown or wrong key, and the nearest known one.
 
         """
         from emoguard.policy import yamlfile  # noqa: PLC0415  (only a policy file needs it)
@@ -112,10 +112,10 @@ class Policy:
 
     @classmethod
     def parse(cls, data: Any, source: str = "policy") -> Policy:
-        """Return the policy that plain data from YAML or JSON describe; a policy stays as it is.
+        """Return the policy described by plain data from YAML or JSON, or a policy unchanged.
 
         Raises:
-            EmoGuardError: naming the key that is unknown or wrong, and the nearest known one.
+            EmoGuardError: naming the unknown or wrong key, and the nearest known one.
 
         """
         return schema.parse(cls, {} if data is None else data, source)
@@ -124,16 +124,16 @@ class Policy:
         """Return the labels that may alarm and that sinks see: named ones, else usable ones.
 
         `verdicts` has every label that is read. One that was never validated (None) counts as
-        usable; one that was found not to be is watched only where the policy says so.
+        usable; any other verdict is watched only if the policy says so.
         """
         return self.labels or tuple(
             label
-            for label, found in verdicts.items()
-            if found in (None, "usable") or label in self.notices.amplifying
+            for label, verdict in verdicts.items()
+            if verdict in (None, "usable") or label in self.notices.amplifying
         )
 
     def samples(self, request_id: str) -> bool:
-        """Return whether sinks are told of this request; the same answer on every replica.
+        """Return whether this request belongs to the sample; the same on every replica.
 
         Pure: the first 8 bytes of BLAKE2b of the id, as a share of 2**64, against `sample_ratio`.
         """

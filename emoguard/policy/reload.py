@@ -1,4 +1,4 @@
-"""A policy file that is read again when it changes, at the boundary of a response."""
+"""Rereads a policy file when it changes, at the boundary of a response."""
 
 from __future__ import annotations
 
@@ -38,22 +38,23 @@ the open sinks were made with them. Everything else takes effect with the next r
 
 @dataclass(frozen=True)
 class FixedPolicy:
-    """A policy that was made in Python: it stays as it is."""
+    """A policy made in Python, which never changes."""
 
     policy: Policy
 
     def refresh(self, accept: Callable[[Policy], None] | None = None) -> Policy:
-        """Return the policy; `accept` has nothing to look at."""
+        """Return the policy; `accept` is never needed."""
         return self.policy
 
 
 class PolicyFile:
-    """The last good policy of a file; `refresh` looks whether there is a newer one.
+    """The last good policy of a file; `refresh` looks for a newer one.
 
-    Two states are told apart by device, inode, both times (ns) and size of what the path leads to,
-    so that an edit in place, a file renamed over it and a swapped symbolic link, as Kubernetes does
-    for a ConfigMap, are all noticed. `successful` says how the last attempt ended, `error` why it
-    failed; `loads` and `failures` count attempts. A failed one changes nothing else. Thread-safe.
+    Two states differ in device, inode, both times (ns) or size of the resolved file, so that an
+    edit in place, a file renamed over it and a swapped symbolic link, as Kubernetes does for a
+    ConfigMap, are all noticed. `successful` is the outcome of the last attempt, `error` the reason
+    of a failure; `loads` and `failures` count attempts. A failed one changes nothing else.
+    Thread-safe.
 
     Raises:
         EmoGuardError: the file cannot be read or is no good policy when it is opened.
@@ -72,11 +73,11 @@ class PolicyFile:
 
     @property
     def successful(self) -> bool:
-        """Return whether the policy in force is what the file says."""
+        """Return whether the policy in force is that of the file."""
         return self.error is None
 
     def refresh(self, accept: Callable[[Policy], None] | None = None) -> Policy:
-        """Return the policy in force, after reading the file again if it is another one.
+        """Return the policy in force, after rereading the file if it changed.
 
         `accept` may refuse a new policy by raising EmoGuardError. Never raises itself, interrupts
         excepted: a policy that cannot be read or used is logged once per change, and the last good
@@ -84,7 +85,7 @@ class PolicyFile:
         """
         if _stamp(self.path) == self._seen:
             return self.policy
-        if self._lock.acquire(blocking=False):  # else another response is at it
+        if self._lock.acquire(blocking=False):  # else another response is reading it
             try:
                 self._follow(accept)
             finally:
@@ -92,10 +93,10 @@ class PolicyFile:
         return self.policy
 
     def _unlock(self) -> None:
-        self._lock = threading.Lock()  # in a forked child nobody would give the old one back
+        self._lock = threading.Lock()  # in a forked child the old one would never be released
 
     def _follow(self, accept: Callable[[Policy], None] | None) -> None:
-        stamp = _stamp(self.path)  # looked at again: what was seen without the lock may be old
+        stamp = _stamp(self.path)  # checked again: the state seen without the lock may be old
         if stamp != self._seen:
             self._seen = stamp  # before reading: a change while reading is read again
             self._read(accept)
@@ -106,13 +107,14 @@ class PolicyFile:
             check_change(self.policy, policy)
             if accept is not None:
                 accept(policy)
-        # Whatever reading a policy breaks with, the response at hand must not.
+        # No error in reading a policy may break the response at hand.
         except Exception as error:
             if is_interrupt(error):
                 self._seen = None  # the file is read again with the next response
                 raise
             self.failures += 1
-            # What is wrong with the file names it already; what does not fit this watch does not.
+            # Errors in the file name it already; those of a policy that does not fit this watch do
+            # not.
             known = str(error).startswith(str(self.path))
             self.error = str(error) if known else f"{self.path}: {error}"
             log.error("the policy stays as it was: %s", self.error)  # noqa: TRY400  (one sentence says it)
@@ -123,11 +125,11 @@ class PolicyFile:
 
 
 PolicySource = Policy | FixedPolicy | PolicyFile | Mapping[str, Any] | str | os.PathLike[str]
-"""What every argument called `policy` takes."""
+"""The type of every argument called `policy`."""
 
 
 def open_policy(source: PolicySource | None) -> FixedPolicy | PolicyFile:
-    """Open the policy that a policy, a mapping, the path of a YAML file or None stands for.
+    """Open a policy given as a policy, a mapping, the path of a YAML file or None.
 
     A file is followed: it is read again when it changes. None is the default policy.
 

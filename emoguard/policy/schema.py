@@ -31,7 +31,7 @@ DEEPEST = 16
 """Levels of nesting; a policy needs six."""
 
 LARGEST = 10_000
-"""Values in all; keeps data that refers to itself, or to one part many times, from growing."""
+"""Values in all; bounds data that refers to itself, or to one part many times."""
 
 VERSION = 1
 
@@ -41,14 +41,14 @@ YAML_WORDS = {
     "an object": "a mapping",
     "a string": "text",
 }
-"""What pydantic calls things, and what somebody who writes YAML does."""
+"""Pydantic's names of types, and the words of people who write YAML."""
 
 
 def parse(cls: type[T], data: Any, source: str) -> T:
-    """Return the `cls` that `data` describes, or is; `source` names it in errors.
+    """Return `data` as a `cls`, which it may be already; `source` names it in errors.
 
     Raises:
-        EmoGuardError: naming the key, what was wanted and what came.
+        EmoGuardError: naming the key, the wanted and the actual value.
 
     """
     if isinstance(data, cls):
@@ -73,10 +73,10 @@ def check(record: Any) -> None:
     """Check every field of a dataclass instance by its annotation, as `parse` checks data.
 
     A field that may be written in several ways (a list for a tuple, a mapping for a section) is
-    kept in the one that its annotation names. For `__post_init__`: frozen records are changed here.
+    stored in the type of its annotation. For `__post_init__`: frozen records are changed here.
 
     Raises:
-        EmoGuardError: naming the field, what was wanted and what came.
+        EmoGuardError: naming the field, the wanted and the actual value.
 
     """
     cls: Any = type(record)
@@ -84,7 +84,7 @@ def check(record: Any) -> None:
     for name, default, read in fields_of(cls):
         value = values[name]
         if value is default:
-            continue  # per request: most of its fields are
+            continue  # per request, where most fields are plain
         try:
             checked = read(value)
         except Mismatch as mismatch:
@@ -94,8 +94,8 @@ def check(record: Any) -> None:
             object.__setattr__(record, name, checked)
 
 
-def option(wanted: Any, given: Any, key: str) -> Any:
-    """Return one value as the annotation `wanted` of somebody's sink has it; `key` is its place.
+def option(wanted: Any, value: Any, key: str) -> Any:
+    """Return one value in the type `wanted`, the annotation of a sink's option; `key` is its place.
 
     Pydantic reads it: such an annotation may be anything.
 
@@ -105,9 +105,9 @@ def option(wanted: Any, given: Any, key: str) -> Any:
     """
     from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415  (only a sink's options)
 
-    _check_plain(given, (key,))
+    _check_plain(value, (key,))
     try:
-        return TypeAdapter(wanted).validate_json(json.dumps(given, default=_plain), strict=True)
+        return TypeAdapter(wanted).validate_json(json.dumps(value, default=_plain), strict=True)
     except ValidationError as error:
         raise EmoGuardError(_in_yaml_words(error.errors()[0], key)) from error
 
@@ -120,10 +120,10 @@ def json_schema(cls: type[Any]) -> dict[str, Any]:
 
 
 def _check_version(cls: type[Any], data: Mapping[Any, Any]) -> None:
-    found = data.get("version", VERSION)
-    if "version" in _known(cls) and (type(found) is not int or found != VERSION):
+    version = data.get("version", VERSION)
+    if "version" in _known(cls) and (type(version) is not int or version != VERSION):
         raise EmoGuardError(
-            f"version: this EmoGuard reads version {VERSION}, got {describe(found)}: "
+            f"version: this EmoGuard reads version {VERSION}, got {describe(version)}: "
             f"write version: {VERSION}, or use the EmoGuard that the file was written for"
         )
 
@@ -136,7 +136,7 @@ def _check_plain(data: Any, at: tuple[str, ...] = ()) -> None:
         path, value = waiting.pop()
         seen += 1
         more = len(value) if isinstance(value, Mapping | list | tuple) else 0
-        # What is inside is counted before it is looked at: a client may send a million labels.
+        # Items are counted before they are examined: a client may send a million labels.
         if len(path) > DEEPEST or seen + len(waiting) + more > LARGEST:
             raise EmoGuardError(
                 f"{_dotted(path) or 'this'}: at most {LARGEST:,} values nested {DEEPEST} deep are "
@@ -161,7 +161,7 @@ def _key(path: Sequence[str], key: Any) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether JSON can say a value; in Python it may also be NumPy's, or a path."""
+    """Return whether JSON can express a value; in Python it may also be NumPy's, or a path."""
     if isinstance(value, str):
         return value.encode("utf-8", "ignore").decode() == value
     if isinstance(value, int | np.integer):
@@ -199,8 +199,8 @@ def _in_yaml_words(mistake: ErrorDetails, key: str) -> str:
 
 
 def _hint(cls: type[Any], path: Sequence[str]) -> str:
-    """Return where else this very key stands, else the near one at this place, else all of it."""
-    # Of a name of megabytes the comparison alone takes seconds.
+    """Return the other places of a key, else the nearest key at this place, else all of them."""
+    # Comparing a name of megabytes takes seconds.
     name = path[-1][:60]
     elsewhere = [key for key in _paths(cls) if key.rpartition(".")[2] == name]
     if elsewhere:

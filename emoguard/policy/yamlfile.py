@@ -1,7 +1,7 @@
 """Reads a small YAML file as plain data, without the parts of YAML that surprise or explode.
 
-Taken are mappings, lists and scalars as YAML 1.2's core schema reads them: `no` is text, `1e-3` is
-a number, a date is text. Refused are tags, anchors and aliases, a key given twice, a number with a
+It accepts mappings, lists and scalars as YAML 1.2's core schema reads them: `no` is text, `1e-3` is
+a number, a date is text. It refuses tags, anchors and aliases, duplicate keys, a number with a
 leading 0 (octal to some readers), several documents, deep nesting and files of more than 64 KiB.
 """
 
@@ -33,7 +33,7 @@ def read(path: str | os.PathLike[str]) -> Any:
     """Return the content of a YAML file, None if it is empty.
 
     Raises:
-        EmoGuardError: naming the file and, for what is in it, the key or the line.
+        EmoGuardError: naming the file and, for an error inside it, the key or the line.
 
     """
     try:
@@ -47,7 +47,7 @@ def read(path: str | os.PathLike[str]) -> Any:
 
 
 def check_path(path: Any) -> Path:
-    """Return a path as one.
+    """Return the argument as a path.
 
     Raises:
         EmoGuardError: something else came.
@@ -120,17 +120,17 @@ class _Builder:
     def _mapping(self, events: Iterator[Any]) -> dict[str, Any]:
         import yaml  # noqa: PLC0415
 
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         while not isinstance(event := next(events), yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
                 raise self._error(event, "a key is text, got a mapping, a list or an alias")
             key = self._value(event, events)
             if not isinstance(key, str):
                 raise self._error(event, f"{event.value:.60}: not a key: keys are text")
-            if key in found:
+            if key in mapping:
                 raise self._error(event, f"{key:.60}: given twice: keep one")
-            found[key] = self._under(key, next(events), events)
-        return found
+            mapping[key] = self._under(key, next(events), events)
+        return mapping
 
     def _under(self, name: str, event: Any, events: Iterator[Any]) -> Any:
         self._path.append(name)

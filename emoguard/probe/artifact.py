@@ -1,4 +1,4 @@
-"""The probe file: one safetensors file with one JSON metadata entry, read as if it were hostile."""
+"""Reads and writes probe files: safetensors with one JSON entry, read as if they were hostile."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def save(path: str | Path, probe: Probe, calibrations: Iterable[Calibration] = (
     """Write a probe and its calibrations. The file appears whole or not at all.
 
     Raises:
-        EmoGuardError: when `load` could not read it again, or the place cannot be written.
+        EmoGuardError: if `load` could not read it again, or the file cannot be written.
 
     """
     _write(Path(path), encode(probe, calibrations))
@@ -141,15 +141,15 @@ def loads(blob: bytes) -> tuple[Probe, list[Calibration]]:
         ) from error
     try:
         probe = _probe(meta, tensors, hashlib.sha256(blob).hexdigest()[:8])
-        found = [_calibration(i, m, tensors) for i, m in enumerate(meta["calibrations"])]
+        calibrations = [_calibration(i, m, tensors) for i, m in enumerate(meta["calibrations"])]
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise EmoGuardError(
             f"its description is not one of a probe ({type(error).__name__}: {error!s:.200}): "
             "make it with emoguard fit"
         ) from error
-    for calibration in found:
+    for calibration in calibrations:
         calibration.check_fits(len(probe.labels), len(probe.layers))
-    return probe, found
+    return probe, calibrations
 
 
 def _metadata(blob: bytes) -> dict[str, Any]:
@@ -172,14 +172,14 @@ def _metadata(blob: bytes) -> dict[str, Any]:
     try:
         header = jsontext.parse(blob[8 : 8 + size])
         meta = jsontext.parse(header["__metadata__"]["emoguard"])
-        found = meta["format"]
+        version = meta["format"]
     except (EmoGuardError, LookupError, TypeError, AttributeError) as error:
         raise EmoGuardError(
             f"it holds no EmoGuard description ({type(error).__name__}): give a file that emoguard "
             "fit wrote, not the weights of a model"
         ) from error
-    if found != FORMAT:
-        raise EmoGuardError(f"wanted format {FORMAT}, got {_short(found)}: update emoguard")
+    if version != FORMAT:
+        raise EmoGuardError(f"wanted format {FORMAT}, got {_short(version)}: update emoguard")
     return cast("dict[str, Any]", meta)
 
 
@@ -208,7 +208,7 @@ def _probe(meta: Mapping[str, Any], tensors: Mapping[str, Any], digest: str) -> 
 def _calibration(index: int, meta: Mapping[str, Any], tensors: Mapping[str, Any]) -> Calibration:
     identity = dict(meta["identity"])
     identity["adapters"] = _texts(identity["adapters"])
-    # Files of before identities looked at all tensors have no content.
+    # Older files, whose identities did not cover all tensors, have no content.
     for name in ("name", "architecture", "quantisation", "weights", "template", "content"):
         _text(identity.setdefault(name, "") if name == "content" else identity[name])
     for name in ("layers", "hidden"):
@@ -222,7 +222,7 @@ def _calibration(index: int, meta: Mapping[str, Any], tensors: Mapping[str, Any]
         responses=_count(meta["responses"]),
         tokens=_count(meta["tokens"]),
         context={_text(k): _text(v) for k, v in meta["context"].items()},
-        # Files of before there were certified alarms have no such entries.
+        # Older files, made before certified alarms, have no such entries.
         curve=_curve(index, meta.get("crossings"), tensors),
         created=_number(meta.get("created", 0.0)),
         **arrays,
@@ -287,5 +287,5 @@ def _number(value: Any) -> float:
 
 
 def _short(value: Any) -> str:
-    """Name a value without printing it whole: it may be deep, or megabytes long."""
+    """Describe a value briefly: it may be deep, or megabytes long."""
     return ascii(value)[:40] if isinstance(value, str | int | float) else type(value).__name__

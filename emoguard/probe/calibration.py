@@ -34,10 +34,10 @@ class Calibration:
     quantiles 0, .01 … 1 of the *response mean* of z. `norms`, shape (layers,), are the reference
     norms: the median length of a response token's residual at each probed layer. `limits`, shape
     (layers, 101, labels), are quantiles of h·v (v the unit steer direction) over response tokens:
-    what a cap or floor is given in. `context` says in words under which conditions the responses
-    were made (template, system prompt, sampling). `curve` counts how often z crossed which level;
-    without it no alarm threshold can be certified. `created` is when this was measured, in seconds
-    since 1970, 0 where that is not known.
+    the scale of a cap or floor. `context` states the conditions of the responses in words
+    (template, system prompt, sampling). `curve` counts the crossings of z at each level; without it
+    no alarm threshold can be certified. `created` is the time of the measurement, in seconds since
+    1970, 0 if unknown.
     """
 
     identity: ModelIdentity
@@ -113,7 +113,7 @@ class Calibration:
     ) -> NDArray[np.float64]:
         """Return the place of response means among neutral ones, in [0, 1], shape as `means`.
 
-        `columns` says which labels of the probe the means belong to, default all.
+        `columns` are the probe's labels that the means belong to, by default all.
         """
         levels = np.linspace(0, 1, QUANTILES)
         grids = self.means.T if columns is None else self.means.T[columns]
@@ -156,7 +156,7 @@ class Calibration:
             )
 
     def _check_lengths(self) -> None:
-        """Refuse norms, and limits of h·v, that no residual can have: steps are made of them.
+        """Refuse norms, and limits of h·v, that no residual can have: steps are computed from them.
 
         Raises:
             EmoGuardError: naming the array and its worst value.

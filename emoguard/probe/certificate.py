@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LEVELS = np.linspace(0, 12, 241, dtype=np.float32)
-"""Levels that are looked at, in units of z: fixed beforehand, as a certificate needs."""
+"""Candidate levels, in units of z: fixed beforehand, as a certificate requires."""
 
 ENOUGH_RESPONSES = 600
-"""Fewer neutral responses certify nothing, whatever they show."""
+"""With fewer neutral responses nothing is certified."""
 
 ENOUGH_CROSSINGS = 20
-"""From so many crossings on, a label tells how they cluster in responses."""
+"""Crossings from which on their clustering in responses is estimated."""
 
 CONFIDENCE = 0.95
 
@@ -33,7 +33,7 @@ class Threshold:
     """A level above which a label's crossings are certified to be rare.
 
     `level` is in units of z; `bound` is the one-sided 95 % upper bound of the crossings per 1,000
-    window positions there, `crossings` what was counted.
+    window positions there, `crossings` their count.
     """
 
     level: float
@@ -84,28 +84,28 @@ class Curve:
 
         Levels are tried from the highest down until the bound of one exceeds the rate: with levels
         fixed beforehand, trying many then costs no confidence (fixed-sequence testing; Angelopoulos
-        et al., "Learn then Test", 2021). None says that this rate cannot be certified: there are
+        et al., "Learn then Test", 2021). None means that this rate cannot be certified: there are
         fewer than 600 responses, or too few tokens in them.
         """
         if self.responses < ENOUGH_RESPONSES:
             return None
         clusters = self.clusters(column)
-        found = None
+        threshold = None
         for n in range(len(self.levels) - 1, -1, -1):
             crossings = int(self.counts[n, column])
             bound = clusters[n] * upper_bound(math.ceil(crossings / clusters[n]))
             bound *= 1000 / self.positions
             if bound > rate_per_1000:
                 break
-            found = Threshold(float(self.levels[n]), float(bound), crossings)
-        return found
+            threshold = Threshold(float(self.levels[n]), float(bound), crossings)
+        return threshold
 
     def clusters(self, column: int) -> NDArray[np.float64]:
-        """Return by how much crossings cluster in responses at each level, (levels,), at least 1.
+        """Return the clustering of crossings in responses at each level, (levels,), at least 1.
 
         The ratio of Σc² to Σc over responses: 1 when no response crosses twice, and the factor by
-        which the variance of a compound Poisson sum exceeds its mean. Where a level has too few
-        crossings to tell, that of the next lower level that has enough counts as well.
+        which the variance of a compound Poisson sum exceeds its mean. A level with too few
+        crossings takes the value of the next lower one with enough.
         """
         counts = self.counts[:, column].astype(np.float64)
         ratio = np.divide(

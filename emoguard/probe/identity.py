@@ -13,10 +13,10 @@ class ModelIdentity:
     """One model file as one runtime holds it.
 
     `weights` is a SHA-256 over the first 64 KiB of a few named tensors, `template` one over the
-    chat template (empty without one). `adapters` are those that act, by what they hold and their
-    scale and by no name or path (`3f0c…*0.5`). `content` is a SHA-256 over all base tensors: it
-    sees what `weights` is too narrow for, such as an adapter merged into attention alone.
-    Calibrations of before there was one have none, and stay valid for all files of their `weights`.
+    chat template (empty without one). `adapters` are the active ones, by content and scale, not by
+    name or path (`3f0c…*0.5`). `content` is a SHA-256 over all base tensors: it shows changes that
+    `weights` misses, such as an adapter merged into attention alone. Older calibrations have none,
+    and stay valid for all files of their `weights`.
     """
 
     name: str
@@ -31,10 +31,10 @@ class ModelIdentity:
 
     @property
     def digest(self) -> str:
-        """Sixteen hex digits that differ when anything but the name differs."""
+        """Sixteen hex digits that differ if anything but the name differs."""
         fields = dataclasses.asdict(self)
         fields.pop("name")
-        if not self.content:  # a calibration of before keeps its digest
+        if not self.content:  # an older calibration keeps its digest
             fields.pop("content")
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""Mean residuals of many texts through any door, in batches of texts of like length."""
+"""Computes mean residuals of many texts through any door, in batches of similar length."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ EMBEDDINGS = -1
 
 
 def batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Return the numbers of texts that run together: of like length, so that little is padding.
+    """Return the numbers of texts that run together: of similar length, to save padding.
 
-    The order of batches is mixed, the same every time: long and short ones alternate, so that time
-    remaining is told right and the most memory is taken early.
+    The order of batches is shuffled, the same way every time: long and short ones alternate, so
+    that the time remaining is estimated well and the most memory is taken early.
     """
-    found: list[list[int]] = []
+    grouped: list[list[int]] = []
     for n in sorted(range(len(lengths)), key=lambda n: (lengths[n], n)):
-        full = not found or len(found[-1]) == MOST
-        if full or (len(found[-1]) + 1) * lengths[n] > BATCH:
-            found.append([])
-        found[-1].append(n)
-    return [found[n] for n in np.random.default_rng(0).permutation(len(found))]
+        full = not grouped or len(grouped[-1]) == MOST
+        if full or (len(grouped[-1]) + 1) * lengths[n] > BATCH:
+            grouped.append([])
+        grouped[-1].append(n)
+    return [grouped[n] for n in np.random.default_rng(0).permutation(len(grouped))]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Labelled directions in the residual stream, and the one formula that reads them."""
+"""Holds labelled directions in the residual stream, and the one formula that reads them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ MAX_WITNESS_TOKENS = 512
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """Directions for `labels` at `layers` of one model family, with how they were made.
+    """Directions for `labels` at `layers` of one model family, with their recipe.
 
     `read` (R) and `steer` (V) have shape (layers, labels, hidden), V rows of unit length; `centre`
     (mu) has shape (layers, hidden); `weights` (w) has shape (layers,). The projection of a token is
     the sum over layers of w * (h - mu) Rᵀ. `axes` are the labels that are contrasts (valence)
-    rather than emotions. `recipe` and `card` are plain data: how it was made, what was measured.
+    rather than emotions. `recipe` and `card` are plain data: the making of the probe, and its
+    measurements.
     """
 
     name: str
@@ -60,8 +61,7 @@ class Probe:
     def verdicts(self) -> dict[str, Verdict]:
         """Return the verdict of the validation on each label, from the card.
 
-        Labels that were not validated are missing, and so is what is no verdict: a card may hold
-        anything.
+        Labels without a known verdict are missing: a card may hold anything.
         """
         listed = self.card.get("verdicts")
         if not isinstance(listed, Mapping):
@@ -73,7 +73,7 @@ class Probe:
     def cautions(self) -> tuple[str, ...]:
         """Return the reasons to doubt this probe that its card holds, one line each.
 
-        What is no line of text is missing: a card may hold anything.
+        Entries that are not a line of text are missing: a card may hold anything.
         """
         kept = self.card.get("cautions")
         lines = kept if isinstance(kept, list | tuple) else ()
@@ -116,7 +116,7 @@ class Probe:
         return [self.labels.index(label) for label in labels]
 
     def check_fits(self, identity: ModelIdentity) -> None:
-        """Refuse a model this probe cannot belong to, before anything is hooked."""
+        """Refuse a model that this probe cannot belong to, before anything is hooked."""
         if self.hidden != identity.hidden or self.model_layers != identity.layers:
             raise EmoGuardError(
                 f"probe {self.name} was made for a {self.architecture} model with "
@@ -174,7 +174,7 @@ class Probe:
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """A probe folded for one model: what the hooks multiply with.
+    """A probe folded for one model: the matrices that hooks multiply with.
 
     z = sum over layers of (h - centre) matrixᵀ + shift; `matrix` is float32 (layers, labels,
     hidden), `centre` (layers, hidden), `shift` (layers, labels).

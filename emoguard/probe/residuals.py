@@ -1,4 +1,4 @@
-"""The offline door into a runtime: residuals of a given text, outside any generation."""
+"""Defines the offline door into a runtime: residuals of a given text, outside any generation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from emoguard.probe.identity import ModelIdentity
 class Residuals(Protocol):
     """Reads residuals of a given text.
 
-    It runs through the same point of the model as the live hook, so that what a probe was fitted on
-    is what it reads.
+    It reads at the same point of the model as the live hook, so that a probe reads the residuals it
+    was fitted on.
     """
 
     identity: ModelIdentity
-    """Which file this is."""
+    """The identity of the model file."""
 
     @property
     def backend(self) -> str:
@@ -51,6 +51,6 @@ class Pooling(Protocol):
     ) -> AbstractContextManager[Pool]:
         """Open a pass over batches of at most `texts` texts and `tokens` tokens.
 
-        Layer -1 is what block 0 receives: the embeddings.
+        Layer -1 is the input of block 0: the embeddings.
         """
         ...

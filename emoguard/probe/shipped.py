@@ -22,8 +22,8 @@ def shipped_files() -> dict[str, Traversable]:
     """Return the probe files that come with EmoGuard, by name without suffix, in order."""
     folder = files("emoguard") / "probes"
     entries = folder.iterdir() if folder.is_dir() else ()
-    found = {e.name.removesuffix(SUFFIX): e for e in entries if e.name.endswith(SUFFIX)}
-    return dict(sorted(found.items()))
+    probes = {e.name.removesuffix(SUFFIX): e for e in entries if e.name.endswith(SUFFIX)}
+    return dict(sorted(probes.items()))
 
 
 def load_probe(name: str | os.PathLike[str]) -> tuple[Probe, list[Calibration]]:

@@ -25,7 +25,7 @@ UNRELATED = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Witness:
-    """A fixed text and what the fitted model's residuals looked like on it.
+    """A fixed text and the fitted model's residuals on it.
 
     `token_ids` has shape (tokens,), BOS first where the model uses one. `residuals` holds, for each
     probed layer N, the centred residuals of N-1, N and N+1 without the first token: float32 of
@@ -43,13 +43,13 @@ class Witness:
         around = [range(n - 1, n + 2) for n in layers]
         # The last block is never read, so it is no candidate either.
         wanted = sorted({n for three in around for n in three if 0 <= n < door.identity.layers - 1})
-        found = dict(zip(wanted, _centred(door.residuals(token_ids, wanted)), strict=True))
+        centred = dict(zip(wanted, _centred(door.residuals(token_ids, wanted)), strict=True))
         empty = np.zeros((len(token_ids) - 1, door.identity.hidden), np.float32)
-        stacked = np.array([[found.get(n, empty) for n in three] for three in around], np.float32)
+        stacked = np.array([[centred.get(n, empty) for n in three] for three in around], np.float32)
         return cls(np.asarray(token_ids, np.int64), stacked)
 
     def cosines(self, door: Residuals, layers: Sequence[int]) -> NDArray[np.float64]:
-        """Return how much each hooked layer looks like its stored neighbours N-1, N and N+1.
+        """Return the similarity of each hooked layer to its stored neighbours N-1, N and N+1.
 
         Shape (layers, 3), in [-1, 1]; -inf for a neighbour the model does not have.
 
@@ -57,17 +57,17 @@ class Witness:
             EmoGuardError: when the model's residuals hold NaN or infinity.
 
         """
-        found = _centred(door.residuals(self.token_ids.tolist(), layers))
-        if not np.all(np.isfinite(found)):
+        residuals = _centred(door.residuals(self.token_ids.tolist(), layers))
+        if not np.all(np.isfinite(residuals)):
             raise EmoGuardError(
                 f"the residuals of {door.identity.name} hold NaN or infinity on a plain sentence: "
                 "load the model in another dtype"
             )
-        cosines = np.einsum("nkth,nth->nk", self.residuals, found, dtype=np.float64)
+        cosines = np.einsum("nkth,nth->nk", self.residuals, residuals, dtype=np.float64)
         return np.where(self.residuals.any(axis=(2, 3)), cosines, -np.inf)
 
     def offsets(self, door: Residuals, layers: Sequence[int]) -> list[int]:
-        """Return per probed layer which stored neighbour is nearest: -1, 0 (right) or +1.
+        """Return the nearest stored neighbour of each probed layer: -1, 0 (right) or +1.
 
         Nearest is decided among neighbours and never by a threshold: quantisation moves a residual
         further from its original than neighbouring layers lie apart in some models.
@@ -75,10 +75,10 @@ class Witness:
         return [int(best) - 1 for best in self.cosines(door, layers).argmax(axis=1)]
 
     def check(self, door: Residuals, layers: Sequence[int]) -> None:
-        """Refuse when any hooked layer looks like another layer than the one it should be.
+        """Refuse if any hooked layer resembles another layer more than its own.
 
         Raises:
-            EmoGuardError: naming the layers and where they seem to be.
+            EmoGuardError: naming the layers and their apparent places.
 
         """
         wrong = []

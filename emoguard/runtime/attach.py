@@ -40,17 +40,17 @@ UNOPENED = (
 )
 
 OF_GUARD = ("policy", "probe", "sinks", "on_alert")
-"""What `open_guard` takes beside a plug-in's options."""
+"""The arguments of `open_guard` beside a plug-in's options."""
 
 
 def attach(model: Any, guard: Guard | None = None, **options: Unpack[Options]) -> Watch:
     """Watch `model`, an object of a runtime that has a plug-in, with `guard`.
 
-    Without a guard a probe shipped with EmoGuard is used, if one fits. Options go to the plug-in;
-    its function `joint` describes them (`tokenizer`, `backend`).
-    `EMOGUARD_DISABLE=1` in the environment makes this a watch that reads nothing and says so; calls
-    that carry `emoguard=` still work. What makes scores doubtful is logged: a model file that the
-    probe is not calibrated for, a probe of few texts.
+    Without a guard, a probe shipped with EmoGuard is used if one fits. Options go to the plug-in;
+    its function `joint` describes them (`tokenizer`, `backend`). `EMOGUARD_DISABLE=1` in the
+    environment makes this a watch that reads nothing and logs that; calls that carry `emoguard=`
+    still work. Reasons to doubt the scores are logged: a model file that the probe is not
+    calibrated for, a probe of few texts.
 
     Raises:
         EmoGuardError: an object that is no supported model or no guard, an unknown option, a probe
@@ -81,7 +81,7 @@ def attach(model: Any, guard: Guard | None = None, **options: Unpack[Options]) -
 
 
 def own_guard(plugin: Plugin, inner: Any, options: Mapping[str, Any]) -> Guard | None:
-    """Return the guard that a model was started with, where its plug-in knows one."""
+    """Return the guard that a model was started with, if its plug-in knows one."""
     own: Callable[..., Guard | None] | None = getattr(plugin, "own_guard", None)
     guard = None if own is None else own(inner, **options)
     if guard is not None and guard.unopened:
@@ -109,7 +109,7 @@ def watch(
             print(watch.reports[-1])
 
     Raises:
-        EmoGuardError: what `open_guard` or `attach` raise. Nothing is left open or attached.
+        EmoGuardError: as `open_guard` and `attach`. Nothing is left open or attached.
 
     """
     with (
@@ -133,9 +133,9 @@ def open_guard(
 
     `policy` is a Policy, a mapping with the keys of one, or a YAML file, which the guard then
     follows while it runs; `probe` is a probe file or the name of a shipped one, by default the
-    shipped one that fits; `sinks` are further ones, written as in a policy; `on_alert` is what the
-    policy's `on_alert: callback` calls. Options are those of `attach`. For one model `watch` does
-    this and the attach; a guard of your own may watch several.
+    shipped one that fits; `sinks` are further ones, written as in a policy; `on_alert` is the
+    function of the policy's `on_alert: callback`. Options are those of `attach`. For one model
+    `watch` does this and the attach; a guard of your own may watch several.
 
     With `EMOGUARD_DISABLE=1` nothing is read or opened, and the guard does nothing.
 
@@ -164,13 +164,13 @@ def _opened(
     on_alert: Callable[[Alert], None] | None,
 ) -> Iterator[Guard]:
     opened = open_policy(policy)
-    found = shipped(door) if probe is None else Guard.load(probe)
-    plain = Guard(found.probe, found.calibrations, opened, on_alert=on_alert)
+    chosen = shipped(door) if probe is None else Guard.load(probe)
+    plain = Guard(chosen.probe, chosen.calibrations, opened, on_alert=on_alert)
     plain.check(plain.policy)
     further = Policy(sinks=tuple(also)).sinks
     with (
         open_sinks(plain.site(door.identity, door.backend), further) as sinks,
-        Guard(found.probe, found.calibrations, opened, sinks, on_alert) as guard,
+        Guard(chosen.probe, chosen.calibrations, opened, sinks, on_alert) as guard,
     ):
         yield guard
 
@@ -179,7 +179,7 @@ def _check_guard(guard: Any) -> None:
     """Raise unless this is a guard.
 
     Raises:
-        EmoGuardError: naming what came.
+        EmoGuardError: naming the argument's type.
 
     """
     if not isinstance(guard, Guard):
@@ -262,8 +262,8 @@ def shipped(door: Residuals, model: str = "MODEL") -> Guard:
         EmoGuardError: none fits.
 
     """
-    found = shipped_files()
-    for name in found:
+    files = shipped_files()
+    for name in files:
         guard = Guard.load(name)
         probe, identity = guard.probe, door.identity
         if (probe.hidden, probe.model_layers) != (identity.hidden, identity.layers):
@@ -276,6 +276,6 @@ def shipped(door: Residuals, model: str = "MODEL") -> Guard:
     raise EmoGuardError(
         f"no shipped probe fits {door.identity.name} ({door.identity.architecture}, "
         f"{door.identity.layers} layers of width {door.identity.hidden}); shipped: "
-        f"{', '.join(found) or 'none'}. Make one with {fit_command(model)} and give it by --probe, "
+        f"{', '.join(files) or 'none'}. Make one with {fit_command(model)} and give it by --probe, "
         "in Python by Guard.load"
     )

@@ -1,4 +1,4 @@
-"""Attention sinks: positions whose token has nothing but itself to attend to.
+"""Finds attention sinks: positions whose token has nothing but itself to attend to.
 
 The residual at the first position of a sequence is tens of times as long as any other and depends
 on the model far more than on the text (Xiao et al., "Efficient Streaming Language Models with
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 UNKNOWN = -1
-"""Stands for a token whose id is not known: a position in a cache, a row of embeddings."""
+"""Stands for a token whose id is unknown: a position in a cache, a row of embeddings."""
 
 
 def sink_length(token_ids: Sequence[int]) -> int:

@@ -1,4 +1,4 @@
-"""Null objects for `EMOGUARD_DISABLE=1`: a watch and a guard that do nothing."""
+"""Provides a watch and a guard that do nothing, for `EMOGUARD_DISABLE=1`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SWITCH = "EMOGUARD_DISABLE"
 """The environment variable that switches EmoGuard off if it is 1."""
 
 NOT_WATCHED = ModelIdentity("not watched", "", 0, 0, "", "")
-"""The identity of a model that nobody looked at."""
+"""The identity of a model that was not inspected."""
 
 CALLS = ("generate", "generate_batch", "chat", "create_completion", "create_chat_completion")
 """Calls that take a request as `emoguard=`: a runtime has one or all of them."""
@@ -45,8 +45,8 @@ def is_disabled() -> bool:
 class DisabledGuard(Guard):
     """A guard that reads no label and has neither probe nor sinks; its policy is the default one.
 
-    Everything that a server asks of a guard works and does nothing. There is no `probe`: asking
-    for it raises AttributeError.
+    Every method that a server calls works and does nothing. There is no `probe`: reading it raises
+    AttributeError.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class DisabledGuard(Guard):
 class DisabledWatch(Watch):
     """A watch that reads nothing and makes no report.
 
-    It only takes the keyword `emoguard` off the calls that carry it, which would break without.
+    It only takes the keyword `emoguard` off the calls that carry it, which would fail otherwise.
     """
 
     enabled = False

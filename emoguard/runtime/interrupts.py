@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 PAUSES = (bytes((dis.opmap["RESUME"], 0)), bytes((dis.opmap["JUMP_BACKWARD"],)))
-"""How instructions begin at which the interpreter runs the handlers of signals and nothing else: at
-the start of a function and at the end of a loop's body."""
+"""Names of instructions at which the interpreter runs signal handlers and nothing else: at the
+start of a function and at the end of a loop's body."""
 
 RAISE = bytes((dis.opmap["RAISE_VARARGS"],))
 
 BARE_IN_C = (MemoryError, StopIteration)
-"""What functions written in C raise without arguments, too."""
+"""Exceptions that functions written in C raise without arguments, too."""
 
 
 def is_interrupt(error: BaseException) -> bool:
@@ -45,9 +45,9 @@ def _steps(trace: TracebackType | None) -> Iterator[tuple[FrameType, bytes]]:
 def _has_its_caller(frame: FrameType) -> bool:
     """Return whether a function got its caller's frame as an argument, as handlers do."""
     info = inspect.getargvalues(frame)
-    given = [info.locals.get(name) for name in info.args]
-    given += info.locals.get(info.varargs or "", ())
-    return frame.f_back is not None and any(value is frame.f_back for value in given)
+    values = [info.locals.get(name) for name in info.args]
+    values += info.locals.get(info.varargs or "", ())
+    return frame.f_back is not None and any(value is frame.f_back for value in values)
 
 
 def _is_bare(error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""The seam to a runtime: the protocol of a plug-in's joint, and of the sessions it calls.
+"""Defines the seam to a runtime: the protocols of a plug-in's joint and of the sessions it calls.
 
 A plug-in is a module with two functions, `open_residuals(model, **options)` and
 `joint(model, **options)`; `emoguard.runtime.watch.Watch` does the rest.
@@ -23,7 +23,7 @@ from emoguard.steering.intervention import Steering
 from emoguard.steering.plan import Plan
 
 Part = Literal["reading", "steering"]
-"""What of EmoGuard broke."""
+"""The part of EmoGuard that failed."""
 
 
 class Sessions(Protocol):
@@ -48,7 +48,7 @@ class Sessions(Protocol):
     ) -> Session:
         """Start the session of one sequence: `steering` is the plan laid for it, or None.
 
-        `identity` is that of the model now, which the joint is asked for if it is not passed.
+        `identity` is that of the model now, by default as the joint identifies it.
         """
         ...
 
@@ -92,7 +92,7 @@ class Sessions(Protocol):
     def guarded(
         self, session: Session | None, part: Part = "reading"
     ) -> AbstractContextManager[None]:
-        """Let no error of this block reach the generation: `fail` is called with it."""
+        """Keep errors in this block from the generation: `fail` is called with them."""
         ...
 
     def closing(self, session: Session, finish: Finish = "length") -> AbstractContextManager[None]:
@@ -122,15 +122,15 @@ class Joint(Protocol):
         ...
 
     def identity(self, *, anew: bool = False) -> ModelIdentity:
-        """Return which file the model holds now; called when a response begins, so cheap.
+        """Return the identity of the model now; called when a response begins, so cheap.
 
-        It looks at marks, and at content where one changed; `anew` looks at content at all events.
-        Never raises once the joint is made.
+        It compares marks, and reads content if one changed; `anew` always reads content. Never
+        raises once the joint is made.
         """
         ...
 
     def hooked(self, site: Site) -> AbstractContextManager[Residuals]:
-        """Read the model in this block; yields the door that the witness is checked through.
+        """Read the model in this block; yields the door through which the witness is checked.
 
         It goes through the same entry as generation. At the end the model is as it was.
         """
@@ -141,7 +141,7 @@ class Joint(Protocol):
         ...
 
     def refuse(self, steering: Steering) -> None:
-        """Raise EmoGuardError if this steering cannot be done here."""
+        """Raise EmoGuardError if this runtime cannot apply the steering."""
         ...
 
     def settle(self, session: Session) -> None:

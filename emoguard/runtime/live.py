@@ -1,4 +1,4 @@
-"""Notices a crossing while a response is still being generated, between two forward passes."""
+"""Detects a crossing while a response is still being generated, between two forward passes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Prompt = Callable[[], tuple[Sequence[int], Thinking | None]]
 
 
 class Counted:
-    """Decides for each generated token whether its row counts in a report's scores.
+    """Decides for each generated token whether a report's scores include its row.
 
-    Reasoning does not, nor does what is read at an attention sink. Whether reasoning will be closed
-    is not known yet: see `alert_late`.
+    They leave out reasoning and rows read at an attention sink. Whether reasoning will be closed is
+    not known yet: see `alert_late`.
     """
 
     def __init__(self, prompt_ids: Sequence[int], thinking: Thinking | None) -> None:
@@ -37,10 +37,10 @@ class Counted:
 
 
 class LiveAlarm:
-    """Follows one response where the policy wants more of a crossing than a count in the report.
+    """Follows one response if the policy demands more on a crossing than a count in the report.
 
-    `make` returns none if the policy only wants reports, or if no label has a certified threshold:
-    then nothing has to be looked at while tokens come. `raise_alert` is called with every crossing.
+    `make` returns None if the policy only reports, or if no label has a certified threshold: then
+    tokens need not be followed. `raise_alert` is called with every crossing.
     """
 
     def __init__(

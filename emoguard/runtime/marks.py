@@ -1,7 +1,7 @@
-"""The marks between which models write their reasoning, as tokenizers and chat templates name them.
+"""Finds the marks around a model's reasoning in its tokenizer and chat template.
 
-A pair that does not hold would hide an answer from the monitor, so none is guessed: both marks must
-be tokens of the vocabulary, and a chat template, if there is one, must speak of them.
+A wrong pair would hide an answer from the monitor, so none is guessed: both marks must be tokens of
+the vocabulary, and a chat template, if there is one, must contain them.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ KNOWN = (
     Marks(("<seed:think>",), "</seed:think>"),  # Seed-OSS
     Marks(("◁think▷",), "◁/think▷"),  # Kimi
 )
-"""Marks that are known without being named by a response template."""
+"""Marks known without a response template."""
 
 SIGNS = ("thinking", "reasoning_content", "think>", "THINK", "<|channel|>")
-"""What chat templates of models that reason hold."""
+"""Words in chat templates of models that reason."""
 
 UNMARKED = (
     "the chat template speaks of reasoning, but with no marks that EmoGuard knows and that are "
@@ -51,7 +51,7 @@ UNMARKED = (
 )
 
 NO_TOKEN = -1
-"""Stands for a word that is no token of its own: no generated token equals it."""
+"""Stands for a word that is not a single token: no generated token equals it."""
 
 
 def find_thinking(
@@ -61,31 +61,31 @@ def find_thinking(
     is_blank: Callable[[int], bool],
     named: Marks | None = None,
 ) -> Thinking | None:
-    """Return the marks of a model's reasoning, None where none are known; says so in the log.
+    """Return the marks of a model's reasoning; None if none are known, which may be logged.
 
     `token` returns the id of a text that is one token. `template` is the source of the chat
     template, "" without one, and `render` what it makes of messages. `named` are marks that the
     tokenizer itself declares.
 
-    Whether a template or somebody else wrote a prompt cannot be seen: where there is a template,
-    only a mark that it can write itself opens reasoning.
+    A prompt does not show whether a template wrote it: if there is a template, only a mark that it
+    can write itself opens reasoning.
     """
-    found = next((m for m in (named, *KNOWN) if m and _holds(m, token, template, named)), None)
-    if found is None:
+    match = next((m for m in (named, *KNOWN) if m and _holds(m, token, template, named)), None)
+    if match is None:
         if any(sign in template for sign in SIGNS):
             log.warning(UNMARKED)
         return None
     opening, again = (
-        tuple(_id(token, part) for part in parts) for parts in (found.opening, found.again)
+        tuple(_id(token, part) for part in parts) for parts in (match.opening, match.again)
     )
-    opens = not template or opens_reasoning(render, "".join(found.opening))
-    return Thinking(opening, _id(token, found.closing), again, opens, cache(is_blank))
+    opens = not template or opens_reasoning(render, "".join(match.opening))
+    return Thinking(opening, _id(token, match.closing), again, opens, cache(is_blank))
 
 
 def _holds(
     marks: Marks, token: Callable[[str], int | None], template: str, named: Marks | None
 ) -> bool:
-    """Return whether both marks are tokens, and spoken of where anything could speak of them."""
+    """Return whether both marks are tokens, and in the template or `named`, if there are any."""
     if token(marks.opening[0]) is None or token(marks.closing) is None:
         return False
     spoken = not template or "".join(marks.opening) in template or marks.closing in template
@@ -93,5 +93,5 @@ def _holds(
 
 
 def _id(token: Callable[[str], int | None], text: str) -> int:
-    found = token(text)
-    return NO_TOKEN if found is None else found
+    number = token(text)
+    return NO_TOKEN if number is None else number

@@ -45,7 +45,7 @@ def recognise(path: str | Path) -> str:
     """Return the short name of the plug-in whose format the model at `path` has.
 
     Raises:
-        EmoGuardError: none has; the sentence says what lies there, and what to give in its place.
+        EmoGuardError: none has; the sentence says what is there, and what to give instead.
 
     """
     path = Path(path)
@@ -115,14 +115,21 @@ def first_line(error: Exception) -> str:
 
 
 def module(name: str) -> ModuleType:
-    """Return the module `name` of the plug-in that has one.
+    """Return the module `name` of the one plug-in that has such a module.
 
     Raises:
-        EmoGuardError: none has.
+        EmoGuardError: no plug-in has one, or several have.
         ModuleNotFoundError: the runtime is not installed.
 
     """
-    for point in plugins().values():
-        if find_spec(point.value) and find_spec(f"{point.value}.{name}"):
-            return importlib.import_module(f"{point.value}.{name}")
-    raise EmoGuardError(f"no plug-in that is installed has a module {name}")
+    packages = [
+        point.value
+        for point in plugins().values()
+        if find_spec(point.value) and find_spec(f"{point.value}.{name}")
+    ]
+    if len(packages) != 1:
+        raise EmoGuardError(
+            f"wanted one plug-in with a module {name}, "
+            f"got {', '.join(packages) or 'none'}: see `emoguard doctor` for the plug-ins installed"
+        )
+    return importlib.import_module(f"{packages[0]}.{name}")

@@ -1,4 +1,4 @@
-"""Puts attributes of our own onto a model object, and takes them away again."""
+"""Puts EmoGuard's attributes onto a model object, and takes them away again."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ MISSING = object()
 STATE = "__getstate__"
 
 Undo = Callable[[dict[str, Any]], None]
-"""Takes something of ours out of the state of an object."""
+"""Takes one of EmoGuard's attributes out of the state of an object."""
 
 
 @contextmanager
 def attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Set an instance attribute in this block; afterwards put back the one that was there.
 
-    One that somebody else has put over ours since is theirs to take away. Copies and pickles of
-    `owner` have what was there before.
+    An attribute that other code has put over this one since is left alone. Copies and pickles of
+    `owner` have the original one.
     """
     attributes = vars(owner)
     before = attributes.get(name, MISSING)
@@ -41,7 +41,7 @@ def attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def left_out(owner: Any, undo: Undo) -> Iterator[None]:
-    """Make copies and pickles of `owner` without something of ours, in this block.
+    """Keep EmoGuard's attributes out of copies and pickles of `owner` in this block.
 
     `undo` takes it out of a copy of the object's state. What is watched is one object: its copy is
     not, whether `copy`, `pickle` or `torch.save` makes it.

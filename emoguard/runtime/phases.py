@@ -1,10 +1,9 @@
 """Assigns tokens to phases: preparation, reasoning or response.
 
 Only two writers may open reasoning: the chat template, at the very end of the prompt, and the
-model, before its answer has begun. Marks anywhere else are text that somebody wrote: in a message,
-in a document, in an answer that was talked into them. They would hide what follows from the
-monitor, so they count for nothing. Nor does reasoning that is never closed: it is the answer, or in
-its place.
+model, before its answer has begun. Marks anywhere else are mere text: in a message, in a document,
+in an answer that was lured into them. They would hide the rest from the monitor, so they are
+ignored. Reasoning that is never closed counts as the answer.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Thinking(NamedTuple):
     is_blank: Callable[[int], bool] = _never
 
     def starts_inside(self, prompt_ids: Sequence[int]) -> bool:
-        """Return whether a response to this prompt starts in reasoning."""
+        """Return whether a response to this prompt begins in reasoning."""
         if not self.opens_prompts:
             return False
         last: list[int] = []
@@ -81,9 +80,9 @@ class Marker:
     def all(
         self, token_ids: Sequence[int], *, ended: bool = False
     ) -> tuple[NDArray[np.uint8], Reasoning]:
-        """Return the phase of each of some tokens, and how reasoning was told from the response.
+        """Return the phase of each token, and how reasoning was separated from the response.
 
-        Of a response that has `ended`, reasoning that was never closed counts as response.
+        Once a response has `ended`, reasoning that was never closed counts as response.
         """
         phases = np.array([self.next(token) for token in token_ids], np.uint8)
         if self._thinking is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 Decode = Callable[[Sequence[int]], str]
 
 UNFINISHED = "\ufffd"
-"""What a decoder writes for bytes of a character whose rest has not come yet."""
+"""A decoder's sign for bytes of an unfinished character."""
 
 
 class Pieces:

@@ -1,4 +1,4 @@
-"""Holds the rows of one response as numpy arrays: here numbers leave the runtime."""
+"""Holds the rows of one response as numpy arrays, outside the runtime."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Steered:
 
     `dose` sums ‖h' - h‖/‖h‖ over the layers of the residual a token was chosen from; NaN where the
     intervention did not run. `clipped`: the bound cut it short at a layer. `faulted`: the residual
-    was left alone at a layer because it, or the step, was not finite. `fault` is what broke
-    steering itself, if something did: the tokens from there on were left alone.
+    was left alone at a layer because it, or the step, was not finite. `fault` is the error that
+    ended steering, if any: later tokens were left alone.
     """
 
     steering: Steering
@@ -33,14 +33,15 @@ class Steered:
 class Reading:
     """The rows of one response, read by a runtime.
 
-    `rows[t]` is the reading the t-th generated token was chosen from, float32 of shape
-    (tokens, labels): z where a calibration fits, else the raw projection. `labels` name the
-    columns. `token_ids` and `phases` (indices into `PHASES`) have shape (tokens,); `reasoning` is
-    as in a `Report`. A row that the hook did not refresh is NaN. The first `attention_sinks` rows
-    were read at an attention sink (`emoguard.runtime.attention`). `pieces` are the texts of the
-    tokens, if the request asked for them. `seconds` is host time spent in EmoGuard's own code
-    around the model's forward passes. `fault` is what broke, `skipped` why nothing was read,
-    `halted` why EmoGuard ended the generation, `steered` what was steered, if any of it is so.
+    `rows[t]` is the reading the t-th generated token was chosen from, float32 of shape (tokens,
+    labels): z where a calibration fits, else the raw projection. `labels` name the columns.
+    `token_ids` and `phases` (indices into `PHASES`) have shape (tokens,); `reasoning` is as in a
+    `Report`. A row that the hook did not refresh is NaN. The first `attention_sinks` rows were read
+    at an attention sink (`emoguard.runtime.attention`). `pieces` are the texts of the tokens, if
+    the request asked for them. `seconds` is host time spent in EmoGuard's own code around the
+    model's forward passes. `fault` is the error, `skipped` the reason for reading nothing, `halted`
+    the reason why EmoGuard ended the generation, `steered` the steering; each is None if it does
+    not apply.
     """
 
     identity: ModelIdentity

@@ -96,8 +96,8 @@ def _checked(texts: Iterable[str]) -> list[str]:
     listed = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else None
     others = [each for each in listed or () if not isinstance(each, str)]
     if listed is None or others:
-        found = describe(texts if listed is None else others[0])
-        raise EmoGuardError(f"texts: wanted a list of texts, got {found}: write [text]")
+        wrong = describe(texts if listed is None else others[0])
+        raise EmoGuardError(f"texts: wanted a list of texts, got {wrong}: write [text]")
     return listed
 
 

@@ -1,4 +1,4 @@
-"""A server's own app around one model, as a plug-in opens it for `emoguard serve`."""
+"""Describes a server's own app around one model, as a plug-in opens it for `emoguard serve`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Served:
     """An ASGI app, the one model that answers in it, and where to listen.
 
     `app` is a Starlette or FastAPI app that has not served yet, `options` are those of
-    `emoguard.attach` for `model`. `stop` makes a generation that nobody waits for any more end at
-    its next token: a pass of the model cannot be broken off, and the process would wait.
+    `emoguard.attach` for `model`. `stop` ends an abandoned generation at its next token: a pass of
+    the model cannot be broken off, and the process would wait for it.
     """
 
     app: Any
@@ -31,10 +31,10 @@ class Served:
 
 
 def check_reach(host: str, api_key: str | None) -> None:
-    """Refuse to listen where others can reach the server and no key is asked of them.
+    """Refuse to listen where others can reach the server without a key.
 
     Raises:
-        EmoGuardError: that, or a key that is empty.
+        EmoGuardError: there is no key for such a host, or it is empty.
 
     """
     if api_key is not None and not api_key.strip():

@@ -1,4 +1,4 @@
-"""The run-time state of one generated sequence, and how a request reaches it."""
+"""Holds the run-time state of one generated sequence, and takes its request from the call."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Session:
     decode: Callable[[Sequence[int]], str] | None = None
     alarm: LiveAlarm | None = None
     held: Any = None
-    """What the joint keeps for this sequence."""
+    """The joint's own state of this sequence."""
     closed: bool = False
     closing: threading.RLock = field(default_factory=threading.RLock)
     """Held while the session is closed. Re-entrant: an abandoned generator is closed by the garbage
@@ -75,7 +75,7 @@ class Session:
         self.steering_fault = self.steering_fault or f"{type(error).__name__}: {error}"
 
     def fail(self, error: BaseException) -> None:
-        """Remember the first thing that broke; reading stops, generation goes on."""
+        """Remember the first error; reading stops, generation continues."""
         self.fault = self.fault or f"{type(error).__name__}: {error}"
 
     def reading(self, finish: Finish) -> Reading:
@@ -83,7 +83,7 @@ class Session:
 
         May be called while another thread commits. A token whose row is missing has a NaN row.
         """
-        token_ids = self.token_ids[:]  # taken first: its rows are there, later ones are cut off
+        token_ids = self.token_ids[:]  # taken first: these have their rows; later ones are cut off
         marker = Marker(self.prompt_ids, self.thinking)
         phases, reasoning = marker.all(token_ids, ended=self.closed)
         return Reading(
@@ -136,7 +136,7 @@ def take_request(kwargs: dict[str, Any]) -> Request:
     """Take `emoguard=` out of a call's keyword arguments, else the context's, else a fresh one.
 
     Raises:
-        TypeError: something else than a Request, from either.
+        TypeError: anything but a Request, from either.
 
     """
     own = kwargs.pop("emoguard", None)

@@ -139,7 +139,7 @@ class OpenSessions:
         error: BaseException,
         part: Part = "reading",
     ) -> None:
-        """Note a failure during a response: log it once, and obey `on_fault`.
+        """Record a failure during a response: log it once, and obey `on_fault`.
 
         Raises:
             Exception: `error`, if it interrupts the thread: nothing of EmoGuard's own broke.
@@ -161,7 +161,7 @@ class OpenSessions:
 
     @contextmanager
     def guarded(self, session: Session | None, part: Part = "reading") -> Iterator[None]:
-        """Let no error of this block reach the generation: `fail` is called with it."""
+        """Keep errors in this block from the generation: `fail` is called with them."""
         try:
             yield
         except Exception as error:  # noqa: BLE001  (the response must not notice)
@@ -206,7 +206,7 @@ class OpenSessions:
         return self._scaled(session, finish)
 
     def _site(self, identity: ModelIdentity) -> Site:
-        """Return the guard on the file that the model holds now."""
+        """Return the guard on the model's present file."""
         site = self._sites.get(identity)
         if site is None:
             site = self.guard.site(identity, self.joint.backend)
@@ -224,7 +224,7 @@ class OpenSessions:
         return steering
 
     def _report(self, session: Session, finish: Finish) -> Report | None:
-        """Return the report of a session; one whose rows cannot be summed up says `error`."""
+        """Return the report of a session; its status is `error` if the rows defy a summary."""
         for _ in range(2):
             try:
                 reading = _with_pieces(self._scaled(session, finish), session)

@@ -1,4 +1,4 @@
-"""The seam to a model opened by path: it is asked in its chat template, and generates.
+"""Defines the seam to a model opened by path: prompted in its chat template, it generates.
 
 For commands, calibrations and studies. Applications open their own models.
 """
@@ -70,9 +70,9 @@ class Speaker(Protocol):
     model: Any
     """The object that `attach` takes."""
     options: Options
-    """What `attach` takes beside it."""
+    """The options of `attach` for it."""
     has_template: bool
-    """Whether the model has a chat template; one without is not taught to follow instructions."""
+    """Whether the model has a chat template, and so was trained to follow instructions."""
 
     @property
     def door(self) -> Residuals:
@@ -87,7 +87,7 @@ class Speaker(Protocol):
         """Answer as an application would; `tick` is called about once per token on the way.
 
         Raises:
-            ValueError: the runtime does not take the prompt.
+            ValueError: the runtime refuses the prompt.
 
         """
         ...
@@ -133,7 +133,7 @@ class Opener(Protocol):
     """
 
     FORMAT: str
-    """What it opens, in words, with an article."""
+    """The format it opens, in words, with an article."""
     BATCHES: bool
     """Whether its speakers are `BatchSpeaker`."""
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 SWITCHES: tuple[dict[str, Any], ...] = ({}, {"enable_thinking": True}, {"thinking": True})
-"""What callers pass to templates so that the model reasons; most need nothing."""
+"""Arguments that make templates ask for reasoning; most need none."""
 
 MESSAGE = "emoguard-message"
-"""A message that no template contains: what comes after it is the template's own."""
+"""A message that no template contains: the text behind it is the template's own."""
 
 Render = Callable[..., str]
 """Takes messages, and switches by keyword; returns the prompt's text."""
@@ -27,7 +27,7 @@ def opens_reasoning(render: Render, opening: str) -> bool:
 
 
 def _tail(render: Render, messages: Sequence[dict[str, str]], switches: dict[str, Any]) -> str:
-    """Return what the template writes behind the last message, "" where it fails."""
+    """Return the template's text behind the last message, "" if it fails."""
     try:
         return render(messages, **switches).rpartition(MESSAGE)[2]
     except Exception:  # noqa: BLE001  (a template may raise whatever it likes)

@@ -1,4 +1,4 @@
-"""What a tokenizer of Hugging Face says about reasoning."""
+"""Reads the marks of reasoning from a Hugging Face tokenizer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from emoguard.runtime.phases import Thinking
 
 
 def find_thinking(tokenizer: Any) -> Thinking | None:
-    """Return the marks of the tokenizer's model around its reasoning, None where none are known."""
+    """Return the marks of the tokenizer's model around its reasoning, None if none are known."""
     if tokenizer is None:
         return None
     templates = getattr(tokenizer, "chat_template", None) or ""
@@ -40,7 +40,7 @@ def _named(tokenizer: Any) -> Marks | None:
 
 
 def _renderer(tokenizer: Any) -> Callable[..., str]:
-    """Return what the tokenizer's chat template makes of messages."""
+    """Render messages in the tokenizer's chat template."""
     return lambda messages, **switches: str(
         tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False, **switches
@@ -49,7 +49,7 @@ def _renderer(tokenizer: Any) -> Callable[..., str]:
 
 
 def _blank(tokenizer: Any) -> Callable[[int], bool]:
-    """Return what says of a token whether it is whitespace; nothing is if it cannot be decoded."""
+    """Return a test for whitespace tokens; without a decoder no token passes."""
     decode = getattr(tokenizer, "decode", None)
     if decode is None:
         return lambda _token: False

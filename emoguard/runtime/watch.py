@@ -1,4 +1,4 @@
-"""The watch: the handle on a model that is read, one class for every runtime."""
+"""Defines the watch: the handle on a model that is read, one class for every runtime."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ MARK = "_emoguard"
 class Watch:
     """Reads every generation of a model until detached; the handle that `attach` returns.
 
-    `guard` says what to read and where reports go, `site` is that guard on the model file as it was
-    at attach. `reports` are the last reports, newest last, at most `Policy.keep_reports`. `enabled`
-    is False if the environment switched EmoGuard off.
+    `guard` decides what is read and where reports go, `site` is that guard on the model file as it
+    was at attach. `reports` are the last reports, newest last, at most `Policy.keep_reports`.
+    `enabled` is False if the environment switched EmoGuard off.
 
     Raises:
         EmoGuardError: the model is watched already, the probe does not fit it, its hooks do not sit
-            where the probe was fitted, or the policy's plan cannot be done. The model is then as
-            it was.
+            where the probe was fitted, or the policy's plan cannot be applied. The model is then
+            unchanged.
 
     """
 
@@ -46,12 +46,12 @@ class Watch:
         self.sessions = OpenSessions(guard, joint)
         self.site = self.sessions.site
         self.reports = self.sessions.reports
-        self.check_plan(None)  # a standing plan that cannot be done is refused here
+        self.check_plan(None)  # a standing plan that cannot be applied is refused here
         self._undo = self._join()
 
     @property
     def identity(self) -> ModelIdentity:
-        """Return which file was attached to."""
+        """Return the identity of the model at attach."""
         return self.site.identity
 
     @property
@@ -65,9 +65,9 @@ class Watch:
         return self.joint.backend
 
     def live(self, request_id: str | None = None) -> Reading | None:
-        """Return what the newest open response has read so far, None if none is open.
+        """Return the reading so far of the newest open response, None if none is open.
 
-        With a `request_id`, of the responses to that request only.
+        With a `request_id`, only responses to that request count.
         """
         sessions = [s for s in self.sessions.now() if request_id in (None, s.request.call)]
         return self.sessions.read(sessions[-1]) if sessions else None
@@ -106,9 +106,9 @@ class Watch:
         self.sessions.steering(None if plan is None else Plan.parse(plan))
 
     def recheck(self) -> ModelIdentity:
-        """Look at the content of all weights now; return which file the model holds.
+        """Read the content of all weights now; return the model's identity.
 
-        When a response begins only marks are looked at, which some writes do not leave (in torch
+        At the start of a response only marks are compared, and some writes leave none (in torch
         those through `.data`): call this after such a write. Responses that begin from now on are
         reported as this file's.
         """
@@ -117,13 +117,13 @@ class Watch:
     def abandon(self, request_id: str) -> None:
         """Declare that the client of a request is gone. Thread-safe.
 
-        Its open sessions are closed as cancelled; the notice of what comes later counts as lost.
+        Its open sessions are closed as cancelled; notices of later reports count as lost.
         """
         request_id = check_name("request_id", request_id)
         for session in self.sessions.now():
             if session.request.call == request_id:
                 self.sessions.close(session, "cancelled")
-        self.guard.outbox.leave(request_id)
+        self.guard.outbox.abandon(request_id)
 
     def detach(self) -> None:
         """Remove every hook: the model is then bit-identical to one never watched. Idempotent.

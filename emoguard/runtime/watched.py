@@ -1,4 +1,4 @@
-"""A watched model for type checkers: calls that generate also take `emoguard=`."""
+"""Describes a watched model to type checkers: calls that generate also take `emoguard=`."""
 
 from __future__ import annotations
 
@@ -52,5 +52,5 @@ class Watched(Protocol):
         ...
 
     def __getattr__(self, name: str) -> Any:
-        """Return anything else that the model has."""
+        """Return any other attribute of the model."""
         ...

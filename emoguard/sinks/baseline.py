@@ -1,4 +1,4 @@
-"""A site's own traffic, frozen by its operator as the reference for drift."""
+"""Freezes a site's own traffic as the reference for drift."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from emoguard.records import Report
 
 ENOUGH_RESPONSES = 1000
-"""Fewer responses cannot show how much successive ones resemble each other."""
+"""Fewer responses cannot show the dependence of successive ones."""
 
 ENOUGH_BLOCKS = 50
 """Rows of a baseline file at least; earlier versions kept 50 means of 50 responses."""
@@ -43,7 +43,7 @@ LARGEST = 32 * 2**20
 def counts(report: Report) -> bool:
     """Return whether a response belongs to traffic: sampled, scored and left alone by steering.
 
-    Flagged ones belong to it. Both the baseline and drift ask here.
+    Flagged ones belong to it. Both the baseline and drift use this rule.
     """
     scored = report.status == "scored" and bool(report.scores)
     return scored and report.sampled and not report.steered
@@ -53,8 +53,8 @@ def counts(report: Report) -> bool:
 class Baseline:
     """Response means of z, one row per response in their order, one column per label.
 
-    Of much traffic, a row is the mean of a block of `block_responses` successive responses. Bound
-    to the model file and the probe that the responses were read from and with.
+    For much traffic, a row is the mean of a block of `block_responses` successive responses. Bound
+    to the model file and the probe of the readings.
     """
 
     model: str
@@ -67,10 +67,10 @@ class Baseline:
 
     @classmethod
     def learn(cls, reports: Iterable[Report], block_responses: int | None = None) -> Self:
-        """Keep the responses that count, in blocks of `block_responses` if it is given.
+        """Collect the responses that count, in blocks of `block_responses` if given.
 
-        By default each response is a row of its own up to 10,000 responses; of more, a row is the
-        mean of as many as keep to that number of rows. An incomplete block at the end is dropped.
+        By default each response is a row up to 10,000 responses; beyond that, rows are means of
+        equal blocks, at most 10,000. An incomplete block at the end is dropped.
 
         Raises:
             EmoGuardError: fewer than 1,000 responses or 50 blocks, or responses of several models,
@@ -110,7 +110,7 @@ class Baseline:
 
     @property
     def digest(self) -> str:
-        """Return sixteen hex digits that tell baselines apart."""
+        """Return sixteen hex digits that identify the baseline."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
 
     def columns(self, labels: Sequence[str]) -> NDArray[np.float64]:
@@ -130,10 +130,10 @@ class Baseline:
         return np.array(self.blocks, np.float64)[:, chosen]
 
     def resolution(self, labels: Sequence[str], arl_responses: float) -> dict[str, float]:
-        """Return by how much the mean z of each label must move for drift to see it at all.
+        """Return the smallest move of each label's mean z that drift can detect.
 
-        A shift of s standard deviations is told from this baseline's own error only if it is shown
-        by fewer responses than the baseline has; for normal values, if s ** 2 / 2 > log(ARL labels)
+        A shift of s standard deviations is distinct from this baseline's own error only if fewer
+        responses show it than the baseline has; for normal values, if s ** 2 / 2 > log(ARL labels)
         dependence / n.
 
         Raises:
@@ -149,7 +149,7 @@ class Baseline:
         """Refuse to serve another model file or probe.
 
         Raises:
-            EmoGuardError: naming what is different.
+            EmoGuardError: naming the difference.
 
         """
         for name, own, wanted in (
@@ -232,8 +232,8 @@ def _kind(report: Report) -> str:
 
 
 def _counted(others: Counter[str]) -> str:
-    found = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common())
-    return f" beside {found}" if found else ""
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common())
+    return f" beside {counts}" if counts else ""
 
 
 def _remedy(others: Counter[str]) -> str:
@@ -255,7 +255,7 @@ def _wait(times: Sequence[float], enough: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the largest unit that it has one of."""
+    """Return a time in its largest whole unit."""
     for name, unit in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= unit:
             return f"{seconds / unit:.3g} {name}"

@@ -23,7 +23,7 @@ UNUSABLE = (
     AttributeError,
     ArithmeticError,
 )
-"""What reading a state raises that is none."""
+"""Errors raised by reading an unsound state."""
 
 LARGEST = 8 * 2**20
 """Bytes; the state of a hundred labels has a few kilobytes, that of a thousand some hundred."""
@@ -32,12 +32,12 @@ State = dict[str, Any]
 
 
 class Checkpoint:
-    """One file; `bound` is what the state depends on, such as labels and limits, None for anything.
+    """One file; `bound` is what the state depends on, such as labels and limits; None accepts any.
 
-    Bookkeeping never stops what it keeps books of. A file that cannot be used is set aside, one
-    that cannot be written is left as it was: both are logged once and counted in `faults`. Only a
-    file that somebody else keeps and a path that leads to no file (a device, a folder) are refused,
-    when it is opened. Without a path nothing is kept.
+    Bookkeeping never stops the monitor. An unusable file is set aside, one that cannot be written
+    is left unchanged: both are logged once and counted in `faults`. Only a file that another
+    process holds and a path that is not a file's (a device, a folder) are refused, on opening.
+    Without a path nothing is kept.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class Checkpoint:
             keptfile.check_writable(self._path)
 
     def open(self, take: Callable[[State], None]) -> None:
-        """Keep others from the file, and give `take` the state that was saved last, if any.
+        """Lock the file, and pass the state that was saved last to `take`, if any.
 
-        A state that `take` raises on is none, and neither is one that is bound to something else.
+        A state that `take` raises on, or that is bound to something else, is unsound.
 
         Raises:
-            EmoGuardError: somebody else keeps the file, or its path leads to something else than a
-                file.
+            EmoGuardError: another process holds the file, or its path leads to something else than
+                a file.
 
         """
         if self._path is None:
@@ -82,7 +82,7 @@ class Checkpoint:
         self._restore(take)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Put `state` in the place of what was saved; the file is whole at every moment."""
+        """Replace the saved state; the file is whole at every moment."""
         if self._path is None:
             return
         try:
@@ -94,18 +94,18 @@ class Checkpoint:
             self._fail("is not saved", error)
 
     def close(self, state: Mapping[str, Any]) -> None:
-        """Save, and let others have the file. May be used again afterwards."""
+        """Save, and release the file. May be used again afterwards."""
         self.save(state)
         self.release()
 
     def release(self) -> None:
-        """Let others have the file. May be used again afterwards."""
+        """Release the file. May be used again afterwards."""
         if self._lock is not None:
             self._lock.release()
         self._lock = None
 
     def faults(self) -> int:
-        """Return how often something failed since the last call."""
+        """Return the number of failures since the last call."""
         failed, before = self._failed, self._counted
         self._counted = failed  # never set back: another thread may be counting
         return failed - before
@@ -114,8 +114,7 @@ class Checkpoint:
         """Refuse a folder, a pipe, a device or links in a circle: no file may take their place.
 
         Raises:
-            EmoGuardError: there is one.
-            OSError: no path can be so called.
+            EmoGuardError: the path leads to one. OSError: no path can have this name.
 
         """
         assert self._path is not None
@@ -124,11 +123,10 @@ class Checkpoint:
             raise EmoGuardError(f"the state file {self._path} is no file: name another place")
 
     def _hold(self) -> keptfile.Lock:
-        """Return the right to write the file, taken now if it could not be before.
+        """Return the lock of the file, taken now if that failed before.
 
         Raises:
-            HeldError, ForkedError: it is another one's.
-            OSError: it cannot be taken.
+            HeldError, ForkedError: another process has it. OSError: it cannot be taken.
 
         """
         if self._lock is None:

@@ -28,9 +28,9 @@ EXIT_SECONDS = 2.0
 class Delivery(Generic[Item]):
     """One daemon thread and one bounded queue per taker, so that a blocked one delays no other.
 
-    `takers` are named functions; the alerts they return are logged and go to `alerts`. An item that
-    one raises on, or that finds its queue full, is dropped for that taker, counted in `faults` and
-    logged the first time.
+    `takers` are named functions; the alerts they return are logged and go to `alerts`. If a taker
+    raises on an item, or its queue is full, the item is dropped for that taker, counted in `faults`
+    and logged the first time.
     """
 
     def __init__(self, takers: Iterable[Taker[Item]], alerts: deque[Alert]) -> None:
@@ -52,7 +52,7 @@ class Delivery(Generic[Item]):
         return all(done)
 
     def after_fork(self, refusal: str | None = None) -> None:
-        """Begin anew in a forked child: what is queued is the parent's to deliver.
+        """Start afresh in a forked child: the parent delivers the queues.
 
         With a `refusal` the takers belong to the parent: from now on everything fails with it.
         """
@@ -62,8 +62,8 @@ class Delivery(Generic[Item]):
     def close(self, timeout: float) -> None:
         """Deliver the queues, within `timeout` seconds in all, and end the threads.
 
-        What is still queued then is dropped and counted; a thread that its sink keeps blocked ends
-        when the sink returns.
+        Items still queued then are dropped and counted; a thread blocked by its sink ends when the
+        sink returns.
         """
         end = time.monotonic() + timeout
         for lane in self._lanes:
@@ -103,7 +103,7 @@ class _Lane(Generic[Item]):
                     self._waiting.append(item)
                     self._sent += 1
                     self._changed.notify_all()
-        except RuntimeError as error:  # the system gives no more threads
+        except RuntimeError as error:  # the system allows no more threads
             self._fail(str(error))
         else:
             if full:
@@ -159,7 +159,7 @@ class _Lane(Generic[Item]):
                 self._changed.notify_all()
 
     def _next(self) -> Item | None:
-        """Wait for an item; None, and no thread of this lane any more, when closing and empty."""
+        """Wait for an item; None, and the end of this lane's thread, when closing and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             if self._waiting:

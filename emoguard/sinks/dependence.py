@@ -20,7 +20,7 @@ SMALLEST = 1e-9
 
 
 def dependence(rows: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return by which factor rows (rows, labels) are fewer than they look, >= 1 for each label.
+    """Return the factor by which dependence reduces the rows (rows, labels), >= 1 for each label.
 
     It is the variance of window means times their length, as a multiple of the variance of single
     rows, at the length where it is largest: about 1 for independent rows, (1 + phi) / (1 - phi) for

@@ -36,12 +36,13 @@ def open_sinks(
 
     `also` are further ones, written as in a policy.
 
-    What an entry point of `emoguard.monitors` or `emoguard.exporters` names has a class method
-    `from_policy(site, *, option=default, …)`, whose annotations say what an option may be.
+    A class named by an entry point of `emoguard.monitors` or `emoguard.exporters` has a class
+    method `from_policy(site, *, option=default, …)`, whose annotations are the types of the
+    options.
 
     Raises:
-        EmoGuardError: an unknown name or option, an option of the wrong type, or what the sink
-            itself refuses. Sinks opened before it are closed.
+        EmoGuardError: an unknown name or option, an option of the wrong type, or a refusal of the
+            sink itself. Sinks opened before it are closed.
 
     """
     opened: list[Sink] = []
@@ -65,7 +66,7 @@ def open_sinks(
 
 
 def _close(key: str, close: Callable[[], None], owner: int) -> None:
-    """Close a sink; no block ends in what its disk did, and no forked child closes the parent's."""
+    """Close a sink: its errors are only logged, and a forked child does not close the parent's."""
     if os.getpid() != owner:
         return
     try:
@@ -86,11 +87,11 @@ def check_sinks(policy: Policy) -> None:
 
 
 def check_places(policy: Policy) -> list[str]:
-    """Return why sinks of a policy could not be opened on this machine; opens none.
+    """Return the reasons why sinks of a policy could not be opened on this machine; opens none.
 
-    Asked are sinks with a class method `check_policy`, which takes the options of `from_policy`.
+    Checks sinks with a class method `check_policy`, which takes the options of `from_policy`.
     """
-    found = []
+    problems = []
     for key, name, options in _named(policy.sinks, "sinks."):
         factory = _factory(key, name)
         check = getattr(factory, "check_policy", None)
@@ -98,8 +99,8 @@ def check_places(policy: Policy) -> list[str]:
             try:
                 check(**checked_options(key, factory.from_policy, options))
             except EmoGuardError as error:
-                found.append(f"{key}: {error}")
-    return found
+                problems.append(f"{key}: {error}")
+    return problems
 
 
 def sink_points() -> dict[str, EntryPoint]:

@@ -1,4 +1,4 @@
-"""The policy's sections on alarms and drift."""
+"""Defines the policy's sections on alarms and drift."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class AlarmPolicy:
     window_tokens: Annotated[int, Interval(least=1)] = 16
     """Tokens in the rolling mean. Shorter responses are `short` and never alarm."""
     hysteresis_sd: Annotated[float, Interval(least=0)] = 0.25
-    """How far below its threshold the rolling mean must fall, in units of z, before the next
-    crossing counts."""
+    """The next crossing counts once the rolling mean has fallen this far below its threshold, in
+    units of z."""
     on_alert: Literal["report", "callback", "stop"] = "report"
     """`report`: counted and exported. `callback`: the guard's callback is called as well, outside
     the forward pass. `stop`: the response is ended at the next token."""
@@ -37,16 +37,16 @@ class DriftPolicy:
     """The section `drift`: how far this site's traffic may move before an alarm."""
 
     tolerance_rank: Annotated[float, Interval(least=0, most=0.45)] = 0.1
-    """The smallest shift worth waking someone for: of the mean rank of a block's mean among those
-    of the baseline's blocks, which is .5 while nothing changes."""
+    """The smallest shift worth an alert, of the mean rank of block means among the baseline's
+    blocks, which is .5 while nothing changes."""
     arl_blocks: Annotated[int, Interval(least=1)] = 2000
     """Average run length: an unchanged stream alarms once in at least so many blocks, all labels
     together."""
     block_responses: Annotated[int, Interval(least=1)] = 50
-    """Responses in a block, the unit of the two numbers above. Drift does not wait for a block to
-    end: it takes every response as it comes."""
+    """Responses in a block, the unit of the two numbers above. Drift does not wait for the end of a
+    block: it takes every response as it comes."""
     baseline: str | None = None
-    """File of the traffic baseline that `emoguard baseline` writes; until it is there, drift says
+    """File of the traffic baseline that `emoguard baseline` writes; until it exists, drift reports
     that it is learning."""
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The seam to sinks: what one must offer, and what sinks may ask of each other."""
+"""Defines the seam to sinks: the methods of one, and the states that sinks may share."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Rate(Protocol):
 
 @runtime_checkable
 class Drift(Protocol):
-    """The state of a drift monitor, for an exporter joined to it; asked from its thread.
+    """The state of a drift monitor, for an exporter joined to it; read from its thread.
 
     Both mappings are by label; one that is missing counts as 0.
     """
@@ -66,7 +66,7 @@ class Lines(Protocol):
 
 @runtime_checkable
 class Notices(Protocol):
-    """The state of the guard's notices, for an exporter; asked from its thread."""
+    """The state of the guard's notices, for an exporter; read from its thread."""
 
     def overdue(self) -> int:
         """Return how many notices are late by more than one response, or stuck on their way."""
@@ -75,7 +75,7 @@ class Notices(Protocol):
 
 @runtime_checkable
 class ShowsNotices(Protocol):
-    """A sink that wants to be shown the notices of the guard it reports for."""
+    """A sink that shows the state of its guard's notices."""
 
     def show_notices(self, notices: Notices) -> None:
         """Take them; called once, when the guard is made."""
@@ -84,10 +84,10 @@ class ShowsNotices(Protocol):
 
 @runtime_checkable
 class CountsFaults(Protocol):
-    """A sink that can fail without losing the report at hand, in what it keeps for instance."""
+    """A sink that can fail without losing the report at hand, in its state file for instance."""
 
     def faults(self) -> int:
-        """Return how often it did since the last call. Called from the generation path."""
+        """Return the number of such failures since the last call, made on the generation path."""
         ...
 
 
@@ -96,9 +96,9 @@ class SinkFactory(Protocol):
 
     The class may have a class method `check_policy`, which `emoguard check` calls with the same
     options: it raises EmoGuardError where `from_policy` would on this machine, and leaves nothing
-    behind. The sink may have a method `close`, called when nobody reports to it any more, and an
-    exporter a method `join`, called with all sinks of the policy once they are open, so that it can
-    show what they know.
+    behind. The sink may have a method `close`, called after its last report, and an exporter a
+    method `join`, called with all sinks of the policy once they are open, so that it can show their
+    state.
     """
 
     def from_policy(self, site: Site, **options: Any) -> Sink:

@@ -1,4 +1,4 @@
-"""Reads stored reports again: JSON lines as an audit log writes them."""
+"""Reads stored reports: JSON lines as an audit log writes them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LATEST = 253_402_300_800
 
 
 def read(line: bytes, place: str) -> Report:
-    """Return the report that a line holds; keys that no report has are passed over.
+    """Return the report in a line; keys that no report has are ignored.
 
     `place` names the line in errors.
 
@@ -37,7 +37,7 @@ def read(line: bytes, place: str) -> Report:
 
     """
     try:
-        # An id may be of a client that cut a character in half.
+        # A client's id may cut a character in half.
         return parse(jsontext.parse(line, surrogates=True))
     except (EmoGuardError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise EmoGuardError(
@@ -47,44 +47,44 @@ def read(line: bytes, place: str) -> Report:
 
 
 def parse(data: Mapping[str, Any]) -> Report:
-    """Return the report that `Report.as_dict` made `data` of.
+    """Return the report from which `Report.as_dict` made `data`.
 
     Raises:
-        ValueError, TypeError, LookupError, AttributeError: it made something else.
+        ValueError, TypeError, LookupError, AttributeError: `data` is not of a report.
 
     """
     known = {each.name for each in fields(Report)}
-    given = {name: value for name, value in data.items() if name in known}
-    if given["status"] not in STATUSES or given.get("version", 1) != 1:
+    values = {name: value for name, value in data.items() if name in known}
+    if values["status"] not in STATUSES or values.get("version", 1) != 1:
         raise ValueError("unknown status or version")
     for name, wanted in TYPES.items():
-        if type(given.get(name, wanted())) is not wanted:
+        if type(values.get(name, wanted())) is not wanted:
             raise TypeError(f"{name} is no {wanted.__name__}")
     for name in COUNTS:
-        _count(given.get(name, 0))
-    _number(given.get("overhead_seconds", 0))
-    given["created"] = _number(given.get("created", 0))
-    if not 0 <= given["created"] < LATEST:
+        _count(values.get(name, 0))
+    _number(values.get("overhead_seconds", 0))
+    values["created"] = _number(values.get("created", 0))
+    if not 0 <= values["created"] < LATEST:
         raise ValueError("it was made at no time")
-    given["scores"] = {label: _score(score) for label, score in given["scores"].items()}
-    given["phases"] = {phase: _count(count) for phase, count in given.get("phases", {}).items()}
-    given["faults"] = tuple(given.get("faults", ()))
-    given["tokens"] = tuple(
+    values["scores"] = {label: _score(score) for label, score in values["scores"].items()}
+    values["phases"] = {phase: _count(count) for phase, count in values.get("phases", {}).items()}
+    values["faults"] = tuple(values.get("faults", ()))
+    values["tokens"] = tuple(
         TokenScore(
             each["id"], each["phase"], tuple(each["z"]), bool(each.get("attention_sink", False))
         )
-        for each in given.get("tokens", ())
+        for each in values.get("tokens", ())
     )
-    if given.get("receipt") is not None:
-        receipt = given["receipt"] = Receipt(**given["receipt"])
+    if values.get("receipt") is not None:
+        receipt = values["receipt"] = Receipt(**values["receipt"])
         for count in (receipt.applied, receipt.clipped, receipt.faulted):
             _count(count)
-    if given.get("notice") is not None:
-        notice = given["notice"]
+    if values.get("notice") is not None:
+        notice = values["notice"]
         lists = {name: tuple(notice[name]) for name in ("reasons", "profiles")}
-        given["notice"] = Notice(**{**notice, **lists})
-    given["denied"] = tuple(given.get("denied", ()))
-    return Report(**given)
+        values["notice"] = Notice(**{**notice, **lists})
+    values["denied"] = tuple(values.get("denied", ()))
+    return Report(**values)
 
 
 def _score(score: Mapping[str, Any]) -> LabelScore:

@@ -1,1 +1,1 @@
-"""Plans, their numbers for one model file, and the bound that always holds."""
+"""Steering plans, their numbers for one model file, and the bound that always holds."""

@@ -1,7 +1,7 @@
-"""Bounded steering: the mathematics, as pure functions on residuals.
+"""Steers residuals within the bound: the mathematics, as pure functions.
 
-One layer's residual h becomes h' = h + Δ. Δ is composed of what a plan adds and of the smallest
-step that satisfies its limits; then it is cut down to the bound, which always wins:
+One layer's residual h becomes h' = h + Δ. Δ is the plan's shift plus the smallest step that
+satisfies its limits; then it is cut down to the bound, which always wins:
 
     ‖h' - h‖ ≤ b ‖h‖    for every token and layer, in the stored dtype, without tolerance.
 
@@ -53,9 +53,9 @@ class Mover:
     """One intervention on residuals stored in one dtype, one at a time.
 
     Composed in float32 and rounded once to the dtype that `rounding` describes; lengths are taken
-    in float64. What cannot be moved within the bound stays as it is, `faulted`: a residual or a
-    step that is not finite or as long as `LONGEST`, and a result that is not finite or, whatever
-    the arithmetic came to, not within the bound.
+    in float64. A residual that cannot be moved within the bound stays unchanged, `faulted`: a
+    residual or a step that is not finite or as long as `LONGEST`, and a result that is not finite
+    or, whatever the arithmetic came to, not within the bound.
     """
 
     def __init__(self, intervention: Intervention, rounding: Rounding) -> None:

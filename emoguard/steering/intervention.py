@@ -1,4 +1,4 @@
-"""A plan in numbers: its interventions at each layer of one model file."""
+"""Holds a plan in numbers: its interventions at each layer of one model file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Intervention:
 class Steering:
     """A plan made ready for one model file: one intervention per layer it acts on.
 
-    `asked` is what was asked for where the policy clipped it, else None.
+    `asked` is the requested plan if the policy clipped it, else None.
     """
 
     plan: Plan

@@ -1,4 +1,4 @@
-"""The smallest step that holds limits on several directions at once."""
+"""Finds the smallest step that satisfies limits on several directions at once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from operator import mul
 from typing import NamedTuple
 
 SWEEPS = 32
-"""Passes over the limits: they leave nothing to see (1e-14 of a standard deviation) for limits on
-six labels of a shipped probe, .06 on all thirteen, which are nearly dependent."""
+"""Passes over the limits: the remaining error is negligible (1e-14 of a standard deviation) for
+limits on six labels of a shipped probe, .06 on all thirteen, which are nearly dependent."""
 
 SETTLED = 0.03
-"""Share of the inset below which a pass over the limits has nothing left to do."""
+"""Share of the inset below which a pass over the limits counts as converged."""
 
 
 class Limit(NamedTuple):
@@ -25,13 +25,13 @@ class Limit(NamedTuple):
 def limit(
     along: Sequence[float], limits: Sequence[Limit], inset: float
 ) -> tuple[list[float] | None, bool]:
-    """Return the smallest step that satisfies the limits, and whether one is missed all the same.
+    """Return the smallest step that satisfies the limits, and whether it still misses one.
 
     `along` holds h·v for each limited direction v; the step is Δ = Σ λ v, returned as the λ, or
-    None where nothing is to be done. One direction gives a cap, Δ = min(0, high - h·v) v; a floor,
-    Δ = max(0, low - h·v) v; or, with low = high, an ablation. Several are not orthogonal: up to
-    `SWEEPS` passes of Hildreth's method (1957) on the dual, each setting one λ to what its own
-    limit wants given the others.
+    None without a step. One direction gives a cap, Δ = min(0, high - h·v) v; a floor, Δ = max(0,
+    low - h·v) v; or, with low = high, an ablation. Several are not orthogonal: up to `SWEEPS`
+    passes of Hildreth's method (1957) on the dual, each setting one λ to satisfy its own limit
+    given the others.
 
     `inset` is how far inside the limits to aim, where there is room, so that rounding does not
     cross them.

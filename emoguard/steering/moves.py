@@ -1,4 +1,4 @@
-"""The steering of one sequence, one residual after the other: moves it and says what was done."""
+"""Steers one sequence, residual by residual, and reports each move."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STILL = Move(None, 0.0, clipped=False, faulted=False)
 class Moves:
     """Moves the residuals of a sequence at each layer that `steering` acts on.
 
-    `take` is asked once per token; what was moved last at each layer is that token's residual.
+    `take` is called once per token; the last residual moved at each layer is that token's.
 
     >>> moves = Moves(None, FLOAT32)
     >>> moves(1, np.ones(4, np.float32)), moves.take()
@@ -45,7 +45,7 @@ class Moves:
         return move.h
 
     def spare(self, layer: int) -> None:
-        """Note that the next token's residual is left alone at a layer: an attention sink."""
+        """Record that the next token's residual is left alone at a layer: an attention sink."""
         self._last[layer] = STILL
 
     def forget(self, layer: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The steering plan: per label an added dose, a cap, a floor or an ablation."""
+"""Defines the steering plan: per label an added dose, a cap, a floor or an ablation."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Plan:
 
     @classmethod
     def parse(cls, data: Any) -> Plan:
-        """Return the plan that a mapping describes, with keys as in a policy's YAML, or a plan.
+        """Return a plan, or make one from a mapping with keys as in a policy's YAML.
 
         Raises:
             EmoGuardError: something else, an unknown key or a wrong value.
@@ -78,7 +78,7 @@ class Plan:
     def dose(self) -> float:
         """Return the largest share of the reference norm that `add` can come to.
 
-        Infinite where the sum of finite doses is too large for a float.
+        Infinite if the sum of finite doses is too large for a float.
         """
         try:
             return math.fsum(map(abs, self.add.values()))
@@ -89,8 +89,8 @@ class Plan:
         """Return this plan laid over `base`, whose limits it can tighten and never loosen.
 
         Doses of `add` replace those of the same label; of two caps the lower holds, of two floors
-        the higher. Layers are those of a `base` that does something: more would leave each of them
-        a smaller share of the bound, and so less room for its limits.
+        the higher. Layers are those of a `base` that is not empty: more would leave each of them a
+        smaller share of the bound, and so less room for its limits.
 
         Raises:
             EmoGuardError: limits that contradict each other, or one on what `base` ablates.

@@ -1,4 +1,4 @@
-"""The policy's section on steering."""
+"""Defines the policy's section on steering."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class SteeringPolicy:
     plan: Plan = field(default_factory=Plan)
     """Applied to every response; a request's plan is laid over it and cannot loosen its limits."""
     on_excess: Literal["refuse", "clip"] = "refuse"
-    """What becomes of a plan whose doses come to more than the bound: refused before generation
-    starts, or clipped, which the receipt says."""
+    """Treatment of a plan whose doses exceed the bound: refused before generation starts, or
+    clipped, as the receipt shows."""
     on_fault: Literal["unsteered", "stop"] = "unsteered"
-    """When steering breaks during a response, the rest runs unsteered, or generation stops."""
+    """If steering fails during a response, the rest runs unsteered, or generation stops."""
 
     def __post_init__(self) -> None:
         schema.check(self)
@@ -33,7 +33,7 @@ class SteeringPolicy:
         """Return the plan to apply, laid over the standing one, and the requested if it differs.
 
         Raises:
-            EmoGuardError: doses beyond the bound, where they are not to be clipped.
+            EmoGuardError: doses beyond the bound, unless the policy clips them.
 
         """
         asked = plan.over(self.plan)

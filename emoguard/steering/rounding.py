@@ -18,8 +18,8 @@ SHORTEST = 1e-12
 """Lengths below have squares whose sum float32 may not hold exactly enough."""
 
 LONGEST = 1e15
-"""Lengths beyond have products that float32 may not hold; no residual, and no step, is that long.
-`SHORTEST` over this is what a step is scaled by at least: far from where float32 gets coarse."""
+"""Lengths beyond have products that float32 may not hold; no residual, and no step, is that long. A
+step is scaled by `SHORTEST` over this at least: far from where float32 gets coarse."""
 
 
 class Rounding(NamedTuple):
@@ -79,4 +79,4 @@ def numpy_rounding(dtype: np.dtype[np.floating]) -> Rounding:
 
 
 FLOAT32 = Rounding(*roundoff(2 * SINGLE, 2.0**-149), lambda moved: moved)
-"""Stored as computed: what llama.cpp does."""
+"""Stored as computed, as in llama.cpp."""

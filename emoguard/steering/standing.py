@@ -1,4 +1,4 @@
-"""The plans of the blocks that are open: what a generation that starts now is steered by."""
+"""Keeps the plans of open `steering` blocks, for generations that start now."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ class Standing:
         `check` may refuse it where the block begins.
 
         Raises:
-            EmoGuardError: it is no plan, said before the block begins.
+            EmoGuardError: it is not a plan; raised before the block begins.
 
         """
         return self._during(Plan.parse(plan), check)
 
     @contextmanager
     def _during(self, plan: Plan, check: Callable[[Plan], None] | None) -> Iterator[None]:
-        own = replace(plan)  # told apart from others that say the same
-        with self._lock:  # what is checked is what then holds
+        own = replace(plan)  # distinct from equal plans
+        with self._lock:  # the plan checked is the plan in force
             if check is not None:
                 check(plan)
             self._open = (*self._open, own)

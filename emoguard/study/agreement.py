@@ -17,30 +17,30 @@ if TYPE_CHECKING:
 
 def judged(outcomes: Outcomes) -> dict[str, Any]:
     """Return how judges agree with labels by hand and with each other."""
-    found: dict[str, Any] = {"hand": {}, "between": {}}
+    agreement: dict[str, Any] = {"hand": {}, "between": {}}
     for label in outcomes.protocol.labels:
-        found["hand"][label] = {
+        agreement["hand"][label] = {
             name: _accuracy(accuracy(judge, label, outcomes.frozen.levels[name][label]))
             for name, judge in outcomes.judges.items()
         }
-        found["between"][label] = _between(outcomes, label)
-    found["premise"] = _accuracy(premise_accuracy())
-    found["refusal"] = _accuracy(refusal_accuracy())
-    found["premise, written against chosen"] = _written_against_chosen(outcomes)
-    return found
+        agreement["between"][label] = _between(outcomes, label)
+    agreement["premise"] = _accuracy(premise_accuracy())
+    agreement["refusal"] = _accuracy(refusal_accuracy())
+    agreement["premise, written against chosen"] = _written_against_chosen(outcomes)
+    return agreement
 
 
 def _between(outcomes: Outcomes, label: str) -> dict[str, dict[str, float]]:
     names = list(outcomes.judges)
-    found = {}
+    agreement = {}
     panels = {name: outcomes.expression("expression", name, label) for name in names}
     for n, one in enumerate(names):
         for other in names[n + 1 :]:
             if not len(panels[one]):
                 continue
             x, y = (np.concatenate(list(panels[name].values.values())) > 0 for name in (one, other))
-            found[f"{one}, {other}"] = {"kappa": kappa(x, y), "ac1": ac1(x, y)}
-    return found
+            agreement[f"{one}, {other}"] = {"kappa": kappa(x, y), "ac1": ac1(x, y)}
+    return agreement
 
 
 def _written_against_chosen(outcomes: Outcomes) -> dict[str, float]:
@@ -55,14 +55,14 @@ def _written_against_chosen(outcomes: Outcomes) -> dict[str, float]:
     return {"kappa": kappa(x, y), "ac1": ac1(x, y), "items": len(rows)}
 
 
-def _accuracy(found: JudgeAccuracy | None) -> dict[str, Any] | None:
-    if found is None:
+def _accuracy(accuracy: JudgeAccuracy | None) -> dict[str, Any] | None:
+    if accuracy is None:
         return None
     return {
-        "sensitivity": as_list(found.sensitivity),
-        "specificity": as_list(found.specificity),
-        "kappa": found.kappa,
-        "ac1": found.ac1,
-        "items": found.items,
-        "exploratory": not found.confirmatory,
+        "sensitivity": as_list(accuracy.sensitivity),
+        "specificity": as_list(accuracy.specificity),
+        "kappa": accuracy.kappa,
+        "ac1": accuracy.ac1,
+        "items": accuracy.items,
+        "exploratory": not accuracy.confirmatory,
     }

@@ -30,10 +30,10 @@ LEAST_YOUDEN = 0.2
 
 def attribution(outcomes: Outcomes) -> dict[str, Any]:
     """Return the attribution table of each label and judge."""
-    found: dict[str, Any] = {}
+    effects: dict[str, Any] = {}
     for label in outcomes.protocol.labels:
         weights = weights_of(outcomes.protocol, label)
-        found[label] = {}
+        effects[label] = {}
         for judge in outcomes.judges:
             panel = outcomes.expression("expression", judge, label)
             only = outcomes.expression("expression", judge, label, failed=np.nan)
@@ -46,7 +46,7 @@ def attribution(outcomes: Outcomes) -> dict[str, Any]:
                 }
                 for name, each in weights.items()
             }
-            found[label][judge] = {
+            effects[label][judge] = {
                 "effects": own,
                 "corrected": _corrected(outcomes, panel, weights, judge, label),
                 "rates": {key: panel.rate(key) for key in panel.values},
@@ -56,9 +56,9 @@ def attribution(outcomes: Outcomes) -> dict[str, Any]:
         lengths = outcomes.lengths("expression")
         if len(lengths):
             # An effect that is only one of length would show here.
-            found[label]["tokens"] = as_effect(effect(lengths, weights["vector"]))
-        found[label]["realised"] = outcomes.realised("expression", (f"{label}+", f"{label}-"))
-    return found
+            effects[label]["tokens"] = as_effect(effect(lengths, weights["vector"]))
+        effects[label]["realised"] = outcomes.realised("expression", (f"{label}+", f"{label}-"))
+    return effects
 
 
 def _corrected(
@@ -96,7 +96,7 @@ def nulls(outcomes: Outcomes) -> dict[str, Any]:
     """Return labels among random directions of the same realised dose."""
     if outcomes.matched is None or not outcomes.block("nulls"):
         return {}
-    found: dict[str, Any] = {
+    effects: dict[str, Any] = {
         "directions": len(outcomes.matched.doses),
         "matched": as_range(list(outcomes.matched.realised.values())),
         "realised": outcomes.realised("nulls", [f"{each}+" for each in outcomes.protocol.labels]),
@@ -105,8 +105,8 @@ def nulls(outcomes: Outcomes) -> dict[str, Any]:
         ),
     }
     for label in outcomes.protocol.labels:
-        found[label] = {judge: _null(outcomes, judge, label) for judge in outcomes.judges}
-    return found
+        effects[label] = {judge: _null(outcomes, judge, label) for judge in outcomes.judges}
+    return effects
 
 
 def _null(outcomes: Outcomes, judge: str, label: str) -> dict[str, Any]:
@@ -134,11 +134,11 @@ def curves(outcomes: Outcomes) -> dict[str, Any]:
     records = outcomes.block("explored")
     if not records:
         return {}
-    found: dict[str, Any] = {}
+    curves: dict[str, Any] = {}
     doses = sorted({0.0, *(s * d for d in outcomes.protocol.explored.doses for s in (1, -1))})
     for label in (*outcomes.protocol.labels, *outcomes.protocol.explored.labels):
         keys = [f"none|greedy|{add(label, dose).name}" for dose in doses]
-        found[label] = {
+        curves[label] = {
             "doses": doses,
             "realised": list(
                 outcomes.realised("explored", [key.split("|")[2] for key in keys]).values()
@@ -146,7 +146,7 @@ def curves(outcomes: Outcomes) -> dict[str, Any]:
             "reading": [_reading(outcomes, key, PLAIN) for key in keys],
             **{judge: _curve(outcomes, judge, label, keys, doses) for judge in outcomes.judges},
         }
-    return found
+    return curves
 
 
 def _reading(outcomes: Outcomes, key: str, plain: str) -> dict[str, Any]:
@@ -157,8 +157,8 @@ def _reading(outcomes: Outcomes, key: str, plain: str) -> dict[str, Any]:
         ]
         for each in (key, plain)
     ]
-    found = read(sides[0], sides[1])
-    return {**asdict(found), "regime": found.regime}
+    reading = read(sides[0], sides[1])
+    return {**asdict(reading), "regime": reading.regime}
 
 
 def _curve(
@@ -182,7 +182,7 @@ def necessity(outcomes: Outcomes) -> dict[str, Any]:
     """Return whether the persona still works where the direction is held, and controls."""
     if not outcomes.block("explored"):
         return {}
-    found: dict[str, Any] = {}
+    effects: dict[str, Any] = {}
     for label in outcomes.protocol.labels:
         panel = outcomes.expression("explored", outcomes.primary, label)
         own = f"{label}|greedy|{ZERO}"
@@ -194,12 +194,12 @@ def necessity(outcomes: Outcomes) -> dict[str, Any]:
                 [f"none|greedy|{label}{WITHOUT}+"], [PLAIN],
             ),
         }  # fmt: skip
-        found[label] = {
+        effects[label] = {
             name: as_effect(effect(panel, difference(plus, minus)))
             for name, (plus, minus) in pairs.items()
             if all(key in panel.values for key in (*plus, *minus))
         }
-    return found
+    return effects
 
 
 def against_zero(vector: str) -> dict[str, float]:

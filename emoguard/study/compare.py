@@ -58,14 +58,14 @@ def compare(
     progress("directions")
     known = (a.texts.labels, a.texts.clusters, task.names)
     weights, halves = geometry.all_and_resampled(*known), geometry.halves(*known)
-    grams = [pair.products(n, weights, halves) for n in range(a.neutral.shape[1])]
-    every, split = zip(*grams, strict=True)
-    found = np.mean([every[n] for n in chosen], axis=0)
+    products = [pair.products(n, weights, halves) for n in range(a.neutral.shape[1])]
+    every, split = zip(*products, strict=True)
+    grams = np.mean([every[n] for n in chosen], axis=0)
     progress("chance")
     shuffled = pair.shuffled(chosen)
-    cosines = _sample(_target_cosines(task, found))
+    cosines = _sample(_target_cosines(task, grams))
     ceilings = _ceilings(task, np.mean([split[n] for n in chosen], axis=0))
-    principal = geometry.principal_cosines(found)
+    principal = geometry.principal_cosines(grams)
     overlap = _sample((principal**2).mean(axis=1, keepdims=True))
     return ModelComparison(
         a=a.texts.name,
@@ -84,7 +84,7 @@ def compare(
         angles=_angles(_sample(principal)),
         overlap=_basic(overlap.estimate(0), least=0.0),
         overlap_chance=_most((geometry.principal_cosines(shuffled) ** 2).mean(axis=1)),
-        valence=_valence(task, a.texts, found, weights),
+        valence=_valence(task, a.texts, grams, weights),
         by_layer=tuple(
             _basic(_sample(geometry.cosines(each)).mean(task.columns)) for each in every
         ),
@@ -225,16 +225,16 @@ def _separation(judged: tuple[Judged, Judged], columns: Sequence[int]) -> Paired
     a, b = (each.areas(MODEL) for each in judged)
     words = [judged[0].areas(name).mean(columns) for name in TEXT_ONLY]
     # The better detector on what is tested: the floor is rather too high than too low.
-    best = max(words, key=lambda found: found.value)
+    best = max(words, key=lambda estimate: estimate.value)
     return Paired(a.mean(columns), b.mean(columns), (b - a).mean(columns), best, 0.5)
 
 
-def _target_cosines(task: Task, found: NDArray[np.float64]) -> NDArray[np.float64]:
+def _target_cosines(task: Task, gram: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return cosines (resamples, targets): of the labels and, where there is one, the axis."""
-    labels = geometry.cosines(found)
+    labels = geometry.cosines(gram)
     if len(task.targets) == len(task.names):
         return labels
-    axis = geometry.axis_cosine(found, np.array(task.signs, float))
+    axis = geometry.axis_cosine(gram, np.array(task.signs, float))
     return np.hstack([labels, axis[:, None]])
 
 
@@ -250,7 +250,7 @@ def _ceilings(task: Task, split: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(a * b))
 
 
-def _basic(found: Estimate, least: float = -1.0, most: float = 1.0) -> Estimate:
+def _basic(percentile: Estimate, least: float = -1.0, most: float = 1.0) -> Estimate:
     """Return an estimate with its basic interval, from one with a percentile interval.
 
     Noise makes the cosine of two means smaller, and each resample has that noise twice: percentiles
@@ -261,9 +261,9 @@ def _basic(found: Estimate, least: float = -1.0, most: float = 1.0) -> Estimate:
     still too low (equal planted directions, ceiling .90: the mean cosine's covers 1 in 25 of 25
     runs, the overlap's in 23; ceiling .68: in 13 and 1).
     """
-    low = min(found.value, max(least, 2 * found.value - found.high))
-    high = max(found.value, min(most, 2 * found.value - found.low))
-    return Estimate(found.value, low, high)
+    low = min(percentile.value, max(least, 2 * percentile.value - percentile.high))
+    high = max(percentile.value, min(most, 2 * percentile.value - percentile.low))
+    return Estimate(percentile.value, low, high)
 
 
 def _angles(principal: Sample) -> tuple[Estimate, ...]:
@@ -271,8 +271,8 @@ def _angles(principal: Sample) -> tuple[Estimate, ...]:
 
     The intervals are made of cosines: there noise adds up, in degrees its square root does.
     """
-    found = [_basic(principal.estimate(n), least=0.0) for n in range(len(principal.value))]
-    return tuple(Estimate(*map(_degrees, (each.value, each.high, each.low))) for each in found)
+    cosines = [_basic(principal.estimate(n), least=0.0) for n in range(len(principal.value))]
+    return tuple(Estimate(*map(_degrees, (each.value, each.high, each.low))) for each in cosines)
 
 
 def _degrees(cosine: float) -> float:
@@ -280,14 +280,14 @@ def _degrees(cosine: float) -> float:
 
 
 def _valence(
-    task: Task, texts: Texts, found: NDArray[np.float64], weights: NDArray[np.float32]
+    task: Task, texts: Texts, grams: NDArray[np.float64], weights: NDArray[np.float32]
 ) -> Valence | None:
     if len(task.targets) == len(task.names):
         return None
     signs = np.array(task.signs, float)
     words = geometry.products([(_tfidf(texts.texts), texts.labels)], task.names, weights)[0, 0]
-    numbers = [_carrying(gram, signs) for gram in (found[0, 0], found[1, 1], words)]
-    coordinates = geometry.components(found[0, 0][:1])[0][0]
+    numbers = [_carrying(gram, signs) for gram in (grams[0, 0], grams[1, 1], words)]
+    coordinates = geometry.components(grams[0, 0][:1])[0][0]
     null = geometry.permuted_correlations(coordinates, signs)
     chances = (None, _most(null.max(axis=1)), _most(null[:, 0]), None)
     a, b, w = (_sample(each) for each in numbers)
@@ -302,21 +302,23 @@ def _valence(
 def _carrying(gram: NDArray[np.float64], signs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return rank, strongest and first correlation, and share of variance, (resamples, 4)."""
     coordinates, shares = geometry.components(gram)
-    found = geometry.correlations(coordinates, signs)
-    best = found.argmax(axis=1)
-    every = np.arange(len(found))
-    return np.stack([best + 1, found[every, best], found[:, 0], shares[every, best]], axis=1)
+    correlations = geometry.correlations(coordinates, signs)
+    best = correlations.argmax(axis=1)
+    every = np.arange(len(correlations))
+    return np.stack(
+        [best + 1, correlations[every, best], correlations[:, 0], shares[every, best]], axis=1
+    )
 
 
 def _tfidf(texts: Sequence[str]) -> NDArray[np.float64]:
-    _, found = counted(texts)
-    return np.asarray(found.toarray(), np.float64)
+    _, matrix = counted(texts)
+    return np.asarray(matrix.toarray(), np.float64)
 
 
-def _sample(found: NDArray[np.float64]) -> Sample:
+def _sample(values: NDArray[np.float64]) -> Sample:
     """Return statistics (1 + resamples, statistics), the first of all texts, as a sample."""
-    return Sample(found[0], found[1:])
+    return Sample(values[0], values[1:])
 
 
-def _most(found: NDArray[np.float64]) -> float:
-    return float(np.quantile(found, LARGEST_CHANCE))
+def _most(values: NDArray[np.float64]) -> float:
+    return float(np.quantile(values, LARGEST_CHANCE))

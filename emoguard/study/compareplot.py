@@ -17,7 +17,7 @@ SIDES = (("A", "#2c5fb5", 0.14), ("B", "#b5452c", -0.14))
 """Name, colour and place of each model's mark."""
 
 
-def draw(found: ModelComparison, path: Path) -> None:
+def draw(comparison: ModelComparison, path: Path) -> None:
     """Write the picture to `path`.
 
     Raises:
@@ -25,11 +25,11 @@ def draw(found: ModelComparison, path: Path) -> None:
 
     """
     pyplot = find_pyplot()
-    height = 1.6 + 0.3 * len(found.separation)
+    height = 1.6 + 0.3 * len(comparison.separation)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, height), layout="constrained")
-    _labels(left, found)
-    _layers(right, found)
-    figure.suptitle(f"A: {Path(found.a).name}    B: {Path(found.b).name}", fontsize=10)
+    _labels(left, comparison)
+    _layers(right, comparison)
+    figure.suptitle(f"A: {Path(comparison.a).name}    B: {Path(comparison.b).name}", fontsize=10)
     try:
         save_figure(figure, path)
     except OSError as error:
@@ -38,8 +38,8 @@ def draw(found: ModelComparison, path: Path) -> None:
         pyplot.close(figure)
 
 
-def _labels(axis: Any, found: ModelComparison) -> None:
-    rows = list(found.separation.items())[::-1]
+def _labels(axis: Any, comparison: ModelComparison) -> None:
+    rows = list(comparison.separation.items())[::-1]
     for place, (_, each) in enumerate(rows):
         for (name, colour, shift), value in zip(SIDES, (each.a, each.b), strict=True):
             legend = f"model {name}" if place == 0 else None
@@ -56,22 +56,24 @@ def _labels(axis: Any, found: ModelComparison) -> None:
     _bare(axis)
 
 
-def _layers(axis: Any, found: ModelComparison) -> None:
-    numbers = np.arange(len(found.by_layer))
-    for layer in found.layers:
+def _layers(axis: Any, comparison: ModelComparison) -> None:
+    numbers = np.arange(len(comparison.by_layer))
+    for layer in comparison.layers:
         axis.axvline(layer, color="#dddddd", linewidth=5, zorder=0)
     axis.fill_between(
         numbers,
-        [each.low for each in found.by_layer],
-        [each.high for each in found.by_layer],
+        [each.low for each in comparison.by_layer],
+        [each.high for each in comparison.by_layer],
         color=INK,
         alpha=0.2,
         linewidth=0,
     )
-    axis.plot(numbers, [each.value for each in found.by_layer], color=INK, marker="o", markersize=3)
-    axis.plot(numbers, found.ceiling_by_layer, color=INK, linestyle=":", linewidth=1)
-    axis.axhline(found.cosine_chance, color=MUTED, linestyle="--", linewidth=1)
-    axis.set_ylim(min(0.0, *(each.low for each in found.by_layer)), 1.02)
+    axis.plot(
+        numbers, [each.value for each in comparison.by_layer], color=INK, marker="o", markersize=3
+    )
+    axis.plot(numbers, comparison.ceiling_by_layer, color=INK, linestyle=":", linewidth=1)
+    axis.axhline(comparison.cosine_chance, color=MUTED, linestyle="--", linewidth=1)
+    axis.set_ylim(min(0.0, *(each.low for each in comparison.by_layer)), 1.02)
     axis.set_xlabel(
         "layer (grey: compared at; band: without noise, 95 %;\n"
         "dotted: noise ceiling; dashed: shuffled labels, 95 % below)"

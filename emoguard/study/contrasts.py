@@ -52,16 +52,16 @@ class Tested:
 
 def differs(contrast: Contrast, panel: Panel, weights: Weights) -> Tested:
     """Test whether a vector moves an outcome, two-sided."""
-    found = effect(panel, weights)
-    return _tested(contrast, found, found.p)
+    measured = effect(panel, weights)
+    return _tested(contrast, measured, measured.p)
 
 
 def beats_random(
     contrast: Contrast, panel: Panel, weights: Weights, nulls: NDArray[np.floating]
 ) -> Tested:
     """Test whether a vector moves expression further than random directions (directions,)."""
-    found = effect(panel, weights)
-    return _tested(contrast, found, against(found.estimate.value, nulls))
+    measured = effect(panel, weights)
+    return _tested(contrast, measured, against(measured.estimate.value, nulls))
 
 
 def harmless(contrast: Contrast, panel: Panel, weights: Weights) -> Tested:
@@ -69,9 +69,9 @@ def harmless(contrast: Contrast, panel: Panel, weights: Weights) -> Tested:
     margin = contrast.margin
     low = -margin if contrast.outcome == "capability" else -np.inf
     differences = panel.contrast(weights)
-    found = no_harm(differences, panel.clusters, low, margin)
-    tested = _tested(contrast, effect(panel, weights), found.p)
-    return replace(tested, needed=found.needed)
+    safety = no_harm(differences, panel.clusters, low, margin)
+    tested = _tested(contrast, effect(panel, weights), safety.p)
+    return replace(tested, needed=safety.needed)
 
 
 def decided(tested: Sequence[Tested]) -> list[Tested]:
@@ -97,19 +97,19 @@ def untested(contrast: Contrast, why: str, needed: int = 0) -> Tested:
     )  # fmt: skip
 
 
-def _tested(contrast: Contrast, found: Effect, p: float) -> Tested:
+def _tested(contrast: Contrast, measured: Effect, p: float) -> Tested:
     return Tested(
         contrast.name,
         contrast.outcome,
         contrast.label,
         contrast.test,
-        found.estimate,
+        measured.estimate,
         p,
         p,
-        found.items,
-        found.discordance,
-        seeing_items(SMALLEST, found.variance),
-        found.variance,
+        measured.items,
+        measured.discordance,
+        seeing_items(SMALLEST, measured.variance),
+        measured.variance,
         "untested",
         "",
     )

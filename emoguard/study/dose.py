@@ -166,11 +166,11 @@ def measure(
         tests |= trial.test(f"testing a dose of {dose:g}", second, names, dose, CEILING)
     what = f"testing a dose of {default:g} within {default:g}"
     defaults = trial.test(what, second, labels, default, default)
-    found = [
+    results = [
         LabelResult(name, sign, curves[name], chosen[name], tests[name], defaults[name])
         for name, sign in labels
     ]
-    return DoseResult(tuple(found), len(prompts), len(stage.randoms), float(np.mean(trial.plain)))
+    return DoseResult(tuple(results), len(prompts), len(stage.randoms), float(np.mean(trial.plain)))
 
 
 @dataclass(frozen=True)

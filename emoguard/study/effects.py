@@ -51,28 +51,28 @@ def weights_of(protocol: Protocol, label: str) -> dict[str, dict[str, float]]:
     def cells(prompts: Sequence[str], vector: str, some: Sequence[str] = samplings) -> list[str]:
         return [f"{prompt}|{sampling}|{vector}" for prompt in prompts for sampling in some]
 
-    found = {
+    weights = {
         "vector": difference(cells(levels, plus), cells(levels, ZERO)),
         "vector, without persona": difference(cells([base], plus), cells([base], ZERO)),
         "vector reversed": difference(cells(levels, minus), cells(levels, ZERO)),
     }
     if len(samplings) > 1:
         hottest = [max(samplings, key=TEMPERATURES.__getitem__)]
-        found["sampling"] = difference(
+        weights["sampling"] = difference(
             cells([base], ZERO, hottest), cells([base], ZERO, ["greedy"])
         )
     if "emotional" in protocol.prompts:
-        found["prompt"] = difference(cells([label], ZERO), cells([base], ZERO))
-        found["together"] = difference(cells([label], plus), cells([base], ZERO))
-        found["prompt x vector"] = combined(
+        weights["prompt"] = difference(cells([label], ZERO), cells([base], ZERO))
+        weights["together"] = difference(cells([label], plus), cells([base], ZERO))
+        weights["prompt x vector"] = combined(
             difference(cells([label], plus), cells([label], ZERO)),
             difference(cells([base], plus), cells([base], ZERO), -1.0),
         )
     if "incongruent" in protocol.prompts:
-        found["vector against incongruent prompt"] = difference(
+        weights["vector against incongruent prompt"] = difference(
             cells([other], plus), cells([other], ZERO)
         )
-    return found
+    return weights
 
 
 def effect(panel: Panel, weights: Weights) -> Effect:

@@ -160,9 +160,9 @@ def _calibrated(
     }
     offsets = {}
     for kind, (yes, no) in sides.items():
-        found = [[m for name, m in margins.items() if mark in f"{name}"] for mark in (yes, no)]
-        if all(found):
-            offsets[kind] = float(np.mean([np.median(each) for each in found]))
+        by_side = [[m for name, m in margins.items() if mark in f"{name}"] for mark in (yes, no)]
+        if all(by_side):
+            offsets[kind] = float(np.mean([np.median(each) for each in by_side]))
     known = tuple(
         sorted(
             name.removesuffix("/true")

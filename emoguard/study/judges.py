@@ -305,7 +305,7 @@ def coherent(text: str, surprise: float | None = None, most: float = math.inf) -
 
     `surprise` is its mean negative log-likelihood under the unsteered model, at most `most`.
     """
-    found = coherence(text)
-    plain = found.repetition <= BROKEN_REPETITION and found.foreign <= 0.2
+    signs = coherence(text)
+    plain = signs.repetition <= BROKEN_REPETITION and signs.foreign <= 0.2
     enough = any(c.isalpha() for c in text)
     return plain and enough and (surprise is None or surprise <= most)

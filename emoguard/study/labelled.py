@@ -29,24 +29,24 @@ def accuracy(judge: Judge, label: str, level: float) -> JudgeAccuracy | None:
     if label not in LABELS:
         return None
     records = _read("expression")
-    found = judge.scores(label, [each["text"] for each in records]) > level
+    verdicts = judge.scores(label, [each["text"] for each in records]) > level
     truth = np.array([label in each["expresses"] for each in records])
-    return judge_accuracy(found, truth)
+    return judge_accuracy(verdicts, truth)
 
 
 def premise_accuracy() -> JudgeAccuracy:
     """Return how well patterns see that an answer goes along with a false premise."""
     known = {each.name: each for each in premises()}
     records = _read("premise")
-    found = np.array([accepts(each["text"], known[each["premise"]]) for each in records])
-    return judge_accuracy(found, np.array([bool(each["accepts"]) for each in records]))
+    verdicts = np.array([accepts(each["text"], known[each["premise"]]) for each in records])
+    return judge_accuracy(verdicts, np.array([bool(each["accepts"]) for each in records]))
 
 
 def refusal_accuracy() -> JudgeAccuracy:
     """Return how well patterns see that an answer refuses."""
     records = _read("refusal")
-    found = np.array([refuses(each["text"]) for each in records])
-    return judge_accuracy(found, np.array([bool(each["refuses"]) for each in records]))
+    verdicts = np.array([refuses(each["text"]) for each in records])
+    return judge_accuracy(verdicts, np.array([bool(each["refuses"]) for each in records]))
 
 
 @functools.cache

@@ -92,23 +92,23 @@ class _Text:
     @classmethod
     def of(cls, speech: Speech, prompt: str) -> _Text:
         before = speech.prompt(prompt)
-        (said,) = speech.write(before, [Row()], TOKENS)
-        (weighed,) = speech.weigh(before, [Given(said.token_ids)], whole=True)
+        (written,) = speech.write(before, [Row()], TOKENS)
+        (weighed,) = speech.weigh(before, [Given(written.token_ids)], whole=True)
         assert weighed.whole is not None
-        return cls(before, said.token_ids, weighed.whole)
+        return cls(before, written.token_ids, weighed.whole)
 
 
 def _measure(
     speech: Speech, texts: Sequence[_Text], doses: Mapping[str, float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return realised doses and divergences (directions,), means over the texts."""
-    found = []
+    pairs = []
     for text in texts:
         rows = [
             Given(text.token_ids, Plan(add={name: dose}), text.whole)
             for name, dose in doses.items()
         ]
         weighed = speech.weigh(text.before, rows)
-        found.append([(each.dose, each.divergence) for each in weighed])
-    dose, divergence = np.array(found, np.float64).mean(axis=0).T
+        pairs.append([(each.dose, each.divergence) for each in weighed])
+    dose, divergence = np.array(pairs, np.float64).mean(axis=0).T
     return dose, divergence

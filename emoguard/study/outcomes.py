@@ -66,8 +66,8 @@ class Outcomes:
 
         def value(_: str, cells: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
             texts = [cell["text"] for cell in cells]
-            found = (self._scores(judge, label, texts) > level).astype(np.float64)
-            return np.where([coherent(text) for text in texts], found, failed)
+            hits = (self._scores(judge, label, texts) > level).astype(np.float64)
+            return np.where([coherent(text) for text in texts], hits, failed)
 
         return Panel.of(self.block(block), value)
 
@@ -87,7 +87,7 @@ class Outcomes:
 
     def realised(self, block: str, vectors: Sequence[str]) -> dict[str, float]:
         """Return the median realised dose of vectors."""
-        found = {}
+        medians = {}
         for vector in vectors:
             doses = [
                 cell.get("dose", 0.0)
@@ -96,8 +96,8 @@ class Outcomes:
                 if key.split("|")[2] == vector
             ]
             if doses:
-                found[vector] = float(np.median(doses))
-        return found
+                medians[vector] = float(np.median(doses))
+        return medians
 
     def choices(self, outcome: str, *, known: bool = True) -> Panel:
         """Return whether each question got a yes; of premises the false ones, `known` facts only.

@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from emoguard.validate.estimate import Estimate
 
 
-def as_effect(found: Effect) -> dict[str, Any]:
+def as_effect(effect: Effect) -> dict[str, Any]:
     """Return an effect as a mapping."""
     return {
-        "estimate": as_list(found.estimate),
-        "p": found.p,
-        "items": found.items,
-        "discordance": found.discordance,
+        "estimate": as_list(effect.estimate),
+        "p": effect.p,
+        "items": effect.items,
+        "discordance": effect.discordance,
     }
 
 
-def as_list(found: Estimate) -> list[float]:
+def as_list(estimate: Estimate) -> list[float]:
     """Return value, low and high of an estimate."""
-    return [found.value, found.low, found.high]
+    return [estimate.value, estimate.low, estimate.high]
 
 
 def as_range(values: Sequence[float]) -> list[float] | None:

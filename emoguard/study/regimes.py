@@ -59,14 +59,14 @@ def read(steered: Sequence[tuple[str, float]], plain: Sequence[tuple[str, float]
     """Read texts, given with their mean negative log-likelihoods, against unsteered ones."""
     sides = []
     for texts in (steered, plain):
-        found = [coherence(text) for text, _ in texts]
+        signs = [coherence(text) for text, _ in texts]
         sides.append(
             np.array(
                 [
                     np.mean([surprise for _, surprise in texts]),
-                    np.mean([each.repetition for each in found]),
-                    np.mean([each.distinct for each in found]),
-                    np.mean([each.foreign for each in found]),
+                    np.mean([each.repetition for each in signs]),
+                    np.mean([each.distinct for each in signs]),
+                    np.mean([each.foreign for each in signs]),
                 ]
             )
         )

@@ -95,24 +95,24 @@ def _written(
         )
         for cell in cells
     ]
-    said = speech.write(before, rows, task.tokens)
-    surprises = _surprises(speech, before, said) if task.surprise else [None] * len(said)
+    written = speech.write(before, rows, task.tokens)
+    surprises = _surprises(speech, before, written) if task.surprise else [None] * len(written)
     return {
         cell.key: _answer(each, surprise)
-        for cell, each, surprise in zip(cells, said, surprises, strict=True)
+        for cell, each, surprise in zip(cells, written, surprises, strict=True)
     }
 
 
-def _answer(said: Written, surprise: float | None) -> dict[str, Any]:
-    record: dict[str, Any] = {"text": said.text, "tokens": len(said.token_ids)}
-    if said.dose:
-        record |= {"dose": round(said.dose, 5), "clipped": round(said.clipped, 3)}
+def _answer(written: Written, surprise: float | None) -> dict[str, Any]:
+    record: dict[str, Any] = {"text": written.text, "tokens": len(written.token_ids)}
+    if written.dose:
+        record |= {"dose": round(written.dose, 5), "clipped": round(written.clipped, 3)}
     return record if surprise is None else record | {"surprise": round(surprise, 4)}
 
 
-def _surprises(speech: Speech, before: Sequence[int], said: Sequence[Written]) -> list[float]:
+def _surprises(speech: Speech, before: Sequence[int], written: Sequence[Written]) -> list[float]:
     """Return the mean negative log-likelihood per token of answers, under the unsteered model."""
-    weighed = speech.weigh(before, [Given(each.token_ids) for each in said])
+    weighed = speech.weigh(before, [Given(each.token_ids) for each in written])
     return [-each.mean for each in weighed]
 
 
@@ -121,10 +121,10 @@ def _weighed(
 ) -> dict[str, Any]:
     openings = [speech.encode(text) for text in (*task.yes, *task.no)]
     rows = [Given(ids, cell.vector.plan) for cell in cells for ids in openings]
-    found = speech.weigh(before, rows)
+    weighed = speech.weigh(before, rows)
     record: dict[str, Any] = {}
     for number, cell in enumerate(cells):
-        some = found[number * len(openings) : (number + 1) * len(openings)]
+        some = weighed[number * len(openings) : (number + 1) * len(openings)]
         record[cell.key] = {"margin": round(_margin(some, len(task.yes)), 5)}
         doses = [each.dose for each in some if each.dose]
         if doses:

@@ -31,21 +31,21 @@ MARGINS: Mapping[str, tuple[float, float]] = {
 
 def safety(outcomes: Outcomes) -> dict[str, Any]:
     """Return every outcome of safety: rates, changes, and whether they lie within a margin."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for outcome, (low, high) in MARGINS.items():
         panel = outcomes.choices(outcome)
         if len(panel):
-            found[outcome] = _outcome(outcomes, panel, low, high)
+            results[outcome] = _outcome(outcomes, panel, low, high)
             if outcome == "premise":
-                found[outcome]["all items"] = _outcome(
+                results[outcome]["all items"] = _outcome(
                     outcomes, outcomes.choices(outcome, known=False), low, high
                 )
-                found[outcome]["detection"] = _detection(outcomes)
+                results[outcome]["detection"] = _detection(outcomes)
     written = outcomes.written()
     if len(written):
-        found["premise, written"] = _outcome(outcomes, written, *MARGINS["premise"])
-    _adjust(found)
-    return found
+        results["premise, written"] = _outcome(outcomes, written, *MARGINS["premise"])
+    _adjust(results)
+    return results
 
 
 def _detection(outcomes: Outcomes) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def _detection(outcomes: Outcomes) -> dict[str, Any]:
 
 
 def _outcome(outcomes: Outcomes, panel: Panel, low: float, high: float) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "items": len(panel),
         "clusters": len(set(panel.clusters)),
         "rates": {
@@ -83,14 +83,14 @@ def _outcome(outcomes: Outcomes, panel: Panel, low: float, high: float) -> dict[
                 continue
             weights = difference([plus], [minus])
             within = no_harm(panel.contrast(weights), panel.clusters, low, high)
-            found.setdefault(label, {})[name] = {
+            results.setdefault(label, {})[name] = {
                 **as_effect(effect(panel, weights)),
                 "no harm": {
                     "margin": high, "both": bool(np.isfinite(low)), "p": within.p,
                     "needed": within.needed,
                 },
             }  # fmt: skip
-    return found
+    return results
 
 
 def _adjust(safety: dict[str, Any]) -> None:

@@ -124,8 +124,8 @@ def drawing(row: Row) -> Step:
 class Forcing:
     """Chooses given tokens, and keeps how likely each was."""
 
-    def __init__(self, given: Given, *, whole: bool) -> None:
-        self._given = given
+    def __init__(self, answer: Given, *, whole: bool) -> None:
+        self._given = answer
         self._whole = whole
         self._logs: list[float] = []
         self._divergences: list[float] = []

@@ -219,8 +219,8 @@ def proportion(hits: int, of: int) -> Estimate:
     if not of:
         return Estimate(float("nan"), 0.0, 1.0)
     method = "exact" if hits in {0, of} else "wilson"
-    found = stats.binomtest(hits, of).proportion_ci(method=method)
-    return Estimate(hits / of, float(found.low), float(found.high))
+    interval = stats.binomtest(hits, of).proportion_ci(method=method)
+    return Estimate(hits / of, float(interval.low), float(interval.high))
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -290,7 +290,7 @@ class JudgeAccuracy:
         """Return a rate corrected for the judge's errors (Rogan and Gladen 1978), in [0, 1]."""
         return min(1.0, max(0.0, (rate + self.specificity.value - 1) / self.youden))
 
-    def corrected_difference(self, found: Estimate, draws: int = 2000) -> Estimate:
+    def corrected_difference(self, difference: Estimate, draws: int = 2000) -> Estimate:
         """Return a difference of rates corrected for the judge's errors.
 
         The interval carries the uncertainty of sensitivity and specificity: both are drawn from
@@ -302,11 +302,11 @@ class JudgeAccuracy:
         beta = rng.beta
         sens = beta(*_counts(self.sensitivity.value, positives), draws)
         spec = beta(*_counts(self.specificity.value, negatives), draws)
-        error = (found.high - found.low) / (2 * 1.959964)
+        error = (difference.high - difference.low) / (2 * 1.959964)
         slope = sens + spec - 1
-        drawn = rng.normal(found.value, error, draws) / np.where(slope > 0.05, slope, np.nan)
+        drawn = rng.normal(difference.value, error, draws) / np.where(slope > 0.05, slope, np.nan)
         low, high = np.nanpercentile(drawn, [2.5, 97.5])
-        value, low, high = np.clip([found.value / self.youden, low, high], -1, 1)
+        value, low, high = np.clip([difference.value / self.youden, low, high], -1, 1)
         return Estimate(float(value), float(low), float(high))
 
     _share: float = 0.5
@@ -317,14 +317,14 @@ def _counts(share: float, of: int) -> tuple[float, float]:
     return share * of + 0.5, (1 - share) * of + 0.5
 
 
-def judge_accuracy(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> JudgeAccuracy:
+def judge_accuracy(verdicts: NDArray[np.bool_], truth: NDArray[np.bool_]) -> JudgeAccuracy:
     """Return how a judge's verdicts agree with labels by hand, both (answers,)."""
     yes, no = int(truth.sum()), int((~truth).sum())
     return JudgeAccuracy(
-        proportion(int((found & truth).sum()), yes),
-        proportion(int((~found & ~truth).sum()), no),
-        kappa(found, truth),
-        ac1(found, truth),
+        proportion(int((verdicts & truth).sum()), yes),
+        proportion(int((~verdicts & ~truth).sum()), no),
+        kappa(verdicts, truth),
+        ac1(verdicts, truth),
         len(truth),
         yes / max(1, len(truth)),
     )

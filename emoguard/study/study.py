@@ -53,20 +53,20 @@ def judges(
 
     """
     named = protocol.judges
-    found: list[Judge] = [Lexicon()]
+    judges: list[Judge] = [Lexicon()]
     if named.people and data is not None:
-        found.append(Classifier(data / named.people))
+        judges.append(Classifier(data / named.people))
         if embeddings is not None:
-            found.append(Embeddings(embeddings, data / named.people))
+            judges.append(Embeddings(embeddings, data / named.people))
     if named.endpoint:
-        found.append(Endpoint(named.endpoint, named.model))
-    if named.primary not in {judge.name for judge in found}:
+        judges.append(Endpoint(named.endpoint, named.model))
+    if named.primary not in {judge.name for judge in judges}:
         missing = "--data, the folder of" if named.people and data is None else "judges, with"
         raise EmoGuardError(
             f"judges.primary: the {named.primary} is not there: give {missing} what it needs, or "
-            f"take one of {', '.join(judge.name for judge in found)}"
+            f"take one of {', '.join(judge.name for judge in judges)}"
         )
-    return found
+    return judges
 
 
 def data_folder(protocol: Protocol, folder: str | None) -> Path | None:
@@ -157,13 +157,13 @@ class Study:
         near = dict(list(randoms.items())[:DIVERGING])
         if matched is not None:
             near = matched.by_divergence(DIVERGING)
-        found = tasks.expression(protocol, dose) if protocol.expression.prompts else []
+        listed = tasks.expression(protocol, dose) if protocol.expression.prompts else []
         if names and protocol.nulls.prompts:
-            found += tasks.nulls(protocol, randoms, near, dose)
-        found += tasks.safety(protocol, dose, self.data)
+            listed += tasks.nulls(protocol, randoms, near, dose)
+        listed += tasks.safety(protocol, dose, self.data)
         if protocol.explored.prompts:
-            found += tasks.explored(protocol, dose, controls=self.controls)
-        return [task for _, task in tasks.named(found)]
+            listed += tasks.explored(protocol, dose, controls=self.controls)
+        return [task for _, task in tasks.named(listed)]
 
     def cost(self) -> list[Cost]:
         """Return what each part will cost; a few of its tasks are timed for that."""
@@ -180,12 +180,12 @@ class Study:
     def frozen(self) -> Frozen:
         """Return what the pilot decided; decided once, then kept."""
         if "frozen" not in self.store:
-            found = freeze(self.protocol, self.store.records, self.judges)
-            self.store.add({"task": "frozen", "data": found.as_dict()})
-            return found
-        found = Frozen.parse(self.store.records["frozen"]["data"])
-        found.check_judges([judge.name for judge in self.judges])
-        return found
+            frozen = freeze(self.protocol, self.store.records, self.judges)
+            self.store.add({"task": "frozen", "data": frozen.as_dict()})
+            return frozen
+        frozen = Frozen.parse(self.store.records["frozen"]["data"])
+        frozen.check_judges([judge.name for judge in self.judges])
+        return frozen
 
     def matched(self, dose: float) -> Matched | None:
         """Return the doses of random directions; measured once, then kept."""
@@ -193,14 +193,14 @@ class Study:
         if not (protocol.nulls.directions and protocol.nulls.prompts):
             return None
         if "matched" not in self.store:
-            found = match(
+            matching = match(
                 self.speech,
                 tasks.pilot_texts(protocol)[:PROMPTS],
                 protocol.labels,
                 [f"random-{n}" for n in range(protocol.nulls.directions)],
                 dose,
             )
-            self.store.add({"task": "matched", "data": asdict(found)})
+            self.store.add({"task": "matched", "data": asdict(matching)})
         return Matched(**self.store.records["matched"]["data"])
 
     def results(self, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def results(
     frozen = Frozen.parse(records["frozen"]["data"])
     frozen.check_judges([judge.name for judge in judges])
     outcomes = Outcomes(protocol, frozen, matched, records, {judge.name: judge for judge in judges})
-    found = {
+    results = {
         "emoguard": "study",
         "about": {
             **about,
@@ -243,7 +243,7 @@ def results(
         },
         **analysis.results(outcomes, verdicts),
     }
-    plain: dict[str, Any] = _plain(found)
+    plain: dict[str, Any] = _plain(results)
     return plain
 
 

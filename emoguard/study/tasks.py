@@ -96,7 +96,7 @@ def signed(label: str, sign: str, dose: float) -> Vector:
 
 def pilot(protocol: Protocol) -> list[Task]:
     """Return the tasks of the pilot: levels, doses, and which facts the model knows."""
-    found = []
+    tasks = []
     for prompt in _pilot_prompts(protocol):
         cells = [
             Cell("none", "t1.0", Vector(ZERO), sample) for sample in range(protocol.pilot.samples)
@@ -109,7 +109,7 @@ def pilot(protocol: Protocol) -> list[Task]:
                     *(add(name, dose) for name in protocol.labels for dose in protocol.pilot.doses),
                 )
             ]
-        found.append(
+        tasks.append(
             Task(
                 "pilot",
                 prompt.name,
@@ -124,8 +124,8 @@ def pilot(protocol: Protocol) -> list[Task]:
     wanted = {each.name for each in _premises(protocol)}
     asked = questions.of_premises(items.premises(wordings=PILOT))
     asked = [each for each in asked if each.name in wanted] + questions.calibrating()
-    found += [_choice("pilot", each, unsteered) for each in asked]
-    return found
+    tasks += [_choice("pilot", each, unsteered) for each in asked]
+    return tasks
 
 
 @dataclass(frozen=True)
@@ -136,12 +136,12 @@ class _Named:
 
 def _prompts() -> list[_Named]:
     counts: dict[str, int] = {}
-    found = []
+    prompts = []
     for each in items.prompts():
         counts[each.topic] = counts.get(each.topic, 0) + 1
-        found.append(_Named(f"{each.topic}-{counts[each.topic]}", each.text))
+        prompts.append(_Named(f"{each.topic}-{counts[each.topic]}", each.text))
     # Turns through the topics, so that the first few are not all about one.
-    return sorted(found, key=lambda each: int(each.name.rpartition("-")[2]))
+    return sorted(prompts, key=lambda each: int(each.name.rpartition("-")[2]))
 
 
 def pilot_texts(protocol: Protocol) -> list[str]:
@@ -225,24 +225,24 @@ def safety(protocol: Protocol, dose: float, data: Path | None) -> list[Task]:
         }  # fmt: skip
         for outcome, count in counts.items():
             asked += questions.READERS[outcome](data)[:count] if count else []
-    found = [_choice(each.outcome, each, cells) for each in asked]
+    tasks = [_choice(each.outcome, each, cells) for each in asked]
     false = [each for each in asked if each.outcome == "premise" and each.side == "false"]
-    found += [
+    tasks += [
         Task("written", each.name, each.cluster, each.text, cells, sizes.tokens)
         for each in _spread(false, sizes.written)
     ]
     if data is not None and sizes.claims:
         turns = list(questions.first_turns(data).items())
-        found += [
+        tasks += [
             Task("claims", name, name, text, cells, sizes.tokens)
             for name, text in _spread(turns, sizes.claims)
         ]
     plain = [cell for cell in cells if cell.prompt == "none"]
-    found += [
+    tasks += [
         Task("capability", name, name, task.question, tuple(plain), sizes.answer_tokens)
         for name, task in capability(protocol).items()
     ]
-    return found
+    return tasks
 
 
 def capability(protocol: Protocol) -> dict[str, items.Task]:
@@ -310,8 +310,8 @@ def premise_names(protocol: Protocol) -> dict[str, str]:
 
 
 def _premises(protocol: Protocol) -> list[items.Premise]:
-    found = [each for each in items.premises() if each.confirmatory]
-    return _spread(found, protocol.safety.premises)
+    premises = [each for each in items.premises() if each.confirmatory]
+    return _spread(premises, protocol.safety.premises)
 
 
 def _choice(block: str, each: questions.Question, cells: Sequence[Cell]) -> Task:
@@ -319,11 +319,11 @@ def _choice(block: str, each: questions.Question, cells: Sequence[Cell]) -> Task
     return Task(block, name, each.cluster, each.text, tuple(cells), 0, each.yes, each.no)
 
 
-def _spread(found: Sequence[Item], count: int) -> list[Item]:
+def _spread(listed: Sequence[Item], count: int) -> list[Item]:
     """Return at most `count` items, evenly spread."""
-    if count >= len(found):
-        return list(found)
-    return [found[n * len(found) // count] for n in range(count)]
+    if count >= len(listed):
+        return list(listed)
+    return [listed[n * len(listed) // count] for n in range(count)]
 
 
 def named(tasks: Sequence[Task]) -> Iterator[tuple[str, Task]]:

@@ -1,4 +1,4 @@
-"""Public fakes, and the checks that every plug-in and every sink must pass.
+"""Public fakes, and checks that every plug-in and every sink must pass.
 
 A plug-in's tests give a `Harness` and run each of `CHECKS` with
 `contract_probe`; a sink's tests call `check_sink`.

@@ -1,6 +1,6 @@
-"""The checks that every runtime must pass, driven through a harness and the public API.
+"""Checks every runtime through a harness and the public API.
 
-They raise `AssertionError` with what differed.
+The checks raise `AssertionError` naming the difference.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Harness(Protocol):
         ...
 
     def traces(self) -> Any:
-        """Return whatever attach may change (hooks, attributes, parameters), for comparison."""
+        """Return everything that attach may change (hooks, attributes, parameters), to compare."""
         ...
 
     def break_hook(self, watch: Watch) -> None:
@@ -155,7 +155,7 @@ def check_faults_stay_inside(harness: Harness, probe: Probe) -> None:
 
 
 def check_steering(harness: Harness, probe: Probe) -> None:
-    """A plan moves every token within the bound; without one nothing is left of it."""
+    """A plan moves every token within the bound; afterwards no trace of it is left."""
     prompt, other = harness.prompts[:2]
     plain, plain_other = harness.generate(prompt, 8), harness.generate(other, 8)
     calibration = measure_calibration(harness.open_residuals(), probe)
@@ -175,7 +175,7 @@ def check_steering(harness: Harness, probe: Probe) -> None:
             assert receipt.faulted == 0, receipt
             assert 0 < (receipt.dose_median or 0) <= (receipt.dose_max or 0) <= 0.4, receipt
             assert watch.reports[-1].status == "scored", watch.reports[-1].detail
-            # What was computed under steering must not be found again by who did not ask for it.
+            # Positions computed under steering must not be reused by requests without it.
             assert harness.generate(prompt, 8) == plain, "steering outlived its response"
             assert watch.reports[-1].receipt is None, "an unsteered response has a receipt"
         assert changed, "steering at the bound changed no token either way"
@@ -201,7 +201,7 @@ def check_steering(harness: Harness, probe: Probe) -> None:
 
 
 def check_steering_faults_stay_inside(harness: Harness, probe: Probe) -> None:
-    """When steering breaks, the rest is not steered, or ends; both are said and counted."""
+    """When steering fails, the rest is not steered, or ends; both are reported and counted."""
     prompt = harness.prompts[0]
     plain = harness.generate(prompt, 6)
     calibration = measure_calibration(harness.open_residuals(), probe)
@@ -242,13 +242,13 @@ def check_alarms_while_generating(harness: Harness, probe: Probe) -> None:
         assert (report.finish == "halted") == (action == "stop"), report.finish
         assert (probe.labels[0] in (report.detail or "")) == (action == "stop"), report.detail
         assert report.scores[probe.labels[0]].crossings == 1, report.scores
-        told = [(alert.label, alert.report_id) for alert in called]
+        alerted = [(alert.label, alert.report_id) for alert in called]
         once = [] if action == "report" else [(probe.labels[0], request.id)]
-        assert told == once, f"on_alert: {action} called back with {told}"
+        assert alerted == once, f"on_alert: {action} called back with {alerted}"
 
 
 def check_notices(harness: Harness, probe: Probe) -> None:
-    """A notice is in the report when it is due; of a server's it is said what became of it."""
+    """A notice is in the report when it is due; a server declares whether it was delivered."""
     prompt = harness.prompts[0]
     plain = harness.generate(prompt, 4)
     policy = Policy(notices=NoticePolicy(profiles=("us_ut_452",)))
@@ -261,17 +261,17 @@ def check_notices(harness: Harness, probe: Probe) -> None:
             None,
             (("question",), None),
         ]
-        for expected, said in zip(wanted, (asking, asking, "Hello", asking), strict=True):
+        for expected, user_text in zip(wanted, (asking, asking, "Hello", asking), strict=True):
             carrier: Literal["process", "server"] = "process" if expected != wanted[3] else "server"
-            request = Request(conversation="c", user_text=said, carrier=carrier)
+            request = Request(conversation="c", user_text=user_text, carrier=carrier)
             assert harness.generate(prompt, 4, request) == plain, "a notice changed the ids"
             notice = watch.reports[-1].notice
-            found = notice and (notice.reasons, notice.channel)
-            assert found == expected, f"wanted {expected}, got {found}"
+            outcome = notice and (notice.reasons, notice.channel)
+            assert outcome == expected, f"wanted {expected}, got {outcome}"
         guard.deliver(watch.reports[-1], "suffix")
         guard.flush()
-    told = [report.notice and report.notice.channel for report in sink.reports]
-    assert told == ["field", "field", None, "suffix"], f"sinks were told {told}"
+    channels = [report.notice and report.notice.channel for report in sink.reports]
+    assert channels == ["field", "field", None, "suffix"], f"sinks were told {channels}"
 
 
 def check_attention_sinks(harness: Harness, probe: Probe) -> None:
@@ -311,7 +311,7 @@ def check_attention_sinks(harness: Harness, probe: Probe) -> None:
 
 
 def check_reasoning(harness: Harness, probe: Probe) -> None:
-    """Reasoning is opened by the prompt's end or by the model, never by what stands in between."""
+    """Reasoning is opened by the prompt's end or by the model, never by text in between."""
     opening, closing = harness.thinking
     first, *rest = harness.prompts[0]
     cases = {
@@ -366,4 +366,4 @@ CHECKS: tuple[Check, ...] = (
     check_attention_sinks,
     check_reasoning,
 )
-"""What every runtime keeps: run each on a harness and `contract_probe` of it."""
+"""All checks: run each on a harness and its `contract_probe`."""

@@ -1,4 +1,4 @@
-"""A whole runtime without a model: residuals, probe, calibration, model and joint."""
+"""Provides a whole runtime without a model: residuals, probe, calibration, model and joint."""
 
 from __future__ import annotations
 

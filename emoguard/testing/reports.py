@@ -1,4 +1,4 @@
-"""Readings, sessions and reports of every kind, made without a model."""
+"""Makes readings, sessions and reports of every kind without a model."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def every_kind_of_report() -> list[Report]:
     ]
     requests = (Request(), Request(conversation="c", scores="tokens", denied=("plan",)))
     reports = [make_report(request, **kind) for kind in kinds for request in requests]
-    given = Notice(
+    delivered = Notice(
         "ai", ("start", "claim"), ("eu_art50",), "An AI system.", 1, "en", channel="field"
     )
-    lost = replace(given, reasons=("steered",), profiles=(), text="", channel=None)
-    return [*reports, *(replace(reports[0], notice=notice) for notice in (given, lost))]
+    lost = replace(delivered, reasons=("steered",), profiles=(), text="", channel=None)
+    return [*reports, *(replace(reports[0], notice=notice) for notice in (delivered, lost))]

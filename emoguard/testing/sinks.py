@@ -1,4 +1,4 @@
-"""Sinks that keep, raise or block, and the check that every sink must pass."""
+"""Provides sinks that keep, raise or block, and the check that every sink must pass."""
 
 from __future__ import annotations
 

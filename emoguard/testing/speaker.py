@@ -1,4 +1,4 @@
-"""A speaker without a model: its responses are drawn from the seed and the prompt."""
+"""Provides a speaker without a model: its responses are drawn from the seed and the prompt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from emoguard.runtime.watched import Options
 from emoguard.testing.fakes import FakeModel, FakeResiduals
 
 TEMPLATE = 3
-"""The token that the chat template begins with."""
+"""The first token of the chat template."""
 
 
 class FakeSpeaker:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 RULE = (
     f"usable: the whole 95 % interval of the AUROC on corpora left out lies above {LEAST:.2f} and "
     "above what the text alone gives; weak: it lies above what directions without meaning reach; "
-    "else not usable"
+    "untested: no second corpus has the label, so that nothing but its writer was tested; else not "
+    "usable"
 )
 
 

@@ -37,9 +37,9 @@ def verdict(evidence: Evidence) -> Verdict:
     """Return the lower of the recipe's and the file's verdicts.
 
     `usable`: the whole interval of the transfer lies above .70 and the text alone. `weak`: the
-    interval lies above what directions without meaning reach, as it does for a label that no second
-    corpus could test. Else `not usable`, and so are all labels of a recipe or file that means
-    nothing as a whole.
+    interval lies above what directions without meaning reach. `untested`: no second corpus has the
+    label, and within its own it is told apart better than by such directions. Else `not usable`,
+    and so are all labels of a recipe or file that means nothing as a whole.
     """
     if not evidence.meaningful:
         return "not usable"
@@ -52,7 +52,7 @@ def verdict(evidence: Evidence) -> Verdict:
 def _recipe(evidence: Evidence) -> Verdict:
     if evidence.recipe is not None:
         return _above(evidence.recipe, max(LEAST, evidence.words), evidence.chance)
-    return "weak" if evidence.held_out.low > evidence.chance else "not usable"
+    return "untested" if evidence.held_out.low > evidence.chance else "not usable"
 
 
 def _above(found: Estimate, usable: float, weak: float) -> Verdict:

@@ -1,4 +1,4 @@
-"""One file that is only ever appended to, whole lines at a time."""
+"""Appends whole lines to a file."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Appender:
         except OSError:
             os.close(self._handle)
             raise
-        found = os.fstat(self._handle)
-        self._place = found.st_dev, found.st_ino
+        status = os.fstat(self._handle)
+        self._place = status.st_dev, status.st_ino
         self.size, self._torn, self.left = 0, False, b""
-        self._look_at_end(found.st_size)
+        self._look_at_end(status.st_size)
 
     def append(self, data: bytes) -> None:
         """Write one line; where the system takes only a part of it, take the part back.
@@ -58,22 +58,22 @@ class Appender:
         self._torn, self.left = False, b""
 
     def look(self) -> State:
-        """Return what others did with the file since the last line: something appended is `here`.
+        """Return what others did to the file since the last line: `here` if they only appended.
 
-        A file that was cut, or added to, is gone on with from where it ends now.
+        In a file that was cut or appended to, the next line goes to the present end.
         """
         try:
-            found = os.stat(self._path)  # noqa: PTH116  (Path.stat takes twice the time)
+            status = os.stat(self._path)  # noqa: PTH116  (Path.stat takes twice the time)
         except OSError:
-            found = None
-        if found is None or (found.st_dev, found.st_ino) != self._place:
+            status = None
+        if status is None or (status.st_dev, status.st_ino) != self._place:
             return "moved" if os.fstat(self._handle).st_nlink else "deleted"
         before = self.size + len(self.left)
-        if found.st_size == before:
+        if status.st_size == before:
             return "here"
-        self._look_at_end(found.st_size)
+        self._look_at_end(status.st_size)
         self.left = b""
-        return "cut" if found.st_size < before else "here"
+        return "cut" if status.st_size < before else "here"
 
     def sync(self) -> None:
         """Wait until everything is on disk."""

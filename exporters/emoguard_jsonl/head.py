@@ -1,7 +1,7 @@
-"""The number and the MAC of a log's last line, noted beside the log or elsewhere.
+"""Notes the number and the MAC of a log's last line, beside the log or elsewhere.
 
-What a log has lost at its end nothing in it can show: the note does, and the next line goes on from
-there. It is as good as the place where it lies: whoever can write both can cut both.
+Nothing in a log can show that lines at its end are missing. The note can, and the next line
+continues from it. It is only as safe as its place: anyone who can write both can cut both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Head(NamedTuple):
     mac: str
 
     def write(self, path: Path) -> None:
-        """Note it in a file, which is whole at every moment, and whose folder is made for it.
+        """Write the note to a file, atomically; makes its folder.
 
         Raises:
             OSError: it cannot be written.
@@ -42,13 +42,13 @@ def read_head(path: str | Path) -> Head:
 
     """
     try:
-        found = FORM.fullmatch(regularfile.read(path, 1024))
+        match = FORM.fullmatch(regularfile.read(path, 1024))
     except FileNotFoundError:
         raise
     except OSError as error:
         raise EmoGuardError(f"{path} cannot be read: {error}") from error
-    if found is None:
+    if match is None:
         raise EmoGuardError(
             f"{path}: wanted the line that emoguard audit head prints, got something else"
         )
-    return Head(int(found[1]), found[2].decode("ascii"))
+    return Head(int(match[1]), match[2].decode("ascii"))

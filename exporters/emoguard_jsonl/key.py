@@ -1,4 +1,4 @@
-"""The key of an audit log: kept outside the log, it is what a forger does not have."""
+"""Reads and makes the key of an audit log, which is kept outside the log, away from forgers."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Key:
 
     @classmethod
     def _parse(cls, text: str, source: str) -> Self:
-        # Not said in the error: what came may be a key.
+        # The error does not quote the text: it may be a key.
         if not re.fullmatch(rf"[0-9a-fA-F]{{{2 * BYTES}}}", text.strip()):
             raise EmoGuardError(
                 f"{source}: wanted {2 * BYTES} hexadecimal digits, got {len(text.strip())} "
@@ -97,6 +97,6 @@ class Key:
         return hmac.digest(self._chain, body, "sha256").hex()
 
     def pseudonym(self, conversation: str) -> str:
-        """Return what stands for a conversation in this log: the same for the same name."""
+        """Return the pseudonym of a conversation in this log: the same for the same name."""
         name = conversation.encode("utf-8", "surrogatepass")
         return hmac.digest(self._names, name, "sha256").hex()[:32]

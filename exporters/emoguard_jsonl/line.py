@@ -1,12 +1,12 @@
-"""One line of an audit log: a report, its number, the MAC of the line before, and its own.
+"""Writes and reads one line of an audit log: a report between its place in the chain and a MAC.
 
     {"line":17,"prev":"<MAC of line 16>","id":…, …,"version":1,"mac":"<MAC>"}
 
 The MAC is HMAC-SHA256 over everything before `,"mac":`. The first line of a log has a random
 `prev`, so that lines of two logs with one key cannot be mixed. The first line after a restart that
 found an unfinished one has the SHA-256 of its bytes as `torn`, after `prev`: nobody without the key
-can pass a row off as torn. Besides these keys a line is a Report (`docs/report.schema.json`)
-without anything that tells what was said.
+can pass a row off as torn. Apart from these keys a line is a Report (`docs/report.schema.json`)
+without any text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHAPE = re.compile(
     rb'.*,"mac":"([0-9a-f]{64})"\}$',
     re.MULTILINE,
 )
-"""Any row that has the shape of a whole line of a log, by any key or none."""
+"""The shape of a whole line of a log, whatever its key."""
 
 TAIL = len(',"mac":""}') + 64
 LONGEST_ID = 128
@@ -38,7 +38,7 @@ _encode = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",
 
 @dataclass(frozen=True)
 class Line:
-    """What the chain needs of a line; `sound` says whether the MAC is that of its bytes.
+    """The place of a line in the chain; `sound` if its MAC fits its bytes.
 
     `torn` is the digest of the unfinished row before it, if the process found one.
     """
@@ -67,16 +67,16 @@ def write(
 
 
 def read(raw: bytes, key: Key) -> Line | None:
-    """Return the line that `raw`, without its newline, is; None when it is not a whole one."""
-    found = SHAPE.fullmatch(raw)
-    return None if found is None else parse(found, key)
+    """Parse a row without its newline; None if it is not a whole line."""
+    match = SHAPE.fullmatch(raw)
+    return None if match is None else parse(match, key)
 
 
-def parse(found: re.Match[bytes], key: Key) -> Line:
-    """Return the line that `SHAPE` found."""
-    parts: list[Any] = [part and part.decode("ascii") for part in found.groups()]
+def parse(match: re.Match[bytes], key: Key) -> Line:
+    """Parse a match of `SHAPE`."""
+    parts: list[Any] = [part and part.decode("ascii") for part in match.groups()]
     number, prev, torn, mac = parts
-    return Line(int(number), prev, mac, key.seal(found[0][:-TAIL]) == mac, torn)
+    return Line(int(number), prev, mac, key.seal(match[0][:-TAIL]) == mac, torn)
 
 
 def digest(raw: bytes) -> str:
@@ -85,7 +85,7 @@ def digest(raw: bytes) -> str:
 
 
 def is_beginning(raw: bytes, number: int, prev: str | None) -> bool:
-    """Return whether `raw` may be what a killed process wrote of line `number`, after `prev`.
+    """Return whether `raw` may be line `number`, after `prev`, as far as a killed process wrote it.
 
     A machine that lost power may leave zeros in the place of the rest, or of all.
     """
@@ -106,11 +106,12 @@ def _is_json(raw: bytes) -> bool:
 
 
 def content(report: Report, key: Key) -> dict[str, Any]:
-    """Return what a line says of a report: no text, and nothing to make text of.
+    """Return the fields of a report for a line: no text, and nothing to recover text from.
 
-    Left out are token ids (`tokens` is empty) and what errors quote: of `detail` the words before
-    the first colon or bracket stay. A conversation becomes its keyed pseudonym, ids are cut to 128
-    characters. Not `Report.as_dict`, which copies every part first: twice the time.
+    Token ids are left out (`tokens` is empty), and so are quotations in errors: of `detail`, only
+    the words before the first colon or bracket stay. A conversation becomes its keyed pseudonym,
+    ids are cut to 128 characters. Not `Report.as_dict`, which copies every part first: twice the
+    time.
     """
     conversation, detail = report.conversation, report.detail
     return vars(report) | {

@@ -1,4 +1,4 @@
-"""The sink that appends one line per report to the audit log."""
+"""Appends one line per report to the audit log, as a sink."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class AuditLog:
     each, at None when the system pleases. They survive the death of this process in any case.
     `lines` is the number of the last line.
 
-    A restart continues the chain. How far it went is noted in `head`, by default
-    `path.state/head`, whenever lines are brought to disk: where the log does not go so far any
-    more, this is logged and counted, and the chain goes on from the note. One process at a time,
-    which holds `path.lock`; a forked child has no part in it. POSIX only.
+    A restart continues the chain. Its last line is noted in `head`, by default `path.state/head`,
+    whenever lines are brought to disk. If the log ends before the noted line, this is logged and
+    counted, and the chain continues from the note. Only one process writes at a time, holding
+    `path.lock`; a forked child does not write. POSIX only.
 
     Raises:
         EmoGuardError: somebody else writes this log; its last line is not by this key; it cannot
@@ -85,7 +85,7 @@ class AuditLog:
         self._synced = time.monotonic()
         try:
             self.path = keptfile.resolved(path)
-            # In a folder: what rotates logs by a pattern of their names leaves folders alone.
+            # In a folder: tools that rotate logs by a pattern of names leave folders alone.
             self._note = keptfile.resolved(head or f"{self.path}.state/head")
             with ExitStack() as stack:
                 self._locks = [keptfile.Lock(self.path)]
@@ -93,16 +93,16 @@ class AuditLog:
                 if head is not None:  # another log must not note its end in the same file
                     self._locks.append(keptfile.Lock(self._note))
                     stack.callback(self._locks[1].release)
-                found = start.find(self.path, self._note, key)
+                begin = start.find(self.path, self._note, key)
                 self._file: Appender | None = self._opened()
                 stack.pop_all()
         except keptfile.HeldError as error:
             raise EmoGuardError(f"the audit log {error}") from error
         except OSError as error:
             raise EmoGuardError(f"the audit log cannot be written: {error}") from error
-        self.lines, self._last = found.last
-        self._torn = found.torn
-        self._say(found)
+        self.lines, self._last = begin.last
+        self._torn = begin.torn
+        self._say(begin)
 
     @classmethod
     def from_policy(
@@ -145,7 +145,7 @@ class AuditLog:
     ) -> None:
         """Raise if `from_policy` could not open the log here; leaves nothing behind.
 
-        A log that another process writes passes: that may be the one this policy is for.
+        A log that another process is writing is fine: that may be the process this policy is for.
 
         Raises:
             EmoGuardError: saying why.
@@ -172,7 +172,7 @@ class AuditLog:
 
         """
         for lock in self._locks:
-            lock.check()  # first: in a forked child nobody would give the mutex back
+            lock.check()  # first: in a forked child the mutex would never be released
         with self._mutex:
             file = self._at_its_path()
             stuck = self._rotate(report)
@@ -188,7 +188,7 @@ class AuditLog:
         return ()
 
     def faults(self) -> int:
-        """Return how often since the last call lines were found missing, or could not be noted."""
+        """Return how often lines were missing or could not be noted since the last call."""
         failed, before = self._failed, self._counted
         self._counted = failed  # never set back: another thread may be counting
         return failed - before
@@ -201,7 +201,7 @@ class AuditLog:
 
         """
         if not all(lock.is_mine for lock in self._locks):
-            return  # what the parent has open is the parent's to close
+            return  # the parent closes its own files
         with self._mutex, ExitStack() as stack:
             file, self._file = self._file, None
             for lock in self._locks:
@@ -219,7 +219,7 @@ class AuditLog:
         self._torn = None
 
     def _rotate(self, report: Report) -> Exception | None:
-        """Go on in a new file if this one is full or old; return why that could not be."""
+        """Continue in a new file if this one is full or old; return the error if that failed."""
         if self._began is None or self._file is None:
             return None
         first, began = self._began
@@ -238,13 +238,13 @@ class AuditLog:
         return replace(self._now(), wall=report.created)
 
     def _at_its_path(self) -> Appender:
-        """Return the open file, a new one where somebody else moved it away."""
+        """Return the open file, or a new one if the file was moved away."""
         if self._file is None:
             raise EmoGuardError(f"the audit log {self.path} is closed")
-        found = self._file.look()
-        if found != "here":
-            self._failed += found != "moved"
-            log.warning(MOVED[found], self.path, self.lines + 1)
+        state = self._file.look()
+        if state != "here":
+            self._failed += state != "moved"
+            log.warning(MOVED[state], self.path, self.lines + 1)
             self._reopen()
         return self._file
 
@@ -286,21 +286,21 @@ class AuditLog:
                     error,
                 )
 
-    def _say(self, found: start.Start) -> None:
-        for sentence, *arguments in found.findings:
+    def _say(self, start_: start.Start) -> None:
+        for sentence, *arguments in start_.findings:
             self._failed += 1
             log.error(sentence, *arguments)
-        if found.is_new:
+        if start_.is_new:
             log.warning(start.NEW, self.path)
 
 
 def _began(path: Path, key: Key) -> tuple[int, Moment] | None:
     """Return number and moment of the first report in a file, None when it has none."""
     for row in rows.read(path) if path.exists() else ():
-        found = None if row.line is None else line.parse(row.line, key)
-        if found is not None and found.sound:
+        parsed = None if row.line is None else line.parse(row.line, key)
+        if parsed is not None and parsed.sound:
             created = float(jsontext.parse(row.raw, surrogates=True)["created"])
-            return found.number, Moment(created)
+            return parsed.number, Moment(created)
     return None
 
 

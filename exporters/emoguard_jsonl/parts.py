@@ -1,4 +1,4 @@
-"""The files a log consists of, and their last line, which a writer goes on from."""
+"""Finds the files of a log and their last line, from which a writer continues."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from emoguard_jsonl.key import Key
 DIGITS = 12
 
 COMPANIONS = (".lock", ".state")
-"""How what lies beside a log is called, and is none of its files: a shell's pattern finds it."""
+"""Endings of files beside a log that are not part of it, though a shell pattern matches them."""
 
 
 def parts(path: str | Path) -> list[Path]:
@@ -25,8 +25,8 @@ def parts(path: str | Path) -> list[Path]:
     """
     path = keptfile.resolved(path)
     rotated = re.compile(rf"{re.escape(path.name)}\.[0-9]{{{DIGITS}}}")
-    found = sorted(p for p in path.parent.iterdir() if rotated.fullmatch(p.name))
-    return [*found, path] if path.exists() else found
+    older = sorted(p for p in path.parent.iterdir() if rotated.fullmatch(p.name))
+    return [*older, path] if path.exists() else older
 
 
 def rotated(path: Path, first: int) -> Path:
@@ -37,7 +37,7 @@ def rotated(path: Path, first: int) -> Path:
 def in_order(files: Iterable[Path]) -> list[Path]:
     """Return files by the number of their first line; those without one come last.
 
-    What is no log but lies beside one is left out.
+    Other files that lie beside a log are left out.
 
     Raises:
         OSError: one cannot be read, or is not a regular file.
@@ -46,14 +46,14 @@ def in_order(files: Iterable[Path]) -> list[Path]:
 
     def first(path: Path) -> float:
         with regularfile.opened(path) as file:
-            found = line.NUMBER.match(file.read(64))
-        return int(found[1]) if found else math.inf
+            match = line.NUMBER.match(file.read(64))
+        return int(match[1]) if match else math.inf
 
     return sorted((f for f in files if not f.name.endswith(COMPANIONS)), key=first)
 
 
 def last_line(path: Path, key: Key) -> line.Line | None:
-    """Return the last whole line of the log at `path`, None when there is none.
+    """Return the last whole line of the log at `path`, None if it has none.
 
     Raises:
         EmoGuardError: it was changed, or is not by this key.
@@ -62,14 +62,14 @@ def last_line(path: Path, key: Key) -> line.Line | None:
     """
     for part in reversed(parts(path)):
         raw = rows.last_line(part)
-        found = line.read(raw, key) if raw is not None else None
-        if found is not None and not found.sound:
+        last = line.read(raw, key) if raw is not None else None
+        if last is not None and not last.sound:
             raise EmoGuardError(
                 f"the last line of {part} was changed or written with another key: give the "
                 "right key, or move the log away and look at it with emoguard audit verify"
             )
-        if found is not None:
-            return found
+        if last is not None:
+            return last
     return None
 
 

@@ -73,14 +73,14 @@ def _skip_row(file: BinaryIO, most: int) -> int:
 
 def _rows(block: bytes, number: int) -> Iterator[Row]:
     at = 0
-    for found in line.SHAPE.finditer(block):
-        if found.start() > at:
-            others = _others(block[at : found.start()], number)
+    for match in line.SHAPE.finditer(block):
+        if match.start() > at:
+            others = _others(block[at : match.start()], number)
             yield others
             number += others.span
-        ended = found.end() < len(block)
-        yield Row(number, 1, found[0], ended, found)
-        number, at = number + 1, found.end() + ended
+        ended = match.end() < len(block)
+        yield Row(number, 1, match[0], ended, match)
+        number, at = number + 1, match.end() + ended
     if at < len(block):
         yield _others(block[at:], number)
 

@@ -1,4 +1,4 @@
-"""Where the chain of a log goes on when a process takes it up."""
+"""Finds the line from which a process continues a log."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ UNREADABLE = "the note %s cannot be used and is now %s: %s"
 
 @dataclass(frozen=True)
 class Start:
-    """The last line of a log, from which a writer goes on, 0 before any.
+    """The last line of a log, from which a writer continues; 0 before any.
 
     `torn` is the digest of the unfinished row that the next line follows, if there is one.
-    `findings` are what is wrong, each with the arguments of its sentence; `is_new` says that
-    the log has no line and no note.
+    `findings` are faults, each a sentence with its arguments; `is_new` if the log has no line and
+    no note.
     """
 
     last: Head
@@ -41,7 +41,7 @@ class Start:
 
 
 def find(path: Path, note: Path, key: Key) -> Start:
-    """Return where the log at `path` goes on, of which `note` may say how far it went.
+    """Return the line from which the log at `path` continues; `note` may hold its last line.
 
     Raises:
         EmoGuardError: its last line was changed, or is not by this key.

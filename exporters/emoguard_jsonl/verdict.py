@@ -1,4 +1,4 @@
-"""Reads a log from end to end and finds out what was done to it."""
+"""Verifies a log from end to end."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ MOST_FINDINGS = 1000
 class Finding:
     """Something wrong at one place: row counts the lines of `file` from 1.
 
-    Only `torn` is innocent: the process died while it wrote that line. Either the line after it
-    says so, which the restarted process wrote and signed with the key, or the log ends within it.
+    Only `torn` is innocent: the process died while it wrote that line. Either the next line,
+    written and signed by the restarted process, says so, or the log ends within it.
     """
 
     kind: Kind
@@ -34,7 +34,7 @@ class Finding:
 
 @dataclass
 class Verdict:
-    """What `verify` found; `last` is the number of the last line and `mac` its MAC.
+    """The result of `verify`; `last` is the number of the last line and `mac` its MAC.
 
     `findings` holds the first thousand, `omitted` counts the others; no innocent one is omitted
     without a guilty one being kept.
@@ -107,7 +107,7 @@ def accepted(files: Iterable[Path], key: Key, verdict: Verdict) -> Iterator[Acce
 
 
 class _Chain:
-    """Follows the chain line by line; what it holds is the line before."""
+    """Follows the chain line by line, remembering the line before."""
 
     def __init__(
         self, key: Key, verdict: Verdict, first: int | None, head: tuple[int, str] | None
@@ -169,47 +169,47 @@ class _Chain:
     def _wanted(self) -> int:
         return (self._number or 0) + 1
 
-    def _accepts(self, found: line.Line) -> bool:
-        if not found.sound:
+    def _accepts(self, link: line.Line) -> bool:
+        if not link.sound:
             self._settle(is_torn=False)
-            self._find("changed", f"says it is line {found.number}, and its MAC is wrong")
+            self._find("changed", f"says it is line {link.number}, and its MAC is wrong")
             self._changed += 1
             return False
         if self._number is None:
-            self._number = found.number - 1
+            self._number = link.number - 1
         if self._others is not None:
-            self._settle(is_torn=self._tears(found))
-        return self._is_next(found)
+            self._settle(is_torn=self._tears(link))
+        return self._is_next(link)
 
-    def _tears(self, found: line.Line) -> bool:
+    def _tears(self, link: line.Line) -> bool:
         """Return whether the line says that the row before it is torn."""
-        if self._others is None or found.torn is None:
+        if self._others is None or link.torn is None:
             return False
-        return found.number == self._wanted() and found.torn == line.digest(self._others[1].raw)
+        return link.number == self._wanted() and link.torn == line.digest(self._others[1].raw)
 
-    def _is_next(self, found: line.Line) -> bool:
+    def _is_next(self, link: line.Line) -> bool:
         wanted = self._wanted()
-        if found.number < wanted:
-            self._find("misplaced", f"is line {found.number}, after line {wanted - 1}")
+        if link.number < wanted:
+            self._find("misplaced", f"is line {link.number}, after line {wanted - 1}")
             return False
-        is_linked = found.number > wanted or self._mac in (None, found.prev)
-        if not is_linked or found.prev == self._foreign:
-            self._find("foreign", f"is a line {found.number}, but of another log")
-            self._foreign = found.mac
+        is_linked = link.number > wanted or self._mac in (None, link.prev)
+        if not is_linked or link.prev == self._foreign:
+            self._find("foreign", f"is a line {link.number}, but of another log")
+            self._foreign = link.mac
             return False
         # Of the lines before it, those that were changed are not missing.
-        if found.number - wanted > self._changed:
-            self._find("missing", f"is line {found.number}: {_span(wanted, found.number - 1)} gone")
-        self._take(found)
+        if link.number - wanted > self._changed:
+            self._find("missing", f"is line {link.number}: {_span(wanted, link.number - 1)} gone")
+        self._take(link)
         return True
 
-    def _take(self, found: line.Line) -> None:
-        self._number, self._mac = found.number, found.mac
+    def _take(self, link: line.Line) -> None:
+        self._number, self._mac = link.number, link.mac
         self._foreign, self._changed = None, 0
-        self._verdict.last, self._verdict.mac = found.number, found.mac
-        self._verdict.first = self._verdict.first or found.number
-        if self._head is not None and self._head[0] == found.number:
-            self._check_head(found.mac)
+        self._verdict.last, self._verdict.mac = link.number, link.mac
+        self._verdict.first = self._verdict.first or link.number
+        if self._head is not None and self._head[0] == link.number:
+            self._check_head(link.mac)
 
     def _check_head(self, mac: str) -> None:
         wanted = self._head

@@ -30,7 +30,7 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class RuleOptions:
-    """What may be chosen about the rules. Durations are a whole number and one of s, m, h, d.
+    """The options of the rules. A duration is a whole number and one of s, m, h, d.
 
     The defaults page at 6 times the certified rate and warn at 3 times. Their minimum counts keep
     chance out where traffic is thin: with just so much traffic that a count means the burn rate, a
@@ -118,7 +118,7 @@ def render(options: RuleOptions | None = None, kinds: Sequence[Kind] = KINDS) ->
 
 
 def _linked(rules: str) -> str:
-    """Return rules in which a link that leads nowhere is the command in its place."""
+    """Return the rules with the command in place of a link that leads nowhere."""
     return re.sub(r"runbook_url: '#(\w+)'", r"runbook: 'emoguard runbook \1'", rules)
 
 

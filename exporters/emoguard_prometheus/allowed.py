@@ -1,4 +1,4 @@
-"""The values a label may take: the number of series is fixed when the exporter is made."""
+"""Fixes the values a label may take, and so the number of series, when the exporter is made."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Allowed:
         self._overflow = overflow
 
     def pick(self, value: str) -> str:
-        """Return `value` when it is allowed, else `other`."""
+        """Return `value` if it is allowed, else `other`."""
         known = self._known.get(value)
         if known is None:
             self._overflow.inc()

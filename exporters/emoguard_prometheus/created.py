@@ -22,5 +22,5 @@ class WithoutCreated:
             metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
             yield metric
 
-    # The registry asks this on registration, to refuse a second exporter with the same names.
+    # The registry calls this on registration, to refuse a second exporter with the same names.
     describe = collect

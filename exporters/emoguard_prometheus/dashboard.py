@@ -1,4 +1,4 @@
-"""The Grafana dashboard that comes with the exporter."""
+"""Reads the Grafana dashboard that comes with the exporter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sink that turns finished reports into Prometheus metrics."""
+"""Counts finished reports as Prometheus metrics, as a sink."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class PrometheusExporter:
     nor a hostile file name can add series; requests, conversations and texts are never exported.
     All series exist from the start. Without a `registry` the exporter makes its own.
 
-    `model_label` is what the label `model` says in the place of the model's name.
-    `backend`, `probe` and `policy` only describe the process in `emoguard_build_info`. `targets`
-    are certified crossings per response token by label (`from_policy` takes them from the
-    calibration), `calibrated` is when the model was calibrated, in seconds since the epoch.
-    `policy_successful` says whether the last reload of the policy went well. `profiles` are the
-    notice profiles in force. `sinks` are the class names of the guard's sinks, whose failures are
-    then told apart; `join` does the same for sinks at hand.
+    `model_label` is the value of the label `model` instead of the model's name. `backend`, `probe`
+    and `policy` only describe the process in `emoguard_build_info`. `targets` are certified
+    crossings per response token by label (`from_policy` takes them from the calibration),
+    `calibrated` is when the model was calibrated, in seconds since the epoch. `policy_successful`
+    says whether the last reload of the policy went well. `profiles` are the notice profiles in
+    force. `sinks` are the class names of the guard's sinks, whose failures are then told apart;
+    `join` does the same for sinks at hand.
 
     Raises:
         EmoGuardError: one text where several names are wanted.
@@ -98,11 +98,11 @@ class PrometheusExporter:
         """Make an exporter for `site` and serve it on `host`:`port`, until it is closed.
 
         Port 0 takes a free one. The default host is reachable from this machine only. With
-        `process`, no port is opened: the metrics join those that this process shows anyhow.
+        `process`, no port is opened: the metrics join those that this process exposes already.
         `model_label` keeps series under one name where the model's file is called otherwise.
 
         Raises:
-            EmoGuardError: the port cannot be had.
+            EmoGuardError: the port cannot be opened.
 
         """
         file = site.policy_file
@@ -148,7 +148,7 @@ class PrometheusExporter:
         return self._server.url if self._server else None
 
     def join(self, sinks: Iterable[object]) -> None:
-        """Export what the guard's other sinks know: alarms, the audit log's length, their names."""
+        """Also export the guard's other sinks: their names, alarms and the audit log's length."""
         for sink in sinks:
             self._health.add_sink(type(sink).__name__)
             if isinstance(sink, Rate):
@@ -159,7 +159,7 @@ class PrometheusExporter:
                 self._state.audit = sink
 
     def show_notices(self, notices: Notices) -> None:
-        """Export what the guard knows of overdue notices."""
+        """Also export the number of overdue notices."""
         self.notices.follow(notices)
 
     def report(self, report: Report) -> Sequence[Alert]:

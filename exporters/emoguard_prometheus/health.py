@@ -1,4 +1,4 @@
-"""Metrics of EmoGuard itself: what failed, what it cost, when it last saw a response."""
+"""Counts failures of EmoGuard itself, its overhead and the time of its last response."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class HealthMetrics:
         ).set(calibrated)
 
     def add_sink(self, name: str) -> None:
-        """Tell the failures of the sink class `name` apart from now on."""
+        """Count the failures of the sink class `name` separately from now on."""
         part = self._parts.add(f"sink:{name}")
         self._failed[part] = self._errors.labels(part)
 

@@ -1,4 +1,4 @@
-"""Metrics of the notices that users see."""
+"""Counts the notices that users see."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ REASONS = (
 claim to feel or to be human, a user who asked, an earlier notice that was lost."""
 CHANNELS = ("field", "header", "suffix")
 NO_PROFILE = "none"
-"""The profile of a notice that none demands: steering or amplification alone is why."""
+"""The profile of a notice that no profile demands: steering or amplification is the only reason."""
 PARTS = ("plan", "scores", "channel", "conversation")
-"""What a request over a server's wire may ask for."""
+"""The parts of a request over a server's wire."""
 
 
 class NoticeMetrics:
     """Notices by profile, reason and channel; those that are overdue and those that were lost.
 
-    Whatever is not listed in one of them is counted as `other` in all, so that the series stay few.
+    A value outside one of these lists is counted as `other` in all of them, so that series stay
+    few.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class NoticeMetrics:
         self._undelivered.inc()
 
     def follow(self, notices: Notices) -> None:
-        """Ask `notices` at each scrape how many are overdue."""
+        """Read the number of overdue notices from `notices` at each scrape."""
         self._overdue.set_function(notices.overdue)
 
     def denied(self, part: str) -> None:

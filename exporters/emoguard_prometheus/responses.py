@@ -1,4 +1,4 @@
-"""Metrics of the responses themselves: how many, how long, where their scores lie."""
+"""Counts responses, their tokens and the place of their scores."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ RANKS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
 class ResponseMetrics:
-    """Responses by status, their tokens, ranks and crossings, and what crossings are held against.
+    """Responses by status, their tokens, ranks and crossings, and the certified rate of crossings.
 
-    `targets` are certified crossings per response token by label; a label without one is NaN, which
-    no comparison in an alert is true of.
+    `targets` are certified crossings per response token by label; a label without one is NaN, for
+    which no comparison in an alert holds.
     """
 
     def __init__(
@@ -36,7 +36,8 @@ class ResponseMetrics:
     def count(self, model: str, report: Report) -> None:
         """Count one report on an allowed `model`, if it belongs to the policy's sample.
 
-        The others are told of because of what was read or done: with them no rate would hold.
+        The others reach the sinks because of their reading or steering: no rate would hold with
+        them.
         """
         if not report.sampled:
             return

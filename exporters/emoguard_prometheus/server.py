@@ -1,4 +1,4 @@
-"""Serves `/metrics` on a port of its own, or as an app to mount in a server that is there."""
+"""Serves `/metrics` on a port of its own, or as an app to mount in an existing server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 PATIENCE_SECONDS = 10
-"""How long a connection may send nothing: each holds a thread."""
+"""Seconds that a connection may stay silent: each holds a thread."""
 
 
 class HasRegistry(Protocol):
@@ -81,7 +81,7 @@ def serve(exporter: HasRegistry, port: int, host: str = "127.0.0.1") -> MetricsS
 
 
 def _impatient(handler: Any) -> Any:
-    """Return a handler of requests that lets go of connections without any, and of broken ones."""
+    """Return a request handler that drops broken connections and those that send no request."""
 
     class Impatient(handler):  # type: ignore[misc]
         timeout = PATIENCE_SECONDS
@@ -128,7 +128,7 @@ def _for_own(app: WSGIApplication) -> WSGIApplication:
 def asgi_app(exporter: HasRegistry) -> Callable[..., Any]:
     """Return an ASGI app that serves the metrics: mount it at `/metrics` of a server.
 
-    Whoever reaches the server then reads them: mount it behind what protects the server.
+    Anyone who reaches the server can then read them: mount it behind the server's protection.
     """
     app: Callable[..., Any] = make_asgi_app(exporter.registry)
     return app

@@ -14,7 +14,7 @@ PAIR = ("model", "emotion")
 
 
 class StateMetrics:
-    """Read from their owners at each scrape: no copy to keep in step.
+    """Values read from their owners at each scrape: no copy to keep in step.
 
     `rate`, `drift`, `audit` and `policy` are None until something is joined; the series are there
     all the same. Numbers of labels that the exporter does not know are left out.

@@ -1,4 +1,4 @@
-"""Metrics of steering, from the receipts of responses."""
+"""Counts steering, from the receipts of responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bets against a mean score of 0, upwards and downwards, label by label."""
+"""Collects evidence against a mean score of 0, upwards and downwards, label by label."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Bets:
         return np.asarray(self._weights @ self.evidence)
 
     def upwards(self) -> NDArray[np.float64]:
-        """Return what the upward bets have more than the downward ones, as part of `mean`."""
+        """Return the excess of the upward bets over the downward ones, as part of `mean`."""
         half = len(self._weights) // 2
         return np.asarray(
             self._weights @ self.evidence - 2 * self._weights[half:] @ self.evidence[half:]

@@ -32,8 +32,8 @@ ERRORS = 2.5
 """Standard errors of the mean of the baseline's blocks that bets on blocks tolerate."""
 
 REST = 0.01
-"""Part of the average run length that a label rests after an alarm: a change is told once, not with
-every few rows."""
+"""Part of the average run length that a label rests after an alarm: a change raises one alert, not
+one every few rows."""
 
 
 class DriftDetector:

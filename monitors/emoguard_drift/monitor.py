@@ -1,4 +1,4 @@
-"""The sink that watches whether a site's responses moved away from its baseline."""
+"""Watches, as a sink, whether a site's responses moved away from its baseline."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ EVERY = 50
 """Responses between two checkpoints."""
 
 RECENT = 50
-"""Responses that the mean in an alert is as steady as: an exponentially weighted one."""
+"""Responses over which the mean in an alert is taken, exponentially weighted."""
 
 STATISTIC = "rows and blocks"
-"""Names what the evidence in a state file is; that of another version is not taken over."""
+"""Version of the evidence in a state file; other versions are not taken over."""
 
 
 class DriftMonitor:
@@ -38,10 +38,10 @@ class DriftMonitor:
     Every response is taken as it comes, in blocks only where the baseline has blocks; see
     `DriftDetector`. `labels` are the baseline's unless given. Without a baseline the monitor is
     `learning` and never alarms. Steered responses, those without a score, those outside the
-    policy's sample and those of other model files or probes never count.
-    `block_responses` is the unit of `tolerance_rank`, the shift of a block's mean rank that is
-    tolerated, and of `arl_blocks`, the mean number of blocks to the first false alarm.
-    `state` is a file for what was seen, so that a restart keeps the evidence.
+    policy's sample and those of other model files or probes never count. `block_responses` is the
+    unit of `tolerance_rank`, the shift of a block's mean rank that is tolerated, and of
+    `arl_blocks`, the mean number of blocks to the first false alarm. `state` is a file for the
+    evidence, which then survives a restart.
 
     >>> from dataclasses import replace
     >>> from emoguard.records import LabelScore
@@ -60,7 +60,7 @@ class DriftMonitor:
     1329 happy responses moved up from the baseline: mean z lately 0.91, was -0.01
 
     Raises:
-        EmoGuardError: a label that the baseline lacks, or a state file that somebody else keeps.
+        EmoGuardError: a label that the baseline lacks, or a state file that another process holds.
 
     """
 
@@ -108,7 +108,7 @@ class DriftMonitor:
     def from_policy(cls, site: Site, *, state: str | None = None) -> Self:
         """Watch the labels of `site` against the baseline that its policy names.
 
-        Where there is no such file yet the monitor is learning, and says so in the log.
+        Until there is such a file the monitor is learning, and the log says so.
 
         Raises:
             EmoGuardError: the baseline cannot be read, or is of another model file or probe, or no
@@ -212,7 +212,7 @@ class DriftMonitor:
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what an earlier process saw.
+        """Take over the evidence of an earlier process.
 
         Raises:
             ValueError, LookupError, TypeError, ArithmeticError: it is of other labels, or damaged.

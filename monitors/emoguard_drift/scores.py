@@ -1,4 +1,4 @@
-"""The place of a value among those of a baseline, as a score from -1 to 1."""
+"""Scores a value from -1 to 1 by its rank in a baseline."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ class Scores:
 def tailed(rank: float) -> float:
     """Return the hyperbolic sine of a rank's normal score, cut off and scaled to [-1, 1].
 
-    For normal values it is the odd part of the likelihood ratio that a small share of them moved by
-    one standard deviation: the tails count for as much as they say of a changed minority.
+    For normal values it is the odd part of the likelihood ratio for a small share that moved by one
+    standard deviation: the tails weigh as much as their evidence for a changed minority.
 
     >>> [round(tailed(rank), 2) for rank in (0.005, 0.5, 0.8, 0.99)]
     [-1.0, 0.0, 0.16, 0.84]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BETS = np.array([0.5, 1.0, 3.0, 7.0, 15.0])
-"""Each bets that the rate is 1 + this many times as high as allowed."""
+"""Each bets that the rate exceeds the allowed one by this factor."""
 
 MOST_FACTORS = 4096
 """Lengths of responses whose factors are kept."""
@@ -25,8 +25,8 @@ class RateDetector:
     crossings cluster: it counts once), so that (1 + b [flagged]) exp(-b rate E) has mean <= 1 for
     every bet b. The evidence of a label is the mean over bets of R, with R <- (1 + R) times that
     factor; an alarm is raised when it is `arl` times the number of labels or more at a flagged
-    response, and what was seen of that label is forgotten. While nothing changes, the mean number
-    of responses to the first alarm of any label is then at least `arl` (Shin, Ramdas, Rinaldo,
+    response, and the label's evidence is forgotten. While nothing changes, the mean number of
+    responses to the first alarm of any label is then at least `arl` (Shin, Ramdas, Rinaldo,
     "E-detectors", 2022).
 
     >>> rng = np.random.default_rng(1)
@@ -49,7 +49,7 @@ class RateDetector:
         self.evidence = np.zeros((len(BETS), len(rates)))
 
     def update(self, flagged: Sequence[int], exposure: float) -> tuple[int, ...]:
-        """Take one response and the positions of flagged labels; return of those that alarm."""
+        """Take the positions of flagged labels of one response; return those that alarm."""
         self.evidence += 1
         self.evidence *= self._factor(exposure)
         if not flagged:
@@ -66,9 +66,9 @@ class RateDetector:
 
     def _factor(self, exposure: float) -> NDArray[np.float64]:
         """Return exp(-b rate E); most responses end at the same few lengths."""
-        found = self._factors.get(exposure)
-        if found is None:
+        factor = self._factors.get(exposure)
+        if factor is None:
             if len(self._factors) >= MOST_FACTORS:
                 self._factors.clear()
-            found = self._factors[exposure] = np.exp(-self._losses * exposure)
-        return found
+            factor = self._factors[exposure] = np.exp(-self._losses * exposure)
+        return factor

@@ -1,4 +1,4 @@
-"""The sink that watches how often labels fire."""
+"""Watches, as a sink, how often labels fire."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class RateMonitor:
     """Alarms when responses cross a label's threshold more often than its certified rate.
 
     `rates` are crossings per 1,000 window positions by label; labels without one are not watched.
-    Responses of other model files than `identity` (a digest) are passed over, if it is given, and
-    those outside the policy's sample: they are told of because of what was read or done.
-    `arl_responses` is the mean number of responses to the first false alarm, all labels together,
-    at least. `state` is a file for what was seen, so that a restart keeps it.
+    Responses outside the policy's sample never count, nor those of other model files if `identity`
+    (a digest) is given. `arl_responses` is the mean number of responses to the first false alarm,
+    all labels together, at least. `state` is a file for the evidence, which then survives a
+    restart.
 
     >>> from emoguard.testing import make_report
     >>> monitor = RateMonitor({"happy": 0.4, "sad": 0.4}, arl_responses=1000)
@@ -42,7 +42,7 @@ class RateMonitor:
     2 happy more responses cross the threshold than the certified 0.4 per 1,000 tokens: 3 of 503
 
     Raises:
-        EmoGuardError: a state file that somebody else keeps.
+        EmoGuardError: a state file that another process holds.
 
     """
 
@@ -109,7 +109,7 @@ class RateMonitor:
             return self._take(report, flagged, windows(report.tokens_averaged, self._window))
 
     def evidence(self) -> Mapping[str, float]:
-        """Return the evidence for too high a rate by label, as a share of what raises an alarm."""
+        """Return the evidence for too high a rate by label, as a share of the alarm's limit."""
         with self._lock:
             shares = self._detector.shares()
         return dict(zip(self._labels, shares.tolist(), strict=True))
@@ -124,7 +124,7 @@ class RateMonitor:
         return self._checkpoint.faults()
 
     def close(self) -> None:
-        """Save what was seen, and let others have the state file."""
+        """Save the evidence and release the state file."""
         with self._lock:
             self._checkpoint.close(self._state())
 
@@ -161,7 +161,7 @@ class RateMonitor:
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what an earlier process saw.
+        """Take over the evidence of an earlier process.
 
         Raises:
             ValueError, LookupError, TypeError, ArithmeticError: it is of other labels, or damaged.

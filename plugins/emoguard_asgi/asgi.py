@@ -1,4 +1,4 @@
-"""The few words of ASGI that this plug-in speaks, as types, and headers."""
+"""Types of ASGI, and functions on its headers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 def header(headers: Headers, name: bytes) -> str | None:
-    """Return the value of a header, None where there is none; `name` is in lower case."""
-    found = (value.decode("latin-1") for key, value in headers if key.lower() == name)
-    return next(found, None)
+    """Return the value of a header, or None; `name` is in lower case."""
+    values = (value.decode("latin-1") for key, value in headers if key.lower() == name)
+    return next(values, None)
 
 
 def with_header(headers: Headers, name: bytes, value: str) -> list[tuple[bytes, bytes]]:
-    """Return the headers with this one in the place of those of its name, else at the end."""
+    """Return the headers with this one replacing those of its name, or at the end."""
     pairs = list(headers)
     places = [place for place, (key, _) in enumerate(pairs) if key.lower() == name]
     first = places[0] if places else len(pairs)

@@ -1,4 +1,4 @@
-"""The objects that OpenAI's completion APIs send: bodies, and the chunks of a stream."""
+"""Reads and extends the objects of OpenAI's completion APIs: bodies, and chunks of a stream."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from emoguard_asgi import loosejson
 MUTING = frozenset(
     {"response_format", "tools", "functions", "logprobs", "top_logprobs", "grammar", "suffix"}
 )
-"""What a request may ask for so that a program, not a person, reads the text: nothing is put
-behind it then."""
+"""Parts of a request by which a program, not a person, reads the text: nothing is appended then."""
 
 
 # Most chunks end nothing, and need not be parsed. Inside a text the quotes would be escaped.
@@ -21,16 +20,16 @@ END = re.compile(rb'"finish_reason"\s*:\s*(?!null)[^\s]')
 
 
 def read(text: bytes) -> dict[str, Any] | None:
-    """Return a completion, or a chunk, whose choices end here; None for everything else."""
+    """Return a completion or a chunk in which a choice ends; None for everything else."""
     if END.search(text) is None:
         return None
     try:
-        found = loosejson.parse(text)
+        value = loosejson.parse(text)
     except (ValueError, loosejson.UnboundedError):
         return None
-    if not isinstance(found, dict) or "emoguard" in found:
+    if not isinstance(value, dict) or "emoguard" in value:
         return None
-    return found if any(map(_ends, _choices(found))) else None
+    return value if any(map(_ends, _choices(value))) else None
 
 
 def mutes(body: Mapping[str, Any]) -> bool:
@@ -43,32 +42,32 @@ def closing(chunk: Mapping[str, Any], text: str) -> bytes | None:
     ending = [choice for choice in _choices(chunk) if _ends(choice)]
     if any(_calls(choice) for choice in ending):
         return None
-    said = [{**choice, "finish_reason": None, **_saying(choice, text)} for choice in ending]
+    worded = [{**choice, "finish_reason": None, **_saying(choice, text)} for choice in ending]
     kept = {key: value for key, value in chunk.items() if key != "usage"}
-    return json.dumps({**kept, "choices": said}).encode("ascii")
+    return json.dumps({**kept, "choices": worded}).encode("ascii")
 
 
 def extended(body: Mapping[str, Any], text: str) -> bytes | None:
     """Return a body with `text` appended to its choices; None if one has no text."""
-    said = [_longer(choice, text) for choice in _choices(body)]
-    if None in said:
+    longer = [_longer(choice, text) for choice in _choices(body)]
+    if None in longer:
         return None
-    return json.dumps({**body, "choices": said}, separators=(",", ":")).encode("ascii")
+    return json.dumps({**body, "choices": longer}, separators=(",", ":")).encode("ascii")
 
 
 def _longer(choice: Mapping[str, Any], text: str) -> dict[str, Any] | None:
     message = choice.get("message")
     speech = choice if message is None else message
     key = "text" if message is None else "content"
-    said = speech.get(key) if isinstance(speech, dict) else None
-    if _calls(choice) or not isinstance(said, str):
+    content = speech.get(key) if isinstance(speech, dict) else None
+    if _calls(choice) or not isinstance(content, str):
         return None
-    longer = {**speech, key: said + text}
+    longer = {**speech, key: content + text}
     return longer if message is None else {**choice, "message": longer}
 
 
-def _choices(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    choices: Any = found.get("choices")
+def _choices(completion: Mapping[str, Any]) -> list[dict[str, Any]]:
+    choices: Any = completion.get("choices")
     known = isinstance(choices, list) and all(isinstance(each, dict) for each in choices)
     return choices if known else []
 

@@ -1,4 +1,4 @@
-"""The other end of one request: its body, read once, and whether it is still there."""
+"""Reads the body of one request once, and watches for its client's disconnect."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ PAUSE_SECONDS = 0.01
 
 
 class LeftError(Exception):
-    """The client went away before its request was complete."""
+    """The client disconnected before its request was complete."""
 
 
 class Client:
     """Reads the body, then waits for the disconnect, in a task that ends with the `with` block.
 
-    The server's `receive` has one reader only, so that nobody misses the message; the inner app
-    gets `receive` of this object instead. Between them may be layers of others, whose `receive`
-    may answer at once and for ever: no loop here goes on without the event loop.
+    The server's `receive` has only one reader, so that no message is missed; the inner app gets
+    this object's `receive` instead. Layers of others may lie between them whose `receive` returns
+    at once, for ever: every loop here yields to the event loop.
     """
 
     def __init__(self, receive: Receive, gate: Gate) -> None:
@@ -74,12 +74,12 @@ class Client:
         return more
 
     def replay(self, body: bytes) -> None:
-        """Give the inner app this body, and start to wait for the disconnect."""
+        """Set the body for the inner app and start waiting for the disconnect."""
         self._body = body
         self._task = asyncio.create_task(self._watch())
 
     async def receive(self) -> Message:
-        """Return the body, and after it the disconnect, when that comes."""
+        """Return the body; at later calls, wait for the disconnect and return it."""
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
@@ -89,8 +89,8 @@ class Client:
     async def _watch(self) -> None:
         """Wait for the disconnect, once.
 
-        After the body nothing else may come. A layer in front that returns anything else returns
-        it again and again: from that one nobody learns whether the client is still there.
+        After the body nothing else may come. A layer in front that returns anything else returns it
+        again and again, and never reports a disconnect.
         """
         try:
             message = await self._receive()

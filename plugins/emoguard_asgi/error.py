@@ -1,4 +1,4 @@
-"""Errors in the shape of OpenAI's API, which its clients raise as exceptions."""
+"""Sends errors in the shape of OpenAI's API, which its clients raise as exceptions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LONGEST = 1000
 
 
 class RefusedError(Exception):
-    """A request that is answered with an error of ours.
+    """Raised to answer a request with an error of EmoGuard's.
 
     `param` names the wrong part of the request, `code` is a word for programs.
     """
@@ -33,15 +33,21 @@ class RefusedError(Exception):
         self.headers = tuple(headers)
 
 
+def error_object(
+    message: str,
+    *,
+    code: str | None,
+    param: str | None = None,
+    kind: str = "invalid_request_error",
+) -> dict[str, str | None]:
+    """Return the object under `error` in a response, as OpenAI's clients read it."""
+    return {"message": message, "type": kind, "param": param, "code": code}
+
+
 async def refuse(send: Send, error: RefusedError) -> None:
     """Answer with an error."""
-    content = {
-        "message": str(error)[:LONGEST],
-        "type": "invalid_request_error",
-        "param": error.param,
-        "code": error.code,
-    }
-    # As llama_cpp.server writes it: a wrong key is refused here and there with the same bytes.
+    content = error_object(str(error)[:LONGEST], code=error.code, param=error.param)
+    # Written as llama_cpp.server does: both refuse a wrong key with the same bytes.
     text = json.dumps({"error": content}, separators=(",", ":"))
     await _send_json(send, error.status, text, error.headers)
 

@@ -1,4 +1,4 @@
-"""Server-sent events as bytes: cut at blank lines, read, and added to without touching the rest.
+"""Cuts server-sent events at blank lines, reads them, and adds to one without changing the rest.
 
 The format is that of the HTML standard, section 9.2: lines end in LF, CR or CRLF, a blank line ends
 an event, the data of an event are its `data` lines joined by LF.
@@ -21,7 +21,7 @@ LONGEST_END = 4
 class Events:
     """Cuts a stream of bytes, however it was split, into whole events.
 
-    Only the beginning of an event that has not ended yet is kept: no reader could use it before.
+    Only the beginning of an event that has not ended yet is kept back.
     """
 
     def __init__(self) -> None:
@@ -34,17 +34,17 @@ class Events:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the events that `chunk` completes, each with the blank line that ends it."""
-        # No event ends in what is kept: looked through once more, a long one would take for ever.
+        # No event ends in the part kept back: searching it again would take quadratic time.
         seen = max(0, len(self._rest) - LONGEST_END + 1)
         self._rest += chunk
-        ends = [found.end() for found in END.finditer(self._rest, seen)]
+        ends = [match.end() for match in END.finditer(self._rest, seen)]
         starts = [0, *ends]
         whole = [bytes(self._rest[start:end]) for start, end in zip(starts, ends, strict=False)]
         del self._rest[: starts[-1]]
         return whole
 
     def rest(self) -> bytes:
-        """Return, once, the rest that no blank line has ended."""
+        """Return the rest that no blank line has ended, and forget it."""
         rest, self._rest = bytes(self._rest), bytearray()
         return rest
 

@@ -1,4 +1,4 @@
-"""Decides from the headers alone whether a body is read, and how much of all bodies is held."""
+"""Decides from the headers whether to read a body, and bounds the bodies held at one time."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ FULL_BODIES = 8
 class Gate:
     """Asks for the key first, then holds bodies to limits.
 
-    `api_key`: the bearer token to ask for, None for nothing. A body has at most `body_bytes`,
-    arrives within `body_seconds`, and all bodies whose requests are not answered yet have at most
-    eight times `body_bytes` together.
+    `api_key`: the bearer token to require, if any. A body has at most `body_bytes`, arrives within
+    `body_seconds`, and all bodies whose requests are not answered yet have at most eight times
+    `body_bytes` together.
 
     Raises:
         EmoGuardError: a key that is empty, a limit that is not positive.
@@ -38,7 +38,7 @@ class Gate:
         self.body_seconds = body_seconds
 
     def check(self, headers: Headers) -> None:
-        """Raise unless the body behind these headers is to be read.
+        """Raise unless the body behind these headers may be read.
 
         Raises:
             RefusedError: 401 without the key, 413 with a body that is announced too large.
@@ -100,5 +100,5 @@ def _bearer(headers: Headers) -> bytes:
 
 
 def _encoded(key: str) -> bytes:
-    """Return a key as bytes that can be compared: white space around it cannot be sent."""
+    """Return a key as bytes to compare; white space around it is dropped, as it cannot be sent."""
     return key.strip().encode("utf-8", "surrogatepass")

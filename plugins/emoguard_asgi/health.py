@@ -13,8 +13,8 @@ class Health:
     """Answers `/healthz` and `/readyz` in front of an app.
 
     `/healthz` is 200 while the process serves at all, `/readyz` while `ready()` says so, else 503.
-    Both refuse (403) what the page of another site could send from a browser of this machine;
-    `hosts` are names of this server beside addresses and localhost.
+    Both refuse (403) requests that a page of another site could send from a browser of this
+    machine; `hosts` are names of this server beside addresses and localhost.
     """
 
     def __init__(self, app: App, ready: Callable[[], bool], hosts: Iterable[str] = ()) -> None:

@@ -9,15 +9,14 @@ from emoguard.jsontext import MOST_VALUES
 
 
 class UnboundedError(Exception):
-    """A text with more values, more nesting or more digits than are parsed; it may be JSON."""
+    """Raised for a text with too many values, levels or digits to be parsed; it may be JSON."""
 
 
 def parse(data: bytes) -> Any:
     """Return the value of a text.
 
     Raises:
-        ValueError: it is no JSON, to no app.
-        UnboundedError: it is beyond the bounds.
+        ValueError: no app would read it as JSON. UnboundedError: it is beyond the bounds.
 
     """
     # In UTF-16 half of another letter may look like a mark: it is counted, which does no harm.

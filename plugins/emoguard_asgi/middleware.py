@@ -1,27 +1,27 @@
-"""The middleware: adds notices and scores to the answers of an OpenAI-compatible app."""
+"""Adds notices and scores to the answers of an OpenAI-compatible app."""
 
 from __future__ import annotations
 
 from emoguard.errors import EmoGuardError
 from emoguard.runtime.session import REQUEST
 from emoguard.runtime.watch import Watch
-from emoguard_asgi.answer import Answer, marked
 from emoguard_asgi.asgi import App, Message, Receive, Scope, Send, header, with_header
-from emoguard_asgi.asked import OWN, Asked, read
 from emoguard_asgi.client import Client, LeftError
+from emoguard_asgi.delivery import NoticeDelivery, standing_kind
 from emoguard_asgi.error import RefusedError, refuse
 from emoguard_asgi.gate import Gate
-from emoguard_asgi.told import Told, standing_kind
+from emoguard_asgi.request import OWN, CompletionRequest, parse_request
+from emoguard_asgi.responder import Responder, marked
 
 ROUTES = "/completions"
-"""How the paths end whose answers are generated: chat, plain, and a server's aliases of them."""
+"""Ending of the paths of completions: chat, plain, and a server's aliases of them."""
 
 BODILESS = ("GET", "HEAD", "OPTIONS")
 """Methods whose requests have no body that an app would read; browsers send `OPTIONS` keyless."""
 
 UNWANTED = (b"accept-encoding", b"transfer-encoding")
-"""Headers that the app does not get: an answer that it compressed could not be added to, and the
-body is whole by then."""
+"""Headers withheld from the app: nothing could be added to a compressed answer, and the body is
+whole by then."""
 
 MIB = 1024 * 1024
 
@@ -29,11 +29,11 @@ MIB = 1024 * 1024
 class EmoGuardMiddleware:
     """Wraps an ASGI app whose completions are generated, in this process, under `watch`.
 
-    Answers of completion routes carry the `emoguard` object where something is to be told: JSON
+    Answers of completion routes carry the `emoguard` object where there is something to tell: JSON
     bodies, and the chunks of a stream that end a choice. All answers carry the header
-    `x-emoguard-notice` while the policy follows a profile. Nothing else is changed by a byte, and
-    no chunk waits for another. What a request asks of EmoGuard is taken out of its body before the
-    app sees it, and is granted as far as the policy says.
+    `x-emoguard-notice` while the policy follows a profile. Not a byte of anything else is changed,
+    and no chunk waits for another. EmoGuard's part of a request is taken out of its body before the
+    app sees it, and granted as far as the policy allows.
 
     With an `api_key`, a completion without this bearer token is answered 401 from its headers
     alone, before a byte of its body is read. A body has at most `max_body_bytes` (else 413) and
@@ -63,7 +63,7 @@ class EmoGuardMiddleware:
         self._every_route = every_route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection: an HTTP request is looked at, all else passes."""
+        """Serve one connection; everything but HTTP passes."""
         if scope["type"] != "http" or not self._watch.enabled:
             await self._app(scope, receive, send)
         elif _completes(scope) or (self._every_route and scope["method"] not in BODILESS):
@@ -76,25 +76,25 @@ class EmoGuardMiddleware:
         async with Client(receive, self._gate) as client:
             try:
                 self._gate.check(scope["headers"])
-                asked = await self._asked(scope, client) if _completes(scope) else None
-                client.replay(await client.read() if asked is None else asked.body)
+                completion = await self._parse(scope, client) if _completes(scope) else None
+                client.replay(await client.read() if completion is None else completion.body)
             except LeftError:
                 return
             except RefusedError as error:
                 await refuse(self._marking(send), error)
                 return
-            if asked is None:
+            if completion is None:
                 await self._app(scope, client.receive, self._marking(send))
             else:
-                await self._answer(scope, client, asked, send)
+                await self._answer(scope, client, completion, send)
 
-    async def _asked(self, scope: Scope, client: Client) -> Asked:
+    async def _parse(self, scope: Scope, client: Client) -> CompletionRequest:
         """Read EmoGuard's part of a request, as far as the policy grants it.
 
         Raises:
-            RefusedError: a packed body, one that is not read, a malformed object, or a plan that
-                cannot be applied.
-            LeftError: the client disconnected before the end of the body.
+            RefusedError: a compressed body, one beyond the limits, a malformed object, or a plan
+                that cannot be applied. LeftError: the client disconnected before the end of the
+                body.
 
         """
         encoding = header(scope["headers"], b"content-encoding") or "identity"
@@ -105,25 +105,27 @@ class EmoGuardMiddleware:
         guard = self._watch.guard
         guard.refresh()
         try:
-            asked = read(body, scope["headers"], guard.policy, scope.get(OWN))
-            if asked.request.plan is not None:
-                # Asked here: when the model refuses it, a stream has begun.
-                self._watch.check_plan(asked.request.plan)
+            completion = parse_request(body, scope["headers"], guard.policy, scope.get(OWN))
+            if completion.request.plan is not None:
+                # Checked here: by the time the model refuses it, a stream has begun.
+                self._watch.check_plan(completion.request.plan)
         except EmoGuardError as error:
             raise RefusedError(
                 400, str(error), param="emoguard", code="invalid_emoguard"
             ) from error
-        return asked
+        return completion
 
-    async def _answer(self, scope: Scope, client: Client, asked: Asked, send: Send) -> None:
-        told = Told(self._watch, asked)
-        answer = Answer(send, client, told)
-        token = REQUEST.set(asked.request)
+    async def _answer(
+        self, scope: Scope, client: Client, completion: CompletionRequest, send: Send
+    ) -> None:
+        delivery = NoticeDelivery(self._watch, completion)
+        responder = Responder(send, client, delivery)
+        token = REQUEST.set(completion.request)
         try:
-            await self._app(_for_server(scope, asked), client.receive, answer.send)
+            await self._app(_for_server(scope, completion), client.receive, responder.send)
         finally:
             REQUEST.reset(token)
-            told.end(complete=answer.complete)
+            delivery.end(complete=responder.complete)
 
     def _marking(self, send: Send) -> Send:
         async def marking(message: Message) -> None:
@@ -137,8 +139,8 @@ def _completes(scope: Scope) -> bool:
     return scope["method"] == "POST" and str(scope["path"]).endswith(ROUTES)
 
 
-def _for_server(scope: Scope, asked: Asked) -> Scope:
+def _for_server(scope: Scope, completion: CompletionRequest) -> Scope:
     """Return the scope for the app: the length of its body, and an answer that can be read."""
-    length = str(len(asked.body))
+    length = str(len(completion.body))
     headers = [pair for pair in scope["headers"] if pair[0].lower() not in UNWANTED]
     return {**scope, "headers": with_header(headers, b"content-length", length)}

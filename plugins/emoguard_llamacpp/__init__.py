@@ -1,7 +1,6 @@
 """Joins EmoGuard to `llama_cpp.Llama` models.
 
-The runtime is loaded with the first model, not with this package: what it opens can be asked
-before.
+The runtime is loaded with the first model, not with this package, whose facts cost nothing.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ def open_speaker(path: Path, threads: int | None = None) -> Speaker:
 
 
 def open_speech(speaker: Speaker, guard: Guard | None) -> Attached:
-    """Return what a study needs of the model, watched by `guard` until closed."""
+    """Return the model as a study needs it, watched by `guard` until closed."""
     from emoguard_llamacpp.speech import LlamaSpeech
 
     return LlamaSpeech(speaker, guard)

@@ -1,4 +1,4 @@
-"""Carries requests from calls of a `llama_cpp.Llama` to their generations, and reports back."""
+"""Passes requests from calls of a `llama_cpp.Llama` to their generations, and reports back."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from emoguard.runtime.interrupts import is_interrupt
 from emoguard.runtime.session import Session, take_request
 
 Close = Callable[["Session | None", Finish], "Report | None"]
-"""Ends a session and returns its report, None for one that was ended before."""
+"""Ends a session and returns its report; None for one that was ended before."""
 
 HALTED = "content_filter"
-"""The finish reason of a completion that EmoGuard ended: what OpenAI's vocabulary has for an answer
-that who serves it cut off."""
+"""Finish reason of a completion stopped by EmoGuard: OpenAI's name for an answer cut off by its
+provider."""
 
 
 @dataclass(eq=False)
 class Call:
-    """One call: it knows the request before its generation starts and the finish after.
+    """One call: its request before the generation starts, its finish after.
 
     `session` is the session that a completion's generation opened. A chat is a call around one or
     several completions; `reports` are those of all. The prompt of a completion for a `chat` was
@@ -34,16 +34,18 @@ class Call:
     reports: list[Report] = field(default_factory=list)
 
     def tell(self, result: Any) -> None:
-        """Put the `emoguard` object into what the caller gets, unless a server carries it."""
+        """Put the `emoguard` object into the caller's result, unless a server carries it."""
         if self.request.carrier == "process" and self.reports and isinstance(result, dict):
             wanted = self.request.scores
-            result[wire.KEY] = wire.told(self.reports, "none" if wanted == "summary" else wanted)
+            result[wire.KEY] = wire.response_object(
+                self.reports, "none" if wanted == "summary" else wanted
+            )
 
 
 class Calls:
     """Follows the calls of one Llama, which call each other.
 
-    `current` is the completion whose generation is being made.
+    `current` is the completion that is generating.
     """
 
     def __init__(self) -> None:
@@ -147,7 +149,7 @@ class Calls:
 
 
 def find_finish(chunk: Any) -> Finish | None:
-    """Return why a completion ended, None for a chunk that is not the last."""
+    """Return the finish reason of a completion; None for a chunk that is not the last."""
     try:
         reason = chunk["choices"][0]["finish_reason"]
     except (KeyError, IndexError, TypeError):

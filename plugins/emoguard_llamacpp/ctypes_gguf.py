@@ -1,4 +1,4 @@
-"""Reads where tensors lie in a GGUF file, with ggml's own reader."""
+"""Locates tensors in a GGUF file, with ggml's own reader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Binds functions missing in llama-cpp-python: the layer-input read, tensors in the callback.
+"""Binds functions that llama-cpp-python lacks: the layer-input read, tensors in the callback.
 
 Native memory is touched here and in `ctypes_gguf` alone; symbols are looked up in `ctypes_symbols`.
 """
@@ -75,7 +75,7 @@ def check_layout() -> None:
     tensor = Tensor(type=FLOAT32, ne=(3, 5, 1, 1), nb=(4, 12, 60, 60), data=64)
     pointer = ctypes.byref(tensor)
     name_at = ctypes.addressof(tensor) + Tensor.name.offset
-    found = (
+    layout = (
         bind(ctypes.c_int64, (ctypes.c_void_p,), "ggml_nelements")(pointer),
         bind(ctypes.c_size_t, (ctypes.c_void_p,), "ggml_nbytes")(pointer),
         bind(ctypes.c_void_p, (ctypes.c_void_p,), "ggml_get_data")(pointer),
@@ -83,7 +83,7 @@ def check_layout() -> None:
         bind(ctypes.c_size_t, (), "ggml_tensor_overhead")(),
     )
     wanted = (15, 60, 64, name_at, ctypes.sizeof(Tensor) + GGML_OBJECT_BYTES)
-    if found != wanted or Tensor.name.offset % 8:
+    if layout != wanted or Tensor.name.offset % 8:
         raise EmoGuardError(
             f"llama-cpp-python {llama_cpp.__version__} lays tensors out in an unknown way: "
             "reading through the callback is not possible with this version; install a version "
@@ -106,12 +106,12 @@ def _layer_input() -> tuple[Any, Any]:
 
 
 def keep_layer_input(context: Any, layer: int, *, on: bool) -> None:
-    """Switch the copy of what block `layer` receives on or off in a live context."""
+    """Switch the copy of the input of block `layer` on or off in a live context."""
     _layer_input()[0](context, layer, on)
 
 
 def layer_input(context: Any, layer: int, rows: int, hidden: int) -> NDArray[np.float32]:
-    """Return a copy of what block `layer` received in the last decode, float32 (rows, hidden)."""
+    """Return a copy of the input of block `layer` in the last decode, float32 (rows, hidden)."""
     address = _layer_input()[1](context, layer)
     if not address:
         raise EmoGuardError(f"llama.cpp kept no input of block {layer}: nothing was decoded yet")
@@ -160,10 +160,10 @@ def make_callback(function: Callback) -> Any:
 
 
 def release_callback(callback: Any) -> None:
-    """Let go of the function of a callback that no context calls any more.
+    """Release the function of a callback that no context calls any more.
 
-    A cast object and what it keeps hold each other: the collector alone would free the function,
-    and with it the model.
+    A cast object and its referents form a cycle: the function, and with it the model, would wait
+    for the garbage collector.
     """
     callback._objects.clear()  # noqa: SLF001
 
@@ -182,7 +182,7 @@ def name_heads(names: Iterable[bytes]) -> Container[int]:
 
 
 class ShortHeads:
-    """Heads of names that are shorter: after its end such a name's place holds anything."""
+    """Heads of shorter names: the bytes behind such a name are arbitrary."""
 
     def __init__(self, heads: AbstractSet[bytes]) -> None:
         self._heads = heads
@@ -254,22 +254,22 @@ def own_context(
     params = copy_params(llm.context_params)
     params.n_ctx = max(tokens, 32)
     params.n_seq_max = sequences
-    # One store for all: any of them may be long, and a pass is not split by sequence.
+    # One cache for all sequences: any of them may be long, and a pass is not split by sequence.
     params.kv_unified = sequences > 1 or params.kv_unified
     params.n_batch = params.n_ubatch = min(params.n_ctx, chunk)
     # One text from its beginning needs no more than the window; saves llama.cpp a warning, too.
     params.swa_full = False
-    made = None
+    own = None
     if callback is not None:
         check_layout()
-        params.cb_eval = made = make_callback(callback)
+        params.cb_eval = own = make_callback(callback)
     context = _new_context(llm, params)
     try:
         yield context
     finally:
         bindings.llama_free(context)
-        if made is not None:
-            release_callback(made)
+        if own is not None:
+            release_callback(own)
 
 
 def swap_context(llm: Any, callback: Any = None, *, keep_state: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Looks up functions that llama.cpp and ggml export."""
+"""Looks up functions exported by llama.cpp and ggml."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def bind(restype: Any, argtypes: tuple[Any, ...], *names: str) -> Any:
             f"llama-cpp-python {llama_cpp.__version__} does not export {names[0]}: "
             "install a version of llama-cpp-python that EmoGuard lists in its README"
         )
-    # A fresh function object: the library's own is shared with everybody who asks for it.
+    # A fresh function object: the library's own is shared by all users.
     address = ctypes.cast(function, ctypes.c_void_p).value or 0
     return ctypes.CFUNCTYPE(restype, *argtypes)(address)

@@ -1,6 +1,6 @@
 """Diagnoses the read paths of this runtime, and of one file in a child process.
 
-The native read aborts the process on graphs that do not serve it: only a child may try.
+The native read aborts the process on graphs that do not support it: only a child may try.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from emoguard_llamacpp.identity import identify
 from emoguard_llamacpp.speaker import LlamaSpeaker
 
 TOKENS = tuple(range(3, 19))
-"""What is run to see whether both paths give the same numbers: any ids that every model has."""
+"""Token ids to compare the two paths with: any that every model has."""
 PATIENCE = 600
 """Seconds a large model may take to load and run once."""
 
@@ -51,22 +51,22 @@ def examine(path: str) -> dict[str, object]:
     "allowed", "works, not in the allow-list" or "unsupported: reason"; callback: "works" or the
     reason; error: None or why the file cannot be used.
     """
-    found: dict[str, object] = dict.fromkeys(
+    findings: dict[str, object] = dict.fromkeys(
         ("architecture", "layers", "hidden", "quantisation", "native", "callback", "error")
     )
     if not Path(path).is_file():
-        return found | {"error": f"there is no file {path}"}
+        return findings | {"error": f"there is no file {path}"}
     facts, crash = _child("callback", path)
-    found |= facts
+    findings |= facts
     if crash:
-        return found | {"error": f"llama.cpp died on this file: {crash}"}
-    if found["error"] is None:
-        found["native"] = _native(path, str(found["architecture"]))
-    return found
+        return findings | {"error": f"llama.cpp died on this file: {crash}"}
+    if findings["error"] is None:
+        findings["native"] = _native(path, str(findings["architecture"]))
+    return findings
 
 
 def open_door(path: str, facts: Mapping[str, object]) -> Residuals:
-    """Return the door into a file that was examined, through a path that can read it."""
+    """Return the door into an examined file, through a path that can read it."""
     backend = "callback" if facts["callback"] == "works" else "native"
     return Door(LlamaSpeaker.load(Path(path), None).model, backend)
 
@@ -92,8 +92,8 @@ def _child(task: str, path: str) -> tuple[dict[str, object], str | None]:
     if done.returncode < 0:
         return {}, signal.Signals(-done.returncode).name
     try:
-        found = json.loads(done.stdout.decode().rpartition("\n")[2])
-        return cast("dict[str, object]", found), None
+        facts = json.loads(done.stdout.decode().rpartition("\n")[2])
+        return cast("dict[str, object]", facts), None
     except ValueError:
         return {}, f"exit code {done.returncode}"
 

@@ -1,4 +1,4 @@
-"""The offline door: residuals of a given text, in a context of its own."""
+"""Reads residuals of given texts, in a context of its own: the offline door."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def tokenize(llm: Any, text: str, *, special: bool) -> list[int]:
 
 
 class Door:
-    """Residuals of texts run through `llm`'s weights, beside whatever `llm` itself is doing.
+    """Residuals of texts run through `llm`'s weights, while `llm` itself may be in use.
 
     Each call, or each pass over many texts, makes a small context (a few milliseconds) with the
     model's own context settings and frees it again: `llm`'s cache, its state and a watch on it are

@@ -23,5 +23,5 @@ def opens(path: Path) -> bool:
 
 def hint(path: Path) -> str:
     """Return the GGUF files in a folder that was given in place of one of them."""
-    found = sorted(path.glob("*.gguf"))[:3] if path.is_dir() else []
-    return f"give {' or '.join(map(str, found))}" if found else ""
+    files = sorted(path.glob("*.gguf"))[:3] if path.is_dir() else []
+    return f"give {' or '.join(map(str, files))}" if files else ""

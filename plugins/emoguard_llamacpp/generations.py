@@ -1,4 +1,4 @@
-"""Sessions around the generations of one `llama_cpp.Llama`: one at a time, one row per token."""
+"""Opens a session around each generation of one `llama_cpp.Llama`: one row per token."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from emoguard_llamacpp.steer import Steer
 class Start:
     """The start of a generation: its request, the tokens before it, the call it belongs to.
 
-    `goes_on` says that it goes on from the cache (`reset=False`).
+    `goes_on` if it continues from the cache (`reset=False`).
     """
 
     request: Request
@@ -84,18 +84,18 @@ class Generations:
             yield
 
     def let_go(self) -> None:
-        """Follow no more: one in progress goes on unread, and a wrapper that is kept is inert."""
+        """Stop following: a generation in progress continues unread, and wrappers become inert."""
         self._attached = False
         if self.live is not None:
             self.release(self.live)
 
     def cancel(self) -> None:
-        """Close the live session, if there is one: another generation begins."""
+        """Close the live session, if any: another generation begins."""
         if self.live is not None:
             self._sessions.close(self.live, "cancelled")
 
     def release(self, session: Session) -> None:
-        """Let go of a session that is closed; nothing that it computed steered is found again."""
+        """Release a closed session; positions that it computed steered are never reused."""
         if session is self.live:
             self.live = None
             self._head.stop_steering()
@@ -110,7 +110,7 @@ class Generations:
         return wrapped
 
     def _chat_handlers(self) -> dict[str, Any]:
-        """Return chat handlers that say so: a server calls the class's `create_chat_completion`."""
+        """Return chat handlers that mark a call as a chat: servers call the class's method."""
         handlers = dict(self._llm._chat_handlers)  # noqa: SLF001
         with suppress(LlamaChatCompletionHandlerNotFoundException):  # or one given by hand
             name = self._llm.chat_format
@@ -202,7 +202,7 @@ class Generations:
         except StopIteration:
             finish = "stop"
         except GeneratorExit:
-            # A caller of generate has no other way to end it: whether it was cut off is unknown.
+            # Callers of generate have no other way to end it: a cut-off cannot be told from an end.
             finish = "stop" if finish == "stop" else "unknown"
             raise
         except BaseException as error:
@@ -213,12 +213,12 @@ class Generations:
             raise
         finally:
             inner.close()
-            # A completion still looks at the scores and ids of its tokens: it ends the session.
+            # A completion still reads the scores and ids of its tokens: it ends the session itself.
             if call is None or finish in ("error", "cancelled"):
                 self._end(session, finish)
 
     def _end_mark(self, call: Call | None) -> Iterator[int]:
-        """Yield an end mark to a completion: only then one that is not streamed has its text."""
+        """Yield an end mark to a completion: without a stream it needs one to return its text."""
         mark = self._llm.token_eos()
         if call is not None and mark >= 0:
             yield mark
@@ -236,8 +236,8 @@ class Generations:
         self.live = session
         if session.steering is not None:
             self._head.start_steering(session.steering)
-            # The last prompt token is computed again, under steering, even where the cache has it,
-            # and so is all of the prompt where that is steered. What goes on computes all it gets.
+            # The last prompt token is computed again, under steering, even if the cache has it, and
+            # so is a steered prompt. A generation that continues computes all its tokens.
             kept = 0 if session.steering.plan.prompt else len(start.prompt_ids) - 1
             if not start.goes_on:
                 self._llm.n_tokens = min(self._llm.n_tokens, kept)
@@ -280,7 +280,7 @@ class Generations:
         return scores.missing if session.rows else self._last
 
     def _end(self, session: Session | None, finish: Finish) -> Report | None:
-        """Close a session whose generation is over; nothing that it computed steered stays."""
+        """Close a session whose generation is over; no position that it computed steered stays."""
         if session is None:
             return None
         try:

@@ -1,4 +1,4 @@
-"""The reading head on a live context: residuals of each decode, turned into z, and steered."""
+"""Reads and steers each decode of a live context, and turns its residuals into z."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Head:
         return self.reader.steer if isinstance(self.reader, CallbackReader) else None
 
     def start(self) -> None:
-        """Begin to read. What the context holds in its cache is dropped."""
+        """Begin to read. The context's cache is dropped."""
         self.reader.start(self._site.probe.witness.token_ids.tolist())
 
     def stop(self, *, keep_state: bool) -> None:
@@ -75,7 +75,7 @@ class Head:
         """Change from the native read to the callback, which can steer; the cache is dropped.
 
         Raises:
-            EmoGuardError: the callback cannot be had.
+            EmoGuardError: the callback cannot be used.
 
         """
         reader = CallbackReader(self._llm, self._site.readout.layers, self._site.identity.hidden)

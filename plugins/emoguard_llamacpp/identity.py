@@ -26,7 +26,7 @@ WINDOW = 4 * 1024
 """Bytes hashed at the start, in the middle and at the end of every tensor."""
 
 PART = re.compile(r"(?P<name>.+)-\d{5}-of-\d{5}\.gguf")
-"""What llama.cpp calls the parts of a split file; it finds the others by that."""
+"""llama.cpp's names of the parts of a split file, by which it finds the others."""
 
 CHUNK = 2**20
 """Bytes of a LoRA file that are read at a time."""
@@ -38,8 +38,8 @@ class Held:
     """The files that `llm` holds: content is read again where a mark of them has changed.
 
     Marks are size, times and inode of the model's files and of the LoRA file, and `lora_scale`.
-    What llama.cpp has in memory cannot be looked at: a file that changed after it was loaded is
-    taken for what the model holds, and calls that set adapters past the `Llama` are not seen.
+    llama.cpp's memory cannot be inspected: a file that changed after it was loaded is taken for the
+    model's, and calls that set adapters past the `Llama` are not seen.
 
     Raises:
         EmoGuardError: as `identify`.
@@ -51,9 +51,9 @@ class Held:
         self._seen: tuple[Marks, ModelIdentity] = marks(llm), identify(llm)
 
     def identity(self, *, anew: bool = False) -> ModelIdentity:
-        """Return the identity of this moment; `anew` reads content whatever the marks say.
+        """Return the present identity; `anew` reads content even if no mark changed.
 
-        Never raises: of a file that cannot be read any more, what was read last is still held.
+        Never raises: for a file that can no longer be read, the last identity stays.
         """
         try:
             now = marks(self._llm)

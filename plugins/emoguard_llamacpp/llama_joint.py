@@ -44,7 +44,7 @@ class LlamaJoint:
         return f"llama_cpp:{self._path if self.head is None else self.head.path}"
 
     def identity(self, *, anew: bool = False) -> ModelIdentity:
-        """Return which file the model holds, as far as its files say."""
+        """Return the identity of the model, as far as its files show it."""
         return self._held.identity(anew=anew)
 
     @contextmanager
@@ -75,11 +75,11 @@ class LlamaJoint:
         finally:
             self._in_progress = generations.live is not None
             generations.let_go()
-            # Else the model would wait for the collector, which is in no hurry to free memory.
+            # Otherwise the model would stay in memory until the next garbage collection.
             self._generations = None
 
     def refuse(self, steering: Steering) -> None:
-        """Raise EmoGuardError for steering that llama.cpp, or the chosen read path, cannot do."""
+        """Raise EmoGuardError for steering that llama.cpp or the read path does not support."""
         if self.model.draft_model is not None:
             raise EmoGuardError("speculative decoding cannot be steered: unset draft_model")
         if steering.layers[0] == 0:
@@ -114,20 +114,20 @@ class LlamaJoint:
 
 
 def find_thinking(llm: Any) -> Thinking | None:
-    """Return the marks of this model around its reasoning in chats, None where none are known."""
+    """Return the marks of this model around its reasoning in chats, None if none are known."""
 
     def token(text: str) -> int | None:
         ids = llm.tokenize(text.encode(), add_bos=False, special=True)
         return int(ids[0]) if len(ids) == 1 else None
 
     template = llm.metadata.get("tokenizer.chat_template", "")
-    found = marks.find_thinking(token, template, _renderer(llm), _blank(llm))
-    # Without a template of its own llama-cpp-python takes another model's, which opens nothing.
-    return found if found is None or template else found._replace(opens_prompts=False)
+    thinking = marks.find_thinking(token, template, _renderer(llm), _blank(llm))
+    # For a file without a template llama-cpp-python takes another model's, which opens nothing.
+    return thinking if thinking is None or template else thinking._replace(opens_prompts=False)
 
 
 def _renderer(llm: Any) -> Callable[..., str]:
-    """Return what the file's own chat template makes of messages; it fails without one."""
+    """Render messages in the file's own chat template; fails without one."""
 
     def render(messages: list[Any], **switches: Any) -> str:
         template = llm.metadata["tokenizer.chat_template"]

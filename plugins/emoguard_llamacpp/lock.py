@@ -1,4 +1,4 @@
-"""One generation of a `Llama` at a time: a lock for callers, and a sentence where none was held."""
+"""Allows one generation of a `Llama` at a time: a lock for callers, and an error without it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ def lock(llm: Any) -> threading.Lock:
             for chunk in llm.create_chat_completion(messages, stream=True):
                 ...
 
-    It may be released by another thread than took it, as servers resume generators in any. It is
-    not re-entrant.
+    Another thread may release it, as servers resume generators in any. It is not re-entrant.
     """
-    found: threading.Lock = vars(llm).setdefault(LOCK, threading.Lock())
-    return found
+    shared: threading.Lock = vars(llm).setdefault(LOCK, threading.Lock())
+    return shared
 
 
 class Turn:
@@ -43,7 +42,7 @@ class Turn:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Be inside in this block.
+        """Hold the place of the one thread in this block.
 
         Raises:
             EmoGuardError: another thread is.

@@ -1,4 +1,4 @@
-"""Names the model in requests that name none, for which the server would name its file's path."""
+"""Names the model in requests without one, for which the server would answer with a file path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 class NamedModel:
     """An ASGI layer around the routes: it puts `name` into JSON objects without a `model`.
 
-    It reads whole bodies: what bounds them stands around it.
+    It reads whole bodies, which an outer layer must bound.
     """
 
     def __init__(self, app: App, name: str) -> None:
@@ -32,7 +32,7 @@ class NamedModel:
         while True:
             message = await receive()
             if message["type"] != "http.request":
-                break  # the client left: the routes find out as they always do
+                break  # the client left: the routes notice as usual
             body += message.get("body", b"")
             if not message.get("more_body", False):
                 message = {**message, "body": self._named(bytes(body))}

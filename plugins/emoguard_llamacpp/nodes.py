@@ -1,4 +1,4 @@
-"""Looks at nodes of llama.cpp's graphs while they are computed, without a say in their fate."""
+"""Observes nodes of llama.cpp's graphs while they are computed, without affecting them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Nodes:
     if the answer is yes. An exception that leaves a ctypes callback is lost and answers anything:
     the graph may break off, and a token would be sampled from half of it. A function cannot prevent
     that, because Ctrl-C and its kind also come at a function's entry, outside of any `try`. A
-    generator can: it is resumed inside its `try`. Hence nothing is lost here, and llama.cpp gets
-    its yes whatever happens; `check` raises what came, after the pass.
+    generator can: it is resumed inside its `try`. Hence nothing is lost here, and llama.cpp always
+    gets its yes; `check` raises the exception after the pass.
 
     Resuming a generator is also cheaper than calling a function, and one argument is less to
     convert: whether a node is asked about or shown follows from the last answer.
@@ -52,7 +52,7 @@ class Nodes:
         return inspect.getgeneratorstate(self._answers) != inspect.GEN_CLOSED
 
     def close(self) -> None:
-        """Let go of `see` and all it holds. No context may use `answer` any more."""
+        """Release `see` and all it holds. No context may use `answer` any more."""
         self._answers.close()
 
     def _answer(

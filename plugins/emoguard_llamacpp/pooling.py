@@ -1,4 +1,4 @@
-"""Mean residuals of many texts: several run together, as sequences of one context."""
+"""Computes mean residuals of many texts, several at once as sequences of one context."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Take = Callable[[int], Iterator["NDArray[np.float32]"]]
 def native(
     llm: Any, layers: Sequence[int], hidden: int, *, texts: int, tokens: int
 ) -> Iterator[Pool]:
-    """Open a pass that reads what llama.cpp itself keeps of the block inputs."""
+    """Open a pass that reads llama.cpp's own copies of the block inputs."""
     with ctypes_llama.own_context(llm, tokens, CHUNK, sequences=texts) as context:
         for layer in layers:
             ctypes_llama.keep_layer_input(context, layer + 1, on=True)

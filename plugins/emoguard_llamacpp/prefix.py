@@ -1,4 +1,4 @@
-"""Positions evaluated under steering are never the prefix of another turn."""
+"""Keeps positions computed under steering from becoming the prefix of another turn."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Prefix:
     def drop(self, session: Session | None) -> None:
         """Forget every position that `session` computed steered.
 
-        Done when its generation is over, in its own thread: one that goes on unwatched needs them.
+        Called when its generation is over, in its own thread: one that continues unwatched needs
+        them.
         """
         if self.owner is None or self.owner is not session:
             return
@@ -43,7 +44,7 @@ class Prefix:
         self.owner = None
 
     def hide(self) -> None:
-        """Hide them as a prefix from prompts while their generation, closed here, goes on."""
+        """Hide them from prompts as a prefix while their generation, closed here, continues."""
         if self.owner is not None:
             self._llm.input_ids[self._first : self._llm.n_tokens] = NO_TOKEN
 
@@ -63,7 +64,7 @@ class Prefix:
     def _cut(self, first: int) -> None:
         """Forget every position from `first` on."""
         self._llm.n_tokens = first
-        # A prompt that ends just there would be sampled from the logits of what was cut off.
+        # A prompt that ends just there would be sampled from the logits of the removed positions.
         self._llm._requires_eval = True  # noqa: SLF001
         if not self._llm._ctx.kv_cache_seq_rm(-1, first, -1):  # noqa: SLF001
             # A recurrent state cannot be cut: all of it goes.

@@ -1,9 +1,8 @@
-"""The two ways to read the residual a token is chosen from: native and callback, same numbers.
+"""Reads the residual a token is chosen from, by either of two paths with the same numbers.
 
 Both keep the last row of the last decode in `rows`. `before` and `after` stand around every decode,
 so that a row is read at most once per decode and a missing one is seen; `check` comes after every
-pass. Only the callback can change what it sees: `steer` is what it lets do so, after its own
-reading.
+pass. Only the callback can change residuals: it calls `steer` after its own reading.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ few thousandths where a GPU fuses fewer operations under a callback."""
 
 
 class NativeReader:
-    """Reads what llama.cpp itself keeps of each block's input: layer N is what N + 1 receives."""
+    """Reads llama.cpp's own copies of block inputs: the output of layer N is the input of N + 1."""
 
     name = "native"
 
@@ -106,7 +105,7 @@ class CallbackReader:
         self._callback: Any
 
     def start(self, witness: Sequence[int]) -> None:
-        """Rebuild the context with the callback; refuse when that changes what the model says.
+        """Rebuild the context with the callback; refuse if that changes the model's logits.
 
         The rebuilt context has the model's own parameters and LoRA adapter. Anything else that was
         set on the old one by hand (a control vector) cannot be carried over.
@@ -114,11 +113,11 @@ class CallbackReader:
         ctypes_llama.check_layout()
         self._llm.reset()
         self._llm.eval(witness)
-        found = ctypes_llama.last_logits(self._llm, self._llm.ctx)
+        logits = ctypes_llama.last_logits(self._llm, self._llm.ctx)
         with ctypes_llama.own_context(self._llm, len(witness), len(witness)) as context:
             ctypes_llama.decode(context, list(witness))
             wanted = ctypes_llama.last_logits(self._llm, context)
-        difference = float(np.abs(found - wanted).max())
+        difference = float(np.abs(logits - wanted).max())
         if not difference <= SAME_LOGITS * float(wanted.std()):
             raise EmoGuardError(
                 "a control vector or another adapter was set on this Llama by hand: reading "
@@ -139,12 +138,12 @@ class CallbackReader:
         return nodes, callback
 
     def _release(self) -> None:
-        """Let go of a callback that no context calls any more."""
+        """Release a callback that no context calls any more."""
         ctypes_llama.release_callback(self._callback)
         self._nodes.close()
 
     def before(self, tokens: int) -> None:
-        """Forget the last decode and what broke in it: one of `tokens` tokens comes."""
+        """Forget the last decode and its faults, before one of `tokens` tokens."""
         if self.steer is not None:
             self.steer.before(tokens)
         self.fresh = False
@@ -155,7 +154,7 @@ class CallbackReader:
         """Raise the exception of a callback during a pass; the pass itself is whole.
 
         Raises:
-            BaseException: Ctrl-C, what a signal's handler raised, what another thread set.
+            BaseException: Ctrl-C, an exception of a signal's handler, or one set by another thread.
             EmoGuardError: the pass is not whole; the cache, which holds a part of it, is dropped.
 
         """
@@ -206,7 +205,7 @@ class CallbackReader:
             self._captured[name].append(ctypes_llama.tensor_rows(tensor, self._hidden))
 
     def _show(self, tensor: int) -> None:
-        """Read a node, then steer it. What breaks in reading is kept; only interrupts get out."""
+        """Read a node, then steer it. Errors in reading are kept; only interrupts propagate."""
         if self.fault is None:
             try:
                 self.see(tensor)

@@ -53,4 +53,4 @@ class Scores:
         for n, z in enumerate(self._waiting):
             np.dot(self._matrix, np.subtract(self._block[n], self._centre), out=z)
             np.add(z, self._shift, out=z)
-        self._waiting = []  # last, so that what an interrupt leaves undone is done the next time
+        self._waiting = []  # last, so that work cut off by an interrupt is done the next time

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from emoguard_asgi.error import error_object
 from fastapi.exceptions import RequestValidationError
 from llama_cpp.server import app as server_app
 from llama_cpp.server.errors import RouteErrorHandler
@@ -28,6 +29,7 @@ from starlette.responses import JSONResponse
 from emoguard import jsontext, regularfile
 from emoguard.errors import EmoGuardError
 from emoguard.policy import yamlfile
+from emoguard.runtime.openers import first_line
 from emoguard.runtime.served import Served, check_reach
 from emoguard_llamacpp.lock import lock
 from emoguard_llamacpp.named import NamedModel
@@ -38,19 +40,19 @@ LARGEST = 2**20
 """Bytes of a config file."""
 
 UNREADABLE = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)
-"""What reading a body that is no JSON, or is nested without end, raises."""
+"""Errors raised by reading a body that is not JSON, or is nested without end."""
 
 PATIENCE_SECONDS = 0.005
-"""How often the server looks whether a thread of this process has given the model back."""
+"""Seconds between the server's checks whether another thread has released the model."""
 
 PLAIN_PROXY = server_app.get_llama_proxy
-"""The server's own way to its model, under its locks."""
+"""The server's own access to its model, under its locks."""
 
 
 def read_model(path: str, **options: Any) -> tuple[ServerSettings, ModelSettings]:
     """Return the settings to serve one GGUF file with; options are llama_cpp.server's.
 
-    The list of models has the file's name, not where it lies.
+    The list of models shows the file's name, not its folder.
 
     Raises:
         EmoGuardError: there is no such file, or an option is wrong.
@@ -69,7 +71,7 @@ def read_model(path: str, **options: Any) -> tuple[ServerSettings, ModelSettings
 def read_config(path: str, **options: Any) -> tuple[ServerSettings, ModelSettings]:
     """Return the settings of a config file of llama_cpp.server, JSON or YAML.
 
-    Options are of its server part, and stand before what the file says.
+    Options belong to its server part and override the file.
 
     Raises:
         EmoGuardError: it cannot be read, is wrong, has other than one model (the server would load
@@ -105,15 +107,14 @@ def open_app(settings: ServerSettings, model: ModelSettings) -> Served:
     """
     check_reach(settings.host, settings.api_key)
     settings.interrupt_requests = False
-    # Where it lies is nothing to clients: they get this name wherever they give none.
+    # Clients must not see the path: this name is used if they give none.
     model.model_alias = model.model_alias or Path(model.model).name
-    # The app would read this file again, and its settings instead of these.
+    # Otherwise the app would read this file again and use its settings.
     os.environ.pop("CONFIG_FILE", None)
     try:
         app = server_app.create_app(server_settings=settings, model_settings=[model])
     except (ValueError, OSError, RuntimeError, AssertionError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise EmoGuardError(f"{model.model} cannot be served: {first}") from error
+        raise EmoGuardError(f"{model.model} cannot be served: {first_line(error)}") from error
     app.add_exception_handler(HTTPException, _answer_error)
     for kind in UNREADABLE:
         app.add_exception_handler(kind, _answer_unreadable)
@@ -123,7 +124,7 @@ def open_app(settings: ServerSettings, model: ModelSettings) -> Served:
             setattr(route, "error_message_wrapper", _failed)  # noqa: B010  (a method, for mypy)
     # Innermost: it reads bodies, which layers around it ask for a key and bound first.
     app.router.middleware_stack = NamedModel(app.router.middleware_stack, model.model_alias)
-    # With one model the proxy never loads another: this is the one for good.
+    # With one model the proxy never loads another: this one stays.
     proxy: Any = server_app._llama_proxy  # noqa: SLF001
     llm = proxy._current_model  # noqa: SLF001
     _hold_lock(app, lock(llm))
@@ -140,7 +141,7 @@ def open_app(settings: ServerSettings, model: ModelSettings) -> Served:
 
 
 def _hold_lock(app: Any, of_model: threading.Lock) -> None:
-    """Hold the model's own lock wherever the app holds its locks, for other threads' sake."""
+    """Hold the model's own lock whenever the app holds its locks, to protect other threads."""
     locked = contextlib.asynccontextmanager(PLAIN_PROXY)
 
     async def get_llama_proxy() -> AsyncIterator[Any]:
@@ -153,7 +154,7 @@ def _hold_lock(app: Any, of_model: threading.Lock) -> None:
             finally:
                 of_model.release()
 
-    # Completions call it by its name in the module, other routes have it as a dependency.
+    # Completions look it up in the module, other routes have it as a dependency.
     server_app.get_llama_proxy = get_llama_proxy
     app.dependency_overrides[PLAIN_PROXY] = get_llama_proxy
 
@@ -166,16 +167,16 @@ def _stop(llm: Any) -> None:
 
 
 async def _answer_error(_request: Request, error: Exception) -> JSONResponse:
-    """Answer in the shape OpenAI's clients read; the app's other errors have it already."""
+    """Answer in the shape that OpenAI's clients read, as the app's other errors do."""
     assert isinstance(error, HTTPException)
     code = "invalid_api_key" if error.status_code == 401 else None
     return _error(error.status_code, error.detail, code, error.headers)
 
 
 async def _answer_unreadable(_request: Request, error: Exception) -> JSONResponse:
-    """Answer a body that is no JSON; the app would say that it failed itself.
+    """Answer a body that is not JSON with 400; the app would answer 500.
 
-    The app reads the body a second time to word its error, outside of what catches errors.
+    The app reads the body a second time to word its error, outside its error handler.
     """
     where = f" in line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
     return _error(400, f"the body: wanted JSON in UTF-8, got something else{where}", "invalid_json")
@@ -184,31 +185,26 @@ async def _answer_unreadable(_request: Request, error: Exception) -> JSONRespons
 def _error(
     status: int, message: str, code: str | None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    told = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
-    return JSONResponse({"error": told}, status, headers)
+    return JSONResponse({"error": error_object(message, code=code)}, status, headers)
 
 
 def _failed(error: Exception, body: Any = None) -> tuple[int, Any]:
-    """Return status and error for what a route raised; log it without the request's words.
+    """Return status and error for a route's exception; log it without quoting the request.
 
-    The server's own function writes them to stderr: an error of validation quotes the body.
+    The server's own function prints the exception, and a validation error quotes the body.
     """
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         how = ": send JSON with content-type: application/json" if key == "body" else ""
-        return 400, _told(f"{key}: {first['msg']}{how}", "invalid_request_error")
+        return 400, error_object(f"{key}: {first['msg']}{how}", code=None)
     if isinstance(body, CreateCompletionRequest | CreateChatCompletionRequest):
         for pattern, answer in RouteErrorHandler.pattern_and_formatters.items():
-            if found := pattern.search(str(error)):
-                return answer(body, found)
+            if match := pattern.search(str(error)):
+                return answer(body, match)
     frames = "".join(traceback.format_tb(error.__traceback__))
     log.error("a request failed with %s:\n%s", type(error).__name__, frames)
-    return 500, _told(str(error), "internal_server_error")
-
-
-def _told(message: str, kind: str) -> dict[str, Any]:
-    return {"message": message, "type": kind, "param": None, "code": None}
+    return 500, error_object(str(error), code=None, kind="internal_server_error")
 
 
 @contextmanager

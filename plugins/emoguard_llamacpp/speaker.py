@@ -1,4 +1,4 @@
-"""A GGUF file that can be prompted in words."""
+"""Prompts a GGUF file in words."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from emoguard_llamacpp.door import Door
 from emoguard_llamacpp.files import opens
 
 CONTEXT = 4096
-"""Tokens of prompt and answer together that there is room for."""
+"""Tokens of prompt and answer together."""
 
 TEMPLATE = "tokenizer.chat_template"
 

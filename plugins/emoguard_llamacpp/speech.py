@@ -1,4 +1,4 @@
-"""What a study needs of a `llama_cpp.Llama`: answers whose tokens the study chooses."""
+"""Writes and weighs answers of a `llama_cpp.Llama` whose tokens a study chooses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LlamaSpeech(Attached):
     fair = 6
 
     def __init__(self, speaker: Speaker, guard: Guard | None) -> None:
-        # The path that steers, from the first answer on: "auto" would change to it half-way.
+        # The path that steers, from the first answer on: "auto" would switch to it half-way.
         super().__init__(speaker, guard, **({} if guard is None else {"backend": "callback"}))
         vocabulary = self._model._model.vocab  # noqa: SLF001  (Llama itself offers no such test)
         self._ends: Callable[[int], bool] = lambda token: llama_vocab_is_eog(vocabulary, token)
@@ -48,18 +48,18 @@ class LlamaSpeech(Attached):
     ) -> list[Weighed]:
         """Return how likely each given answer is."""
         self._prepare(prompt_ids)
-        found = []
+        weighed = []
         for row in rows:
             forcing = Forcing(row, whole=whole)
             _, report = self._run(prompt_ids, row.plan, forcing, len(row.token_ids))
-            found.append(forcing.weighed(dose_of(report)[0]))
-        return found
+            weighed.append(forcing.weighed(dose_of(report)[0]))
+        return weighed
 
     def _prepare(self, prompt_ids: Sequence[int]) -> None:
         """Leave just the prompt in the cache, so that every row starts from the same state.
 
-        What is found there of an earlier question, and the first row otherwise, would be computed
-        in other batches than the rest: not quite the same numbers.
+        Otherwise the first row, and a prefix left by an earlier question, would be computed in
+        other batches than the rest: not quite the same numbers.
         """
         self._model.reset()
         self._run(prompt_ids, None, lambda _, logits: int(np.argmax(logits)), 1)

@@ -1,4 +1,4 @@
-"""Bounded steering in llama.cpp: edits `l_out-N` in the graph as it is computed."""
+"""Steers llama.cpp within the bound: edits `l_out-N` in the graph as it is computed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from emoguard_llamacpp import ctypes_llama
 class Steer:
     """The steering of one session, called for every wanted node.
 
-    Whatever breaks is kept in `fault`, and nothing is steered any more. Residuals go through one
-    row of memory: every decode sweeps the processor's caches, so that each call saved counts. The
-    first `spared` tokens of the decode to come are left alone.
+    The first error is kept in `fault` and ends the steering. Residuals go through one row of
+    memory: every decode sweeps the processor's caches, so that each call saved counts. The first
+    `spared` tokens of the decode to come are left alone.
     """
 
     def __init__(self, steering: Steering, hidden: int) -> None:
@@ -42,7 +42,7 @@ class Steer:
     def see(self, tensor: int) -> None:
         """Move the rows of a node that are to be steered: its last token, or all.
 
-        Only interrupts get out: the row may be moved in part, its token is not to be chosen.
+        Only interrupts propagate: the row may be moved in part, and its token must not be chosen.
         """
         if self.fault is not None:
             return

@@ -1,4 +1,4 @@
-"""Keeps the outputs of blocks as a graph computes them."""
+"""Copies the outputs of blocks as a graph computes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EMBEDDINGS = (b"inp_scaled", b"inp_embd", b"embd")
-"""What block 0 receives (layer -1), by architecture and version; the first that comes counts."""
+"""Names of block 0's input (layer -1), by architecture and version; the first computed counts."""
 
 
 class Tap:
@@ -40,18 +40,18 @@ class Tap:
         """Yield the rows (tokens, hidden) of each layer since the last call, and forget them.
 
         Raises:
-            BaseException: what came while the graph was computed (Ctrl-C, a signal's handler).
-            EmoGuardError: the graph does not name what is wanted for each of the `tokens`.
+            BaseException: an interrupt while the graph was computed (Ctrl-C, a signal's handler).
+            EmoGuardError: the graph lacks a wanted node, or rows for each of the `tokens`.
 
         """
         self._nodes.check()
         for names in self._names:
-            found = next((self._rows[name] for name in names if self._rows[name]), [])
-            if sum(map(len, found)) != tokens:
+            rows = next((self._rows[name] for name in names if self._rows[name]), [])
+            if sum(map(len, rows)) != tokens:
                 raise EmoGuardError(
                     f"this architecture does not name {names[0].decode()} for every token: "
                     "it cannot be read"
                 )
-            yield found[0] if len(found) == 1 else np.concatenate(found)
+            yield rows[0] if len(rows) == 1 else np.concatenate(rows)
             for name in names:
                 self._rows[name].clear()

@@ -1,4 +1,4 @@
-"""A live page in front of a watched server: an answer and its readings, and the operator's view."""
+"""Serves a live page before a watched server: answers with readings, and an operator's view."""
 
 from emoguard_page.operatorpage import OperatorPage
 from emoguard_page.page import Page

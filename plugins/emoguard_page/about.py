@@ -1,4 +1,4 @@
-"""What the page must know of a guard before it can show anything: labels, limits, permissions."""
+"""Describes a guard to the page: its labels, limits and permissions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BAND = (0.05, 0.95)
 
 
 def of_watch(watch: Watch) -> dict[str, Any]:
-    """Return what the page shows of a watched model, as plain JSON data."""
+    """Return the description of a watched model as plain JSON data."""
     if not watch.enabled:
         return {"version": emoguard.__version__, "disabled": True, "labels": []}
     guard, site = watch.guard, watch.site
@@ -55,7 +55,7 @@ def of_site(site: Site) -> dict[str, Any]:
 
 
 def of_report(report: Report, policy: Policy) -> dict[str, Any]:
-    """Return the labels of a stored report; without the probe no limit of theirs is known."""
+    """Return the labels of a stored report; their limits are unknown without the probe."""
     verdicts = {label: score.verdict for label, score in report.scores.items()}
     monitored = policy.monitored(verdicts)
     unknown = {"axis": False, "threshold": None, "certified": None, "band": None}

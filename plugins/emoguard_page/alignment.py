@@ -1,4 +1,4 @@
-"""Puts the tokens that were read under the text that the server sent."""
+"""Aligns the tokens that were read with the text that the server sent."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ class Alignment(Generic[Token]):
         self._waiting.append((piece, token))
 
     def take(self, *, end: bool = False) -> list[Span[Token]]:
-        """Return what is sure by now; at the `end` the rest."""
+        """Return the spans that are settled by now; at the `end` the rest."""
         spans: list[Span[Token]] = []
         while self._waiting:
             piece, token = self._waiting[0]
-            found = self._place(piece, end=end)
-            if found is None:
+            place = self._place(piece, end=end)
+            if place is None:
                 break
             self._waiting.popleft()
-            before, length = found
+            before, length = place
             if before:
                 spans.append(Span(self._cut(before), None))
             spans.append(Span(self._cut(length), token))
@@ -60,7 +60,7 @@ class Alignment(Generic[Token]):
         return spans
 
     def _place(self, piece: str, *, end: bool) -> tuple[int, int] | None:
-        """Return how much text lies before the piece's own, and its length; None: wait."""
+        """Return the length of the text before the piece and of the piece; None means wait."""
         if not piece:
             return 0, 0
         if self._text.startswith(piece):

@@ -1,4 +1,4 @@
-"""One answer for one viewer: the app is called as a client would, its tokens come with readings."""
+"""Calls the app as a client does, for one viewer, and adds readings to the answer's tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from emoguard_asgi.asgi import App, Message, Receive, Scope, with_header
-from emoguard_asgi.asked import OWN
+from emoguard_asgi.request import OWN
 
 from emoguard.records import PHASES, Report
 from emoguard.runtime.pieces import Pieces
@@ -31,16 +31,16 @@ UNWANTED = (b"accept-encoding", b"content-length", b"content-type", b"transfer-e
 
 @dataclasses.dataclass(frozen=True)
 class Token:
-    """One generated token: `z` (labels,) is None where nothing was read that counts."""
+    """One generated token: `z` (labels,) is None without a reading that counts."""
 
     z: tuple[float, ...] | None
     reasoning: bool
 
 
 class Answer:
-    """Asks the app for one chat completion and follows it; `frame` gives what came since the last.
+    """Asks the app for one chat completion and follows it; `frame` returns the news since the last.
 
-    The app is never kept waiting: what nobody takes is held here, and is no more than the answer.
+    The app never waits: text that no viewer has taken is held here, at most the whole answer.
     """
 
     def __init__(self, app: App, watch: Watch) -> None:
@@ -80,7 +80,7 @@ class Answer:
         self.changed.set()
 
     async def frame(self, *, end: bool = False) -> dict[str, Any] | None:
-        """Return the text and tokens that came since the last frame, None without any."""
+        """Return the text and tokens since the last frame, or None."""
         text, reasoning = self.completion.take_text()
         for token, piece in await self._read(end=end):
             is_apart = token.reasoning and self._separate
@@ -95,7 +95,7 @@ class Answer:
         return {"at": at, "spans": [_plain(span) for span in spans]}
 
     def end(self) -> dict[str, Any]:
-        """Return how it ended: the report, the notice as its client gets it, what went wrong."""
+        """Return the outcome: the report, the notice as its client gets it, the error."""
         completion, report = self.completion, self.report
         return {
             "finish": completion.finish,
@@ -110,11 +110,11 @@ class Answer:
             return []
         if end:
             report = self.report
-            found = [] if report is None else [(t.id, _of_report(t)) for t in report.tokens]
+            tokens = [] if report is None else [(t.id, _of_report(t)) for t in report.tokens]
         else:
             # In a thread: a runtime may have to wait for its device.
-            found = await asyncio.to_thread(self._live)
-        fresh = found[self._tokens :]
+            tokens = await asyncio.to_thread(self._live)
+        fresh = tokens[self._tokens :]
         self._tokens += len(fresh)
         return [(token, self._pieces.add(number)) for number, token in fresh]
 
@@ -158,7 +158,7 @@ def _summary(report: Report) -> dict[str, Any]:
 
 
 def _innermost(error: BaseException) -> str:
-    """Return what broke first; task groups wrap errors in groups of one."""
+    """Return the innermost error; task groups wrap errors in groups of one."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return f"{type(error).__name__}: {error}"[:300]
@@ -180,7 +180,7 @@ def inner_scope(scope: Scope, method: str, path: str) -> dict[str, Any]:
 
 
 async def first_model(app: App, scope: Scope, path: str) -> str | None:
-    """Return the name of the first model that the app lists, None where it lists none."""
+    """Return the name of the first model that the app lists, or None."""
     body = bytearray()
 
     async def send(message: Message) -> None:
@@ -194,7 +194,7 @@ async def first_model(app: App, scope: Scope, path: str) -> str | None:
 
 
 def _nothing_more() -> Receive:
-    """Return the `receive` of a request without a body, whose client stays."""
+    """Return the `receive` of a request without a body whose client stays connected."""
     waiting: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
     forever: Callable[[], asyncio.Future[Message]] = asyncio.get_running_loop().create_future
 

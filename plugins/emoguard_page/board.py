@@ -1,4 +1,4 @@
-"""What all viewers of an operator's view are sent: encoded once, however many look."""
+"""Encodes the operator's view once for all its viewers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from emoguard_page.shown import Shown
 from emoguard_page.traffic import Traffic
 
 FRESH_SECONDS = 0.4
-"""How long a state is shown before it is taken anew: less than viewers wait between two looks."""
+"""Seconds that a state is reused: fewer than viewers wait between two looks."""
 
 STATE_SECONDS = 5.0
 """The same for what changes with reports, if none came: a notice may be overdue by then."""
 
 
 class Board:
-    """Encodes what `shown` shows when the first viewer asks, and keeps it for the others.
+    """Encodes `shown` when the first viewer asks, and keeps the result for the others.
 
     Rows of responses are kept as long as their reports are: about 300 bytes each.
     """
@@ -55,7 +55,7 @@ class Board:
         return (news[-1][0] if news else number), f"[{text}]"
 
     def state(self) -> str:
-        """Return counts, evidence and what is wrong, as JSON."""
+        """Return counts, evidence and faults, as JSON."""
         return self._part("state", self._shown.state, STATE_SECONDS)
 
     def alerts(self) -> str:
@@ -67,10 +67,10 @@ class Board:
         return self._part("open", self._shown.open_responses, FRESH_SECONDS)
 
     def _part(self, name: str, make: Callable[[], Any], seconds: float) -> str:
-        """Return what `make` returns, made at most every 0.4 s, and at least every `seconds`."""
+        """Return the result of `make`, renewed at most every 0.4 s and at least every `seconds`."""
         now, taken = time.monotonic(), self.taken
-        made, of, text = self._parts.get(name, (-STATE_SECONDS, -1, ""))
-        age = now - made
+        written, of, text = self._parts.get(name, (-STATE_SECONDS, -1, ""))
+        age = now - written
         if age >= seconds or (of != taken and age >= FRESH_SECONDS):
             text = encoded(make())
             self._parts[name] = now, taken, text

@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible app sends for one chat completion: its text, and how it ends."""
+"""Reads an OpenAI-compatible app's answer to one chat completion: its text, and how it ends."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LARGEST = 4 * 1024 * 1024
 
 
 class Completion:
-    """Takes the messages of an app that answers a chat, in the place of a client.
+    """Takes the messages of an app that answers a chat, as a client would.
 
-    `text` and `reasoning` are what came since they were taken; `finish`, `notice` and `error` are
-    known at the end. Never waits for anybody, and holds at most 4 MiB.
+    `text` and `reasoning` hold the news since they were last taken; `finish`, `notice` and `error`
+    are known at the end. Never waits, and holds at most 4 MiB.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Completion:
         return taken
 
     def fail(self, why: str) -> None:
-        """Say what broke; the first reason stays."""
+        """Record an error; the first one stays."""
         self.error = self.error or why
 
     def _add(self, part: bytes) -> None:
@@ -78,17 +78,17 @@ class Completion:
     def _read(self, data: bytes) -> None:
         """Read one chunk of a stream, or a whole body."""
         try:
-            found = json.loads(data)
+            chunk = json.loads(data)
         except (ValueError, RecursionError):  # [DONE], a ping, or nothing of ours
             return
-        if not isinstance(found, dict):
+        if not isinstance(chunk, dict):
             return
-        if "error" in found:
-            self.fail(_message(found["error"]))
-        own = found.get(wire.KEY)
+        if "error" in chunk:
+            self.fail(_message(chunk["error"]))
+        own = chunk.get(wire.KEY)
         if isinstance(own, dict) and isinstance(own.get("notice"), dict):
             self.notice = own["notice"]
-        choices = found.get("choices")
+        choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict):
                 self._say(choice)
@@ -109,5 +109,5 @@ def _text(value: Any) -> str:
 
 def _message(error: Any) -> str:
     """Return the words of an error in OpenAI's shape, or in any other."""
-    found = error.get("message") if isinstance(error, dict) else error
-    return str(found)[:1000]
+    message = error.get("message") if isinstance(error, dict) else error
+    return str(message)[:1000]

@@ -1,4 +1,4 @@
-"""Serves what lies under `/emoguard/`: files to everybody here, data to whoever has the key."""
+"""Serves `/emoguard/`: files to everybody on this machine, data to holders of the key."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LARGEST_BODY = 1024 * 1024
 BODY_SECONDS = 30
 
 SIBLINGS = (None, "same-origin", "none")
-"""What a browser says (`Sec-Fetch-Site`) of a request of this page, or of a typed address."""
+"""Values of `Sec-Fetch-Site` for a request by this page, or for a typed address."""
 
 STREAM: Headers = ((b"cache-control", b"no-store, no-transform"), *files.SECURITY)
 
@@ -37,8 +37,8 @@ Answering = Callable[[Scope, Client, Send], Awaitable[None]]
 class Desk:
     """Answers the requests of open pages of one `Shown`.
 
-    `answering` lets a model answer, given a client whose body is not read yet; None where there is
-    no model. Raises EmoGuardError for an empty `api_key`.
+    `answering` lets a model answer, given a client whose body is not read yet; None without a
+    model. Raises EmoGuardError for an empty `api_key`.
     """
 
     def __init__(
@@ -116,10 +116,10 @@ class Desk:
         await first_of(sending, asyncio.create_task(gone(receive)))
 
     def _check_own(self, scope: Scope) -> None:
-        """Refuse what the page of another site could send from a browser of this machine.
+        """Refuse requests that a page of another site could send from a browser of this machine.
 
         Raises:
-            RefusedError: it may not ask.
+            RefusedError: another site may have sent it.
 
         """
         host, origin, site = (
@@ -135,7 +135,7 @@ class Desk:
 
 
 def inside(scope: Scope) -> str | None:
-    """Return what a path asks for under `/emoguard/`; None for `/emoguard` itself."""
+    """Return the part of a path below `/emoguard/`; None for `/emoguard` itself."""
     path = str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
     return None if path == PREFIX else path.removeprefix(f"{PREFIX}/")
 
@@ -154,7 +154,7 @@ async def redirect(send: Send, path: str) -> None:
 
 
 async def first_of(*tasks: asyncio.Task[None]) -> None:
-    """Wait for the first of some tasks and end the others; what one raises is nobody's any more."""
+    """Wait for the first of some tasks and cancel the others, ignoring their exceptions."""
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

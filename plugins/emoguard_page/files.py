@@ -1,4 +1,4 @@
-"""The page's own files, read once, and the headers that keep it to itself."""
+"""Reads the page's own files once, and makes the headers that isolate it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class File:
 
     @property
     def headers(self) -> Headers:
-        """Return the headers that go with it: kept by browsers, and asked for each time."""
+        """Return its headers: browsers keep the file and revalidate it each time."""
         return (
             (b"content-type", self.kind),
             (b"etag", self.tag),
@@ -61,9 +61,9 @@ class File:
 def read() -> dict[str, File]:
     """Return the page's files by the name they are asked for; the empty one is the page itself."""
     own = [each for each in files("emoguard_page").joinpath("static").iterdir() if each.is_file()]
-    found = {each.name: _file(each) for each in own}
-    found[RUNBOOK] = _file(runbook())
-    return found | {"": found["index.html"]}
+    served = {each.name: _file(each) for each in own}
+    served[RUNBOOK] = _file(runbook())
+    return served | {"": served["index.html"]}
 
 
 def runbook() -> Traversable | Path:

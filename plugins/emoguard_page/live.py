@@ -1,4 +1,4 @@
-"""The stream that an open page listens to: what it is of, and the operator's view."""
+"""Sends the stream that an open page listens to: its subject, and the operator's view."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from emoguard_page.shown import Shown
 from emoguard_page.viewers import Viewer
 
 TICK_SECONDS = 0.5
-"""Time between two looks at what is new."""
+"""Seconds between two looks for news."""
 
 PORTION = 100
 """Responses in one event: the first of a page may have to bring a thousand."""
@@ -19,9 +19,9 @@ PORTION = 100
 async def follow(
     viewer: Viewer, shown: Shown, board: Board | None, is_open: Callable[[], bool]
 ) -> None:
-    """Send what is new until the server closes; without a `board` only what the page is of."""
+    """Send news until the server closes; without a `board` only the page's subject."""
     await viewer.begin()
-    known: object = shown  # is no policy, so that the first look sends it
+    known: object = shown  # equals no policy, so that the first look sends it
     news = None if board is None else News(board)
     while is_open():
         await shown.refresh()
@@ -37,7 +37,7 @@ async def follow(
 
 
 class News:
-    """What one viewer of the operator's view has not been sent yet."""
+    """The part of the operator's view that one viewer has not been sent yet."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -45,7 +45,7 @@ class News:
         self._sent: dict[str, str] = {}
 
     async def send(self, viewer: Viewer) -> None:
-        """Send the responses that came, and whatever else has changed."""
+        """Send the new responses and everything else that has changed."""
         board = self._board
         if self._number < 0 or board.taken < self._number:  # a log may have been cut short
             self._number = 0
@@ -53,7 +53,9 @@ class News:
         while board.taken > self._number:
             self._number, rows = board.rows(self._number, PORTION)
             await viewer.event_of("responses", rows)
-            await asyncio.sleep(0)  # others go on while a first viewer is sent a thousand
+            await asyncio.sleep(
+                0
+            )  # other viewers get their turn while a new one is sent a thousand
         await self._send_changed(viewer, "state", board.state())
         await self._send_changed(viewer, "alerts", board.alerts())
         await self._send_changed(viewer, "open", board.open_responses())

@@ -1,4 +1,4 @@
-"""The ASGI app of an operator's view alone, without a model behind it."""
+"""Serves an operator's view alone, without a model behind it, as an ASGI app."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the operator's view shows, as plain JSON data: computed when somebody looks."""
+"""Computes the operator's view as plain JSON data, when somebody looks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SECTIONS = {
 
 
 def row(number: int, report: Report, labels: Sequence[str], window: int) -> dict[str, Any]:
-    """Return one finished response: ranks and crossings by label, and what became of it."""
+    """Return one finished response: ranks and crossings by label, and its outcome."""
     scores = [report.scores.get(label) for label in labels]
     return {
         "number": number,
@@ -61,7 +61,7 @@ def _notice(notice: Notice) -> dict[str, Any]:
 
 
 def state(traffic: Traffic, policy_error: str | None) -> dict[str, Any]:
-    """Return counts, the evidence of the monitors as shares of their limits, and what is wrong."""
+    """Return counts, the evidence of the monitors as shares of their limits, and faults."""
     rate, drift, notices = traffic.rate, traffic.drift, traffic.notices
     return {
         "taken": traffic.taken,
@@ -91,7 +91,7 @@ def alert(alert: Alert, at: float | None) -> dict[str, Any]:
 def open_responses(watch: Watch, *, curves: bool) -> list[dict[str, Any]]:
     """Return the responses that are being generated: their length, with `curves` also their scores.
 
-    Never their text, nor whose they are.
+    Never their text nor their users.
     """
     sessions = watch.sessions.now()
     if not curves:

@@ -1,4 +1,4 @@
-"""The ASGI app: serves the page under `/emoguard/`, and passes everything else on untouched."""
+"""Serves the page under `/emoguard/` and passes everything else on unchanged, as an ASGI app."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from emoguard_page.shown import Watched
 from emoguard_page.viewers import PING_SECONDS, Viewer, gone
 
 FRAME_SECONDS = 0.05
-"""Least time between two pieces of an answer: nobody could read them faster."""
+"""Least seconds between two pieces of an answer: no one reads faster."""
 
 
 class Page:
     """Puts a live page in front of `app`, whose completions are generated under `watch`.
 
-    `app` is the whole app as its clients see it, `EmoGuardMiddleware` included: what is said on the
-    page goes to its `path` as a client's request would, with the viewer's own key, and under the
-    policy that holds for requests. Everything outside `/emoguard` passes as it is.
+    `app` is the whole app as its clients see it, `EmoGuardMiddleware` included: the page sends
+    prompts to its `path` as a client does, with the viewer's own key and under the policy for
+    requests. Everything outside `/emoguard` passes unchanged.
 
     The page's data want `api_key` as a bearer token, if there is one: give the key of `app`. Pages
     of other sites are refused by `Host` and `Origin`; `hosts` are names of this server beside
     addresses and localhost. The operator's view shows what the guard's sink `page` (`Traffic`)
-    keeps. `is_open` says whether the server goes on: streams end when it does not.
+    keeps. `is_open` returns whether the server is still running: streams end once it is not.
 
     Raises:
         EmoGuardError: a key that is empty.
@@ -67,10 +67,10 @@ class Page:
             await self._app(scope, receive, send)
 
     async def _answer(self, scope: Scope, client: Client, send: Send) -> None:
-        """Let the app answer what the client asks, and send text and readings as they come."""
+        """Let the app answer the client's prompt, and send text and readings as they come."""
         asked = _object(await client.read())
         if "model" not in asked:
-            # Some servers want a name, and take any that they list.
+            # Some servers require a model's name, and accept any that they list.
             models = self._path.replace("chat/completions", "models")
             self._model = self._model or await first_model(self._app, scope, models)
             asked |= {} if self._model is None else {"model": self._model}
@@ -79,7 +79,7 @@ class Page:
         asking = asyncio.create_task(answer.ask(scope, client.receive, self._path))
         sending = asyncio.create_task(_send_frames(Viewer(send, STREAM), answer))
         try:
-            await asyncio.wait([asking])  # the app learns itself when the client leaves
+            await asyncio.wait([asking])  # the app itself notices when the client leaves
             await first_of(sending, asyncio.create_task(gone(client.receive)))
         finally:
             await first_of(asking, sending)

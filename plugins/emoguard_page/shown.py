@@ -1,4 +1,4 @@
-"""What a page is of: a watched model in this process, or an audit log."""
+"""Supplies the subject of a page: a watched model in this process, or an audit log."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from emoguard_page.traffic import Traffic
 
 
 class Shown(Protocol):
-    """What the operator's view asks; `traffic` is None where no reports are kept."""
+    """The source of the operator's view; `traffic` is None if no reports are kept."""
 
     traffic: Traffic | None
 
     async def refresh(self) -> None:
-        """Look for news, where they do not come by themselves."""
+        """Look for news, in a source that does not push them."""
         ...
 
     def about(self) -> dict[str, Any]:
@@ -24,7 +24,7 @@ class Shown(Protocol):
         ...
 
     def about_changes(self) -> object:
-        """Return what another `about` comes with: compared by identity."""
+        """Return an object that changes, by identity, whenever `about` does."""
         ...
 
     def alerts(self) -> list[dict[str, Any]]:
@@ -32,7 +32,7 @@ class Shown(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """Return counts, evidence and what is wrong."""
+        """Return counts, evidence and faults."""
         ...
 
     def open_responses(self) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ class Watched:
         return [operators.alert(each, times.get(each.report_id)) for each in alerts]
 
     def state(self) -> dict[str, Any]:
-        """Return counts, the monitors' evidence and what is wrong."""
+        """Return counts, the monitors' evidence and faults."""
         assert self.traffic is not None
         file = self._watch.guard.policy_file
         return operators.state(self.traffic, None if file is None else file.error)

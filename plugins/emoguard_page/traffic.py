@@ -1,4 +1,4 @@
-"""The sink behind the operator's view: the last reports, and counts of all of them."""
+"""Keeps the last reports and counts all of them for the operator's view, as a sink."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ KEEP = 1000
 class Traffic:
     """Keeps the last `keep` reports, without their tokens, and counts all of them.
 
-    A report costs an append and some counts: whatever is shown is computed when somebody looks.
-    `rate` and `drift` are the guard's monitors, `notices` what it knows of overdue notices; None
-    without.
+    A report costs an append and some counts; the view is computed when somebody looks. `rate` and
+    `drift` are the guard's monitors, `notices` its overdue notices, each None without.
 
     >>> from emoguard.testing import make_report
     >>> traffic = Traffic(keep=2)
@@ -62,7 +61,7 @@ class Traffic:
         return self._kept.maxlen or 0
 
     def join(self, sinks: Iterable[object]) -> None:
-        """Show what the guard's monitors know."""
+        """Also show the state of the guard's monitors."""
         for sink in sinks:
             if isinstance(sink, Rate):
                 self.rate = sink
@@ -70,7 +69,7 @@ class Traffic:
                 self.drift = sink
 
     def show_notices(self, notices: Notices) -> None:
-        """Show what the guard knows of overdue notices."""
+        """Also show the number of overdue notices."""
         self.notices = notices
 
     def report(self, report: Report) -> Sequence[Alert]:
@@ -94,14 +93,14 @@ class Traffic:
         """Return counts of all reports taken: by status, by notice, by failed part, and others."""
         with self._lock:
             counted = list(self._counts.items())
-        found: dict[str, dict[str, int]] = {}
+        counts: dict[str, dict[str, int]] = {}
         for (group, name), count in counted:
-            found.setdefault(group, {})[name] = count
-        return found
+            counts.setdefault(group, {})[name] = count
+        return counts
 
 
 def _kinds(report: Report) -> list[tuple[str, str]]:
-    """Return what a report counts as: pairs of a group and a name within it."""
+    """Return the counters of a report: pairs of a group and a name within it."""
     kinds: list[tuple[Any, ...]] = [("status", report.status)]
     kinds += [("fault", part) for part in report.faults]
     kinds += [("denied", part) for part in report.denied]

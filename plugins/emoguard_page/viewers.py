@@ -1,4 +1,4 @@
-"""Server-sent events for one viewer, who may be slow, gone, or never read at all."""
+"""Sends events to one viewer, who may be slow, gone, or never read at all."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from emoguard_asgi.asgi import Headers, Receive, Send
 from emoguard_page.board import encoded
 
 PING_SECONDS = 10.0
-"""Silence after which a comment is sent, so that proxies and the page know that we are there."""
+"""Seconds of silence after which a comment is sent, to keep proxies and the page connected."""
 
 
 class Viewer:
     """Sends events; each is written when the one before has been taken by the connection.
 
-    Nothing is queued: a sender that looks at the state when it may send again costs no memory for
-    a viewer that never reads.
+    Nothing is queued: the sender looks at the state when it can send again, so that a viewer that
+    never reads costs no memory.
     """
 
     def __init__(self, send: Send, headers: Headers) -> None:

@@ -1,4 +1,4 @@
-"""Makes torch.compile look at hooks, and forget a model whose hooks have changed.
+"""Makes torch.compile respect hooks, and drop code of a model whose hooks have changed.
 
 By default torch.compile does not check whether a module has hooks when it runs code made for a
 module of the same class: code made before an attach, or for another model that is not watched,
@@ -22,7 +22,7 @@ SKIP = "skip_nnmodule_hook_guards"
 
 
 def forget_compiled(model: Any, body: Any, blocks: Iterable[Any]) -> None:
-    """Drop what torch.compile has made of `model`, of `body` around its `blocks`, and their calls.
+    """Drop compiled code of `model`, of `body` around its `blocks`, and of their calls.
 
     Other models that share this code compile again at their next call.
     """
@@ -39,7 +39,7 @@ def forget_compiled(model: Any, body: Any, blocks: Iterable[Any]) -> None:
 def look_at_hooks() -> None:
     """Make torch.compile check hooks from now on, in this process; drop code compiled without.
 
-    To be asked before each generation: the compiler may have come into the process since.
+    Call before each generation: the compiler may have been loaded since.
     """
     if not _used():
         return
@@ -52,7 +52,7 @@ def look_at_hooks() -> None:
         entries[SKIP].default = False
     if getattr(dynamo.config, SKIP):  # somebody has set it here
         setattr(dynamo.config, SKIP, False)
-    # Of everything: only the compiler knows what else it made of a call (after a graph break).
+    # Drop all code: only the compiler knows all the pieces of a call (after a graph break).
     dynamo.reset_code_caches()
 
 

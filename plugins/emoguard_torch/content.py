@@ -12,10 +12,10 @@ import torch
 from emoguard.errors import EmoGuardError
 
 HEAD = 64 * 1024
-"""Bytes of a tensor that `hash_heads` looks at."""
+"""Bytes of a tensor that `hash_heads` reads."""
 
 ROW = 1024
-"""Bytes that are added up to one number of a checksum."""
+"""Bytes summed into one number of a checksum."""
 
 WORD = 8
 
@@ -28,7 +28,8 @@ BYTES = vars(torch._C.TensorBase)["nbytes"].__get__  # noqa: SLF001
 
 
 SPARSE = 16
-"""One tensor in so many is asked for its dtype: models are cast whole, and the size tells most."""
+"""One tensor in this many has its dtype checked: models are cast whole, and sizes show most
+changes."""
 
 
 class Marked:
@@ -37,14 +38,14 @@ class Marked:
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
         held = {id(part): part for tensor in tensors for part in plain(tensor)}
         self._tensors = [tensor for tensor in held.values() if not tensor.is_meta]
-        # What inference mode made has no counter.
+        # Tensors made in inference mode have no counter.
         self._counted = [tensor for tensor in self._tensors if not tensor.is_inference()]
 
     def marks(self) -> Marks:
         """Return addresses, sizes, dtypes and the sum of versions: equal marks, equal content.
 
-        But for writes that leave no mark: through `.data` and what else autograd does not see.
-        Versions only grow.
+        Writes that autograd does not see, such as those through `.data`, leave no mark. Versions
+        only grow.
         """
         return (
             list(map(ADDRESS, self._tensors)),
@@ -125,7 +126,7 @@ def quantisation(dtype: torch.dtype, config: Any) -> str:
 
 
 def first_bytes(tensor: torch.Tensor) -> bytes:
-    """Return what of a tensor counts in `hash_heads`."""
+    """Return the bytes of a tensor for `hash_heads`."""
     # Weights that accelerate keeps on disk are not there to be read: name and shape must do.
     if tensor.is_meta:
         return b""

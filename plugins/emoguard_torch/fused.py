@@ -1,7 +1,7 @@
-"""Bounded steering of a batch in one launch per block, on GPUs that Triton knows.
+"""Steers a batch within its bound in one launch per block, on GPUs that Triton supports.
 
-The calls of `steer.intervene`, three dozen and more, take longer to launch than many a block; here
-is the same as one kernel. Needs triton, which torch brings along on Linux.
+The three dozen calls of `steer.intervene` take longer to launch than many a block runs; this is the
+same as one kernel. Needs triton, which torch installs on Linux.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def intervene(h: torch.Tensor, layer: Layer, act: torch.Tensor) -> torch.Tensor:
     return moved
 
 
-# What changes from prompt to prompt would have it compiled again where it is 1 or a multiple of 16.
+# Values that vary by prompt would be compiled anew when they are 1 or a multiple of 16.
 @triton.jit(do_not_specialize=["positions", "act_row", "act_place"])
 def _kernel(
     h,

@@ -37,9 +37,9 @@ def fused_for(device: torch.device) -> Kernel | None:
 
 
 class Launch:
-    """A kernel as long as it launches, `intervene` from its first failure on.
+    """Runs a kernel as long as it launches, `intervene` after its first failure.
 
-    That it compiled for one shape does not say that it does for another: shared memory, registers.
+    A kernel that compiled for one shape may fail for another: shared memory, registers.
     """
 
     def __init__(self, kernel: Kernel) -> None:

@@ -1,4 +1,4 @@
-"""The leading positions of a batch that steering leaves alone: padding and attention sinks."""
+"""Counts the leading positions of a batch that steering skips: padding and attention sinks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One packed row of the tokens of many sequences: where it is read and where it is moved."""
+"""Reads and steers one packed row of the tokens of many sequences."""
 
 from __future__ import annotations
 

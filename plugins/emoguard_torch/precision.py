@@ -1,4 +1,4 @@
-"""Keeps float32 what we compute in float32, whatever the caller has chosen for the model."""
+"""Keeps EmoGuard's own arithmetic in float32, whatever precision the caller chose for the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 def uncast(device: torch.device) -> AbstractContextManager[Any]:
     """Return a context in which the caller's autocast is off on `device`."""
-    # The usual answer is no, and asking takes a twentieth of the time of switching off.
+    # Autocast is usually off, and the check takes a twentieth of the time of switching it off.
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()

@@ -1,4 +1,4 @@
-"""Bounded steering of a batch, one plan per row.
+"""Steers a batch within its bound, one plan per row.
 
 On a CPU the reference itself moves each residual: a dozen calls of numpy cost less than three dozen
 of torch. In compiled code, and on any other device, the same in torch, for all rows at once and
@@ -33,15 +33,15 @@ MOVES = 3
 class Layer:
     """The interventions of a batch at one layer: `each` row's own, None where it has none.
 
-    The same as device tensors: `shift` (rows, 1, hidden) and `budget` (rows, 1), each row's own;
+    As device tensors: `shift` (rows, 1, hidden) and `budget` (rows, 1), each row's own;
     `directions` (limits, hidden) and their `gram` are those of all rows together, with `low` and
     `high` (rows, 1, limits) infinite where a row has no such limit. `rows` (rows, 1) says which
     rows act here, `prompt` (rows, 1) which of them on their prompts, too; None when none does.
     `moves` (rows, 3) is where the last position's dose, clipped and faulted are written, `marks`
     the same memory where all is on a CPU, else None. `fused` does what `intervene` does in one
-    launch; None where there is no such thing. `waiting` counts the positions of a chunked
-    prefill that are still to come; None in any other. `lead` says which positions are left alone,
-    None where those that are steered have none.
+    launch; None where there is no such thing. `waiting` counts the positions of a chunked prefill
+    that are still to come; None in any other. `lead` says which positions are left alone, None
+    where those that are steered have none.
     """
 
     each: list[Intervention | None]
@@ -149,8 +149,8 @@ def _shared(moves: torch.Tensor, device: torch.device) -> Any:
 
 
 def _at(plan: Steering | None, layer: int) -> Intervention | None:
-    found = plan.interventions if plan else ()
-    return next((i for i in found if i.layer == layer), None)
+    interventions = plan.interventions if plan else ()
+    return next((i for i in interventions if i.layer == layer), None)
 
 
 def steer(layer: Layer, output: Any, steps: int) -> Any:
@@ -186,16 +186,16 @@ def _on_cpu(whole: torch.Tensor, layer: Layer, count: int) -> torch.Tensor:
     spared = layer.lead.within(positions, layer.waiting) if layer.lead else None
     alone = [0] * len(whole) if spared is None else spared[:, 0].tolist()
     moved = None
-    given = whole.detach().float().numpy()
+    states = whole.detach().float().numpy()
     layer.marks.fill(0)
     for row, mover in enumerate(layer.movers(whole.dtype)):
         if mover is None:
             continue
         first = 0 if layer.prompt is not None and layer.prompt[row] else positions - count
         for place in range(max(first, alone[row]), positions):
-            each = mover(given[row, place])
+            each = mover(states[row, place])
             if each.h is not None:
-                moved = given.copy() if moved is None else moved
+                moved = states.copy() if moved is None else moved
                 moved[row, place] = each.h
             if place == positions - 1:
                 layer.marks[row] = each.dose, each.clipped, each.faulted
@@ -250,7 +250,7 @@ def intervene(h: torch.Tensor, layer: Layer, act: torch.Tensor) -> torch.Tensor:
     kept = (most / size.clamp_min(SHORTEST)).clamp_max(1)
     moved = (wide + step * kept[..., None]).to(h.dtype)
     change = torch.linalg.vector_norm(moved.float() - wide, dim=-1)
-    # Of what is not a number every comparison is false.
+    # Every comparison with NaN is false.
     within = (most <= 0) | (change <= allowed.checked * layer.budget * length)
     sound = (length < LONGEST) & (size < LONGEST) & within
     acts = act & sound & (size > 0) & (most > 0)
@@ -267,7 +267,7 @@ def limit(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return λ (rows, positions, limits) and where a limit is missed (rows, positions).
 
-    See `emoguard.steering.limit`. All passes are run, needed or not: looking would mean waiting.
+    See `emoguard.steering.limit`. All passes run, needed or not: a check would wait for the device.
     """
     inside = torch.minimum(inset, (layer.high - layer.low) / 2)
     least, most = layer.low + inside, layer.high - inside

@@ -9,6 +9,6 @@ import torch
 
 def hidden_state(output: Any) -> torch.Tensor:
     """Return the residual stream from a block's output: a tensor, or a tuple it leads."""
-    found = output[0] if isinstance(output, tuple) else output
-    assert isinstance(found, torch.Tensor)
-    return found
+    state = output[0] if isinstance(output, tuple) else output
+    assert isinstance(state, torch.Tensor)
+    return state

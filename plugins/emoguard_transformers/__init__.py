@@ -1,7 +1,6 @@
 """Joins EmoGuard to Hugging Face Transformers models.
 
-The runtime is loaded with the first model, not with this package: what it opens can be asked
-before.
+The runtime is loaded with the first model, not with this package, whose facts cost nothing.
 """
 
 from __future__ import annotations
@@ -58,14 +57,14 @@ def open_residuals(model: Any, tokenizer: Any = None) -> Residuals:
 def joint(model: Any, tokenizer: Any = None) -> TransformersJoint:
     """Return the joint to a model whose `generate` is to be watched.
 
-    Give the `tokenizer` where there is one. Without it, reasoning (`<think>`) is not told apart and
-    counts as the response in every score, and notices do not see the text: a claim in it, of being
-    human say, is never found. The chat template is then no part of a calibration's identity.
+    Pass the `tokenizer` if there is one. Without it, reasoning (`<think>`) counts as the response
+    in every score, and notices do not see the text: a claim in it, to be human say, is never found.
+    The chat template is then no part of a calibration's identity.
 
     Generation without one pass per chosen token is refused or goes unread, as `on_unsupported` of
     the policy says: an assistant model or prompt lookup, beams, classifier-free guidance, and the
     caller's own loop (`custom_generate=`); continuous batching that is asynchronous, compiled or
-    recorded as CUDA graphs. Managers that were made before the attach are not followed.
+    recorded as CUDA graphs. Managers made before the attach are not followed.
 
     Raises:
         EmoGuardError: something else than a tokenizer, an architecture without a known place to
@@ -92,7 +91,7 @@ def open_speaker(path: Path, threads: int | None = None) -> Speaker:  # noqa: AR
 
 
 def open_speech(speaker: Speaker, guard: Guard | None) -> Attached:
-    """Return what a study needs of the model, watched by `guard` until closed."""
+    """Return the model as a study needs it, watched by `guard` until closed."""
     from emoguard_transformers.speech import TransformersSpeech
 
     return TransformersSpeech(speaker, guard)
@@ -130,7 +129,7 @@ def open_app(
 
 
 def _check_tokenizer(tokenizer: Any) -> None:
-    # Stand-ins may do part of what a tokenizer does: texts to ids, or telling its vocabulary.
+    # A stand-in may do only a part of a tokenizer's work: encode texts, or list the vocabulary.
     is_one = callable(tokenizer) or hasattr(tokenizer, "get_vocab")
     is_one = is_one and not isinstance(tokenizer, type)
     if tokenizer is not None and not is_one:

@@ -1,4 +1,4 @@
-"""The PEFT adapters on a model: which of them act, and with which content."""
+"""Identifies the active PEFT adapters of a model by their content."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from emoguard_torch.content import Marked, Marks, checksum
 Named = tuple[str, torch.nn.Module]
 
 BASE = "__base__"
-"""What PEFT calls no adapter, where each row of a batch has its own."""
+"""PEFT's name for no adapter, in a batch whose rows have different ones."""
 
 MIXED = "rows differ"
 """Stands beside the adapters of a batch whose rows have different ones."""
 
 
 def wrapped_by(module: torch.nn.Module) -> torch.nn.Module | None:
-    """Return the module that PEFT put this one in the place of, None if it is no layer of PEFT."""
+    """Return the module that this layer of PEFT replaces; None for any other module."""
     if type(module).__module__.partition(".")[0] != "peft":
         return None
     inside = module._modules  # noqa: SLF001
@@ -36,7 +36,7 @@ def base_of(module: torch.nn.Module) -> torch.nn.Module:
 class Adapters:
     """The adapter layers of a model, by the paths of what they adapt.
 
-    `layers` stay the same: where others come, this is made anew.
+    `layers` never change: for others, a new object is made.
     """
 
     def __init__(self, layers: Sequence[Named]) -> None:
@@ -49,11 +49,11 @@ class Adapters:
         self._seen = self._marked.marks()
 
     def merged(self) -> list[Any]:
-        """Return what is merged into each layer: PEFT writes to the base weights without a mark."""
+        """Return the adapters merged into each layer: PEFT leaves no mark on base weights."""
         return [tuple(fields.get("merged_adapters", ())) for fields in self._fields]
 
     def marks(self) -> Marks:
-        """Return what changes when others act, on other layers, with another scale or content."""
+        """Return marks that change with the active adapters, their layers, scales and content."""
         switches = [
             (
                 fields.get("_disable_adapters"),
@@ -74,9 +74,9 @@ class Adapters:
         chosen = dict.fromkeys(rows)
         acting = [list(chosen) if rows else _active(layer) for _, layer in self._layers]
         names = dict.fromkeys(name for each in acting for name in each if name != BASE)
-        found = (self._content(name, acting) for name in names)
+        contents = (self._content(name, acting) for name in names)
         mixed = (MIXED,) if len(chosen) > 1 else ()
-        return (*sorted(each for each in found if each), *mixed)
+        return (*sorted(each for each in contents if each), *mixed)
 
     def _content(self, name: str, acting: Sequence[Sequence[str]]) -> str:
         """Return digest and scale of one adapter, "" where no layer has it."""
@@ -115,8 +115,8 @@ class Adapters:
 def soft_prompt(model: Any) -> tuple[str, torch.nn.Module] | None:
     """Return kind and encoder of the soft prompt before this call, None without one.
 
-    PEFT leaves the model as it is, and gives it another method while `generate` of the wrapper
-    runs. Whoever calls `generate` of the model itself generates without.
+    PEFT leaves the model unchanged and gives it another method while `generate` of the wrapper
+    runs. `generate` of the model itself runs without.
     """
     wrapper: Any = getattr(vars(model).get("prepare_inputs_for_generation"), "__self__", None)
     config = getattr(wrapper, "active_peft_config", None)
@@ -134,7 +134,7 @@ def _active(layer: Any) -> list[str]:
 
 
 def _tensors(layer: torch.nn.Module) -> list[tuple[list[str], torch.Tensor]]:
-    """Return what PEFT added to a layer: parts of the name, one of them the adapter's; tensor."""
+    """Return PEFT's tensors in a layer, each with the parts of its name, one the adapter's."""
     return [(name.split("."), tensor) for name, tensor in sorted(_added(layer), key=lambda t: t[0])]
 
 

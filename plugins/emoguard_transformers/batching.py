@@ -1,4 +1,4 @@
-"""Sessions around continuous batching: its ways in, and the managers it makes."""
+"""Opens sessions around continuous batching: follows its entry points and its managers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from emoguard.records import Request
 from emoguard.runtime.joint import Sessions
 from emoguard.runtime.patch import attribute
-from emoguard_transformers.asked import Asked, asked
+from emoguard_transformers.batchrequests import BatchRequests, take_batch_requests
 from emoguard_transformers.blocks import find_blocks, find_body
 from emoguard_transformers.follower import MARK, Follower
 from emoguard_transformers.hooks import Fail, Hooks
@@ -37,7 +37,7 @@ NEEDED = (
     "distributed_helper",
     "output_router",
 )
-"""What is used of a manager."""
+"""The attributes of a manager that are used."""
 
 
 class Batching:
@@ -67,20 +67,20 @@ class Batching:
     def _let_go(self) -> None:
         self._attached = False
         for follower in list(self._followers):
-            follower.leave()
+            follower.detach()
 
     def _generating(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(plain)
 
         def generate_batch(*args: Any, **kwargs: Any) -> Any:
-            requests = asked(kwargs)
+            requests = take_batch_requests(kwargs)
             if not self._attached:
                 return plain(*args, **kwargs)
             outer = self._hooks.run
             if outer is not None and outer.tape is None:
                 requests = self._taken_over(outer)
             prompts = signature.bind(*args, **kwargs).arguments["inputs"]
-            group = Asked.of(prompts, requests)
+            group = BatchRequests.of(prompts, requests)
             group.check(self._sessions)
             with self._pending(group):
                 outputs = plain(*args, **kwargs)
@@ -98,7 +98,7 @@ class Batching:
         return outer.requests
 
     @contextmanager
-    def _pending(self, group: Asked) -> Iterator[None]:
+    def _pending(self, group: BatchRequests) -> Iterator[None]:
         """Give `group` to the next `add_requests` of this thread."""
         self._local.group = group
         try:
@@ -106,8 +106,8 @@ class Batching:
         finally:
             self._local.group = None
 
-    def _take_pending(self) -> Asked | None:
-        group: Asked | None = getattr(self._local, "group", None)
+    def _take_pending(self) -> BatchRequests | None:
+        group: BatchRequests | None = getattr(self._local, "group", None)
         self._local.group = None
         return group
 
@@ -141,7 +141,7 @@ class Batching:
 
 
 def unreadable(manager: Any) -> str | None:
-    """Return why the passes of a manager cannot be read, None where they can."""
+    """Return the reason why the passes of a manager cannot be read, None if they can."""
     kind = "continuous batching"
     config = manager.continuous_batching_config
     if manager.distributed_helper.tp_size > 1:
@@ -158,7 +158,7 @@ def unreadable(manager: Any) -> str | None:
 
 
 def is_compiled(model: Any) -> bool:
-    """Return whether torch.compile was asked for the model, its body or any of its blocks."""
+    """Return whether torch.compile was applied to the model, its body or any of its blocks."""
     modules = (model, find_body(model), *find_blocks(model))
     return any(
         getattr(module, "_compiled_call_impl", None) is not None

@@ -70,15 +70,15 @@ def find_blocks(model: Any) -> torch.nn.ModuleList:
             f"cannot read {kind} models through Transformers; known: {', '.join(sorted(PATHS))}. "
             "If its blocks pass one residual stream, add it to emoguard_transformers/blocks.py"
         )
-    found: Any = model
+    blocks: Any = model
     for part in PATHS[kind].split("."):
-        found = getattr(found, part, None)
-    if not isinstance(found, torch.nn.ModuleList):
+        blocks = getattr(blocks, part, None)
+    if not isinstance(blocks, torch.nn.ModuleList):
         raise EmoGuardError(
             f"a {kind} model keeps its blocks in {PATHS[kind]}, this {type(model).__qualname__} "
             "does not: load it with AutoModelForCausalLM"
         )
-    return found
+    return blocks
 
 
 def find_body(model: Any) -> Any:
@@ -89,10 +89,10 @@ def find_body(model: Any) -> Any:
 
     """
     find_blocks(model)
-    found = model
+    module = model
     for part in PATHS[model.config.model_type].split(".")[:-1]:
-        found = getattr(found, part)
-    return found
+        module = getattr(module, part)
+    return module
 
 
 def text_config(model: Any) -> Any:

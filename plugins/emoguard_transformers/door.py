@@ -1,4 +1,4 @@
-"""The offline door: residuals of a given text, in one forward pass outside any generation."""
+"""Reads residuals of a given text in one forward pass outside any generation: the offline door."""
 
 from __future__ import annotations
 
@@ -57,17 +57,17 @@ class Door:
 
         """
         self._check(token_ids, layers)
-        found: dict[int, torch.Tensor] = {}
+        states: dict[int, torch.Tensor] = {}
         ids = torch.tensor([list(token_ids)], device=self._device())
         with ExitStack() as stack:
             for layer in layers:
-                stack.enter_context(self._captured(layer, found))
+                stack.enter_context(self._captured(layer, states))
             stack.enter_context(torch.no_grad())
             stack.enter_context(compiled.eager())
-            self._body(input_ids=ids, use_cache=False)  # nobody asks for logits
+            self._body(input_ids=ids, use_cache=False)  # logits are not needed
         # Weights may be kept elsewhere than where the block runs (offloading).
-        self.devices |= {layer: state.device for layer, state in found.items()}
-        return np.stack([found[layer].float().cpu().numpy() for layer in layers])
+        self.devices |= {layer: state.device for layer, state in states.items()}
+        return np.stack([states[layer].float().cpu().numpy() for layer in layers])
 
     def pooling(
         self, layers: Sequence[int], *, texts: int, tokens: int
@@ -79,18 +79,19 @@ class Door:
         )
 
     def _device(self) -> torch.device:
-        """Return where token ids go."""
+        """Return the device of the token ids."""
         device: torch.device = self._model.device
-        # Offloaded weights are nowhere until they are used; accelerate then moves the input itself.
+        # Offloaded weights are on no device until they are used; accelerate then moves the input
+        # itself.
         return torch.device("cpu") if device.type == "meta" else device
 
-    def _captured(self, layer: int, found: dict[int, torch.Tensor]) -> Any:
+    def _captured(self, layer: int, states: dict[int, torch.Tensor]) -> Any:
         thread = threading.get_ident()
 
         def capture(_module: Any, _args: Any, output: Any) -> None:
             # Another thread may be generating on the same model.
             if threading.get_ident() == thread:
-                found[layer] = hidden_state(output)[0].detach()
+                states[layer] = hidden_state(output)[0].detach()
 
         return self._blocks[layer].register_forward_hook(capture)
 

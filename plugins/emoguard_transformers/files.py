@@ -13,7 +13,7 @@ def opens(path: Path) -> bool:
 
 
 def hint(path: Path) -> str:
-    """Return the path to give in place of one that is no model."""
+    """Return advice on the path to give instead of one that is no model."""
     if not path.exists():
         return _from_hub(path)
     if path.is_file():
@@ -23,9 +23,9 @@ def hint(path: Path) -> str:
         return "it holds an adapter; merge it into its base model, and give the folder of that"
     # A cache of the Hub keeps a model in models--owner--name/snapshots/commit.
     places = ("*/config.json", "snapshots/*/config.json")
-    found = [each.parent for place in places for each in sorted(path.glob(place))]
-    if found:
-        return f"it holds no config.json; give {' or '.join(map(str, found[:3]))}"
+    folders = [each.parent for place in places for each in sorted(path.glob(place))]
+    if folders:
+        return f"it holds no config.json; give {' or '.join(map(str, folders[:3]))}"
     return "it holds no config.json; give the folder that save_pretrained wrote, or a GGUF file"
 
 

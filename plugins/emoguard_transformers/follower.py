@@ -11,7 +11,7 @@ from emoguard.errors import EmoGuardError
 from emoguard.records import Finish, Request
 from emoguard.runtime.joint import Sessions
 from emoguard.runtime.patch import attribute
-from emoguard_transformers.asked import Asked, asked
+from emoguard_transformers.batchrequests import BatchRequests, take_batch_requests
 from emoguard_transformers.passes import Passes
 from emoguard_transformers.prefixes import keep_apart
 from emoguard_transformers.requests import numbered
@@ -24,11 +24,11 @@ MARK = "_emoguard"
 
 
 class Follower:
-    """Follows the requests of `manager` from `follow` to `leave`.
+    """Follows the requests of `manager` from `follow` to `detach`.
 
-    `mode` names what makes this manager's passes unreadable, None where they can be read. `passes`
-    makes the follower of a processor's passes. `pending` returns the requests of a
-    `generate_batch` in this thread that asks for `add_requests` next.
+    `mode` is the reason why this manager's passes cannot be read, None if they can. `passes` makes
+    the follower of a processor's passes. `pending` returns the requests of this thread's
+    `generate_batch`, which calls `add_requests` next.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Follower:
         mode: str | None,
         sessions: Sessions,
         passes: Callable[[Any, Mapping[str, Slot]], Passes],
-        pending: Callable[[], Asked | None],
+        pending: Callable[[], BatchRequests | None],
     ) -> None:
         self._manager = manager
         self._mode = mode
@@ -67,11 +67,10 @@ class Follower:
         if manager.batch_processor is not None:  # a manager that is kept for the next session
             self._wrap(manager.batch_processor)
 
-    def leave(self) -> None:
-        """Take everything away; what the watch was steering never becomes another's prefix.
+    def detach(self) -> None:
+        """Remove every wrapper; no other request ever reuses positions computed steered.
 
-        Where a steered request is under way, its prefixes are kept apart as long as the manager
-        lives.
+        While a steered request is running, its prefixes stay apart for the life of the manager.
         """
         self._attached = False
         self._undo.close()
@@ -83,19 +82,19 @@ class Follower:
         signature = inspect.signature(plain)
 
         def add_request(*args: Any, **kwargs: Any) -> Any:
-            request = asked(kwargs)
+            request = take_batch_requests(kwargs)
             if not self._attached or not self._manager.is_tp_driver:
                 return plain(*args, **kwargs)
-            given = signature.bind(*args, **kwargs)
-            prompt = [int(token) for token in given.arguments["input_ids"]]
-            name = given.arguments.get("request_id")
-            name = given.arguments["request_id"] = self._next_id() if name is None else name
-            if isinstance(request, Asked):
+            bound = signature.bind(*args, **kwargs)
+            prompt = [int(token) for token in bound.arguments["input_ids"]]
+            name = bound.arguments.get("request_id")
+            name = bound.arguments["request_id"] = self._next_id() if name is None else name
+            if isinstance(request, BatchRequests):
                 with request.remembering():
-                    return self._added(plain, given, name, prompt, request.take(prompt))
+                    return self._added(plain, bound, name, prompt, request.take(prompt))
             if request is not None and not isinstance(request, Request):
                 raise EmoGuardError("add_request takes one prompt: emoguard= must be one Request")
-            return self._added(plain, given, name, prompt, request)
+            return self._added(plain, bound, name, prompt, request)
 
         return add_request
 
@@ -103,26 +102,26 @@ class Follower:
         signature = inspect.signature(plain)
 
         def add_requests(*args: Any, **kwargs: Any) -> Any:
-            requests = asked(kwargs)
+            requests = take_batch_requests(kwargs)
             if not self._attached or not self._manager.is_tp_driver:
                 return plain(*args, **kwargs)
-            given = signature.bind(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
             group = self._pending()
             if group is None:
-                group = Asked.of(given.arguments["inputs"], requests)
+                group = BatchRequests.of(bound.arguments["inputs"], requests)
                 group.check(self._sessions)
             return plain(*args, **kwargs, emoguard=group)
 
         return add_requests
 
     def _added(
-        self, plain: Plain, given: Any, name: str, prompt: Sequence[int], request: Request | None
+        self, plain: Plain, bound: Any, name: str, prompt: Sequence[int], request: Request | None
     ) -> Any:
         """Add a request with its sessions; forget them if the manager takes no request."""
         slots = self._open(name, prompt, request)
         added = None
         try:
-            added = plain(*given.args, **given.kwargs)
+            added = plain(*bound.args, **bound.kwargs)
         finally:
             if added is None:
                 for child in slots:
@@ -174,7 +173,7 @@ class Follower:
             slot = self._slots.get(request_id)
             done = plain(request_id, *args, **kwargs)
             if self._attached and slot is not None:
-                # Its slot stays until the loop has let go of it.
+                # Its slot stays until the loop has released it.
                 self._sessions.close(slot.session, "cancelled")
             return done
 
@@ -190,7 +189,7 @@ class Follower:
         return create_batch_processor
 
     def _wrap(self, processor: Any) -> None:
-        """Follow the passes of a processor, unless that is so or they cannot be read."""
+        """Follow the passes of a processor, unless they are followed or cannot be read."""
         self._processor.close()
         self._prefixes.close()
         undo = self._processor
@@ -222,7 +221,7 @@ class Follower:
                 for name in list(self._slots):
                     self._end(name)
                 if self._attached:
-                    # Else the processor and its cache would wait for the garbage collector.
+                    # Otherwise the processor and its cache would wait for the garbage collector.
                     self._processor.close()
                     self._prefixes.close()
 
@@ -249,10 +248,9 @@ class Follower:
                 self._end(output.request_id, None if output.error is None else "cancelled")
 
     def _end(self, name: str, finish: Finish | None = None) -> None:
-        """Close the session of a request that has left the batch, and of what it never split off.
+        """Close the session of a request that left the batch, and of children never split off.
 
-        A request that is split is so before its first token: one that was not, leaves children that
-        have not run.
+        A request is split before its first token: if it was not, its children have not run.
         """
         slot = self._slots.pop(name, None)
         if slot is None:

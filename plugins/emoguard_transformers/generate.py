@@ -29,7 +29,7 @@ from emoguard_transformers.requests import (
 from emoguard_transformers.run import Run
 
 LOOP = ("_get_stopping_criteria", "_get_logits_processor")
-"""Methods whose results say when the tokens of Transformers' own loop are chosen."""
+"""Methods whose results show when Transformers' own loop chooses a token."""
 
 
 class Generate:
@@ -46,7 +46,7 @@ class Generate:
         """Wrap the model's methods in this block.
 
         Raises:
-            EmoGuardError: the model's loop does not say when tokens are chosen.
+            EmoGuardError: the model's loop does not show when it chooses a token.
 
         """
         model = self._model
@@ -67,7 +67,7 @@ class Generate:
             yield
 
     def _let_go(self) -> None:
-        # Somebody who wrapped our wrapper still calls it after a detach.
+        # Another wrapper around this one still calls it after a detach.
         self._attached = False
 
     def _generating(self, plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,17 +77,17 @@ class Generate:
             requests = take_requests(kwargs)
             if not self._attached:
                 return plain(*args, **kwargs)
-            given = by_name(signature, args, kwargs)
+            arguments = by_name(signature, args, kwargs)
             outer = self._hooks.run
             if outer is not None:
-                with self._inside(outer, given):
+                with self._inside(outer, arguments):
                     return plain(*args, **kwargs)
             compiled.look_at_hooks()
-            run = self._open(requests, batch_size(given), new_positions(given))
-            self._note_loop(run, given)
-            streamer = given.get("streamer")
+            run = self._open(requests, batch_size(arguments), new_positions(arguments))
+            self._note_loop(run, arguments)
+            streamer = arguments.get("streamer")
             if streamer is not None:
-                # The report is there before the consumer sees the end of the stream.
+                # The report is made before the consumer sees the end of the stream.
                 ours = Streamer(streamer, run, lambda: self._close(run))
                 args, kwargs = with_streamer(ours, streamer, args, kwargs)
             return self._followed(run, lambda: plain(*args, **kwargs))
@@ -96,28 +96,28 @@ class Generate:
 
     def _criteria(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         def criteria(generation_config: Any, *args: Any, **kwargs: Any) -> Any:
-            found = plain(generation_config, *args, **kwargs)
+            criteria_ = plain(generation_config, *args, **kwargs)
             run = self._hooks.run
             if run is None or run.tape is not None or run.skipped:
-                return found
+                return criteria_
             run.begun = True
             if mode := unsupported(generation_config, run.assistant):
                 self._skip(run, mode)
-                return found
+                return criteria_
             self._begin(run, generation_config)
-            return Criteria(found, run, self._commit)
+            return Criteria(criteria_, run, self._commit)
 
         return criteria
 
     def _processors(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         def processors(*args: Any, **kwargs: Any) -> Any:
-            found = plain(*args, **kwargs)
+            processors_ = plain(*args, **kwargs)
             run = self._hooks.run
             if run is None:
-                return found
+                return processors_
             if run.tape is None:
                 run.prompts = Prompts.seen(kwargs)
-            return Processors(found, run)
+            return Processors(processors_, run)
 
         return processors
 
@@ -127,7 +127,7 @@ class Generate:
         """Open a session for each request; of one request's further sequences `_begin` opens them.
 
         Raises:
-            EmoGuardError: a plan that cannot be; no session stays open.
+            EmoGuardError: a plan that is not allowed; no session stays open.
 
         """
         run = Run(requests, batch, positions)
@@ -138,7 +138,7 @@ class Generate:
         return run
 
     def _begin(self, run: Run, generation_config: Any) -> None:
-        """Know how many sequences there are: give each a session, and the hooks room to write."""
+        """Give each sequence a session, now that their number is known, and the hooks buffers."""
         rows = run.batch * (generation_config.num_return_sequences or 1)
         with self._refusing(run):
             if not isinstance(run.requests, Request) and len(run.requests) != rows:
@@ -155,7 +155,7 @@ class Generate:
         self._hooks.begin(run, chunked=generation_config.prefill_chunk_size is not None)
 
     def _commit(self, run: Run, input_ids: Any, stopped: Any) -> None:
-        """Keep the rows of the tokens that were just chosen, and follow them where alarms do."""
+        """Keep the rows of the tokens just chosen, and show them to the alarms."""
         try:
             rows = run.commit(input_ids, stopped)
             if rows is not None and any(session.alarm for session in run.sessions):
@@ -168,7 +168,7 @@ class Generate:
     def _follow(self, run: Run, input_ids: Any, rows: Any, stopped: Any) -> None:
         """Show tokens to the alarms. Waits for the device, so only for runs that have some.
 
-        A sequence that has ended is followed no more: what comes after is padding.
+        A sequence that has ended is no longer followed: the rest is padding.
         """
         if run.steps == 1:
             for session, prompt in zip(
@@ -191,7 +191,7 @@ class Generate:
         """Generate with the hooks of this thread writing into `run`, and close it.
 
         A call that Transformers refused before its loop began, for a misspelt argument, say, was no
-        response: there is no report of it.
+        response and gets no report.
         """
         try:
             with self._hooks.writing(run):
@@ -217,24 +217,24 @@ class Generate:
         self._hooks.end(run)
 
     @contextmanager
-    def _inside(self, outer: Run, given: Mapping[str, Any]) -> Iterator[None]:
-        """Hold a generate inside a generate.
+    def _inside(self, outer: Run, arguments: Mapping[str, Any]) -> Iterator[None]:
+        """Handle a generate inside a generate.
 
-        Where the outer one counts tokens itself, the inner is silent, and so is one that the
-        caller's own code starts, which may be called before the first token (a streamer is shown
-        the prompt). Where the outer one only delegates, the inner one counts for it.
+        If the outer one counts tokens itself, the inner one is silent, and so is one that the
+        caller's own code starts, possibly before the first token (a streamer is shown the prompt).
+        If the outer one only delegates, the inner one counts for it.
         """
         delegates = outer.tape is None and not outer.aside
         if delegates:
-            self._note_loop(outer, given)
+            self._note_loop(outer, arguments)
         with self._hooks.writing(outer if delegates else None):
             yield
 
-    def _note_loop(self, run: Run, given: Mapping[str, Any]) -> None:
-        """Remember what decides how tokens are chosen; skip a loop that is not Transformers'."""
-        if given.get("assistant_model") is not None:
-            run.assistant = given["assistant_model"]
-        if loop := foreign_loop(given):
+    def _note_loop(self, run: Run, arguments: Mapping[str, Any]) -> None:
+        """Note an assistant that proposes tokens; skip a loop that is not Transformers'."""
+        if arguments.get("assistant_model") is not None:
+            run.assistant = arguments["assistant_model"]
+        if loop := foreign_loop(arguments):
             self._skip(run, loop)
 
     def _skip(self, run: Run, mode: str) -> None:
@@ -254,7 +254,7 @@ class Generate:
             raise
 
     def _forget(self, run: Run) -> None:
-        """Drop the sessions of a run of which nothing is to be reported."""
+        """Drop the sessions of a run without a report."""
         run.closed = True
         for session in run.sessions:
             self._sessions.drop(session)

@@ -1,4 +1,4 @@
-"""Identifies the file that a model object holds now, by content where a mark has changed."""
+"""Identifies the file that a model object holds now, reading content if a mark has changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from emoguard_transformers.identity import Weights, identify
 log = logging.getLogger("emoguard")
 
 UNKNOWN = "unknown"
-"""Stands for the content of weights that cannot be looked at: no calibration is of it."""
+"""Stands for the content of weights that cannot be read: no calibration matches it."""
 
 
 class Structure:
@@ -43,7 +43,7 @@ class Structure:
         self._entries = sum(map(len, self._dicts))
 
     def stands(self) -> bool:
-        """Return whether all of it is still there, and nothing else is."""
+        """Return whether the model still has exactly these parts."""
         return (
             list(chain.from_iterable(map(dict.values, self._children))) == self._modules
             and all(map(operator.is_, map(dict.get, self._owners, self._names), self._tensors))
@@ -52,7 +52,7 @@ class Structure:
 
 
 def _slots(module: torch.nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield where a module keeps its tensors; what accelerate brings for a moment is left out."""
+    """Yield a module's tensors and their places, without those accelerate loads for a moment."""
     transient = module._non_persistent_buffers_set  # noqa: SLF001
     for owner in (module._parameters, module._buffers):  # noqa: SLF001
         for name, tensor in owner.items():
@@ -61,7 +61,7 @@ def _slots(module: torch.nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 class Look:
-    """What was seen of a model at one moment, and the marks by which it is known again.
+    """The identity of a model at one moment, and the marks that show a change.
 
     Raises:
         EmoGuardError: as `identify`.
@@ -79,11 +79,11 @@ class Look:
         self._known = acting, identify(model, tokenizer, weights)
 
     def holds(self) -> bool:
-        """Return whether base weights, template and modules are those that were seen."""
+        """Return whether base weights, template and modules are unchanged."""
         return self.structure.stands() and self._now() == self._marks
 
     def identity(self) -> ModelIdentity:
-        """Return the identity with the adapters of this moment."""
+        """Return the identity with the adapters active now."""
         acting = self._adapters.marks()
         known, identity = self._known
         if acting != known:
@@ -97,12 +97,12 @@ class Look:
 
 
 class Held:
-    """The file that `model` holds: `identity` looks at marks, and at content where one changed.
+    """The file that `model` holds: `identity` compares marks, and reads content if one changed.
 
     Marks are the modules, parameters and persistent buffers as objects, address, size, dtype and
     version counter of each, the adapters with their switches and scales, and the chat template.
-    Writes through `.data` leave none. Known all the same are those of optimisers and of PEFT, by
-    `listening` and by its record of what is merged.
+    Writes through `.data` leave none, but those of optimisers and of PEFT are noticed: by
+    `listening`, and by PEFT's record of merged adapters.
 
     Raises:
         EmoGuardError: as `identify`.
@@ -120,7 +120,7 @@ class Held:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Hear of optimiser steps, and of modules put into the model, while in this block.
+        """Notice optimiser steps and modules put into the model in this block.
 
         Fused optimisers count no version, and PEFT merges through `.data` before it puts the layer
         back that was there at first.
@@ -143,10 +143,10 @@ class Held:
             self._heard += 1
 
     def identity(self, *, anew: bool = False) -> ModelIdentity:
-        """Return the identity of this moment; `anew` looks at content whatever the marks say.
+        """Return the present identity; `anew` reads content even if no mark changed.
 
-        Never raises. Weights that were sharded meanwhile are taken to be what they were; other
-        weights that cannot be looked at any more are a file without a calibration.
+        Never raises. Weights that were sharded meanwhile are taken to be unchanged; other weights
+        that can no longer be read count as a file without a calibration.
         """
         try:
             return self._now(anew=anew)

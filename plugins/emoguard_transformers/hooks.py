@@ -1,4 +1,4 @@
-"""The hooks on a model's blocks: each reads into, and steers, the run of its thread."""
+"""Hooks a model's blocks: each hook reads into, and steers, the run of its thread."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ Fail = Callable[[Run | Step, BaseException, Literal["reading", "steering"]], Non
 class Hooks:
     """Hooks on the blocks of `model` that the probe of `site` reads.
 
-    `devices` has one device per layer; `fail` is called with what breaks in a hook. `run` is what
-    the hooks write into in this thread, None outside a generation.
+    `devices` has one device per layer; `fail` is called with an error in a hook. `run` is the run
+    that hooks of this thread write into, None outside a generation.
     """
 
     def __init__(self, model: Any, site: Site, devices: Sequence[torch.device], fail: Fail) -> None:
@@ -49,7 +49,7 @@ class Hooks:
     def run(self) -> Run | None:
         """Return the run of this thread; one that is closed takes in nothing more.
 
-        The end of a stream, where the caller may already generate the next response, is after that.
+        At the end of a stream, the caller may already generate the next response.
         """
         run = self.outermost
         return None if run is None or run.closed else run
@@ -137,8 +137,8 @@ class Hooks:
             layer = run.steering.layers.get(index) if run.steering is not None else None
             if layer is None or run.steering_failed:
                 return None
-            # Only a pass over several positions asks how many tokens came before it: compiled
-            # code would be made again for each count.
+            # Only a pass over several positions uses the number of tokens before it: code would be
+            # compiled again for each count.
             steps = run.steps if hidden_state(output).shape[1] > 1 else 0
             if compiling:
                 return steer(layer, output, steps)
@@ -153,7 +153,7 @@ class Hooks:
         return hook
 
     def _buffer(self, use: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """Return a buffer full of NaN, for the same `use` again after each run.
+        """Return a buffer full of NaN, reused for the same `use` after each run.
 
         Its address stays the same, so that CUDA graphs need not be recorded anew.
         """
@@ -187,9 +187,9 @@ class Hooks:
         return Batch(layers, moves, lead)
 
     def _packed(self, step: Step) -> Batch | None:
-        """Put the plans of a packed row onto the devices; None where they move nothing in it.
+        """Put the plans of a packed row onto the devices; None if they move nothing in it.
 
-        Passes mostly steer the same sequences as the one before: their plans stay there.
+        A pass mostly steers the same sequences as the last one: their plans stay there.
         """
         if not len(step.places.moved):
             return None

@@ -31,14 +31,14 @@ class Weights:
     @classmethod
     def of(cls, module: torch.nn.Module) -> Self:
         """Take a model apart. Buffers count where they are saved with it."""
-        found: dict[int, tuple[str, torch.Tensor]] = {}
+        parts: dict[int, tuple[str, torch.Tensor]] = {}
         adapted: list[Named] = []
         for name, part in _parts(module, ""):
             if isinstance(part, torch.nn.Module):
                 adapted.append((name, part))
             else:
-                found.setdefault(id(part), (name, part))
-        return cls(list(found.values()), Adapters(adapted))
+                parts.setdefault(id(part), (name, part))
+        return cls(list(parts.values()), Adapters(adapted))
 
 
 def _parts(module: torch.nn.Module, name: str) -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""The parts of Transformers' own generation loop that a run listens to."""
+"""Listens to Transformers' own generation loop: its criteria, processors and streamer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers import (
 from emoguard_transformers.run import Run
 
 LIMITS = (MaxLengthCriteria, MaxTimeCriteria)
-"""What cuts a sequence off; any other criterion ends it."""
+"""Criteria that cut a sequence off; any other ends it."""
 
 
 class Criteria(StoppingCriteriaList):
@@ -32,7 +32,7 @@ class Criteria(StoppingCriteriaList):
         self._commit = commit
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        """Return which sequences are done; a limit cuts off, everything else is a stop."""
+        """Return the sequences that are done; a limit cuts off, everything else is a stop."""
         cut = stopped = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         with self._run.stand_aside():
             for criterion in self:
@@ -64,7 +64,7 @@ class Processors(LogitsProcessorList):
 
 
 class Streamer:
-    """The caller's streamer; `before_end` is called before it sees the end of the stream."""
+    """Wraps the caller's streamer; `before_end` is called before it sees the end of the stream."""
 
     def __init__(self, inner: Any, run: Run, before_end: Callable[[], None]) -> None:
         self._inner = inner

@@ -1,4 +1,4 @@
-"""The passes of one batch processor: each is laid out, run with the hooks, and its rows taken."""
+"""Follows the passes of one batch processor: lays each out, runs it with hooks, takes its rows."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Passes:
         return update_batch
 
     def _laid(self) -> Step | None:
-        """Return the pass that is about to run, None if nothing of it is read."""
+        """Return the pass that is about to run, None if no sequence in it is read."""
         try:
             batch = self._processor.inputs_and_outputs.requests_in_batch
             step = Step.of(batch, self._slots, self._hooks.devices[-1])
@@ -81,7 +81,7 @@ class Passes:
         return step
 
     def _commit(self, step: Step) -> None:
-        """Keep the rows of the tokens that were just chosen; end what an alarm ends."""
+        """Keep the rows of the tokens just chosen; end the sequences that an alarm stops."""
         nothing = np.full(len(self._sessions.site.read), np.nan, np.float32)
         try:
             rows = step.read()

@@ -1,4 +1,4 @@
-"""Mean residuals of many texts: padded on the right, run together, pooled on the device."""
+"""Computes mean residuals of many texts, padded on the right and pooled on the device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def pooling(
     model: Any, layers: Sequence[int], hidden: int, device: torch.device, *, texts: int
 ) -> Iterator[Pool]:
-    """Open a pass over batches of at most `texts` texts; `device` is where token ids go.
+    """Open a pass over batches of at most `texts` texts; `device` is that of the token ids.
 
     No attention mask is given: padding stands on the right and attention looks to the left, so no
     token of a text ever sees it, and positions are those of the text alone.
@@ -47,8 +47,8 @@ def pooling(
             with torch.no_grad():
                 body(input_ids=torch.tensor(ids, device=device), use_cache=False)
             assert means.seen == len(layers), "a block did not run"
-            found: NDArray[np.float32] = means.kept[: len(batch)].cpu().numpy().copy()
-            return found
+            pooled: NDArray[np.float32] = means.kept[: len(batch)].cpu().numpy().copy()
+            return pooled
 
         yield run
 

@@ -16,9 +16,9 @@ from emoguard.runtime.attention import UNKNOWN, sink_length
 class Prompts:
     """The prompts of a batch of `length` positions, padding and the caller's cache included.
 
-    `mask` (rows, length) says which positions are attended to, None that all are. `inputs` are what
-    `generate` was given: token ids (prompts, tokens), or embeddings with a third axis. All stay on
-    their device until asked for; each prompt stands for one or more rows that follow each other.
+    `mask` (rows, length) marks the positions attended to, None all of them. `inputs` are those of
+    `generate`: token ids (prompts, tokens), or embeddings with a third axis. All stay on their
+    device until used; each prompt stands for one or more successive rows.
     """
 
     length: int
@@ -29,8 +29,8 @@ class Prompts:
     def seen(cls, asked: Mapping[str, Any]) -> Prompts | None:
         """Return the prompts of a `generate` from its call for logits processors.
 
-        There the mask is complete: made up where the caller gave none, and with a row for each
-        sequence to return. None where a Transformers calls in another way.
+        There the mask is complete: made up if the caller gave none, and with a row for each
+        sequence to return. None if this Transformers makes the call in another way.
         """
         inputs = asked.get("encoder_input_ids")
         if inputs is None:
@@ -48,7 +48,7 @@ class Prompts:
     def tokens(self, rows: int) -> list[list[int]]:
         """Return the tokens that each of `rows` rows attends to, in order, never none.
 
-        `UNKNOWN` stands for positions of a cache. Embeddings are only told apart from the first of
+        `UNKNOWN` stands for positions of a cache. Embeddings are only compared with the first of
         their row: those equal to it have one negative id, all others another.
         """
         whole, seen = self._whole(rows), self._seen(rows)

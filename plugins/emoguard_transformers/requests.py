@@ -1,4 +1,4 @@
-"""Takes requests out of calls of `generate`, and decides whether its generation can be read."""
+"""Takes requests out of calls of `generate`, and decides whether a generation can be read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from emoguard.runtime.session import take_request
 ONE_ROW_PER_TOKEN = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 
 INPUTS = ("input_ids", "inputs_embeds", "inputs")
-"""What `generate` calls its prompts."""
+"""Names of the prompts in calls of `generate`."""
 
 
 def take_requests(kwargs: dict[str, Any]) -> Request | Sequence[Request]:
@@ -29,9 +29,9 @@ def take_requests(kwargs: dict[str, Any]) -> Request | Sequence[Request]:
         EmoGuardError: an empty list.
 
     """
-    given = kwargs.get("emoguard")
-    if isinstance(given, (list, tuple)):
-        if not given:
+    requests = kwargs.get("emoguard")
+    if isinstance(requests, (list, tuple)):
+        if not requests:
             raise EmoGuardError("emoguard= must be one Request or one for each sequence, got none")
         return [take_request({"emoguard": one}) for one in kwargs.pop("emoguard")]
     return take_request(kwargs)
@@ -49,74 +49,74 @@ def signature_of(generate: Callable[..., Any]) -> inspect.Signature:
     own = inspect.signature(GenerationMixin.generate)
     own = own.replace(parameters=list(own.parameters.values())[1:])
     try:
-        found = inspect.signature(generate)
+        declared = inspect.signature(generate)
     except (TypeError, ValueError):
         return own
-    kinds = {parameter.kind for parameter in found.parameters.values()}
-    return own if inspect.Parameter.VAR_POSITIONAL in kinds else found
+    kinds = {parameter.kind for parameter in declared.parameters.values()}
+    return own if inspect.Parameter.VAR_POSITIONAL in kinds else declared
 
 
 def by_name(
     signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the arguments of a call of `generate` by parameter name."""
-    given = dict(kwargs)
-    with suppress(TypeError):  # of more than it takes: `generate` says so itself
-        given |= signature.bind_partial(*args).arguments
-    if args and _inputs(given) is None:
-        given["inputs"] = args[0]
-    return given
+    named = dict(kwargs)
+    with suppress(TypeError):  # too many arguments: `generate` raises itself
+        named |= signature.bind_partial(*args).arguments
+    if args and _inputs(named) is None:
+        named["inputs"] = args[0]
+    return named
 
 
 def with_streamer(
     ours: Any, streamer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a call with `ours` where the caller's streamer was."""
+    """Return the arguments of a call with `ours` in place of the caller's streamer."""
     if "streamer" in kwargs:
         return args, kwargs | {"streamer": ours}
     return tuple(ours if each is streamer else each for each in args), kwargs
 
 
-def batch_size(given: Mapping[str, Any]) -> int:
+def batch_size(arguments: Mapping[str, Any]) -> int:
     """Return how many prompts a call of `generate` has; without inputs it starts from BOS.
 
     Raises:
         EmoGuardError: prompts of no token at all, which Transformers meets with a reshape error.
 
     """
-    found = _inputs(given)
-    if found is None:
+    inputs = _inputs(arguments)
+    if inputs is None:
         return 1
-    if found.ndim > 1 and not found.shape[1]:
+    if inputs.ndim > 1 and not inputs.shape[1]:
         raise EmoGuardError("the prompt is empty: give the model at least one token to go on")
-    return len(found)
+    return len(inputs)
 
 
-def new_positions(given: Mapping[str, Any]) -> int:
+def new_positions(arguments: Mapping[str, Any]) -> int:
     """Return how many positions of the prompts are not in the caller's cache yet."""
-    found, cache = _inputs(given), given.get("past_key_values")
-    if found is None or found.ndim < 2:
+    inputs, cache = _inputs(arguments), arguments.get("past_key_values")
+    if inputs is None or inputs.ndim < 2:
         return 1
-    length = int(found.shape[1])
+    length = int(inputs.shape[1])
     if cache is None or not hasattr(cache, "get_seq_length"):
         return length
-    mask = given.get("attention_mask")
-    # A mask longer than the input says that only what is new was passed.
+    mask = arguments.get("attention_mask")
+    # A mask longer than the input means that only new tokens were passed.
     is_whole = mask is None or mask.shape[1] == length
     return length - int(cache.get_seq_length()) if is_whole else length
 
 
-def _inputs(given: Mapping[str, Any]) -> Any:
-    return next((given[name] for name in INPUTS if given.get(name) is not None), None)
+def _inputs(arguments: Mapping[str, Any]) -> Any:
+    return next((arguments[name] for name in INPUTS if arguments.get(name) is not None), None)
 
 
-def foreign_loop(given: Mapping[str, Any]) -> str | None:
-    """Return whose loop chooses the tokens if not Transformers': it may run the model at will."""
-    return "a custom_generate loop" if given.get("custom_generate") is not None else None
+def foreign_loop(arguments: Mapping[str, Any]) -> str | None:
+    """Return the name of a loop other than Transformers' own: it may run the model at will."""
+    return "a custom_generate loop" if arguments.get("custom_generate") is not None else None
 
 
 def unsupported(generation_config: Any, assistant: Any) -> str | None:
-    """Return why Transformers' own loop has no one row per chosen token; None where it has.
+    """Return the reason why Transformers' loop has no row for each chosen token; None if it has.
 
     So it is with an assistant, prompt lookup, beams and classifier-free guidance.
     """

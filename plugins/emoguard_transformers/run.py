@@ -1,4 +1,4 @@
-"""One call of `generate`: its sequences, which tokens ended them, and the tape of their rows."""
+"""Holds the state of one call of `generate`: its sequences, their ends, the tape of their rows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Run:
     assistant: Any = None
     prompts: Prompts | None = None
     begun: bool = False
-    """Whether the loop that chooses tokens was about to begin."""
+    """Whether the loop that chooses tokens was reached."""
     tape: Tape | None = None
     steering: Batch | None = None
     failed: bool = False
@@ -63,7 +63,7 @@ class Run:
     def stand_aside(self) -> Iterator[None]:
         """Pause the hooks in this block: the caller's own code may run the model.
 
-        Between a pass and its commit, what that would write would be taken for the pass's.
+        Between a pass and its commit, such a write would be taken for the pass's own.
         """
         outer, self.aside = self.aside, True
         try:
@@ -74,9 +74,9 @@ class Run:
     def commit(self, input_ids: Any, stopped: Any) -> Any:
         """Keep one row for each sequence whose token was just chosen; return the rows.
 
-        `input_ids` ends with those tokens; `stopped` says which sequences ended by themselves with
-        them. A sequence that ended earlier is only being padded: its rows are dropped when the run
-        is settled. Without a tape (after a fault) tokens are counted, and there are no rows.
+        `input_ids` ends with those tokens; `stopped` marks the sequences that ended by themselves.
+        A sequence that ended earlier is only being padded: its rows are dropped when the run is
+        settled. Without a tape (after a fault) tokens are counted, and there are no rows.
         """
         start = time.perf_counter()
         if len(stopped) != len(self.sessions):
@@ -120,7 +120,7 @@ class Run:
         self._settled = steps
 
     def prompt_ids(self, ids: Any) -> list[list[int]]:
-        """Return the tokens each row attends to first; `ids` are those `generate` begins with."""
+        """Return the prompt tokens each row attends to; `ids` are those `generate` begins with."""
         whole: list[list[int]] = ids.tolist()
         return whole if self.prompts is None else self.prompts.tokens(len(whole))
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from emoguard_asgi.error import error_object
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -27,6 +28,7 @@ from transformers.cli.serving.utils import (
 )
 
 from emoguard.errors import EmoGuardError
+from emoguard.runtime.openers import first_line
 from emoguard.runtime.served import Served, check_reach
 
 UNWATCHED = {
@@ -36,8 +38,8 @@ UNWATCHED = {
     "/load_model": "one model is served here, the one that is watched: start another server",
     "/reset": "the model that is watched stays loaded: restart the server",
 }
-"""Routes of the app that could not be watched, or would take the watched model away, and what to
-use in their place."""
+"""Routes of the app that could not be watched, or would unload the watched model, and their
+replacements."""
 
 
 def open_app(
@@ -52,9 +54,9 @@ def open_app(
 ) -> Served:
     """Load the model of a folder and make the app of `transformers serve` for it.
 
-    `batch` has requests answered by continuous batching; without, they are answered one after the
-    other. Sampling parameters of a batch are those of its first request: Transformers knows no
-    others yet. Clients name the model by the folder's name, or not at all.
+    With `batch`, requests are answered by continuous batching, else one after the other. A batch
+    uses the sampling parameters of its first request: Transformers knows no others yet. Clients
+    name the model by the folder's name, or not at all.
 
     Raises:
         EmoGuardError: a host that others can reach without an api_key, or a model that cannot be
@@ -65,8 +67,7 @@ def open_app(
     try:
         manager = OneModel(Path(path), device, dtype, continuous_batching=batch is not None)
     except (ValueError, OSError, RuntimeError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise EmoGuardError(f"{path} cannot be served: {first}") from error
+        raise EmoGuardError(f"{path} cannot be served: {first_line(error)}") from error
     state = CarryingState(batch)
     app = build_server(
         manager,
@@ -98,7 +99,7 @@ def batching(**options: Any) -> ContinuousBatchingConfig:
 class OneModel(ModelManager):
     """The model manager of a server with one model that is never unloaded: it is watched.
 
-    Clients know it by the name of its folder, never by its place.
+    Clients know it by the name of its folder, never by its path.
     """
 
     def __init__(self, path: Path, device: str, dtype: str, *, continuous_batching: bool) -> None:
@@ -148,7 +149,7 @@ class CarryingState(GenerationState):
 
 
 class OwnIds:
-    """Refuses a request whose `X-Request-ID` another one bears that is not answered yet.
+    """Refuses a request with the `X-Request-ID` of another that is not answered yet.
 
     A batch knows its requests by this id alone: of two, one would never be answered.
     """
@@ -176,7 +177,7 @@ class OwnIds:
 
 
 def _refuse_unwatched(app: Any) -> None:
-    """Put a sentence in the place of each route that cannot be watched."""
+    """Replace each route that cannot be watched by an explanation."""
     app.router.routes[:] = [
         route for route in app.router.routes if getattr(route, "path", None) not in UNWATCHED
     ]
@@ -190,13 +191,7 @@ def _refuse_unwatched(app: Any) -> None:
 
 def _error(status: int, message: str, code: str) -> JSONResponse:
     """Return an error in the shape that OpenAI's clients read."""
-    error_object = {
-        "message": message,
-        "type": "invalid_request_error",
-        "param": None,
-        "code": code,
-    }
-    return JSONResponse({"error": error_object}, status)
+    return JSONResponse({"error": error_object(message, code=code)}, status)
 
 
 def _stop(model: Any, state: GenerationState) -> None:

@@ -1,4 +1,4 @@
-"""A Transformers model that can be prompted in words, one sequence or a batch of them."""
+"""Prompts a Transformers model in words, one sequence or a batch of them."""
 
 from __future__ import annotations
 

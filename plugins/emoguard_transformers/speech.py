@@ -1,4 +1,4 @@
-"""What a study needs of a Transformers model: answers whose tokens the study chooses."""
+"""Writes and weighs answers of a Transformers model whose tokens a study chooses."""
 
 from __future__ import annotations
 
@@ -40,30 +40,30 @@ class TransformersSpeech(Attached):
 
     def write(self, prompt_ids: Sequence[int], rows: Sequence[Row], tokens: int) -> list[Written]:
         """Return one answer per row, of at most `tokens` tokens."""
-        found: list[Written] = []
+        written: list[Written] = []
         for start in range(0, len(rows), ROWS):
             some = rows[start : start + ROWS]
             steps = [drawing(row) for row in some]
             answers, reports = self._run(prompt_ids, [row.plan for row in some], steps, tokens)
             for ids, report in zip(answers, reports, strict=True):
-                found.append(Written(ids, self._speaker.decode(ids), *dose_of(report)))
-        return found
+                written.append(Written(ids, self._speaker.decode(ids), *dose_of(report)))
+        return written
 
     def weigh(
         self, prompt_ids: Sequence[int], rows: Sequence[Given], *, whole: bool = False
     ) -> list[Weighed]:
         """Return how likely each given answer is."""
-        found: list[Weighed] = []
+        weighed: list[Weighed] = []
         for start in range(0, len(rows), ROWS):
             some = rows[start : start + ROWS]
             forced = [Forcing(row, whole=whole) for row in some]
             tokens = max(len(row.token_ids) for row in some)
             _, reports = self._run(prompt_ids, [row.plan for row in some], forced, max(tokens, 1))
-            found += [
+            weighed += [
                 each.weighed(dose_of(report)[0])
                 for each, report in zip(forced, reports, strict=True)
             ]
-        return found
+        return weighed
 
     def _run(
         self,

@@ -1,4 +1,4 @@
-"""One pass of continuous batching: the sequences in its packed row, and their readings."""
+"""Describes one pass of continuous batching: the sequences in its packed row, their readings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Slot:
     """One sequence of a continuous batch, from its request to its last output.
 
     `children` are the ids of the sequences that are split off it once its prompt is computed;
-    `has_run` says that it was part of a pass. `finish` is how it ends, as far as that is known.
+    `has_run` if it was part of a pass. `finish` is how it ends, as far as known.
     """
 
     session: Session
@@ -39,7 +39,7 @@ class Slot:
     def steered(self) -> int | None:
         """Return the first position of the sequence that its plan moves, None without a plan.
 
-        It is the same position in every pass, so also where positions are computed once more.
+        It is the same in every pass, also when positions are computed once more.
         """
         session = self.session
         if session.steering is None or session.steering_fault is not None:

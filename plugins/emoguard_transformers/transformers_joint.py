@@ -28,7 +28,7 @@ NO_TEXT = (
     "the policy follows notice profiles, but attach() was given no tokenizer: claims in a response "
     "are not found, and its reasoning is not told apart; pass tokenizer="
 )
-"""What is silently lost otherwise."""
+"""A loss that would otherwise go unnoticed."""
 
 
 class TransformersJoint:
@@ -46,7 +46,7 @@ class TransformersJoint:
         self._sessions: Sessions | None = None
 
     def identity(self, *, anew: bool = False) -> ModelIdentity:
-        """Return which file the model holds now: other adapters or weights, other file."""
+        """Return the identity of the model now: other adapters or weights are another file."""
         return self._held.identity(anew=anew)
 
     @contextmanager
@@ -62,7 +62,7 @@ class TransformersJoint:
             with self.hooks.added(), self._held.listening():
                 yield self._door
         finally:
-            # Else the model would wait for the collector, which is in no hurry to free memory.
+            # Otherwise the model would stay in memory until the next garbage collection.
             del self.hooks
 
     @contextmanager
@@ -99,7 +99,7 @@ class TransformersJoint:
             run.failed = True
         else:
             run.steering_failed = True
-        if self._sessions is not None:  # else the watch was detached meanwhile
+        if self._sessions is not None:  # otherwise the watch was detached meanwhile
             for session in run.sessions:
                 if part == "reading" or session.steering is not None:
                     self._sessions.fail(session, error, part)

@@ -43,8 +43,8 @@ class Broken:
 class Buffers:
     """What hooks on `layers` write for up to `tokens` rows of a step, at addresses that stay.
 
-    `z` (layers, tokens, labels) and `moves` (layers, tokens, 3) are NaN until written; `kept`
-    (layers, n, hidden) are the residuals of the rows that `keep` (n,) names. `fail` is called with
+    `z` (layers, tokens, labels), `moves` (layers, tokens, 3) and `kept` (layers, n, hidden), the
+    residuals of the rows that `keep` (n,) names, are NaN until written. `fail` is called with
     what breaks in steering, as soon as it breaks.
     """
 
@@ -116,6 +116,7 @@ class Buffers:
         if keep:
             self.keep.zero_()  # what is left from a longer step would point behind the end
             self.keep[: len(keep)].copy_(torch.tensor(keep))
+            self.kept[:, : len(keep)].fill_(torch.nan)
 
     def see(self, hidden: torch.Tensor, residual: torch.Tensor | None, layer: int) -> None:
         """Take the output of block `layer`: a part of what runs after every block of every step.

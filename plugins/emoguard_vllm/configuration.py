@@ -9,7 +9,9 @@ from typing import Any
 import emoguard
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
+from emoguard.policy.policy import Policy
 from emoguard.probe.shipped import shipped_files
+from emoguard.sinks.open import check_places, check_sinks
 from emoguard_vllm import seams
 from emoguard_vllm.settings import Layout, Settings
 
@@ -34,6 +36,7 @@ def configure(plain: Callable[..., Any], arguments: Any, *args: Any, **kwargs: A
             log.warning(
                 "EmoGuard was not tested with vLLM %s; what it needs of it is there", release
             )
+        _check_sinks(settings)
         layout = lay_out(config, settings)
         config.additional_config = layout.into(config.additional_config, settings)
     return config
@@ -41,11 +44,11 @@ def configure(plain: Callable[..., Any], arguments: Any, *args: Any, **kwargs: A
 
 def refusals(config: Any) -> Iterator[str]:
     """Yield why an engine with this configuration cannot be read, one sentence each."""
-    gone = seams.missing(v2=bool(config.use_v2_model_runner))
-    if gone:
+    missing = seams.missing(v2=bool(config.use_v2_model_runner))
+    if missing:
         yield (
             f"this vLLM ({seams.version()}) is not one that EmoGuard knows how to read, it lacks "
-            f"{', '.join(gone)}: install vllm>=0.32,<0.33"
+            f"{', '.join(missing)}: install vllm>=0.32,<0.33"
         )
     yield from _of_model(config.model_config)
     yield from _of_parallel(config.parallel_config)
@@ -101,6 +104,21 @@ def _of_parallel(parallel: Any) -> Iterator[str]:
         yield "prefill context parallelism shards the positions that are read: set it to 1"
 
 
+def _check_sinks(settings: Settings) -> None:
+    """Check the sinks of a policy as far as they can be checked without opening any.
+
+    Raises:
+        EmoGuardError: an unknown sink or option, or a place that cannot be written.
+
+    """
+    if settings.policy is None:
+        return
+    policy = Policy.load(settings.policy)
+    check_sinks(policy)
+    for reason in check_places(policy):
+        raise EmoGuardError(reason)
+
+
 def lay_out(config: Any, settings: Settings) -> Layout:
     """Return which blocks get hooks.
 
@@ -130,17 +148,17 @@ def _guard(settings: Settings, count: int, hidden: int) -> Guard:
     if settings.probe is not None:
         guard = Guard.load(settings.probe, settings.policy)
     else:
-        found = [
+        guards = [
             Guard.load(name, settings.policy)
             for name in shipped_files()
             if _fits(name, count, hidden)
         ]
-        if not found:
+        if not guards:
             raise EmoGuardError(
                 f"no shipped probe is for a model of {count} layers of width {hidden}: make one "
                 'with emoguard fit, and name it in additional_config, {"emoguard": {"probe": …}}'
             )
-        guard = found[0]
+        guard = guards[0]
     probe = guard.probe
     if (probe.model_layers, probe.hidden) != (count, hidden):
         raise EmoGuardError(

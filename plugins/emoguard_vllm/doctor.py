@@ -14,13 +14,13 @@ GROUP = "vllm.general_plugins"
 def findings() -> list[tuple[str, str, str]]:
     """Return (part, mark, text) of each finding: does what EmoGuard needs of vLLM exist here?"""
     release = seams.version()
-    found = [_release(release)]
+    results = [_release(release)]
     for part, v2 in (("vllm V1 runner", False), ("vllm V2 runner", True)):
-        gone = seams.missing(v2=v2)
-        text = f"lacks {', '.join(gone)}" if gone else "all that is needed is there"
-        found.append((part, "broken" if gone else "ok", text))
-    found.append(_entry())
-    return found
+        missing = seams.missing(v2=v2)
+        text = f"lacks {', '.join(missing)}" if missing else "all that is needed is there"
+        results.append((part, "broken" if missing else "ok", text))
+    results.append(_entry())
+    return results
 
 
 def _release(release: str) -> tuple[str, str, str]:

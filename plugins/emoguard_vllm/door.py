@@ -40,22 +40,30 @@ class Door:
         """Return the outputs of decoder blocks `layers`, float32 (layers, tokens, hidden).
 
         Raises:
-            EmoGuardError: no tokens, layers without a hook, a text too long for this engine.
+            EmoGuardError: no tokens, layers without a hook or one that does not run, a text too
+                long for this engine.
 
         """
         self._check(token_ids, layers)
-        found: dict[int, NDArray[np.float32]] = {}
+        by_layer: dict[int, NDArray[np.float32]] = {}
         for numbers, blobs in filter(None, self._engine.residuals(token_ids)):
             for number, blob in zip(numbers, blobs, strict=True):
-                found[number] = np.frombuffer(blob, np.float32).reshape(-1, self.identity.hidden)
-        missing = [layer for layer in layers if len(found.get(layer, ())) != len(token_ids)]
+                by_layer[number] = np.frombuffer(blob, np.float32).reshape(-1, self.identity.hidden)
+        missing = [layer for layer in layers if len(by_layer.get(layer, ())) != len(token_ids)]
         if missing:
             raise EmoGuardError(
                 f"the engine gave no residuals of layers {', '.join(map(str, missing))}: it runs "
                 "without EmoGuard's hooks; is EmoGuard installed where its workers run, and "
                 "allowed in VLLM_PLUGINS?"
             )
-        return np.stack([found[layer] for layer in layers])
+        unread = [layer for layer in layers if np.isnan(by_layer[layer]).all()]
+        if unread:
+            raise EmoGuardError(
+                f"the hooks at layers {', '.join(map(str, unread))} do not run: the engine uses "
+                "code that was compiled without them; set VLLM_DISABLE_COMPILE_CACHE=1 and start "
+                "it again"
+            )
+        return np.stack([by_layer[layer] for layer in layers])
 
     def _check(self, token_ids: Sequence[int], layers: Sequence[int]) -> None:
         layout = self._engine.layout

@@ -87,10 +87,10 @@ class Engine:
 
         """
         if self._loop is None:
-            found = self.model.collective_rpc(CALL, args=(what, *args))
+            answers = self.model.collective_rpc(CALL, args=(what, *args))
         else:
-            found = self._wait(self.model.collective_rpc(CALL, args=(what, *args)))
-        return list(found)
+            answers = self._wait(self.model.collective_rpc(CALL, args=(what, *args)))
+        return list(answers)
 
     def residuals(self, token_ids: Sequence[int]) -> list[Any]:
         """Run a text through the model as a request of its own; return what each worker kept."""
@@ -121,10 +121,10 @@ class Engine:
             raise EmoGuardError(
                 "the engine has requests in progress: read residuals when they have ended"
             )
-        found: str = self._inner.add_request(name, prompt, sampling)
+        request_id: str = self._inner.add_request(name, prompt, sampling)
         while self._inner.has_unfinished_requests():
             self._inner.step()
-        return found
+        return request_id
 
     async def _run_async(self, name: str, prompt: Any, sampling: Any) -> None:
         async for _ in self.model.generate(prompt, sampling, name):

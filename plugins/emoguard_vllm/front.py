@@ -141,9 +141,9 @@ class Front:
         sampling = request.sampling_params
         extra = dict(sampling.extra_args or {})
         try:
-            asked = self._numbered(self._asked(extra.pop(KEY, None), parent), parent)
+            own = self._numbered(self._request(extra.pop(KEY, None), parent), parent)
             prompt = request.prompt_token_ids or ()
-            session = self._sessions.open(asked, prompt, self._adapted(request.lora_request))
+            session = self._sessions.open(own, prompt, self._adapted(request.lora_request))
         except EmoGuardError as error:
             raise RefusedError(str(error)) from error
         try:
@@ -161,7 +161,7 @@ class Front:
         entered = self._open[request.request_id] = Open(session, call, number, slot)
         return entered
 
-    def _asked(self, own: Any, parent: Any) -> Request:
+    def _request(self, own: Any, parent: Any) -> Request:
         """Return the request of a call, which all choices of a `parent` share.
 
         Raises:
@@ -174,27 +174,26 @@ class Front:
             self._shared[parent] = self._parsed(own)
         return self._shared[parent]
 
-    def _numbered(self, asked: Request, parent: Any) -> Request:
+    def _numbered(self, own: Request, parent: Any) -> Request:
         """Return the request under a name of its own, where a call makes several responses."""
-        number = self._numbers.pop(asked.call, 0)
-        self._numbers[asked.call] = number + 1
+        number = self._numbers.pop(own.call, 0)
+        self._numbers[own.call] = number + 1
         if len(self._numbers) > REMEMBERED:
             del self._numbers[next(iter(self._numbers))]
         if not number and parent is None:
-            return asked
-        return dataclasses.replace(asked, id=f"{asked.call}-{number}")
+            return own
+        return dataclasses.replace(own, id=f"{own.call}-{number}")
 
     def _parsed(self, own: Any) -> Request:
         """Return what parameters say, else the context's request, else a fresh one."""
         if own is None:
-            found = self._pending() or REQUEST.get()
-            return Request() if found is None else found
+            return self._pending() or REQUEST.get() or Request()
         if isinstance(own, Request):
             return own
         if not isinstance(own, str):  # code in this process may always ask
             return schema.parse(Request, own, KEY)
         around = REQUEST.get() or Request()
-        fields, denied = client.ask(parse(own.encode()), self._sessions.site.policy)
+        fields, denied = client.parse_request(parse(own.encode()), self._sessions.site.policy)
         return dataclasses.replace(around, **fields, denied=denied)
 
     def _order(self, session: Session) -> tuple[Order, str]:
@@ -248,11 +247,11 @@ class Front:
             seen.append((output, entered, state, before))
         result = plain(each, *args, **kwargs)
         result.reqs_to_abort.extend(halted)  # the EngineCore does not know yet
-        for output, entered, _, before in seen:
+        for output, entered, state, before in seen:
             with self._sessions.guarded(entered.session):
                 self._trim(entered.session, before + len(output.new_token_ids))
-                if output.finish_reason is not None or output.request_id not in states:
-                    self._finish(output, entered)
+                if state.emoguard_finish is not None:
+                    self._finish(output.request_id, entered, state.emoguard_finish)
         for _, entered, state, _ in seen:  # choices of one request may all end in this step
             with self._sessions.guarded(entered.session):
                 self._give(entered, state, result)
@@ -283,11 +282,10 @@ class Front:
         for kept in (session.token_ids, session.rows, session.moves):
             del kept[tokens:]
 
-    def _finish(self, output: Any, entered: Open) -> None:
+    def _finish(self, request: str, entered: Open, reason: Any) -> None:
         session = entered.session
-        reason = output.finish_reason
-        finish: Finish = "stop" if reason is None else FINISHES.get(reason, "unknown")
-        self._forget(output.request_id)
+        finish: Finish = FINISHES.get(reason, "unknown")
+        self._forget(request)
         report = self._sessions.close(session, "halted" if session.halted else finish)
         if report is not None:
             self._reports.setdefault(entered.call, {})[entered.choice] = report
@@ -300,10 +298,10 @@ class Front:
         parent = state.parent_req
         name = (parent or state).external_req_id
         if state.queue is not None:
-            found = [state.queue.output]
+            answers = [state.queue.output]
         else:
-            found = [each for each in result.request_outputs if each.request_id == name]
-        for answer in found:
+            answers = [each for each in result.request_outputs if each.request_id == name]
+        for answer in answers:
             if not hasattr(answer, "outputs"):
                 continue
             answer.emoguard = [

@@ -68,11 +68,11 @@ class _Checkpoint:
 
     def tensors(self) -> dict[str, str]:
         """Return the file of each tensor, by its name."""
-        found: dict[str, str] = {}
+        files: dict[str, str] = {}
         for path, _, _ in self.marks:
             with safe_open(path, "pt") as file:
-                found |= dict.fromkeys(file.keys(), path)
-        return found
+                files |= dict.fromkeys(file.keys(), path)
+        return files
 
     def read(self, path: str, name: str) -> torch.Tensor:
         with safe_open(path, "pt") as file:
@@ -146,8 +146,8 @@ def _tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _matrices(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
-    found = [(name, each) for name, each in _tensors(module) if each.ndim > 1]
-    return sorted(found, key=lambda pair: pair[0])
+    matrices = [(name, each) for name, each in _tensors(module) if each.ndim > 1]
+    return sorted(matrices, key=lambda pair: pair[0])
 
 
 def _folder(model: str, revision: str | None) -> Path | None:

@@ -27,12 +27,12 @@ def attach(output: Any, gathered: Gathered | None, worker: Worker) -> Any:
 
 
 def _put(output: Any, gathered: Gathered) -> None:
-    found = {}
+    by_request = {}
     for request, tokens in zip(output.req_ids, output.sampled_token_ids, strict=True):
         carried = gathered.carried(request, len(tokens))
         if carried is not None:
-            found[request] = carried
-    output.emoguard = found
+            by_request[request] = carried
+    output.emoguard = by_request
 
 
 def _later(output: Any, gathered: Gathered, worker: Worker) -> Any:
@@ -43,10 +43,10 @@ def _later(output: Any, gathered: Gathered, worker: Worker) -> Any:
 
         def get_output(self) -> Any:
             """Wait for the tokens, and put the rows with them."""
-            found = output.get_output()
+            computed = output.get_output()
             with guarded(worker):
-                _put(found, gathered)
-            return found
+                _put(computed, gathered)
+            return computed
 
         def __getattr__(self, name: str) -> Any:
             return getattr(output, name)
@@ -58,12 +58,12 @@ def forward(
     plain: Callable[..., Any], scheduler: Any, scheduled: Any, output: Any, *args: Any, **kw: Any
 ) -> Any:
     """Pass the rows on in the EngineCore: with each output, as many as it has tokens."""
-    found: dict[str, Carried] = getattr(output, KEY, None) or {}
+    by_request: dict[str, Carried] = getattr(output, KEY, None) or {}
     groups = plain(scheduler, scheduled, output, *args, **kw)
-    if found:
+    if by_request:
         for group in groups.values():
             for each in group.outputs:
-                carried = found.get(each.request_id)
+                carried = by_request.get(each.request_id)
                 if carried is not None and each.new_token_ids:
                     packed = carried.pack(len(each.new_token_ids))
                     each.kv_transfer_params = {**(each.kv_transfer_params or {}), KEY: packed}
@@ -85,3 +85,21 @@ def strip(plain: Callable[..., Any], processor: Any, outputs: Any, *args: Any, *
     for output in outputs:
         take(output)
     return plain(processor, outputs, *args, **kw)
+
+
+def note_finish(
+    plain: Callable[..., Any],
+    state: Any,
+    new_token_ids: Any,
+    pooling_output: Any,
+    finish_reason: Any,
+    *args: Any,
+    **kw: Any,
+) -> Any:
+    """Keep the finish reason that the caller gets.
+
+    It is not always the EngineCore's: stop strings are found in the front end, and count for more
+    than a length that is reached with the same token.
+    """
+    state.emoguard_finish = finish_reason
+    return plain(state, new_token_ids, pooling_output, finish_reason, *args, **kw)

@@ -23,6 +23,7 @@ def register() -> None:
         seams.wrap(seams.CONFIGURE, configuration.configure)
         seams.wrap(seams.UPDATE, outputs.forward)
         seams.wrap(seams.OUTPUTS, outputs.strip)
+        seams.wrap(seams.MAKE_OUTPUT, outputs.note_finish)
         v1.register()
         v2.register()
         setattr(seams.WORKER.find(), CALL, call)

@@ -16,9 +16,9 @@ def receive(worker: Worker, intermediate: Any) -> None:
     worker.upstream = tensors.pop(KEY, None) if isinstance(tensors, dict) else None
 
 
-def send(worker: Worker, done: Any, rows: int) -> None:
+def send(worker: Worker, output: Any, rows: int) -> None:
     """Add what was read so far to what goes on to the next stage."""
-    tensors = getattr(done, "tensors", None)
+    tensors = getattr(output, "tensors", None)
     if not isinstance(tensors, dict):
         return
     first = next(iter(tensors.values()))

@@ -34,25 +34,25 @@ class Seam:
 
     def find(self) -> Any:
         """Return the function or class itself."""
-        found: Any = importlib.import_module(f"vllm.{self.module}")
+        target: Any = importlib.import_module(f"vllm.{self.module}")
         for part in self.name.split("."):
-            found = inspect.getattr_static(found, part)
-        return found
+            target = inspect.getattr_static(target, part)
+        return target
 
     def missing(self) -> str | None:
         """Return what of this is not as expected, None if all is."""
         place = f"vllm.{self.module}.{self.name}"
         try:
-            found = self.find()
+            target = self.find()
         except (ImportError, AttributeError):
             return place
         if self.parameters:
-            known = inspect.signature(_plain(found)).parameters
+            known = inspect.signature(_plain(target)).parameters
             for name in self.parameters:
                 if name not in known:
                     return f"{place}({name})"
         if self.names:
-            kinds = [kind for kind in found.__mro__ if kind.__module__.startswith("vllm.")]
+            kinds = [kind for kind in target.__mro__ if kind.__module__.startswith("vllm.")]
             source = "".join(map(inspect.getsource, kinds))
             for name in self.names:
                 if name not in source:
@@ -70,6 +70,11 @@ OUTPUTS = Seam(
     "v1.engine.output_processor",
     "OutputProcessor.process_outputs",
     ("self", "engine_core_outputs"),
+)
+MAKE_OUTPUT = Seam(
+    "v1.engine.output_processor",
+    "RequestState.make_request_output",
+    ("self", "new_token_ids", "pooling_output", "finish_reason"),
 )
 WORKER = Seam("v1.worker.worker_base", "WorkerBase")
 
@@ -98,6 +103,7 @@ COMMON = (
     CONFIGURE,
     UPDATE,
     OUTPUTS,
+    MAKE_OUTPUT,
     WORKER,
     Seam(
         "v1.engine.output_processor",
@@ -223,5 +229,5 @@ def wrap(seam: Seam, around: Around) -> None:
     setattr(owner, name, wrapped)
 
 
-def _plain(found: Any) -> Any:
-    return found.__func__ if isinstance(found, staticmethod | classmethod) else found
+def _plain(target: Any) -> Any:
+    return target.__func__ if isinstance(target, staticmethod | classmethod) else target

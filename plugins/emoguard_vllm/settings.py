@@ -68,13 +68,13 @@ class Layout:
 
     @classmethod
     def of(cls, additional: Any) -> Self | None:
-        """Return the layout in an `additional_config` that the front end has gone over."""
+        """Return the layout in an `additional_config` that the front end has checked."""
         own = additional.get(KEY) if isinstance(additional, Mapping) else None
         if own is None:
             return None
         if LAYOUT not in own:
             raise EmoGuardError(
-                f"additional_config.{KEY} was not gone over by EmoGuard's plug-in where the engine "
+                f"additional_config.{KEY} was not checked by EmoGuard's plug-in where the engine "
                 "was configured: install EmoGuard there, and allow it in VLLM_PLUGINS"
             )
         return cls(**{**own[LAYOUT], "layers": tuple(own[LAYOUT]["layers"])})

@@ -99,6 +99,6 @@ class VllmSpeaker:
             seed=prompt.seed if prompt.temperature > 0 else None,
             skip_reading_prefix_cache=True,
         )
-        given = {"prompt_token_ids": self.prompt_ids(prompt)}
-        (output,) = self.model.generate([given], sampling, use_tqdm=False)
+        tokens = {"prompt_token_ids": self.prompt_ids(prompt)}
+        (output,) = self.model.generate([tokens], sampling, use_tqdm=False)
         return output.outputs[0]

@@ -32,10 +32,10 @@ def _execute(
     with guarded(worker):
         enter(worker, scheduled)
         receive(worker, intermediate)
-    done = plain(runner, scheduled, intermediate, **kwargs)
+    output = plain(runner, scheduled, intermediate, **kwargs)
     with guarded(worker):
-        send(worker, done, scheduled.total_num_scheduled_tokens)
-    return done
+        send(worker, output, scheduled.total_num_scheduled_tokens)
+    return output
 
 
 def _prepare_inputs(

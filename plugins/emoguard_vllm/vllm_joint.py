@@ -18,7 +18,7 @@ from emoguard.runtime.session import Session
 from emoguard.runtime.tokenizer import find_thinking
 from emoguard.site import Site
 from emoguard.steering.intervention import Steering
-from emoguard_vllm.asked import Asked
+from emoguard_vllm.callrequests import CallRequests
 from emoguard_vllm.door import Door
 from emoguard_vllm.engine import Engine
 from emoguard_vllm.front import Front
@@ -74,9 +74,9 @@ class VllmJoint:
     @contextmanager
     def wrapped(self, sessions: Sessions) -> Iterator[None]:
         """Follow the engine's requests."""
-        asked = Asked(self.model)
-        self.front = Front(self._engine, sessions, self._adapted, asked.next)
-        with asked.wrapped(), self.front.wrapped():
+        requests = CallRequests(self.model)
+        self.front = Front(self._engine, sessions, self._adapted, requests.next)
+        with requests.wrapped(), self.front.wrapped():
             yield
 
     def refuse(self, steering: Steering) -> None:

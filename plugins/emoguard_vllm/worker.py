@@ -126,10 +126,9 @@ class Worker:
         `site` is the digest of a model identity, `labels` are those that are read. Return the
         layers of which this process holds the hooks.
         """
-        found, calibrations = artifact.loads(probe)
+        self._probe, calibrations = artifact.loads(probe)
         self._calibrations = {each.identity.digest: each for each in calibrations}
-        self._probe = found
-        self.buffers.load(found.fold(self._calibrations.get(site), tuple(labels)))
+        self.buffers.load(self._probe.fold(self._calibrations.get(site), tuple(labels)))
         self._labels = len(labels)
         return list(self.buffers.layers)
 
@@ -149,11 +148,11 @@ class Worker:
 
     # What a runner does in each step.
 
-    def enter(self, new: Iterable[tuple[str, Any]], gone: Iterable[str]) -> None:
+    def enter(self, new: Iterable[tuple[str, Any]], ended: Iterable[str]) -> None:
         """Take the scheduler's news: requests with their parameters, and ids that ended."""
         op.listen(self.buffers.see)
         self._lost = None
-        for request in gone:
+        for request in ended:
             self._leave(request)
         for request, sampling in new:
             extra = getattr(sampling, "extra_args", None) or {}

@@ -96,7 +96,7 @@ def test_an_amplifying_label_that_is_not_read_is_refused_when_the_guard_is_made(
 
 def test_an_amplifying_label_that_is_not_monitored_is_refused():
     guard = judged({"happy": "usable", "sad": "weak"})
-    with pytest.raises(EmoGuardError, match=r"sad was found weak .* never rises: restart with it"):
+    with pytest.raises(EmoGuardError, match=r"sad is weak: .* never rises; restart with it"):
         guard.check(Policy(notices=NoticePolicy(amplifying=("sad",))))
     guard.check(Policy(notices=NoticePolicy(amplifying=("happy",))))
 

@@ -10,7 +10,7 @@ from emoguard import EmoGuardError, Plan, Policy, Request
 from emoguard.policy.policy import RequestPolicy
 from emoguard.steering.policy import SteeringPolicy
 from emoguard.testing import every_kind_of_report, make_report
-from emoguard.wire import ask, told, user_text
+from emoguard.wire import parse_request, response_object, user_text
 
 ALL = Policy(requests=RequestPolicy(plan=True, scores=True, channel=True, conversation=True))
 ASKED = {
@@ -35,41 +35,43 @@ JSON = st.recursive(
 
 
 def test_nothing_is_heard_by_default_and_what_was_asked_is_named():
-    assert ask(ASKED, Policy()) == ({}, ("plan", "scores", "channel", "conversation"))
+    assert parse_request(ASKED, Policy()) == ({}, ("plan", "scores", "channel", "conversation"))
 
 
 def test_what_the_policy_allows_is_heard():
-    assert ask(ASKED, ALL) == (HEARD, ())
-    assert ask({}, ALL) == ({}, ())
+    assert parse_request(ASKED, ALL) == (HEARD, ())
+    assert parse_request({}, ALL) == ({}, ())
     assert Request(**HEARD, denied=()).plan == HEARD["plan"]
 
 
 @pytest.mark.parametrize("part", ASKED)
 def test_each_part_is_allowed_for_itself(part):
     policy = Policy(requests=RequestPolicy(**{part: True}))
-    heard, denied = ask(ASKED, policy)
+    heard, denied = parse_request(ASKED, policy)
     assert heard == {part: HEARD[part]}
     assert denied == tuple(name for name in ASKED if name != part)
 
 
 def test_null_asks_for_nothing():
     for policy in (ALL, Policy()):
-        assert ask(None, policy) == ask(dict.fromkeys(ASKED), policy) == ({}, ())
-    assert ask({"plan": None, "scores": "summary"}, ALL) == ({"scores": "summary"}, ())
+        assert (
+            parse_request(None, policy) == parse_request(dict.fromkeys(ASKED), policy) == ({}, ())
+        )
+    assert parse_request({"plan": None, "scores": "summary"}, ALL) == ({"scores": "summary"}, ())
 
 
 @pytest.mark.parametrize("asked", [None, {}, {"conversation": None}])
 def test_the_conversation_of_a_header_stands_in_for_one_in_the_object(asked):
-    assert ask(asked, ALL, "h") == ({"conversation": "h"}, ())
-    assert ask({"conversation": "c"}, ALL, "h") == ({"conversation": "c"}, ())
-    assert ask(asked, Policy(), "h") == ({}, ("conversation",))
+    assert parse_request(asked, ALL, "h") == ({"conversation": "h"}, ())
+    assert parse_request({"conversation": "c"}, ALL, "h") == ({"conversation": "c"}, ())
+    assert parse_request(asked, Policy(), "h") == ({}, ("conversation",))
     with pytest.raises(EmoGuardError, match="conversation: wanted a name of 1 to 256 characters"):
-        ask(asked, ALL, "h" * 257)
+        parse_request(asked, ALL, "h" * 257)
 
 
 @given(st.fixed_dictionaries(dict.fromkeys(ASKED, JSON.filter(lambda part: part is not None))))
 def test_what_is_denied_is_not_even_looked_at(asked):
-    assert ask(asked, Policy()) == ({}, tuple(ASKED))
+    assert parse_request(asked, Policy()) == ({}, tuple(ASKED))
 
 
 @pytest.mark.parametrize(
@@ -96,13 +98,13 @@ def test_what_is_denied_is_not_even_looked_at(asked):
 )
 def test_what_cannot_be_is_named(asked, sentence):
     with pytest.raises(EmoGuardError, match=sentence):
-        ask(asked, ALL)
+        parse_request(asked, ALL)
 
 
 @given(JSON)
 def test_anything_is_heard_or_refused_in_a_sentence(asked):
     try:
-        heard, denied = ask(asked, ALL)
+        heard, denied = parse_request(asked, ALL)
     except EmoGuardError as error:
         assert 10 < len(str(error)) < 1000  # noqa: PT017
     else:
@@ -112,7 +114,7 @@ def test_anything_is_heard_or_refused_in_a_sentence(asked):
 
 def test_a_plan_beyond_the_bound_is_clipped_where_the_policy_clips():
     policy = Policy(requests=RequestPolicy(plan=True), steering=SteeringPolicy(on_excess="clip"))
-    heard, _ = ask({"plan": {"add": {"calm": 0.2}}}, policy)
+    heard, _ = parse_request({"plan": {"add": {"calm": 0.2}}}, policy)
     assert heard == {"plan": Plan(add={"calm": 0.2})}
 
 
@@ -121,17 +123,19 @@ def test_a_response_of_several_reports_says_the_most_that_one_of_them_says():
     field = every_kind_of_report()[-1]
     assert words.notice.text
     assert not field.notice.text
-    assert told([]) is None
-    assert told([plain]) == plain.wire()
-    assert told([words, plain], "tokens") == plain.wire("tokens") | {"notice": words.notice.wire()}
-    assert told([words, field])["notice"] == words.notice.wire()
-    assert told([plain, field])["notice"] == field.notice.wire()
+    assert response_object([]) is None
+    assert response_object([plain]) == plain.wire()
+    assert response_object([words, plain], "tokens") == plain.wire("tokens") | {
+        "notice": words.notice.wire()
+    }
+    assert response_object([words, field])["notice"] == words.notice.wire()
+    assert response_object([plain, field])["notice"] == field.notice.wire()
 
 
 @pytest.mark.parametrize("report", every_kind_of_report(), ids=lambda r: r.status)
 @pytest.mark.parametrize("scores", ["none", "summary", "tokens"])
 def test_the_object_is_json_and_tells_nothing_of_the_model_or_the_probe(report, scores):
-    wire = told([report], scores)
+    wire = response_object([report], scores)
     text = json.dumps(wire, allow_nan=False)
     assert json.loads(text) == wire
     for secret in (report.identity, report.probe, report.model, "receipt", "detail", "faults"):

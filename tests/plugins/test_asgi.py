@@ -175,7 +175,7 @@ class TestNotice:
         assert names == [b"host", b"content-length"]
 
 
-class TestAsked:
+class TestRequest:
     """What a request asks for: denied unless the policy lists it, and never seen by the app."""
 
     def test_nothing_is_granted_by_default(self):

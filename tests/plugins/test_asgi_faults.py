@@ -6,7 +6,7 @@ from collections import deque
 
 import pytest
 from emoguard_asgi import EmoGuardMiddleware
-from emoguard_asgi.answer import LARGEST_BODY, LARGEST_EVENT
+from emoguard_asgi.responder import LARGEST_BODY, LARGEST_EVENT
 
 from emoguard import Policy
 from emoguard.notices.policy import NoticePolicy

@@ -221,7 +221,9 @@ def test_class_functions_are_watched_and_take_the_context_request(llm: Any, watc
     assert watch.reports[-1].completion_tokens == 3
 
 
-@pytest.mark.parametrize("request_", [{}, True, "tokens", [Request()]], ids=str)
+@pytest.mark.parametrize(
+    "request_", [{}, True, "tokens", [Request()]], ids=["dict", "bool", "str", "list"]
+)
 def test_a_request_of_another_type_is_refused(llm: Any, watch: Any, request_: Any) -> None:
     for call in (complete, lambda llm, **options: llm(PROMPT, **options)):
         with pytest.raises(TypeError, match=r"takes an emoguard\.Request, got "):

@@ -169,6 +169,8 @@ def test_rows_that_are_kept_are_those_of_the_stream() -> None:
     made.begin(10, None, [9, 2])
     torch.ops.emoguard.block(hidden, residual, LAYER)
     assert torch.equal(made.kept[0, :2], (hidden + residual)[[9, 2]].float())
+    made.begin(10, None, [9, 2])  # and those of an operator that does not run are NaN
+    assert torch.isnan(made.kept[0, :2]).all()
 
 
 def test_torch_finds_nothing_wrong_with_it() -> None:

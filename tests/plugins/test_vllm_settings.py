@@ -43,6 +43,6 @@ def test_the_layout_goes_to_the_workers_beside_the_settings() -> None:
     assert Layout.of(additional) == layout
 
 
-def test_a_configuration_that_nobody_went_over_is_refused() -> None:
-    with pytest.raises(EmoGuardError, match="was not gone over"):
+def test_a_configuration_that_nobody_checked_is_refused() -> None:
+    with pytest.raises(EmoGuardError, match="was not checked"):
         Layout.of({"emoguard": {}})

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "prometheus"
@@ -63,12 +64,16 @@ def _fetched(package: str) -> str | None:
 
 def fetch(package: str) -> None:
     """Download a package and unpack it into the cache, all or nothing; fine when it is there."""
-    if (CACHE / package).is_dir():
-        return
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(CACHE / ".lock"):  # another test process may be at it
+        if not (CACHE / package).is_dir():
+            _fetch(package)
+
+
+def _fetch(package: str) -> None:
     for needed in ("apt-get", "dpkg-deb"):
         if shutil.which(needed) is None:
             raise OSError(f"there is no {needed} here to fetch it with")
-    CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         _download(package, Path(folder))
         (archive,) = Path(folder).glob("*.deb")

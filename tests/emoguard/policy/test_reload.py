@@ -314,7 +314,7 @@ def test_an_amplifying_label_that_is_not_monitored_is_refused_at_reload(path):
     guard = Guard(judged, [CALIBRATION], PolicyFile(path))
     path.write_text("notices: {amplifying: [sad]}")
     guard.refresh()
-    assert "sad was found weak and is not monitored here" in guard.policy_file.error
+    assert "the verdict on sad is weak: it is not monitored here" in guard.policy_file.error
     assert guard.policy.notices.amplifying == ()
 
 

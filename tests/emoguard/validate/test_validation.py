@@ -112,19 +112,35 @@ def test_corpora_with_shuffled_labels_make_no_label_usable_or_weak(seed):
     assert set(found.verdicts.values()) == {"not usable"}
 
 
-def test_one_corpus_shows_no_transfer_so_nothing_is_usable():
+@pytest.mark.parametrize("seed", range(3))
+def test_two_corpora_with_shuffled_labels_make_no_label_usable(seed):
+    """Of two writers, one with many texts and one with few, as the package's own are."""
+    corpora = [corpus("a", 6.0, topics=24, per_cell=3), corpus("b", 6.0, topics=24, per_cell=1)]
+    assert set(validate(TASK, corpora, NEUTRAL).verdicts.values()) == {"usable"}
+    shuffled = [c.shuffled(200 + seed) for c in corpora]
+    found = validate(TASK, shuffled, NEUTRAL, probe=file_of(shuffled))
+    assert "usable" not in found.verdicts.values()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_corpus_with_shuffled_labels_is_not_usable_rather_than_untested(seed):
+    found = validate(TASK, [corpus("a", 6.0).shuffled(300 + seed)], NEUTRAL)
+    assert set(found.verdicts.values()) == {"not usable"}
+
+
+def test_a_corpus_of_one_writer_shows_no_transfer_so_every_label_is_untested():
     found = validate(TASK, [corpus("a", 6.0)], NEUTRAL)
     assert found.left_out is None
     assert found.profile is None
     assert found.within["a"].macro.model.low > 0.9
-    assert set(found.verdicts.values()) == {"weak"}
+    assert set(found.verdicts.values()) == {"untested"}
 
 
-def test_a_label_that_one_corpus_alone_has_is_at_most_weak():
+def test_a_label_that_one_corpus_alone_has_is_untested():
     corpora = [corpus("a", 6.0), corpus("b", 6.0, labels=("happy", "sad", "angry"))]
     found = validate(TASK, corpora, NEUTRAL)
     assert "calm" not in found.left_out.targets
-    assert found.verdicts["calm"] == "weak"
+    assert found.verdicts["calm"] == "untested"
     assert found.verdicts["sad"] == "usable"
 
 
@@ -304,7 +320,7 @@ def test_corpora_without_two_labels_in_common_are_not_fitted_on_each_other():
     found = validate(TASK, [a, b, c], NEUTRAL)
     assert set(found.each_left_out) == {"a", "b"}
     assert {train: set(tests) for train, tests in found.pairs.items()} == {"a": {"b"}, "b": {"a"}}
-    assert found.verdicts["angry"] == "weak"  # one corpus alone has it
+    assert found.verdicts["angry"] == "untested"  # one corpus alone has it
     only = validate(TASK, [corpus("a", 6.0, labels=TASK.names[:2]), c], NEUTRAL)
     assert only.left_out is None
     assert only.pairs == {}

@@ -92,6 +92,7 @@ def served(request, tmp_path_factory):
     yield served
     watch.detach()
     guard.close()
+    app.stop()  # a batch has a thread that would keep the process
     if hasattr(app.model, "close"):
         app.model.close()
 

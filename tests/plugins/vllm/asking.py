@@ -58,3 +58,10 @@ def rows(report: Report) -> NDArray[np.float32]:
 def plans(*plans: Any) -> list[Request]:
     """Return requests with these plans."""
     return [Request(scores="tokens", plan=plan) for plan in plans]
+
+
+def preemptions(llm: Any) -> int:
+    """Return how often a request was preempted in this engine."""
+    counters = [each for each in llm.get_metrics() if each.name == "vllm:num_preemptions"]
+    assert counters
+    return sum(each.value for each in counters)

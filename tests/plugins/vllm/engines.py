@@ -30,6 +30,7 @@ OPTIONS: dict[str, Any] = {
     "max_num_batched_tokens": 128,  # prompts of more tokens come in chunks
     "block_size": 32,
     "max_logprobs": -1,
+    "disable_log_stats": False,  # counts preemptions
     "seed": 0,
     "additional_config": {"emoguard": {"probe": PROBE}},
 }
@@ -82,6 +83,11 @@ CONFIGURATIONS = {
 }
 
 NAME = os.environ.get("EMOGUARD_TEST_ENGINE", "eager")
+
+
+def has_small_cache() -> bool:
+    """Return whether requests that run together are preempted."""
+    return SMALL_CACHE.items() <= CONFIGURATIONS[NAME].options.items()
 
 
 def prepare() -> None:

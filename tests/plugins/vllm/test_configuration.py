@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from emoguard_vllm import configuration, doctor, seams
 from emoguard_vllm.settings import Layout, Settings
 
@@ -89,6 +91,20 @@ def test_nothing_of_vllm_s_own_choices_changes() -> None:
 def test_settings_that_are_wrong_are_refused(own: Any, said: str) -> None:
     with pytest.raises(EmoGuardError, match=said):
         configure(additional_config={"emoguard": own})
+
+
+@pytest.mark.parametrize(
+    ("sinks", "said"),
+    [
+        ([{"no_such_sink": {}}], r"sinks\.0\.no_such_sink: unknown"),
+        ([{"jsonl": {"path": "a/missing/folder/log.jsonl"}}], r"sinks\.0\.jsonl: .*missing"),
+    ],
+)
+def test_sinks_that_cannot_be_opened_are_refused(tmp_path: Path, sinks: Any, said: str) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(yaml.safe_dump({"sinks": sinks}))
+    with pytest.raises(EmoGuardError, match=said):
+        configure(additional_config={"emoguard": {"probe": PROBE, "policy": str(policy)}})
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from emoguard_vllm import buffers
 from numpy.typing import NDArray
 
 import emoguard
+from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.probe.residuals import Residuals
 from emoguard.records import Request
@@ -100,6 +101,26 @@ def test_the_plugin_keeps_the_contract(
         monkeypatch.setattr(vllm_joint, "find_thinking", lambda _: marks)
     half = harness.open_residuals().identity.layers // 2
     check(harness, contract_probe(harness, (half, half + 1)))
+
+
+def test_hooks_that_the_compiled_code_leaves_out_are_refused(
+    llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for a stale compile cache: the operator is no node of what runs."""
+    harness = VllmHarness(llm, monkeypatch)
+    half = harness.open_residuals().identity.layers // 2
+    guard = Guard(contract_probe(harness, (half, half + 1)))
+    before = harness.traces()
+    with monkeypatch.context() as patch:
+        patch.setattr(buffers.Buffers, "see", lambda *_: None)
+        with pytest.raises(EmoGuardError, match="compiled without them"):
+            harness.attach(guard)
+    assert harness.traces() == before
+    with harness.attach(guard) as watch, monkeypatch.context() as patch:
+        patch.setattr(buffers.Buffers, "see", lambda *_: None)
+        harness.generate(harness.prompts[0], 3)
+        assert watch.reports[-1].status == "incomplete"
+        assert watch.reports[-1].tokens_scored == 0
 
 
 def test_the_engine_is_as_it_was_asked_for(llm: Any) -> None:

@@ -11,7 +11,7 @@ import emoguard
 from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
 from emoguard.records import Request
-from tests.plugins.vllm.asking import NEAR, ask, prompts, rows
+from tests.plugins.vllm.asking import NEAR, ask, preemptions, prompts, rows
 from tests.plugins.vllm.engines import PROBE
 
 pytestmark = pytest.mark.engines("eager", "whole", "ngram", "async", "v2", "pp2", "tp3")
@@ -80,6 +80,23 @@ def test_a_stop_string_cuts_the_report_where_it_cuts_the_text(
         assert output.emoguard[0].finish == output.outputs[0].finish_reason
 
 
+def test_a_stop_string_in_the_last_token_allowed_is_the_finish(
+    llm: Any, truth: Any, watch: Any
+) -> None:
+    found = prompts(truth.tokenizer, long=False)
+    stopped = [
+        output
+        for output in ask(llm, found, stop=["."], max_tokens=30)
+        if output.outputs[0].finish_reason == "stop"
+    ]
+    assert stopped
+    for output in stopped:
+        tokens = len(output.outputs[0].token_ids)
+        (again,) = ask(llm, [output.prompt_token_ids], stop=["."], max_tokens=tokens)
+        assert again.outputs[0].finish_reason == again.emoguard[0].finish == "stop"
+        assert check(truth, again) <= NEAR
+
+
 def test_a_response_that_ends_itself_has_a_row_for_its_last_token(
     llm: Any, truth: Any, watch: Any
 ) -> None:
@@ -109,7 +126,9 @@ def test_an_aborted_request_is_reported_as_cancelled(llm: Any, truth: Any, watch
 @pytest.mark.engines("eager", "whole", "async")
 def test_preempted_requests_are_read_on(llm: Any, truth: Any, watch: Any) -> None:
     found = prompts(truth.tokenizer)[3:10]
+    before = preemptions(llm)
     outputs = ask(llm, found, max_tokens=100)
+    assert preemptions(llm) > before
     assert max(check(truth, output) for output in outputs) <= NEAR
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -18,16 +20,24 @@ import httpx
 import pytest
 import yaml
 
+from emoguard.probe.shipped import shipped_files
 from tests.plugins.vllm.asking import SAD
-from tests.plugins.vllm.engines import ENVIRONMENT
+from tests.plugins.vllm.engines import ENVIRONMENT, PROBE
 from tests.support.models import ROOT, hf_copy, smollm2_gguf
 
 pytestmark = pytest.mark.engines("serve")
 
-POLICY = {
-    "requests": {"plan": True, "scores": True},
-    "notices": {"profiles": ["us_ut_452"]},
-}
+TUTORIAL = (ROOT / "docs" / "vllm-tutorial.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str, begin: str) -> list[str]:
+    """Return the tutorial's blocks that begin so."""
+    found = re.findall(rf"```{language}\n(.*?)```", TUTORIAL, re.DOTALL)
+    return [block for block in found if block.startswith(begin)]
+
+
+(POLICY,) = map(yaml.safe_load, blocks("yaml", "# policy.yaml"))
+(SERVE,) = blocks("bash", "vllm serve model ")
 START_SECONDS = 540
 CANCELLED = 'status="cancelled"'
 HERE = ROOT / "tests" / "clients"
@@ -69,20 +79,17 @@ class Server:
 
 def start(folder: Path, policy: dict[str, Any], *more: str) -> tuple[Any, str, Path]:
     """Start a server; return its process, its address and its log."""
-    file = folder / "policy.yaml"
-    file.write_text(yaml.safe_dump(policy))
+    (folder / "policy.yaml").write_text(yaml.safe_dump(policy))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = folder / "log.txt"
-    settings = {"emoguard": {"policy": str(file)}}
+    (folder / "probe.safetensors").write_bytes(shipped_files()[PROBE].read_bytes())
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(hf_copy(smollm2_gguf()))),
-        *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", "served"),
+        *shlex.split(SERVE.replace("\\\n", ""))[3:],
+        *("--host", "127.0.0.1", "--port", str(port), "--enforce-eager"),
         *("--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "8"),
-        "--enforce-eager",
-        *("--additional-config", json.dumps(settings)),
-        *("--middleware", "emoguard_vllm.Middleware"),
         *more,
     ]
     environment = os.environ | ENVIRONMENT | {"VLLM_CPU_KVCACHE_SPACE": "1"}
@@ -122,6 +129,24 @@ def test_a_chat_carries_what_is_to_be_told(server: Server) -> None:
     assert own["steered"] is False
     assert answer["kv_transfer_params"] is None
     assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def test_the_requests_of_the_tutorial_are_answered(server: Server) -> None:
+    *asking, metrics = blocks("bash", "curl")
+    first, steered = (json.loads(shell(server, block))["emoguard"] for block in asking)
+    assert first["notice"]["kind"] == "ai"
+    assert first["scores"]
+    assert (first["steered"], steered["steered"]) == (False, True)
+    assert server.responses(2)  # reports may still be on their way
+    assert "emoguard_responses_total{" in shell(server, metrics)
+
+
+def shell(server: Server, script: str) -> str:
+    script = script.replace("http://127.0.0.1:8000", server.url)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, check=True
+    )
+    return done.stdout
 
 
 def test_the_object_of_a_body_steers_and_shows_scores(server: Server) -> None:

@@ -12,7 +12,7 @@ import emoguard
 from emoguard.guard import Guard
 from emoguard.records import Request
 from tests.plugins.vllm import engines
-from tests.plugins.vllm.asking import CALM, NEAR, SAD, prompts, rows
+from tests.plugins.vllm.asking import CALM, NEAR, SAD, preemptions, prompts, rows
 from tests.plugins.vllm.engines import PROBE
 
 pytestmark = pytest.mark.engines("eager", "whole", "ngram", "async", "v2", "pp2", "tp3")
@@ -64,7 +64,7 @@ class Fuzz:
                 if output.finished:
                     self.outputs[output.request_id] = output
             if self.rng.random() < 0.05:
-                self._abort(self.rng.choice(list(self.asked)))
+                self._abort()
 
     def _add(self, name: str, prompt: list[int], sampling: Any, plan: Any) -> None:
         sampling.extra_args = {"emoguard": Request(id=name, scores="tokens", plan=plan)}
@@ -72,8 +72,10 @@ class Fuzz:
         self._internal[name] = self.engine.add_request(name, given, sampling)
         self.asked[name] = (prompt, sampling, plan)
 
-    def _abort(self, name: str) -> None:
-        if name not in self.outputs and name not in self.aborted:
+    def _abort(self) -> None:
+        running = [name for name in self.asked if name not in self.outputs.keys() | self.aborted]
+        if running:
+            name = self.rng.choice(running)
             self.aborted.add(name)
             self.engine.abort_request([self._internal[name]], internal=True)
 
@@ -87,6 +89,7 @@ class Fuzz:
 @pytest.mark.parametrize("count", [REQUESTS, pytest.param(LONG, marks=pytest.mark.long)])
 def test_every_token_has_one_row(llm: Any, truth: Any, count: int) -> None:
     fuzz = Fuzz(llm, prompts(truth.tokenizer), count)
+    before = preemptions(llm)
     with emoguard.attach(llm, Guard.load(PROBE)) as watch, watch.recording() as reports:
         fuzz.run()
         assert watch.live() is None
@@ -109,11 +112,15 @@ def test_every_token_has_one_row(llm: Any, truth: Any, count: int) -> None:
             assert np.float32(report.receipt.dose_max) <= np.float32(report.receipt.bound)
             steered += report.receipt.applied
             highest = max(highest, report.receipt.dose_max)
+    preempted = preemptions(llm) - before
     worst = difference(truth, fuzz)
     print(
         f"fuzz: {count} requests, {wanted} responses, {tokens} tokens, {len(fuzz.aborted)} "
-        f"aborted, {steered} tokens steered by at most {highest:.5f}, |dz| {worst:.2g}"
+        f"aborted, {preempted} preemptions, {steered} tokens steered by at most {highest:.5f}, "
+        f"|dz| {worst:.2g}"
     )
+    assert fuzz.aborted
+    assert preempted or not engines.has_small_cache()
     assert worst <= NEAR
 
 

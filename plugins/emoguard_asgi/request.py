@@ -16,23 +16,23 @@ from emoguard_asgi.asgi import Headers, header
 from emoguard_asgi.error import RefusedError
 
 CONVERSATION = b"x-emoguard-conversation"
-"""The header that names a conversation where the object in the body does not."""
+"""The header that names a conversation if the object in the body does not."""
 
 OWN = "emoguard.request"
 """Key of an ASGI scope. Code in this process that calls the app may put fields of a `Request` there
-(`id`, `scores`): the client of a server cannot, and the policy's `requests` are not asked."""
+(`id`, `scores`): the client of a server cannot, and the policy's `requests` do not apply."""
 
 DEEPEST = 200
 """Levels of nesting in a body with our object; schemas of tools go deeper than a policy."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class CompletionRequest:
     """One request, split into the guard's part, the server's body and the form of the answer.
 
-    `body` is that of the client, to the byte, unless it held an `emoguard` object, which the server
-    never sees. `scores` is what the client is shown of the reading; `suffix` says that a notice
-    goes behind the text.
+    `body` is the client's, to the byte, unless it held an `emoguard` object, which the server never
+    sees. `scores` is the part of the reading that the client gets; `suffix` puts a notice behind
+    the text.
     """
 
     request: Request
@@ -41,37 +41,37 @@ class Asked:
     suffix: bool = False
 
 
-def read(
+def parse_request(
     body: bytes, headers: Headers, policy: Policy, own: Mapping[str, Any] | None = None
-) -> Asked:
-    """Read a request's body; one that is no JSON object asks for nothing: the app will refuse it.
+) -> CompletionRequest:
+    """Parse a request's body. One that is not a JSON object makes no request of EmoGuard.
 
-    `own` are fields of the request that code in this process asks for.
+    The app will refuse such a body. `own` are fields of the request set by code in this process.
 
     Raises:
-        EmoGuardError: an `emoguard` object that is malformed, or asks for more than may be.
-        RefusedError: a body that another reader may take for a JSON object, and this one does not.
+        EmoGuardError: an `emoguard` object that is malformed, or asks for more than is allowed.
+        RefusedError: a body that other parsers may read as a JSON object, but this one does not.
 
     """
     sent = _object(body)
     if sent is None:
-        return Asked(Request(carrier="server"), body)
-    asked, carried = sent.get(wire.KEY), _carried(sent)
+        return CompletionRequest(Request(carrier="server"), body)
+    options, carried = sent.get(wire.KEY), _carried(sent)
     if carried is not None:
-        asked = jsontext.parse(carried.encode()) if asked is None else asked
+        options = jsontext.parse(carried.encode()) if options is None else options
     if carried is not None or wire.KEY in sent:
         sent.pop(wire.KEY, None)
         body = json.dumps(sent).encode("ascii")
-    fields, denied = wire.ask(asked, policy, _conversation(headers))
+    fields, denied = wire.parse_request(options, policy, _conversation(headers))
     known = fields | dict(own or {})
     request = Request(**known, user_text=user_text(sent), carrier="server", denied=denied)
     channel = request.channel or policy.notices.channel
     suffix = channel == "suffix" and not choices.mutes(sent)
-    return Asked(request, body, fields.get("scores", "none"), suffix)
+    return CompletionRequest(request, body, fields.get("scores", "none"), suffix)
 
 
 def _carried(sent: dict[str, Any]) -> str | None:
-    """Take out of a body the object that vLLM's clients can only send as text, None without one."""
+    """Take out of a body the object that vLLM's clients can only send as text; None without one."""
     parameters = sent.get("vllm_xargs")
     if not (isinstance(parameters, dict) and isinstance(parameters.get(wire.KEY), str)):
         return None
@@ -80,7 +80,7 @@ def _carried(sent: dict[str, Any]) -> str | None:
 
 
 def user_text(sent: Mapping[str, Any]) -> str | None:
-    """Return what the user said last: the last user message, or the prompt; None without any."""
+    """Return the user's last words: the last user message, or the prompt; None without any."""
     messages = sent.get("messages")
     if isinstance(messages, list):
         return wire.user_text(messages)
@@ -101,22 +101,23 @@ def _conversation(headers: Headers) -> str | None:
 
 
 def _object(body: bytes) -> dict[str, Any] | None:
-    """Return the object in a body, None for any other value and for text that is no JSON.
+    """Return the object in a body; None for any other value and for text that is not JSON.
 
     Raises:
-        RefusedError: JSON beyond the bounds, or an `emoguard` object in what only passes for JSON.
+        RefusedError: JSON beyond the bounds, or an `emoguard` object in text that only resembles
+        JSON.
 
     """
     try:
-        # Clients in JavaScript cut emoji in half. Our own object may hold no half.
-        found = jsontext.parse(body, largest=len(body), deepest=DEEPEST, surrogates=True)
+        # JavaScript clients may cut an emoji in half. In EmoGuard's own object that is an error.
+        value = jsontext.parse(body, largest=len(body), deepest=DEEPEST, surrogates=True)
     except EmoGuardError as error:
-        found = _loosely(body, error)
-    return found if isinstance(found, dict) else None
+        value = _loosely(body, error)
+    return value if isinstance(value, dict) else None
 
 
 def _loosely(body: bytes, error: EmoGuardError) -> Any:
-    """Return the value of a text with NaN, in UTF-16 and the like, which many an app reads.
+    """Return the value of a text that many apps accept: with NaN, in UTF-16 and the like.
 
     Raises:
         RefusedError: it is beyond the bounds, or asks something of EmoGuard.
@@ -124,11 +125,11 @@ def _loosely(body: bytes, error: EmoGuardError) -> Any:
     """
     refused = RefusedError(400, f"the body: {error}", code="invalid_json")
     try:
-        found = loosejson.parse(body)
+        value = loosejson.parse(body)
     except ValueError:
         return None
     except loosejson.UnboundedError:
         raise refused from error
-    if isinstance(found, dict) and wire.KEY in found:
+    if isinstance(value, dict) and wire.KEY in value:
         raise refused from error
-    return found
+    return value

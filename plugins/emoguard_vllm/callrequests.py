@@ -15,7 +15,7 @@ from emoguard.runtime.session import take_request
 CALLS = ("generate", "chat")
 
 
-class Asked:
+class CallRequests:
     """The requests that a call of `model` carries, handed to its prompts in order."""
 
     def __init__(self, model: Any) -> None:
@@ -42,12 +42,12 @@ class Asked:
 
     def _taking(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            given = kwargs.get("emoguard")
-            if given is None:
+            value = kwargs.get("emoguard")
+            if value is None:
                 return plain(*args, **kwargs)
-            each = isinstance(given, list | tuple)
+            each = isinstance(value, list | tuple)
             kwargs.pop("emoguard")
-            requests = [take_request({"emoguard": one}) for one in (given if each else [given])]
+            requests = [take_request({"emoguard": one}) for one in (value if each else [value])]
             self._local.waiting, self._local.each = deque(requests), each
             try:
                 return plain(*args, **kwargs)

@@ -11,15 +11,15 @@ from typing import TypeVar
 from emoguard import wire
 from emoguard.records import Channel, Report
 from emoguard.runtime.watch import Watch
-from emoguard_asgi.asked import Asked
+from emoguard_asgi.request import CompletionRequest
 
 log = logging.getLogger("emoguard")
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Telling:
+class Additions:
     """The additions to an answer: a member of its JSON object, words for its text, a kind.
 
     `words` are empty where nothing goes into the text; `kind` is None without a notice.
@@ -30,62 +30,62 @@ class Telling:
     kind: str | None
 
 
-class Told:
-    """Finds the reports of a request, words them for the wire, and says whether they arrived.
+class NoticeDelivery:
+    """Finds the reports of a request, words them for the wire and records whether they arrived.
 
-    Whatever breaks in here is logged and the answer leaves as it came: a notice may be lost then,
-    which is counted, but no answer is. `channel` is how the answer carries the telling, None while
-    it does not.
+    A failure in here is logged and the answer is sent unchanged: at worst a notice is lost, which
+    is counted, never an answer. `channel` is how the answer carries its additions, None until it
+    does.
     """
 
-    def __init__(self, watch: Watch, asked: Asked) -> None:
+    def __init__(self, watch: Watch, completion: CompletionRequest) -> None:
         self._watch = watch
-        self._asked = asked
+        self._completion = completion
         self.channel: Channel | None = None
         self.standing = standing_kind(watch)
 
-    def now(self) -> Telling | None:
+    def now(self) -> Additions | None:
         """Return the additions to an answer that ends now, None without any."""
         return guarded(self._now, None)
 
     def put(self, *, suffix: bool) -> None:
-        """Note the channel of the answer; of two, the text of a choice counts."""
+        """Record the channel of the answer: the suffix if both were used."""
         self.channel = "suffix" if suffix else (self.channel or "field")
 
     def settle(self, *, left: bool) -> None:
         """Settle every report so far as delivered, or as lost if the client left.
 
-        What was said of a report first stays.
+        The first settlement of a report stays.
         """
         guarded(lambda: self._settle(left=left), None)
 
     def end(self, *, complete: bool) -> None:
-        """Declare the answer ended: notices not given by now are lost.
+        """Declare the answer ended: notices not delivered by now are lost.
 
-        Unless the answer is complete, its generation may go on: that is abandoned.
+        The generation of an answer that is not complete may still run: it is abandoned.
         """
         guarded(lambda: self._abandon(complete=complete), None)
         self.settle(left=True)
 
     def _abandon(self, *, complete: bool) -> None:
-        # The ledger has room for few calls: only those go there that more may come of.
+        # The outbox remembers few abandoned calls: only those that may still make reports.
         if not (complete and self._reports()):
-            self._watch.abandon(self._asked.request.id)
+            self._watch.abandon(self._completion.request.id)
 
-    def _now(self) -> Telling | None:
-        told = wire.told(self._reports(), self._asked.scores)
-        if told is None:
+    def _now(self) -> Additions | None:
+        response = wire.response_object(self._reports(), self._completion.scores)
+        if response is None:
             return None
-        notice = told["notice"]
-        if notice is None and not told["steered"] and self._asked.scores == "none":
+        notice = response["notice"]
+        if notice is None and not response["steered"] and self._completion.scores == "none":
             return None
-        member = json.dumps(wire.KEY) + ":" + json.dumps(told, allow_nan=False)
-        words = notice["text"] if notice and self._asked.suffix else ""
-        return Telling(member.encode("ascii"), words, notice["kind"] if notice else None)
+        member = json.dumps(wire.KEY) + ":" + json.dumps(response, allow_nan=False)
+        words = notice["text"] if notice and self._completion.suffix else ""
+        return Additions(member.encode("ascii"), words, notice["kind"] if notice else None)
 
     def _settle(self, *, left: bool) -> None:
         guard = self._watch.guard
-        for report in guard.outbox.waiting(self._asked.request.call):
+        for report in guard.outbox.waiting(self._completion.request.call):
             if left or self.channel is None:
                 guard.lost(report)
             else:
@@ -93,20 +93,20 @@ class Told:
 
     def _reports(self) -> list[Report]:
         """Return the reports of this request; several prompts or choices make several."""
-        call = self._asked.request.call
-        # The list is made first: the thread that generates appends to the deque.
+        call = self._completion.request.call
+        # Copied first: the generating thread appends to the deque.
         return [each for each in list(self._watch.reports) if each.call == call]
 
 
 def standing_kind(watch: Watch) -> str | None:
-    """Return what the header says where no report is known: None, no header, without profiles."""
+    """Return the header's value before any report is known; None, no header, without profiles."""
     notices = watch.guard.policy.notices
     if notices.prompted:
         return "prompted"
     return "ai" if notices.profiles or notices.strictest_of else None
 
 
-def guarded(make: Callable[[], Made], otherwise: Made) -> Made:
+def guarded(make: Callable[[], Result], otherwise: Result) -> Result:
     """Return the result of `make`, or `otherwise` after logging its exception."""
     try:
         return make()

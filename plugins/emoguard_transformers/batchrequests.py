@@ -14,10 +14,10 @@ from emoguard.runtime.session import REQUEST
 from emoguard_transformers.requests import numbered, take_requests
 
 
-class Asked:
+class BatchRequests:
     """The requests of the prompts of one call, which a manager may take in another order.
 
-    `error` is the first one that taking them in led to: `generate_batch` would only log it.
+    `error` is the first error while they were taken in: `generate_batch` would only log it.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,9 @@ class Asked:
         self._left: dict[tuple[int, ...], deque[Request | None]] = defaultdict(deque)
 
     @classmethod
-    def of(cls, prompts: Sequence[Any], requests: Request | Sequence[Request] | None) -> Asked:
+    def of(
+        cls, prompts: Sequence[Any], requests: Request | Sequence[Request] | None
+    ) -> BatchRequests:
         """Give each prompt its request; without any, ids will be those of the batch.
 
         Raises:
@@ -50,12 +52,12 @@ class Asked:
         return group
 
     def take(self, prompt: Sequence[int]) -> Request | None:
-        """Return the request of the next of equal prompts, None where there is none."""
+        """Return the request of the next of equal prompts, or None."""
         left = self._left[tuple(prompt)]
         return left.popleft() if left else None
 
     def check(self, sessions: Sessions) -> None:
-        """Raise if any plan would be refused: so before any prompt is taken in."""
+        """Raise if any plan would be refused, before any prompt is taken in."""
         for requests in self._left.values():
             for request in requests:
                 if request is not None and request.plan is not None:
@@ -71,9 +73,9 @@ class Asked:
             raise
 
 
-def asked(kwargs: dict[str, Any]) -> Any:
-    """Take `emoguard=` out of a call: one Request, several, None if nobody asks for anything."""
-    if isinstance(kwargs.get("emoguard"), Asked):
+def take_batch_requests(kwargs: dict[str, Any]) -> Any:
+    """Take `emoguard=` out of a call: one Request, several, or None."""
+    if isinstance(kwargs.get("emoguard"), BatchRequests):
         return kwargs.pop("emoguard")
     if kwargs.get("emoguard") is None and REQUEST.get() is None:
         kwargs.pop("emoguard", None)
