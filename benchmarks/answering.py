@@ -27,7 +27,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.conditions import CONDITIONS, LABELS, NEUTRAL, Item, items
+from benchmarks.conditions import CONDITIONS, FITTED, LABELS, NEUTRAL, Item, items
 from emoguard.fit import corpora
 from tests.support.models import gemma_gguf, hf_copy, smollm2_gguf
 
@@ -219,9 +219,26 @@ def pieces(wanted: Sequence[Item]) -> Iterator[list[Item]]:
         counted[place] = number + 1
         kind = turn, item.pool, item.condition, item.tokens, item.temperature
         rounds.setdefault(kind, []).append(item)
-    for _, alike in sorted(rounds.items(), key=lambda each: each[0][0]):
+    for _, alike in sorted(rounds.items(), key=_urgency):
         for start in range(0, len(alike), BATCH):
             yield alike[start : start + BATCH]
+
+
+def _urgency(group: tuple[tuple[Any, ...], list[Item]]) -> tuple[int, int]:
+    """Return the place of a group: by rounds, and in a round what every table needs first."""
+    (turn, pool, condition, *_), _ = group
+    first = (
+        *(("final", name) for name in (*FITTED, "plain")),
+        *((other, name) for other in ("fit", "tuning") for name in FITTED),
+        ("tuning", "plain"),
+        ("baseline", "plain"),
+        ("final", "masked"),
+        ("final", "pressure"),
+        ("fit", "plain"),
+        ("calibration", "plain"),
+    )
+    place = pool, condition
+    return turn, first.index(place) if place in first else len(first)
 
 
 def write(model: Model, wanted: Sequence[Item], minutes: float) -> None:

@@ -36,6 +36,9 @@ QUESTIONS = {"fit": 60, "tuning": 100, "final": 240, "calibration": 100, "baseli
 ITEMS = {"fit": 24, "tuning": 16, "final": 24}
 """Prompts of a label under a condition."""
 
+FITTED = ("voice", "written", "persona")
+"""Conditions that directions and detectors of the text are fitted on."""
+
 HIDDEN = {"fit": ("masked", "pressure", "push"), "tuning": ("push",)}
 """Conditions that a pool does not have: nothing is fitted on them."""
 
