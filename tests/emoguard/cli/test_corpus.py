@@ -95,8 +95,43 @@ def test_texts_that_never_come_are_given_up_and_counted(tmp_path, topics, monkey
     assert "0 of 24 texts, 24 given up. Rejected attempts: 48 (48 too short)." in text
 
 
+def test_answers_in_a_voice_are_written_with_neutral_ones_beside_them(
+    tmp_path, topics, monkeypatch, capsys
+):
+    asked = []
+
+    def answer(speaker, prompt):
+        asked.append(prompt)
+        voice = "morose " if "sad" in prompt.earlier[0][1] else "plain "
+        return voice + " ".join(f"w{prompt.seed}x{n}" for n in range(50)) + "."
+
+    monkeypatch.setattr(corpus, "answer", answer)
+    voices, labels = tmp_path / "voices.jsonl", tmp_path / "labels.json"
+    voices.write_text(
+        "".join(
+            json.dumps({"emotion": "sad", "topic": "rain", "text": f"sad morose {n}"}) + "\n"
+            for n in range(8)
+        )
+    )
+    labels.write_text('{"sad": {"words": ["sad"], "valence": -1}}')
+    out = tmp_path / "c.jsonl"
+    arguments = ["corpus", "write", "--model", str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))]
+    arguments += ["--out", str(out), "--answers", "--topics", topics, "--each", "2"]
+    assert main([*arguments, "--labels", str(labels), "--voices", str(voices)]) == 0
+    told = capsys.readouterr().out
+    assert "8 of 8 texts" in told
+    assert "sad          0." in told or "sad          1." in told
+    texts = corpora.read(out, corpora.read_labels(labels))
+    assert [text.label for text in texts] == ["sad"] * 4
+    assert {text.topic for text in texts} == {"a train", "a garden"}
+    neutral = corpora.read(f"{out}.neutral.jsonl")
+    assert [text.label for text in neutral] == [""] * 4
+    assert all(prompt.text in {"a train", "a garden"} for prompt in asked)
+
+
 def test_own_topics_are_those_of_the_own_corpus():
     assert len(corpus.own_topics()) == 24
+    assert len(set(corpus.own_questions())) == corpus.QUESTIONS
 
 
 def test_labels_by_name_are_written_for(tmp_path, topics, monkeypatch):
