@@ -1,4 +1,4 @@
-"""Progress of what takes long: bars on a terminal, a line a minute where there is none."""
+"""Shows the progress of long work: bars on a terminal, elsewhere a line a minute."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOOK_SECONDS = 1.0
 
 
 class Bars(Progress):
-    """Bars on stderr; where it is no terminal, a line when a task begins, each minute, at its end.
+    """Bars on stderr; without a terminal, a line at the start and end of a task and each minute.
 
     A step that takes long does not silence it: a thread says that the task goes on. `now` tells the
     time in seconds, for tests.

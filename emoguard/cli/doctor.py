@@ -27,6 +27,7 @@ from emoguard.extras import install_command
 from emoguard.fit.calibrating import own_prompts
 from emoguard.fit.staleness import ANSWERS, movement
 from emoguard.guard import Guard
+from emoguard.probe.identity import ModelIdentity
 from emoguard.probe.residuals import Residuals
 from emoguard.probe.shipped import shipped_files
 from emoguard.probe.witness import WITNESS_TEXT
@@ -211,14 +212,14 @@ def _probe(door: Residuals, path: str, probe: str | None) -> Iterator[Finding]:
         yield Finding("calibration", "ok", f"made on {calibration.responses} responses")
         yield from (Finding("calibration", "to do", each) for each in calibration.cautions)
         return
-    command = calibrating(guard.probe, probe, door.identity, path)
     if probe is not None and guard.calibrations:
-        yield _aged(guard, path, command)
+        yield _aged(guard, probe, door.identity, path)
         return
+    command = calibrating(guard.probe, probe, door.identity, path)
     yield Finding("calibration", "to do", f"uncalibrated: {RAW}", command)
 
 
-def _aged(guard: Guard, path: str, command: str) -> Finding:
+def _aged(guard: Guard, probe: str, identity: ModelIdentity, path: str) -> Finding:
     """Tell a file of the same weights from a model that was trained further."""
     moved = movement(open_speaker(path), guard.probe, guard.calibrations, own_prompts())
     seen = (
@@ -227,6 +228,7 @@ def _aged(guard: Guard, path: str, command: str) -> Finding:
     )
     if not moved.moved:
         text = f"uncalibrated: {RAW}; its scores did not move {seen}"
+        command = calibrating(guard.probe, probe, identity, path)
         return Finding("calibration", "to do", text, command)
     labels = ", ".join(moved.moved)
     return Finding(
@@ -234,7 +236,7 @@ def _aged(guard: Guard, path: str, command: str) -> Finding:
         "to do",
         f"stale: the model was changed, and neutral scores moved for {labels} {seen}: realign the "
         "calibration, which refuses if directions do not hold; else fit anew",
-        f"{command} --realign",
+        calibrating(guard.probe, probe, identity, path, realign=True),
     )
 
 

@@ -28,7 +28,8 @@ def local(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
 
     """
     is_path = os.path.lexists(value) or Path(value).parent.is_dir()
-    if is_path or not HUB_ID.fullmatch(value) or value.endswith((".gguf", ".safetensors")):
+    has_suffix = Path(value).suffix[1:].isalpha()  # a file's; those of versions have digits
+    if is_path or has_suffix or not HUB_ID.fullmatch(value):
         return value
     from huggingface_hub import snapshot_download
 

@@ -1,4 +1,4 @@
-"""The options that open a model, and the model of the demo."""
+"""Defines the options that open a model, and finds the model of the demo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts that a model is about to read; too short ones are left out and counted."""
+"""Leaves out texts that are too short to be read, or repeat others, and counts them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from emoguard.cli.bars import Bars
 from emoguard.cli.screen import say
-from emoguard.fit import extraction
+from emoguard.errors import EmoGuardError
+from emoguard.fit import corpora, extraction
 from emoguard.fit.corpora import Text
 from emoguard.fit.extraction import SHORTEST, Portion, extract_embedded
 from emoguard.probe.residuals import Residuals
@@ -23,17 +24,47 @@ if TYPE_CHECKING:
 
 
 def readable(door: Residuals, texts: Sequence[Text]) -> list[Text]:
-    """Return the texts that are long enough to be read; say which are not."""
-    kept = extraction.readable(door, texts)
-    if len(kept) < len(texts):
-        ids = set(map(id, kept))
-        first = next(text for text in texts if id(text) not in ids)
+    """Return the texts that are long enough to be read, each once; say which are left out."""
+    again = [text for _, text in corpora.repeated(texts)]
+    once = _without(texts, again, "repeat others")
+    long_enough = set(map(id, extraction.readable(door, once)))
+    short = [text for text in once if id(text) not in long_enough]
+    return _without(once, short, f"have fewer than {extraction.SHORTEST} tokens")
+
+
+def _without(texts: Sequence[Text], out: Sequence[Text], why: str) -> list[Text]:
+    if out:
         say(
-            f"Left out {len(texts) - len(kept):,} of {len(texts):,} texts, which have fewer than "
-            f"{extraction.SHORTEST} tokens: the first at {first.place}.",
+            f"Left out {len(out):,} of {len(texts):,} texts, which {why}: the first at "
+            f"{out[0].place}.",
             err=True,
         )
-    return kept
+    left = set(map(id, out))
+    return [text for text in texts if id(text) not in left]
+
+
+def stories_of(
+    paths: Sequence[str], labels: Sequence[corpora.Label], most: int
+) -> dict[str, list[Text]]:
+    """Return corpora by name, at most so many texts of a label of each; they share no text."""
+    found = {
+        name: corpora.balanced(corpora.read(path, labels), most)
+        for name, path in _named(paths).items()
+    }
+    corpora.check_apart(found)
+    return found
+
+
+def _named(paths: Sequence[str]) -> dict[str, str]:
+    """Return paths by a short name: the file's, or its folder's where files are named alike."""
+    whole = [Path(p).resolve() for p in paths]
+    own = {p.resolve(): f"own {p.stem}" for p in corpora.own()}
+    stems = [own.get(p, p.stem) for p in whole]
+    if len(set(stems)) < len(stems):
+        stems = [own.get(p, p.parent.name) for p in whole]
+    if len(set(stems)) < len(stems):
+        raise EmoGuardError(f"corpora need different names, got {', '.join(paths)}")
+    return dict(zip(stems, paths, strict=True))
 
 
 @dataclass(frozen=True)

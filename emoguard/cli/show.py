@@ -118,7 +118,7 @@ def _print_one(console: Screen, probe: Mapping[str, Any]) -> None:
         for key, value in probe[title].items():
             if key != "cautions" and not _is_nested(
                 value
-            ):  # what a validation measured label by label: --json shows it
+            ):  # the validation's measurements by label, which --json shows
                 _add(table, f"{title}: {key}", _plain(value))
     console.print(table)
     _print_calibrations(console, probe["calibrations"])

@@ -18,7 +18,7 @@ from emoguard.cli.bars import Bars, follow
 from emoguard.cli.models import MODEL, RUNTIME, THREADS
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import calibrating, open_probe
-from emoguard.cli.reading import Reader, readable
+from emoguard.cli.reading import Reader, readable, stories_of
 from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.extras import check_installed
@@ -26,6 +26,7 @@ from emoguard.fit import corpora
 from emoguard.fit.calibrating import check_fits
 from emoguard.fit.corpora import Label
 from emoguard.fit.extraction import SKIP
+from emoguard.fit.leaks import leaks
 from emoguard.probe import artifact
 from emoguard.probe.probe import Probe
 from emoguard.reporttable import printable
@@ -61,7 +62,11 @@ from emoguard.validate.validation import validate as measure
     show_default=True,
     help="Texts per family.",
 )
-@click.option("--labels", "labels_path", help="Labels and their words (JSON); default: ours.")
+@click.option(
+    "--labels",
+    "labels_path",
+    help="Labels and their words (JSON), or names between commas; default: the probe's.",
+)
 @click.option("--also", multiple=True, help="Another file of the same weights, to compare with.")
 @click.option("--card", "folder", required=True, help="Folder for the card, JSON and pictures.")
 @click.option("--out", help="Write the probe with its verdicts here (.safetensors).")
@@ -147,10 +152,7 @@ def validate(
     recipe = {} if found is None else found.recipe
     skip = skip if skip is not None else recipe.get("skip", SKIP)
     # Whatever is wrong with files is said before a model is opened.
-    stories = {
-        name: corpora.balanced(corpora.read(p, labels), most)
-        for name, p in _named(corpus_paths).items()
-    }
+    stories = stories_of(corpus_paths, labels, most)
     plain = [text for p in neutral_paths for text in corpora.read(p)]
     written = read_human(human_path, known) if human_path else None
     if written:
@@ -183,6 +185,7 @@ def validate(
             probe=found,
             human=people,
             families=known,
+            leaks=leaks([text for some in stories.values() for text in some], labels),
             progress=lambda what: progress.update(bar, description=what),
         )
         progress.remove_task(bar)
@@ -241,18 +244,6 @@ def _labels(path: str | None, probe: Probe | None) -> list[Label]:
 def _task(labels: Sequence[Label], probe: Probe | None) -> Task:
     axis = probe.axes[0] if probe is not None and probe.axes else "valence"
     return Task(tuple(n.name for n in labels), tuple(n.valence for n in labels), axis)
-
-
-def _named(paths: Sequence[str]) -> dict[str, str]:
-    """Return paths by a short name: the file's, or its folder's where files are named alike."""
-    whole = [Path(p).resolve() for p in paths]
-    own = {p.resolve(): f"own {p.stem}" for p in corpora.own()}
-    stems = [own.get(p, p.stem) for p in whole]
-    if len(set(stems)) < len(stems):
-        stems = [own.get(p, p.parent.name) for p in whole]
-    if len(set(stems)) < len(stems):
-        raise EmoGuardError(f"corpora need different names, got {', '.join(paths)}")
-    return dict(zip(stems, paths, strict=True))
 
 
 def _make(folder: Path) -> None:

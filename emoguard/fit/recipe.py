@@ -19,6 +19,8 @@ from emoguard.fit import directions as d
 from emoguard.fit.cautions import cautions
 from emoguard.fit.corpora import Label, Text
 from emoguard.fit.extraction import SKIP, extract
+from emoguard.fit.leaks import leak_cautions
+from emoguard.fit.requirements import VALENCE, check
 from emoguard.probe.probe import Probe
 from emoguard.probe.witness import Witness
 
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
     from emoguard.probe.residuals import Residuals
 
-VALENCE = "valence"
 HELD_OUT = 3
 """Every third topic (or text, in a corpus without topics) is held out to choose layers."""
 
@@ -221,6 +222,7 @@ def fit(
         layers=layers,
         skip=skip,
         sources=sources,
+        leaks=leak_cautions(corpora, labels),
     )
 
 
@@ -235,23 +237,26 @@ def make(
     layers: Sequence[int] = (),
     skip: int = SKIP,
     sources: Sequence[str] = (),
+    leaks: Sequence[str] = (),
     is_provisional: bool = False,
 ) -> Probe:
     """Make a probe from corpora and neutral texts that were read already.
 
-    `plain` are the residuals of neutral texts, (texts, blocks, hidden). See `fit`.
+    `plain` are the residuals of neutral texts, (texts, blocks, hidden); `leaks` are cautions about
+    the texts themselves. See `fit`.
     """
     recipe = recipe or Recipe()
     names = [label.name for label in labels]
     scores = layer_scores(pools, plain, names, recipe)
     fitted = fit_directions(pools, plain, names, recipe, layers or best_layers(scores, recipe.keep))
-    read_rows, steer_rows = with_valence(fitted, labels)
+    axes = (VALENCE,) if has_valence(labels) else ()
+    read_rows, steer_rows = with_valence(fitted, labels) if axes else (fitted.read, fitted.steer)
     doubts = cautions(
         [pool.labels for pool in pools], names, scores, fitted.layers, are_named=bool(layers)
     )
     return Probe(
         name=name,
-        labels=(*names, VALENCE),
+        labels=(*names, *axes),
         layers=fitted.layers,
         read=read_rows.astype(np.float32),
         steer=steer_rows.astype(np.float32),
@@ -260,7 +265,7 @@ def make(
         witness=Witness.record(door, fitted.layers),
         architecture=door.identity.architecture,
         model_layers=door.identity.layers,
-        axes=(VALENCE,),
+        axes=axes,
         recipe={
             "steer": "mean difference, neutral components removed",
             "read": "mean difference, whitened by the covariance within labels",
@@ -268,7 +273,8 @@ def make(
             "skip": skip,
             "layers": list(layers),
             "labels": {
-                label.name: {"words": list(label.words), "valence": label.valence}
+                label.name: {"words": list(label.words)}
+                | ({"valence": label.valence} if label.valence else {})
                 for label in labels
             },
             "texts": [len(pool.labels) for pool in pools],
@@ -278,8 +284,13 @@ def make(
             "quantisation": door.identity.quantisation,
             "provisional": is_provisional,
         },
-        card=_card(scores, fitted.layers, names) | {"cautions": doubts},
+        card=_card(scores, fitted.layers, names) | {"cautions": [*doubts, *leaks]},
     )
+
+
+def has_valence(labels: Sequence[Label]) -> bool:
+    """Return whether labels of both signs are there to make the valence axis of."""
+    return {-1, 1} <= {label.valence for label in labels}
 
 
 def with_valence(
@@ -340,42 +351,6 @@ def _held_out_auroc(
                 row[index] = d.auroc(residuals @ read[index], positive)
     tested = np.isfinite(found).sum(axis=0)
     return np.where(tested, np.nansum(found, axis=0) / np.maximum(tested, 1), np.nan)
-
-
-def check(
-    door: Residuals,
-    corpora: Sequence[Sequence[Text]],
-    neutral: Sequence[Text],
-    labels: Sequence[Label],
-    layers: Sequence[int],
-) -> None:
-    """Refuse what no probe can be made from, before any text is read.
-
-    Raises:
-        EmoGuardError: see `fit`.
-
-    """
-    if len(neutral) < 16:
-        raise EmoGuardError(f"fitting needs at least 16 neutral texts, got {len(neutral)}")
-    wrong = [n for n in layers if not 0 <= n < door.identity.layers - 1]
-    if wrong:
-        raise EmoGuardError(
-            f"layers must lie in [0, {door.identity.layers - 2}] for {door.identity.name}, "
-            f"got {wrong}"
-        )
-    if any(label.name == VALENCE for label in labels):
-        raise EmoGuardError(
-            f"{VALENCE} is the axis that is made from the labels: name it otherwise"
-        )
-    for label in labels:
-        most = max(sum(t.label == label.name for t in corpus) for corpus in corpora)
-        if most < 6:
-            raise EmoGuardError(
-                f"label {label.name} needs at least 6 texts in one corpus, got {most}: "
-                f"texts with emotion {' or '.join(label.words)}"
-            )
-    if {label.valence > 0 for label in labels} != {True, False}:
-        raise EmoGuardError("the valence axis needs labels of both signs")
 
 
 def _card(

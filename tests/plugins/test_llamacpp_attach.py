@@ -272,7 +272,7 @@ def test_a_model_that_was_watched_is_freed_when_it_is_dropped(
         gc.enable()
 
 
-def test_a_wrapper_kept_by_somebody_is_inert_after_detach(llm: Any, probe: Probe) -> None:
+def test_a_kept_wrapper_is_inert_after_detach(llm: Any, probe: Probe) -> None:
     wanted = complete(llm)
     with emoguard.attach(llm, Guard(probe)) as watch:
         kept = llm.create_completion

@@ -49,7 +49,7 @@ def test_a_line_said_has_no_control_characters(capsys):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
-def test_the_command_ends_as_it_should_whatever_the_terminal_can_show(encoding):
+def test_the_command_ends_well_on_every_terminal(encoding):
     code = "import sys; from emoguard.cli import main; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-c", code, "show"],
@@ -69,7 +69,7 @@ def test_the_command_ends_as_it_should_whatever_the_terminal_can_show(encoding):
         (b"\x81\xff", "\ufffdÿ", True),
     ],
 )
-def test_what_is_piped_in_is_text_whatever_its_encoding(data, text, is_said, capsys):
+def test_piped_input_is_text_in_any_encoding(data, text, is_said, capsys):
     stream = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
     assert piped(stream) == text
     argument = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
@@ -142,7 +142,7 @@ def command(**environment):
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_completion_is_what_the_documentation_says(shell):
+def test_completion_works_as_documented(shell):
     script = command(_EMOGUARD_COMPLETE=f"{shell}_source").stdout
     assert f"_EMOGUARD_COMPLETE={shell}_complete".encode() in script
     at = {"COMP_WORDS": "emoguard doc", "COMP_CWORD": "doc" if shell == "fish" else "1"}
@@ -153,7 +153,7 @@ def test_doctor_prints_json(capsys):
     from emoguard.cli import main
 
     main(["doctor", "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert {"part", "mark", "text", "command"} == set(found[0])
-    assert {each["mark"] for each in found} <= {"ok", "absent", "to do", "broken"}
-    assert any(each["part"].startswith("probe smollm2") for each in found)
+    shown = json.loads(capsys.readouterr().out)
+    assert {"part", "mark", "text", "command"} == set(shown[0])
+    assert {each["mark"] for each in shown} <= {"ok", "absent", "to do", "broken"}
+    assert any(each["part"].startswith("probe smollm2") for each in shown)
