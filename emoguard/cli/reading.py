@@ -80,7 +80,9 @@ class Reader:
         self, name: str, folder: str, texts: Sequence[Text], portion: Portion | None = None
     ) -> Texts:
         """Read texts, all long enough; of a portion that is all, only those in it."""
-        bar = self.progress.add_task(f"reading {name}", total=len(texts))
+        is_part = portion is not None and portion.is_all
+        count = len(portion.texts) if portion is not None and is_part else len(texts)
+        bar = self.progress.add_task(f"reading {name}", total=count)
         states, embeddings = extract_embedded(
             self.door,
             [text.text for text in texts],
@@ -89,9 +91,8 @@ class Reader:
             progress=lambda done: self.progress.update(bar, completed=done),
             portion=portion,
         )
-        if portion is not None and portion.is_all:
+        if portion is not None and is_part:
             texts = [texts[n] for n in portion.texts]
-            self.progress.update(bar, total=len(texts), completed=len(texts))
         labels, topics = [t.label for t in texts], [t.topic for t in texts]
         return Texts(
             name, [t.text for t in texts], np.array(labels), np.array(topics), states, embeddings
