@@ -165,7 +165,7 @@ def _reading(door: Residuals, texts: Sequence[str]) -> NDArray[np.float64]:
 def _responding(
     speaker: Speaker, prompts: Sequence[str], sampling: Sampling
 ) -> tuple[NDArray[np.float64], float, Generated]:
-    """Return what a response costs, its tokens with the prompt's, and one; it is cut short if slow."""
+    """Return what a response costs, its tokens with the prompt's, and one: cut short if slow."""
 
     def answer(number: int, tokens: int) -> tuple[NDArray[np.float64], Generated]:
         allowed = dataclasses.replace(sampling, tokens=tokens)
