@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import textheads, turnstreams
 from benchmarks.answertable import Table, over_labels, readings
-from benchmarks.conditions import CONDITIONS, FOLDER, LABELS, NEUTRAL
-from benchmarks.owndirections import FITTED, STATISTICS, of_labels
+from benchmarks.conditions import CONDITIONS, FITTED, FOLDER, LABELS, NEUTRAL
+from benchmarks.owndirections import STATISTICS, of_labels
 from benchmarks.turnstreams import MOST, SHARES, WARM, Detectors, World, draw, summary
 from emoguard.study.judges import Classifier, Embeddings, Judge, Lexicon
 from emoguard.validate.estimate import Sample

@@ -100,8 +100,15 @@ def _verdicts(found: Validation) -> Table:
         columns,
         tuple(rows),
         f"{RULE}. The interval is over topics of these corpora, averaged; how far writers differ "
-        "shows in the weakest one.",
+        f"shows in the weakest one. {_leaks(found)}",
     )
+
+
+def _leaks(found: Validation) -> str:
+    if not found.leaks:
+        return "No text holds a word of its own label."
+    counts = ", ".join(f"{label} {count}" for label, count in found.leaks.items())
+    return f"Leaks, texts that hold a word of their own label: {counts}."
 
 
 def _weakest(found: Validation, target: str) -> str:

@@ -25,8 +25,8 @@ MODEL = "model"
 class Task:
     """The targets to tell apart: label `names`, and an axis from negative to positive ones.
 
-    `signs` are +1 or -1 per name. `targets` are what a number is reported for: the names, and the
-    axis if it has one.
+    `signs` are +1 or -1 per name, 0 where none is given. `targets` are what a number is reported
+    for: the names, and the axis if it has one.
     """
 
     names: tuple[str, ...]
@@ -36,7 +36,7 @@ class Task:
     @property
     def targets(self) -> tuple[str, ...]:
         """Return the names and, where both signs occur, the axis."""
-        return (*self.names, self.axis) if len(set(self.signs)) == 2 else self.names
+        return (*self.names, self.axis) if {-1, 1} <= set(self.signs) else self.names
 
     @property
     def columns(self) -> list[int]:

@@ -206,7 +206,7 @@ def _valence(pyplot: Any, found: Validation, title: str) -> Any:
 
 def _colour(found: Validation, name: str) -> str:
     sign = found.signs[found.labels.index(name)]
-    return PLEASANT if sign > 0 else UNPLEASANT
+    return {1: PLEASANT, -1: UNPLEASANT}.get(sign, INK)
 
 
 def _points(axis: Any, plane: Plane, found: Validation) -> None:

@@ -128,6 +128,7 @@ class Worker:
         """
         self._probe, calibrations = artifact.loads(probe)
         self._calibrations = {each.identity.digest: each for each in calibrations}
+        self._acting = ((), {})  # by plans alone: their directions are the probe's
         self.buffers.load(self._probe.fold(self._calibrations.get(site), tuple(labels)))
         self._labels = len(labels)
         return list(self.buffers.layers)
@@ -267,10 +268,10 @@ class Worker:
             none = torch.zeros(len(plans), MOVES, device=device)
             here = {layer for plan in plans for layer in plan.layers} & {*self.buffers.layers}
             self._acting = keys, {layer: gather(plans, layer, device, none) for layer in here}
-        rows = [row for _, span in moved for row in span]
-        owners = [keys.index(key) for key, span in moved for _ in span]
+        rows = np.array([row for _, span in moved for row in span])
+        owners = np.array([keys.index(key) for key, span in moved for _ in span])
         return Planned(
-            torch.tensor(rows, device=device), torch.tensor(owners, device=device), self._acting[1]
+            torch.from_numpy(rows).to(device), torch.from_numpy(owners).to(device), self._acting[1]
         )
 
     def _steering_broke(self, error: str) -> None:

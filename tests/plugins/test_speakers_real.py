@@ -9,7 +9,7 @@ from emoguard.runtime.attention import sink_length
 from emoguard.runtime.openers import open_speaker, recognise
 from emoguard.runtime.session import REQUEST
 from emoguard.runtime.speaker import BatchSpeaker, Prompt, answer
-from tests.support.models import hf_copy, smollm2_gguf
+from tests.support.models import hf_copy, qwen_gguf, smollm2_gguf
 
 pytestmark = pytest.mark.real
 
@@ -42,6 +42,15 @@ def test_a_model_is_opened_by_the_runtime_whose_format_it_has():
 def test_both_runtimes_write_the_same_prompt(speakers, system, raw):
     prompt = Prompt("What is a tide?", system, raw=raw)
     first, second = (each.prompt_ids(prompt) for each in speakers.values())
+    assert first == second
+
+
+@pytest.mark.parametrize("system", ["", "You are brief."])
+def test_a_model_that_writes_a_system_prompt_of_its_own_gets_it_in_both_runtimes(system):
+    """Qwen's template adds one where none is asked for."""
+    path = qwen_gguf()
+    prompt = Prompt("What is a tide?", system)
+    first, second = (open_speaker(each).prompt_ids(prompt) for each in (path, hf_copy(path)))
     assert first == second
 
 

@@ -67,7 +67,7 @@ def test_help_lists_the_verbs_and_version_is_ours(capsys):
         ["run", "--model", "m.gguf", " "],
         ["export", "p"],
         ["show", "--wrong"],
-        ["corpus", "--model", "m", "--out", "o", "--each", "0"],
+        ["corpus", "write", "--model", "m", "--out", "o", "--each", "0"],
         ["fit", "--model", "m", "--out", "o.safetensors", "--most", "-1"],
         ["calibrate", "--model", "m", "--probe", "p", "--out", "o", "--responses", "3"],
         ["calibrate", "--model", "m", "--probe", "p", "--out", "o", "--temperature", "-1"],
@@ -88,7 +88,10 @@ def test_misuse_exits_with_two(arguments, capsys):
         (["run", "--model", "tests", "Hi"], "tests is no model: it holds no config.json"),
         (["demo", "--svg", "nowhere/d.svg"], "there is no folder nowhere for --svg"),
         (["baseline", "log", "--out", "nowhere/b.json"], "there is no folder nowhere for --out"),
-        (["corpus", "--model", "m", "--out", "nowhere/c"], "there is no folder nowhere for --out"),
+        (
+            ["corpus", "write", "--model", "m", "--out", "nowhere/c"],
+            "there is no folder nowhere for --out",
+        ),
     ],
 )
 def test_a_refusal_is_one_sentence_on_stderr_and_exits_with_one(arguments, sentence, capsys):

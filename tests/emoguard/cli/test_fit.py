@@ -1,6 +1,8 @@
 """`emoguard fit`, from corpus to a probe file that reads."""
 
+import html
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -8,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from emoguard_llamacpp.speaker import LlamaSpeaker
 
 import emoguard
 from emoguard import Guard
 from emoguard.cli import main
-from emoguard.fit import corpora
+from emoguard.fit import calibrating, corpora
+from emoguard.fit.forecast import MOST_RESPONSES
+from emoguard.fit.store import RowStore
 from emoguard.probe import artifact
 from tests.support import models, tiny_gguf
 from tests.support.models import DATA, load_llama, smollm2_gguf
@@ -54,7 +59,7 @@ def test_fit_writes_a_probe_that_attaches_to_its_model(tmp_path, texts, capsys, 
     probe, calibrations = artifact.load(out)
     assert probe.name.startswith("mine@")
     assert len(calibrations) == 2
-    assert probe.card["status"].startswith("not yet validated")
+    assert any(doubt.startswith("not judged: label happy needs") for doubt in probe.cautions)
     assert probe.recipe["sources"] == ["stories.jsonl"]
     assert not (tmp_path / "probe.safetensors.residuals").exists()
     llm = load_llama(model)
@@ -123,6 +128,94 @@ def test_labels_of_ones_own(tmp_path, texts, capsys):
     assert "valence is the axis" in capsys.readouterr().err
 
 
+@pytest.fixture
+def two_writers(tmp_path):
+    """Options of a fit on two corpora that can be judged, and of a tiny model."""
+    rng = np.random.default_rng(1)
+    words = [label.words[0] for label in corpora.default_labels()]
+
+    def text():
+        return " ".join("".join(rng.choice(list("etaoinshr"), 3)) for _ in range(8))
+
+    options = {"--model": str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))}
+    for name in ("one", "two"):
+        rows = [
+            {"emotion": w, "topic": f"t{n % 10}", "text": text()} for w in words for n in range(20)
+        ]
+        options[f"--corpus {name}"] = write(tmp_path / f"{name}.jsonl", rows)
+    options["--neutral"] = write(tmp_path / "n.jsonl", [{"text": text()} for _ in range(30)])
+    options |= {"--tokens": "20", "--responses": "50", "--skip": "2", "--threads": "1"}
+    return ["fit", *(part for k, v in options.items() for part in (k.split()[0], v))]
+
+
+def test_a_quick_fit_is_provisional_and_finished_from_where_it_is(
+    tmp_path, two_writers, capsys, monkeypatch
+):
+    out = tmp_path / "p.safetensors"
+    assert main([*two_writers, "--quick", "--out", str(out)]) == 0
+    told = capsys.readouterr()
+    assert "A provisional probe for tiny random llama" in told.err
+    assert "Caution: provisional" in told.err
+    finish = next(line for line in told.out.splitlines() if line.startswith("Finish it with: "))
+    quick, (calibration,) = artifact.load(out)
+    assert quick.is_provisional
+    assert quick.recipe["texts"] == [18 * 12, 18 * 12]
+    assert calibration.responses < 50
+    assert set(quick.verdicts.values()) == {"not usable"}  # random texts mean nothing
+    page = out.with_suffix(".html").read_text(encoding="utf-8")
+    assert finish.removeprefix("Finish it with: ") in html.unescape(page)
+    read, spoken = [], []
+    monkeypatch.setattr(RowStore, "write", kept(RowStore.write, read.extend))
+    monkeypatch.setattr(
+        LlamaSpeaker, "respond", counted(LlamaSpeaker.respond, lambda p: spoken.append(p.text))
+    )
+    assert main(shlex.split(finish.removeprefix("Finish it with: emoguard "))) == 0
+    assert "provisional" not in capsys.readouterr().out
+    whole, _ = artifact.load(out)
+    assert not whole.is_provisional
+    assert whole.recipe["texts"] == [240, 240]
+    texts = 2 * 12 * 2 + 30 - 24
+    answers = read[texts:]
+    assert sorted(answers) == list(range(len(answers)))  # all are read with the new directions
+    asked_again = set(spoken) & set(calibrating.own_prompts()[:40])
+    assert len(asked_again) <= MOST_RESPONSES  # but for the measurement
+    assert not list(tmp_path.glob("p.safetensors.*"))
+
+
+def kept(write, seen):
+    def writing(store, rows, values):
+        seen(list(rows))
+        write(store, rows, values)
+
+    return writing
+
+
+def counted(respond, seen):
+    def responding(speaker, prompt):
+        seen(prompt)
+        return respond(speaker, prompt)
+
+    return responding
+
+
+def test_an_estimate_makes_nothing(tmp_path, two_writers, capsys):
+    assert main([*two_writers, "--estimate", "--out", str(tmp_path / "p.safetensors")]) == 0
+    told = capsys.readouterr().err
+    assert "read texts" in told
+    assert "With --quick about" in told
+    assert not list(tmp_path.glob("p.*"))
+
+
+def test_without_a_name_a_finished_probe_is_not_replaced(
+    tmp_path, two_writers, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny-probe.safetensors").write_bytes(b"finished")
+    assert main(two_writers) == 1
+    assert "tiny-probe.safetensors is there already, and finished" in capsys.readouterr().err
+    assert (tmp_path / "tiny-probe.safetensors").read_bytes() == b"finished"
+
+
 CHILD = """
 import os, signal, sys
 from emoguard.cli import main
@@ -168,6 +261,7 @@ def test_a_probe_of_few_texts_is_warned_of_and_its_file_keeps_that(tmp_path, tex
     assert main([*arguments, "--tokens", "16", "--responses", "8", "--out", str(out)]) == 0
     told = capsys.readouterr()
     assert "Caution: few texts (happy 6, calm 6" in told.err
+    assert "Caution: few answers" in told.err
     assert "Caution" not in told.out
     assert artifact.load(out)[0].cautions
     assert main(["show", str(out)]) == 0

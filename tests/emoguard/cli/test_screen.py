@@ -93,13 +93,46 @@ def test_without_a_terminal_there_is_a_line_a_minute(capsys):
         progress.update(task, description="nulls")
     assert capsys.readouterr().err.splitlines() == [
         "reading: 0 of 180",
-        "reading: 60 of 180, about 2 minutes left",
-        "reading: 120 of 180, about 1 minutes left",
+        "reading: 50 of 180, about 2 minutes left",
+        "reading: 100 of 180, about 1 minute left",
+        "reading: 150 of 180, about 30 seconds left",
         "reading: 180 of 180",
         "computing",
         "nulls",
     ]
-    assert bars_module.EVERY_SECONDS == 60
+    assert bars_module.EVERY_SECONDS < 60
+
+
+def test_a_step_that_takes_long_is_not_silent(capsys):
+    clock = [0.0]
+    with Bars(lambda: clock[0]) as progress:
+        show = follow(progress)
+        show("reading", 0, 2)
+        for _ in range(3):
+            clock[0] += bars_module.EVERY_SECONDS / 2
+            progress.beat()
+        show("reading", 2, 2)
+        clock[0] += 1000
+        progress.beat()  # nothing runs any more
+    assert capsys.readouterr().err.splitlines() == [
+        "reading: 0 of 2",
+        "reading: 0 of 2",
+        "reading: 2 of 2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (1, "5 seconds"),
+        (43, "45 seconds"),
+        (70, "1 minute"),
+        (700, "12 minutes"),
+        (9000, "2.5 hours"),
+    ],
+)
+def test_durations_are_rounded_as_estimates_are(seconds, words):
+    assert bars_module.duration(seconds) == words
 
 
 def command(**environment):

@@ -36,8 +36,8 @@ OPTIONS: dict[str, Any] = {
 }
 EAGER = {"enforce_eager": True}
 UNI = {"distributed_executor_backend": "uni"}
-SMALL_CACHE = {"num_gpu_blocks_override": 70}
-"""2,240 positions: longer requests wait or are preempted."""
+SMALL_CACHE = {"num_gpu_blocks_override": 50}
+"""1,600 positions: longer requests wait or are preempted."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,16 @@ CONFIGURATIONS = {
     ),
     "pp2": Configuration(EAGER | {"pipeline_parallel_size": 2, "gpu_memory_utilization": 0.1}),
     "tp3": Configuration(EAGER | {"tensor_parallel_size": 3}),
+    "ray": Configuration(
+        EAGER | {"distributed_executor_backend": "ray"},
+        ONE_PROCESS
+        | {
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "VLLM_HOST_IP": "127.0.0.1",
+        },
+        ("ray",),
+    ),
 }
 
 NAME = os.environ.get("EMOGUARD_TEST_ENGINE", "eager")
@@ -111,6 +121,8 @@ def start(**more: Any) -> Any:
     configuration = CONFIGURATIONS[NAME]
     if "async" in configuration.standins:
         standins.asynchronous()
+    if "ray" in configuration.standins:
+        standins.ray_cluster()
     folder = tiny_folder() if configuration.is_tiny else hf_copy(smollm2_gguf())
     return LLM(str(folder), **(OPTIONS | configuration.options | more))
 

@@ -15,7 +15,7 @@ from tests.plugins.vllm import engines
 from tests.plugins.vllm.asking import CALM, NEAR, SAD, preemptions, prompts, rows
 from tests.plugins.vllm.engines import PROBE
 
-pytestmark = pytest.mark.engines("eager", "whole", "ngram", "async", "v2", "pp2", "tp3")
+pytestmark = pytest.mark.engines("eager", "whole", "ngram", "async", "v2", "pp2", "tp3", "ray")
 
 REQUESTS = 60
 LONG = 520
