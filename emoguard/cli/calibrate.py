@@ -82,8 +82,8 @@ def calibrate(
     """Measure a probe on a model's own neutral responses, and certify alarm thresholds.
 
     The result replaces the calibration of the same model file in the probe; those of others are
-    kept. Files named by --also are calibrated on the same responses, which are saved in
-    OUT.answers.jsonl: after an interruption, the same command continues.
+    kept. Files named by --also are calibrated on the same responses, which are kept in
+    OUT.answers.jsonl as they come: after an interruption the same command goes on where it was.
     """
     check_out("--out", out, ".safetensors")
     policy = Policy.load(policy_path) if policy_path else Policy()

@@ -37,7 +37,7 @@ class Finding:
     """One line of the diagnosis.
 
     `mark` is ok, absent (not needed), to do (works, but not as well as it could) or broken;
-    `command` is the remedy.
+    `command` is what to run about it.
     """
 
     part: str
@@ -54,11 +54,11 @@ class Finding:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of what was found.")
 @click.pass_context
 def doctor(ctx: click.Context, path: str | None, probe: str | None, *, as_json: bool) -> None:
-    """Check the runtimes, probes and models on this machine; exit 1 if something is broken.
+    """Check what can be read here, and how; exit 1 when something is broken.
 
-    With --model it also checks the read paths of that model, the probe that fits it, and whether
-    the probe is calibrated for exactly this file. A file that may crash its runtime is tried in a
-    child process first.
+    With --model also: how that model is read, which probe fits it, and whether the probe is
+    calibrated for exactly this file. A file that may crash its runtime is tried in a child process
+    first.
     """
     if probe is not None and path is None:
         raise click.UsageError("--probe is tried on a model: give --model, too")
@@ -111,7 +111,7 @@ def _runtime(point: EntryPoint) -> Iterator[Finding]:
 
 
 def _own_doctor(plugin: ModuleType) -> Any:
-    """Return a plug-in's module `doctor`, None if the plug-in has no read paths to check."""
+    """Return a plug-in's module `doctor`, None where the plug-in has no read paths to tell."""
     name = f"{plugin.__name__}.doctor"
     return importlib.import_module(name) if importlib.util.find_spec(name) else None
 

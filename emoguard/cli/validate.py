@@ -1,4 +1,4 @@
-"""`emoguard validate`: judges a probe against the text alone: verdicts, card and pictures."""
+"""`emoguard validate`: does a probe mean more than the text alone? Verdicts, card and pictures."""
 
 from __future__ import annotations
 
@@ -138,8 +138,8 @@ def validate(
     """Judge a probe and the recipe behind it, against the text alone and chance.
 
     The recipe is judged as the probe was fitted: with its labels and skipped tokens, and at its
-    layers if they were named. Residuals and responses are saved in the card's folder and used
-    again.
+    layers where they were named. What is slow is kept in the card's folder and taken up again:
+    residuals, and the responses.
     """
     _check_options(probe, out)
     corpus_paths = corpus_paths or tuple(map(str, corpora.own()))
@@ -151,7 +151,7 @@ def validate(
     task = _task(labels, found)
     recipe = {} if found is None else found.recipe
     skip = skip if skip is not None else recipe.get("skip", SKIP)
-    # Errors in files are reported before a model is opened.
+    # Whatever is wrong with files is said before a model is opened.
     stories = _stories(corpus_paths, labels, most)
     plain = [text for p in neutral_paths for text in corpora.read(p)]
     written = read_human(human_path, known) if human_path else None
@@ -208,9 +208,9 @@ def validate(
     title = found.name if found is not None else f"recipe on {exact.door.identity.name}"
     if out and found is not None:
         found = _judged(found, carddata.summary(result, heard))
-        # Verdicts change the file, and so its digest.
+        # Verdicts change the file, and so its name.
         title = artifact.loads(artifact.encode(found, calibrations))[0].name
-    # The card comes first: hours of work must not be lost to a place that refuses the file.
+    # The card comes first: a place that refuses the file must not cost what took hours.
     _write(place, title, result, heard)
     _print(title, result, heard)
     if out and found is not None:
@@ -227,7 +227,7 @@ def _check_options(probe: str | None, out: str | None) -> None:
 
 
 def _labels(path: str | None, probe: Probe | None) -> list[Label]:
-    """Return the labels of a file, else those of the probe's recipe, else the shipped ones."""
+    """Return the labels of a file, else those the probe was fitted with, else ours."""
     if probe is None:
         return corpora.read_labels(path)
     known = corpora.read_labels(path) if path else corpora.recorded_labels(probe.recipe)
@@ -259,7 +259,7 @@ def _stories(
 
 
 def _named(paths: Sequence[str]) -> dict[str, str]:
-    """Return paths by a short name: the file's, or its folder's if files have the same name."""
+    """Return paths by a short name: the file's, or its folder's where files are named alike."""
     whole = [Path(p).resolve() for p in paths]
     own = {p.resolve(): f"own {p.stem}" for p in corpora.own()}
     stems = [own.get(p, p.stem) for p in whole]

@@ -1,4 +1,4 @@
-"""Keeps the work file of `emoguard calibrate`: answers to the first prompts of a list."""
+"""The work file of `emoguard calibrate`: the model's answers to the first prompts of a list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class AnswerFile:
     """Answers to the first prompts of a list, bound to what they depend on: model and context.
 
     Raises:
-        EmoGuardError: the file is not sound, cannot be written, or is of another model or context.
+        EmoGuardError: the file is none, cannot be written, or is of another model or context.
 
     """
 

@@ -1,6 +1,6 @@
 """Calibrates a probe on model files: one responds, it and others of the same weights are measured.
 
-Slow results are saved along the way: responses in a work file, the probe after each model file.
+What is slow is kept as it comes: responses in a work file, the probe after each file.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class NeutralSample:
     alarms: AlarmPolicy
 
     def context(self, speaker: Speaker) -> dict[str, str]:
-        """Return the dependencies of the responses beside the model file."""
+        """Return what the responses depend on beside the model file."""
         return self.sampling.context(speaker.door.identity.template, self.prompts)
 
 
@@ -69,8 +69,8 @@ def calibrate_files(
 ) -> list[Calibration]:
     """Let `speaker` respond; measure the probe on it and on `others`, which read the same.
 
-    The probe is written to `out` after each of them; its new calibrations replace those of `before`
-    for the same files.
+    The probe is written to `out` after each of them, with what was measured so far in place of the
+    calibrations `before` of the same files.
 
     Raises:
         EmoGuardError: a file the probe was not made for, before the first response.
@@ -85,7 +85,7 @@ def calibrate_files(
         calibrations.append(
             read(opener(), probe, generated, sample, out=out, progress=progress, doubts=doubts)
         )
-        # Reading can take an hour: results must survive a failure of the next file.
+        # Reading can take an hour: what was measured is not lost with the next file.
         artifact.save(out, probe, replaced(before, calibrations))
     store.remove(f"{out}.readings")
     return calibrations
@@ -95,7 +95,7 @@ def check_fits(probe: Probe, speaker: Speaker) -> None:
     """Refuse a model that the probe was not made for, or whose layers are numbered otherwise.
 
     Raises:
-        EmoGuardError: naming the misfit.
+        EmoGuardError: saying what does not fit.
 
     """
     probe.check_fits(speaker.door.identity)

@@ -1,6 +1,6 @@
-"""Lists reasons to doubt a new probe from its recipe: `fit` prints them, its card keeps them.
+"""Reasons to doubt a new probe, from how it was made: `fit` says them, the probe's card keeps them.
 
-They are not verdicts: those come from `emoguard validate`.
+They are no verdicts, which `emoguard validate` gives.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FEW = 30
 """Texts of a label below which a caution is due: ten of them choose the layers."""
 
 LOW = 0.6
-"""Mean AUROC on held-out texts below which labels are hardly separated; chance is .5."""
+"""Mean AUROC on held-out texts below which labels are hardly told apart; chance is .5."""
 
 
 def cautions(
@@ -30,7 +30,7 @@ def cautions(
     *,
     are_named: bool,
 ) -> list[str]:
-    """Return one sentence per reason.
+    """Return a sentence per reason, none where there is none.
 
     `labels` are those of the texts, by corpus; `scores` are the AUROC of each of `names` at each
     layer, (blocks, names), NaN where it was not tested; `are_named` says that the user named the

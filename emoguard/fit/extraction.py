@@ -1,4 +1,4 @@
-"""Reads texts in one pass: the mean residual of each text at each layer."""
+"""One pass over texts: the mean residual of each text at each layer."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def extract(
     """Return mean residuals at all layers that can be read, float32 (texts, layers, hidden).
 
     Index n on the second axis is layer n. The mean runs over the tokens from position `skip` on;
-    the first token is never in it. The array is mapped from `folder`, where rows are saved along
-    the way: a second call with the same model, texts and `skip` continues the first. `progress` is
-    called with the number of texts done. `portion` are the texts to begin with.
+    the first token is never in it. The array is mapped from `folder`, where rows are kept as they
+    come: a second call with the same model, texts and `skip` goes on where the first one ended.
+    `progress` is called with the number of texts done. `portion` are the texts to begin with.
 
     Raises:
         EmoGuardError: a text of fewer than 4 tokens, or a folder of something else.
@@ -160,7 +160,7 @@ def _fill(
     layers = range(EMBEDDINGS, door.identity.layers - 1)
     with pooling(door, layers, longest) as run:
         for batch in wanted:
-            # Batches are the same after an interruption, and so are the results, to the last bit.
+            # Batches are the same after an interruption, so what comes out is, to the last bit.
             if not store.done[list(batch)].all():
                 means = _means(run, door, [texts[n] for n in batch], skip)
                 store.write(batch, means)
@@ -178,7 +178,7 @@ def readable(door: Residuals, texts: Sequence[Text]) -> list[Text]:
 
 
 def _lengths(door: Residuals, texts: Sequence[str]) -> list[int]:
-    """Return the number of tokens of each text; the tokens themselves are not kept."""
+    """Return how many tokens each text has; the tokens themselves are not kept."""
     lengths = [len(door.tokenize(text)) for text in texts]
     for number, (text, length) in enumerate(zip(texts, lengths, strict=True), 1):
         if length < SHORTEST:

@@ -1,7 +1,7 @@
-"""Turns residuals into directions: differences of means, layers chosen on held-out texts.
+"""The recipe, residuals in, directions out: differences of means, layers chosen on held-out texts.
 
-Read directions are the whitened differences; steer directions are the differences without the
-components of neutral texts.
+Read directions are the differences whitened; steer directions are the differences as they are, but
+for the components of neutral texts.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Recipe:
     """Share of the variance of neutral texts that is taken out of steer directions, in [0, 1).
     Read directions keep it: whitened ones transfer better with it (see docs/evidence/probes.md)."""
     keep: int = 4
-    """Layers to read, unless they are named."""
+    """Layers to read, where none are named."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class Pooled:
     topics: NDArray[np.str_]
 
     def held_out(self) -> NDArray[np.bool_]:
-        """Return a mask of the texts held out to choose layers, (texts,)."""
+        """Return which texts are held out to choose layers, (texts,)."""
         topics = np.unique(self.topics)
         numbers = np.arange(len(self.labels))
         if len(topics) >= HELD_OUT:
@@ -180,8 +180,8 @@ def fit(
 ) -> Probe:
     """Make a probe for the model behind `door`.
 
-    `layers` fixes the layers to read. Residuals are saved in `folder` along the way: a second call
-    continues the first. `progress` is called with the number of texts read so far.
+    `layers` fixes the layers to read. Residuals are kept in `folder` as they come: a second call
+    goes on where the first one ended. `progress` is called with the number of texts read so far.
 
     Raises:
         EmoGuardError: too few neutral texts, a label without texts in every corpus, layers the

@@ -1,4 +1,4 @@
-"""Makes the model's own responses to neutral prompts, and measures a calibration on them."""
+"""The model's own responses to neutral prompts, and the calibration measured on them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from emoguard.probe.residuals import Residuals
 
 SHORTEST = 8
-"""Shorter responses, in tokens, do not inform a response mean and are left out."""
+"""Responses of fewer tokens say nothing about a response mean and are left out."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Sampling:
     system: str = ""
     """System prompt, empty for none."""
     language: str = "en"
-    """Language of the prompts, as a BCP 47 tag; recorded, never checked."""
+    """Of the prompts, as a BCP 47 tag; only told, never checked."""
 
     def context(self, template: str, prompts: Sequence[str]) -> dict[str, str]:
         """Return the context of a calibration: plain words, long texts as their SHA-256.
@@ -67,7 +67,7 @@ def calibrate(
 ) -> Calibration:
     """Read responses through `door` and summarise the probe's projections on them.
 
-    The rows are those in a report's averages: see `Generated.residuals`. The same responses may be
+    Rows are those that reports average over: see `Generated.residuals`. The same responses may be
     read by several runtimes or quantisations of one model, which makes their z comparable. `window`
     and `hysteresis` are those of the alarms to certify; `doubts` become the calibration's cautions.
     What was read is kept in `folder` as it comes.

@@ -26,15 +26,15 @@ LARGEST = 2**24
 
 
 class RowStore:
-    """A folder with a float32 array of `shape`, first axis rows, and a byte for each row present.
+    """A folder with a float32 array of `shape`, first axis rows, and a byte for each that is there.
 
-    `bound` holds the dependencies of the rows, as JSON. Rows are written to the file, never through
-    a mapping, so that memory does not grow with them; a row counts once its byte is written, which
-    is after the row is on disk. The folder is this object's alone until it is closed.
+    `bound` is what the rows depend on, as JSON. Rows are written to the file, never through a
+    mapping, so that memory does not grow with them; a row counts once its byte is written, which is
+    after the row is on disk. The folder is this object's alone until it is closed.
 
     Raises:
         EmoGuardError: the folder cannot be used, holds something else or rows bound otherwise, or
-            another command is using it.
+            another command is at work in it.
 
     """
 
@@ -84,8 +84,8 @@ class RowStore:
         self.done[list(rows)] = True
 
     def rows(self) -> NDArray[np.float32]:
-        """Return the whole array, mapped and read-only; missing rows are zero."""
-        # Not np.load: the header is a Python literal, and the shape is known anyway.
+        """Return the whole array, mapped and read-only; rows that are not done are zero."""
+        # Not np.load: the header is a Python literal, and whatever it says the shape is known.
         return np.memmap(self.folder / ROWS, "<f4", "r", self._start, self._shape)
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ def rows_done(folder: str | Path) -> int:
 
 
 def remove(folder: str | Path) -> None:
-    """Delete the stores inside `folder`, and `folder` itself if nothing else is in it."""
+    """Delete the stores inside `folder`, and `folder` itself when nothing else is in it."""
     for place in [*(p for p in Path(folder).glob("*") if (p / BOUND).exists()), Path(folder)]:
         parts = [part.name for part in place.glob(f"{BOUND}.part*")]
         for name in (BOUND, LOCK, DONE, ROWS, *parts):
