@@ -107,6 +107,9 @@ def test_sinks_that_cannot_be_opened_are_refused(tmp_path: Path, sinks: Any, sai
         configure(additional_config={"emoguard": {"probe": PROBE, "policy": str(policy)}})
 
 
+ADAPTIVE = SimpleNamespace(method="ngram", enable_adaptive_verification=True)
+
+
 @pytest.mark.parametrize(
     ("part", "values", "said"),
     [
@@ -119,6 +122,7 @@ def test_sinks_that_cannot_be_opened_are_refused(tmp_path: Path, sinks: Any, sai
         ("cache_config", {"kv_sharing_fast_prefill": True}, "kv_sharing_fast_prefill"),
         ("", {"kv_transfer_config": SimpleNamespace()}, "disaggregated prefill"),
         ("", {"speculative_config": SimpleNamespace(method="eagle3")}, "eagle3"),
+        ("", {"speculative_config": ADAPTIVE}, "adaptive verification"),
     ],
 )
 def test_configurations_that_cannot_be_read_are_refused(part: str, values: Any, said: str) -> None:
