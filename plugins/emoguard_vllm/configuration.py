@@ -170,6 +170,7 @@ def _guard(settings: Settings, count: int, hidden: int) -> Guard:
             f"{probe.name} is for models of {probe.model_layers} layers of width {probe.hidden}, "
             f"this one has {count} of {hidden}: make a probe for it with emoguard fit"
         )
+    guard.check(guard.policy)
     return guard
 
 
