@@ -19,7 +19,7 @@ from rich.progress import (
 from emoguard.cli.screen import Screen
 
 EVERY_SECONDS = 50.0
-"""Between two lines of one task; with what a step takes, at least one a minute."""
+"""Seconds between two lines of one task; with the time of a step, at least one line a minute."""
 
 LOOK_SECONDS = 1.0
 
@@ -84,7 +84,7 @@ class Bars(Progress):
         self._show(task_id)
 
     def _show(self, task_id: TaskID) -> None:
-        """Print a task's line where one is due: a new description, a minute gone, or the end."""
+        """Print a task's line if one is due: at a new description, after a minute, at the end."""
         with self._lock:
             task = self._tasks[task_id]
             known, since = self._shown.get(task_id, ("", 0.0))
