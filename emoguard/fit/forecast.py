@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -154,10 +155,10 @@ def _reading(door: Residuals, texts: Sequence[str]) -> NDArray[np.float64]:
             return np.asarray(alone / len(ids[0]))
         # The first text has paid for what is loaded late: it may be no measure of the others.
         count = max(1, min(BATCH // len(ids[0]), int(2 * BUDGET / alone[0])))
-        spent, tokens = np.zeros(2), 0
-        while spent[0] < BUDGET and len(ids) > 1:
-            batch, ids = ids[1 : 1 + count], [ids[0], *ids[1 + count :]]
-            spent += _timed(lambda batch=batch: run(batch, [1] * len(batch)))  # type: ignore[misc]
+        spent, tokens, rest = np.zeros(2), 0, ids[1:]
+        while spent[0] < BUDGET and rest:
+            batch, rest = rest[:count], rest[count:]
+            spent += _timed(partial(run, batch, [1] * len(batch)))
             tokens += sum(map(len, batch))
     return np.asarray(spent / tokens if tokens else alone / len(ids[0]))
 
