@@ -27,18 +27,21 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.conditions import CONDITIONS, LABELS, NEUTRAL, Item, items
+from benchmarks.conditions import CONDITIONS, FITTED, LABELS, NEUTRAL, Item, items
 from emoguard.fit import corpora
 from tests.support.models import gemma_gguf, hf_copy, smollm2_gguf
 
 CACHE = Path(__file__).parents[1] / ".cache" / "turning"
 KEPT = Path(__file__).parent / "answers"
-BATCH = 56
+BATCH = 64
 AT_ONCE = 8
 """Prompts of a condition in a round."""
 
 DOSE = 0.05
 """What a push adds to a residual, as a share of its length."""
+
+LAST_TURN = "<|im_start|>user"
+"""Begins the last message of a chat; what stands before it is read once for many prompts."""
 
 FEWEST = 8
 """Answers of fewer tokens are left out: no window fits."""
@@ -89,10 +92,7 @@ class Writer:
 
     def answer(self, asked: Sequence[Item], seed: int) -> list[Answer]:
         """Answer items of one temperature and one limit of tokens."""
-        texts = [self.prompt(item) for item in asked]
-        inputs = self._tokenizer(
-            texts, return_tensors="pt", padding=True, add_special_tokens=not self._chat
-        )
+        inputs = self._inputs([self.prompt(item) for item in asked])
         rows: dict[int, list[torch.Tensor]] = {layer: [] for layer in self._layers}
         blocks = self._model.model.layers
         handles = [
@@ -121,6 +121,29 @@ class Writer:
             Answer(item, ids, bits(kept[n, : len(ids)]))
             for n, (item, ids) in enumerate(zip(asked, map(self._whole, said), strict=True))
         ]
+
+    def _inputs(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Return what `generate` takes: prompts, with a cache of what many of them begin with."""
+        heads, turns, ends = zip(*(text.rpartition(LAST_TURN) for text in texts), strict=True)
+        if not all(heads):
+            return dict(self._tokenizer(list(texts), return_tensors="pt", padding=True))
+        apart = list(dict.fromkeys(heads))
+        begun = self._encode(apart)
+        mask = begun["attention_mask"]
+        places = (mask.cumsum(-1) - 1).clamp(min=0)
+        with torch.inference_mode():
+            cache = self._model.model(**begun, position_ids=places, use_cache=True).past_key_values
+        rows = torch.tensor([apart.index(head) for head in heads])
+        cache.batch_select_indices(rows)
+        rest = self._encode([turn + end for turn, end in zip(turns, ends, strict=True)])
+        joined = {name: torch.cat([begun[name][rows], rest[name]], 1) for name in rest}
+        return {**joined, "past_key_values": cache}
+
+    def _encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        whole = self._tokenizer(
+            list(texts), return_tensors="pt", padding=True, add_special_tokens=False
+        )
+        return {name: whole[name] for name in ("input_ids", "attention_mask")}
 
     def _push(self, asked: Sequence[Item]) -> Any:
         """Return a hook that adds to each row its label's direction, `DOSE` of its length."""
@@ -214,13 +237,31 @@ def pieces(wanted: Sequence[Item]) -> Iterator[list[Item]]:
     counted = Counter[tuple[str, str, str]]()
     for item in wanted:
         place = item.pool, item.condition, item.label
-        turn = counted[place] // (AT_ONCE if item.condition in CONDITIONS else BATCH)
-        counted[place] += 1
+        number = counted[place] - bool(item.repeat)
+        turn = number // (AT_ONCE if item.condition in CONDITIONS else BATCH)
+        counted[place] = number + 1
         kind = turn, item.pool, item.condition, item.tokens, item.temperature
         rounds.setdefault(kind, []).append(item)
-    for _, alike in sorted(rounds.items(), key=lambda each: each[0][0]):
+    for _, alike in sorted(rounds.items(), key=_urgency):
         for start in range(0, len(alike), BATCH):
             yield alike[start : start + BATCH]
+
+
+def _urgency(group: tuple[tuple[Any, ...], list[Item]]) -> tuple[int, int]:
+    """Return the place of a group: by rounds, and in a round what every table needs first."""
+    (turn, pool, condition, *_), _ = group
+    first = (
+        *(("final", name) for name in ("voice", "written", "masked", "persona")),
+        *(("fit", name) for name in FITTED),
+        ("final", "plain"),
+        *(("tuning", name) for name in (*FITTED, "plain")),
+        ("baseline", "plain"),
+        ("final", "pressure"),
+        ("fit", "plain"),
+        ("calibration", "plain"),
+    )
+    place = pool, condition
+    return turn, first.index(place) if place in first else len(first)
 
 
 def write(model: Model, wanted: Sequence[Item], minutes: float) -> None:

@@ -13,8 +13,8 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,9 @@ QUESTIONS = {"fit": 60, "tuning": 100, "final": 240, "calibration": 100, "baseli
 
 ITEMS = {"fit": 24, "tuning": 16, "final": 24}
 """Prompts of a label under a condition."""
+
+FITTED = ("voice", "written", "persona")
+"""Conditions that directions and detectors of the text are fitted on."""
 
 HIDDEN = {"fit": ("masked", "pressure", "push"), "tuning": ("push",)}
 """Conditions that a pool does not have: nothing is fitted on them."""
@@ -74,10 +77,18 @@ def items() -> list[Item]:
         if pool in ITEMS:
             for name, condition in CONDITIONS.items():
                 if pool == "final" or name not in HIDDEN[pool]:
-                    found += condition(pool)
+                    found += matched(condition(pool))
         if pool == "final":
             found += different()
     return found
+
+
+def matched(asked: Iterable[Item]) -> Iterator[Item]:
+    """Yield items, those of the control twice: every label is compared with them."""
+    for item in asked:
+        yield item
+        if item.label == NEUTRAL:
+            yield replace(item, repeat=1)
 
 
 @cache

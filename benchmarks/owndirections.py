@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.answering import KEPT, MODELS, Answer, Model, load, numbers
 from benchmarks.answertable import Table, mean_area
-from benchmarks.conditions import LABELS, NEUTRAL, Item, items
+from benchmarks.conditions import FITTED, LABELS, NEUTRAL, Item, items
 from emoguard import Guard
 from emoguard.fit.directions import unit, whiten, within_covariance
 from emoguard.probe.crossing import rolling_mean
@@ -122,7 +122,6 @@ def read(reader: Reader, answers: Sequence[Answer]) -> np.ndarray:
 
 
 CHOICE = Path(__file__).parent / "turning" / "choice.json"
-FITTED = ("written", "voice", "persona")
 
 
 def candidates(layers: Sequence[int], probe_layers: Sequence[int]) -> list[Candidate]:

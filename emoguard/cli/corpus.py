@@ -1,10 +1,13 @@
-"""`emoguard corpus`: let a model write texts to fit a probe on."""
+"""`emoguard corpus`: let a model write texts to fit a probe on; check texts, labels and prompts."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from typing import Any, TypeVar
 
 import click
 
@@ -12,19 +15,49 @@ from emoguard import keptfile
 from emoguard.cli.bars import Bars
 from emoguard.cli.models import MODEL, THREADS
 from emoguard.cli.paths import check_out
-from emoguard.cli.screen import Screen
+from emoguard.cli.screen import Screen, say
 from emoguard.errors import EmoGuardError
-from emoguard.fit import corpora
-from emoguard.fit.writer import Manuscript, Order, orders
+from emoguard.fit import corpora, corpuscheck
+from emoguard.fit.corpora import Label, Text
+from emoguard.fit.voiced import voiced
+from emoguard.fit.writer import Manuscript, Wanted, orders
 from emoguard.runtime.openers import open_speaker
 from emoguard.runtime.speaker import Prompt, answer
+from emoguard.validate.estimate import Estimate
+from emoguard.validate.moved import moved
+
+QUESTIONS = 24
+"""Everyday questions that are answered unless others are given."""
+
+CHANCE = 0.5
+
+W = TypeVar("W", bound=Wanted[Any])
+
+LABELS = click.option(
+    "--labels",
+    "labels_path",
+    help="Labels and their words (JSON), or names between commas; default: ours.",
+)
 
 
-@click.command(short_help="Let a model write texts to fit on.")
+@click.group(short_help="Write texts to fit on, or check yours.")
+def corpus() -> None:
+    """Let a model write texts to fit a probe on, or check the texts you have."""
+
+
+@corpus.command()
 @MODEL
 @click.option("--out", required=True, help="The corpus to write (JSON lines).")
-@click.option("--labels", "labels_path", help="Labels and their words (JSON); default: ours.")
+@LABELS
 @click.option("--topics", "topics_path", help="Topics, one per line; default: ours.")
+@click.option(
+    "--answers",
+    is_flag=True,
+    help="Keep answers to everyday questions (--topics: questions), given in each label's voice.",
+)
+@click.option(
+    "--voices", "voices_path", help="Corpus of earlier answers for --answers; default: ours."
+)
 @click.option(
     "--each",
     type=click.IntRange(1),
@@ -47,11 +80,13 @@ from emoguard.runtime.speaker import Prompt, answer
     help="Of the sampling.",
 )
 @THREADS
-def corpus(
+def write(
     path: str,
     out: str,
     labels_path: str | None,
     topics_path: str | None,
+    answers: bool,
+    voices_path: str | None,
     each: int,
     tries: int,
     temperature: float,
@@ -59,14 +94,39 @@ def corpus(
 ) -> None:
     """Let a model write a corpus: every label with every topic, no emotion named.
 
-    Texts that name an emotion, repeat another or are too short are asked for again. Every attempt
-    is kept in OUT.attempts.jsonl as it comes: after an interruption the same command goes on where
-    it was. A corpus by the model itself shows what its own words do; fit on others, too.
+    Texts that name an emotion, repeat another or are too short are requested again. Every attempt
+    is saved in OUT.attempts.jsonl: after an interruption, the same command continues. A corpus by
+    the model itself shows the effect of its own words; fit on others, too.
+
+    With --answers the model answers everyday questions, as in the traffic that is watched, after
+    two earlier answers in the voice of the label. Neutral answers to the same questions are written
+    beside OUT, for --neutral. At the end stands for each label whether the text of its answers
+    differs from the neutral ones: where it does not, the model was not moved.
     """
     check_out("--out", out)
-    topics = corpora.read_prompts(topics_path) if topics_path else own_topics()
     labels = corpora.read_labels(labels_path)
-    wanted = orders(labels, topics, each)
+    if answers:
+        voices, neutral = _voices(voices_path, labels), _neutral()
+        questions = corpora.read_prompts(topics_path) if topics_path else own_questions()
+        wanted = voiced(labels, voices, neutral, questions, each)
+        said = _write(path, out, labels, wanted, tries, temperature, threads)
+        for line in _seen(moved(labels, [*voices, *neutral], said)):
+            Screen().print(line, markup=False, soft_wrap=True)
+    else:
+        topics = corpora.read_prompts(topics_path) if topics_path else own_topics()
+        _write(path, out, labels, orders(labels, topics, each), tries, temperature, threads)
+
+
+def _write(
+    path: str,
+    out: str,
+    labels: Sequence[Label],
+    wanted: Sequence[W],
+    tries: int,
+    temperature: float,
+    threads: int | None,
+) -> list[tuple[W, str]]:
+    """Have the model write all that is wanted, save what was accepted, and return it."""
     speaker = open_speaker(path, threads=threads)
     identity = speaker.door.identity
     if not speaker.has_template:
@@ -74,28 +134,67 @@ def corpus(
             f"{identity.name} has no chat template: a model that was not taught to follow "
             "instructions cannot be asked for texts; name an instruction-tuned one"
         )
+    prompts = repr([each.prompt(0) for each in wanted])
     bound = {
         "model": identity.digest,
-        "topics": topics,
-        "each": each,
         "tries": tries,
         "temperature": temperature,
         "labels": {label.name: list(label.words) for label in labels},
-        "prompt": wanted[0].prompt(0),
+        "prompts": hashlib.sha256(prompts.encode()).hexdigest(),
     }
     words = [word for label in labels for word in label.words]
     manuscript = Manuscript(f"{out}.attempts.jsonl", bound, words)
 
-    def ask(prompt: str, seed: int) -> str:
-        asked = Prompt(prompt, max_tokens=160, temperature=temperature, seed=seed)
-        return answer(speaker, asked)
+    def ask(prompt: str | Prompt, seed: int) -> str:
+        asked = prompt if isinstance(prompt, Prompt) else Prompt(prompt, max_tokens=160)
+        return answer(speaker, dataclasses.replace(asked, temperature=temperature, seed=seed))
 
     with closing(manuscript), Bars() as progress:
         bar = progress.add_task("writing texts", total=len(wanted))
         for _ in manuscript.write(wanted, ask, tries):
             progress.advance(bar)
-    _save(out, wanted, manuscript)
-    Screen().print(_summary(out, wanted, manuscript), markup=False, soft_wrap=True)
+    accepted = [(e, manuscript.accepted[e.key]) for e in wanted if e.key in manuscript.accepted]
+    neutral = [each for each in accepted if not each[0].key[0]]
+    _save(out, [each for each in accepted if each[0].key[0]])
+    if neutral:
+        _save(f"{out}.neutral.jsonl", neutral)
+    Screen().print(_summary(out, len(wanted), manuscript), markup=False, soft_wrap=True)
+    return accepted
+
+
+@corpus.command()
+@click.argument("paths", nargs=-1, metavar="[CORPUS...]")
+@click.option(
+    "--neutral", "neutral_paths", multiple=True, help="JSON lines with text, without emotion."
+)
+@click.option("--prompts", "prompts_path", help="Neutral prompts, one per line.")
+@LABELS
+@click.pass_context
+def check(
+    ctx: click.Context,
+    paths: tuple[str, ...],
+    neutral_paths: tuple[str, ...],
+    prompts_path: str | None,
+    labels_path: str | None,
+) -> None:
+    """Say what is wrong with texts, labels and prompts, by file and line; no model is needed.
+
+    Exit code 1 where `emoguard fit` or `emoguard validate` would refuse them. The rest are reasons
+    to doubt a probe that is made of them: texts that name their label, that repeat one another,
+    that differ in length or topics from one label to the next.
+    """
+    labels = corpora.read_labels(labels_path)
+    if not (paths or neutral_paths or prompts_path or labels_path):
+        raise click.UsageError("name the files to check: CORPUS, --neutral, --prompts or --labels")
+    found = corpuscheck.check_corpora(paths, labels) if paths else []
+    found += corpuscheck.check_neutral(neutral_paths) if neutral_paths else []
+    found += corpuscheck.check_prompts(prompts_path) if prompts_path else []
+    for finding in found:
+        say(f"{finding.place}: {'' if finding.fatal else 'caution: '}{finding.sentence}")
+    fatal = sum(finding.fatal for finding in found)
+    say(f"{fatal} to mend, {len(found) - fatal} to know of." if found else "Nothing is wrong.")
+    if fatal:
+        ctx.exit(1)
 
 
 def own_topics() -> list[str]:
@@ -103,20 +202,34 @@ def own_topics() -> list[str]:
     return list(dict.fromkeys(text.topic for text in corpora.read(corpora.own_stories())))
 
 
-def _save(out: str, wanted: Sequence[Order], manuscript: Manuscript) -> None:
+def own_questions() -> list[str]:
+    """Return everyday questions of the package: short ones of those that calibrations use."""
+    short = [q for q in corpora.neutral_prompts()[: corpora.CALIBRATING] if len(q.split()) <= 20]
+    return short[:QUESTIONS]
+
+
+def _voices(path: str | None, labels: Sequence[Label]) -> list[Text]:
+    """Return the texts that stand as earlier answers."""
+    paths = [path] if path else corpora.own()
+    return [text for each in paths for text in corpora.read(each, labels)]
+
+
+def _neutral() -> list[Text]:
+    return [text for path in corpora.own_neutrals() for text in corpora.read(path)]
+
+
+def _seen(found: Mapping[str, Estimate]) -> Iterator[str]:
+    """Yield what the text of the answers shows, label by label."""
+    yield "The text tells a label's answers from the neutral ones with an AUROC of:"
+    for label, area in sorted(found.items(), key=lambda each: -each[1].value):
+        unseen = "" if area.low > CHANCE else "  not shown: fit this label on stories instead"
+        yield f"  {label:12} {area}{unseen}"
+
+
+def _save(out: str, accepted: Sequence[tuple[Wanted[Any], str]]) -> None:
     """Write the accepted texts, in the order of the corpus."""
     lines = [
-        json.dumps(
-            {
-                "emotion": order.label.name,
-                "topic": order.topic,
-                "person": order.person,
-                "text": manuscript.accepted[order.key],
-            },
-            ensure_ascii=False,
-        )
-        for order in wanted
-        if order.key in manuscript.accepted
+        json.dumps({**order.record, "text": text}, ensure_ascii=False) for order, text in accepted
     ]
     try:
         keptfile.replace(out, "".join(f"{line}\n" for line in lines))
@@ -124,11 +237,11 @@ def _save(out: str, wanted: Sequence[Order], manuscript: Manuscript) -> None:
         raise EmoGuardError(f"{out} cannot be written: {error.strerror}") from error
 
 
-def _summary(out: str, wanted: Sequence[Order], manuscript: Manuscript) -> str:
+def _summary(out: str, wanted: int, manuscript: Manuscript) -> str:
     rejected = ", ".join(f"{n} {reason}" for reason, n in manuscript.rejected.most_common())
-    missing = len(wanted) - len(manuscript.accepted)
+    missing = wanted - len(manuscript.accepted)
     return (
-        f"Wrote {out}: {len(manuscript.accepted)} of {len(wanted)} texts"
+        f"Wrote {out}: {len(manuscript.accepted):,} of {wanted:,} texts"
         f"{f', {missing} given up' if missing else ''}. "
         f"Rejected attempts: {manuscript.rejected.total()}{f' ({rejected})' if rejected else ''}."
     )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from emoguard.fit.corpora import Label
 from emoguard.fit.duplicates import Duplicates
@@ -15,7 +15,7 @@ from emoguard.fit.leaks import named_emotion
 from emoguard.fit.workfile import WorkFile
 
 SHORTEST, LONGEST = 35, 90
-"""Words of a text. What is longer is cut after a sentence."""
+"""Most words of a text. Longer ones are cut after a sentence."""
 
 FORMS = (
     "a short scene",
@@ -27,8 +27,28 @@ FORMS = (
 )
 PERSONS = {"first": 'Tell it in the first person, as "I".', "third": "Tell it in the third person."}
 
-Ask = Callable[[str, int], str]
-"""From a prompt and a seed to what the model wrote."""
+P = TypeVar("P")
+P_co = TypeVar("P_co", covariant=True)
+Key = tuple[str, str, int]
+"""The label, the topic and the number of a text."""
+
+
+class Wanted(Protocol[P_co]):
+    """A text that is wanted."""
+
+    @property
+    def key(self) -> Key:
+        """Its key among all texts of a manuscript."""
+        ...
+
+    @property
+    def record(self) -> dict[str, str]:
+        """Its fields in a corpus, without the text."""
+        ...
+
+    def prompt(self, attempt: int) -> P_co:
+        """Return what the model is asked at an attempt."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +60,7 @@ class Order:
     number: int
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> Key:
         """Its key among the orders."""
         return self.label.name, self.topic, self.number
 
@@ -49,8 +69,13 @@ class Order:
         """Its grammatical person, by turns."""
         return tuple(PERSONS)[self.number % 2]
 
+    @property
+    def record(self) -> dict[str, str]:
+        """Its fields in a corpus, without the text."""
+        return {"emotion": self.label.name, "topic": self.topic, "person": self.person}
+
     def prompt(self, attempt: int) -> str:
-        """Return what the model is asked; another attempt asks for another form."""
+        """Return the prompt; another attempt asks for another form."""
         form = FORMS[(self.number + attempt) % len(FORMS)]
         words = " or ".join(f'"{word}"' for word in self.label.words)
         return (
@@ -68,9 +93,9 @@ def orders(labels: Sequence[Label], topics: Sequence[str], each: int) -> list[Or
 
 @dataclass(frozen=True)
 class Attempt:
-    """One text a model wrote, and why it was rejected; empty when it was not."""
+    """One text by a model, and the reason for its rejection, if any."""
 
-    key: tuple[str, str, int]
+    key: Key
     text: str
     rejected: str
 
@@ -84,26 +109,29 @@ def _attempt(data: Any) -> Attempt:
 
 
 class Manuscript:
-    """Every attempt at a text with why it was rejected, on disk as it comes.
+    """Every attempt at a text with the reason for its rejection, on disk at once.
 
-    `bound` is what attempts depend on: the model, and what it was asked. No text may hold one of
-    `words`, or of the words that name one of our own labels.
+    `bound` holds the dependencies of attempts: the model and its prompts. No text may hold one of
+    `words`, or a word that names a shipped label.
     """
 
     def __init__(self, path: str | Path, bound: dict[str, Any], words: Sequence[str] = ()) -> None:
         self._file = WorkFile(path, "texts", bound, _attempt)
-        self.accepted: dict[tuple[str, str, int], str] = {}
+        self.accepted: dict[Key, str] = {}
         self.rejected: Counter[str] = Counter()
-        self._tries: Counter[tuple[str, str, int]] = Counter()
+        self._tries: Counter[Key] = Counter()
         self._known = Duplicates()
         self._words = words
         for attempt in self._file.records:
             self._count(attempt)
 
-    def write(self, wanted: Sequence[Order], ask: Ask, tries: int) -> Iterator[Order]:
-        """Ask for every text until one is accepted, at most `tries` times; yield finished orders.
+    def write(
+        self, wanted: Sequence[Wanted[P]], ask: Callable[[P, int], str], tries: int
+    ) -> Iterator[Wanted[P]]:
+        """Ask for every text until one is accepted, at most `tries` times; yield finished ones.
 
-        Seeds are those of the order and the attempt, whatever was written before.
+        `ask` takes a prompt and a seed and returns what the model wrote. Seeds are those of the
+        text and the attempt, whatever was written before.
         """
         for number, order in enumerate(wanted):
             while order.key not in self.accepted and self._tries[order.key] < tries:
@@ -119,7 +147,7 @@ class Manuscript:
         self._file.close()
 
     def _fault(self, text: str) -> str:
-        """Return why a text is rejected, empty when it is not."""
+        """Return the reason for rejecting a text, empty if there is none."""
         if len(text.split()) < SHORTEST:
             return "too short"
         if named_emotion(text, self._words):

@@ -25,7 +25,8 @@ class Prompt:
     """A prompt and how it is answered; `temperature` 0 is greedy.
 
     `raw` leaves the chat template out; models without one are always prompted raw. The runtime's
-    own defaults hold for every other number of the sampling.
+    own defaults hold for every other number of the sampling. `earlier` are turns before this one,
+    each what the user said and what the model answered.
     """
 
     text: str
@@ -34,17 +35,22 @@ class Prompt:
     temperature: float = 0.7
     seed: int = 0
     raw: bool = False
+    earlier: tuple[tuple[str, str], ...] = ()
 
     @property
     def messages(self) -> list[dict[str, str]]:
         """Return the conversation as chat templates take it."""
         turns = [{"role": "system", "content": self.system}] if self.system else []
+        for asked, answered in self.earlier:
+            turns.append({"role": "user", "content": asked})
+            turns.append({"role": "assistant", "content": answered})
         return [*turns, {"role": "user", "content": self.text}]
 
     @property
     def plain(self) -> str:
         """Return the text that a model without chat template continues."""
-        return f"{self.system}\n\n{self.text}" if self.system else self.text
+        turns = [text for turn in self.earlier for text in turn]
+        return "\n\n".join(filter(None, [self.system, *turns, self.text]))
 
 
 @dataclass(frozen=True, slots=True)

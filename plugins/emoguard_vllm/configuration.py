@@ -1,4 +1,4 @@
-"""Looks at an engine's configuration before weights are loaded: refuses, or lays out the hooks."""
+"""Checks an engine's configuration before weights are loaded, and lays out the hooks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("emoguard")
 
 
 def configure(plain: Callable[..., Any], arguments: Any, *args: Any, **kwargs: Any) -> Any:
-    """Return the configuration that vLLM makes, with the layout of our hooks in it.
+    """Return vLLM's configuration with the layout of EmoGuard's hooks added.
 
     Raises:
         EmoGuardError: settings, a policy or a probe that are not sound, or an engine that cannot be
@@ -43,7 +43,7 @@ def configure(plain: Callable[..., Any], arguments: Any, *args: Any, **kwargs: A
 
 
 def refusals(config: Any) -> Iterator[str]:
-    """Yield why an engine with this configuration cannot be read, one sentence each."""
+    """Yield the reasons why an engine with this configuration cannot be read, one sentence each."""
     missing = seams.missing(v2=bool(config.use_v2_model_runner))
     if missing:
         yield (
@@ -125,7 +125,7 @@ def _check_sinks(settings: Settings) -> None:
 
 
 def lay_out(config: Any, settings: Settings) -> Layout:
-    """Return which blocks get hooks.
+    """Return the blocks to hook.
 
     Raises:
         EmoGuardError: no probe fits, or a policy that it cannot serve.
@@ -149,7 +149,7 @@ def lay_out(config: Any, settings: Settings) -> Layout:
 
 
 def _guard(settings: Settings, count: int, hidden: int) -> Guard:
-    """Return a guard with the probe that is asked for, or the shipped one of the model's size."""
+    """Return a guard with the requested probe, or the shipped one of the model's size."""
     if settings.probe is not None:
         guard = Guard.load(settings.probe, settings.policy)
     else:

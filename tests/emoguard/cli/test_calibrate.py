@@ -96,11 +96,11 @@ def test_another_model_is_not_calibrated_on_them(files, model, capsys):
 def test_what_was_measured_is_kept_when_the_next_file_breaks(files, model, monkeypatch):
     plain, read = calibrating.read, []
 
-    def breaking(reader, *rest):
+    def breaking(reader, *rest, **options):
         if read:
             raise EmoGuardError("injected")
         read.append(reader)
-        return plain(reader, *rest)
+        return plain(reader, *rest, **options)
 
     monkeypatch.setattr(calibrating, "read", breaking)
     monkeypatch.setattr(models, "CACHE", files)

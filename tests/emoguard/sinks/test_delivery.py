@@ -127,7 +127,7 @@ def test_other_sinks_are_served_while_one_fails_and_one_blocks(open_delivery):
     assert delivery.flush(10)
 
 
-def test_a_blocked_sink_never_delays_and_what_it_misses_is_counted(open_delivery):
+def test_a_blocked_sink_never_delays_and_its_lost_reports_are_counted(open_delivery):
     blocked = BlockedSink()
     delivery = open_delivery(blocked)
     try:
