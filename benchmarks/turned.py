@@ -15,7 +15,8 @@ average run length among them; again with its limit set on development streams t
 `TUNED` responses. An alarm of any label counts. Each stream draws its prompts with replacement,
 then its answers.
 
-`--check` prints the first, `--streams` the last; without either, the middle table.
+`--check` prints the first, `--streams` the last; without either, the middle table. `--different`
+prints how far traffic moves the scores that is different and not emotional.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from benchmarks import textheads, turnstreams
 from benchmarks.answertable import Table, over_labels, readings
 from benchmarks.conditions import CONDITIONS, FITTED, FOLDER, LABELS, NEUTRAL
 from benchmarks.owndirections import STATISTICS, of_labels
-from benchmarks.turnstreams import MOST, SHARES, WARM, Detectors, World, draw, summary
+from benchmarks.turnstreams import MOST, SHARES, WARM, Detectors, draw, summary
 from emoguard.study.judges import Classifier, Embeddings, Judge, Lexicon
 from emoguard.validate.estimate import Sample
 
@@ -179,48 +180,47 @@ def sets(model: str, table: Table, scores: dict[str, np.ndarray]) -> list[Detect
 
 
 def streamed(table: Table, found: Sequence[Detectors], options: argparse.Namespace) -> None:
-    """Print alarms in unchanged streams, delays after a change, and alarms in different traffic."""
+    """Print alarms in unchanged streams, and delays after a change."""
     plain = np.concatenate([table.where(pool, "plain") for pool in ("final", "baseline")])
-    world = World.of(plain)
-    other = World(table.where("baseline", "plain"), table.where("final", "plain"))
-    development = World.of(
-        np.concatenate([table.where(pool, "plain") for pool in ("tuning", "calibration")])
-    )
-    many, each = options.unchanged // 10_000, 10_000
-    nothing = [np.array([], int)] * many
+    development = np.concatenate([table.where(pool, "plain") for pool in ("tuning", "calibration")])
+    many, each = max(1, options.unchanged // 10_000), 10_000
     at_rate = [turnstreams.tuned(table, one, development, many, each) for one in found]
-    for name, where in (("same prompts", world), ("other prompts", other)):
-        rows = draw(table, where, nothing, 0, each, seed=3)
-        print(f"\nalarms in {many * each:,} unchanged responses, {name} as the baseline's")
-        for one in (*found, *at_rate):
-            count = len(turnstreams.alarms(one, rows, first=False))
-            print(f"  {one.name:14} limit {one.arl:7,}: {count} alarms")
+    rows = draw(table, plain, [np.array([], int)] * many, 0, each, seed=3)
+    print(f"alarms in {many * each:,} unchanged responses")
+    for one in (*found, *at_rate):
+        count = len(turnstreams.alarms(one, rows, first=False))
+        print(f"  {one.name:14} limit {one.arl:7,}: {count}")
     for condition in CONDITIONS:
         print(f"\n{condition}: responses from the change to the alarm, median [80 % of streams]")
         for share in SHARES:
             mine = turnstreams.changed_rows(table, condition, options.repeats)
-            rows = draw(table, world, mine, share, WARM + MOST, seed=int(1000 * share))
+            rows = draw(table, plain, mine, share, WARM + MOST, seed=int(1000 * share))
             print(f"  {100 * share:.0f} %")
             for one in (*found, *at_rate):
-                least = turnstreams.least(table, one, world, condition, share)
+                least = turnstreams.least(table, one, plain, condition, share)
                 what = summary(turnstreams.delays(one, rows))
                 print(f"    {one.name:14} limit {one.arl:7,}: {what}; at least {least:.0f}")
-    print("\ntraffic that is different and not emotional: share of streams that alarm in 2,000")
+
+
+def different(table: Table, found: Sequence[Detectors]) -> None:
+    """Print how far traffic that is different and not emotional moves the mean of a label.
+
+    It is that of the label that moves most, in standard deviations of plain answers; beside it the
+    95 % quantile for as many plain answers to other prompts of the same kind.
+    """
+    plain = np.concatenate([table.where(pool, "plain") for pool in ("final", "baseline")])
     kinds = dict.fromkeys(
         item.condition for item in table.items
         if item.pool == "final" and item.condition not in {"plain", *CONDITIONS}
     )  # fmt: skip
     groups = {kind: table.where("final", kind) for kind in kinds}
     groups |= {f"{c}, control": turnstreams.neutral_rows(table, "final", c) for c in CONDITIONS}
-    for kind, those in groups.items():
-        for share in (0.25, 1.0):
-            rows = draw(table, world, [those] * 30, share, WARM + 2000, seed=5)
-            alarmed = [np.isfinite(turnstreams.delays(one, rows)).mean() for one in found]
-            named = zip(found, alarmed, strict=True)
-            print(
-                f"  {kind:22} {100 * share:3.0f} %:",
-                ", ".join(f"{o.name} {a:.2f}" for o, a in named),
-            )
+    print("mean of the label that moves most, sd of plain answers (as many plain ones: 95 %)")
+    for kind, rows in groups.items():
+        if len(rows):
+            moves = [turnstreams.moves(one.scores, plain, rows) for one in found]
+            each = (f"{o.name} {m:.2f} ({c:.2f})" for o, (m, c) in zip(found, moves, strict=True))
+            print(f"  {kind:22} {len(rows):3} answers: {', '.join(each)}")
 
 
 def main() -> None:
@@ -233,6 +233,7 @@ def main() -> None:
     parser.add_argument("--embeddings", type=Path, help="folder of MiniLM; left out without it")
     parser.add_argument("--check", action="store_true", help="the manipulation check alone")
     parser.add_argument("--streams", action="store_true", help="streams and their alarms")
+    parser.add_argument("--different", action="store_true", help="traffic that is not emotional")
     parser.add_argument("--unchanged", type=int, default=300_000, help="unchanged responses")
     parser.add_argument("--repeats", type=int, default=10, help="streams of each label")
     options = parser.parse_args()
@@ -246,6 +247,8 @@ def main() -> None:
     scores = columns(options.model, table, options.embeddings)
     if options.streams:
         streamed(table, sets(options.model, table, scores), options)
+    elif options.different:
+        different(table, sets(options.model, table, scores))
     else:
         print(*told(table, scores, options.pool), sep="\n")
 

@@ -1,4 +1,4 @@
-"""Texts to fit on: JSON lines with `emotion`, `topic` and `text`; neutral ones have no emotion."""
+"""Reads texts to fit on: JSON lines with `emotion` (unless neutral), `topic` and `text`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Label:
-    """A label of a probe: which words of a corpus mean it, and its sign on the valence axis.
+    """A label of a probe: the words of a corpus that mean it, and its sign on the valence axis.
 
     `valence` is 1, -1, or 0 where no sign is given.
     """
@@ -54,14 +54,14 @@ def default_labels() -> list[Label]:
 
 
 def read_labels(path: str | Path | None = None) -> list[Label]:
-    """Return the labels of a JSON file as `labels.json` is one, without a path those of ours.
+    """Return the labels of a JSON file in the form of `labels.json`, by default the shipped one.
 
     An object of label: {"words": [which emotions of a corpus mean it], "valence": 1 or -1}; without
     `valence` for every label there is no valence axis. Names between commas, such as
     `sarcastic,sincere`, are labels of one word each without a sign.
 
     Raises:
-        EmoGuardError: the file is none, or one word would mean two labels.
+        EmoGuardError: the file is not sound, or one word would mean two labels.
 
     """
     if path is None:
@@ -103,7 +103,7 @@ def _unsigned_labels(names: str) -> list[Label]:
 
 
 def recorded_labels(recipe: Mapping[str, Any]) -> list[Label]:
-    """Return the labels that a probe was fitted with, from its recipe; ours where it has none.
+    """Return the labels in a probe's recipe; by default the shipped ones.
 
     Raises:
         EmoGuardError: the recipe holds something else.

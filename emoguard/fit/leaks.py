@@ -1,4 +1,4 @@
-"""Words that name an emotion: a text that holds one teaches a probe the word, not the emotion."""
+"""Finds words that name an emotion: a text with one teaches a probe the word, not the emotion."""
 
 from __future__ import annotations
 

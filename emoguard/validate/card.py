@@ -1,4 +1,4 @@
-"""The card: every number of a validation beside its floor and chance, as tables to be shown."""
+"""Writes the card: every number of a validation beside its floor and chance, as tables."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _leaks(found: Validation) -> str:
 
 
 def _weakest(found: Validation, target: str) -> str:
-    """Return the left-out corpus on which a target is furthest below, or least above, the text."""
+    """Return the left-out corpus with a target's smallest lead over the text."""
     pairs = {n: c.targets[target] for n, c in found.each_left_out.items() if target in c.targets}
     if not pairs:
         return NONE

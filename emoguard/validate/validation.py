@@ -75,7 +75,7 @@ class Validation:
     """Each corpus tested with a fit on all others, averaged; None with one corpus."""
     each_left_out: dict[str, Comparison]
     embeddings: Comparison | None
-    """The recipe on what the first block receives, tested as `left_out`, else as `within`."""
+    """The recipe on the input of the first block, tested as `left_out`, else as `within`."""
     human: Comparison | None
     halves: Halves
     profile: LayerProfile | None
@@ -109,7 +109,8 @@ def validate(
     `neutral` are texts without an emotion; their labels are not looked at. `human` are texts whose
     labels are names of `families`. Without `layers` the recipe chooses them, for each split from
     what it is fitted on there. `leaks` are the texts that hold a word of their label, by label, as
-    `emoguard.fit.leaks` finds them: the card counts them. `progress` is told what comes next.
+    `emoguard.fit.leaks` finds them: the card counts them. `progress` gets the name of the next
+    step.
 
     Raises:
         EmoGuardError: a name without texts, or too few texts to hold any out.

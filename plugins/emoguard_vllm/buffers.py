@@ -1,4 +1,4 @@
-"""The memory of one model's hooks: what the operator writes in a step, and what it follows."""
+"""Holds the memory of one model's hooks: the operator's output in a step, and its orders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Planned:
 
 @dataclass
 class Broken:
-    """What broke in a step, as text."""
+    """The error in a step, as text."""
 
     reading: str | None = None
     steering: str | None = None
@@ -46,8 +46,7 @@ class Buffers:
     `z` (layers, tokens, labels) of the layers that are read and `kept` (layers, n, hidden), the
     residuals of the rows that `keep` (n,) names, are NaN until written; so are `moves` (layers,
     tokens, 3) of the rows that are moved. z and moves are parts of the same rows; those of other
-    layers and rows are 0. `fail` is called with
-    what breaks in steering, as soon as it breaks.
+    layers and rows are 0. `fail` is called at once with an error in steering.
     """
 
     layers: Sequence[int]
@@ -93,16 +92,14 @@ class Buffers:
         self._reads = [layer in readout.layers for layer in self.layers]
         for number, layer in enumerate(readout.layers):
             if layer in self._index:
-                new, own = (
-                    Weights.of(readout, number, self.device),
-                    self._weights[self._index[layer]],
-                )
+                new = Weights.of(readout, number, self.device)
+                own = self._weights[self._index[layer]]
                 own.matrix[:, :wide].copy_(new.matrix)
                 own.centre.copy_(new.centre)
                 own.shift[:wide].copy_(new.shift)
 
     def begin(self, rows: int, planned: Planned | None, keep: Sequence[int]) -> None:
-        """Forget the step before; say which rows of this one are moved and which are kept."""
+        """Forget the step before; set the rows of this one to move and to keep."""
         self.broken = Broken()
         if self._moved:
             self.moves[:, : self._moved].zero_()
@@ -114,15 +111,18 @@ class Buffers:
         else:
             self.z[self._reads, :rows] = torch.nan
         if planned is not None:
-            for place in map(self._index.__getitem__, planned.layers):
-                self.moves[place].index_fill_(0, planned.rows, torch.nan)
+            if len(planned.layers) == len(self.layers):
+                self.moves.index_fill_(1, planned.rows, torch.nan)
+            else:
+                for layer in planned.layers:
+                    self.moves[self._index[layer]].index_fill_(0, planned.rows, torch.nan)
         if keep:
-            self.keep.zero_()  # what is left from a longer step would point behind the end
+            self.keep.zero_()  # entries of a longer step would point behind the end
             self.keep[: len(keep)].copy_(torch.tensor(keep))
             self.kept[:, : len(keep)].fill_(torch.nan)
 
     def see(self, hidden: torch.Tensor, residual: torch.Tensor | None, layer: int) -> None:
-        """Take the output of block `layer`: a part of what runs after every block of every step.
+        """Take the output of block `layer`; runs after every block of every step.
 
         The stream is what the next norm makes of the two: their sum, rounded as stored. A row that
         is moved becomes h', 0, so that the next sum is h' to the bit.

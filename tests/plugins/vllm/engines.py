@@ -36,8 +36,8 @@ OPTIONS: dict[str, Any] = {
 }
 EAGER = {"enforce_eager": True}
 UNI = {"distributed_executor_backend": "uni"}
-SMALL_CACHE = {"num_gpu_blocks_override": 50}
-"""1,600 positions: longer requests wait or are preempted."""
+SMALL_CACHE = {"num_gpu_blocks_override": 44}
+"""1,376 positions: requests that need more together wait or are preempted."""
 
 
 @dataclass(frozen=True)
