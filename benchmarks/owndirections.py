@@ -127,7 +127,7 @@ CHOICE = Path(__file__).parent / "turning" / "choice.json"
 def candidates(layers: Sequence[int], probe_layers: Sequence[int]) -> list[Candidate]:
     """Return what is tried: which layers, and answers under which conditions."""
     sets = [*((layer,) for layer in layers), tuple(probe_layers), tuple(layers)]
-    some = (("voice",), ("written",), ("persona",), ("written", "voice"), FITTED)
+    some = (("voice",), ("written",), FITTED)
     return [Candidate(chosen, names) for chosen in sets for names in some]
 
 
