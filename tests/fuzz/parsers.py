@@ -84,7 +84,12 @@ def label_file() -> bytes:
 def corpus_file() -> bytes:
     return jsonl(
         *(
-            {"emotion": emotion, "topic": topic, "person": "first", "text": f"{topic}: a text"}
+            {
+                "emotion": emotion,
+                "topic": topic,
+                "person": "first",
+                "text": f"{topic}: {emotion or 'a text'}",
+            }
             for emotion in ("happy", "sad", "")
             for topic in ("a journey", "a meal")
         )
