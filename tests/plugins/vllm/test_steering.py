@@ -12,6 +12,7 @@ from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
 from emoguard.records import Request
+from tests.plugins.vllm import engines
 from tests.plugins.vllm.asking import CALM, NEAR, SAD, ask, plans, prompts, rows
 from tests.plugins.vllm.engines import PROBE
 
@@ -64,7 +65,9 @@ def test_unsteered_requests_keep_every_bit_beside_steered_ones(
     mixed = ask(llm, found, plans(*[SAD, None] * 5))
     for n in range(1, 10, 2):
         assert mixed[n].outputs[0].token_ids == alone[n].outputs[0].token_ids
-        assert np.array_equal(rows(mixed[n].emoguard[0]), rows(alone[n].emoguard[0]))
+        apart = np.abs(rows(mixed[n].emoguard[0]) - rows(alone[n].emoguard[0])).max()
+        # Tensor parallel ranks add up in an order that depends on a row's place in the batch.
+        assert apart <= (1e-5 if engines.NAME == "tp3" else 0)
     assert any(
         mixed[n].outputs[0].token_ids != alone[n].outputs[0].token_ids for n in range(0, 10, 2)
     )
