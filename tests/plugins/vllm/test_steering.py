@@ -20,6 +20,9 @@ pytestmark = pytest.mark.engines("eager", "whole", "ngram", "async", "v2", "pp2"
 
 TOO_MUCH = {"add": {"desperate": 0.1}, "ablate": ("calm",)}
 """Wants more than the bound leaves."""
+REGROUPED = ("pp2", "tp3")
+"""Here a row's rounding depends on its batch: stages make batches as they go, and ranks add up in an
+order that depends on a row's place. So it differs between two plain runs, too."""
 TOP = {"temperature": 1.0, "top_k": 1}
 """Sampling that always takes the likeliest token: vLLM wants one choice of greedy requests."""
 
@@ -66,8 +69,7 @@ def test_unsteered_requests_keep_every_bit_beside_steered_ones(
     for n in range(1, 10, 2):
         assert mixed[n].outputs[0].token_ids == alone[n].outputs[0].token_ids
         apart = np.abs(rows(mixed[n].emoguard[0]) - rows(alone[n].emoguard[0])).max()
-        # Tensor parallel ranks add up in an order that depends on a row's place in the batch.
-        assert apart <= (1e-5 if engines.NAME == "tp3" else 0)
+        assert apart <= (0 if engines.NAME not in REGROUPED else 1e-5)
     assert any(
         mixed[n].outputs[0].token_ids != alone[n].outputs[0].token_ids for n in range(0, 10, 2)
     )
