@@ -21,8 +21,8 @@ pytestmark = pytest.mark.engines("eager", "whole", "ngram", "async", "v2", "pp2"
 TOO_MUCH = {"add": {"desperate": 0.1}, "ablate": ("calm",)}
 """Wants more than the bound leaves."""
 REGROUPED = ("pp2", "tp3")
-"""Here a row's rounding depends on its batch: stages make batches as they go, and ranks add up in an
-order that depends on a row's place. So it differs between two plain runs, too."""
+"""Here the rounding of a row depends on its batch: stages make batches as they go, and ranks add up
+in an order that depends on a row's place."""
 TOP = {"temperature": 1.0, "top_k": 1}
 """Sampling that always takes the likeliest token: vLLM wants one choice of greedy requests."""
 
