@@ -252,9 +252,9 @@ def _urgency(group: tuple[tuple[Any, ...], list[Item]]) -> tuple[int, int]:
     (turn, pool, condition, *_), _ = group
     first = (
         *(("final", name) for name in ("voice", "written", "masked", "persona")),
-        *(("fit", name) for name in FITTED),
+        *((other, name) for other in ("fit", "tuning") for name in FITTED),
         ("final", "plain"),
-        *(("tuning", name) for name in (*FITTED, "plain")),
+        ("tuning", "plain"),
         ("baseline", "plain"),
         ("final", "pressure"),
         ("fit", "plain"),

@@ -15,8 +15,9 @@ average run length among them; again with its limit set on development streams t
 `TUNED` responses. An alarm of any label counts. Each stream draws its prompts with replacement,
 then its answers.
 
-`--check` prints the first, `--streams` the last; without either, the middle table. `--different`
-prints how far traffic moves the scores that is different and not emotional.
+`--check` prints the first, `--streams` the last, `--different` how far traffic moves the scores
+that is different and not emotional; without any, the middle table. `--unfitted` prints that for
+detectors that saw no answer at all: the shipped probe, the judges, and their means.
 """
 
 from __future__ import annotations
@@ -43,18 +44,24 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 CACHE = Path(__file__).parents[1] / ".cache" / "turning"
 
 
+def judges(embeddings: Path | None) -> list[Judge]:
+    """Return judges of a text that are no probe and have seen no answer."""
+    found: list[Judge] = [Lexicon(), Classifier(DATA / "goemotions" / "dev.tsv")]
+    if embeddings:
+        found.append(Embeddings(embeddings, DATA / "goemotions" / "dev.tsv"))
+    return found
+
+
 def check(table: Table, pool: str, embeddings: Path | None) -> None:
     """Print how well judges of the text tell each condition's answers from its control's."""
-    judges: list[Judge] = [Lexicon(), Classifier(DATA / "goemotions" / "dev.tsv")]
-    if embeddings:
-        judges.append(Embeddings(embeddings, DATA / "goemotions" / "dev.tsv"))
+    known = judges(embeddings)
     print(f"{pool}: AUROC of a label's answers against the control's, mean over labels")
     for condition in CONDITIONS:
         rows = table.where(pool, condition)
         if not len(rows):
             continue
         found = []
-        for judge in judges:
+        for judge in known:
             scores = np.full((len(table.items), len(LABELS)), np.nan)
             texts = [table.texts[row] for row in rows]
             for n, label in enumerate(LABELS):
@@ -150,6 +157,27 @@ def stacked(table: Table, parts: Sequence[np.ndarray]) -> np.ndarray:
     return found
 
 
+def unfitted(model: str, table: Table, embeddings: Path | None) -> dict[str, np.ndarray]:
+    """Return the scores of detectors that no answer was fitted on, (answers, labels).
+
+    `text` is the mean of the judges, each standardised over the plain answers and the controls,
+    `both` the mean of that and of the shipped probe.
+    """
+    read = readings(model, table)
+    shipped = of_labels(read["shipped"], read["labels"].tolist())[:, :, STATISTICS.index("mean")]
+    usual = table.labels == NEUTRAL
+
+    def standard(scores: np.ndarray) -> np.ndarray:
+        return (scores - scores[usual].mean(axis=0)) / scores[usual].std(axis=0)
+
+    found = {"shipped": standard(shipped)}
+    for judge in judges(embeddings):
+        each = np.stack([judge.scores(label, table.texts) for label in LABELS], axis=1)
+        found[judge.name] = standard(each)
+    text = standard(np.mean([each for name, each in found.items() if name != "shipped"], axis=0))
+    return {**found, "text": text, "both": text + found["shipped"]}
+
+
 def told(table: Table, scores: dict[str, np.ndarray], pool: str) -> Iterator[str]:
     """Yield the rows of the middle table."""
     for condition in CONDITIONS:
@@ -159,7 +187,7 @@ def told(table: Table, scores: dict[str, np.ndarray], pool: str) -> Iterator[str
         yield f"{condition}: " + ", ".join(f"{n} {over_labels(a)}" for n, a in areas.items())
         gain: Sample = areas["both"] - areas["text"]
         yield f"    both - text {over_labels(gain)}"
-        for name in ("shipped", "own", "text", "both"):
+        for name in [n for n in ("shipped", "own", "text", "both") if n in areas]:
             each = zip(LABELS, areas[name].value, strict=True)
             yield f"    {name:8}" + " ".join(f"{n} {v:.2f}" for n, v in each if np.isfinite(v))
 
@@ -233,6 +261,7 @@ def main() -> None:
     parser.add_argument("--embeddings", type=Path, help="folder of MiniLM; left out without it")
     parser.add_argument("--check", action="store_true", help="the manipulation check alone")
     parser.add_argument("--streams", action="store_true", help="streams and their alarms")
+    parser.add_argument("--unfitted", action="store_true", help="detectors that saw no answer")
     parser.add_argument("--different", action="store_true", help="traffic that is not emotional")
     parser.add_argument("--unchanged", type=int, default=300_000, help="unchanged responses")
     parser.add_argument("--repeats", type=int, default=10, help="streams of each label")
@@ -243,6 +272,10 @@ def main() -> None:
         hand = FOLDER / f"labelled-{options.model}.jsonl"
         if hand.exists():
             labelled(table, hand)
+        return
+    if options.unfitted:
+        scores = unfitted(options.model, table, options.embeddings)
+        print(*told(table, scores, options.pool), sep="\n")
         return
     scores = columns(options.model, table, options.embeddings)
     if options.streams:

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from emoguard.advice import fit_command
+from emoguard.cli.bars import Bars
 from emoguard.cli.probes import calibrating, open_probe
 from emoguard.cli.screen import Screen, say
 from emoguard.errors import EmoGuardError
@@ -70,7 +71,8 @@ def doctor(ctx: click.Context, path: str | None, probe: str | None, *, as_json: 
     """
     if probe is not None and path is None:
         raise click.UsageError("--probe is tried on a model: give --model, too")
-    with Screen(stderr=True).status("looking"):
+    with Bars() as progress:
+        progress.add_task("looking", total=None)
         findings = [*_runtimes(), *_probes(), *(_model(path, probe) if path else ())]
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))

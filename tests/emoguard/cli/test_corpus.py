@@ -168,7 +168,7 @@ def test_check_names_file_and_line_and_fails_where_fit_would(tmp_path, capsys):
     assert main(["corpus", "check", str(path)]) == 1
     told = capsys.readouterr().out
     assert f"{path}:289: wanted a JSON object with emotion, topic and text" in told
-    assert "in one corpus alone: its verdict will be untested" in told
+    assert "in one corpus alone: the verdict will be untested" in told
 
 
 def test_check_wants_something_to_check(capsys):
