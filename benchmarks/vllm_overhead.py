@@ -27,7 +27,7 @@ import numpy as np
 from measure import Row, arguments, interleave, median, show
 
 PROBE = "smollm2-135m-instruct"
-PLAN = {"add": {"sad": 0.06}, "cap": {"angry": 0.6}}
+PLAN: Any = {"add": {"sad": 0.06}, "cap": {"angry": 0.6}}
 REQUESTS, TOKENS = 8, 32
 
 Mode = Literal["off", "read", "steer"]
@@ -49,7 +49,7 @@ def main() -> None:
 
 def overhead(pairs: int, *, eager: bool) -> list[Row]:
     """Return what a batch costs beside one of vLLM alone, in CPU time of the engine's process."""
-    rows = []
+    rows: list[Row] = []
     with ExitStack() as stack:
         plain, other, ours = (
             stack.enter_context(engine(hooked, eager)) for hooked in (False, False, True)
@@ -61,7 +61,8 @@ def overhead(pairs: int, *, eager: bool) -> list[Row]:
             share = 100 * (np.array(after) / np.array(before) - 1)
             rows.append(median(f"{mode}_over_off_percent", share, "%"))
         rows.append(median("off_batch_ms", before, "ms"))
-        return rows + ours("steps")
+        rows += ours("steps")
+    return rows
 
 
 @contextmanager

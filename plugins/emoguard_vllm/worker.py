@@ -144,8 +144,9 @@ class Worker:
         """Return the residuals for a request of the door: layers, and (tokens, hidden) of each."""
         for name in [name for name in self._doors if name.startswith(request)]:
             parts = self._doors.pop(name)
-            whole = np.concatenate(parts, axis=1) if parts else np.zeros((0, 0, 0), np.float32)
-            return list(self.buffers.layers), [layer.tobytes() for layer in whole]
+            if parts:
+                whole = np.concatenate(parts, axis=1)
+                return list(self.buffers.layers), [layer.tobytes() for layer in whole]
         return [], []
 
     # What a runner does in each step.
@@ -205,7 +206,11 @@ class Worker:
         return Gathered(spans, _home(rows), self.buffers.broken.reading, self._broken())
 
     def relayed(self, rows: int) -> torch.Tensor:
-        """Return z and moves of all rows of this step, for the next pipeline stage: (rows, n)."""
+        """Return z and moves of all rows of this step, for the next pipeline stage: (rows, n).
+
+        A stage that passes them on does not `gather`.
+        """
+        self._keep()
         own = self.buffers.rows(np.arange(rows))
         return own if self.upstream is None else own + self.upstream[:rows]
 

@@ -238,6 +238,18 @@ def test_stages_pass_on_what_they_read() -> None:
     assert np.allclose(run([(0, 6)]), run([(0, 2), (2, 6)]), atol=1e-5)
 
 
+def test_a_stage_that_passes_rows_on_keeps_residuals_for_the_door(worker: Worker) -> None:
+    follow(worker, **{"door-1": Order(door=True)})
+    worker.place(2, [Part("door-1", 0, 2, 0, range(1, 2))], lambda _: ())
+    given = torch.ones(2, HIDDEN)
+    worker.model(given)
+    worker.relayed(2)
+    layers, blobs = worker.take("door-")
+    assert layers == list(PROBE.layers)
+    assert all(blob == given.numpy().tobytes() for blob in blobs)
+    assert len(blobs) == len(layers)
+
+
 def test_slots_count_plans() -> None:
     slots = Slots(1)
     slots.take("a")

@@ -80,7 +80,8 @@ CONFIGURATIONS = {
         EAGER | UNI, ONE_PROCESS | {"VLLM_USE_V2_MODEL_RUNNER": "1"}, ("async", "v2")
     ),
     "pp2": Configuration(
-        EAGER | {"pipeline_parallel_size": 2, "worker_cls": "tests.plugins.vllm.pipeline.Worker"}
+        EAGER | {"pipeline_parallel_size": 2, "worker_cls": "tests.plugins.vllm.pipeline.Worker"},
+        {"VLLM_PP_LAYER_PARTITION": "17,13"},  # two of the probe's layers in each stage
     ),
     "tp3": Configuration(EAGER | {"tensor_parallel_size": 3}),
     "ray": Configuration(

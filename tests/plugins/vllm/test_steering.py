@@ -12,6 +12,7 @@ from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
 from emoguard.records import Request
+from tests.plugins.vllm import engines
 from tests.plugins.vllm.asking import CALM, NEAR, SAD, ask, plans, prompts, rows
 from tests.plugins.vllm.engines import PROBE
 
@@ -19,6 +20,9 @@ pytestmark = pytest.mark.engines("eager", "whole", "ngram", "async", "v2", "pp2"
 
 TOO_MUCH = {"add": {"desperate": 0.1}, "ablate": ("calm",)}
 """Wants more than the bound leaves."""
+REGROUPED = ("pp2", "tp3")
+"""Here the rounding of a row depends on its batch: stages make batches as they go, and ranks add up
+in an order that depends on a row's place."""
 TOP = {"temperature": 1.0, "top_k": 1}
 """Sampling that always takes the likeliest token: vLLM wants one choice of greedy requests."""
 
@@ -64,7 +68,8 @@ def test_unsteered_requests_keep_every_bit_beside_steered_ones(
     mixed = ask(llm, found, plans(*[SAD, None] * 5))
     for n in range(1, 10, 2):
         assert mixed[n].outputs[0].token_ids == alone[n].outputs[0].token_ids
-        assert np.array_equal(rows(mixed[n].emoguard[0]), rows(alone[n].emoguard[0]))
+        apart = np.abs(rows(mixed[n].emoguard[0]) - rows(alone[n].emoguard[0])).max()
+        assert apart <= (0 if engines.NAME not in REGROUPED else 1e-5)
     assert any(
         mixed[n].outputs[0].token_ids != alone[n].outputs[0].token_ids for n in range(0, 10, 2)
     )
