@@ -251,11 +251,11 @@ def _urgency(group: tuple[tuple[Any, ...], list[Item]]) -> tuple[int, int]:
     """Return the place of a group: by rounds, and in a round what every table needs first."""
     (turn, pool, condition, *_), _ = group
     first = (
-        *(("final", name) for name in (*FITTED, "plain")),
+        *(("final", name) for name in ("voice", "written", "masked", "persona")),
         *((other, name) for other in ("fit", "tuning") for name in FITTED),
+        ("final", "plain"),
         ("tuning", "plain"),
         ("baseline", "plain"),
-        ("final", "masked"),
         ("final", "pressure"),
         ("fit", "plain"),
         ("calibration", "plain"),

@@ -91,7 +91,8 @@ def readings(model: str, table: Table) -> dict[str, np.ndarray]:
     with np.load(KEPT / f"turning-{model}-readings.npz") as file:
         place = {str(key): n for n, key in enumerate(file["keys"])}
         rows = [place[item.key] for item in table.items]
-        found = {n: file[n][rows].astype(np.float32) for n in ("shipped", "own")}
+        probes = {"shipped", "own"} & {*file.files}
+        found = {n: file[n][rows].astype(np.float32) for n in probes}
         return {**found, "statistic": file["statistic"], "labels": file["labels"]}
 
 

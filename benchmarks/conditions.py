@@ -36,8 +36,8 @@ QUESTIONS = {"fit": 60, "tuning": 100, "final": 240, "calibration": 100, "baseli
 ITEMS = {"fit": 24, "tuning": 16, "final": 24}
 """Prompts of a label under a condition."""
 
-FITTED = ("voice", "written", "persona")
-"""Conditions that directions and detectors of the text are fitted on."""
+FITTED = ("voice", "written")
+"""Conditions that directions and detectors of the text are fitted on: those that move SmolLM2."""
 
 HIDDEN = {"fit": ("masked", "pressure", "push"), "tuning": ("push",)}
 """Conditions that a pool does not have: nothing is fitted on them."""

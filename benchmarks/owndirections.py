@@ -127,7 +127,7 @@ CHOICE = Path(__file__).parent / "turning" / "choice.json"
 def candidates(layers: Sequence[int], probe_layers: Sequence[int]) -> list[Candidate]:
     """Return what is tried: which layers, and answers under which conditions."""
     sets = [*((layer,) for layer in layers), tuple(probe_layers), tuple(layers)]
-    some = (("voice",), ("written",), ("persona",), ("written", "voice"), FITTED)
+    some = (("voice",), ("written",), FITTED)
     return [Candidate(chosen, names) for chosen in sets for names in some]
 
 
@@ -141,8 +141,7 @@ class Candidate:
     def reader(self, answers: Mapping[str, list[Answer]], kept: Sequence[int]) -> Reader:
         """Fit on the answers of the fit pool."""
         mine = [a for a in answers["fit"] if a.item.condition in self.conditions]
-        plain = [a for a in answers["calibration"] if a.item.condition == "plain"]
-        return fitted(mine, self.layers, kept, plain)
+        return fitted(mine, self.layers, kept, plain_of(answers))
 
 
 def of_labels(read_by: np.ndarray, labels: Sequence[str]) -> np.ndarray:
@@ -170,7 +169,7 @@ def choose(model: Model, probe: Probe) -> None:
     answers = by_pool(model, asked)
     tuning = answers["tuning"]
     table = Table([a.item for a in tuning], [""] * len(tuning))
-    shipped = of_probe(probe, model.layers, answers["calibration"])
+    shipped = of_probe(probe, model.layers, plain_of(answers))
     theirs = of_labels(read(shipped, tuning), probe.labels)
     best: tuple[float, dict[str, Any]] = (0.0, {})
     for candidate in [None, *candidates(model.layers, probe.layers)]:
@@ -211,23 +210,35 @@ def by_pool(model: Model, asked: Sequence[Item]) -> dict[str, list[Answer]]:
     return found
 
 
+def plain_of(answers: Mapping[str, list[Answer]]) -> list[Answer]:
+    """Return the plain answers that scores are standardised on, none of the final pool."""
+    pools = ("calibration", "tuning")
+    return [a for pool in pools for a in answers.get(pool, ()) if a.item.condition == "plain"]
+
+
 def read_all(model: Model, probe: Probe) -> None:
-    """Read all answers with the shipped probe and the chosen directions, and keep the readings."""
-    chosen = _choices()[model.name]
+    """Read all answers with the shipped probe and the chosen directions, and keep the readings.
+
+    Before a choice there are only the shipped probe's.
+    """
+    chosen = _choices().get(model.name)
     answers = by_pool(model, items())
-    candidate = Candidate(tuple(chosen["layers"]), tuple(chosen["conditions"]))
     every = [answer for pool in answers.values() for answer in pool]
-    shipped = read(of_probe(probe, model.layers, answers["calibration"]), every)
-    own = read(candidate.reader(answers, model.layers), every)
-    if chosen["with_shipped"]:
-        own += of_labels(shipped, probe.labels)
+    shipped = read(of_probe(probe, model.layers, plain_of(answers)), every)
+    own = {}
+    if chosen:
+        candidate = Candidate(tuple(chosen["layers"]), tuple(chosen["conditions"]))
+        scores = read(candidate.reader(answers, model.layers), every)
+        if chosen["with_shipped"]:
+            scores += of_labels(shipped, probe.labels)
+        own["own"] = scores.astype(np.float16)
     path = KEPT / f"turning-{model.name}-readings.npz"
     np.savez_compressed(
         path,
         keys=[answer.item.key for answer in every],
         shipped=shipped.astype(np.float16),
-        own=own.astype(np.float16),
-        statistic=np.array(chosen["statistic"]),
+        statistic=np.array(chosen["statistic"] if chosen else STATISTICS[0]),
+        **own,
         labels=np.array(probe.labels),
     )
     print(path)

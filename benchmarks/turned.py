@@ -15,7 +15,9 @@ average run length among them; again with its limit set on development streams t
 `TUNED` responses. An alarm of any label counts. Each stream draws its prompts with replacement,
 then its answers.
 
-`--check` prints the first, `--streams` the last; without either, the middle table.
+`--check` prints the first, `--streams` the last, `--different` how far traffic moves the scores
+that is different and not emotional; without any, the middle table. `--unfitted` prints that for
+detectors that saw no answer at all: the shipped probe, the judges, and their means.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from benchmarks import textheads, turnstreams
 from benchmarks.answertable import Table, over_labels, readings
 from benchmarks.conditions import CONDITIONS, FITTED, FOLDER, LABELS, NEUTRAL
 from benchmarks.owndirections import STATISTICS, of_labels
-from benchmarks.turnstreams import MOST, SHARES, WARM, Detectors, World, draw, summary
+from benchmarks.turnstreams import MOST, SHARES, WARM, Detectors, draw, summary
 from emoguard.study.judges import Classifier, Embeddings, Judge, Lexicon
 from emoguard.validate.estimate import Sample
 
@@ -42,18 +44,24 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 CACHE = Path(__file__).parents[1] / ".cache" / "turning"
 
 
+def judges(embeddings: Path | None) -> list[Judge]:
+    """Return judges of a text that are no probe and have seen no answer."""
+    found: list[Judge] = [Lexicon(), Classifier(DATA / "goemotions" / "dev.tsv")]
+    if embeddings:
+        found.append(Embeddings(embeddings, DATA / "goemotions" / "dev.tsv"))
+    return found
+
+
 def check(table: Table, pool: str, embeddings: Path | None) -> None:
     """Print how well judges of the text tell each condition's answers from its control's."""
-    judges: list[Judge] = [Lexicon(), Classifier(DATA / "goemotions" / "dev.tsv")]
-    if embeddings:
-        judges.append(Embeddings(embeddings, DATA / "goemotions" / "dev.tsv"))
+    known = judges(embeddings)
     print(f"{pool}: AUROC of a label's answers against the control's, mean over labels")
     for condition in CONDITIONS:
         rows = table.where(pool, condition)
         if not len(rows):
             continue
         found = []
-        for judge in judges:
+        for judge in known:
             scores = np.full((len(table.items), len(LABELS)), np.nan)
             texts = [table.texts[row] for row in rows]
             for n, label in enumerate(LABELS):
@@ -149,6 +157,27 @@ def stacked(table: Table, parts: Sequence[np.ndarray]) -> np.ndarray:
     return found
 
 
+def unfitted(model: str, table: Table, embeddings: Path | None) -> dict[str, np.ndarray]:
+    """Return the scores of detectors that no answer was fitted on, (answers, labels).
+
+    `text` is the mean of the judges, each standardised over the plain answers and the controls,
+    `both` the mean of that and of the shipped probe.
+    """
+    read = readings(model, table)
+    shipped = of_labels(read["shipped"], read["labels"].tolist())[:, :, STATISTICS.index("mean")]
+    usual = table.labels == NEUTRAL
+
+    def standard(scores: np.ndarray) -> np.ndarray:
+        return (scores - scores[usual].mean(axis=0)) / scores[usual].std(axis=0)
+
+    found = {"shipped": standard(shipped)}
+    for judge in judges(embeddings):
+        each = np.stack([judge.scores(label, table.texts) for label in LABELS], axis=1)
+        found[judge.name] = standard(each)
+    text = standard(np.mean([each for name, each in found.items() if name != "shipped"], axis=0))
+    return {**found, "text": text, "both": text + found["shipped"]}
+
+
 def told(table: Table, scores: dict[str, np.ndarray], pool: str) -> Iterator[str]:
     """Yield the rows of the middle table."""
     for condition in CONDITIONS:
@@ -158,7 +187,7 @@ def told(table: Table, scores: dict[str, np.ndarray], pool: str) -> Iterator[str
         yield f"{condition}: " + ", ".join(f"{n} {over_labels(a)}" for n, a in areas.items())
         gain: Sample = areas["both"] - areas["text"]
         yield f"    both - text {over_labels(gain)}"
-        for name in ("shipped", "own", "text", "both"):
+        for name in [n for n in ("shipped", "own", "text", "both") if n in areas]:
             each = zip(LABELS, areas[name].value, strict=True)
             yield f"    {name:8}" + " ".join(f"{n} {v:.2f}" for n, v in each if np.isfinite(v))
 
@@ -179,48 +208,47 @@ def sets(model: str, table: Table, scores: dict[str, np.ndarray]) -> list[Detect
 
 
 def streamed(table: Table, found: Sequence[Detectors], options: argparse.Namespace) -> None:
-    """Print alarms in unchanged streams, delays after a change, and alarms in different traffic."""
+    """Print alarms in unchanged streams, and delays after a change."""
     plain = np.concatenate([table.where(pool, "plain") for pool in ("final", "baseline")])
-    world = World.of(plain)
-    other = World(table.where("baseline", "plain"), table.where("final", "plain"))
-    development = World.of(
-        np.concatenate([table.where(pool, "plain") for pool in ("tuning", "calibration")])
-    )
-    many, each = options.unchanged // 10_000, 10_000
-    nothing = [np.array([], int)] * many
+    development = np.concatenate([table.where(pool, "plain") for pool in ("tuning", "calibration")])
+    many, each = max(1, options.unchanged // 10_000), 10_000
     at_rate = [turnstreams.tuned(table, one, development, many, each) for one in found]
-    for name, where in (("same prompts", world), ("other prompts", other)):
-        rows = draw(table, where, nothing, 0, each, seed=3)
-        print(f"\nalarms in {many * each:,} unchanged responses, {name} as the baseline's")
-        for one in (*found, *at_rate):
-            count = len(turnstreams.alarms(one, rows, first=False))
-            print(f"  {one.name:14} limit {one.arl:7,}: {count} alarms")
+    rows = draw(table, plain, [np.array([], int)] * many, 0, each, seed=3)
+    print(f"alarms in {many * each:,} unchanged responses")
+    for one in (*found, *at_rate):
+        count = len(turnstreams.alarms(one, rows, first=False))
+        print(f"  {one.name:14} limit {one.arl:7,}: {count}")
     for condition in CONDITIONS:
         print(f"\n{condition}: responses from the change to the alarm, median [80 % of streams]")
         for share in SHARES:
             mine = turnstreams.changed_rows(table, condition, options.repeats)
-            rows = draw(table, world, mine, share, WARM + MOST, seed=int(1000 * share))
+            rows = draw(table, plain, mine, share, WARM + MOST, seed=int(1000 * share))
             print(f"  {100 * share:.0f} %")
             for one in (*found, *at_rate):
-                least = turnstreams.least(table, one, world, condition, share)
+                least = turnstreams.least(table, one, plain, condition, share)
                 what = summary(turnstreams.delays(one, rows))
                 print(f"    {one.name:14} limit {one.arl:7,}: {what}; at least {least:.0f}")
-    print("\ntraffic that is different and not emotional: share of streams that alarm in 2,000")
+
+
+def different(table: Table, found: Sequence[Detectors]) -> None:
+    """Print how far traffic that is different and not emotional moves the mean of a label.
+
+    It is that of the label that moves most, in standard deviations of plain answers; beside it the
+    95 % quantile for as many plain answers to other prompts of the same kind.
+    """
+    plain = np.concatenate([table.where(pool, "plain") for pool in ("final", "baseline")])
     kinds = dict.fromkeys(
         item.condition for item in table.items
         if item.pool == "final" and item.condition not in {"plain", *CONDITIONS}
     )  # fmt: skip
     groups = {kind: table.where("final", kind) for kind in kinds}
     groups |= {f"{c}, control": turnstreams.neutral_rows(table, "final", c) for c in CONDITIONS}
-    for kind, those in groups.items():
-        for share in (0.25, 1.0):
-            rows = draw(table, world, [those] * 30, share, WARM + 2000, seed=5)
-            alarmed = [np.isfinite(turnstreams.delays(one, rows)).mean() for one in found]
-            named = zip(found, alarmed, strict=True)
-            print(
-                f"  {kind:22} {100 * share:3.0f} %:",
-                ", ".join(f"{o.name} {a:.2f}" for o, a in named),
-            )
+    print("mean of the label that moves most, sd of plain answers (as many plain ones: 95 %)")
+    for kind, rows in groups.items():
+        if len(rows):
+            moves = [turnstreams.moves(one.scores, plain, rows) for one in found]
+            each = (f"{o.name} {m:.2f} ({c:.2f})" for o, (m, c) in zip(found, moves, strict=True))
+            print(f"  {kind:22} {len(rows):3} answers: {', '.join(each)}")
 
 
 def main() -> None:
@@ -233,6 +261,8 @@ def main() -> None:
     parser.add_argument("--embeddings", type=Path, help="folder of MiniLM; left out without it")
     parser.add_argument("--check", action="store_true", help="the manipulation check alone")
     parser.add_argument("--streams", action="store_true", help="streams and their alarms")
+    parser.add_argument("--unfitted", action="store_true", help="detectors that saw no answer")
+    parser.add_argument("--different", action="store_true", help="traffic that is not emotional")
     parser.add_argument("--unchanged", type=int, default=300_000, help="unchanged responses")
     parser.add_argument("--repeats", type=int, default=10, help="streams of each label")
     options = parser.parse_args()
@@ -243,9 +273,15 @@ def main() -> None:
         if hand.exists():
             labelled(table, hand)
         return
+    if options.unfitted:
+        scores = unfitted(options.model, table, options.embeddings)
+        print(*told(table, scores, options.pool), sep="\n")
+        return
     scores = columns(options.model, table, options.embeddings)
     if options.streams:
         streamed(table, sets(options.model, table, scores), options)
+    elif options.different:
+        different(table, sets(options.model, table, scores))
     else:
         print(*told(table, scores, options.pool), sep="\n")
 

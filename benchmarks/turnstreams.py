@@ -45,19 +45,6 @@ class Detectors:
     arl: float = streams.ARL
 
 
-@dataclass(frozen=True, eq=False)
-class World:
-    """Rows of the table that unchanged answers are drawn from, for the baseline and after it."""
-
-    baseline: np.ndarray
-    stream: np.ndarray
-
-    @classmethod
-    def of(cls, rows: np.ndarray) -> World:
-        """Return a world whose baseline and stream answer the same prompts."""
-        return cls(rows, rows)
-
-
 def resampled(rows: np.ndarray, clusters: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return the rows of prompts drawn with replacement."""
     names, inverse = np.unique(clusters[rows], return_inverse=True)
@@ -67,7 +54,7 @@ def resampled(rows: np.ndarray, clusters: np.ndarray, rng: np.random.Generator) 
 
 def draw(
     table: Table,
-    world: World,
+    plain: np.ndarray,
     changed: Sequence[np.ndarray],
     share: float,
     length: int,
@@ -75,21 +62,21 @@ def draw(
 ) -> np.ndarray:
     """Return rows of the table, (responses, streams), one stream for each of `changed`.
 
-    `changed` are the rows of the answers that come in after `WARM` responses, none for a stream
-    that does not change.
+    `plain` are the rows that unchanged answers are drawn from, those of the baseline too: a few
+    hundred answers to other prompts would differ from these by chance more than a drift that
+    matters. `changed` are the rows of the answers that come in after `WARM` responses, none for a
+    stream that does not change.
     """
     rng = np.random.default_rng(seed)
     found = []
     for rows in changed:
-        same = world.baseline is world.stream
-        stream = resampled(world.stream, table.clusters, rng)
-        base = stream if same else resampled(world.baseline, table.clusters, rng)
-        drawn = rng.choice(stream, length)
+        usual = resampled(plain, table.clusters, rng)
+        drawn = rng.choice(usual, length)
         if len(rows):
             other = rng.choice(resampled(rows, table.clusters, rng), length)
             turned = (rng.random(length) < share) & (np.arange(length) >= WARM)
             drawn = np.where(turned, other, drawn)
-        found.append(np.concatenate([rng.choice(base, BASELINE), drawn]))
+        found.append(np.concatenate([rng.choice(usual, BASELINE), drawn]))
     return np.stack(found, axis=1)
 
 
@@ -133,7 +120,9 @@ def changed_rows(table: Table, condition: str, repeats: int) -> list[np.ndarray]
     return [mine for mine in each if len(mine) for _ in range(repeats)]
 
 
-def least(table: Table, detectors: Detectors, world: World, condition: str, share: float) -> float:
+def least(
+    table: Table, detectors: Detectors, plain: np.ndarray, condition: str, share: float
+) -> float:
     """Return the median over labels of the limit of information, responses.
 
     It is that of normal scores of the AUROC with which the set's best column tells the label's
@@ -141,7 +130,7 @@ def least(table: Table, detectors: Detectors, world: World, condition: str, shar
     """
     found = []
     for rows in changed_rows(table, condition, 1):
-        usual = detectors.scores[world.stream]
+        usual = detectors.scores[plain]
         wins = [
             np.mean(detectors.scores[rows, n][:, None] > usual[:, n][None, :])
             for n in range(usual.shape[1])
@@ -152,9 +141,11 @@ def least(table: Table, detectors: Detectors, world: World, condition: str, shar
     return float(np.median(found))
 
 
-def tuned(table: Table, detectors: Detectors, world: World, many: int, length: int) -> Detectors:
+def tuned(
+    table: Table, detectors: Detectors, plain: np.ndarray, many: int, length: int
+) -> Detectors:
     """Return the set at the lowest limit with one alarm in `TUNED` development responses."""
-    rows = draw(table, world, [np.array([], int)] * many, 0, length, seed=11)
+    rows = draw(table, plain, [np.array([], int)] * many, 0, length, seed=11)
     for arl in ARLS:
         at = Detectors(detectors.name, detectors.scores, arl)
         if len(alarms(at, rows, first=False)) <= many * length / TUNED:
@@ -168,6 +159,22 @@ def summary(found: np.ndarray) -> str:
     missed = np.isinf(found).mean()
     late = f", {100 * missed:.0f} % not" if missed else ""
     return f"{middle:.0f} [{low:.0f}, {high:.0f}]{late}"
+
+
+def moves(scores: np.ndarray, plain: np.ndarray, rows: np.ndarray) -> tuple[float, float]:
+    """Return the largest move of a column's mean, in sd of plain answers, and what is chance.
+
+    Chance is the 95 % quantile for as many plain answers, drawn at random.
+    """
+    usual = scores[plain]
+    middle, spread = usual.mean(axis=0), usual.std(axis=0)
+    rng = np.random.default_rng(7)
+    drawn = [
+        np.abs((rng.permutation(usual)[: len(rows)].mean(axis=0) - middle) / spread).max()
+        for _ in range(500)
+    ]
+    found = np.abs((scores[rows].mean(axis=0) - middle) / spread).max()
+    return float(found), float(np.quantile(drawn, 0.95))
 
 
 def neutral_rows(table: Table, pool: str, condition: str) -> np.ndarray:

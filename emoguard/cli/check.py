@@ -150,6 +150,7 @@ def _fit(guard: Guard) -> list[tuple[str, str]]:
         certified = f"{labels - len(without)} of {labels} labels can be certified"
         silent = f"; not {', '.join(without)}: they never alarm" if without else ""
         rows.append((f"on {identity.quantisation}", f"{certified} at this rate{silent}"))
+        rows += [("", f"caution: {caution}") for caution in calibration.cautions]
         if mute := [label for label in amplifying if label in without]:
             rows.append(("", f"{', '.join(mute)}: listed as amplifying, and without a threshold"))
     if not guard.calibrations:

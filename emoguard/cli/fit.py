@@ -18,7 +18,7 @@ from emoguard.cli.fitpage import write_page
 from emoguard.cli.fitwords import announce, finished
 from emoguard.cli.models import ALSO, MODEL, RUNTIME, THREADS
 from emoguard.cli.paths import check_out
-from emoguard.cli.reading import readable
+from emoguard.cli.reading import readable, stories_of
 from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.extras import check_installed
@@ -156,7 +156,7 @@ def fit(
     source = source or tuple(Path(p).name for p in corpus_paths) or ("the package's own corpora",)
     corpus_paths = corpus_paths or tuple(map(str, corpora.own()))
     neutral_paths = neutral_paths or tuple(map(str, corpora.own_neutrals()))
-    texts = [corpora.balanced(corpora.read(p, labels), most) for p in corpus_paths]
+    stories = stories_of(corpus_paths, labels, most)
     neutral = [corpora.read(p) for p in neutral_paths]
     prompts = corpora.read_prompts(prompts_path) if prompts_path else calibrating.own_prompts()
     whole = Scope(most, responses)
@@ -175,10 +175,7 @@ def fit(
             speaker=speaker,
             others=[(lambda: reader), *others] if responder else others,
             labels=labels,
-            corpora={
-                n: readable(reader.door, t)
-                for n, t in zip(_names(corpus_paths), texts, strict=True)
-            },
+            corpora={name: readable(reader.door, texts) for name, texts in stories.items()},
             neutral=[readable(reader.door, each) for each in neutral],
             layers=named,
             skip=skip,
@@ -233,25 +230,17 @@ def _place(out: str | None, model: str) -> str:
         EmoGuardError: it cannot be written, or is there already.
 
     """
-    place = out or f"{Path(model).resolve().name.removesuffix('.gguf')}{SUFFIX}"
+    path = Path(model).resolve()
+    place = out or f"{path.stem if path.is_file() else path.name}{SUFFIX}"
     check_out("--out", place, ".safetensors")
     if out is None and Path(place).exists():
         is_begun = Path(calibrating.answer_file(place)).exists()
         if not is_begun:
             raise EmoGuardError(
-                f"{place} is there already, and finished: look at it with emoguard show {place}, "
-                "or give another --out"
+                f"{place} is there already, and finished: give another --out, or look at it with "
+                f"emoguard show {place}"
             )
     return place
-
-
-def _names(paths: Sequence[str]) -> list[str]:
-    """Return names of corpora, all different."""
-    stems = [Path(path).stem for path in paths]
-    return [
-        stem if stems.count(stem) == 1 else f"{Path(path).parent.name}/{stem} ({n})"
-        for n, (stem, path) in enumerate(zip(stems, paths, strict=True), 1)
-    ]
 
 
 def _check_sizes(mine: ModelIdentity, others: Sequence[ModelIdentity]) -> None:

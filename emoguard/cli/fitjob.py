@@ -17,7 +17,8 @@ from emoguard.fit.corpora import Label, Text
 from emoguard.fit.examples import FEW, Asked
 from emoguard.fit.extraction import Portion
 from emoguard.fit.forecast import Part, Speed, Work, forecast, measure
-from emoguard.fit.leaks import leak_cautions
+from emoguard.fit.leaks import leak_cautions, leaks
+from emoguard.fit.requirements import VALENCE, check
 from emoguard.fit.scope import Scope
 from emoguard.probe.probe import Probe
 from emoguard.runtime.speaker import Speaker
@@ -53,9 +54,7 @@ class Job:
     out: str
 
     def __post_init__(self) -> None:
-        recipe.check(
-            self.reader.door, list(self.corpora.values()), self.plain, self.labels, self.layers
-        )
+        check(self.reader.door, list(self.corpora.values()), self.plain, self.labels, self.layers)
 
     @property
     def plain(self) -> list[Text]:
@@ -112,8 +111,8 @@ class Job:
             layers=self.layers,
             skip=self.skip,
             sources=sources,
+            leaks=leak_cautions(list(self.corpora.values()), self.labels),
             is_provisional=self.scope.is_quick,
-            about_texts=leak_cautions(list(self.corpora.values()), self.labels),
         )
         judged = self._judged(
             probe, texts, neutral, lambda what: progress.update(bar, description=f"judging: {what}")
@@ -146,10 +145,16 @@ class Job:
     ) -> Probe:
         """Return the probe with a first judgement in its card, or why there is none."""
         names = tuple(each.name for each in self.labels)
-        task = Task(names, tuple(each.valence for each in self.labels), recipe.VALENCE)
+        task = Task(names, tuple(each.valence for each in self.labels), VALENCE)
         try:
             found = validate(
-                task, texts, neutral, layers=self.layers, probe=probe, progress=progress
+                task,
+                texts,
+                neutral,
+                layers=self.layers,
+                probe=probe,
+                leaks=leaks([text for some in self.corpora.values() for text in some], self.labels),
+                progress=progress,
             )
         except EmoGuardError as error:
             doubts = [*probe.card["cautions"], f"not judged: {error}"]

@@ -43,7 +43,13 @@ def guard_for(speaker: Speaker, probe: str | None, path: str) -> Guard:
 
 
 def calibrating(
-    probe: Probe, source: str | None, identity: ModelIdentity, path: str, runtime: str = AUTO
+    probe: Probe,
+    source: str | None,
+    identity: ModelIdentity,
+    path: str,
+    runtime: str = AUTO,
+    *,
+    realign: bool = False,
 ) -> str:
     """Return the command that calibrates `probe` on the model at `path`, opened by `runtime`.
 
@@ -54,6 +60,7 @@ def calibrating(
         source or probe.name.partition("@")[0],
         identity.quantisation,
         "" if runtime in (AUTO, recognise(path)) else runtime,
+        realign=realign,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from emoguard.cli.bars import Bars
 from emoguard.cli.screen import say
+from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora, extraction
 from emoguard.fit.corpora import Text
 from emoguard.fit.extraction import SHORTEST, Portion, extract_embedded
@@ -42,6 +43,30 @@ def _without(texts: Sequence[Text], out: Sequence[Text], why: str) -> list[Text]
     return [text for text in texts if id(text) not in left]
 
 
+def stories_of(
+    paths: Sequence[str], labels: Sequence[corpora.Label], most: int
+) -> dict[str, list[Text]]:
+    """Return corpora by name, at most so many texts of a label of each; they share no text."""
+    found = {
+        name: corpora.balanced(corpora.read(path, labels), most)
+        for name, path in _named(paths).items()
+    }
+    corpora.check_apart(found)
+    return found
+
+
+def _named(paths: Sequence[str]) -> dict[str, str]:
+    """Return paths by a short name: the file's, or its folder's where files are named alike."""
+    whole = [Path(p).resolve() for p in paths]
+    own = {p.resolve(): f"own {p.stem}" for p in corpora.own()}
+    stems = [own.get(p, p.stem) for p in whole]
+    if len(set(stems)) < len(stems):
+        stems = [own.get(p, p.parent.name) for p in whole]
+    if len(set(stems)) < len(stems):
+        raise EmoGuardError(f"corpora need different names, got {', '.join(paths)}")
+    return dict(zip(stems, paths, strict=True))
+
+
 @dataclass(frozen=True)
 class Reader:
     """Takes texts through the model; each set is kept in a folder of its own in `stores`."""
@@ -55,7 +80,9 @@ class Reader:
         self, name: str, folder: str, texts: Sequence[Text], portion: Portion | None = None
     ) -> Texts:
         """Read texts, all long enough; of a portion that is all, only those in it."""
-        bar = self.progress.add_task(f"reading {name}", total=len(texts))
+        is_part = portion is not None and portion.is_all
+        count = len(portion.texts) if portion is not None and is_part else len(texts)
+        bar = self.progress.add_task(f"reading {name}", total=count)
         states, embeddings = extract_embedded(
             self.door,
             [text.text for text in texts],
@@ -64,9 +91,8 @@ class Reader:
             progress=lambda done: self.progress.update(bar, completed=done),
             portion=portion,
         )
-        if portion is not None and portion.is_all:
+        if portion is not None and is_part:
             texts = [texts[n] for n in portion.texts]
-            self.progress.update(bar, total=len(texts), completed=len(texts))
         labels, topics = [t.label for t in texts], [t.topic for t in texts]
         return Texts(
             name, [t.text for t in texts], np.array(labels), np.array(topics), states, embeddings

@@ -18,7 +18,7 @@ from emoguard.cli.bars import Bars, follow
 from emoguard.cli.models import MODEL, RUNTIME, THREADS
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import calibrating, open_probe
-from emoguard.cli.reading import Reader, readable
+from emoguard.cli.reading import Reader, readable, stories_of
 from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.extras import check_installed
@@ -152,7 +152,7 @@ def validate(
     recipe = {} if found is None else found.recipe
     skip = skip if skip is not None else recipe.get("skip", SKIP)
     # Whatever is wrong with files is said before a model is opened.
-    stories = _stories(corpus_paths, labels, most)
+    stories = stories_of(corpus_paths, labels, most)
     plain = [text for p in neutral_paths for text in corpora.read(p)]
     written = read_human(human_path, known) if human_path else None
     if written:
@@ -244,30 +244,6 @@ def _labels(path: str | None, probe: Probe | None) -> list[Label]:
 def _task(labels: Sequence[Label], probe: Probe | None) -> Task:
     axis = probe.axes[0] if probe is not None and probe.axes else "valence"
     return Task(tuple(n.name for n in labels), tuple(n.valence for n in labels), axis)
-
-
-def _stories(
-    paths: Sequence[str], labels: Sequence[Label], most: int
-) -> dict[str, list[corpora.Text]]:
-    """Return corpora by name, at most so many texts of a label of each; they share no text."""
-    found = {
-        name: corpora.balanced(corpora.read(path, labels), most)
-        for name, path in _named(paths).items()
-    }
-    corpora.check_apart(found)
-    return found
-
-
-def _named(paths: Sequence[str]) -> dict[str, str]:
-    """Return paths by a short name: the file's, or its folder's where files are named alike."""
-    whole = [Path(p).resolve() for p in paths]
-    own = {p.resolve(): f"own {p.stem}" for p in corpora.own()}
-    stems = [own.get(p, p.stem) for p in whole]
-    if len(set(stems)) < len(stems):
-        stems = [own.get(p, p.parent.name) for p in whole]
-    if len(set(stems)) < len(stems):
-        raise EmoGuardError(f"corpora need different names, got {', '.join(paths)}")
-    return dict(zip(stems, paths, strict=True))
 
 
 def _make(folder: Path) -> None:

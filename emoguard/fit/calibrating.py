@@ -66,11 +66,12 @@ def calibrate_files(
     sample: NeutralSample,
     out: str,
     progress: Progress,
+    adjust: Callable[[Calibration], Calibration] | None = None,
 ) -> list[Calibration]:
     """Let `speaker` respond; measure the probe on it and on `others`, which read the same.
 
     The probe is written to `out` after each of them, with what was measured so far in place of the
-    calibrations `before` of the same files.
+    calibrations `before` of the same files, each as `adjust` returns it.
 
     Raises:
         EmoGuardError: a file the probe was not made for, before the first response.
@@ -82,9 +83,10 @@ def calibrate_files(
     doubts = cautions(speaker, generated, sample)
     calibrations: list[Calibration] = []
     for opener in (lambda: speaker, *others):
-        calibrations.append(
-            read(opener(), probe, generated, sample, out=out, progress=progress, doubts=doubts)
+        measured = read(
+            opener(), probe, generated, sample, out=out, progress=progress, doubts=doubts
         )
+        calibrations.append(adjust(measured) if adjust else measured)
         # Reading can take an hour: what was measured is not lost with the next file.
         artifact.save(out, probe, replaced(before, calibrations))
     store.remove(f"{out}.readings")

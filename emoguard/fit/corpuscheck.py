@@ -245,16 +245,15 @@ def _leaks(texts: Sequence[Text], labels: Sequence[Label]) -> Iterator[Finding]:
 
 def _counts(whole: Sequence[Sequence[Text]], labels: Sequence[Label]) -> Iterator[Finding]:
     counts = [Counter(text.label for text in texts) for texts in whole]
-    for label in labels:
-        each = [count[label.name] for count in counts]
-        if max(each, default=0) < LEAST_LABELLED:
-            yield Finding(
-                label.name,
-                f"wanted at least {LEAST_LABELLED} texts in one corpus, got "
-                f"{', '.join(map(str, each)) or 0}",
-                fatal=True,
-            )
-        elif sum(each) < FEW:
-            yield Finding(label.name, f"{sum(each)} texts are few: {FEW} are few already")
-        if sum(n > 0 for n in each) == 1:
-            yield Finding(label.name, "in one corpus alone: its verdict will be untested")
+    each = {label.name: [count[label.name] for count in counts] for label in labels}
+    for name, some in each.items():
+        if max(some) < LEAST_LABELLED:
+            listed = ", ".join(map(str, some))
+            sentence = f"wanted at least {LEAST_LABELLED} texts in one corpus, got {listed}"
+            yield Finding(name, sentence, fatal=True)
+    few = [name for name, some in each.items() if max(some) >= LEAST_LABELLED and sum(some) < FEW]
+    if few:
+        yield Finding(", ".join(few), f"few texts: {FEW} of a label are few already")
+    alone = [name for name, some in each.items() if sum(n > 0 for n in some) == 1]
+    if alone:
+        yield Finding(", ".join(alone), "in one corpus alone: the verdict will be untested")

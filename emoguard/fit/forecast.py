@@ -96,15 +96,14 @@ def measure(
 ) -> Speed:
     """Measure how fast `reader` reads texts, and how fast `speaker` responds to prompts."""
     door = reader.door
-    response, generated = _responding(speaker, prompts, sampling)
-    lengths = [len(each.prompt_ids) + len(each.token_ids) for each in generated]
-    longest = generated[int(np.argmax(lengths))]
+    response, tokens, longest = _responding(speaker, prompts, sampling)
+    length = len(longest.prompt_ids) + len(longest.token_ids)
     layers = range(min(Recipe().keep, door.identity.layers - 1))
     return Speed(
         _reading(door, texts),
         response,
-        float(np.mean(lengths)),
-        _timed(lambda: longest.residuals(speaker.door, layers)) / max(lengths),
+        tokens,
+        _timed(lambda: longest.residuals(speaker.door, layers)) / length,
         _layer(door.identity.hidden, len(texts)),
     )
 
@@ -165,8 +164,8 @@ def _reading(door: Residuals, texts: Sequence[str]) -> NDArray[np.float64]:
 
 def _responding(
     speaker: Speaker, prompts: Sequence[str], sampling: Sampling
-) -> tuple[NDArray[np.float64], list[Generated]]:
-    """Return what one response costs, and some responses: cut short where the model is slow."""
+) -> tuple[NDArray[np.float64], float, Generated]:
+    """Return what a response costs, its tokens with the prompt's, and one: cut short if slow."""
 
     def answer(number: int, tokens: int) -> tuple[NDArray[np.float64], Generated]:
         allowed = dataclasses.replace(sampling, tokens=tokens)
@@ -179,10 +178,11 @@ def _responding(
     token = np.maximum(few - first, 0) / max(1, len(short.token_ids) - 1)
     whole = first + LENGTH * sampling.tokens * token
     if whole[0] > BUDGET:
-        return whole, [short]
+        return whole, len(short.prompt_ids) + LENGTH * sampling.tokens, short
     count = min(len(prompts), MOST_RESPONSES, max(1, int(BUDGET / whole[0])))
-    found = [answer(n, sampling.tokens) for n in range(count)]
-    return np.mean([seconds for seconds, _ in found], axis=0), [each for _, each in found]
+    seconds, responses = zip(*(answer(n, sampling.tokens) for n in range(count)), strict=True)
+    lengths = [len(each.prompt_ids) + len(each.token_ids) for each in responses]
+    return np.mean(seconds, axis=0), float(np.mean(lengths)), responses[int(np.argmax(lengths))]
 
 
 def _layer(width: int, texts: int) -> NDArray[np.float64]:

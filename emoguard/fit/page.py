@@ -124,7 +124,7 @@ def _row(
     label: str, probe: Probe, evidence: Mapping[str, Any], threshold: Threshold | str | None
 ) -> str:
     verdict = probe.verdicts.get(label)
-    kind = {"usable": "usable", "weak": ""}.get(verdict or "", "not")
+    kind = {"usable": "usable", "weak": "", "untested": ""}.get(verdict or "", "not")
     found = evidence.get("transfer") or (None, None, None)
     words = evidence.get("words")
     alarm = threshold if isinstance(threshold, str) else "none certified"

@@ -20,6 +20,7 @@ from emoguard.fit.cautions import cautions
 from emoguard.fit.corpora import Label, Text
 from emoguard.fit.extraction import SKIP, extract
 from emoguard.fit.leaks import leak_cautions
+from emoguard.fit.requirements import VALENCE, check
 from emoguard.probe.probe import Probe
 from emoguard.probe.witness import Witness
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from emoguard.probe.residuals import Residuals
 
-VALENCE = "valence"
 HELD_OUT = 3
 """Every third topic (or text, in a corpus without topics) is held out to choose layers."""
 
@@ -222,7 +222,7 @@ def fit(
         layers=layers,
         skip=skip,
         sources=sources,
-        about_texts=leak_cautions(corpora, labels),
+        leaks=leak_cautions(corpora, labels),
     )
 
 
@@ -237,13 +237,13 @@ def make(
     layers: Sequence[int] = (),
     skip: int = SKIP,
     sources: Sequence[str] = (),
+    leaks: Sequence[str] = (),
     is_provisional: bool = False,
-    about_texts: Sequence[str] = (),
 ) -> Probe:
     """Make a probe from corpora and neutral texts that were read already.
 
-    `plain` are the residuals of neutral texts, (texts, blocks, hidden); `about_texts` are cautions
-    about the texts themselves, which are not seen here. See `fit`.
+    `plain` are the residuals of neutral texts, (texts, blocks, hidden); `leaks` are cautions about
+    the texts themselves. See `fit`.
     """
     recipe = recipe or Recipe()
     names = [label.name for label in labels]
@@ -284,7 +284,7 @@ def make(
             "quantisation": door.identity.quantisation,
             "provisional": is_provisional,
         },
-        card=_card(scores, fitted.layers, names) | {"cautions": [*doubts, *about_texts]},
+        card=_card(scores, fitted.layers, names) | {"cautions": [*doubts, *leaks]},
     )
 
 
@@ -351,42 +351,6 @@ def _held_out_auroc(
                 row[index] = d.auroc(residuals @ read[index], positive)
     tested = np.isfinite(found).sum(axis=0)
     return np.where(tested, np.nansum(found, axis=0) / np.maximum(tested, 1), np.nan)
-
-
-def check(
-    door: Residuals,
-    corpora: Sequence[Sequence[Text]],
-    neutral: Sequence[Text],
-    labels: Sequence[Label],
-    layers: Sequence[int],
-) -> None:
-    """Refuse what no probe can be made from, before any text is read.
-
-    Raises:
-        EmoGuardError: see `fit`.
-
-    """
-    if len(neutral) < 16:
-        raise EmoGuardError(f"fitting needs at least 16 neutral texts, got {len(neutral)}")
-    wrong = [n for n in layers if not 0 <= n < door.identity.layers - 1]
-    if wrong:
-        raise EmoGuardError(
-            f"layers must lie in [0, {door.identity.layers - 2}] for {door.identity.name}, "
-            f"got {wrong}"
-        )
-    if any(label.name == VALENCE for label in labels):
-        raise EmoGuardError(
-            f"{VALENCE} is the axis that is made from the labels: name it otherwise"
-        )
-    for label in labels:
-        most = max(sum(t.label == label.name for t in corpus) for corpus in corpora)
-        if most < 6:
-            raise EmoGuardError(
-                f"label {label.name} needs at least 6 texts in one corpus, got {most}: "
-                f"texts with emotion {' or '.join(label.words)}"
-            )
-    if len(labels) < 2:
-        raise EmoGuardError("a label is told apart from others: name two at least")
 
 
 def _card(

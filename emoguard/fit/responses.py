@@ -18,6 +18,8 @@ from emoguard.runtime.attention import sink_rows
 from emoguard.runtime.speaker import Generated, Prompt, Speaker
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from emoguard.probe.probe import Probe
     from emoguard.probe.residuals import Residuals
 
@@ -95,6 +97,17 @@ def calibrate(
         hysteresis=hysteresis,
         cautions=doubts,
     )
+
+
+def read_rows(
+    door: Residuals, probe: Probe, generated: Sequence[Generated]
+) -> list[NDArray[np.float32]]:
+    """Return raw projections (tokens, labels) of the responses that are long enough."""
+    return [
+        probe.project(each.residuals(door, probe.layers))
+        for each in generated
+        if _rows(each) >= SHORTEST
+    ]
 
 
 def _rows(response: Generated) -> int:

@@ -92,10 +92,8 @@ class Buffers:
         self._reads = [layer in readout.layers for layer in self.layers]
         for number, layer in enumerate(readout.layers):
             if layer in self._index:
-                new, own = (
-                    Weights.of(readout, number, self.device),
-                    self._weights[self._index[layer]],
-                )
+                new = Weights.of(readout, number, self.device)
+                own = self._weights[self._index[layer]]
                 own.matrix[:, :wide].copy_(new.matrix)
                 own.centre.copy_(new.centre)
                 own.shift[:wide].copy_(new.shift)
@@ -113,8 +111,11 @@ class Buffers:
         else:
             self.z[self._reads, :rows] = torch.nan
         if planned is not None:
-            for place in map(self._index.__getitem__, planned.layers):
-                self.moves[place].index_fill_(0, planned.rows, torch.nan)
+            if len(planned.layers) == len(self.layers):
+                self.moves.index_fill_(1, planned.rows, torch.nan)
+            else:
+                for layer in planned.layers:
+                    self.moves[self._index[layer]].index_fill_(0, planned.rows, torch.nan)
         if keep:
             self.keep.zero_()  # entries of a longer step would point behind the end
             self.keep[: len(keep)].copy_(torch.tensor(keep))

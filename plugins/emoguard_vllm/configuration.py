@@ -69,7 +69,12 @@ def refusals(config: Any) -> Iterator[str]:
         )
     drafts = config.speculative_config
     if drafts is not None and drafts.method != "ngram":
-        yield (f"speculative decoding by {drafts.method} is not read yet: use ngram, or none")
+        yield f"speculative decoding by {drafts.method} is not read yet: use ngram, or none"
+    elif drafts is not None and drafts.enable_adaptive_verification:
+        yield (
+            "adaptive verification leaves out drafts on the device alone, so rows and tokens could "
+            "not be matched: turn enable_adaptive_verification off"
+        )
 
 
 def _of_model(model: Any) -> Iterator[str]:
@@ -165,6 +170,7 @@ def _guard(settings: Settings, count: int, hidden: int) -> Guard:
             f"{probe.name} is for models of {probe.model_layers} layers of width {probe.hidden}, "
             f"this one has {count} of {hidden}: make a probe for it with emoguard fit"
         )
+    guard.check(guard.policy)
     return guard
 
 

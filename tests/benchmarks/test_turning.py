@@ -23,7 +23,7 @@ from benchmarks.conditions import (
     voices,
 )
 from benchmarks.owndirections import statistics
-from benchmarks.turnstreams import WARM, Detectors, World
+from benchmarks.turnstreams import WARM, Detectors
 
 
 def test_no_question_is_in_two_pools() -> None:
@@ -101,7 +101,7 @@ def test_a_stream_changes_after_its_warm_up_by_the_share_asked_for() -> None:
     table = _table(50, 2)
     plain, sad = table.where("final", "plain"), np.flatnonzero(table.labels == "sad")
 
-    rows = turnstreams.draw(table, World.of(plain), [sad, plain[:0]], 0.25, 4300, seed=1)
+    rows = turnstreams.draw(table, plain, [sad, plain[:0]], 0.25, 4300, seed=1)
 
     changed = np.isin(rows[turnstreams.BASELINE :], sad)
     assert not changed[:WARM].any()
@@ -116,8 +116,8 @@ def test_an_obvious_change_alarms_and_an_unchanged_stream_does_not() -> None:
     sad = np.flatnonzero(table.labels == "sad")
     scores[sad, 1] += 3
     detectors = Detectors("one", scores)
-    world = World.of(table.where("final", "plain"))
-    rows = turnstreams.draw(table, world, [sad, sad[:0]], 1.0, WARM + 600, seed=3)
+    plain = table.where("final", "plain")
+    rows = turnstreams.draw(table, plain, [sad, sad[:0]], 1.0, WARM + 600, seed=3)
 
     found = turnstreams.delays(detectors, rows)
 
@@ -128,11 +128,24 @@ def test_an_obvious_change_alarms_and_an_unchanged_stream_does_not() -> None:
 def test_the_limit_on_development_streams_keeps_to_its_rate() -> None:
     table = _table(100, 3)
     scores = np.random.default_rng(4).normal(size=(len(table.items), 3))
-    world = World.of(table.where("final", "plain"))
+    plain = table.where("final", "plain")
 
-    at = turnstreams.tuned(table, Detectors("one", scores), world, 4, 5000)
+    at = turnstreams.tuned(table, Detectors("one", scores), plain, 4, 5000)
 
     nothing = [np.array([], int)] * 4
-    rows = turnstreams.draw(table, world, nothing, 0, 5000, seed=11)
+    rows = turnstreams.draw(table, plain, nothing, 0, 5000, seed=11)
     assert len(turnstreams.alarms(at, rows, first=False)) <= 2
     assert at.arl < turnstreams.ARLS[-1]
+
+
+def test_a_move_is_compared_with_what_as_many_plain_answers_do_by_chance() -> None:
+    table = _table(100, 3)
+    scores = np.random.default_rng(5).normal(size=(len(table.items), 3))
+    plain, other = table.where("final", "plain"), np.flatnonzero(table.labels == "sad")
+
+    unmoved, chance = turnstreams.moves(scores, plain, other[:60])
+    scores[other, 1] += 1
+    moved, _ = turnstreams.moves(scores, plain, other[:60])
+
+    assert unmoved < 2 * chance < 0.8
+    assert moved > 0.7

@@ -36,5 +36,16 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path):
     probe, calibrations = artifact.load(tmp_path / "notebook-work" / "notebook.safetensors")
     assert len(calibrations) == 1
     assert len(probe.labels) == 13
-    errors = [o for cell in cells for o in cell.outputs if o.get("name") == "stderr"]
-    assert errors == []
+    logged = [o.text for cell in cells for o in cell.outputs if o.get("name") == "stderr"]
+    assert all("few texts" in text for text in logged), "a probe of few texts says so when used"
+
+
+def test_the_committed_notebook_holds_what_it_showed_and_no_path_of_a_machine():
+    notebook = nbformat.read(PATH, 4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert sum(len(shown(cell, "image/png")) for cell in cells) == 2
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    text = PATH.read_text(encoding="utf-8")
+    assert "/root/" not in text
+    assert "/home/" not in text

@@ -47,6 +47,7 @@ LABELS = tuple(f"label{n}" for n in range(14))
 PROFILES = ("eu_art50", "us_ny_1702", "us_ca_sb243", "us_wa_2225", "us_ut_452", "cn_2026")
 METRICS = {
     "build_info": ("gauge", "version backend model probe policy"),
+    "probe_provisional": ("gauge", ""),
     "responses": ("counter", "model status"),
     "response_tokens": ("counter", "model"),
     "response_rank_ratio": ("histogram", "model emotion"),
@@ -180,6 +181,17 @@ def test_build_info_describes_the_process():
         )
         == 1
     )
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_provisional_probe_is_marked(quick):
+    site = make_site()
+    probe = dataclasses.replace(site.probe, recipe={"provisional": quick})
+    sink = PrometheusExporter.from_policy(dataclasses.replace(site, probe=probe), port=0)
+    try:
+        assert value(sink, "probe_provisional") == quick
+    finally:
+        sink.close()
 
 
 def test_a_scored_report_is_counted_once_everywhere():

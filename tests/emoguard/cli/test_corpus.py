@@ -115,12 +115,8 @@ def test_answers_in_a_voice_are_written_with_neutral_ones_beside_them(
     )
     labels.write_text('{"sad": {"words": ["sad"], "valence": -1}}')
     out = tmp_path / "c.jsonl"
-    arguments = [
-        "corpus",
-        "write",
-        "--model",
-        str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama")),
-    ]
+    model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
+    arguments = ["corpus", "write", "--model", model]
     arguments += ["--out", str(out), "--answers", "--topics", topics, "--each", "2"]
     assert main([*arguments, "--labels", str(labels), "--voices", str(voices)]) == 0
     told = capsys.readouterr().out
@@ -172,7 +168,7 @@ def test_check_names_file_and_line_and_fails_where_fit_would(tmp_path, capsys):
     assert main(["corpus", "check", str(path)]) == 1
     told = capsys.readouterr().out
     assert f"{path}:289: wanted a JSON object with emotion, topic and text" in told
-    assert "in one corpus alone: its verdict will be untested" in told
+    assert "in one corpus alone: the verdict will be untested" in told
 
 
 def test_check_wants_something_to_check(capsys):

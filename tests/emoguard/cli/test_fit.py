@@ -16,8 +16,9 @@ import emoguard
 from emoguard import Guard
 from emoguard.cli import main
 from emoguard.fit import calibrating, corpora
+from emoguard.fit.answers import count
 from emoguard.fit.forecast import MOST_RESPONSES
-from emoguard.fit.store import RowStore
+from emoguard.fit.store import RowStore, rows_done
 from emoguard.probe import artifact
 from tests.support import models, tiny_gguf
 from tests.support.models import DATA, load_llama, smollm2_gguf
@@ -220,37 +221,60 @@ CHILD = """
 import os, signal, sys
 from emoguard.cli import main
 from emoguard.fit.store import RowStore
-write, rows = RowStore.write, []
-def killed_half_way(store, batch, values):
-    write(store, batch, values)
-    rows.extend(batch)
-    if len(rows) >= 50:
+from emoguard.fit.workfile import WorkFile
+kind, left = sys.argv[1], [int(sys.argv[2])]
+write, append = RowStore.write, WorkFile.append
+def step(name):
+    left[0] -= name.endswith(kind)
+    if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
-RowStore.write = killed_half_way
-main(sys.argv[1:])
+def writing(store, rows, values):
+    write(store, rows, values)
+    step(store.folder.parent.name)
+def appending(file, data):
+    append(file, data)
+    step(file.path.name)
+RowStore.write, WorkFile.append = writing, appending
+main(sys.argv[3:])
 """
 
 
-def test_a_killed_fit_goes_on_and_makes_the_same_probe(tmp_path, texts):
+def test_a_fit_that_is_killed_in_every_part_makes_the_same_probe(tmp_path, texts):
     model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
     stories, neutral = texts
     arguments = ["fit", "--model", model, "--corpus", stories, "--neutral", neutral]
-    arguments += ["--tokens", "16", "--skip", "2", "--responses", "8", "--layers", "2", "--keep"]
+    arguments += ["--tokens", "16", "--skip", "2", "--responses", "8", "--layers", "2"]
     whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
     assert main([*arguments, "--out", str(whole)]) == 0
-    command = [sys.executable, "-c", CHILD, *arguments, "--out", str(killed)]
-    child = subprocess.run(command, check=False, capture_output=True)
-    assert child.returncode == -signal.SIGKILL
-    folders = [f"{killed}.residuals/{part}/done.bin" for part in ("neutral", "corpus-0")]
-    assert 50 <= sum(Path(folder).read_bytes().count(b"\1") for folder in folders) < 92
-    assert main([*arguments, "--out", str(killed)]) == 0
-    found, wanted = artifact.load(killed)[0], artifact.load(whole)[0]
+    again = [*arguments, "--out", str(killed)]
+
+    def kill(kind, after):
+        command = [sys.executable, "-c", CHILD, kind, str(after), *again]
+        child = subprocess.run(command, check=False, capture_output=True)
+        assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+
+    kill(".residuals", 3)
+    assert 0 < rows_done(f"{killed}.residuals/corpus-0") < 72
+    kill(".answers.jsonl", 5)
+    assert rows_done(f"{killed}.residuals/neutral") == 20
+    assert count(f"{killed}.answers.jsonl") == 5
+    kill(".readings", 4)
+    (readings,) = Path(f"{killed}.readings").iterdir()
+    assert rows_done(readings) == 4
+    assert not killed.exists()
+    kill(".examples.jsonl", 2)
+    assert killed.exists()
+    assert main(again) == 0
+    found, (calibration,) = artifact.load(killed)
+    wanted, (at_once,) = artifact.load(whole)
     for field in ("read", "steer", "centre", "weights"):
         assert np.array_equal(getattr(found, field), getattr(wanted, field)), field
     assert found.card == wanted.card
-    assert Path(folders[1]).exists(), "--keep did not keep the residuals"
-    assert main([*arguments[:-1], "--out", str(killed)]) == 0
-    assert not Path(f"{killed}.residuals").exists()
+    assert np.array_equal(calibration.location, at_once.location)
+    assert sorted(p.name for p in tmp_path.glob("killed.*")) == [
+        "killed.html",
+        "killed.safetensors",
+    ]
 
 
 def test_a_probe_of_few_texts_is_warned_of_and_its_file_keeps_that(tmp_path, texts, capsys):

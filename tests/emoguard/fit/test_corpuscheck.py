@@ -112,8 +112,8 @@ def test_a_label_of_one_corpus_or_few_texts_is_named(tmp_path):
     found = [finding for finding in check(a, b) if finding.place == "merry"]
     assert not any(finding.fatal for finding in found)
     few, alone = (finding.sentence for finding in found)
-    assert few == "15 texts are few: 30 are few already"
-    assert "its verdict will be untested" in alone
+    assert few == "few texts: 30 of a label are few already"
+    assert "the verdict will be untested" in alone
     found = [finding for finding in check(write(tmp_path / "c.jsonl", texts[:10])) if finding.fatal]
     assert [finding.place for finding in found] == ["glum", "merry"]
     assert "at least 10 texts in one corpus, got 5" in found[0].sentence

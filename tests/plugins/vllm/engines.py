@@ -17,6 +17,7 @@ PROBE = "smollm2-135m-instruct"
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
@@ -36,8 +37,8 @@ OPTIONS: dict[str, Any] = {
 }
 EAGER = {"enforce_eager": True}
 UNI = {"distributed_executor_backend": "uni"}
-SMALL_CACHE = {"num_gpu_blocks_override": 50}
-"""1,600 positions: longer requests wait or are preempted."""
+SMALL_CACHE = {"num_gpu_blocks_override": 44}
+"""1,376 positions: requests that need more together wait or are preempted."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ CONFIGURATIONS = {
     "v2": Configuration(
         EAGER | UNI, ONE_PROCESS | {"VLLM_USE_V2_MODEL_RUNNER": "1"}, ("async", "v2")
     ),
-    "pp2": Configuration(EAGER | {"pipeline_parallel_size": 2, "gpu_memory_utilization": 0.1}),
+    "pp2": Configuration(
+        EAGER | {"pipeline_parallel_size": 2, "worker_cls": "tests.plugins.vllm.pipeline.Worker"}
+    ),
     "tp3": Configuration(EAGER | {"tensor_parallel_size": 3}),
     "ray": Configuration(
         EAGER | {"distributed_executor_backend": "ray"},
@@ -103,8 +106,7 @@ def has_small_cache() -> bool:
 def prepare() -> None:
     """Set the environment; before vLLM is imported."""
     configuration = CONFIGURATIONS[NAME]
-    space = {} if NAME == "pp2" else {"VLLM_CPU_KVCACHE_SPACE": "1"}
-    os.environ.update(ENVIRONMENT | space | configuration.environment)
+    os.environ.update(ENVIRONMENT | configuration.environment)
     if "v2" in configuration.standins:
         os.environ["TRITON_INTERPRET"] = "1"
         from tests.plugins.vllm import standins

@@ -36,7 +36,7 @@ def kinds(rng: random.Random, pool: list[list[int]], greedy: bool) -> tuple[list
     sampling = SamplingParams(
         n=rng.choice([2, 3]) if many else 1,
         temperature=0.9 if many or (rng.random() < 0.4 and not greedy) else 0.0,
-        max_tokens=rng.randint(1, 20),
+        max_tokens=rng.choice([1, 5, 10, 15, 50]),
         stop=rng.choice([None, None, ["."], [" the", ","]]),
         ignore_eos=rng.random() < 0.7,
     )
@@ -120,7 +120,7 @@ def test_every_token_has_one_row(llm: Any, truth: Any, count: int) -> None:
         f"|dz| {worst:.2g}"
     )
     assert fuzz.aborted
-    assert preempted or not engines.has_small_cache()
+    assert preempted or count < LONG or not engines.has_small_cache()
     assert worst <= NEAR
 
 
