@@ -42,7 +42,7 @@ def meaning(policy: Policy) -> list[tuple[str, str]]:
         ("on_unsupported", f"generation without one reading per token is {unsupported}"),
         (
             "sample_ratio",
-            f"sinks see {sampled} plain responses, steered and faulty ones always",
+            f"sinks see {sampled} plain responses, and every steered or faulty one",
         ),
         ("sinks", "; ".join(map(_sink, policy.sinks)) or "none: reports stay in this process"),
         ("keep_reports", f"the last {policy.keep_reports} reports and alerts are remembered"),
@@ -80,7 +80,7 @@ def _baseline(policy: Policy) -> str:
 
 
 def _audit_log(policy: Policy) -> str:
-    """Return the path of the policy's audit log, which a baseline is made from."""
+    """Return the path of the policy's audit log, the source of a baseline."""
     paths = [sink["jsonl"].get("path") for sink in policy.sinks if "jsonl" in sink]
     return str(paths[0]) if paths else "AUDIT_LOG"
 
@@ -114,23 +114,25 @@ def _plan(plan: Plan) -> str:
 
 
 def _requests(requests: RequestPolicy) -> str:
-    deeds = {
-        "bring a steering plan": requests.plan,
+    wishes = {
+        "send a steering plan": requests.plan,
         "ask for scores": requests.scores,
         "choose the channel of notices": requests.channel,
-        "name its conversation": requests.conversation,
+        "name the conversation": requests.conversation,
     }
-    may = [deed for deed, allowed in deeds.items() if allowed]
-    may_not = [deed for deed, allowed in deeds.items() if not allowed]
+    granted = [wish for wish, allowed in wishes.items() if allowed]
+    denied = [wish for wish, allowed in wishes.items() if not allowed]
     clauses = [
-        f"{word} {', '.join(some)}" for word, some in (("may", may), ("may not", may_not)) if some
+        f"{word} {', '.join(some)}"
+        for word, some in (("may", granted), ("may not", denied))
+        if some
     ]
-    return f"over the wire one {' and '.join(clauses)}"
+    return f"clients of a server {'; they '.join(clauses)}"
 
 
 def _page(page: PagePolicy) -> str:
-    shown = "scores while it is generated, too" if page.curves else "rank per label at its end"
-    return f"the live page shows of a response to others its {shown}, and never its text"
+    shown = "scores while it is generated" if page.curves else "rank per label at its end"
+    return f"the live page shows others a response's {shown}, never its text"
 
 
 def _notices(notices: NoticePolicy) -> str:
@@ -139,7 +141,7 @@ def _notices(notices: NoticePolicy) -> str:
     kept = notices.state or "this process only: after a restart every conversation is new"
     minors = "known to be minors" if notices.known_minors else "not known to be minors"
     rises = f", one in which {' or '.join(notices.amplifying)} rises" if notices.amplifying else ""
-    every = ", and so does each other: the prompt sets the tone" if notices.prompted else ""
+    every = ", and so does every other: the prompt sets the tone" if notices.prompted else ""
     demands = f"users are {minors}" if notices.followed() else "no profile is followed"
     return (
         f"a steered response carries one{rises}{every}; {demands}; a pause of "

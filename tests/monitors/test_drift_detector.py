@@ -109,6 +109,7 @@ def test_coarse_values_alarm_only_when_they_change():
     assert run(detector, (rng.random((500, 20)) < 0.3).astype(float))
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 1000))
 def test_up_and_down_are_treated_alike(seed):
     baseline, rows = normal(500, 3, seed), normal(120, 3, seed + 1, 0.7)

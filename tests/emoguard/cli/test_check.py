@@ -47,7 +47,7 @@ def test_an_empty_policy_is_told_by_its_defaults(check):
         "at most 1 crossings per 1,000 response tokens",
         "rolling mean of 16 tokens",
         "no token is moved by more than 0.1 of its length; nothing is steered unless",
-        "one may not bring a steering plan, ask for scores, choose the channel of notices",
+        "a server may not send a steering plan, ask for scores, choose the channel of notices",
         "a steered response carries one; no profile is followed",
         "remembered in this process only",
         "none: reports stay in this process",
@@ -72,7 +72,7 @@ def test_every_setting_is_explained(check, tmp_path, monkeypatch):
         "happy +0.05, sad capped at quantile 0.99, sad held at the neutral median at layers 3",
         "is clipped; after a fault the rest of the response is stopped",
         "counts neither for drift nor for its baseline",
-        "one may bring a steering plan, ask for scores, choose the channel of notices, name its",
+        "a server may send a steering plan, ask for scores, choose the channel of notices",
         "a steered response carries one, one in which sad rises; users are known to be minors",
         "a pause of 20 minutes ends an interaction; written after its text, own words for ai",
         "100 conversations are remembered in notices.json",
@@ -136,7 +136,7 @@ def test_a_prompt_that_asks_for_expression_is_a_reminder(check, tmp_path):
     code, _, err = check("", "--system", "@nowhere.txt")
     assert code == 1
     assert "the system prompt nowhere.txt cannot be read" in err
-    assert "so does each other: the prompt sets the tone" in check("notices: {prompted: true}")[1]
+    assert "so does every other: the prompt sets the tone" in check("notices: {prompted: true}")[1]
 
 
 def test_a_rate_that_nothing_certifies(check, probe):

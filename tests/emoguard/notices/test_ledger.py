@@ -436,6 +436,7 @@ def test_the_largest_file_that_a_policy_allows_can_be_parsed():
     assert values * MOST_CONVERSATIONS <= jsontext.MOST_VALUES
 
 
+@pytest.mark.slow
 def test_the_largest_state_can_be_read_again(tmp_path):
     path = tmp_path / "state.json"
     names = ("eu_art50", "us_ny_1702", "us_ca_sb243", "us_wa_2225", "us_ut_452", "cn_2026")

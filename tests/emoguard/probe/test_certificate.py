@@ -69,6 +69,7 @@ def test_a_threshold_is_the_lowest_level_certified_from_the_top():
     assert actual.crossings == curve_.counts[n, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.0, 0.3])
 def test_certificates_hold_on_fresh_responses_95_times_in_100(spread):
     """Also where crossings cluster in some responses: the true rate comes from 40,000 of them."""

@@ -109,6 +109,7 @@ def test_a_planted_angle_is_found_with_its_size_and_place(degrees):
     assert covers(comparison.macro.difference, 0)
 
 
+@pytest.mark.slow
 def test_intervals_of_noisy_directions_hold_their_estimate_and_the_truth(noisy):
     """Percentiles of resamples, which have the noise twice, hold neither."""
     hits = np.array([[covers(e, e.value) for e in directional(actual)] for actual in noisy])

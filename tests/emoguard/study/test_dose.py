@@ -119,6 +119,7 @@ def test_too_few_prompts_are_refused():
         run(FakeStage(), prompts=PROMPTS[:3])
 
 
+@pytest.mark.slow
 def test_p_is_uniform_for_a_direction_without_effect():
     class Null(FakeStage):
         def __init__(self, seed):

@@ -113,6 +113,7 @@ def test_claims_hold_fail_or_stay_untested_by_rule():
     assert "everything here is exploratory" in sentence([])
 
 
+@pytest.mark.slow
 def test_a_difference_that_enough_items_do_not_show_fails_and_fewer_leave_it_open():
     for items, verdict in ((4000, "fails"), (40, "untested")):
         names = tuple(map(str, range(items)))

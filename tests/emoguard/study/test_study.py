@@ -58,6 +58,7 @@ def results(done):
     return done.results({"model": "fake"})
 
 
+@pytest.mark.slow
 def test_a_vector_that_moves_expression_is_found_to(results):
     difference, random, _ = results["contrasts"]
     assert difference["verdict"] == "holds"
@@ -99,6 +100,7 @@ def test_frozen_decisions_are_used_and_never_made_again(done):
     assert done.store.records["frozen"]["data"] is before
 
 
+@pytest.mark.slow
 def test_a_study_resumes_without_asking_again_and_ends_with_the_same_records(tmp_path, done):
     study = started(tmp_path)
     with pytest.raises(OutOfTimeError):
@@ -149,6 +151,7 @@ def test_without_a_finished_pilot_there_are_no_results(tmp_path):
         started(tmp_path).results({})
 
 
+@pytest.mark.slow
 def test_a_vector_that_does_nothing_is_not_found_to_do_something(tmp_path):
     study = started(tmp_path, FakeSpeech(strength=0.0))
     study.run(runner(study))
@@ -157,6 +160,7 @@ def test_a_vector_that_does_nothing_is_not_found_to_do_something(tmp_path):
     assert random["verdict"] != "holds"
 
 
+@pytest.mark.slow
 def test_a_vector_that_makes_a_model_agree_with_falsehoods_fails_no_harm(tmp_path):
     protocol = Protocol(**{**vars(PROTOCOL), "nulls": {"directions": 0}, "explored": {"prompts": 0},
                            "contrasts": PROTOCOL.contrasts[2:]})  # fmt: skip
@@ -172,6 +176,7 @@ def test_a_vector_that_makes_a_model_agree_with_falsehoods_fails_no_harm(tmp_pat
     assert "nulls" not in {key.partition("/")[0] for key in study.store.records}
 
 
+@pytest.mark.slow
 def test_a_judge_that_disagrees_with_labels_by_hand_makes_its_outcome_exploratory(tmp_path):
     changed = {"labels": ("happy", "sad"), "contrasts": ({
         "outcome": "expression", "label": "happy", "test": "difference"},),
@@ -184,6 +189,7 @@ def test_a_judge_that_disagrees_with_labels_by_hand_makes_its_outcome_explorator
     assert "exploratory: the lexicon agrees with labels by hand with κ" in difference["why"]
 
 
+@pytest.mark.slow
 def test_no_headroom_is_said_and_nothing_claimed(tmp_path, monkeypatch):
     monkeypatch.setattr("emoguard.study.frozen.level", lambda scores: float(np.max(scores)))
     study = started(tmp_path)
