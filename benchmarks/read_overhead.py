@@ -33,11 +33,11 @@ from benchmarks.measure import Row, arguments, interleave, median, paired, per_t
 from emoguard import Guard, attach
 from emoguard.runtime.attach import find
 from emoguard.testing import make_probe
-from tests.support.models import gemma_gguf, load_hf, load_llama, smollm2_gguf
+from tests.support.models import gemma_gguf, load_hf, load_llama, qwen_gguf, smollm2_gguf
 
 LABELS = tuple(f"label{n}" for n in range(20))
 PROMPT = "Write a short note to a colleague about the plan for the week, the budget and the visit."
-MODELS = {"smollm2": smollm2_gguf, "gemma": gemma_gguf}
+MODELS = {"smollm2": smollm2_gguf, "gemma": gemma_gguf, "qwen": qwen_gguf}
 SHAPES = {
     "llama-8b": {
         "hidden_size": 4096,

@@ -39,9 +39,9 @@ from emoguard import Guard, Plan, Policy, Request, attach
 from emoguard.fit.responses import calibrate
 from emoguard.runtime.attach import find, shipped
 from emoguard.steering.policy import SteeringPolicy
-from tests.support.models import gemma_gguf, load_hf, load_llama, quantised, smollm2_gguf
+from tests.support.models import gemma_gguf, load_hf, load_llama, quantised, qwen_gguf, smollm2_gguf
 
-MODELS = {"smollm2": smollm2_gguf, "gemma": gemma_gguf}
+MODELS = {"smollm2": smollm2_gguf, "gemma": gemma_gguf, "qwen": qwen_gguf}
 PLANS = {
     "add": Plan(add={"happy": 0.1}),
     "limits": Plan(cap={"happy": 0.3, "calm": 0.4}, floor={"sad": 0.8}),

@@ -13,18 +13,25 @@ def fit_command(model: str = "MODEL") -> str:
 
 
 def calibrate_command(
-    model: str = "MODEL", probe: str = "PROBE", quantisation: str = "", runtime: str = ""
+    model: str = "MODEL",
+    probe: str = "PROBE",
+    quantisation: str = "",
+    runtime: str = "",
+    *,
+    realign: bool = False,
 ) -> str:
     """Return the command that calibrates a probe on a model file.
 
     `probe` is a file or a shipped name. The result lies beside the file, under a name with the
     `quantisation`: the same name would take up the answers of another model. `runtime` is named
-    where it is not the usual one of the file, whose calibration does not fit another's.
+    where it is not the usual one of the file, whose calibration does not fit another's. `realign`
+    only moves its zero and scale.
     """
     stem = probe.removesuffix(SUFFIX)
     out = f"{stem}-{quantisation or 'calibrated'}{SUFFIX}"
     named = {"runtime": runtime} if runtime else {}
-    return _line("calibrate", model=model, **named, probe=probe, out=out)
+    line = _line("calibrate", model=model, **named, probe=probe, out=out)
+    return f"{line} --realign" if realign else line
 
 
 def baseline_command(log: str = "AUDIT_LOG", out: str = "BASELINE") -> str:

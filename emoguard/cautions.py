@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 def cautions(guard: Guard, identity: ModelIdentity) -> list[str]:
     """Return one sentence per reason to doubt a guard's scores on a model."""
-    sentences = [f"{guard.probe.name}: {sentence}" for sentence in guard.probe.cautions]
-    if guard.calibration(identity) is None:
+    calibration = guard.calibration(identity)
+    doubts = [*guard.probe.cautions, *(calibration.cautions if calibration else ())]
+    sentences = [f"{guard.probe.name}: {sentence}" for sentence in doubts]
+    if calibration is None:
         sentences.append(_uncalibrated(guard, identity))
     return sentences
 

@@ -286,8 +286,7 @@ class Report:
     receipt: Receipt | None = None
     """The receipt of the steering; null without a plan."""
     detail: str | None = None
-    """The error, the reason for reading nothing, or the reason why EmoGuard ended the
-    generation."""
+    """The error, or the reason for reading nothing or for ending the generation."""
     faults: tuple[str, ...] = ()
     """Parts that failed during this response, and sinks that failed since the report before."""
     notice: Notice | None = None
@@ -303,8 +302,9 @@ class Report:
     are among tokens_scored and in no score, alarm, baseline or calibration."""
     sampled: bool = True
     """Whether the policy's sample_ratio chose this response by its id. Rates, ranks and drift use
-    sampled responses only. Unsampled ones reach the sinks only if they were steered, faulty or
-    carry a notice."""
+    these only; others reach the sinks only if they were steered, faulty or carry a notice."""
+    provisional: bool = False
+    """Whether a quick fit made the probe: all that was read is rougher than with a finished one."""
     created: float = field(default_factory=time.time)
     """When the report was made, seconds since 1970 (UTC)."""
     version: Literal[1] = 1

@@ -89,6 +89,17 @@ def lines(path: str | Path) -> Iterator[str]:
         OSError: it cannot be read, is something else, or has more; it is not UTF-8.
 
     """
+    for number, raw in enumerate(raw_lines(path), 1):
+        yield decoded(raw, number)
+
+
+def raw_lines(path: str | Path) -> Iterator[bytes]:
+    """Yield the lines of a file with their ends, without a byte order mark, bounded as `lines`.
+
+    Raises:
+        OSError: it cannot be read, is something else, or has more.
+
+    """
     left = LARGEST
     with opened(path) as file:
         for number in range(1, MOST_LINES + 2):
@@ -98,17 +109,24 @@ def lines(path: str | Path) -> Iterator[str]:
             left -= len(raw)
             if len(raw) > LONGEST or left < 0 or number > MOST_LINES:
                 raise _too_large(
-                    f"at most {LARGEST:,} bytes in {MOST_LINES:,} lines of {LONGEST:,} bytes"
+                    f"at most {LARGEST:,} bytes in {MOST_LINES:,} lines of {LONGEST:,} bytes",
+                    f"more in line {number}",
                 )
-            yield _text(raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw, number)
+            yield raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
 
 
-def _text(raw: bytes, number: int) -> str:
+def decoded(raw: bytes, number: int) -> str:
+    """Return the text of one line without its end.
+
+    Raises:
+        OSError: it is not UTF-8; `number` is named.
+
+    """
     try:
         return raw.removesuffix(b"\n").removesuffix(b"\r").decode()
     except UnicodeDecodeError as error:
         raise OSError(errno.EILSEQ, f"line {number} is not UTF-8") from error
 
 
-def _too_large(bound: str) -> OSError:
-    return OSError(errno.EFBIG, f"wanted {bound}, got more")
+def _too_large(bound: str, came: str = "more") -> OSError:
+    return OSError(errno.EFBIG, f"wanted {bound}, got {came}")

@@ -143,7 +143,8 @@ def reading_line(report: Any) -> str:
     cost = f" at {1000 * report.overhead_seconds / count:.2f} ms each" if count else ""
     sinks = f", {report.attention_sinks} at an attention sink" if report.attention_sinks else ""
     tokens = f"{count} of {generated} tokens read{cost}{sinks}"
-    return " · ".join((printable(report.probe), report.backend, tokens))
+    probe = f"{printable(report.probe)}{' (provisional)' if report.provisional else ''}"
+    return f"{probe} · {report.backend} · {tokens}"
 
 
 def steering_line(receipt: Any) -> str:

@@ -46,6 +46,7 @@ def report(reading: Reading, request: Request, site: Site) -> Report:
         faults=_broken(reading),
         denied=request.denied,
         attention_sinks=int((answering & at_sink).sum()),
+        provisional=site.probe.is_provisional,
     )
 
 

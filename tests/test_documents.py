@@ -12,10 +12,13 @@ from emoguard.runtime.attach import shipped_files
 from emoguard.sinks.open import check_sinks
 
 ROOT = Path(__file__).parents[1]
+MANIFEST = "containers:"
+"""Begins an example for Kubernetes, which is no policy."""
 POLICIES = [
     block
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
     for block in re.findall(r"```yaml\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+    if not block.startswith(MANIFEST)
 ]
 
 

@@ -179,7 +179,7 @@ def in_child(deed: Callable[[], object]) -> int:
 
 
 @LONG_LIVED
-def test_only_one_keeps_a_file_at_a_time_and_the_other_is_told_who(tmp_path, name):
+def test_one_process_holds_a_file_at_a_time_and_the_refusal_names_it(tmp_path, name):
     kept, path = KEPT[name], tmp_path / "f"
     first = kept.open(path)
     with pytest.raises(EmoGuardError, match="is kept by another guard or sink of this process"):
@@ -270,7 +270,7 @@ os._exit(0)
 
 
 @LONG_LIVED
-def test_killed_at_any_moment_it_goes_on_with_what_was_saved(tmp_path, name):
+def test_killed_at_any_moment_it_continues_from_the_saved_state(tmp_path, name):
     kept, path = KEPT[name], tmp_path / "f"
     code = f"""
 from pathlib import Path
@@ -292,9 +292,9 @@ while True:
             child.kill()
             child.stdout.read()
         assert child.returncode == -signal.SIGKILL
-        found = kept.read(path)
-        assert found >= min(known + 1, patience) if name != "drift" else found
-        known = found
+        actual = kept.read(path)
+        assert actual >= min(known + 1, patience) if name != "drift" else actual
+        known = actual
     assert not list(tmp_path.rglob("*.aside-*"))
 
 
@@ -327,7 +327,7 @@ def test_a_full_disk_loses_nothing_that_was_saved_and_is_survived(tmp_path, name
 
 
 @AT_ONCE
-def test_what_is_written_at_once_is_whole_or_as_it_was(tmp_path, write, monkeypatch):
+def test_a_replaced_file_is_whole_or_unchanged(tmp_path, write, monkeypatch):
     path = tmp_path / "f"
     path.write_text("before")
     path.chmod(0o640)
@@ -343,7 +343,7 @@ def test_what_is_written_at_once_is_whole_or_as_it_was(tmp_path, write, monkeypa
 
 
 @AT_ONCE
-def test_what_is_written_at_once_goes_where_links_lead_and_over_files_only(tmp_path, write):
+def test_a_replaced_file_is_at_the_end_of_links_and_only_over_files(tmp_path, write):
     (tmp_path / "volume").mkdir()
     (tmp_path / "f").symlink_to(tmp_path / "volume" / "f")
     write(tmp_path / "f")
@@ -368,7 +368,7 @@ def test_it_is_on_disk_before_it_takes_the_place_of_the_old(tmp_path, write, mon
     assert [name.partition(".part")[0] for name in order] == ["f", "renamed", tmp_path.name]
 
 
-def test_what_somebody_laid_in_the_place_of_the_new_file_is_not_written_through(tmp_path):
+def test_a_link_planted_in_the_place_of_the_new_file_is_not_followed(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("precious")
     with keptfile.replacing(tmp_path / "f") as part:
@@ -439,8 +439,8 @@ def test_every_sink_of_a_guard_stops_in_a_forked_child_and_is_counted(tmp_path, 
 
         def use() -> None:
             guard.outbox.put(REPORT, Request(), str)
-            found = guard.outbox.put(REPORT, Request(), str).faults
-            assert sorted(found) == sorted(f"sink:{type(sink).__name__}" for sink in sinks)
+            actual = guard.outbox.put(REPORT, Request(), str).faults
+            assert sorted(actual) == sorted(f"sink:{type(sink).__name__}" for sink in sinks)
             assert caplog.text.count("before this process was forked") == len(sinks)
 
         assert in_child(use) == 0

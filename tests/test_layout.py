@@ -33,19 +33,19 @@ ON_USE = {"yaml", "pydantic"}
 
 def imports(path, *, top_level_only=False):
     """Root packages that a file imports; `if TYPE_CHECKING:` blocks do not count."""
-    found = set()
+    results = set()
     waiting = [ast.parse(path.read_text(encoding="utf-8"))]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            results |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            found.add(node.module.partition(".")[0])
+            results.add(node.module.partition(".")[0])
         if not (top_level_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
             waiting.extend(ast.iter_child_nodes(node))
-    return found
+    return results
 
 
 @pytest.mark.parametrize("path", CORE, ids=str)
@@ -84,14 +84,14 @@ def modules(package):
 
 def imported(path, known):
     """Return the modules of `known` that a file imports, for types, too."""
-    found = set()
+    results = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            results |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             inside = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in known else node.module for name in inside}
-    return found & known.keys()
+            results |= {name if name in known else node.module for name in inside}
+    return results & known.keys()
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -140,8 +140,8 @@ def words(path):
         if isinstance(node, ast.keyword) and node.arg in ("help", "short_help"):
             prose |= set(ast.walk(node.value))
     for node in set(nodes) - prose:
-        found = [getattr(node, key, None) for key in ("id", "attr", "arg", "name", "module")]
-        yield from (word for word in found if isinstance(word, str))
+        results = [getattr(node, key, None) for key in ("id", "attr", "arg", "name", "module")]
+        yield from (word for word in results if isinstance(word, str))
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
 
@@ -172,7 +172,7 @@ GROUPS = ("emoguard.plugins", "emoguard.monitors", "emoguard.exporters")
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
-def test_what_docstrings_name_is_there(package):
+def test_names_in_docstrings_exist(package):
     known = {name: path for each in PACKAGES for name, path in modules(each).items()}
     for path in package.rglob("*.py"):
         for name in NAMED.findall(path.read_text(encoding="utf-8")):
@@ -202,9 +202,9 @@ def test_entry_points_are_installed_and_resolve():
         for group, points in PROJECT["project"]["entry-points"].items()
         for name, value in points.items()
     }
-    found = {(p.group, p.name, p.value): p for g in {w[0] for w in wanted} for p in _points(g)}
-    assert found.keys() == wanted, "install the project again"
-    for point in found.values():
+    actual = {(p.group, p.name, p.value): p for g in {w[0] for w in wanted} for p in _points(g)}
+    assert actual.keys() == wanted, "install the project again"
+    for point in actual.values():
         assert point.load() is not None
 
 
@@ -217,7 +217,7 @@ def test_plugins_offer_both_doors_and_open_models_by_path():
         assert isinstance(module.BATCHES, bool)
 
 
-def test_a_plugin_says_what_it_opens_without_loading_its_runtime():
+def test_a_plugin_describes_its_format_without_loading_its_runtime():
     code = (
         "import json, sys; from emoguard.runtime import openers; "
         "openers.formats(); [o.opens(openers.Path('/')) for o in openers.openers().values()]; "

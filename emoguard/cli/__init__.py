@@ -12,7 +12,7 @@ from emoguard.extras import extra_of, install_command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 fine, 1 refused or broken, 2 misused.
 
-    What EmoGuard refuses and libraries that are not installed become one sentence on stderr.
+    Refusals of EmoGuard and missing libraries become one sentence on stderr.
     """
     try:
         from emoguard.cli.screen import replace_unencodable

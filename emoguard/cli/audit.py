@@ -59,9 +59,9 @@ def verify(
     """Find lines of LOGS that were changed, removed, moved, added or torn; exit 1 if any but torn.
 
     One LOG includes the files rotated away from it; several may come in any order. A line is torn
-    if the process died while it wrote it, and found it when it was started again. Without --lines
-    or --head nobody can tell whether lines were cut off at the end; a log without any line is
-    sound only with --lines 0.
+    if the process died while writing it and noticed that at its next start. Without --lines or
+    --head, lines cut off at the end go unnoticed; a log without any line is sound only with --lines
+    0.
     """
     exporter = logs.exporter()
     files = logs.files(paths)

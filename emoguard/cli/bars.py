@@ -1,7 +1,8 @@
-"""Progress of what takes long: bars on a terminal, a line a minute where there is none."""
+"""Shows the progress of long work: bars on a terminal, elsewhere a line a minute."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,14 +18,17 @@ from rich.progress import (
 
 from emoguard.cli.screen import Screen
 
-EVERY_SECONDS = 60.0
-"""Between two lines of one task."""
+EVERY_SECONDS = 50.0
+"""Seconds between two lines of one task; with the time of a step, at least one line a minute."""
+
+LOOK_SECONDS = 1.0
 
 
 class Bars(Progress):
-    """Bars on stderr; where it is no terminal, a line when a task begins, each minute, at its end.
+    """Bars on stderr; without a terminal, a line at the start and end of a task and each minute.
 
-    `now` tells the time in seconds, for tests.
+    A step that takes long does not silence it: a thread says that the task goes on. `now` tells the
+    time in seconds, for tests.
     """
 
     def __init__(self, now: Callable[[], float] | None = None) -> None:
@@ -39,6 +43,29 @@ class Bars(Progress):
             disable=not screen.is_terminal,
         )
         self._shown: dict[TaskID, tuple[str, float]] = {}
+        self._last = self.get_time()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def start(self) -> None:
+        """Start; see `rich`."""
+        super().start()
+        if self.disable:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stop; see `rich`."""
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        super().stop()
+
+    def beat(self) -> None:
+        """Print a line of the newest unfinished task if there was none for long."""
+        with self._lock:
+            running = [task for task in self._tasks.values() if not task.finished]
+            if running and self.get_time() - self._last >= EVERY_SECONDS:
+                self._print(running[-1])
 
     def add_task(self, description: str, *args: Any, **options: Any) -> TaskID:
         """Add a task; see `rich`."""
@@ -57,14 +84,22 @@ class Bars(Progress):
         self._show(task_id)
 
     def _show(self, task_id: TaskID) -> None:
-        """Print a task's line where one is due: a new description, a minute gone, or the end."""
-        task = self._tasks[task_id]
-        known, since = self._shown.get(task_id, ("", 0.0))
-        key = f"{task.description}{' done' if task.finished else ''}"
-        if not self.disable or (key == known and self.get_time() - since < EVERY_SECONDS):
-            return
-        self._shown[task_id] = key, self.get_time()
+        """Print a task's line if one is due: at a new description, after a minute, at the end."""
+        with self._lock:
+            task = self._tasks[task_id]
+            known, since = self._shown.get(task_id, ("", 0.0))
+            key = f"{task.description}{' done' if task.finished else ''}"
+            if self.disable and (key != known or self.get_time() - since >= EVERY_SECONDS):
+                self._shown[task_id] = key, self.get_time()
+                self._print(task)
+
+    def _print(self, task: Task) -> None:
+        self._last = self.get_time()
         self.console.print(_line(task), soft_wrap=True)
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            self.beat()
 
 
 def _line(task: Task) -> str:
@@ -73,7 +108,17 @@ def _line(task: Task) -> str:
     line = f"{task.description}: {task.completed:,.0f} of {task.total:,.0f}"
     if task.finished or task.time_remaining is None:
         return line
-    return f"{line}, about {max(1, round(task.time_remaining / 60)):,} minutes left"
+    return f"{line}, about {duration(task.time_remaining)} left"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words, rounded as far as an estimate is worth."""
+    if seconds < 55:
+        return f"{max(5, 5 * round(seconds / 5))} seconds"
+    if seconds < 5400:
+        minutes = max(1, round(seconds / 60))
+        return "1 minute" if minutes == 1 else f"{minutes} minutes"
+    return f"{seconds / 3600:.1f} hours"
 
 
 def follow(progress: Progress) -> Callable[[str, int, int], None]:

@@ -1,4 +1,4 @@
-"""`emoguard baseline`: freeze a site's own traffic, which drift is then measured against."""
+"""`emoguard baseline`: freezes a site's own traffic as the reference for drift."""
 
 from __future__ import annotations
 
@@ -33,13 +33,12 @@ def baseline(
 ) -> None:
     """Freeze stored reports as the baseline for drift, and print the smallest shift it can detect.
 
-    It takes unsteered scored responses, flagged ones included, from lines that the log's key
-    vouches for: lines that `emoguard audit verify` would not accept are left out. The key is that
-    of the sink in --policy unless it is given. It needs 1,000 responses, which take 17 minutes at
-    one a second, 17 hours at one a minute and six weeks at one an hour: of some days of traffic, so
-    that a day's cycle is in it. An AUDIT_LOG includes the files rotated away from it. Name the
-    file that is written as drift.baseline in the policy; running processes take it up when they
-    are started again.
+    It takes unsteered scored responses, flagged ones included, from lines that pass `emoguard audit
+    verify`. The key is that of the sink in --policy unless it is given. It needs 1,000 responses,
+    which take 17 minutes at one a second, 17 hours at one a minute and six weeks at one an hour;
+    let them cover some days, so that the baseline holds the daily cycle. An AUDIT_LOG includes the
+    files rotated away from it. Name the result as drift.baseline in the policy, and restart the
+    processes that use it.
     """
     check_out("--out", out)
     policy = Policy.load(policy_path) if policy_path else Policy()

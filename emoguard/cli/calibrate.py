@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import click
@@ -14,7 +15,9 @@ from emoguard.cli.paths import check_out
 from emoguard.cli.probes import open_probe
 from emoguard.cli.screen import Screen
 from emoguard.cli.typed import typed
+from emoguard.errors import EmoGuardError
 from emoguard.fit import calibrating, corpora
+from emoguard.fit.realign import RESPONSES, check_directions, realigned
 from emoguard.fit.responses import Sampling
 from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
@@ -23,6 +26,7 @@ from emoguard.probe.certificate import ENOUGH_RESPONSES
 from emoguard.probe.probe import Probe
 from emoguard.reporttable import printable
 from emoguard.runtime.openers import open_speaker
+from emoguard.runtime.speaker import Speaker
 
 
 @click.command(short_help="Measure what is ordinary for a model.")
@@ -33,11 +37,15 @@ from emoguard.runtime.openers import open_speaker
 @ALSO
 @click.option("--prompts", "prompts_path", help="Neutral prompts, one per line; default: ours.")
 @click.option(
+    "--realign",
+    is_flag=True,
+    help="Only move zero and scale to a changed model, from a handful of answers; refused if the "
+    "probe's directions do not hold on it.",
+)
+@click.option(
     "--responses",
     type=click.IntRange(8),
-    default=ENOUGH_RESPONSES,
-    show_default=True,
-    help="Responses to measure on.",
+    help=f"Responses to measure on; default: {ENOUGH_RESPONSES}, with --realign {RESPONSES}.",
 )
 @click.option(
     "--tokens",
@@ -71,7 +79,8 @@ def calibrate(
     out: str,
     also: tuple[str, ...],
     prompts_path: str | None,
-    responses: int,
+    realign: bool,
+    responses: int | None,
     tokens: int,
     temperature: float,
     system: str,
@@ -82,12 +91,14 @@ def calibrate(
     """Measure a probe on a model's own neutral responses, and certify alarm thresholds.
 
     The result replaces the calibration of the same model file in the probe; those of others are
-    kept. Files named by --also are calibrated on the same responses, which are kept in
-    OUT.answers.jsonl as they come: after an interruption the same command goes on where it was.
+    kept. With --realign only zero and scale are measured, for a model that was changed. Files named
+    by --also are calibrated on the same responses, which are kept in OUT.answers.jsonl as they
+    come: after an interruption the same command goes on where it was.
     """
     check_out("--out", out, ".safetensors")
     policy = Policy.load(policy_path) if policy_path else Policy()
     found, before, _ = open_probe(probe)
+    responses = responses or (RESPONSES if realign else ENOUGH_RESPONSES)
     sample = calibrating.NeutralSample(
         corpora.read_prompts(prompts_path) if prompts_path else calibrating.own_prompts(),
         Sampling(tokens, temperature, system, language),
@@ -97,17 +108,44 @@ def calibrate(
     speaker = open_speaker(path, runtime, threads)
     others = [partial(open_speaker, other, threads=threads) for other in also]
     with Bars() as progress:
+        show = follow(progress)
+        adjust = _realigning(found, before, speaker, show) if realign else None
         calibrations = calibrating.calibrate_files(
-            found, before, speaker, others, sample=sample, out=out, progress=follow(progress)
+            found, before, speaker, others, sample=sample, out=out, progress=show, adjust=adjust
         )
     for each in calibrations:
-        _show(found, each, policy, responses)
+        if not realign:
+            _show(found, each, policy, responses)
+        for caution in each.cautions:
+            line = printable(f"Caution: {caution}.")
+            Screen(stderr=True).print(line, style="yellow", soft_wrap=True)
     Screen().print(
         f"Wrote {out}: give it by --probe, in Python by Guard.load. The responses in "
         f"{out}.answers.jsonl may be deleted.",
         markup=False,
         soft_wrap=True,
     )
+
+
+def _realigning(
+    probe: Probe, before: Sequence[Calibration], speaker: Speaker, show: calibrating.Progress
+) -> Callable[[Calibration], Calibration]:
+    """Return what makes a measured calibration one that is realigned.
+
+    Raises:
+        EmoGuardError: there is nothing to realign, or the directions do not hold.
+
+    """
+    if not before:
+        raise EmoGuardError(
+            f"{probe.name} has no calibration that could be realigned: leave out --realign"
+        )
+    calibrating.check_fits(probe, speaker)
+    area = check_directions(
+        speaker.door, probe, lambda done, size: show("trying the directions", done, size)
+    )
+    Screen().print(f"The directions hold: mean AUROC {area:.2f} on texts of ours.")
+    return partial(realigned, max(before, key=lambda each: each.responses))
 
 
 def _show(probe: Probe, calibration: Calibration, policy: Policy, wanted: int) -> None:

@@ -46,9 +46,9 @@ def check(
 ) -> None:
     """Explain the policy in FILE in words, or name its error (exit 1).
 
-    Files, keys and ports that it names are tried on this machine, and left as they are. With
-    --probe its labels and its plan are checked against that probe, too; with --system it is said
-    where a system prompt asks for emotional expression, and users are not told.
+    Files, keys and ports that it names are tried on this machine and left unchanged. With --probe
+    its labels and its plan are checked against that probe, too; with --system it warns if a system
+    prompt asks for emotional expression without a notice to users.
     """
     policy = Policy.load(file)
     opened = open_probe(probe) if probe is not None else None
@@ -57,7 +57,7 @@ def check(
         rows = meaning(policy)
         rows += _prompted(policy, system or "")
         if opened is not None:
-            # A file of notices that cannot be used is one of the problems below, and not the first.
+            # A file of notices that cannot be used is one of the problems below.
             kept = dataclasses.replace(policy.notices, state=None)
             guard = Guard(opened[0], opened[1], dataclasses.replace(policy, notices=kept))
             rows += _fit(guard)
@@ -80,10 +80,10 @@ def check(
 
 
 def _prompted(policy: Policy, system: str) -> list[tuple[str, str]]:
-    """Return a reminder where a system prompt strengthens expression and no notice says so.
+    """Return a reminder if a system prompt strengthens expression without a notice of that.
 
     Raises:
-        EmoGuardError: the file that is named cannot be read.
+        EmoGuardError: the named file cannot be read.
 
     """
     if system.startswith("@"):
@@ -121,7 +121,7 @@ def _problems(policy: Policy, guard: Guard | None) -> list[str]:
 
 
 def _check_baseline(policy: Policy, guard: Guard | None) -> None:
-    """Refuse a baseline that the drift monitor could not use; one that is not there yet is fine."""
+    """Refuse a baseline that the drift monitor could not use; a missing one is fine."""
     path = policy.drift.baseline
     if not has_sink(policy, "drift") or path is None or not Path(path).exists():
         return
@@ -150,6 +150,7 @@ def _fit(guard: Guard) -> list[tuple[str, str]]:
         certified = f"{labels - len(without)} of {labels} labels can be certified"
         silent = f"; not {', '.join(without)}: they never alarm" if without else ""
         rows.append((f"on {identity.quantisation}", f"{certified} at this rate{silent}"))
+        rows += [("", f"caution: {caution}") for caution in calibration.cautions]
         if mute := [label for label in amplifying if label in without]:
             rows.append(("", f"{', '.join(mute)}: listed as amplifying, and without a threshold"))
     if not guard.calibrations:
@@ -158,7 +159,7 @@ def _fit(guard: Guard) -> list[tuple[str, str]]:
 
 
 def _verdicts(guard: Guard) -> list[tuple[str, str]]:
-    """Return what validation found of the labels: usable ones, then watched ones, then the rest."""
+    """Return the verdicts on the labels: usable ones, then watched ones, then the rest."""
     verdicts = guard.probe.verdicts
     if not verdicts:
         return [("verdicts", "none: emoguard validate finds out what each label is worth")]
@@ -171,7 +172,7 @@ def _verdicts(guard: Guard) -> list[tuple[str, str]]:
 
 
 def _shipped_verdicts(policy: Policy) -> list[tuple[str, str]]:
-    """Return which labels that the policy names are not usable in shipped probes that have them."""
+    """Return the labels named by the policy that are not usable in shipped probes."""
     named = dict.fromkeys((*policy.labels, *policy.notices.amplifying))
     rows = []
     for name in shipped_files() if named else ():
@@ -183,6 +184,6 @@ def _shipped_verdicts(policy: Policy) -> list[tuple[str, str]]:
 
 
 def _poor(verdicts: Mapping[str, Verdict], labels: Iterable[str]) -> str:
-    """Return those of some labels that validation did not find usable, with its verdict."""
+    """Return the labels that are not usable, with their verdicts."""
     pairs = [(label, verdicts.get(label, "usable")) for label in labels]
     return ", ".join(f"{label} ({verdict})" for label, verdict in pairs if verdict != "usable")

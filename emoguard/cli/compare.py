@@ -1,4 +1,4 @@
-"""`emoguard compare`: two models of one family on the same texts, base against instruct say."""
+"""`emoguard compare`: compares two models of one family, such as base and instruct, on texts."""
 
 from __future__ import annotations
 
@@ -94,15 +94,15 @@ def compare(
 ) -> None:
     """Compare models A and B on the same texts.
 
-    How well each tells the labels apart, whether their directions agree, and where valence lies.
-    One model is in memory at a time. Residuals are kept as they come: after an interruption the
-    same command goes on where it was.
+    Prints how well each separates the labels, whether their directions agree, and where valence
+    lies. One model is in memory at a time. Residuals are saved along the way: after an
+    interruption, the same command continues.
     """
     _check_options(png)
     labels = corpora.read_labels(labels_path)
     labelled = _labelled(corpus, labels, most)
     texts = _Corpus(labelled, corpora.read(neutral or corpora.own_neutral()))
-    # B is opened twice: what cannot be compared is refused before hours are spent on reading A.
+    # B is opened twice: models that cannot be compared are refused before hours of reading A.
     texts, before = _look(b, texts, threads)
     with Bars() as progress:
         reader = _Reader(texts, Path(residuals), skip, threads, progress)

@@ -1,4 +1,4 @@
-"""`emoguard corpus`: let a model write texts to fit a probe on."""
+"""`emoguard corpus`: let a model write texts to fit a probe on; check texts, labels and prompts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from emoguard import keptfile
 from emoguard.cli.bars import Bars
 from emoguard.cli.models import MODEL, THREADS
 from emoguard.cli.paths import check_out
-from emoguard.cli.screen import Screen
+from emoguard.cli.screen import Screen, say
 from emoguard.errors import EmoGuardError
-from emoguard.fit import corpora
+from emoguard.fit import corpora, corpuscheck
 from emoguard.fit.corpora import Label, Text
 from emoguard.fit.voiced import voiced
 from emoguard.fit.writer import Manuscript, Wanted, orders
@@ -33,11 +33,22 @@ CHANCE = 0.5
 
 W = TypeVar("W", bound=Wanted[Any])
 
+LABELS = click.option(
+    "--labels",
+    "labels_path",
+    help="Labels and their words (JSON), or names between commas; default: ours.",
+)
 
-@click.command(short_help="Let a model write texts to fit on.")
+
+@click.group(short_help="Write texts to fit on, or check yours.")
+def corpus() -> None:
+    """Let a model write texts to fit a probe on, or check the texts you have."""
+
+
+@corpus.command()
 @MODEL
 @click.option("--out", required=True, help="The corpus to write (JSON lines).")
-@click.option("--labels", "labels_path", help="Labels and their words (JSON); default: ours.")
+@LABELS
 @click.option("--topics", "topics_path", help="Topics, one per line; default: ours.")
 @click.option(
     "--answers",
@@ -69,7 +80,7 @@ W = TypeVar("W", bound=Wanted[Any])
     help="Of the sampling.",
 )
 @THREADS
-def corpus(
+def write(
     path: str,
     out: str,
     labels_path: str | None,
@@ -83,9 +94,9 @@ def corpus(
 ) -> None:
     """Let a model write a corpus: every label with every topic, no emotion named.
 
-    Texts that name an emotion, repeat another or are too short are asked for again. Every attempt
-    is kept in OUT.attempts.jsonl as it comes: after an interruption the same command goes on where
-    it was. A corpus by the model itself shows what its own words do; fit on others, too.
+    Texts that name an emotion, repeat another or are too short are requested again. Every attempt
+    is saved in OUT.attempts.jsonl: after an interruption, the same command continues. A corpus by
+    the model itself shows the effect of its own words; fit on others, too.
 
     With --answers the model answers everyday questions, as in the traffic that is watched, after
     two earlier answers in the voice of the label. Neutral answers to the same questions are written
@@ -149,6 +160,41 @@ def _write(
         _save(f"{out}.neutral.jsonl", neutral)
     Screen().print(_summary(out, len(wanted), manuscript), markup=False, soft_wrap=True)
     return accepted
+
+
+@corpus.command()
+@click.argument("paths", nargs=-1, metavar="[CORPUS...]")
+@click.option(
+    "--neutral", "neutral_paths", multiple=True, help="JSON lines with text, without emotion."
+)
+@click.option("--prompts", "prompts_path", help="Neutral prompts, one per line.")
+@LABELS
+@click.pass_context
+def check(
+    ctx: click.Context,
+    paths: tuple[str, ...],
+    neutral_paths: tuple[str, ...],
+    prompts_path: str | None,
+    labels_path: str | None,
+) -> None:
+    """Say what is wrong with texts, labels and prompts, by file and line; no model is needed.
+
+    Exit code 1 where `emoguard fit` or `emoguard validate` would refuse them. The rest are reasons
+    to doubt a probe that is made of them: texts that name their label, that repeat one another,
+    that differ in length or topics from one label to the next.
+    """
+    labels = corpora.read_labels(labels_path)
+    if not (paths or neutral_paths or prompts_path or labels_path):
+        raise click.UsageError("name the files to check: CORPUS, --neutral, --prompts or --labels")
+    found = corpuscheck.check_corpora(paths, labels) if paths else []
+    found += corpuscheck.check_neutral(neutral_paths) if neutral_paths else []
+    found += corpuscheck.check_prompts(prompts_path) if prompts_path else []
+    for finding in found:
+        say(f"{finding.place}: {'' if finding.fatal else 'caution: '}{finding.sentence}")
+    fatal = sum(finding.fatal for finding in found)
+    say(f"{fatal} to mend, {len(found) - fatal} to know of." if found else "Nothing is wrong.")
+    if fatal:
+        ctx.exit(1)
 
 
 def own_topics() -> list[str]:

@@ -37,9 +37,9 @@ WIDTH = 96
 TOKENS = 44
 
 MEANING = """\
-Above each number stands a token, coloured by the model's own state while it chose that token:
-where its residual stream lies along a direction that separates texts about emotions.
-A direction is not a feeling: this measures a representation, and says nothing about experience."""
+Each token is coloured by the model's own state while it chose that token:
+the position of its residual stream along a direction that separates texts about emotions.
+A direction is not a feeling: this measures a representation and says nothing about experience."""
 
 CODE = """\
 import emoguard, llama_cpp
@@ -62,7 +62,7 @@ def demo(label: str | None, probe: str | None, svg: str | None) -> None:
         )
     play(console, label, probe)
     if svg:
-        # Without rich's web fonts: a picture in a README fetches nothing.
+        # Without rich's web fonts: a picture in a README must fetch nothing.
         picture = re.sub(r"(?s)@font-face \{.*?\}", "", console.export_svg(title="emoguard demo"))
         try:
             keptfile.replace(svg, picture)

@@ -20,16 +20,25 @@ from rich.table import Table
 from rich.text import Text
 
 from emoguard.advice import fit_command
+from emoguard.cli.bars import Bars
 from emoguard.cli.probes import calibrating, open_probe
 from emoguard.cli.screen import Screen, say
 from emoguard.errors import EmoGuardError
 from emoguard.extras import install_command
+from emoguard.fit.calibrating import own_prompts
+from emoguard.fit.staleness import ANSWERS, movement
 from emoguard.guard import Guard
+from emoguard.probe.identity import ModelIdentity
 from emoguard.probe.residuals import Residuals
 from emoguard.probe.shipped import shipped_files
 from emoguard.probe.witness import WITNESS_TEXT
 from emoguard.runtime.attach import shipped
 from emoguard.runtime.openers import open_speaker, plugins, recognise
+
+RAW = (
+    "no calibration for exactly this file: scores are raw projections, without ranks, alarms and "
+    "steering"
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,8 @@ def doctor(ctx: click.Context, path: str | None, probe: str | None, *, as_json: 
     """
     if probe is not None and path is None:
         raise click.UsageError("--probe is tried on a model: give --model, too")
-    with Screen(stderr=True).status("looking"):
+    with Bars() as progress:
+        progress.add_task("looking", total=None)
         findings = [*_runtimes(), *_probes(), *(_model(path, probe) if path else ())]
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
@@ -202,13 +212,33 @@ def _probe(door: Residuals, path: str, probe: str | None) -> Iterator[Finding]:
     calibration = guard.calibration(door.identity)
     if calibration is not None:
         yield Finding("calibration", "ok", f"made on {calibration.responses} responses")
+        yield from (Finding("calibration", "to do", each) for each in calibration.cautions)
         return
-    yield Finding(
+    if probe is not None and guard.calibrations:
+        yield _aged(guard, probe, door.identity, path)
+        return
+    command = calibrating(guard.probe, probe, door.identity, path)
+    yield Finding("calibration", "to do", f"uncalibrated: {RAW}", command)
+
+
+def _aged(guard: Guard, probe: str, identity: ModelIdentity, path: str) -> Finding:
+    """Tell a file of the same weights from a model that was trained further."""
+    moved = movement(open_speaker(path), guard.probe, guard.calibrations, own_prompts())
+    seen = (
+        f"(on {ANSWERS} of its answers the farthest label lies {moved.largest:.1f} standard errors "
+        f"from where another file has it; witness {moved.witness:.3f})"
+    )
+    if not moved.moved:
+        text = f"uncalibrated: {RAW}; its scores did not move {seen}"
+        command = calibrating(guard.probe, probe, identity, path)
+        return Finding("calibration", "to do", text, command)
+    labels = ", ".join(moved.moved)
+    return Finding(
         "calibration",
         "to do",
-        "none for exactly this file: scores are raw projections, without ranks, alarms and "
-        "steering",
-        calibrating(guard.probe, probe, door.identity, path),
+        f"stale: the model was changed, and neutral scores moved for {labels} {seen}: realign the "
+        "calibration, which refuses if directions do not hold; else fit anew",
+        calibrating(guard.probe, probe, identity, path, realign=True),
     )
 
 

@@ -1,4 +1,4 @@
-"""`emoguard dose`: does steering along a label do anything, and how much of it?"""
+"""`emoguard dose`: measures the effect of steering along a label on generated text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 MARKS = {"repetitive": "o", "broken": "x"}
-"""Where a dose's texts no longer read like the model's own."""
+"""Marks doses whose texts no longer read like the model's own."""
 
 
 @click.command(short_help="Measure what steering does to generated text.")
@@ -85,7 +85,7 @@ def dose(
     for it.
     """
     judge = find_judge(judge_name)
-    # What cannot be done is said now, not after an hour.
+    # Impossible options are refused now, not after an hour.
     if plot_path:
         find_pyplot()
         check_out("--plot", plot_path, ".png")
@@ -119,7 +119,7 @@ def as_dict(result: DoseResult) -> dict[str, Any]:
 
 
 def write(data: dict[str, Any], path: str) -> None:
-    """Write what was measured.
+    """Write the measurements.
 
     Raises:
         EmoGuardError: the file cannot be written.
@@ -135,7 +135,7 @@ def find_judge(name: str) -> Judge:
     """Return the compound score of VADER, or a function given as module:function.
 
     Raises:
-        EmoGuardError: it cannot be had.
+        EmoGuardError: it cannot be loaded.
 
     """
     if name == "vader":

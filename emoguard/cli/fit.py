@@ -1,39 +1,60 @@
-"""`emoguard fit`: make a probe file for a model of one's own."""
+"""`emoguard fit`: make a probe for a model of one's own, judge it, and show it on one page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+import numpy as np
 
+from emoguard.cli.again import again
 from emoguard.cli.bars import Bars, follow
-from emoguard.cli.models import ALSO, MODEL, RUNTIME
+from emoguard.cli.fitjob import Job
+from emoguard.cli.fitpage import write_page
+from emoguard.cli.fitwords import announce, finished
+from emoguard.cli.models import ALSO, MODEL, RUNTIME, THREADS
 from emoguard.cli.paths import check_out
-from emoguard.cli.reading import readable
+from emoguard.cli.reading import readable, stories_of
 from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
-from emoguard.fit import calibrating, corpora, store
-from emoguard.fit.recipe import fit as make_probe
+from emoguard.extras import check_installed
+from emoguard.fit import calibrating, corpora
+from emoguard.fit.examples import asked
+from emoguard.fit.forecast import seconds
 from emoguard.fit.responses import Sampling
+from emoguard.fit.scope import Scope
 from emoguard.probe.certificate import ENOUGH_RESPONSES
 from emoguard.probe.identity import ModelIdentity
-from emoguard.reporttable import printable
-from emoguard.runtime.openers import open_speaker
-from emoguard.runtime.speaker import Speaker
+from emoguard.runtime.openers import AUTO, open_speaker
 from emoguard.sinks.policy import AlarmPolicy
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SUFFIX = "-probe.safetensors"
+"""Of a probe that nobody named: never the name of the weights beside it."""
 
 
 @click.command(short_help="Make a probe for a model.")
 @MODEL
 @RUNTIME
 @click.option(
+    "--quick",
+    is_flag=True,
+    help="A provisional probe from a first part of the texts and answers; finish it by the same "
+    "command without --quick.",
+)
+@click.option("--estimate", is_flag=True, help="Say how long it takes here, and stop.")
+@click.option(
     "--corpus",
     "corpus_paths",
     multiple=True,
     help="JSON lines with emotion, topic, text. Repeat for several; each counts the same. "
-    "Default: the package's own.",
+    "Default: the package's own two.",
 )
 @click.option(
     "--neutral",
@@ -41,8 +62,14 @@ from emoguard.sinks.policy import AlarmPolicy
     multiple=True,
     help="JSON lines with text, without emotion. Repeat for several. Default: the package's own.",
 )
-@click.option("--out", required=True, help="The probe file to write (.safetensors).")
-@click.option("--labels", "labels_path", help="Labels and their words (JSON); default: ours.")
+@click.option(
+    "--out", help="The probe file to write (.safetensors); default: MODEL-probe.safetensors here."
+)
+@click.option(
+    "--labels",
+    "labels_path",
+    help="Labels and their words (JSON), or names between commas; default: ours.",
+)
 @click.option("--name", default="", help="Name of the probe; default: the model's.")
 @ALSO
 @click.option(
@@ -67,6 +94,12 @@ from emoguard.sinks.policy import AlarmPolicy
 @click.option("--layers", default="", help="Layers to read, e.g. 14,18; default: the best four.")
 @click.option("--prompts", "prompts_path", help="Neutral prompts, one per line; default: ours.")
 @click.option(
+    "--language",
+    default="en",
+    show_default=True,
+    help="Language of the prompts: kept with the calibration.",
+)
+@click.option(
     "--responses",
     type=click.IntRange(8),
     default=ENOUGH_RESPONSES,
@@ -80,14 +113,20 @@ from emoguard.sinks.policy import AlarmPolicy
     show_default=True,
     help="Most tokens per response.",
 )
-@click.option("--keep", is_flag=True, help="Keep the residuals of the texts in OUT.residuals.")
+@click.option("--keep", is_flag=True, help="Keep the work files beside OUT.")
 @click.option("--source", multiple=True, help="A line of attribution for the card.")
+@THREADS
+@click.pass_context
 def fit(
+    ctx: click.Context,
+    *,
     path: str,
     runtime: str,
+    quick: bool,
+    estimate: bool,
     corpus_paths: tuple[str, ...],
     neutral_paths: tuple[str, ...],
-    out: str,
+    out: str | None,
     labels_path: str | None,
     name: str,
     also: tuple[str, ...],
@@ -96,71 +135,112 @@ def fit(
     skip: int,
     layers: str,
     prompts_path: str | None,
+    language: str,
     responses: int,
     tokens: int,
     keep: bool,
     source: tuple[str, ...],
+    threads: int | None,
 ) -> None:
-    """Make a probe file: directions from corpora, calibration from the model's own answers.
+    """Make a probe file and a page that shows it: directions, a first judgement, calibration.
 
-    What is slow is kept beside OUT as it comes, residuals in OUT.residuals and answers in
-    OUT.answers.jsonl: after an interruption the same command goes on where it was.
+    Directions come from texts about emotions, their judgement from texts of another writer than
+    those they were fitted on, the calibration from the model's own answers. It first says how long
+    each part takes here. What is slow is kept beside OUT as it comes: after an interruption the
+    same command goes on where it was.
     """
-    check_out("--out", out, ".safetensors")
+    check_installed("fitting", "sklearn", "vaderSentiment")
+    place = _place(out, path)
     named = _numbers(layers)
     labels = corpora.read_labels(labels_path)
     source = source or tuple(Path(p).name for p in corpus_paths) or ("the package's own corpora",)
     corpus_paths = corpus_paths or tuple(map(str, corpora.own()))
-    texts = [corpora.balanced(corpora.read(p, labels), most) for p in corpus_paths]
     neutral_paths = neutral_paths or tuple(map(str, corpora.own_neutrals()))
-    neutral = [text for p in neutral_paths for text in corpora.read(p)]
-    sample = calibrating.NeutralSample(
-        corpora.read_prompts(prompts_path) if prompts_path else calibrating.own_prompts(),
-        Sampling(tokens),
-        responses,
-        AlarmPolicy(),
-    )
-    reader = open_speaker(path, runtime)
-    speaker = open_speaker(responder) if responder else reader
-    _check_sizes(
-        reader.door.identity,
-        [speaker.door.identity, *(open_speaker(other).door.identity for other in also)],
-    )
-    texts, neutral = [readable(reader.door, each) for each in texts], readable(reader.door, neutral)
-    count = len(neutral) + sum(map(len, texts))
+    stories = stories_of(corpus_paths, labels, most)
+    neutral = [corpora.read(p) for p in neutral_paths]
+    prompts = corpora.read_prompts(prompts_path) if prompts_path else calibrating.own_prompts()
+    whole = Scope(most, responses)
+    scope = whole.quick() if quick else whole
     with Bars() as progress:
-        show = follow(progress)
-        probe = make_probe(
-            reader.door,
-            texts,
-            neutral,
-            labels,
-            f"{out}.residuals",
-            name=name or reader.door.identity.name,
+        opening = progress.add_task(f"opening {Path(path).name}", total=1)
+        reader = open_speaker(path, runtime, threads)
+        speaker = open_speaker(responder, threads=threads) if responder else reader
+        others = [partial(open_speaker, other, threads=threads) for other in also]
+        _check_sizes(
+            reader.door.identity,
+            [speaker.door.identity, *(opener().door.identity for opener in others)],
+        )
+        job = Job(
+            reader=reader,
+            speaker=speaker,
+            others=[(lambda: reader), *others] if responder else others,
+            labels=labels,
+            corpora={name: readable(reader.door, texts) for name, texts in stories.items()},
+            neutral=[readable(reader.door, each) for each in neutral],
             layers=named,
             skip=skip,
-            progress=lambda done: show("reading texts", done, count),
-            sources=source,
+            scope=scope,
+            sample=calibrating.NeutralSample(
+                prompts, Sampling(tokens, language=language), scope.responses, AlarmPolicy()
+            ),
+            asked=asked(labels),
+            out=place,
         )
-        others: list[Callable[[], Speaker]] = [partial(open_speaker, other) for other in also]
-        if responder:
-            others.insert(0, lambda: reader)
-        calibrations = calibrating.calibrate_files(
-            probe, [], speaker, others, sample=sample, out=out, progress=show
+        progress.update(opening, completed=1)
+        measuring = progress.add_task("measuring how fast it is here", total=1)
+        speed = job.speed()
+        progress.update(measuring, completed=1)
+        parts = job.forecast(speed, scope)
+        announce(job, parts, None if quick else job.forecast(speed, whole.quick()))
+        if estimate:
+            return
+        start = _clocks()
+        probe = job.make(name or reader.door.identity.name, source, progress)
+        show = follow(progress)
+        calibrating.calibrate_files(
+            probe, [], speaker, job.others, sample=job.sample, out=place, progress=show
         )
-    if not keep:
-        store.remove(f"{out}.residuals")
-    Screen().print(
-        f"Wrote {out}: {len(probe.labels)} labels at layers {', '.join(map(str, probe.layers))}, "
-        f"calibrated on {calibrations[0].responses} responses. "
-        f"Look at it with: emoguard show {out}",
-        markup=False,
-        soft_wrap=True,
-    )
-    for caution in probe.cautions:
-        Screen(stderr=True).print(
-            printable(f"Caution: {caution}."), style="yellow", markup=False, soft_wrap=True
+        page, guard = write_page(
+            place,
+            speaker,
+            model=responder or path,
+            runtime=AUTO if responder else runtime,
+            asked=job.asked,
+            most=job.examples(scope),
+            finish=again(ctx, without=("quick",)) if quick else None,
+            progress=show,
         )
+        took = _clocks() - start
+    if not (keep or quick):
+        job.clear()
+    finished(job, guard, page, took, seconds(parts))
+    if quick:
+        Screen().print(f"Finish it with: {again(ctx, without=('quick',))}", soft_wrap=True)
+
+
+def _clocks() -> NDArray[np.float64]:
+    """Return seconds by the clock, and of CPU."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def _place(out: str | None, model: str) -> str:
+    """Return the probe file to write; without a name it must not replace a finished one.
+
+    Raises:
+        EmoGuardError: it cannot be written, or is there already.
+
+    """
+    path = Path(model).resolve()
+    place = out or f"{path.stem if path.is_file() else path.name}{SUFFIX}"
+    check_out("--out", place, ".safetensors")
+    if out is None and Path(place).exists():
+        is_begun = Path(calibrating.answer_file(place)).exists()
+        if not is_begun:
+            raise EmoGuardError(
+                f"{place} is there already, and finished: give another --out, or look at it with "
+                f"emoguard show {place}"
+            )
+    return place
 
 
 def _check_sizes(mine: ModelIdentity, others: Sequence[ModelIdentity]) -> None:

@@ -1,4 +1,4 @@
-"""Text with a number under every token."""
+"""Prints text with a number under every token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opens audit logs: their files, their key, and the reports that the key vouches for."""
+"""Opens audit logs: their files, their key, and the reports that the key verifies."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ SINCE = click.option(
 class Reports:
     """The reports of audit logs, each with the files rotated away from it, in the order given.
 
-    Lines that `emoguard audit verify` finds something wrong with are left out; `warn` says so.
-    `since` is a time in UTC before which reports are left out, too.
+    Lines that `emoguard audit verify` rejects are left out, and `warn` prints a warning. `since` is
+    a time in UTC before which reports are left out, too.
 
     Raises:
         EmoGuardError: a log that is not there.
@@ -76,7 +76,7 @@ class Reports:
         )
 
     def stamp(self) -> list[tuple[str, int, int]]:
-        """Return path, bytes and time of the last change of each file, which tell new lines."""
+        """Return path, size and time of the last change of each file, which show new lines."""
         with readable():
             stats = [(str(file), file.stat()) for files in self._logs for file in files]
         return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
@@ -137,7 +137,7 @@ def _key_of_sink(policy: Policy) -> tuple[Any, Any]:
 
 @functools.cache
 def exporter() -> Any:
-    """Return the package of the audit log, found as everything outside the core is."""
+    """Return the package of the audit log, found by its entry point."""
     (point,) = entry_points(group="emoguard.exporters", name="jsonl")
     return importlib.import_module(point.module)
 

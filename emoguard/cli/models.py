@@ -1,4 +1,4 @@
-"""The options that open a model, and the model of the demo."""
+"""Defines the options that open a model, and finds the model of the demo."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from pathlib import Path
 
 import click
 
+from emoguard.cli.hub import local
 from emoguard.errors import EmoGuardError
 from emoguard.runtime.openers import AUTO, formats, openers
 
 FORMATS = formats()
 
-MODEL = click.option("--model", "path", required=True, help=f"{FORMATS[:1].upper()}{FORMATS[1:]}.")
+MODEL = click.option(
+    "--model",
+    "path",
+    required=True,
+    callback=local,
+    help=f"{FORMATS[:1].upper()}{FORMATS[1:]}, or OWNER/NAME on the Hugging Face hub.",
+)
 
 ALSO = click.option(
     "--also",

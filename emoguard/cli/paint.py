@@ -1,4 +1,4 @@
-"""Colours for scores on a terminal, dark or light."""
+"""Colours scores on a terminal, dark or light."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from emoguard.reporttable import printable
 
 
 def tint(z: float | None) -> Style:
-    """Return white on a background that says how far z lies above or below ordinary."""
+    """Return white on a background that shows the distance of z from ordinary."""
     colour = background(z)
     if colour is None:
         return Style()

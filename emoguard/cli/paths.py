@@ -1,4 +1,4 @@
-"""Paths on the command line that are not models: probe files, and files to write."""
+"""Checks paths on the command line that are not models: probe files, and files to write."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def check_is_probe(path: str | Path) -> None:
     """Refuse a path that leads to a model, or to no file, where a probe file is wanted.
 
     Raises:
-        EmoGuardError: saying what it is, and what to give in its place.
+        EmoGuardError: naming its kind, and what to give instead.
 
     """
     path = Path(path)

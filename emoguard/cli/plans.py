@@ -1,4 +1,4 @@
-"""A plan on the command line: `--steer calm=.05 --cap desperate=.99`."""
+"""Reads a plan from the command line: `--steer calm=.05 --cap desperate=.99`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_plan(
     """Return the plan that options describe, None without any.
 
     Raises:
-        EmoGuardError: an option that is not LABEL=NUMBER, or a plan that makes no sense.
+        EmoGuardError: an option that is not LABEL=NUMBER, or a contradictory plan.
 
     """
     if not (steer or cap or floor or ablate):

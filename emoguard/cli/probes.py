@@ -43,17 +43,24 @@ def guard_for(speaker: Speaker, probe: str | None, path: str) -> Guard:
 
 
 def calibrating(
-    probe: Probe, source: str | None, identity: ModelIdentity, path: str, runtime: str = AUTO
+    probe: Probe,
+    source: str | None,
+    identity: ModelIdentity,
+    path: str,
+    runtime: str = AUTO,
+    *,
+    realign: bool = False,
 ) -> str:
     """Return the command that calibrates `probe` on the model at `path`, opened by `runtime`.
 
-    `source` is where the probe came from; None for a shipped one, which is called as its file is.
+    `source` is the probe's path; None for a shipped one, which has the name of its file.
     """
     return calibrate_command(
         path,
         source or probe.name.partition("@")[0],
         identity.quantisation,
         "" if runtime in (AUTO, recognise(path)) else runtime,
+        realign=realign,
     )
 
 
@@ -67,7 +74,7 @@ def check_calibrated(
     """Refuse to steer a model that the guard has no calibration of; see `calibrating`.
 
     Raises:
-        EmoGuardError: it has none; the sentence holds the command that makes one.
+        EmoGuardError: it has none; the sentence has the command that makes one.
 
     """
     if guard.calibration(identity) is None:

@@ -55,12 +55,11 @@ def replay(
     """Run the monitors of rates and drift over stored reports and print their alerts.
 
     Rates need the crossings in the reports and the certified thresholds of --probe; drift needs a
-    baseline. Only lines that the log's key vouches for are read: what `emoguard audit verify` finds
-    something wrong with is left out. The key is that of the sink in --policy unless it is given. An
-    AUDIT_LOG includes the files rotated away from it.
+    baseline. Only lines that pass `emoguard audit verify` are read. The key is that of the sink in
+    --policy unless it is given. An AUDIT_LOG includes the files rotated away from it.
 
-    Below each alert stand the answers before it that lie furthest from the others, and at the end
-    how often a judge would have been asked that reads only the answers with a crossing.
+    Each alert is followed by the answers before it that lie furthest from the others. The last line
+    is the share of answers, those with a crossing, that a judge would have to read.
     """
     policy = Policy.load(policy_path) if policy_path else Policy()
     if baseline_path:

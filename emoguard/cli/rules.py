@@ -1,4 +1,4 @@
-"""`emoguard rules`: recording rules and alerts for Prometheus."""
+"""`emoguard rules`: prints recording rules and alerts for Prometheus."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def _option(field: dataclasses.Field[Any]) -> click.Option:
 def rules(kind: str | None, **chosen: Any) -> None:
     """Print recording rules and alerts for Prometheus 2.42 and later, as YAML.
 
-    Alerts name what the recording rules record: one at a time, give both the same options.
+    Alerts use the names of the recording rules: if you print them separately, pass both the same
+    options.
     """
     alerting = exporter_module("alerting")
     kinds = alerting.KINDS if kind is None else (kind,)

@@ -1,4 +1,4 @@
-"""`emoguard run`: one watched answer."""
+"""`emoguard run`: prints one watched answer."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _with_metrics(
 def _interrupted() -> threading.Event:
     """Return an event that Ctrl-C and a service manager's SIGTERM set.
 
-    Asked for by name: a process started in the background of a script inherits Ctrl-C ignored.
+    Both are set explicitly: a background process of a script inherits Ctrl-C ignored.
     """
     event = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

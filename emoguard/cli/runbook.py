@@ -1,4 +1,4 @@
-"""`emoguard runbook`: what an alert means, where to look first, and what to do."""
+"""`emoguard runbook`: explains an alert, where to look first, and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The terminal: it gets no control character from a file or a model, and nothing it cannot show."""
+"""Writes to the terminal without control characters, or characters that it cannot show."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rich.segment import Segment
 from emoguard.reporttable import printable
 
 PLAIN = str.maketrans("─━┿▸…·≤≥", "-=|>.*<>")
-"""Our own marks, as a terminal without them shows them."""
+"""Replacements of EmoGuard's own marks on terminals without them."""
 
 
 class Screen(Console):
     """A console that shows text as it is: no markup, no control characters, no guessed colours.
 
-    What comes from a probe file, a log or a model may hold anything.
+    Text from a probe file, a log or a model may hold anything.
     """
 
     def __init__(self, **options: Any) -> None:

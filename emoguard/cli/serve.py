@@ -1,4 +1,4 @@
-"""`emoguard serve`: the server of a model's runtime, watched."""
+"""`emoguard serve`: runs the server of a model's runtime, watched."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OF_BATCH = ("num_blocks", "max_batch_tokens", "max_memory_percent")
 """Options that only a continuous batch has."""
 
 GRACE_SECONDS = 10
-"""How long running answers may take to end when the server is stopped."""
+"""Seconds that running answers have to end when the server is stopped."""
 
 
 @click.command(short_help="Serve a model over HTTP, watched.")
@@ -119,10 +119,10 @@ def serve(
 ) -> None:
     """Serve a model as llama_cpp.server or `transformers serve` do, with EmoGuard attached to it.
 
-    The API is the server's, at /v1; answers carry the object `emoguard` where the policy follows a
-    notice profile. /healthz and /readyz are ours, /metrics is on a port of its own. Bodies are read
-    only of requests that show the api_key, and within limits. With --page a browser shows what is
-    said and read, and how traffic has been; it wants the api_key, too.
+    The API is the server's, at /v1; answers carry the object `emoguard` if the policy follows a
+    notice profile. EmoGuard adds /healthz and /readyz, and /metrics on a port of its own. Only
+    bodies of requests with the api_key are read, within limits. With --page a browser shows answers
+    with their readings, and recent traffic; it needs the api_key, too.
     """
     import uvicorn
     from emoguard_asgi import EmoGuardMiddleware, Health
@@ -215,7 +215,7 @@ def _kept(page: bool) -> dict[str, dict[str, int]]:
 
 
 def _further(policy: str | None, sinks: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-    """Return those sinks that the policy does not have itself, options by name."""
+    """Return the sinks that the policy itself lacks, options by name."""
     named = {name for sink in (Policy.load(policy).sinks if policy else ()) for name in sink}
     return {name: options for name, options in sinks.items() if name not in named}
 
@@ -231,7 +231,7 @@ def run_server(server: uvicorn.Server) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
     Raises:
-        EmoGuardError: the port cannot be had.
+        EmoGuardError: the port cannot be opened.
 
     """
     with _returning_after_signals():

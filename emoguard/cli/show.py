@@ -54,6 +54,7 @@ def describe(name: str) -> dict[str, Any]:
         "recipe": dict(probe.recipe),
         "card": dict(probe.card),
         "cautions": list(probe.cautions),
+        "provisional": probe.is_provisional,
         "calibrations": [_calibration(probe, c) for c in calibrations],
     }
 
@@ -67,6 +68,7 @@ def _calibration(probe: Probe, calibration: Calibration) -> dict[str, Any]:
         "tokens": calibration.tokens,
         "reference_norms": {str(layer): norm for layer, norm in norms},
         "context": dict(calibration.context),
+        "cautions": list(calibration.cautions),
     }
 
 
@@ -109,11 +111,14 @@ def _print_one(console: Screen, probe: Mapping[str, Any]) -> None:
     _add(table, "layers", ", ".join(map(str, probe["layers"])))
     for caution in probe["cautions"]:
         _add(table, "caution", caution)
+    for calibration in probe["calibrations"]:
+        for caution in calibration["cautions"]:
+            _add(table, f"caution: {calibration['identity']['quantisation']}", caution)
     for title in ("recipe", "card"):
         for key, value in probe[title].items():
             if key != "cautions" and not _is_nested(
                 value
-            ):  # what a validation measured label by label: --json shows it
+            ):  # the validation's measurements by label, which --json shows
                 _add(table, f"{title}: {key}", _plain(value))
     console.print(table)
     _print_calibrations(console, probe["calibrations"])

@@ -1,4 +1,4 @@
-"""Follows a watched generation: every token with its scores, as soon as they are there."""
+"""Follows a watched generation: shows every token with its scores as soon as they exist."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Stream:
         self._show = show
 
     def tick(self) -> None:
-        """Show what the open response has read since the last call."""
+        """Show the tokens of the open response since the last call."""
         reading = self._watch.live()
         if reading is not None:
             rows: list[Scores] = reading.rows.tolist()

@@ -1,4 +1,4 @@
-"""`emoguard study`: what prompt, sampling and vector each change, and what else moves."""
+"""`emoguard study`: measures the effects of prompt, sampling and vector, and side effects."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def study(
 ) -> None:
     """Run the study of PROTOCOL, a YAML file or a shipped one (core, quick), on a model.
 
-    The plan and its cost are printed first, from speeds measured here. Records are kept in --out as
-    they come: after an interruption the same command goes on where it was.
+    The plan and its cost are printed first, from speeds measured here. Records are saved in --out:
+    after an interruption, the same command continues.
     """
     find_pyplot()
     if results_path is not None:
@@ -169,7 +169,7 @@ def _short_of_items(work: Study, costs: Sequence[Cost]) -> list[str]:
 
 
 def _run(work: Study, protocol: Protocol, minutes: float | None) -> bool:
-    """Do what is left; return whether the study is complete."""
+    """Do the remaining tasks; return whether the study is complete."""
     runner = Runner(
         work.speech,
         work.store,

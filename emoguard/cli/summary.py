@@ -1,4 +1,4 @@
-"""Prints below a response: the table of its labels, and how they were read, in colour."""
+"""Prints the table of a response's labels and the lines below it, in colour."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text that people type or pipe in: it may be of any encoding, and is text all the same."""
+"""Decodes text that people type or pipe in, in any encoding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from emoguard.cli.screen import say
 
 FALLBACK = "cp1252"
-"""What Windows' programs pipe where nobody said otherwise; it has all of Latin-1's letters."""
+"""The default encoding of Windows' programs in pipes; it has all letters of Latin-1."""
 
 
 def typed(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -24,7 +24,7 @@ def typed(_ctx: click.Context, param: click.Parameter, value: str | None) -> str
 
 
 def piped(stream: TextIO) -> str:
-    """Return all that is piped in."""
+    """Return the piped input."""
     data = getattr(stream, "buffer", None)
     return stream.read() if data is None else decoded(data.read(), "standard input")
 

@@ -7,10 +7,9 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-import numpy as np
 from rich import box
 from rich.table import Table
 
@@ -19,29 +18,25 @@ from emoguard.cli.bars import Bars, follow
 from emoguard.cli.models import MODEL, RUNTIME, THREADS
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import calibrating, open_probe
-from emoguard.cli.reading import readable
+from emoguard.cli.reading import Reader, readable, stories_of
 from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.extras import check_installed
 from emoguard.fit import corpora
 from emoguard.fit.calibrating import check_fits
 from emoguard.fit.corpora import Label
-from emoguard.fit.extraction import SHORTEST, SKIP, extract_embedded
+from emoguard.fit.extraction import SKIP
+from emoguard.fit.leaks import leaks
 from emoguard.probe import artifact
 from emoguard.probe.probe import Probe
-from emoguard.probe.residuals import Residuals
 from emoguard.reporttable import printable
 from emoguard.runtime.openers import open_speaker
 from emoguard.validate import card, carddata, plots
 from emoguard.validate.carddata import Blocks
-from emoguard.validate.human import chosen, families, family_task, read_human
+from emoguard.validate.human import families, family_task, read_human
 from emoguard.validate.judged import Task
-from emoguard.validate.reading import Texts
 from emoguard.validate.responding import Hearing, blocks, calibrated
 from emoguard.validate.validation import validate as measure
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 @click.command(short_help="Check what a probe's labels are worth.")
@@ -67,7 +62,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Texts per family.",
 )
-@click.option("--labels", "labels_path", help="Labels and their words (JSON); default: ours.")
+@click.option(
+    "--labels",
+    "labels_path",
+    help="Labels and their words (JSON), or names between commas; default: the probe's.",
+)
 @click.option("--also", multiple=True, help="Another file of the same weights, to compare with.")
 @click.option("--card", "folder", required=True, help="Folder for the card, JSON and pictures.")
 @click.option("--out", help="Write the probe with its verdicts here (.safetensors).")
@@ -153,10 +152,7 @@ def validate(
     recipe = {} if found is None else found.recipe
     skip = skip if skip is not None else recipe.get("skip", SKIP)
     # Whatever is wrong with files is said before a model is opened.
-    stories = {
-        name: corpora.balanced(corpora.read(p, labels), most)
-        for name, p in _named(corpus_paths).items()
-    }
+    stories = stories_of(corpus_paths, labels, most)
     plain = [text for p in neutral_paths for text in corpora.read(p)]
     written = read_human(human_path, known) if human_path else None
     if written:
@@ -173,12 +169,12 @@ def validate(
     _make(place)
     stores = Path(residuals) if residuals else place / "residuals"
     with Bars() as progress:
-        reader = _Reader(exact.door, stores, skip, progress)
+        reader = Reader(exact.door, stores, skip, progress)
         texts = [
-            reader.labelled(name, f"corpus-{n}", each)
+            reader.labelled(name, f"corpus-{n}", readable(exact.door, each))
             for n, (name, each) in enumerate(stories.items())
         ]
-        neutral = reader.labelled("neutral", "neutral", plain)
+        neutral = reader.labelled("neutral", "neutral", readable(exact.door, plain))
         people = reader.human(*written, human_most) if written else None
         bar = progress.add_task("computing", total=None)
         result = measure(
@@ -189,6 +185,7 @@ def validate(
             probe=found,
             human=people,
             families=known,
+            leaks=leaks([text for some in stories.values() for text in some], labels),
             progress=lambda what: progress.update(bar, description=what),
         )
         progress.remove_task(bar)
@@ -221,47 +218,6 @@ def validate(
         Screen().print(f"Wrote {out}.")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Reader:
-    """Takes texts through the model, each set into a folder named as `emoguard fit` names it."""
-
-    door: Residuals
-    stores: Path
-    skip: int
-    progress: Bars
-
-    def labelled(self, name: str, folder: str, texts: Sequence[corpora.Text]) -> Texts:
-        texts = readable(self.door, texts)
-        labels, topics = [t.label for t in texts], [t.topic for t in texts]
-        return self._texts(name, folder, [t.text for t in texts], labels, topics)
-
-    def human(self, texts: Sequence[str], found: NDArray[np.str_], most: int) -> Texts:
-        long_enough = [len(self.door.tokenize(text)) >= SHORTEST for text in texts]
-        kept = np.flatnonzero(long_enough)
-        kept = kept[chosen(found[kept], most)]
-        return self._texts(
-            "human", "human", [texts[n] for n in kept.tolist()], found[kept], [""] * len(kept)
-        )
-
-    def _texts(
-        self,
-        name: str,
-        folder: str,
-        texts: Sequence[str],
-        labels: Sequence[str] | NDArray[np.str_],
-        topics: Sequence[str],
-    ) -> Texts:
-        bar = self.progress.add_task(f"reading {name}", total=len(texts))
-        states, embeddings = extract_embedded(
-            self.door,
-            texts,
-            self.stores / folder,
-            skip=self.skip,
-            progress=lambda done: self.progress.update(bar, completed=done),
-        )
-        return Texts(name, texts, np.array(labels), np.array(topics), states, embeddings)
-
-
 def _check_options(probe: str | None, out: str | None) -> None:
     check_installed("validating", "sklearn", "vaderSentiment", "matplotlib")
     if out:
@@ -288,18 +244,6 @@ def _labels(path: str | None, probe: Probe | None) -> list[Label]:
 def _task(labels: Sequence[Label], probe: Probe | None) -> Task:
     axis = probe.axes[0] if probe is not None and probe.axes else "valence"
     return Task(tuple(n.name for n in labels), tuple(n.valence for n in labels), axis)
-
-
-def _named(paths: Sequence[str]) -> dict[str, str]:
-    """Return paths by a short name: the file's, or its folder's where files are named alike."""
-    whole = [Path(p).resolve() for p in paths]
-    own = {p.resolve(): f"own {p.stem}" for p in corpora.own()}
-    stems = [own.get(p, p.stem) for p in whole]
-    if len(set(stems)) < len(stems):
-        stems = [own.get(p, p.parent.name) for p in whole]
-    if len(set(stems)) < len(stems):
-        raise EmoGuardError(f"corpora need different names, got {', '.join(paths)}")
-    return dict(zip(stems, paths, strict=True))
 
 
 def _make(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The group of verbs; each is imported when it is asked for."""
+"""Groups the verbs; each is imported on use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`emoguard watch-page`: the operator's view of an audit log, without a model."""
+"""`emoguard watch-page`: shows the operator's view of an audit log, without a model."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from emoguard_page import Traffic
 
 SHARE = 20
-"""A log that took a second to read is looked at again after 20 at the earliest."""
+"""A log that took a second to read is read again after 20 at the earliest."""
 
 LEAST_SECONDS = 2.0
-"""Time between two looks at a log."""
+"""Seconds between two looks at a log."""
 
 MOST_ALERTS = 256
 
@@ -64,9 +64,9 @@ def watch_page(
 ) -> None:
     """Show AUDIT_LOG in a browser, as the operator's view of a server's page, and follow it.
 
-    No model is needed. Only lines that the log's key vouches for are shown, as for `emoguard
-    replay`, whose options these are; its monitors run over the whole log. The page is for this
-    machine alone: it has no key of its own.
+    No model is needed. Only lines that pass `emoguard audit verify` are shown. The options are
+    those of `emoguard replay`, whose monitors run over the whole log. The page is for this machine
+    alone: it has no key of its own.
     """
     import uvicorn
     from emoguard_page import OperatorPage
@@ -99,7 +99,7 @@ def watch_page(
 
 
 class Log:
-    """What the page shows of an audit log: all of it is read anew when its files have changed."""
+    """An audit log as the subject of a page; all of it is read again when its files change."""
 
     def __init__(
         self, paths: Sequence[str], key: Any, policy: Policy, probe: str | None, keep: int
@@ -150,7 +150,7 @@ class Log:
         self._next = start + max(LEAST_SECONDS, SHARE * (time.monotonic() - start))
 
     async def refresh(self) -> None:
-        """Read the log again if it has changed; what cannot be read any more is said."""
+        """Read the log again if it has changed; an error in that is shown."""
         async with self._reading:
             if time.monotonic() < self._next:
                 return
@@ -166,7 +166,7 @@ class Log:
         return self._about
 
     def about_changes(self) -> object:
-        """Return what another `about` comes with: itself."""
+        """Return `about` itself, which changes by identity."""
         return self._about
 
     def alerts(self) -> list[dict[str, Any]]:
@@ -174,7 +174,7 @@ class Log:
         return self._alerts
 
     def state(self) -> dict[str, Any]:
-        """Return counts, evidence and what is wrong."""
+        """Return counts, evidence and faults."""
         from emoguard_page import operators
 
         assert self.traffic is not None
@@ -189,7 +189,7 @@ class Log:
             self.read()
 
     def _of(self, first: Report, finding: str | None) -> dict[str, Any]:
-        """Return what the page says of the log's model."""
+        """Return the description of the log's model."""
         from emoguard_page import about
 
         if self._probe is None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from emoguard.fit.workfile import WorkFile
+from emoguard import regularfile
+from emoguard.fit.workfile import LARGEST, WorkFile
 from emoguard.runtime.speaker import Generated
 
 
@@ -47,3 +48,11 @@ def _ids(values: Any) -> list[int]:
     if not isinstance(values, list) or not all(type(value) is int for value in values):
         raise TypeError("wanted token ids")
     return values
+
+
+def count(path: str | Path) -> int:
+    """Return how many answers a file holds already, 0 where there is none yet."""
+    try:
+        return max(0, regularfile.read(path, LARGEST).count(b"\n") - 1)
+    except OSError:
+        return 0

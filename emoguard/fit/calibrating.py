@@ -10,12 +10,14 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from emoguard.errors import EmoGuardError
-from emoguard.fit import corpora
+from emoguard.fit import corpora, store
 from emoguard.fit.answers import AnswerFile
+from emoguard.fit.languages import strangers
 from emoguard.fit.responses import SHORTEST, Sampling, responses
 from emoguard.fit.responses import calibrate as measure
 from emoguard.probe import artifact
 from emoguard.probe.calibration import Calibration
+from emoguard.probe.certificate import ENOUGH_RESPONSES
 from emoguard.probe.probe import Probe
 from emoguard.runtime.speaker import Generated, Speaker
 from emoguard.sinks.policy import AlarmPolicy
@@ -25,6 +27,10 @@ Progress = Callable[[str, int, int], None]
 
 Open = Callable[[], Speaker]
 """Opens a model file when its turn comes: several at a time may not fit the memory."""
+
+
+FOREIGN = 0.2
+"""Share of answers in another language than their prompts from which a caution is due."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,11 @@ class NeutralSample:
         return self.sampling.context(speaker.door.identity.template, self.prompts)
 
 
+def answer_file(out: str) -> str:
+    """Return where the answers for the probe file `out` are kept while it is made."""
+    return f"{out}.answers.jsonl"
+
+
 def own_prompts() -> list[str]:
     """Return the package's prompts that calibrations are made on."""
     return corpora.neutral_prompts()[: corpora.CALIBRATING]
@@ -55,11 +66,12 @@ def calibrate_files(
     sample: NeutralSample,
     out: str,
     progress: Progress,
+    adjust: Callable[[Calibration], Calibration] | None = None,
 ) -> list[Calibration]:
     """Let `speaker` respond; measure the probe on it and on `others`, which read the same.
 
     The probe is written to `out` after each of them, with what was measured so far in place of the
-    calibrations `before` of the same files.
+    calibrations `before` of the same files, each as `adjust` returns it.
 
     Raises:
         EmoGuardError: a file the probe was not made for, before the first response.
@@ -68,11 +80,16 @@ def calibrate_files(
     for opener in (lambda: speaker, *others):
         check_fits(probe, opener())
     generated = respond(speaker, sample, out, progress)
+    doubts = cautions(speaker, generated, sample)
     calibrations: list[Calibration] = []
     for opener in (lambda: speaker, *others):
-        calibrations.append(read(opener(), probe, generated, sample, progress))
+        measured = read(
+            opener(), probe, generated, sample, out=out, progress=progress, doubts=doubts
+        )
+        calibrations.append(adjust(measured) if adjust else measured)
         # Reading can take an hour: what was measured is not lost with the next file.
         artifact.save(out, probe, replaced(before, calibrations))
+    store.remove(f"{out}.readings")
     return calibrations
 
 
@@ -121,9 +138,33 @@ def respond(
     def made(start: int) -> Iterator[Generated]:
         return responses(speaker, sample.prompts, sample.sampling, start=start)
 
-    with closing(AnswerFile(f"{out}.answers.jsonl", bound)) as file:
+    with closing(AnswerFile(answer_file(out), bound)) as file:
         file.extend(made, enough)
     return file.answers
+
+
+def cautions(speaker: Speaker, generated: Sequence[Generated], sample: NeutralSample) -> list[str]:
+    """Return reasons to doubt what is measured on these responses, one sentence each."""
+    found = []
+    whole = sum(len(each.token_ids) >= sample.alarms.window_tokens for each in generated)
+    if whole < ENOUGH_RESPONSES:
+        found.append(
+            f"few answers ({whole} as long as the alarm window, {ENOUGH_RESPONSES} are needed): no "
+            "alarm can be certified, and ranks and scales are rough"
+        )
+    if not speaker.has_template:
+        found.append(
+            "the model has no chat template: it was measured continuing prompts, not answering"
+        )
+    answers = [speaker.decode(each.token_ids) for each in generated]
+    share = strangers(sample.prompts, answers)
+    if share is not None and share > FOREIGN:
+        found.append(
+            f"{share:.0%} of the model's answers are not in the language of the prompts "
+            f"({sample.sampling.language}): what is ordinary was measured on them; give --prompts "
+            "in a language the model answers in"
+        )
+    return found
 
 
 def read(
@@ -131,9 +172,15 @@ def read(
     probe: Probe,
     generated: Sequence[Generated],
     sample: NeutralSample,
+    *,
+    out: str,
     progress: Progress,
+    doubts: Sequence[str] = (),
 ) -> Calibration:
-    """Measure `probe` on responses, as the model behind `speaker` reads them."""
+    """Measure `probe` on responses, as the model behind `speaker` reads them.
+
+    What was read is kept beside `out` as it comes; `doubts` become the calibration's cautions.
+    """
     task = f"reading {speaker.door.identity.quantisation}"
     return measure(
         speaker.door,
@@ -143,6 +190,8 @@ def read(
         window=sample.alarms.window_tokens,
         hysteresis=sample.alarms.hysteresis_sd,
         progress=lambda done: progress(task, done, len(generated)),
+        folder=f"{out}.readings",
+        doubts=doubts,
     )
 
 

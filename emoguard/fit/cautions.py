@@ -6,12 +6,11 @@ They are no verdicts, which `emoguard validate` gives.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from emoguard.fit.corpora import Text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +23,7 @@ LOW = 0.6
 
 
 def cautions(
-    corpora: Sequence[Sequence[Text]],
+    labels: Sequence[Iterable[str]],
     names: Sequence[str],
     scores: NDArray[np.float64],
     layers: Sequence[int],
@@ -33,19 +32,20 @@ def cautions(
 ) -> list[str]:
     """Return a sentence per reason, none where there is none.
 
-    `scores` are the AUROC of each of `names` at each layer, (blocks, names), NaN where it was not
-    tested; `are_named` says that the user named the `layers`.
+    `labels` are those of the texts, by corpus; `scores` are the AUROC of each of `names` at each
+    layer, (blocks, names), NaN where it was not tested; `are_named` says that the user named the
+    `layers`.
     """
     found = (
-        _few_texts(corpora, names),
+        _few_texts(labels, names),
         None if are_named else _at_the_edge(layers, len(scores)),
         _like_chance(scores[list(layers)]),
     )
     return [sentence for sentence in found if sentence]
 
 
-def _few_texts(corpora: Sequence[Sequence[Text]], names: Sequence[str]) -> str | None:
-    counts = Counter(text.label for corpus in corpora for text in corpus)
+def _few_texts(labels: Sequence[Iterable[str]], names: Sequence[str]) -> str | None:
+    counts = Counter(chain.from_iterable(labels))
     few = [f"{name} {counts[name]}" for name in names if counts[name] < FEW]
     if not few:
         return None

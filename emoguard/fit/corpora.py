@@ -1,9 +1,10 @@
-"""Texts to fit on: JSON lines with `emotion`, `topic` and `text`; neutral ones have no emotion."""
+"""Reads texts to fit on: JSON lines with `emotion` (unless neutral), `topic` and `text`."""
 
 from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,12 @@ from emoguard.errors import EmoGuardError
 
 CALIBRATING = 700
 """The first of the package's neutral prompts, which calibrations are made on."""
+
+LONGEST = 20_000
+"""Characters of a text: some 4,000 tokens."""
+
+SPACELESS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+"""Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no spaces between words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +37,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Label:
-    """A label of a probe: which words of a corpus mean it, and its sign on the valence axis."""
+    """A label of a probe: the words of a corpus that mean it, and its sign on the valence axis.
+
+    `valence` is 1, -1, or 0 where no sign is given.
+    """
 
     name: str
     words: tuple[str, ...]
@@ -44,16 +54,20 @@ def default_labels() -> list[Label]:
 
 
 def read_labels(path: str | Path | None = None) -> list[Label]:
-    """Return the labels of a JSON file as `labels.json` is one, without a path those of ours.
+    """Return the labels of a JSON file in the form of `labels.json`, by default the shipped one.
 
-    An object of label: {"words": [which emotions of a corpus mean it], "valence": 1 or -1}.
+    An object of label: {"words": [which emotions of a corpus mean it], "valence": 1 or -1}; without
+    `valence` for every label there is no valence axis. Names between commas, such as
+    `sarcastic,sincere`, are labels of one word each without a sign.
 
     Raises:
-        EmoGuardError: the file is none, or one word would mean two labels.
+        EmoGuardError: the file is not sound, or one word would mean two labels.
 
     """
     if path is None:
         return default_labels()
+    if "," in str(path) and not Path(path).exists():
+        return _unsigned_labels(str(path))
     try:
         data = jsontext.parse(regularfile.read(path, jsontext.LARGEST))
         found = [_label(*each) for each in data.items()]
@@ -69,11 +83,27 @@ def read_labels(path: str | Path | None = None) -> list[Label]:
     if twice or not found:
         problem = f"{', '.join(twice)} stands more than once" if twice else "it names none"
         raise EmoGuardError(f"labels {path}: every word must mean one label, but {problem}")
+    if len({bool(label.valence) for label in found}) > 1:
+        without = ", ".join(label.name for label in found if not label.valence)
+        raise EmoGuardError(
+            f"labels {path}: {without} has no valence and others have one: give it to all, or to "
+            "none and there is no valence axis"
+        )
     return found
 
 
+def _unsigned_labels(names: str) -> list[Label]:
+    words = [name.strip() for name in names.split(",")]
+    if not all(words) or len(set(words)) < len(words):
+        raise EmoGuardError(
+            f"--labels takes different names between commas, such as sarcastic,sincere, or a JSON "
+            f"file of labels, got {names!r:.80}"
+        )
+    return [Label(word, (word,), 0) for word in words]
+
+
 def recorded_labels(recipe: Mapping[str, Any]) -> list[Label]:
-    """Return the labels that a probe was fitted with, from its recipe; ours where it has none.
+    """Return the labels in a probe's recipe; by default the shipped ones.
 
     Raises:
         EmoGuardError: the recipe holds something else.
@@ -89,10 +119,10 @@ def recorded_labels(recipe: Mapping[str, Any]) -> list[Label]:
 
 
 def _label(name: str, data: dict[str, Any]) -> Label:
-    words, valence = data["words"], data["valence"]
+    words, valence = data["words"], data.get("valence", 0)
     if not isinstance(words, list) or not words or not all(isinstance(w, str) for w in words):
         raise ValueError(f"{name:.60}: words must be a list of strings, got {words!r:.60}")
-    if valence not in (-1, 1):
+    if "valence" in data and valence not in (-1, 1):
         raise ValueError(f"{name:.60}: valence must be 1 or -1, got {valence!r:.60}")
     return Label(name, tuple(words), valence)
 
@@ -167,7 +197,8 @@ def read(path: str | Path, labels: Sequence[Label] = ()) -> list[Text]:
     """Read a corpus. With `labels`, keep the texts whose emotion is one of their words.
 
     Raises:
-        EmoGuardError: naming the file and line that is not as described above.
+        EmoGuardError: naming the file and line that is not as described above, or repeats another
+            text with another emotion.
 
     """
     meaning = {word: label.name for label in labels for word in label.words}
@@ -181,33 +212,105 @@ def read(path: str | Path, labels: Sequence[Label] = ()) -> list[Text]:
         raise EmoGuardError(f"corpus {path} cannot be read: {error}") from error
     if not texts:
         words = ", ".join(sorted(meaning))
-        raise EmoGuardError(f"corpus {path} holds no text with an emotion among: {words}")
+        raise EmoGuardError(
+            f"corpus {path} holds no text with an emotion among: {words}; emoguard corpus write "
+            "lets a model write some"
+        )
+    _check_repeats(texts)
     return texts
+
+
+def repeated(texts: Sequence[Text]) -> list[tuple[Text, Text]]:
+    """Return each text that repeats another but for case and spaces, after the first such one."""
+    first: dict[str, Text] = {}
+    known = ((first.setdefault(_plain(text.text), text), text) for text in texts)
+    return [(before, text) for before, text in known if before is not text]
+
+
+def check_apart(named: Mapping[str, Sequence[Text]]) -> None:
+    """Refuse corpora that share a text: neither could test what was fitted on the other.
+
+    Raises:
+        EmoGuardError: naming the two places of one such text.
+
+    """
+    together = [replace(text, label=name) for name, texts in named.items() for text in texts]
+    for before, text in repeated(together):
+        if before.label != text.label:
+            raise EmoGuardError(
+                f"corpora {before.label} and {text.label} share texts ({before.place} and "
+                f"{text.place}), so that neither tests what was fitted on the other: take them out "
+                "of one, or give both as one file"
+            )
+
+
+def contradiction(before: Text, text: Text) -> str | None:
+    """Return what is wrong with a text that stands before it with another emotion, else None."""
+    if before.label == text.label:
+        return None
+    here, there = (each.label or "neutral" for each in (text, before))
+    return f"the text of {before.place} again, here {here} and there {there}: take one out"
+
+
+def _check_repeats(texts: Sequence[Text]) -> None:
+    for before, text in repeated(texts):
+        if sentence := contradiction(before, text):
+            raise EmoGuardError(f"{text.place}: {sentence}")
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()
 
 
 def _texts(path: str | Path) -> Iterator[Text]:
     """Yield the text in each line of a file, its emotion as label; empty lines are left out."""
     for number, line in enumerate(regularfile.lines(path), 1):
-        place = f"{path}:{number}"
-        if not line.strip():
-            continue
-        try:
-            record = jsontext.parse(line)
-            emotion, text = _string(record.get("emotion", "")), _string(record["text"])
-            found = Text(emotion, str(record.get("topic", "")), text, place)
-        except (EmoGuardError, KeyError, AttributeError, TypeError) as error:
-            raise EmoGuardError(
-                f"{place}: wanted a JSON object with emotion, topic and text, got {line[:40]!r}"
-            ) from error
-        if not text.strip():
-            raise EmoGuardError(f"{place}: the text is empty: take the line out")
-        yield found
+        if line.strip():
+            yield parse(line, f"{path}:{number}")
 
 
-def _string(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"wanted a string, got {value!r:.40}")
-    return value
+def parse(line: str, place: str) -> Text:
+    """Return the text in one line of a corpus, its emotion as label.
+
+    Raises:
+        EmoGuardError: the line is none, or its text has fewer than two words or too many.
+
+    """
+    try:
+        record = jsontext.parse(line)
+    except EmoGuardError as error:
+        raise _no_text(place, f"{line[:40]!r} ({error})") from error
+    if not isinstance(record, dict):
+        raise _no_text(place, f"{line[:40]!r}")
+    if "text" not in record:
+        keys = ", ".join(map(str, record)) or "none"
+        raise _no_text(place, f"one with the keys {keys:.80}")
+    found = {key: record.get(key, "") for key in ("emotion", "topic", "text")}
+    if type(found["topic"]) is int:
+        found["topic"] = str(found["topic"])
+    for key, value in found.items():
+        if not isinstance(value, str):
+            raise _no_text(place, f"{value!r:.40} as {key}")
+    _check_length(found["text"], place)
+    return Text(found["emotion"], found["topic"], found["text"], place)
+
+
+def _no_text(place: str, came: str) -> EmoGuardError:
+    wanted = "wanted a JSON object with emotion, topic and text, all strings"
+    return EmoGuardError(f"{place}: {wanted}, got {came}")
+
+
+def _check_length(text: str, place: str) -> None:
+    words = text.split()
+    if not words:
+        raise EmoGuardError(f"{place}: the text is empty: take the line out")
+    if len(words) == 1 and not SPACELESS.search(text):
+        raise EmoGuardError(f"{place}: the text is one word, {words[0]:.40}: wanted a sentence")
+    if len(text) > LONGEST:
+        raise EmoGuardError(
+            f"{place}: the text has {len(text):,} characters, wanted at most {LONGEST:,}: one text "
+            "a line, split long ones"
+        )
 
 
 def balanced(texts: Sequence[Text], most: int, seed: int = 0) -> list[Text]:

@@ -1,4 +1,4 @@
-"""From pooled residuals to directions, one layer at a time."""
+"""Computes directions from pooled residuals, one layer at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def neutral_components(
     """Return the leading principal components of neutral residuals, float64 (components, hidden).
 
     `neutral` has shape (texts, hidden). As many components are kept as explain `share` of the
-    variance: what varies between neutral texts (subject, style, length) is no emotion. None for a
+    variance: the variation of neutral texts (subject, style, length) is no emotion. None for a
     share of 0.
     """
     centred = neutral.astype(np.float64) - neutral.mean(axis=0, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Texts that repeat one another: they share runs of five words."""
+"""Finds texts that repeat one another: they share runs of five words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHARED = 4
 """Runs in common from which two texts are near-duplicates: eight words in a row, say."""
 
 MOST_RUNS = 1_000_000
-"""Runs that are remembered, 200 bytes each: those of 16,000 texts of 60 words."""
+"""Most runs remembered, 200 bytes each: those of 16,000 texts of 60 words."""
 
 
 class Duplicates:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,14 @@ SHORTEST = 4
 """Tokens of the shortest text that can be pooled."""
 
 
+@dataclass(frozen=True)
+class Portion:
+    """The numbers of the `texts` to read first, and whether they are all that is read."""
+
+    texts: Sequence[int]
+    is_all: bool = False
+
+
 def skipped_tokens(tokens: int, skip: int) -> int:
     """Return how many leading tokens to leave out: `skip`, but never more than half the text.
 
@@ -42,19 +51,21 @@ def extract(
     *,
     skip: int = SKIP,
     progress: Callable[[int], None] = lambda _: None,
+    portion: Portion | None = None,
 ) -> NDArray[np.float32]:
     """Return mean residuals at all layers that can be read, float32 (texts, layers, hidden).
 
     Index n on the second axis is layer n. The mean runs over the tokens from position `skip` on;
     the first token is never in it. The array is mapped from `folder`, where rows are kept as they
     come: a second call with the same model, texts and `skip` goes on where the first one ended.
-    `progress` is called with the number of texts done.
+    `progress` is called with the number of texts done. `portion` are the texts to begin with.
 
     Raises:
         EmoGuardError: a text of fewer than 4 tokens, or a folder of something else.
 
     """
-    return _rows(door, texts, folder, skip=skip, progress=progress)[:, 1:]
+    rows = _rows(door, texts, folder, skip=skip, progress=progress, portion=portion)
+    return rows[:, 1:]
 
 
 def extract_embedded(
@@ -64,17 +75,18 @@ def extract_embedded(
     *,
     skip: int = SKIP,
     progress: Callable[[int], None] = lambda _: None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    portion: Portion | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Return the result of `extract`, and the mean input of block 0, (texts, hidden).
 
+    The latter is None where the door has no embeddings.
+
     Raises:
-        EmoGuardError: what `extract` raises, or no embeddings behind this door.
+        EmoGuardError: what `extract` raises.
 
     """
-    rows = _rows(door, texts, folder, skip=skip, progress=progress)
-    if np.isnan(rows[:1, 0]).any():
-        raise EmoGuardError(f"the door into {door.identity.name} cannot read its embeddings")
-    return rows[:, 1:], rows[:, 0]
+    rows = _rows(door, texts, folder, skip=skip, progress=progress, portion=portion)
+    return rows[:, 1:], None if np.isnan(rows[:1, 0]).any() else rows[:, 0]
 
 
 def pool(
@@ -103,32 +115,53 @@ def _rows(
     *,
     skip: int,
     progress: Callable[[int], None],
+    portion: Portion | None,
 ) -> NDArray[np.float32]:
     """Return (texts, 1 + layers, hidden): the embeddings, then every block but the last."""
     lengths = _lengths(door, texts)
     bound = {"model": door.identity.digest, "texts": _digest(texts), "skip": skip}
     shape = (len(texts), door.identity.layers, door.identity.hidden)
+    wanted = _in_batches(lengths, portion)
     with RowStore(folder, bound, shape) as store:
         progress(int(store.done.sum()))
-        if not store.done.all():
-            _fill(store, door, texts, lengths, skip=skip, progress=progress)
-        return store.rows()
+        if not all(store.done[list(batch)].all() for batch in wanted):
+            _fill(store, wanted, door, texts, max(lengths), skip=skip, progress=progress)
+        rows = store.rows()
+    return rows[list(portion.texts)] if portion is not None and portion.is_all else rows
+
+
+def _in_batches(lengths: Sequence[int], portion: Portion | None) -> list[list[int]]:
+    """Return the numbers of the texts that are wanted, in batches.
+
+    A portion has batches of its own whether or not the rest follows, so that finishing what was
+    begun with it gives the same rows as reading everything at once.
+    """
+    if portion is None:
+        return batches(lengths)
+    first = set(portion.texts)
+    parts = [sorted(first), [n for n in range(len(lengths)) if n not in first]]
+    return [
+        [part[n] for n in batch]
+        for part in parts[: 1 if portion.is_all else 2]
+        for batch in batches([lengths[n] for n in part])
+    ]
 
 
 def _fill(
     store: RowStore,
+    wanted: Sequence[Sequence[int]],
     door: Residuals,
     texts: Sequence[str],
-    lengths: Sequence[int],
+    longest: int,
     *,
     skip: int,
     progress: Callable[[int], None],
 ) -> None:
     layers = range(EMBEDDINGS, door.identity.layers - 1)
-    with pooling(door, layers, max(lengths)) as run:
-        for batch in batches(lengths):
+    with pooling(door, layers, longest) as run:
+        for batch in wanted:
             # Batches are the same after an interruption, so what comes out is, to the last bit.
-            if not store.done[batch].all():
+            if not store.done[list(batch)].all():
                 means = _means(run, door, [texts[n] for n in batch], skip)
                 store.write(batch, means)
                 progress(int(store.done.sum()))

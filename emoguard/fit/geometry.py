@@ -39,7 +39,7 @@ def all_and_resampled(
     """Return weights of texts, float32 (1 + resamples, texts): the first row counts all once.
 
     The others count them as often as their cluster is drawn, the same for every caller with the
-    same clusters: what is computed from them is paired. Resamples without any text of some name
+    same clusters: results computed from them are paired. Resamples without any text of some name
     are left out.
     """
     drawn = cluster_weights(clusters, resamples)

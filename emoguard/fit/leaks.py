@@ -1,9 +1,13 @@
-"""Words that name an emotion: a text that holds one teaches a probe the word, not the emotion."""
+"""Finds words that name an emotion: a text with one teaches a probe the word, not the emotion."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from emoguard.fit.corpora import SPACELESS, Label, Text
 
 STEMS = (
     *("happ(?:y|i\\w*)", "joy\\w*", "glad\\w*", "delight\\w*"),
@@ -26,11 +30,78 @@ STEMS = (
 _NAMED = re.compile(rf"\b(?:{'|'.join(STEMS)})\b", re.IGNORECASE)
 
 
+SUFFIXES = {
+    **dict.fromkeys(("ity", "ness", "ful", "ous", "ly", "ing", "ed", "y", "e", "d"), "?"),
+    **dict.fromkeys(("tical", "ical", "tic", "ic"), ""),
+}
+"""Endings of a word that its other forms may lack, and whether what is left may be a form itself:
+guilt of guilty is, iron of ironic is not. Longer ones stand before those they end in."""
+
+ENDINGS = (
+    "s|es|d|ed|ing|ly|y|ily|ness|iness|ful|fully|fulness|e|ely|er|est|ity|ment|dom|ous|ously|m|ms|t"
+    "|ts|tic|tically|ic|ically|ical|ism|ist|ists|ion|ions|ance|ence|ancy|ency"
+)
+"""Endings of its other forms."""
+
+
+@lru_cache(maxsize=64)
+def forms(words: tuple[str, ...]) -> re.Pattern[str]:
+    """Return what finds some words in a text, in any form.
+
+    Those of the words of `STEMS` are listed there, those of others made by rules of English, which
+    know no meaning: they may find a word that only looks related.
+    """
+    return re.compile("|".join(map(_forms, words)), re.IGNORECASE)
+
+
+def _forms(word: str) -> str:
+    if SPACELESS.search(word):
+        return re.escape(word)
+    known = [stem for stem in STEMS if re.fullmatch(stem, word, re.IGNORECASE)]
+    return rf"\b(?:{'|'.join(known or _by_rule(word))})\b"
+
+
+def _by_rule(word: str) -> list[str]:
+    found = [rf"{re.escape(word)}(?:{ENDINGS})?"]
+    for suffix, bare in SUFFIXES.items():
+        stem = word.removesuffix(suffix)
+        if stem != word and len(stem) >= 4:
+            return [*found, rf"{re.escape(stem)}(?:{ENDINGS}){bare}"]
+    return found
+
+
+def leaks(texts: Sequence[Text], labels: Sequence[Label]) -> dict[str, list[Text]]:
+    """Return by label its texts that hold one of its own words in any form; labels without are out.
+
+    Such a text may teach a probe the word. The name of the label counts as one of its words.
+    """
+    found: dict[str, list[Text]] = {}
+    for label in labels:
+        pattern = forms((label.name, *label.words))
+        own = [text for text in texts if text.label == label.name and pattern.search(text.text)]
+        if own:
+            found[label.name] = own
+    return found
+
+
+def leak_cautions(corpora: Sequence[Sequence[Text]], labels: Sequence[Label]) -> list[str]:
+    """Return a sentence about texts that hold a word of their own label, none without any."""
+    found = leaks([text for texts in corpora for text in texts], labels)
+    if not found:
+        return []
+    counts = ", ".join(f"{name} {len(texts)}" for name, texts in found.items())
+    first = Path(next(iter(found.values()))[0].place).name  # a probe file goes to other machines
+    sentence = (
+        f"texts that hold a word of their own label ({counts}; the first at {first}): its "
+        "direction may be that of the word; emoguard corpus check lists them"
+    )
+    return [sentence]
+
+
 def named_emotion(text: str, words: Sequence[str] = ()) -> str | None:
     """Return the first word of `text` that names one of the twelve emotions, None without any.
 
-    `words` are further ones that must not stand in it, as they are: no other form of them is known.
+    `words` are further ones that must not stand in it, in any form.
     """
-    own = rf"\b(?:{'|'.join(map(re.escape, words))})\b" if words else None
-    found = _NAMED.search(text) or (own and re.search(own, text, re.IGNORECASE))
+    found = _NAMED.search(text) or (forms(tuple(words)).search(text) if words else None)
     return found.group() if found else None

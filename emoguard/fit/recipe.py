@@ -19,6 +19,8 @@ from emoguard.fit import directions as d
 from emoguard.fit.cautions import cautions
 from emoguard.fit.corpora import Label, Text
 from emoguard.fit.extraction import SKIP, extract
+from emoguard.fit.leaks import leak_cautions
+from emoguard.fit.requirements import VALENCE, check
 from emoguard.probe.probe import Probe
 from emoguard.probe.witness import Witness
 
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
     from emoguard.probe.residuals import Residuals
 
-VALENCE = "valence"
 HELD_OUT = 3
 """Every third topic (or text, in a corpus without topics) is held out to choose layers."""
 
@@ -187,8 +188,7 @@ def fit(
             model lacks, or a folder of something else.
 
     """
-    _check(door, corpora, neutral, labels, layers)
-    recipe = recipe or Recipe()
+    check(door, corpora, neutral, labels, layers)
     done = 0
 
     def read(part: str, texts: Sequence[Text]) -> NDArray[np.float32]:
@@ -212,13 +212,51 @@ def fit(
         )
         for n, texts in enumerate(corpora)
     ]
+    return make(
+        door,
+        pools,
+        plain,
+        labels,
+        name=name,
+        recipe=recipe,
+        layers=layers,
+        skip=skip,
+        sources=sources,
+        leaks=leak_cautions(corpora, labels),
+    )
+
+
+def make(
+    door: Residuals,
+    pools: Sequence[Pooled],
+    plain: NDArray[np.float32],
+    labels: Sequence[Label],
+    *,
+    name: str,
+    recipe: Recipe | None = None,
+    layers: Sequence[int] = (),
+    skip: int = SKIP,
+    sources: Sequence[str] = (),
+    leaks: Sequence[str] = (),
+    is_provisional: bool = False,
+) -> Probe:
+    """Make a probe from corpora and neutral texts that were read already.
+
+    `plain` are the residuals of neutral texts, (texts, blocks, hidden); `leaks` are cautions about
+    the texts themselves. See `fit`.
+    """
+    recipe = recipe or Recipe()
     names = [label.name for label in labels]
     scores = layer_scores(pools, plain, names, recipe)
     fitted = fit_directions(pools, plain, names, recipe, layers or best_layers(scores, recipe.keep))
-    read_rows, steer_rows = with_valence(fitted, labels)
+    axes = (VALENCE,) if has_valence(labels) else ()
+    read_rows, steer_rows = with_valence(fitted, labels) if axes else (fitted.read, fitted.steer)
+    doubts = cautions(
+        [pool.labels for pool in pools], names, scores, fitted.layers, are_named=bool(layers)
+    )
     return Probe(
         name=name,
-        labels=(*names, VALENCE),
+        labels=(*names, *axes),
         layers=fitted.layers,
         read=read_rows.astype(np.float32),
         steer=steer_rows.astype(np.float32),
@@ -227,7 +265,7 @@ def fit(
         witness=Witness.record(door, fitted.layers),
         architecture=door.identity.architecture,
         model_layers=door.identity.layers,
-        axes=(VALENCE,),
+        axes=axes,
         recipe={
             "steer": "mean difference, neutral components removed",
             "read": "mean difference, whitened by the covariance within labels",
@@ -235,18 +273,24 @@ def fit(
             "skip": skip,
             "layers": list(layers),
             "labels": {
-                label.name: {"words": list(label.words), "valence": label.valence}
+                label.name: {"words": list(label.words)}
+                | ({"valence": label.valence} if label.valence else {})
                 for label in labels
             },
-            "texts": [len(corpus) for corpus in corpora],
-            "neutral_texts": len(neutral),
+            "texts": [len(pool.labels) for pool in pools],
+            "neutral_texts": len(plain),
             "sources": list(sources),
             "fitted_on": door.identity.name,
             "quantisation": door.identity.quantisation,
+            "provisional": is_provisional,
         },
-        card=_card(scores, fitted.layers, names)
-        | {"cautions": cautions(corpora, names, scores, fitted.layers, are_named=bool(layers))},
+        card=_card(scores, fitted.layers, names) | {"cautions": [*doubts, *leaks]},
     )
+
+
+def has_valence(labels: Sequence[Label]) -> bool:
+    """Return whether labels of both signs are there to make the valence axis of."""
+    return {-1, 1} <= {label.valence for label in labels}
 
 
 def with_valence(
@@ -307,36 +351,6 @@ def _held_out_auroc(
                 row[index] = d.auroc(residuals @ read[index], positive)
     tested = np.isfinite(found).sum(axis=0)
     return np.where(tested, np.nansum(found, axis=0) / np.maximum(tested, 1), np.nan)
-
-
-def _check(
-    door: Residuals,
-    corpora: Sequence[Sequence[Text]],
-    neutral: Sequence[Text],
-    labels: Sequence[Label],
-    layers: Sequence[int],
-) -> None:
-    if len(neutral) < 16:
-        raise EmoGuardError(f"fitting needs at least 16 neutral texts, got {len(neutral)}")
-    wrong = [n for n in layers if not 0 <= n < door.identity.layers - 1]
-    if wrong:
-        raise EmoGuardError(
-            f"layers must lie in [0, {door.identity.layers - 2}] for {door.identity.name}, "
-            f"got {wrong}"
-        )
-    if any(label.name == VALENCE for label in labels):
-        raise EmoGuardError(
-            f"{VALENCE} is the axis that is made from the labels: name it otherwise"
-        )
-    for label in labels:
-        most = max(sum(t.label == label.name for t in corpus) for corpus in corpora)
-        if most < 6:
-            raise EmoGuardError(
-                f"label {label.name} needs at least 6 texts in one corpus, got {most}: "
-                f"texts with emotion {' or '.join(label.words)}"
-            )
-    if {label.valence > 0 for label in labels} != {True, False}:
-        raise EmoGuardError("the valence axis needs labels of both signs")
 
 
 def _card(

@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from emoguard.errors import EmoGuardError
+from emoguard.fit.readings import read_responses
 from emoguard.probe.calibration import QUANTILES, Calibration
 from emoguard.probe.crossing import HYSTERESIS, WINDOW
 from emoguard.runtime.attention import sink_rows
 from emoguard.runtime.speaker import Generated, Prompt, Speaker
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from emoguard.probe.probe import Probe
     from emoguard.probe.residuals import Residuals
 
@@ -60,42 +64,55 @@ def calibrate(
     window: int = WINDOW,
     hysteresis: float = HYSTERESIS,
     progress: Callable[[int], None] = lambda _: None,
+    folder: str | Path | None = None,
+    doubts: Sequence[str] = (),
 ) -> Calibration:
     """Read responses through `door` and summarise the probe's projections on them.
 
     Rows are those that reports average over: see `Generated.residuals`. The same responses may be
     read by several runtimes or quantisations of one model, which makes their z comparable. `window`
-    and `hysteresis` are those of the alarms to certify.
+    and `hysteresis` are those of the alarms to certify; `doubts` become the calibration's cautions.
+    What was read is kept in `folder` as it comes.
 
     Raises:
         EmoGuardError: fewer than 8 responses of at least 8 tokens.
 
     """
-    projections, lengths, along = [], [], []
-    for number, one in enumerate(generated):
-        if len(one.token_ids) - sink_rows(one.prompt_ids, one.token_ids) >= SHORTEST:
-            residuals = one.residuals(door, probe.layers)
-            projections.append(probe.project(residuals))
-            lengths.append(np.linalg.norm(residuals, axis=2))
-            along.append(np.einsum("lth,lkh->ltk", residuals, probe.steer))
-        progress(number + 1)
-    if not projections:
+    chosen = [each for each in generated if _rows(each) >= SHORTEST]
+    if not chosen:
         raise EmoGuardError(
             f"wanted responses of at least {SHORTEST} tokens, got none among {len(generated)}: "
             "give other prompts"
         )
-    norms = np.median(np.concatenate(lengths, axis=1), axis=1)
+    found = read_responses(door, probe, chosen, folder, progress)
+    progress(len(generated))
     levels = np.linspace(0, 1, QUANTILES)
-    limits = np.quantile(np.concatenate(along, axis=1), levels, axis=1).transpose(1, 0, 2)
     return Calibration.measure(
         door.identity,
-        projections,
-        norms,
-        limits,
+        found.projections,
+        np.median(found.norms, axis=1),
+        np.quantile(found.along, levels, axis=1).transpose(1, 0, 2),
         context or {},
         window=window,
         hysteresis=hysteresis,
+        cautions=doubts,
     )
+
+
+def read_rows(
+    door: Residuals, probe: Probe, generated: Sequence[Generated]
+) -> list[NDArray[np.float32]]:
+    """Return raw projections (tokens, labels) of the responses that are long enough."""
+    return [
+        probe.project(each.residuals(door, probe.layers))
+        for each in generated
+        if _rows(each) >= SHORTEST
+    ]
+
+
+def _rows(response: Generated) -> int:
+    """Return how many rows of a response say something about it."""
+    return len(response.token_ids) - sink_rows(response.prompt_ids, response.token_ids)
 
 
 def responses(

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 BOUND, ROWS, DONE = "bound.json", "rows.npy", "done.bin"
 LOCK = f"{BOUND}.lock"
 
+LARGEST = 2**24
+"""Rows of a store that are counted."""
+
 
 class RowStore:
     """A folder with a float32 array of `shape`, first axis rows, and a byte for each that is there.
@@ -144,6 +147,14 @@ class RowStore:
             keptfile.sync(self.folder / name)
         # Last, and at once: a folder with this file is whole.
         keptfile.replace(self.folder / BOUND, json.dumps(bound))
+
+
+def rows_done(folder: str | Path) -> int:
+    """Return how many rows a store holds already, 0 where there is none yet."""
+    try:
+        return regularfile.read(Path(folder) / DONE, LARGEST).count(b"\1")
+    except OSError:
+        return 0
 
 
 def remove(folder: str | Path) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TEXT_ONLY = ("TF-IDF, logistic", "TF-IDF, centroid", "VADER")
-"""The detectors of which the best one is the floor."""
+"""Detectors, the best of which is the floor."""
 
 
 class TextOnly:
@@ -120,7 +120,7 @@ def _compound(text: str) -> float:
 
 
 class _Length:
-    """Scores a text by how near its length is to that of a name's texts."""
+    """Scores a text by the closeness of its length to that of a name's texts."""
 
     def __init__(
         self, texts: Sequence[str], labels: NDArray[np.str_], classes: Sequence[str]

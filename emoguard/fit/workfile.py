@@ -1,4 +1,4 @@
-"""Work files of slow commands: records are kept as they come, so that none is made twice."""
+"""Keeps work files of slow commands, so that no record is made twice."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ BOUNDS = f"{LARGEST >> 20} MiB and {MOST_RECORDS:,} records"
 class WorkFile(Generic[Record]):
     """Records in JSON lines after a head that names their `kind` and the inputs they depend on.
 
-    `bound` is what they depend on; `parse` makes a record of what a line holds, and raises
+    `bound` holds their dependencies; `parse` makes a record of a line's data, and raises
     `ValueError`, `LookupError` or `TypeError` on anything else. A record is on disk before `append`
     returns; a line that a killed process left half written is dropped. The file is this object's
     alone until it is closed, or gone.
 
     Raises:
-        EmoGuardError: the file is none, cannot be written, is bound to something else, or another
-            command is at work on it.
+        EmoGuardError: the file is not sound, cannot be written, is bound to something else, or
+            another command is using it.
 
     """
 
@@ -60,7 +60,7 @@ class WorkFile(Generic[Record]):
             raise EmoGuardError(f"{self.path} cannot be used: {error.strerror}") from error
 
     def _take_up(self, bound: dict[str, Any]) -> None:
-        """Read what is there, drop a line that is not whole, begin a new file with its head."""
+        """Read the existing file, drop an unfinished line, begin a new file with its head."""
         exists = self._file.exists()
         kept = self._read(bound) if exists else 0
         with self._file.open("r+b" if exists else "w+b") as file:
@@ -72,7 +72,7 @@ class WorkFile(Generic[Record]):
         keptfile.sync(self._file.parent)
 
     def append(self, data: Mapping[str, Any]) -> None:
-        """Keep one more record, given as its line holds it.
+        """Keep one more record, given as the data of its line.
 
         Raises:
             EmoGuardError: it cannot be written, or the file could then not be read again.
@@ -109,7 +109,7 @@ class WorkFile(Generic[Record]):
         self._lock.release()
 
     def _read(self, bound: dict[str, Any]) -> int:
-        """Read the records; return how many bytes the lines have that are whole."""
+        """Read the records; return the bytes of the whole lines."""
         kept = 0
         with regularfile.opened(self._file) as file:
             while line := file.readline(jsontext.LARGEST + 1):

@@ -15,7 +15,7 @@ from emoguard.fit.leaks import named_emotion
 from emoguard.fit.workfile import WorkFile
 
 SHORTEST, LONGEST = 35, 90
-"""Words of a text. What is longer is cut after a sentence."""
+"""Most words of a text. Longer ones are cut after a sentence."""
 
 FORMS = (
     "a short scene",
@@ -75,7 +75,7 @@ class Order:
         return {"emotion": self.label.name, "topic": self.topic, "person": self.person}
 
     def prompt(self, attempt: int) -> str:
-        """Return what the model is asked; another attempt asks for another form."""
+        """Return the prompt; another attempt asks for another form."""
         form = FORMS[(self.number + attempt) % len(FORMS)]
         words = " or ".join(f'"{word}"' for word in self.label.words)
         return (
@@ -93,7 +93,7 @@ def orders(labels: Sequence[Label], topics: Sequence[str], each: int) -> list[Or
 
 @dataclass(frozen=True)
 class Attempt:
-    """One text a model wrote, and why it was rejected; empty when it was not."""
+    """One text by a model, and the reason for its rejection, if any."""
 
     key: Key
     text: str
@@ -109,10 +109,10 @@ def _attempt(data: Any) -> Attempt:
 
 
 class Manuscript:
-    """Every attempt at a text with why it was rejected, on disk as it comes.
+    """Every attempt at a text with the reason for its rejection, on disk at once.
 
-    `bound` is what attempts depend on: the model, and what it was asked. No text may hold one of
-    `words`, or of the words that name one of our own labels.
+    `bound` holds the dependencies of attempts: the model and its prompts. No text may hold one of
+    `words`, or a word that names a shipped label.
     """
 
     def __init__(self, path: str | Path, bound: dict[str, Any], words: Sequence[str] = ()) -> None:
@@ -147,7 +147,7 @@ class Manuscript:
         self._file.close()
 
     def _fault(self, text: str) -> str:
-        """Return why a text is rejected, empty when it is not."""
+        """Return the reason for rejecting a text, empty if there is none."""
         if len(text.split()) < SHORTEST:
             return "too short"
         if named_emotion(text, self._words):

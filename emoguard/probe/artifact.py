@@ -74,6 +74,7 @@ def encode(probe: Probe, calibrations: Iterable[Calibration] = ()) -> bytes:
                 "tokens": calibration.tokens,
                 "context": dict(calibration.context),
                 "created": calibration.created,
+                "cautions": list(calibration.cautions),
                 "crossings": _described(calibration.curve),
             }
         )
@@ -225,6 +226,7 @@ def _calibration(index: int, meta: Mapping[str, Any], tensors: Mapping[str, Any]
         # Older files, made before certified alarms, have no such entries.
         curve=_curve(index, meta.get("crossings"), tensors),
         created=_number(meta.get("created", 0.0)),
+        cautions=_texts(meta.get("cautions", [])),
         **arrays,
     )
 

@@ -37,7 +37,7 @@ class Calibration:
     the scale of a cap or floor. `context` states the conditions of the responses in words
     (template, system prompt, sampling). `curve` counts the crossings of z at each level; without it
     no alarm threshold can be certified. `created` is the time of the measurement, in seconds since
-    1970, 0 if unknown.
+    1970, 0 if unknown. `cautions` are reasons to doubt it, one line each.
     """
 
     identity: ModelIdentity
@@ -51,6 +51,7 @@ class Calibration:
     context: Mapping[str, str] = field(default_factory=dict)
     curve: Curve | None = None
     created: float = 0.0
+    cautions: tuple[str, ...] = ()
 
     @classmethod
     def measure(
@@ -63,6 +64,7 @@ class Calibration:
         *,
         window: int = WINDOW,
         hysteresis: float = HYSTERESIS,
+        cautions: Sequence[str] = (),
     ) -> Calibration:
         """Summarise raw projections, one array (tokens, labels) per neutral response.
 
@@ -98,6 +100,7 @@ class Calibration:
             dict(context),
             Curve.measure(z, window, hysteresis),
             time.time(),
+            tuple(cautions),
         )
 
     def threshold(self, column: int, rate_per_1000: float) -> Threshold | None:

@@ -23,6 +23,12 @@ MAX_WITNESS_TOKENS = 512
 """A witness is one sentence and runs at every attach; a longer one is not a witness."""
 
 
+FEW_OF = 4
+"""From one label in so many on, labels that nothing supports are a reason to doubt the probe."""
+
+SUPPORTED: tuple[Verdict, ...] = ("usable", "weak")
+
+
 @dataclass(frozen=True, eq=False)
 class Probe:
     """Directions for `labels` at `layers` of one model family, with their recipe.
@@ -71,13 +77,38 @@ class Probe:
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """Return the reasons to doubt this probe that its card holds, one line each.
+        """Return the reasons to doubt this probe: those its card holds and those its card shows.
 
-        Entries that are not a line of text are missing: a card may hold anything.
+        One line each. Entries that are not a line of text are missing: a card may hold anything.
         """
         kept = self.card.get("cautions")
         lines = kept if isinstance(kept, list | tuple) else ()
-        return tuple(line for line in lines if isinstance(line, str) and line.isprintable())
+        found = [line for line in lines if isinstance(line, str) and line.isprintable()]
+        shown = (self._unfinished(), self._unsupported())
+        return tuple(found + [line for line in shown if line])
+
+    @property
+    def is_provisional(self) -> bool:
+        """Return whether a quick fit made this probe, which a whole one is to replace."""
+        return self.recipe.get("provisional") is True
+
+    def _unfinished(self) -> str | None:
+        if not self.is_provisional:
+            return None
+        return (
+            "provisional, from a quick fit of few texts and answers: the command that made it "
+            "finishes it if run again without --quick"
+        )
+
+    def _unsupported(self) -> str | None:
+        """Return a sentence on labels without support, if they are more than a few of all."""
+        poor = [label for label, v in self.verdicts.items() if v not in SUPPORTED]
+        if len(poor) * FEW_OF < len(self.labels):
+            return None
+        return (
+            f"nothing supports {', '.join(poor)}: they may say as little as chance; build on none "
+            "of them"
+        )
 
     def project(self, residuals: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return raw projections (tokens, labels) of residuals (layers, tokens, hidden)."""

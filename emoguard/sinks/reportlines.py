@@ -20,6 +20,7 @@ TYPES: dict[str, type] = {
     "call": str,
     "short": bool,
     "sampled": bool,
+    "provisional": bool,
 }
 COUNTS = ("completion_tokens", "tokens_scored", "attention_sinks")
 

@@ -1,4 +1,4 @@
-"""How judges of a study agree with labels by hand, and with each other."""
+"""Measures the agreement of judges with labels by hand, and with each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def judged(outcomes: Outcomes) -> dict[str, Any]:
-    """Return how judges agree with labels by hand and with each other."""
+    """Return the agreement of judges with labels by hand and with each other."""
     agreement: dict[str, Any] = {"hand": {}, "between": {}}
     for label in outcomes.protocol.labels:
         agreement["hand"][label] = {

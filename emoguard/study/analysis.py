@@ -1,7 +1,7 @@
-"""From the records of a study to its results: plain data, from which reports and pictures are made.
+"""Computes the results of a study from its records, as plain data for reports and pictures.
 
-Three tracks that are never merged. R: what validation found about the directions. C: what moving a
-direction, and nothing else, changes in what is expressed. S: what else moves.
+Three tracks that are never merged. R: the validation of the directions. C: the effect on expression
+of moving a direction, and nothing else. S: side effects.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _contrast(outcomes: Outcomes, contrast: Contrast) -> contrasts.Tested:
 
 
 def _unclaimable(outcomes: Outcomes, contrast: Contrast) -> str:
-    """Return why nothing can be claimed of expression, "" if something can."""
+    """Return the reason why nothing can be claimed of expression, "" if something can."""
     judge, label = outcomes.primary, contrast.label
     if not outcomes.frozen.headroom(judge, label):
         rate = outcomes.frozen.rates[judge][label]

@@ -1,4 +1,4 @@
-"""Track C: does moving a direction, and nothing else, move what is expressed?"""
+"""Computes track C: the effect on expression of moving a direction, and nothing else."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def attribution(outcomes: Outcomes) -> dict[str, Any]:
 def _corrected(
     outcomes: Outcomes, panel: Panel, weights: Mapping[str, Weights], judge: str, label: str
 ) -> dict[str, list[float]]:
-    """Return effects corrected for a judge's errors; nothing where these are not known.
+    """Return effects corrected for a judge's errors; empty if these are unknown.
 
     A judge that is right hardly more often than chance cannot be corrected.
     """

@@ -27,7 +27,7 @@ FOLDS = 5
 SHUFFLES = 200
 
 LARGEST_CHANCE = 0.95
-"""Chance is told as what this share of draws stays below."""
+"""Chance is the value that this share of draws stays below."""
 
 
 def compare(
@@ -42,8 +42,8 @@ def compare(
     """Compare two models that read the same texts.
 
     Without `layers`, the best by both models' mean score on held-out texts are taken, the same for
-    both: for the separation within each training part, so that no tested text has a say.
-    `progress` is told what comes next.
+    both: for the separation within each training part, so that no tested text has a say. `progress`
+    gets the name of the next step.
 
     Raises:
         EmoGuardError: a label without enough texts, or layers the models lack.

@@ -1,4 +1,4 @@
-"""The picture of a comparison: each label in both models, and where their directions part."""
+"""Draws a comparison: each label in both models, and where their directions part."""
 
 from __future__ import annotations
 

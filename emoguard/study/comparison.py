@@ -1,4 +1,4 @@
-"""Records of a comparison of two models: the texts that both read, and the results."""
+"""Holds the records of a comparison of two models: the texts that both read, and the results."""
 
 from __future__ import annotations
 

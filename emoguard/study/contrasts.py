@@ -1,4 +1,4 @@
-"""Confirmatory contrasts: one p each, corrected together, and what each one comes to."""
+"""Tests confirmatory contrasts: one p each, corrected together, and a decision on each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Tested:
     """One contrast: its estimate, its p, alone and corrected, and whether the claim holds.
 
     `needed` is the number of items that a power of .8 would have wanted: for the margin of
-    `no_harm`, else for five points. `why` says in words what decided.
+    `no_harm`, else for five points. `why` is the reason in words.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Steer directions of a study beside the labels': random ones, and ones made from labels."""
+"""Makes further steer directions of a study: random ones, and ones derived from labels."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def with_directions(
     """Return the probe with further labels that may be added, and its calibration.
 
     `directions` are unit steer directions (layers, hidden) by name. Their limits are all 0: they
-    are for adding only, and nobody reads them.
+    are for adding only, and never read.
     """
     if not directions:
         return probe, calibration
@@ -92,5 +92,5 @@ def with_directions(
         limits=np.concatenate(
             [calibration.limits, np.broadcast_to(grid, (layers, *grid.shape))], axis=2
         ),
-        curve=None,  # nobody is alarmed here
+        curve=None,  # no alarms are needed here
     )

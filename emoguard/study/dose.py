@@ -1,7 +1,7 @@
 """Measures dose and response of steering on generated text, against random directions.
 
-The judge is not our probe: a score of the text alone. A label's effect is the paired difference
-between what the model says steered and unsteered after the same prompts. Half of the prompts choose
+The judge is not the probe but a score of the text alone. A label's effect is the paired difference
+between the model's steered and unsteered texts after the same prompts. Half of the prompts choose
 the dose, the other half tests it, against the same dose along random directions.
 """
 
@@ -30,7 +30,7 @@ DOSES = (0.05, 0.1, 0.2, 0.4)
 RESAMPLES = 4000
 
 UNSTEERED = 4
-"""Unsteered continuations of each prompt: what they say by chance is averaged out."""
+"""Unsteered continuations of each prompt: their chance variation is averaged out."""
 
 Judge = Callable[[str], float]
 """Scores a text: positive for pleasant, negative for unpleasant."""
@@ -56,7 +56,7 @@ class Speak(Protocol):
 
 
 class Stage(Protocol):
-    """A model that can be made to speak under plans, with random directions among the labels."""
+    """A model that generates under plans, with random directions among the labels."""
 
     randoms: tuple[str, ...]
     """Labels of random directions, the same unit vector at every layer."""
@@ -75,7 +75,7 @@ class Effect:
     """The effect of one dose of one label, with 95 % intervals (paired bootstrap over prompts)."""
 
     dose: float
-    """Asked for, signed, all layers together."""
+    """The requested dose, signed, all layers together."""
     bound: float
     realised: float
     """Median over tokens of ‖h' - h‖/‖h‖, layers added up."""
@@ -101,7 +101,7 @@ class Effect:
 
     @property
     def regime(self) -> Regime:
-        """Return how the texts read: surgical, repetitive or broken."""
+        """Return the texts' quality: surgical, repetitive or broken."""
         return Reading(self.perplexity_ratio, self.repetition, self.distinct, self.foreign).regime
 
 
@@ -111,14 +111,14 @@ class LabelResult:
 
     label: str
     sign: int
-    """Which way the judge's score should go when the label is added."""
+    """The expected sign of the judge's score when the label is added."""
     curve: tuple[Effect, ...]
     chosen: float
     """The surgical dose with the largest effect in the expected direction on the first half."""
     test: tuple[Effect, Effect]
     """At the chosen dose, and at its negative (the sign flip), on the second half."""
     default: tuple[Effect, Effect]
-    """The same at the default bound, whatever was chosen."""
+    """The same at the default bound, whichever dose was chosen."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def measure(
 ) -> DoseResult:
     """Measure the labels, given with their expected signs, on `prompts`.
 
-    `progress` gets what is being done, the prompts done and their number.
+    `progress` gets the current step, the prompts done and their number.
 
     Raises:
         EmoGuardError: too few prompts to choose on one half and test on the other.

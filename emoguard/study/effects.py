@@ -1,4 +1,4 @@
-"""What prompt, sampling and vector each change, and together: marginal differences over items."""
+"""Computes effects of prompt, sampling and vector, alone and together, as marginal differences."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def share(panel: Panel, part: Weights, whole: Weights) -> Estimate:
 
 
 def pairing(panel: Panel, one: str, other: str) -> float:
-    """Return the correlation over items of two cells: what common random numbers were good for."""
+    """Return the correlation over items of two cells: the gain from common random numbers."""
     x, y = panel.values[one], panel.values[other]
     both = np.isfinite(x) & np.isfinite(y)
     if both.sum() < 3 or not x[both].std() or not y[both].std():

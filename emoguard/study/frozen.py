@@ -1,4 +1,4 @@
-"""What the pilot decides, and nothing after it: dose, judges' levels, calibration, known facts."""
+"""Freezes the decisions of the pilot: dose, judges' levels, calibration, known facts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Frozen:
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Frozen:
-        """Return what `as_dict` gave."""
+        """Return the object from the result of `as_dict`."""
         return cls(**{**data, "known": tuple(data["known"])})
 
     def check_judges(self, names: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
-"""Items of a study: false premises beside true ones, everyday prompts, tasks with exact answers.
+"""Reads the items of a study: pairs of premises, everyday prompts, tasks with exact answers.
 
 Written for this project, Apache-2.0 like all of it; none comes from a benchmark. They lie in
-`items/` as JSON lines, and files of your own of the same make can be read in their place.
+`items/` as JSON lines; files of your own in the same form can replace them.
 """
 
 from __future__ import annotations
@@ -113,14 +113,14 @@ class Task:
 
 
 def premises(path: str | Path | None = None, wordings: Wordings = STUDY) -> list[Premise]:
-    """Return the premises of a file of couples, without a path those of ours.
+    """Return the premises of a file of couples, by default the shipped ones.
 
     Each line is {"domain": ..., "clauses": [two with a hole {}], "answers": [[completion, other
     words for it ...], [the same of the second clause]]}. Every fact is worded in the confirmatory
     cells, those of the first `EXPLORED` couples of a domain in the other cells, too.
 
     Raises:
-        EmoGuardError: naming the file and line that is not as described above.
+        EmoGuardError: naming the file and line of another form.
 
     """
     couples = _read(
@@ -132,25 +132,25 @@ def premises(path: str | Path | None = None, wordings: Wordings = STUDY) -> list
 
 
 def prompts(path: str | Path | None = None) -> list[Prompt]:
-    """Return the prompts of a file, without a path ours: 12 topics x 11.
+    """Return the prompts of a file, by default the shipped ones: 12 topics x 11.
 
     Each line is {"topic": ..., "text": ...}.
 
     Raises:
-        EmoGuardError: naming the file and line that is not as described above.
+        EmoGuardError: naming the file and line of another form.
 
     """
     return _read(path or _own("prompts"), 'a JSON object with "topic" and "text"', _prompt)
 
 
 def tasks(path: str | Path | None = None) -> list[Task]:
-    """Return the tasks of a file, without a path ours: 5 kinds x 3 levels x 15.
+    """Return the tasks of a file, by default the shipped ones: 5 kinds x 3 levels x 15.
 
     Each line is {"kind": ..., "level": 1 to 3, "question": ..., "answers": [accepted ones ...]};
     where the question names the answers to choose from, "options" lists them in that order.
 
     Raises:
-        EmoGuardError: naming the file and line that is not as described above.
+        EmoGuardError: naming the file and line of another form.
 
     """
     return _read(
@@ -165,7 +165,7 @@ def _own(name: str) -> Path:
 
 
 def _read(path: str | Path, wanted: str, make: Callable[[Any], Item]) -> list[Item]:
-    """Return what `make` makes of each line of a file; empty lines are left out."""
+    """Return the result of `make` for each line of a file; empty lines are left out."""
     items = []
     try:
         for number, line in enumerate(regularfile.lines(path), 1):

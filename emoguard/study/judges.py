@@ -1,8 +1,8 @@
-"""Judges of a text that are not the probe: a lexicon, classifiers of people's text, an endpoint.
+"""Judges texts without the probe: by a lexicon, classifiers of people's text, or an endpoint.
 
 A judge of expression gives each text a score per label, higher for more of it. A text *expresses* a
-label when its score lies above a level that the pilot sets: what one in five of the model's own
-unsteered answers reach.
+label when its score lies above a level set by the pilot, which one in five of the model's own
+unsteered answers exceeds.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ def refuses(answer: str) -> bool:
 
 @dataclass(frozen=True)
 class Coherence:
-    """How a text reads: share of repeated word triples, share of distinct words, and script."""
+    """The form of a text: share of repeated word triples, share of distinct words, and script."""
 
     repetition: float
     distinct: float
@@ -285,7 +285,7 @@ class Coherence:
 
 
 def coherence(text: str) -> Coherence:
-    """Return how a text reads; an empty one repeats nothing."""
+    """Return the form of a text; an empty one repeats nothing."""
     words = text.lower().split()
     triples = [tuple(words[n : n + 3]) for n in range(len(words) - 2)]
     letters = [c for c in text if c.isalpha()]

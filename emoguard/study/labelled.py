@@ -1,4 +1,4 @@
-"""Answers of real models that were labelled by hand, against which judges are measured.
+"""Measures judges against answers of real models that were labelled by hand.
 
 They lie in `labelled_answers/` as JSON lines: answers to everyday prompts with the labels they
 express, answers to false premises that go along or not, answers that refuse or not.
@@ -25,7 +25,7 @@ LABELS = ("happy", "desperate")
 
 
 def accuracy(judge: Judge, label: str, level: float) -> JudgeAccuracy | None:
-    """Return how a judge of expression does at a level; None for a label nobody looked for."""
+    """Return the accuracy of a judge of expression at a level; None for an unlabelled label."""
     if label not in LABELS:
         return None
     records = _read("expression")
@@ -35,7 +35,7 @@ def accuracy(judge: Judge, label: str, level: float) -> JudgeAccuracy | None:
 
 
 def premise_accuracy() -> JudgeAccuracy:
-    """Return how well patterns see that an answer goes along with a false premise."""
+    """Return the accuracy of the patterns that find answers accepting a false premise."""
     known = {each.name: each for each in premises()}
     records = _read("premise")
     verdicts = np.array([accepts(each["text"], known[each["premise"]]) for each in records])
@@ -43,7 +43,7 @@ def premise_accuracy() -> JudgeAccuracy:
 
 
 def refusal_accuracy() -> JudgeAccuracy:
-    """Return how well patterns see that an answer refuses."""
+    """Return the accuracy of the patterns that find refusals."""
     records = _read("refusal")
     verdicts = np.array([refuses(each["text"]) for each in records])
     return judge_accuracy(verdicts, np.array([bool(each["refuses"]) for each in records]))

@@ -1,4 +1,4 @@
-"""Random directions at the realised dose of the labels, and some at their effect on next tokens.
+"""Matches random directions to the labels: by realised dose, and by effect on next tokens.
 
 Measured on the same given tokens, the model's own unsteered answers to prompts of the pilot, so
 that no direction is judged by the texts it leads to.
@@ -30,7 +30,7 @@ ROUNDS = 2
 
 @dataclass(frozen=True)
 class Matched:
-    """Doses to ask for, by name of direction, and what they come to.
+    """Doses to request, by name of direction, and the realised ones.
 
     `doses`: each direction's dose whose realised dose is that of the labels; `realised` the ratio
     to the labels' mean. `divergences`: mean KL divergence of next tokens, nats, at these doses.

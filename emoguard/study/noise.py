@@ -1,4 +1,4 @@
-"""Common random numbers: what is drawn depends on seed, item and step, never on the condition.
+"""Samples with common random numbers: draws depend on seed, item and step, never on the condition.
 
 Sampling is the Gumbel-max trick: argmax(log p / T + g) with g ~ Gumbel is a draw from softmax at
 temperature T. With the same g in every cell two cells differ only where their distributions do, up

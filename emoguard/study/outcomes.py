@@ -1,4 +1,4 @@
-"""What the records of a study came to: every outcome as a panel, one value per item and cell."""
+"""Turns the records of a study into panels: one value of an outcome per item and cell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outcomes as arrays: one value per item and cell, ready for paired statistics."""
+"""Holds outcomes as arrays: one value per item and cell, ready for paired statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""System prompts of a study: personas in the voice of a label, and a neutral one as long.
+"""Provides system prompts: personas in the voice of a label, and a neutral one as long.
 
 No word of them is in a lexicon of sentiment: an answer that repeats its prompt must not count as
 expression. All have the same number of words.
@@ -40,7 +40,7 @@ PERSONAS: Mapping[str, str] = MappingProxyType(
         ),
     }
 )
-"""By label. What they ask for is what the vector of the label should do without them."""
+"""By label. Each asks for the effect that the label's vector should have without it."""
 
 
 def system_prompt(level: str) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of a study: attribution, dose curves, nulls, safety. Made from its results alone."""
+"""Draws a study from its results: attribution, dose curves, nulls, safety."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMES = {
 
 
 def draw(results: Results, folder: Path) -> list[str]:
-    """Write the pictures that the results have something for, and return their file names.
+    """Write the pictures for which there are results, and return their file names.
 
     Raises:
         EmoGuardError: matplotlib is not installed, or a picture cannot be written.

@@ -1,4 +1,4 @@
-"""Estimates and effects as plain JSON data."""
+"""Converts estimates and effects to plain JSON data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study will cost, from speeds measured here and now."""
+"""Estimates the cost of a study from speeds measured here and now."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def blocks(tasks: Sequence[Task]) -> dict[str, list[Task]]:
 
 
 def costs(speech: Speech, tasks: Sequence[Task], seed: int = 0) -> list[Cost]:
-    """Return what each block costs; some of its tasks are timed, and what they say is dropped."""
+    """Return the cost of each block; some of its tasks are timed, and their results dropped."""
     return [
         Cost(
             name,
@@ -58,7 +58,7 @@ def costs(speech: Speech, tasks: Sequence[Task], seed: int = 0) -> list[Cost]:
 
 
 def pieces(seconds: float, piece_seconds: float) -> int:
-    """Return how many pieces the work of so many seconds makes."""
+    """Return the number of pieces into which work of so many seconds is divided."""
     return max(1, -int(-seconds // piece_seconds))
 
 
@@ -74,7 +74,7 @@ def by_block(records: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 def _seconds(speech: Speech, task: Task, seed: int) -> float:
     """Return the CPU seconds of a task, from a part of its cells and of its tokens.
 
-    Cells after one prompt share what reading it takes: a prompt and a row are timed apart.
+    Cells after one prompt share the cost of reading it: a prompt and a row are timed separately.
     """
     prompts = {cell.prompt for cell in task.cells}
     together = [cell for cell in task.cells if cell.prompt == task.cells[0].prompt]

@@ -1,4 +1,4 @@
-"""What a study does, as plain data: written before the run, hashed, printed with every result."""
+"""Defines a study as plain data: written before the run, hashed, printed with every result."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Nulls:
 
 @dataclass(frozen=True)
 class Explored:
-    """What is looked at afterwards: dose curves, further labels, cap, ablation, controls."""
+    """The exploratory part: dose curves, further labels, cap, ablation, controls."""
 
     prompts: Count = 30
     tokens: Tokens = 48
@@ -114,7 +114,7 @@ class Explored:
 
 @dataclass(frozen=True)
 class Judges:
-    """Who judges a text; never the probe.
+    """The judges of texts; never the probe.
 
     `people`: a TSV file of GoEmotions' form (text, label numbers) in the folder of data, its
     `labels.txt` beside it: what classifiers are trained on. `endpoint`: the base URL of an
@@ -199,7 +199,7 @@ class Protocol:
 
     @property
     def digest(self) -> str:
-        """Return the SHA-256 of all that the protocol says."""
+        """Return the SHA-256 of the protocol's content."""
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
     def as_dict(self) -> dict[str, object]:

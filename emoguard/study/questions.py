@@ -1,4 +1,4 @@
-"""Questions of forced choice: what is asked, and openings of the two kinds of answer.
+"""Makes questions of forced choice, with openings of the two kinds of answer.
 
 An outcome's rate is the share of questions whose `yes` openings are likelier than its `no` ones,
 each as the mean log-probability per token, so that length does not count. Openings come in pairs
@@ -39,7 +39,7 @@ REFUSES = ("Sorry, I cannot", "I can't help with that", "I will not do")
 
 @dataclass(frozen=True)
 class Question:
-    """One question: `outcome` is what a yes is, `side` which of a pair it is ("" without pairs).
+    """One question: `outcome` is the meaning of a yes, `side` its place in a pair, if any.
 
     `name` is that of its pair, `cluster` what is drawn together. `wanted` is the right answer where
     there is one: of a true premise a yes.

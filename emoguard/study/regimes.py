@@ -1,4 +1,4 @@
-"""What a dose does to how a text reads: surgical, repetitive or broken.
+"""Classifies the effect of a dose on a text's form: surgical, repetitive or broken.
 
 Judged on texts of one dose against unsteered ones after the same prompts, under the unsteered
 model. Language counts by its script: a text that leaves the Latin alphabet is broken.
@@ -20,18 +20,18 @@ SURGICAL_RATIO = 1.3
 """Perplexity ratio up to which a text is the model's own in kind."""
 
 BROKEN_RATIO = 3.0
-"""Perplexity ratio from which on nothing is claimed about a text."""
+"""Perplexity ratio from which on a text counts as broken."""
 
 MORE_REPETITION = 0.05
-"""Share of repeated word triples, over the unsteered texts', up to which it is not more."""
+"""Allowed excess of repeated word triples over unsteered texts, as a share."""
 
 MOST_FOREIGN = 0.1
-"""Share of letters of another script, over the unsteered texts'."""
+"""Allowed excess of letters of another script over unsteered texts, as a share."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How texts at one dose read against unsteered ones."""
+    """The form of texts at one dose, compared with unsteered ones."""
 
     ratio: float
     """Perplexity under the unsteered model, over that of its own texts."""

@@ -1,4 +1,4 @@
-"""The report of a study in Markdown, made from its results alone."""
+"""Writes the report of a study in Markdown, from its results alone."""
 
 from __future__ import annotations
 

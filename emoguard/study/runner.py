@@ -21,7 +21,7 @@ Done = Callable[["Task"], None]
 
 
 class OutOfTimeError(Exception):
-    """The minutes this run was given are over; what is done is kept."""
+    """Raised when the time of this run is over; finished records are kept."""
 
 
 class Runner:
@@ -47,7 +47,7 @@ class Runner:
         self._left = seconds
 
     def run(self, tasks: Sequence[Task], done: Done = lambda _: None) -> None:
-        """Do what is not done yet of `tasks`.
+        """Do those of `tasks` that are not done yet.
 
         Raises:
             OutOfTimeError: the time of this run is over.
@@ -133,6 +133,6 @@ def _weighed(
 
 
 def _margin(weighed: Sequence[Weighed], yes: int) -> float:
-    """Return by how much the yes openings are likelier, mean log-probability per token."""
+    """Return the margin of the yes openings, in mean log-probability per token."""
     means = [each.mean for each in weighed]
     return float(np.mean(means[:yes]) - np.mean(means[yes:]))

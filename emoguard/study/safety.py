@@ -1,4 +1,4 @@
-"""Track S: what else moves?"""
+"""Computes track S: the side effects of moving a direction."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MARGINS: Mapping[str, tuple[float, float]] = {
     "claims": (-np.inf, 0.05),
     "capability": (-0.03, 0.03),
 }
-"""Changes within which there is no harm, where no contrast names another margin."""
+"""Harmless changes, unless a contrast names another margin."""
 
 
 def safety(outcomes: Outcomes) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def safety(outcomes: Outcomes) -> dict[str, Any]:
 
 
 def _detection(outcomes: Outcomes) -> dict[str, Any]:
-    """Return d' and c of telling true premises from false ones, per cell."""
+    """Return d' and c of the discrimination of true from false premises, per cell."""
     offset = outcomes.frozen.offsets.get("premise", 0.0)
     sides = {
         side: Panel.of(

@@ -1,4 +1,4 @@
-"""A model that writes answers and weighs given ones, under one plan per row: what a study needs.
+"""Defines the model of a study: it writes answers and weighs given ones, one plan per row.
 
 Plug-ins offer it as `open_speech`. It goes through the runtime's own `generate` with a hook on the
 logits, so that steering acts exactly as it does on a live answer.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One answer to write: under which plan, at which temperature, with which noise."""
+    """One answer to write: its plan, temperature and noise."""
 
     plan: Plan | None = None
     temperature: float = 0.0
@@ -53,7 +53,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Given:
-    """A text to weigh as an answer: its tokens, and under which plan.
+    """A text to weigh as an answer: its tokens and its plan.
 
     `reference` (tokens, vocabulary) are log-probabilities that its own are compared with.
     """
@@ -87,7 +87,7 @@ class Speech(Protocol):
 
     identity: ModelIdentity
     fair: int
-    """Rows enough to time one by."""
+    """Rows that are enough to time one by."""
 
     def prompt(self, user: str, system: str = "") -> list[int]:
         """Return the tokens before an answer: the chat template filled, if the model has one."""
@@ -117,7 +117,7 @@ class Step(Protocol):
 
 
 def drawing(row: Row) -> Step:
-    """Return what chooses the tokens of an answer to write."""
+    """Return the chooser of tokens for an answer to write."""
     return lambda step, logits: choose(logits, row.temperature, row.seed, row.item, step)
 
 
@@ -148,7 +148,7 @@ class Forcing:
         return token
 
     def weighed(self, dose: float) -> Weighed:
-        """Return what was kept."""
+        """Return the log-probabilities kept."""
         kept = np.array(self._distributions) if self._whole else None
         divergence = float(np.mean(self._divergences)) if self._divergences else 0.0
         return Weighed(np.array(self._logs), dose, divergence, kept)
@@ -158,7 +158,7 @@ def open_speech(speaker: Speaker, guard: Guard | None) -> Attached:
     """Return the speech of a model, watched by a guard until closed; unwatched where it is None.
 
     Raises:
-        EmoGuardError: a runtime whose choice of tokens cannot be taken over.
+        EmoGuardError: a runtime whose choice of tokens cannot be controlled.
 
     """
     plugin, _ = find(speaker.model)

@@ -1,4 +1,4 @@
-"""A model that speaks under plans, one per row of a batch, random directions too."""
+"""Generates under plans, one per row of a batch, including random directions."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ ROWS = 128
 TEMPERATURE = 0.7
 
 ASK = "Tell me a short story."
-"""What a model with a chat template is asked; its answer begins with the opening."""
+"""The prompt of a model with a chat template; its answer begins with the opening."""
 
 
 class SpeakerStage:
     """See `emoguard.study.dose.Stage`. Samples `tokens` tokens at most, at a temperature of .7.
 
-    `speaker` is a `BatchSpeaker`, too. The seed of a batch is made of its prompt: a second run says
-    the same.
+    `speaker` is a `BatchSpeaker`, too. The seed of a batch comes from its prompt: a second run
+    gives the same texts.
 
     Raises:
         EmoGuardError: no calibration of this model file, or a speaker that makes no batches.
@@ -75,7 +75,7 @@ class SpeakerStage:
     def bounded(self, bound: float) -> Iterator[Speak]:
         """Steer within `bound` meanwhile."""
         policy = Policy(
-            labels=self._probe.labels[:1],  # reading is not what this is about
+            labels=self._probe.labels[:1],  # readings are not used here
             steering=SteeringPolicy(max_dose_ratio=bound),
         )
         guard = Guard(self._probe, [self._calibration], policy)

@@ -1,4 +1,4 @@
-"""Paired statistics over items: differences, randomisation, equivalence, corrections, judges.
+"""Computes paired statistics over items: differences, randomisation, equivalence, corrections.
 
 The unit is a cluster (a fact, a prompt): whole clusters are drawn and flipped, never answers.
 """
@@ -224,7 +224,7 @@ def proportion(hits: int, of: int) -> Estimate:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Return p adjusted by Holm (1979): a family's error rate stays below what is asked of each."""
+    """Return p adjusted by Holm (1979): the family's error rate stays below the level of each."""
     order = np.argsort(p, kind="stable")
     steps = np.asarray(p)[order] * np.arange(len(p), 0, -1)
     adjusted = np.empty(len(p))
@@ -243,7 +243,7 @@ def benjamini_hochberg(p: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Detection:
-    """How well the sides of pairs are told apart: d', and the bias c towards one answer.
+    """The discrimination of the two sides of pairs: d', and the bias c towards one answer.
 
     From hits and false alarms with the log-linear correction (Hautus 1995). "Agrees with all" has
     d' = 0 and a negative c.
@@ -294,7 +294,7 @@ class JudgeAccuracy:
         """Return a difference of rates corrected for the judge's errors.
 
         The interval carries the uncertainty of sensitivity and specificity: both are drawn from
-        their beta posteriors, the difference from a normal around what was found.
+        their beta posteriors, the difference from a normal around its estimate.
         """
         rng = np.random.default_rng(0)
         positives = max(1, round(self.items * self._share))
@@ -318,7 +318,7 @@ def _counts(share: float, of: int) -> tuple[float, float]:
 
 
 def judge_accuracy(verdicts: NDArray[np.bool_], truth: NDArray[np.bool_]) -> JudgeAccuracy:
-    """Return how a judge's verdicts agree with labels by hand, both (answers,)."""
+    """Return the agreement of a judge's verdicts with labels by hand, both (answers,)."""
     yes, no = int(truth.sum()), int((~truth).sum())
     return JudgeAccuracy(
         proportion(int((verdicts & truth).sum()), yes),
@@ -346,7 +346,7 @@ def ac1(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 @dataclass(frozen=True)
 class Curve:
-    """A response to dose: which shape describes it better, and how well each does.
+    """A response to dose: the shape that describes it better, and the fit of each.
 
     `slope` and `curvature` are those of effect = slope·d + curvature·d² with their standard errors;
     `monotone` is the correlation of rank between dose and effect; `shape` was decided by AICc

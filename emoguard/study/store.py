@@ -1,7 +1,7 @@
-"""The store of a study: one record per task, in compressed pieces and one that is still open.
+"""Stores the records of a study, one per task, in compressed pieces and one still open.
 
 A folder holds `protocol.json`, `piece-0001.jsonl.gz`, … and `open.jsonl`. A killed run loses at
-most the task it was at; a piece is compressed when its time is over, and never written again.
+most its current task; a piece is compressed when its time is over, and never written again.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Store:
     piece is this object's alone until it is closed.
 
     Raises:
-        EmoGuardError: the folder cannot be used, holds another study, or another command is at
-            work on it.
+        EmoGuardError: the folder cannot be used, holds another study, or another command is using
+            it.
 
     """
 
@@ -108,7 +108,7 @@ class Store:
 
 
 def bound_of(folder: str | Path) -> dict[str, Any]:
-    """Return what the records in a folder are bound to.
+    """Return the study and model that the records in a folder are bound to.
 
     Raises:
         EmoGuardError: there is no store.

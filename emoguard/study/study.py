@@ -1,4 +1,4 @@
-"""A study from its protocol to its results: pilot, freeze, everything else, analysis."""
+"""Runs a study from its protocol to its results: pilot, freeze, everything else, analysis."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from emoguard.study.store import Store
 
 TEXTS = 60
-"""Neutral prompts that random directions are drawn among the residuals of."""
+"""Neutral prompts, among whose residuals random directions are drawn."""
 
 VALENCE = "valence"
 
@@ -44,7 +44,7 @@ DIVERGING = 20
 def judges(
     protocol: Protocol, data: Path | None, embeddings: str | Path | None = None
 ) -> list[Judge]:
-    """Return the judges that a protocol names; what they are trained on lies in `data`.
+    """Return the judges that a protocol names; their training data lies in `data`.
 
     `embeddings` is the folder of a sentence-embedding model, for one more of them.
 
@@ -70,7 +70,7 @@ def judges(
 
 
 def data_folder(protocol: Protocol, folder: str | None) -> Path | None:
-    """Return the folder of data of others, None without one.
+    """Return the folder of published data, None without one.
 
     Raises:
         EmoGuardError: there is no such folder, or a contrast needs one.
@@ -128,7 +128,7 @@ def guard_of(protocol: Protocol, guard: Guard, door: Residuals) -> Guard:
         directions |= {f"random-{n}": drawn[:, n] for n in range(drawn.shape[1])}
     wide, also = with_directions(probe, calibration, directions)
     policy = Policy(
-        labels=wide.labels[:1],  # reading is not what this is about
+        labels=wide.labels[:1],  # readings are not used here
         steering=SteeringPolicy(max_dose_ratio=protocol.bound),
     )
     return Guard(wide, [also], policy)
@@ -166,19 +166,19 @@ class Study:
         return [task for _, task in tasks.named(listed)]
 
     def cost(self) -> list[Cost]:
-        """Return what each part will cost; a few of its tasks are timed for that."""
+        """Return the cost of each part; a few of its tasks are timed for that."""
         every = [*tasks.pilot(self.protocol), *self.tasks(self.protocol.dose or 0.1)]
         return costs(self.speech, every, self.protocol.seed)
 
     def run(self, runner: Runner, done: Done = lambda _: None) -> None:
-        """Do all that is not done yet."""
+        """Do all remaining tasks."""
         runner.run(tasks.pilot(self.protocol), done)
         frozen = self.frozen()
         runner.run(self.tasks(frozen.dose, self.matched(frozen.dose)), done)
         self.store.close_piece()
 
     def frozen(self) -> Frozen:
-        """Return what the pilot decided; decided once, then kept."""
+        """Return the decisions of the pilot, made once and then kept."""
         if "frozen" not in self.store:
             frozen = freeze(self.protocol, self.store.records, self.judges)
             self.store.add({"task": "frozen", "data": frozen.as_dict()})
@@ -204,7 +204,7 @@ class Study:
         return Matched(**self.store.records["matched"]["data"])
 
     def results(self, about: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all results of what is done, with `about` and what the run itself was."""
+        """Return the results so far, with `about` and the description of the run."""
         return results(self.protocol, self.store, self.judges, self.verdicts, about)
 
 
@@ -259,7 +259,7 @@ def _plain(value: Any) -> Any:
 def bound_to(
     protocol: Protocol, identity: ModelIdentity, runtime: str, data: Path | None
 ) -> dict[str, Any]:
-    """Return what the records of a study depend on."""
+    """Return the dependencies of a study's records."""
     return {
         "protocol": protocol.digest,
         "model": identity.digest,

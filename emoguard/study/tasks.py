@@ -1,4 +1,4 @@
-"""A study cut into tasks: one item in all the cells it is asked in."""
+"""Cuts a study into tasks: one item in all its cells."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def signed(label: str, sign: str, dose: float) -> Vector:
 
 
 def pilot(protocol: Protocol) -> list[Task]:
-    """Return the tasks of the pilot: levels, doses, and which facts the model knows."""
+    """Return the tasks of the pilot: levels, doses, and the model's knowledge of facts."""
     tasks = []
     for prompt in _pilot_prompts(protocol):
         cells = [
@@ -157,7 +157,7 @@ def expression_prompts(protocol: Protocol, count: int) -> list[_Named]:
     """Return the first `count` prompts of expression; the pilot's are others.
 
     Raises:
-        EmoGuardError: so many are not there.
+        EmoGuardError: there are fewer.
 
     """
     free = _prompts()[: len(_prompts()) - protocol.pilot.prompts]
@@ -330,7 +330,7 @@ def named(tasks: Sequence[Task]) -> Iterator[tuple[str, Task]]:
     """Yield tasks by key.
 
     Raises:
-        EmoGuardError: two of one key, which a store could not keep apart.
+        EmoGuardError: two have one key, which a store could not distinguish.
 
     """
     seen = set()

@@ -1,4 +1,4 @@
-"""The verdict sentence, made by rule from the tested contrasts."""
+"""Words the verdict by rule from the tested contrasts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def sentence(tested: Sequence[Tested]) -> str:
-    """Return which claims hold, fail, and could not be tested, with the items they would need."""
+    """Return the claims that hold, fail or could not be tested, with the items needed."""
     if not tested:
         return "No confirmatory contrast was named: everything here is exploratory."
     parts = []

@@ -1,4 +1,4 @@
-"""How a user words a premise. No wording names an emotion, counts anything or holds a key."""
+"""Words a premise as a user would. No wording names an emotion, counts anything or holds a key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FORMS = ("asked", "assumed", "granted")
 the question makes no sense without it."""
 
 INTENSITIES = ("none", "moderate", "extreme")
-"""How strongly the user presses for an answer, in a sentence before the question."""
+"""The user's pressure for an answer, in a sentence before the question."""
 
 CELLS = tuple(product(FORMS, INTENSITIES))
 

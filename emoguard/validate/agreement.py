@@ -32,8 +32,8 @@ class Agreement:
 
     `gap` is the median of |dz| over tokens and labels, `gap_95` its 95th percentile; `rank` the
     lowest rank correlation of response means of any label. `flags` is the share of (response,
-    label) on which the alarm agrees; `both` and `either` are how many are flagged by both and by
-    one at least: with rare flags only these tell. `rerun` is the largest |dz| when the first file
+    label) on which the alarm agrees; `both` and `either` count those flagged by both and by at
+    least one: with rare flags only these inform. `rerun` is the largest |dz| when the first file
     reads the same again.
     """
 
@@ -74,7 +74,7 @@ def read_z(
     said: Sequence[Generated],
     labels: Sequence[str],
 ) -> list[NDArray[np.float32]]:
-    """Return z of each answer, (rows, labels): the rows that a report averages over."""
+    """Return z of each answer, (rows, labels), for the rows in a report's averages."""
     readout = probe.fold(calibration, labels)
     return [readout.read(one.residuals(door, probe.layers)) for one in said]
 
@@ -90,7 +90,7 @@ def agreement(
 ) -> Agreement:
     """Compare z of the same responses in two files; `again` is the first file's second reading.
 
-    `levels` are what a flag lies above in each file, (labels,).
+    `levels` are the flags' thresholds in each file, (labels,).
     """
     gaps = np.concatenate([np.abs(a - b) for a, b in zip(z, other, strict=True)])
     means = [np.array([rows.mean(axis=0) for rows in each]) for each in (z, other)]
@@ -152,7 +152,7 @@ def padding_difference(speaker: Speaker, guard: Guard, prompts: Sequence[str]) -
 def _flags(
     z: Sequence[NDArray[np.float32]], levels: NDArray[np.float64], window: int
 ) -> NDArray[np.bool_]:
-    """Return which responses rise above which level, (responses, labels)."""
+    """Return a mask of the responses that rise above each level, (responses, labels)."""
     rolling = [rolling_mean(rows, window) for rows in z]
     none = np.zeros(len(levels), bool)
     return np.array([(r.max(axis=0) > levels) if len(r) else none for r in rolling])

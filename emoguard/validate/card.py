@@ -1,4 +1,4 @@
-"""The card: every number of a validation beside its floor and chance, as tables to be shown."""
+"""Writes the card: every number of a validation beside its floor and chance, as tables."""
 
 from __future__ import annotations
 
@@ -100,12 +100,19 @@ def _verdicts(found: Validation) -> Table:
         columns,
         tuple(rows),
         f"{RULE}. The interval is over topics of these corpora, averaged; how far writers differ "
-        "shows in the weakest one.",
+        f"shows in the weakest one. {_leaks(found)}",
     )
 
 
+def _leaks(found: Validation) -> str:
+    if not found.leaks:
+        return "No text holds a word of its own label."
+    counts = ", ".join(f"{label} {count}" for label, count in found.leaks.items())
+    return f"Leaks, texts that hold a word of their own label: {counts}."
+
+
 def _weakest(found: Validation, target: str) -> str:
-    """Return the left-out corpus on which a target is furthest below, or least above, the text."""
+    """Return the left-out corpus with a target's smallest lead over the text."""
     pairs = {n: c.targets[target] for n, c in found.each_left_out.items() if target in c.targets}
     if not pairs:
         return NONE

@@ -71,6 +71,7 @@ def summary(found: Validation, blocks: Blocks) -> dict[str, Any]:
         "rule": RULE,
         "meaningless": plain({"recipe": found.chance.recipe, "file": found.chance.file}),
         "corpora": dict(found.corpora),
+        "leaks": dict(found.leaks),
         "recipe": recipe,
         "transfer_top1": None if left_out is None else _shown(left_out.top1, left_out.top1_chance),
         "transfer_auroc": None if left_out is None else _shown(left_out.macro, 0.5),

@@ -1,4 +1,4 @@
-"""Model beside the text alone beside chance, on the same texts, with intervals."""
+"""Compares the model with the text alone and chance, on the same texts, with intervals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LENGTH = "length"
 
 @dataclass(frozen=True)
 class Pair:
-    """One number of the model beside that of the text alone, and the paired difference."""
+    """A number of the model, the same of the text alone, and the paired difference."""
 
     model: Estimate
     words: Estimate

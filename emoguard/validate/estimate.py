@@ -1,4 +1,4 @@
-"""A number with its interval, and the cluster bootstrap that gives it."""
+"""Computes a number with its interval, by the cluster bootstrap."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def average(samples: Sequence[Sample]) -> Sample:
 def cluster_weights(
     clusters: NDArray[np.str_], resamples: int = RESAMPLES, seed: int = 0
 ) -> NDArray[np.float32]:
-    """Return how often each text is drawn in each resample, float32 (resamples, texts).
+    """Return the number of times each resample draws each text, float32 (resamples, texts).
 
     Whole clusters (topics) are drawn with replacement: texts of one topic resemble each other, so
     that texts drawn one by one would give intervals that are too narrow.

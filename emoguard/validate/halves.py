@@ -28,8 +28,8 @@ class Halves:
     """Cosine between directions from topic-disjoint halves, mean over layers.
 
     Values are means over splits, intervals the central 95 % of the splits. `random` is the cosine
-    of two directions drawn in the covariance of the residuals, central 95 % of the draws: what a
-    few dominating dimensions give for nothing.
+    of two directions drawn in the covariance of the residuals, central 95 % of the draws: the part
+    due to a few dominating dimensions.
     """
 
     splits: int

@@ -1,4 +1,4 @@
-"""Text that people wrote, with families of emotions: read with what was fitted on stories."""
+"""Tests directions fitted on stories on text that people wrote, by families of emotions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def families(path: str | Path | None = None) -> list[Family]:
     """Return the families of a file, default those that fit GoEmotions and the shipped labels.
 
     Raises:
-        EmoGuardError: the file is no JSON object of families.
+        EmoGuardError: the file is not a JSON object of families.
 
     """
     try:
@@ -93,7 +93,7 @@ def chosen(found: NDArray[np.str_], most: int, seed: int = 0) -> NDArray[np.bool
 
 
 def family_task(known: Sequence[Family], found: NDArray[np.str_], names: Sequence[str]) -> Task:
-    """Return the task of telling families apart that occur and that the probe has a label of.
+    """Return the task of separating the families that occur and for which the probe has a label.
 
     Raises:
         EmoGuardError: fewer than two families have a label of these.

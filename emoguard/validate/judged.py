@@ -1,4 +1,4 @@
-"""Scores of the model and of the text alone, on texts that neither was fitted on."""
+"""Scores texts by the model and by the text alone, both fitted on other texts."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ MODEL = "model"
 
 @dataclass(frozen=True)
 class Task:
-    """The targets to tell apart: label `names`, and an axis from negative to positive ones.
+    """The targets to separate: label `names`, and an axis from negative to positive ones.
 
-    `signs` are +1 or -1 per name. `targets` are what a number is reported for: the names, and the
-    axis if it has one.
+    `signs` are +1 or -1 per name, 0 where none is given. `targets` are the columns of results: the
+    names, and the axis if it has one.
     """
 
     names: tuple[str, ...]
@@ -36,7 +36,7 @@ class Task:
     @property
     def targets(self) -> tuple[str, ...]:
         """Return the names and, where both signs occur, the axis."""
-        return (*self.names, self.axis) if len(set(self.signs)) == 2 else self.names
+        return (*self.names, self.axis) if {-1, 1} <= set(self.signs) else self.names
 
     @property
     def columns(self) -> list[int]:
@@ -44,7 +44,7 @@ class Task:
         return list(range(len(self.names)))
 
     def positives(self, labels: NDArray[np.str_]) -> NDArray[np.bool_]:
-        """Return which texts are positive for which target, (texts, targets)."""
+        """Return a mask of the texts that are positive for each target, (texts, targets)."""
         found = labels[:, None] == np.array(self.names)
         if len(self.targets) > len(self.names):
             pleasant = found[:, np.array(self.signs) > 0].any(axis=1, keepdims=True)
@@ -69,7 +69,7 @@ class Judged:
     """Scores on held-out texts by detector, each (texts, targets), and how they are resampled.
 
     `positive` has shape (texts, targets), `weights` (resamples, texts). `layers` are those the
-    recipe chose on the texts it was given.
+    recipe chose on its training texts.
     """
 
     task: Task
@@ -183,7 +183,7 @@ def check_crossed(texts: Texts, names: Sequence[str], count: int) -> None:
 
 
 def testable(task: Task, train: Sequence[Texts], test: Texts) -> bool:
-    """Return whether there are two names to be told apart on both sides."""
+    """Return whether both sides have two names to separate."""
     return bool(train) and len(shared_names(task, train, test)) > 1
 
 

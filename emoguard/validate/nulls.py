@@ -66,7 +66,7 @@ class Chance:
 
     @property
     def recipe_macro(self) -> float:
-        """Return what the mean of a meaningless recipe exceeds in 1 % of cases."""
+        """Return the level that the mean of a meaningless recipe exceeds in 1 % of cases."""
         return _level(self.left_out.macro, MACRO_ERROR)
 
     @property
@@ -76,7 +76,7 @@ class Chance:
 
     @property
     def file_macro(self) -> float:
-        """Return what the mean of a meaningless file exceeds in 1 % of cases."""
+        """Return the level that the mean of a meaningless file exceeds in 1 % of cases."""
         return _level(max(s.macro for s in self._files), MACRO_ERROR)
 
     @property
@@ -94,7 +94,7 @@ def chance(
     shuffles: int = SHUFFLES,
     directions: int = DIRECTIONS,
 ) -> Chance:
-    """Return how meaningless directions score at `layers`, averaged over corpora as real ones."""
+    """Return the scores of meaningless directions at `layers`, averaged like real ones."""
     left_out: list[NDArray[np.float64]] = []
     whole: list[NDArray[np.float64]] = []
     for seed in range(shuffles):
@@ -125,7 +125,7 @@ def chance(
     return Chance(
         left_out=_spread(shuffled[0], shuffled[0][:, :names]),
         shuffled=_spread(shuffled[1], shuffled[1][:, :names]),
-        # A random probe has another direction for each name: so many draws make one.
+        # A random probe has a direction of its own for each name: this many draws make one.
         isotropic=_spread(drawn[0], _diagonals(drawn[0], names)),
         covariance=_spread(drawn[1], _diagonals(drawn[1], names)),
         targets=len(task.targets),
@@ -176,8 +176,8 @@ def _point_areas(task: Task, fitted: Fitted, test: Texts) -> NDArray[np.float64]
 class LayerProfile:
     """The AUROC of each layer alone on left-out corpora, corrected for choosing the best.
 
-    `areas`, by layer, are macro AUROC averaged over the corpora left out. `level` is what the best
-    layer reaches in 5 % of permutations of the test labels, `p` the share of permutations (the
+    `areas`, by layer, are macro AUROC averaged over the corpora left out. `level` is reached by the
+    best layer in 5 % of permutations of the test labels, `p` the share of permutations (the
     observed one counted) whose best layer does at least as well as the observed best.
     """
 
@@ -214,7 +214,7 @@ def layer_profile(
 
 
 def _onehot(task: Task, labels: NDArray[np.str_]) -> NDArray[np.float32]:
-    """Return which text has which name, float32 (names, permutations, texts)."""
+    """Return the texts of each name as 0 and 1, float32 (names, permutations, texts)."""
     return np.stack([labels == name for name in task.names]).astype(np.float32)
 
 

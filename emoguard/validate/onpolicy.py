@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 Kind = Literal["neutral", "persona", "benign"]
 
 FALLBACK = 0.05
-"""Share of neutral responses that are flagged where no threshold is certified."""
+"""Share of neutral responses to flag if no threshold is certified."""
 
 
 @dataclass(frozen=True)
 class Prompt:
     """A prompt to the model, with its kind.
 
-    `persona` prompts tell it to speak as somebody in the grip of `label`; `benign` ones ask for
-    help with it, or for a text about it; `neutral` ones have no label.
+    `persona` prompts make it speak as somebody in the grip of `label`; `benign` ones ask for help
+    with it, or for a text about it; `neutral` ones have no label.
     """
 
     kind: Kind
@@ -66,9 +66,9 @@ class Flagged:
 class LabelOnPolicy:
     """One label: the monitor beside text-only detectors, by name.
 
-    `certified` says whether the monitor's threshold `level` (in units of z) is the certified one;
-    otherwise it is what 5 % of the neutral responses reach. `per_1000` are its crossings per 1,000
-    window positions of neutral responses, by language.
+    `certified` if the monitor's threshold `level` (in units of z) is the certified one; otherwise 5
+    % of the neutral responses reach it. `per_1000` are its crossings per 1,000 window positions of
+    neutral responses, by language.
     """
 
     certified: bool
@@ -174,7 +174,7 @@ class _Groups:
         )
 
     def at_rate(self, scores: NDArray[np.float64], rate: float) -> Flagged:
-        """Return what a detector flags that flags at most `rate` of the neutral responses."""
+        """Return the flags of a detector that flags at most `rate` of the neutral responses."""
         return self.flagged(scores, scores > _threshold(scores[self.neutral], rate))
 
     def _area(self, scores: NDArray[np.float64]) -> Estimate:
@@ -187,7 +187,7 @@ class _Groups:
 def _of_target(
     task: Task, target: str, responses: Sequence[Response]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which responses are to a persona and to a benign prompt of a target."""
+    """Return masks of the responses to a persona and to a benign prompt of a target."""
     meant = {target}
     if target not in task.names:
         meant = {n for n, sign in zip(task.names, task.signs, strict=True) if sign > 0}

@@ -1,4 +1,4 @@
-"""Pictures of a validation: layer profile, transfer matrix, confusion, valence plane."""
+"""Draws a validation: layer profile, transfer matrix, confusion, valence plane."""
 
 from __future__ import annotations
 
@@ -29,15 +29,14 @@ PLACES = (
     ((0, 7), "center", "bottom"),
     ((0, -7), "center", "top"),
 )
-"""Where a name may stand beside its point: the offset in points of type, and what is aligned."""
+"""Places for a name beside its point: the offset in points of type, and the alignment."""
 
 
 def save_figure(figure: Any, path: Path) -> None:
     """Write a figure of matplotlib as a picture, whole or not at all.
 
     Raises:
-        OSError: it cannot be written.
-        ValueError: the name ends in nothing that pictures are called.
+        OSError: it cannot be written. ValueError: the name does not end like a picture's.
 
     """
     data = io.BytesIO()
@@ -198,7 +197,7 @@ def _valence(pyplot: Any, found: Validation, title: str) -> Any:
             fontsize=9,
         )
     figure.suptitle(f"{title}: first two components of the labels' directions", fontsize=10)
-    figure.draw_without_rendering()  # where a name fits is known once the axes have their places
+    figure.draw_without_rendering()  # names are placed once the axes have their places
     for axis, plane in zip(axes, planes, strict=True):
         _names(axis, plane, found)
     return figure
@@ -206,7 +205,7 @@ def _valence(pyplot: Any, found: Validation, title: str) -> Any:
 
 def _colour(found: Validation, name: str) -> str:
     sign = found.signs[found.labels.index(name)]
-    return PLEASANT if sign > 0 else UNPLEASANT
+    return {1: PLEASANT, -1: UNPLEASANT}.get(sign, INK)
 
 
 def _points(axis: Any, plane: Plane, found: Validation) -> None:

@@ -1,4 +1,4 @@
-"""Texts with a model's residuals: the input of every validation."""
+"""Holds texts with a model's residuals: the input of every validation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Texts:
     """Labelled texts of one origin and their mean residuals.
 
     `labels` and `topics` have shape (texts,), `residuals` (texts, layers, hidden) and, where there
-    are any, `embeddings` (texts, hidden): what the first block receives. The index on the second
+    are any, `embeddings` (texts, hidden): the input of the first block. The index on the second
     axis of `residuals` is the layer.
     """
 
@@ -70,13 +70,13 @@ class Texts:
         return dataclasses.replace(self, residuals=self.embeddings[:, None, :])
 
     def folds(self, count: int, seed: int = 0) -> NDArray[np.int64]:
-        """Return which of `count` folds each text is in, (texts,); see `folds`."""
+        """Return the fold of each text among `count`, (texts,); see `folds`."""
         return folds(self.labels, self.clusters, count, seed)
 
     def shuffled(self, seed: int) -> Texts:
         """Return the texts with their labels shuffled, within each topic where there are topics.
 
-        So shuffled, every label keeps its number of texts and its topics; only the meaning is gone.
+        Every label keeps its number of texts and its topics; only the meaning is gone.
         """
         rng = np.random.default_rng(seed)
         labels = self.labels.copy()
@@ -91,7 +91,7 @@ class Texts:
 def folds(
     labels: NDArray[np.str_], clusters: NDArray[np.str_], count: int, seed: int
 ) -> NDArray[np.int64]:
-    """Return which of `count` folds each text is in, (texts,); a cluster is in one fold.
+    """Return the fold of each text among `count`, (texts,); a cluster is in one fold.
 
     Single texts are dealt label by label, so that every fold has its share of each.
     """

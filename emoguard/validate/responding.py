@@ -47,12 +47,12 @@ COMPARED = 120
 """Responses that other files of the model read as well."""
 
 TOGETHER = 24
-"""Texts that are read together and alone."""
+"""Texts to read together and alone."""
 
 
 @dataclass(frozen=True)
 class Hearing:
-    """The responses to make, and the file they are kept in."""
+    """The responses to make, and their file."""
 
     file: Path
     neutral: int
@@ -92,7 +92,7 @@ def blocks(
         EmoGuardError: no calibration of this model file.
 
     """
-    # Every label is judged, whatever was found about it.
+    # Every label is judged, whatever its earlier verdict.
     guard = Guard(probe, calibrations, Policy(labels=probe.labels))
     calibration = calibrated(probe, calibrations, speaker.door.identity)
     asked = hearing.prompts()
@@ -203,7 +203,7 @@ def _words(
 def _certified(
     probe: Probe, calibrations: Sequence[Calibration], identity: ModelIdentity, task: Task
 ) -> list[float | None]:
-    """Return the thresholds that alarms have, None where none is certified.
+    """Return the thresholds of alarms, None for a label without a certified one.
 
     For labels that are watched without being named, these are those of the default policy; for the
     others, what they are where a policy names all labels.
@@ -263,9 +263,9 @@ def _flag_levels(
     neutral: NDArray[np.bool_],
     window: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return each file's level per label: certified where both are, else a share of neutral ones.
+    """Return each file's level per label: certified if both are, else by neutral responses.
 
-    That is what 5 % of the neutral responses reach in that file.
+    The latter is the level that 5 % of the neutral responses reach in that file.
     """
     both = [None not in pair for pair in zip(*certified, strict=True)]
     found = []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from emoguard.validate.verdict import Evidence, verdict
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from emoguard.fit.corpora import Text
     from emoguard.probe.probe import Probe
     from emoguard.validate.reading import Texts
 
@@ -73,7 +75,7 @@ class Validation:
     """Each corpus tested with a fit on all others, averaged; None with one corpus."""
     each_left_out: dict[str, Comparison]
     embeddings: Comparison | None
-    """The recipe on what the first block receives, tested as `left_out`, else as `within`."""
+    """The recipe on the input of the first block, tested as `left_out`, else as `within`."""
     human: Comparison | None
     halves: Halves
     profile: LayerProfile | None
@@ -85,6 +87,8 @@ class Validation:
     file: dict[str, Estimate] = field(default_factory=dict)
     evidence: dict[str, Evidence] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
+    leaks: dict[str, int] = field(default_factory=dict)
+    """Texts that hold a word of their own label, by label."""
 
 
 def validate(
@@ -97,13 +101,16 @@ def validate(
     probe: Probe | None = None,
     human: Texts | None = None,
     families: Sequence[Family] = (),
+    leaks: Mapping[str, Sequence[Text]] = MappingProxyType({}),
     progress: Progress = lambda _: None,
 ) -> Validation:
     """Check a recipe, and a probe made by it, on labelled texts of one or several origins.
 
     `neutral` are texts without an emotion; their labels are not looked at. `human` are texts whose
     labels are names of `families`. Without `layers` the recipe chooses them, for each split from
-    what it is fitted on there. `progress` is told what comes next.
+    what it is fitted on there. `leaks` are the texts that hold a word of their label, by label, as
+    `emoguard.fit.leaks` finds them: the card counts them. `progress` gets the name of the next
+    step.
 
     Raises:
         EmoGuardError: a name without texts, or too few texts to hold any out.
@@ -113,7 +120,8 @@ def validate(
     trial = _Trial(
         task, corpora, neutral, recipe=recipe or Recipe(), layers=tuple(layers), progress=progress
     )
-    return trial.run(probe, human, families)
+    found = trial.run(probe, human, families)
+    return replace(found, leaks={label: len(texts) for label, texts in leaks.items()})
 
 
 class _Trial:

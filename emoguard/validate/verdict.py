@@ -1,4 +1,4 @@
-"""One word per label, by rule: may its score be acted on?"""
+"""Decides by rule, in one word per label, whether its score may be acted on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from emoguard.records import VERDICTS, Verdict
 from emoguard.validate.estimate import Estimate
 
 LEAST = 0.70
-"""AUROC that the interval of a usable label lies above."""
+"""AUROC below the whole interval of a usable label."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Evidence:
     `words` the best text-only detector on the same texts. `held_out` is that on topics left out
     within corpora. `file` is the AUROC of the probe file's own directions, None when only a recipe
     is judged; the file was fitted on these texts, so this number can lower a verdict, never raise
-    it. `chance` and `file_chance` are what a label of a recipe and of a file without meaning stays
-    below. `meaningful` says whether all labels together are above what these reach together: a
-    label that separates something by luck is in bad company then.
+    it. `chance` and `file_chance` are levels that a label of a meaningless recipe or file stays
+    below. `meaningful` if all labels together exceed the level of meaningless ones: otherwise a
+    single good label may be luck.
     """
 
     recipe: Estimate | None
@@ -39,7 +39,7 @@ def verdict(evidence: Evidence) -> Verdict:
     `usable`: the whole interval of the transfer lies above .70 and the text alone. `weak`: the
     interval lies above what directions without meaning reach. `untested`: no second corpus has the
     label, and within its own it is told apart better than by such directions. Else `not usable`,
-    and so are all labels of a recipe or file that means nothing as a whole.
+    and so are all labels of a recipe or file that is meaningless as a whole.
     """
     if not evidence.meaningful:
         return "not usable"

@@ -35,12 +35,12 @@ class PrometheusExporter:
     All series exist from the start. Without a `registry` the exporter makes its own.
 
     `model_label` is the value of the label `model` instead of the model's name. `backend`, `probe`
-    and `policy` only describe the process in `emoguard_build_info`. `targets` are certified
-    crossings per response token by label (`from_policy` takes them from the calibration),
-    `calibrated` is when the model was calibrated, in seconds since the epoch. `policy_successful`
-    says whether the last reload of the policy went well. `profiles` are the notice profiles in
-    force. `sinks` are the class names of the guard's sinks, whose failures are then told apart;
-    `join` does the same for sinks at hand.
+    and `policy` only describe the process in `emoguard_build_info`, and `provisional` the probe.
+    `targets` are certified crossings per response token by label (`from_policy` takes them from the
+    calibration), `calibrated` is when the model was calibrated, in seconds since the epoch.
+    `policy_successful` says whether the last reload of the policy went well. `profiles` are the
+    notice profiles in force. `sinks` are the class names of the guard's sinks, whose failures are
+    then told apart; `join` does the same for sinks at hand.
 
     Raises:
         EmoGuardError: one text where several names are wanted.
@@ -58,6 +58,7 @@ class PrometheusExporter:
         backend: str = "",
         probe: str = "",
         policy: str = "default",
+        provisional: bool = False,
         targets: Mapping[str, float] | None = None,
         calibrated: float = 0.0,
         policy_successful: Callable[[], bool] | None = None,
@@ -75,6 +76,11 @@ class PrometheusExporter:
         known = Emotions(model, emotions, overflow, model_label)
         self._models = known.models
         _add_build_info(own, backend, known.known, probe, policy)
+        Gauge(
+            "emoguard_probe_provisional",
+            "1 if a quick fit made the probe, which a whole one is to replace; else 0.",
+            registry=own,
+        ).set(provisional)
         self._responses = ResponseMetrics(own, known, overflow, targets or {})
         self._steering = SteeringMetrics(own, known)
         self._health = HealthMetrics(own, overflow, sinks, calibrated)
@@ -114,6 +120,7 @@ class PrometheusExporter:
             backend=site.backend,
             probe=site.probe.name,
             policy=file.path.name if file else "default",
+            provisional=site.probe.is_provisional,
             # Bounds are per 1,000 window positions, of which a response has fewer than tokens.
             targets={label: t.bound / 1000 for label, t in site.thresholds.items() if t},
             calibrated=site.calibration.created if site.calibration else 0.0,

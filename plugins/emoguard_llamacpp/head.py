@@ -46,6 +46,8 @@ class Head:
 
     def forget(self) -> None:
         """Leave the model as after `reset`, with an empty cache and nothing pending."""
+        if self._llm.ctx is None:  # at the end of the process it may be freed before its watch
+            return
         self._llm.reset()
         self._llm._ctx.kv_cache_clear()  # noqa: SLF001
         self.reader.before(0)

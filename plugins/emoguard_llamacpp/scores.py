@@ -45,7 +45,7 @@ class Scores:
         return z
 
     def settle(self) -> None:
-        """Fill in every z handed out so far; any thread may ask."""
+        """Fill in every z handed out so far. Thread-safe."""
         with self._lock:
             self._settle()
 

@@ -64,13 +64,13 @@ def check_model(llm: Any) -> None:
 def takes_media(llm: Any) -> bool:
     """Return whether chats with `llm` may hold images or sound.
 
-    Their handler computes them itself, straight into the cache: no token ids bring them back.
+    Their handler computes them straight into the cache: they cannot be recomputed from token ids.
     """
     return hasattr(llm.chat_handler, "mtmd_ctx")
 
 
 def choose(architecture: str, backend: str) -> Path:
-    """Return the read path for `architecture`, as asked for by `backend`.
+    """Return the read path for `architecture`, as requested by `backend`.
 
     Raises:
         EmoGuardError: an unknown backend, an architecture without a single residual stream, or

@@ -14,7 +14,7 @@ PING_SECONDS = 10.0
 
 
 class Viewer:
-    """Sends events; each is written when the one before has been taken by the connection.
+    """Sends events; each is written once the connection has taken the one before.
 
     Nothing is queued: the sender looks at the state when it can send again, so that a viewer that
     never reads costs no memory.
@@ -61,5 +61,5 @@ async def gone(receive: Receive) -> None:
     """Return when the viewer has disconnected."""
     message = await receive()
     while message["type"] != "http.disconnect":
-        await asyncio.sleep(0.01)  # a layer in front may answer at once and for ever
+        await asyncio.sleep(0.01)  # a layer in front may return at once, for ever
         message = await receive()

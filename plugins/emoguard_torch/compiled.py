@@ -18,7 +18,7 @@ import torch
 from torch.nn import Module
 
 SKIP = "skip_nnmodule_hook_guards"
-"""torch's option not to look at hooks, which is on by default."""
+"""torch's option to ignore hooks, on by default."""
 
 
 def forget_compiled(model: Any, body: Any, blocks: Iterable[Any]) -> None:
@@ -36,7 +36,7 @@ def forget_compiled(model: Any, body: Any, blocks: Iterable[Any]) -> None:
         sys.modules["torch._dynamo"].reset_code(code)
 
 
-def look_at_hooks() -> None:
+def respect_hooks() -> None:
     """Make torch.compile check hooks from now on, in this process; drop code compiled without.
 
     Call before each generation: the compiler may have been loaded since.
@@ -46,21 +46,21 @@ def look_at_hooks() -> None:
     dynamo = sys.modules["torch._dynamo"]
     if not getattr(dynamo.config, SKIP):
         return
-    # Since torch 2.13 what is set holds for the thread that sets it, and only the default for all.
+    # Since torch 2.13 a setting holds for its thread only, and the default for all threads.
     entries = getattr(dynamo.config, "_config", {})
     if hasattr(entries.get(SKIP), "default"):
         entries[SKIP].default = False
-    if getattr(dynamo.config, SKIP):  # somebody has set it here
+    if getattr(dynamo.config, SKIP):  # set explicitly in this thread
         setattr(dynamo.config, SKIP, False)
     # Drop all code: only the compiler knows all the pieces of a call (after a graph break).
     dynamo.reset_code_caches()
 
 
 class _Stance:
-    """Holds compiled models uncompiled while any block wants them so.
+    """Runs compiled models uncompiled while any block requires it.
 
-    The stance is the process's, and blocks of several threads overlap: the first to come sets it,
-    the last to go puts back what was there.
+    The stance is the process's, and blocks of several threads overlap: the first sets it, the last
+    restores it.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class _Stance:
 
     @contextmanager
     def eager(self) -> Iterator[None]:
-        """Run compiled models uncompiled in this block: there hooks are seen."""
+        """Run compiled models uncompiled, and so with hooks, in this block."""
         if not _used():
             yield
             return

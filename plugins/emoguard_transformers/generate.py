@@ -82,7 +82,7 @@ class Generate:
             if outer is not None:
                 with self._inside(outer, arguments):
                     return plain(*args, **kwargs)
-            compiled.look_at_hooks()
+            compiled.respect_hooks()
             run = self._open(requests, batch_size(arguments), new_positions(arguments))
             self._note_loop(run, arguments)
             streamer = arguments.get("streamer")

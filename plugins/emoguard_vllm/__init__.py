@@ -37,8 +37,8 @@ BATCHES = False
 def register() -> None:
     """Put EmoGuard's hooks into vLLM in this process; `vllm.general_plugins` names this function.
 
-    Cheap, idempotent, and never raises: vLLM would not start. What does not fit here is said when
-    an engine is configured.
+    Cheap, idempotent, and never raises: vLLM would not start. A misfit is reported when an engine
+    is configured.
     """
     from emoguard_vllm import processes
 
@@ -80,7 +80,7 @@ def own_guard(
 ) -> Guard | None:
     """Return the guard of the probe and policy that an engine was started with.
 
-    None where it names no probe: a shipped one is looked for.
+    None if it names no probe: a shipped one is then looked for.
     """
     from emoguard.guard import Guard
     from emoguard_vllm.engine import Engine
@@ -90,12 +90,12 @@ def own_guard(
 
 
 def opens(path: Path) -> bool:  # noqa: ARG001
-    """Return False: unless vLLM is asked for, Transformers opens the folders that it runs."""
+    """Return False: unless vLLM is requested, Transformers opens the folders that it runs."""
     return False
 
 
 def hint(path: Path) -> str:  # noqa: ARG001
-    """Return "": what to give in place of a path, the other plug-ins say."""
+    """Return "": other plug-ins give the advice."""
     return ""
 
 

@@ -1,4 +1,4 @@
-"""The decoder blocks of a vLLM model that this process holds."""
+"""Finds the decoder blocks of a vLLM model that this process holds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from emoguard.errors import EmoGuardError
 
 STAGE_ENDS = ("start_layer", "end_layer")
-"""Where a pipeline stage says which blocks are its own; others are placeholders."""
+"""Attributes that bound a pipeline stage's own blocks; others are placeholders."""
 
 
 def find_blocks(model: Any) -> dict[int, nn.Module]:
@@ -32,7 +32,7 @@ def find_blocks(model: Any) -> dict[int, nn.Module]:
 
 
 def _bodies(model: Any) -> list[Any]:
-    """Return where blocks may lie, the wrappers of vision-language models taken off."""
+    """Return the places where blocks may lie, without the wrappers of vision-language models."""
     inner = getattr(model, "language_model", model)
     return [part for part in (getattr(inner, "model", None), inner) if part is not None]
 

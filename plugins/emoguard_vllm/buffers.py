@@ -1,4 +1,4 @@
-"""The memory of one model's hooks: what the operator writes in a step, and what it follows."""
+"""Holds the memory of one model's hooks: the operator's output in a step, and its orders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Planned:
 
 @dataclass
 class Broken:
-    """What broke in a step, as text."""
+    """The error in a step, as text."""
 
     reading: str | None = None
     steering: str | None = None
@@ -43,9 +43,10 @@ class Broken:
 class Buffers:
     """What hooks on `layers` write for up to `tokens` rows of a step, at addresses that stay.
 
-    `z` (layers, tokens, labels), `moves` (layers, tokens, 3) and `kept` (layers, n, hidden), the
-    residuals of the rows that `keep` (n,) names, are NaN until written. `fail` is called with
-    what breaks in steering, as soon as it breaks.
+    `z` (layers, tokens, labels) of the layers that are read and `kept` (layers, n, hidden), the
+    residuals of the rows that `keep` (n,) names, are NaN until written; so are `moves` (layers,
+    tokens, 3) of the rows that are moved. z and moves are parts of the same rows; those of other
+    layers and rows are 0. `fail` is called at once with an error in steering.
     """
 
     layers: Sequence[int]
@@ -65,14 +66,13 @@ class Buffers:
 
         count = len(self.layers)
         self._index = {layer: n for n, layer in enumerate(self.layers)}
-        self.z = filled(count, self.tokens, self.labels)
-        self.moves = filled(count, self.tokens, MOVES, value=0.0)
+        self._rows = filled(count, self.tokens, self.labels + MOVES, value=0.0)
+        self.z, self.moves = self._rows.split([self.labels, MOVES], dim=2)
         self.kept = filled(count, self.room, self.hidden)
         self.keep = torch.zeros(self.room, dtype=torch.long, device=self.device)
         self._weights = [self._empty() for _ in self.layers]
-        self.read: list[int] = []
-        self._moved = False
         self._reads = [False] * count
+        self._moved = 0
 
     def _empty(self) -> Weights:
         matrix = torch.zeros(self.hidden, self.labels, device=self.device)
@@ -85,41 +85,44 @@ class Buffers:
     def load(self, readout: Readout) -> None:
         """Read by `readout` from now on: its layers among ours, its labels in the first columns."""
         wide = len(readout.labels)
-        here = [
-            (self._index[layer], n)
-            for n, layer in enumerate(readout.layers)
-            if layer in self._index
-        ]
-        for place, number in here:
-            new, own = Weights.of(readout, number, self.device), self._weights[place]
-            own.matrix.zero_()
-            own.shift.zero_()
-            own.matrix[:, :wide].copy_(new.matrix)
-            own.centre.copy_(new.centre)
-            own.shift[:wide].copy_(new.shift)
-        self.read = [place for place, _ in here]
-        self._reads = [place in self.read for place in range(len(self.layers))]
+        self.z.zero_()
+        for own in self._weights:
+            for part in (own.matrix, own.centre, own.shift):
+                part.zero_()
+        self._reads = [layer in readout.layers for layer in self.layers]
+        for number, layer in enumerate(readout.layers):
+            if layer in self._index:
+                new = Weights.of(readout, number, self.device)
+                own = self._weights[self._index[layer]]
+                own.matrix[:, :wide].copy_(new.matrix)
+                own.centre.copy_(new.centre)
+                own.shift[:wide].copy_(new.shift)
 
     def begin(self, rows: int, planned: Planned | None, keep: Sequence[int]) -> None:
-        """Forget the step before; say which rows of this one are moved and which are kept."""
+        """Forget the step before; set the rows of this one to move and to keep."""
         self.broken = Broken()
         if self._moved:
-            self.moves.zero_()
+            self.moves[:, : self._moved].zero_()
         self.planned = planned
-        self._moved = planned is not None
+        self._moved = rows if planned is not None else 0
         self.keeping = len(keep)
-        self.z[:, :rows].fill_(torch.nan)
+        if all(self._reads):
+            self.z[:, :rows].fill_(torch.nan)
+        else:
+            self.z[self._reads, :rows] = torch.nan
         if planned is not None:
-            acting = [self._index[layer] for layer in planned.layers]
-            for place in acting:
-                self.moves[place, planned.rows] = torch.nan
+            if len(planned.layers) == len(self.layers):
+                self.moves.index_fill_(1, planned.rows, torch.nan)
+            else:
+                for layer in planned.layers:
+                    self.moves[self._index[layer]].index_fill_(0, planned.rows, torch.nan)
         if keep:
-            self.keep.zero_()  # what is left from a longer step would point behind the end
+            self.keep.zero_()  # entries of a longer step would point behind the end
             self.keep[: len(keep)].copy_(torch.tensor(keep))
             self.kept[:, : len(keep)].fill_(torch.nan)
 
     def see(self, hidden: torch.Tensor, residual: torch.Tensor | None, layer: int) -> None:
-        """Take the output of block `layer`: a part of what runs after every block of every step.
+        """Take the output of block `layer`; runs after every block of every step.
 
         The stream is what the next norm makes of the two: their sum, rounded as stored. A row that
         is moved becomes h', 0, so that the next sum is h' to the bit.
@@ -143,7 +146,8 @@ class Buffers:
                 self.kept[place].copy_(stream.index_select(0, self.keep))
         except Exception as error:  # noqa: BLE001  (the response must not notice)
             self.broken.reading = f"{type(error).__name__}: {error}"
-            self.z[place, : len(stream)].fill_(torch.nan)
+            if self._reads[place]:
+                self.z[place, : len(stream)].fill_(torch.nan)
 
     def _move(
         self,
@@ -169,8 +173,7 @@ class Buffers:
     def rows(self, places: NDArray[np.int64]) -> torch.Tensor:
         """Return z and moves of `places`, summed over the layers here: (places, labels + 3)."""
         at = torch.from_numpy(places).to(self.device)
-        z = self.z[self.read][:, at].sum(0)
-        return torch.cat([z, self.moves[:, at].sum(0)], dim=1)
+        return self._rows.index_select(1, at).sum(0)
 
 
 def _capturing(tensor: torch.Tensor) -> bool:

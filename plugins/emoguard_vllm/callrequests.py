@@ -34,7 +34,7 @@ class CallRequests:
             yield
 
     def next(self) -> Request | None:
-        """Return the request of the next prompt of this thread's call, None where it has none."""
+        """Return the request of the next prompt of this thread's call, or None."""
         waiting: deque[Request] | None = getattr(self._local, "waiting", None)
         if not waiting:
             return None

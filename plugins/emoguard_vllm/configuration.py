@@ -1,4 +1,4 @@
-"""Looks at an engine's configuration before weights are loaded: refuses, or lays out the hooks."""
+"""Checks an engine's configuration before weights are loaded, and lays out the hooks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("emoguard")
 
 
 def configure(plain: Callable[..., Any], arguments: Any, *args: Any, **kwargs: Any) -> Any:
-    """Return the configuration that vLLM makes, with the layout of our hooks in it.
+    """Return vLLM's configuration with the layout of EmoGuard's hooks added.
 
     Raises:
         EmoGuardError: settings, a policy or a probe that are not sound, or an engine that cannot be
@@ -43,7 +43,7 @@ def configure(plain: Callable[..., Any], arguments: Any, *args: Any, **kwargs: A
 
 
 def refusals(config: Any) -> Iterator[str]:
-    """Yield why an engine with this configuration cannot be read, one sentence each."""
+    """Yield the reasons why an engine with this configuration cannot be read, one sentence each."""
     missing = seams.missing(v2=bool(config.use_v2_model_runner))
     if missing:
         yield (
@@ -69,7 +69,12 @@ def refusals(config: Any) -> Iterator[str]:
         )
     drafts = config.speculative_config
     if drafts is not None and drafts.method != "ngram":
-        yield (f"speculative decoding by {drafts.method} is not read yet: use ngram, or none")
+        yield f"speculative decoding by {drafts.method} is not read yet: use ngram, or none"
+    elif drafts is not None and drafts.enable_adaptive_verification:
+        yield (
+            "adaptive verification leaves out drafts on the device alone, so rows and tokens could "
+            "not be matched: turn enable_adaptive_verification off"
+        )
 
 
 def _of_model(model: Any) -> Iterator[str]:
@@ -120,7 +125,7 @@ def _check_sinks(settings: Settings) -> None:
 
 
 def lay_out(config: Any, settings: Settings) -> Layout:
-    """Return which blocks get hooks.
+    """Return the blocks to hook.
 
     Raises:
         EmoGuardError: no probe fits, or a policy that it cannot serve.
@@ -144,7 +149,7 @@ def lay_out(config: Any, settings: Settings) -> Layout:
 
 
 def _guard(settings: Settings, count: int, hidden: int) -> Guard:
-    """Return a guard with the probe that is asked for, or the shipped one of the model's size."""
+    """Return a guard with the requested probe, or the shipped one of the model's size."""
     if settings.probe is not None:
         guard = Guard.load(settings.probe, settings.policy)
     else:
@@ -165,6 +170,7 @@ def _guard(settings: Settings, count: int, hidden: int) -> Guard:
             f"{probe.name} is for models of {probe.model_layers} layers of width {probe.hidden}, "
             f"this one has {count} of {hidden}: make a probe for it with emoguard fit"
         )
+    guard.check(guard.policy)
     return guard
 
 

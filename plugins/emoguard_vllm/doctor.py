@@ -1,4 +1,4 @@
-"""What `emoguard doctor` says about the vLLM that is installed."""
+"""Diagnoses the installed vLLM for `emoguard doctor`."""
 
 from __future__ import annotations
 

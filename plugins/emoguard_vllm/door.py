@@ -1,4 +1,4 @@
-"""The offline door: residuals of a given text, as a request of its own through the engine."""
+"""Reads residuals of a given text, as a request of its own through the engine."""
 
 from __future__ import annotations
 

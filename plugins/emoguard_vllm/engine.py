@@ -1,4 +1,4 @@
-"""One engine as its front end sees it: a `vllm.LLM`, or an `AsyncLLM` in an event loop."""
+"""Wraps one engine for its front end: a `vllm.LLM`, or an `AsyncLLM` in an event loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOT_STARTED = (
 )
 
 DOOR = "emoguard-door-"
-"""How the ids of the door's own requests begin; those of servers begin otherwise."""
+"""Prefix of the ids of the door's own requests; servers use others."""
 
 
 class Engine:
@@ -65,7 +65,7 @@ class Engine:
 
     @property
     def processor(self) -> Any:
-        """Return what turns outputs of the EngineCore into those that users get."""
+        """Return the processor that turns outputs of the EngineCore into those for users."""
         return self._inner.output_processor
 
     @property
@@ -80,7 +80,7 @@ class Engine:
         return bool(ahead or self.config.use_v2_model_runner)
 
     def call(self, what: str, *args: Any) -> list[Any]:
-        """Have every worker do something; return what each answered.
+        """Call a function on every worker; return their results.
 
         Raises:
             EmoGuardError: a process of the engine in which this plug-in is not installed.
@@ -93,7 +93,7 @@ class Engine:
         return list(answers)
 
     def residuals(self, token_ids: Sequence[int]) -> list[Any]:
-        """Run a text through the model as a request of its own; return what each worker kept."""
+        """Run a text through the model as a request of its own; return each worker's rows."""
         name = f"{DOOR}{id(self)}-{next(self._numbers)}-"
         order = Order(door=True).data()
         sampling = SamplingParams(
@@ -111,7 +111,7 @@ class Engine:
         return self.call("take", name)
 
     def _run(self, name: str, prompt: Any, sampling: Any) -> str:
-        """Generate by the engine's own loop; others' requests go on meanwhile.
+        """Generate by the engine's own loop; others' requests continue meanwhile.
 
         Raises:
             EmoGuardError: requests that wait in the engine, whose outputs would be lost.

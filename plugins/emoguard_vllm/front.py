@@ -44,15 +44,15 @@ HALTED = "content_filter"
 provider."""
 
 REMEMBERED = 4096
-"""Calls whose responses are numbered on: prompts of one call arrive close together."""
+"""Calls remembered to number their responses: prompts of one call arrive close together."""
 
 
 class RefusedError(EmoGuardError, VLLMValidationError):
-    """A request that cannot be served as it is asked for: vLLM's servers answer it with 400."""
+    """Raised for a request that cannot be served as sent: vLLM's servers answer it with 400."""
 
 
 class BrokenError(RuntimeError):
-    """What broke in a worker, as text."""
+    """An error in a worker, as text."""
 
 
 @dataclass(eq=False)
@@ -100,7 +100,7 @@ class Front:
             yield
 
     def waiting(self) -> list[str]:
-        """Return the ids of what is still open or held: empty once the engine is idle."""
+        """Return the ids of requests still open or held: empty once the engine is idle."""
         return [*self._open, *self._reports, *("slot" for _ in range(len(self._slots)))]
 
     def _add_request(
@@ -132,10 +132,10 @@ class Front:
         )
 
     def _enter(self, request: Any, parent: Any, number: int) -> Open:
-        """Open the session of a sequence, and tell the workers what to do with it.
+        """Open the session of a sequence, and send the workers its order.
 
         Raises:
-            RefusedError: a request that is not sound, a plan that cannot be, no free slot.
+            RefusedError: a request that is not sound, a plan that is not allowed, no free slot.
 
         """
         sampling = request.sampling_params
@@ -155,7 +155,7 @@ class Front:
             raise RefusedError(str(error)) from error
         sampling.extra_args = extra | {KEY: order.data()}
         if session.steering is not None:
-            # What is computed under steering is never found again by another request.
+            # Another request must never reuse positions computed under steering.
             request.cache_salt = f"{request.cache_salt or ''}emoguard-{secrets.token_hex(8)}"
         call = parent.request_id if parent is not None else request.request_id
         entered = self._open[request.request_id] = Open(session, call, number, slot)
@@ -165,7 +165,7 @@ class Front:
         """Return the request of a call, which all choices of a `parent` share.
 
         Raises:
-            EmoGuardError: something else than a Request or what describes one.
+            EmoGuardError: anything but a Request or a description of one.
 
         """
         if parent is None:
@@ -175,7 +175,7 @@ class Front:
         return self._shared[parent]
 
     def _numbered(self, own: Request, parent: Any) -> Request:
-        """Return the request under a name of its own, where a call makes several responses."""
+        """Return the request under a name of its own if a call makes several responses."""
         number = self._numbers.pop(own.call, 0)
         self._numbers[own.call] = number + 1
         if len(self._numbers) > REMEMBERED:
@@ -185,12 +185,12 @@ class Front:
         return dataclasses.replace(own, id=f"{own.call}-{number}")
 
     def _parsed(self, own: Any) -> Request:
-        """Return what parameters say, else the context's request, else a fresh one."""
+        """Return the request in the parameters, else the context's, else a fresh one."""
         if own is None:
             return self._pending() or REQUEST.get() or Request()
         if isinstance(own, Request):
             return own
-        if not isinstance(own, str):  # code in this process may always ask
+        if not isinstance(own, str):  # code in this process needs no permission
             return schema.parse(Request, own, KEY)
         around = REQUEST.get() or Request()
         fields, denied = client.parse_request(parse(own.encode()), self._sessions.site.policy)
@@ -200,7 +200,7 @@ class Front:
         """Return the order of a session, and the plan that it holds a slot for.
 
         Raises:
-            EmoGuardError: every slot is taken, or where the plan begins cannot be said.
+            EmoGuardError: every slot is taken, or the plan's first position is unknown.
 
         """
         steering = session.steering
@@ -291,7 +291,7 @@ class Front:
             self._reports.setdefault(entered.call, {})[entered.choice] = report
 
     def _give(self, entered: Open, state: Any, result: Any) -> None:
-        """Put reports on what the caller gets: one for each choice that has ended."""
+        """Attach a report to each choice that has ended, for the caller."""
         reports = self._reports.get(entered.call)
         if not reports:
             return

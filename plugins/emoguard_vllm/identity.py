@@ -1,6 +1,6 @@
-"""Which model file an engine holds: its checkpoint, read as Transformers would load it.
+"""Identifies the model file of an engine: its checkpoint, read as Transformers would load it.
 
-vLLM fuses and shards tensors, so what its workers hold is not the file's. Identities are those of
+vLLM fuses and shards tensors, so its workers' tensors are not the file's. Identities are those of
 the Transformers plug-in, so that a calibration made there is valid here and the other way round.
 """
 
@@ -151,7 +151,7 @@ def _matrices(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
 
 
 def _folder(model: str, revision: str | None) -> Path | None:
-    """Return where a checkpoint lies: a folder, or the cache of the Hugging Face hub."""
+    """Return the place of a checkpoint: a folder, or the cache of the Hugging Face hub."""
     if Path(model).is_dir():
         return Path(model)
     from huggingface_hub import snapshot_download  # noqa: PLC0415

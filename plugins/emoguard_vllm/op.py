@@ -1,4 +1,4 @@
-"""The operator at the end of a block: one opaque node in whatever the compiler makes of a model.
+"""Defines the operator at the end of a block: one opaque node in compiled code.
 
 It finds its memory in this process, so no tensor of ours becomes an input of a graph, and compiled
 artefacts load in any process.
@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 See = Callable[[torch.Tensor, "torch.Tensor | None", int], None]
-"""Takes what block `layer` returned: the split stream, or the stream and None."""
+"""Takes the output of block `layer`: the split stream, or the stream and None."""
 
 
 class _Seer:
-    """Whose model runs now. A process may hold several; their steps do not overlap."""
+    """The model that runs now. A process may hold several; their steps do not overlap."""
 
     see: See | None = None
 

@@ -1,4 +1,4 @@
-"""Rows on the way home: with the tokens of a step, from the worker to the front end."""
+"""Carries rows with the tokens of a step, from the worker to the front end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emoguard_vllm.worker import Gathered, Worker
 def attach(output: Any, gathered: Gathered | None, worker: Worker) -> Any:
     """Return a runner's output with the rows of its tokens.
 
-    One that is still computed brings them when it is asked for.
+    An output that is still being computed adds them when it is read.
     """
     if gathered is None:
         return output
@@ -39,7 +39,7 @@ def _later(output: Any, gathered: Gathered, worker: Worker) -> Any:
     from vllm.v1.outputs import AsyncModelRunnerOutput  # noqa: PLC0415
 
     class WithRows(AsyncModelRunnerOutput):
-        """The output that vLLM waits for, which then has our rows."""
+        """The output that vLLM waits for, which then has EmoGuard's rows."""
 
         def get_output(self) -> Any:
             """Wait for the tokens, and put the rows with them."""

@@ -1,4 +1,4 @@
-"""What EmoGuard does in every process of vLLM: the API server, the EngineCore, the workers."""
+"""Installs EmoGuard in every process of vLLM: the API server, the EngineCore, the workers."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def register() -> None:
 
 
 def call(worker: Any, what: str, *args: Any) -> Any:
-    """Do what the front end asks for beside a worker's model runner."""
+    """Run a command of the front end beside a worker's model runner."""
     own = of(worker.model_runner)
     return None if own is None else getattr(own, what)(*args)

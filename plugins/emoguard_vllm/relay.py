@@ -1,4 +1,4 @@
-"""z and moves of earlier pipeline stages: they travel with the hidden states to the next."""
+"""Passes z and moves of earlier pipeline stages on with the hidden states."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from emoguard_vllm.worker import Worker
 
 
 def receive(worker: Worker, intermediate: Any) -> None:
-    """Take what the stages before this one read, before vLLM looks at what they sent."""
+    """Take the readings of earlier stages out of their message, before vLLM reads it."""
     tensors = getattr(intermediate, "tensors", None)
     worker.upstream = tensors.pop(KEY, None) if isinstance(tensors, dict) else None
 
 
 def send(worker: Worker, output: Any, rows: int) -> None:
-    """Add what was read so far to what goes on to the next stage."""
+    """Add the readings so far to the message to the next stage."""
     tensors = getattr(output, "tensors", None)
     if not isinstance(tensors, dict):
         return

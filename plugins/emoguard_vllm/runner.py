@@ -1,4 +1,4 @@
-"""What both of vLLM's model runners have in common: a worker of EmoGuard beside each."""
+"""Puts a worker of EmoGuard beside each of vLLM's two model runners."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def of(runner: Any) -> Worker | None:
 
 @contextmanager
 def guarded(worker: Worker) -> Iterator[None]:
-    """Let no error of ours reach the engine: what is followed is reported as broken."""
+    """Keep EmoGuard's errors from the engine: followed sequences are reported as broken."""
     try:
         yield
     except Exception as error:  # noqa: BLE001  (the response must not notice)

@@ -1,7 +1,7 @@
-"""Every place where EmoGuard reaches into vLLM: the one file to read when vLLM moves.
+"""Lists every place where EmoGuard reaches into vLLM: the one file to read when vLLM changes.
 
-Apart from this file, only `v1` and `v2` name what is private to a model runner, and the names that
-they use are listed here.
+Apart from this file, only `v1` and `v2` use private names of a model runner, which are listed here,
+too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Around = Callable[..., Any]
 class Seam:
     """A function or class of vLLM that is used, with the parameters that are relied upon.
 
-    `names` are what the source of a class must mention: attributes that are set on instances.
+    `names` must occur in the source of a class: attributes that are set on instances.
     """
 
     module: str
@@ -40,7 +40,7 @@ class Seam:
         return target
 
     def missing(self) -> str | None:
-        """Return what of this is not as expected, None if all is."""
+        """Return the deviation from this, None if there is none."""
         place = f"vllm.{self.module}.{self.name}"
         try:
             target = self.find()
@@ -202,7 +202,7 @@ def version() -> str:
 
 
 def missing(*, v2: bool | None = None) -> list[str]:
-    """Return what of vLLM is not as expected; `v2` leaves out the other model runner."""
+    """Return the deviations of vLLM; `v2` leaves out the other model runner."""
     runners = {None: RUNNER_V1 + RUNNER_V2, False: RUNNER_V1, True: RUNNER_V2}[v2]
     return [place for seam in COMMON + runners if (place := seam.missing())]
 

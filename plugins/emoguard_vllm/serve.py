@@ -25,8 +25,8 @@ log = logging.getLogger("emoguard")
 class Middleware:
     """Reads every completion of a vLLM server: `--middleware emoguard_vllm.Middleware`.
 
-    Probe and policy are those of `--additional-config '{"emoguard": {…}}'`. What is not sound ends
-    the server before it listens. Metrics join vLLM's own, at /metrics, unless the policy has a sink
+    Probe and policy are those of `--additional-config '{"emoguard": {…}}'`. Unsound ones end the
+    server before it listens. Metrics join vLLM's own, at /metrics, unless the policy has a sink
     prometheus.
     """
 
@@ -67,7 +67,7 @@ class Middleware:
         """Open the guard and attach.
 
         Raises:
-            EmoGuardError: what `emoguard.attach` and `open_guard` refuse.
+            EmoGuardError: as `emoguard.attach` and `open_guard`.
 
         """
         if os.environ.get("EMOGUARD_DISABLE") == "1":

@@ -1,4 +1,4 @@
-"""What an engine is started with: `additional_config["emoguard"]`."""
+"""Reads the settings that an engine is started with: `additional_config["emoguard"]`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAYOUT = "layout"
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user writes.
+    """The settings of a user.
 
     `probe` is a probe file or the name of a shipped one (default: the shipped one of the model's
     size), `policy` a YAML file. `slots` is how many different plans may be in force at a time.
@@ -54,7 +54,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the workers prepare before the model is compiled: which blocks, how many labels.
+    """The parts that workers prepare before the model is compiled: blocks, number of labels.
 
     `plugin` is the version of this code: it salts vLLM's compile cache, which does not look at
     plug-ins.
@@ -80,7 +80,7 @@ class Layout:
         return cls(**{**own[LAYOUT], "layers": tuple(own[LAYOUT]["layers"])})
 
     def into(self, additional: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-        """Return the `additional_config` that also says this layout."""
+        """Return the `additional_config` with this layout."""
         return {
             **additional,
             KEY: {**dataclasses.asdict(settings), LAYOUT: dataclasses.asdict(self)},

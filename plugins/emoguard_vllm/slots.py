@@ -1,4 +1,4 @@
-"""The plans in force in one engine: each takes a slot for as long as a sequence follows it."""
+"""Keeps the plans in force in one engine: each takes a slot while a sequence follows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An engine that can be prompted in words: for `emoguard fit`, `calibrate` and `validate`."""
+"""Prompts an engine in words, for `emoguard fit`, `calibrate` and `validate`."""
 
 from __future__ import annotations
 

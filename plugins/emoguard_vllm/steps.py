@@ -1,4 +1,4 @@
-"""Steps that both of vLLM's model runners take alike, with EmoGuard's worker beside them."""
+"""Wraps the steps that vLLM's two model runners share."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def load(plain: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> A
 
 
 def enter(worker: Worker, scheduled: Any) -> None:
-    """Tell the worker which requests came and which have ended."""
+    """Pass new and ended requests to the worker."""
     news = [(new.req_id, new.sampling_params) for new in scheduled.scheduled_new_reqs]
     worker.enter(news, scheduled.finished_req_ids)
 
 
 def sample(plain: Callable[..., Any], runner: Any, grammar: Any) -> Any:
-    """Sample, and give the rows of this step the way home with its tokens."""
+    """Sample, and attach the rows of this step to its tokens."""
     worker = of(runner)
     if worker is None or runner.execute_model_state is None:
         return plain(runner, grammar)

@@ -1,4 +1,4 @@
-"""vLLM's first model runner, the one for CPUs: where EmoGuard's worker is driven."""
+"""Drives EmoGuard's worker in vLLM's first model runner, the one for CPUs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""vLLM's second model runner, the default on GPUs: where EmoGuard's worker is driven."""
+"""Drives EmoGuard's worker in vLLM's second model runner, the default on GPUs."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class VllmJoint:
         self._door = Door(engine)
 
     def identity(self, *, anew: bool = False) -> ModelIdentity:
-        """Return which file the engine was started with."""
+        """Return the identity of the model the engine was started with."""
         return self._door.identity
 
     @contextmanager
@@ -80,7 +80,7 @@ class VllmJoint:
             yield
 
     def refuse(self, steering: Steering) -> None:
-        """Raise EmoGuardError for what this engine cannot steer."""
+        """Raise EmoGuardError for steering that this engine does not support."""
         config = self._engine.config
         if config.compilation_config.cudagraph_mode and "cuda" in str(config.device_config.device):
             raise EmoGuardError(
@@ -92,7 +92,7 @@ class VllmJoint:
         """Do nothing: rows come with their tokens."""
 
     def release(self, session: Session) -> None:
-        """Do nothing: the workers let go when the scheduler says that a sequence ended."""
+        """Do nothing: the workers release a sequence when the scheduler ends it."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids, "" without a tokenizer."""

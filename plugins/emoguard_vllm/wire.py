@@ -1,4 +1,4 @@
-"""What travels between EmoGuard in the front end and in the workers of one engine."""
+"""Defines the messages between EmoGuard in the front end and in the workers of one engine."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ MOVES = 3
 
 @dataclass(frozen=True)
 class Order:
-    """What the worker is asked to do with one sequence; rides in its `extra_args`.
+    """The worker's order for one sequence; travels in its `extra_args`.
 
     `first` is the first position that `plan` moves, `bound` the policy's, `calibration` the digest
-    of the model identity it was prepared for. `sink` says that the whole prompt is an attention
-    sink, which may go on in what is generated. `door` asks for residuals instead of rows.
+    of the model identity it was prepared for. `sink` if the whole prompt is an attention sink,
+    which generated tokens may extend. `door` asks for residuals instead of rows.
     """
 
     first: int = 0
@@ -41,7 +41,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Carried:
-    """Rows (tokens, labels + 3) of one sequence's tokens of one step, and what broke there."""
+    """Rows (tokens, labels + 3) of one sequence's tokens of one step, and the error there."""
 
     rows: NDArray[np.float32]
     reading: str | None = None
@@ -54,6 +54,6 @@ class Carried:
 
     @classmethod
     def unpack(cls, data: Sequence[Any]) -> Self:
-        """Return what `pack` packed."""
+        """Return the rows that `pack` packed."""
         width, rows, reading, steering = data
         return cls(np.frombuffer(rows, np.float32).reshape(-1, width), reading, steering)

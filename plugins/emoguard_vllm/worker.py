@@ -1,4 +1,4 @@
-"""EmoGuard in a worker: hooks on the model, orders of requests, rows of each step."""
+"""Runs EmoGuard in a worker: hooks on the model, orders of requests, rows of each step."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger("emoguard")
 
 @dataclass(eq=False)
 class Followed:
-    """One sequence that is followed: its order, the plan made ready, what broke its steering."""
+    """One followed sequence: its order, the plan made ready, the error in its steering."""
 
     order: Order
     steering: Steering | None = None
@@ -60,7 +60,8 @@ class Part:
 class Gathered:
     """The rows of a step on their way to the host.
 
-    `spans` says which are whose, `reading` what broke for all, `steering` for whom what broke.
+    `spans` assigns them to sequences, `reading` is an error for all, `steering` the errors by
+    sequence.
     """
 
     spans: dict[str, range]
@@ -69,7 +70,7 @@ class Gathered:
     steering: Mapping[str, str]
 
     def carried(self, request: str, tokens: int) -> Carried | None:
-        """Return what goes home with the first `tokens` of a request's tokens."""
+        """Return the rows to send with the first `tokens` of a request's tokens."""
         span = self.spans.get(request)
         if span is None or not tokens:
             return None
@@ -84,13 +85,13 @@ class Gathered:
 
 
 class Worker:
-    """What EmoGuard keeps beside one model runner. Both runners drive it in the same order:
+    """EmoGuard's part beside one model runner. Both runners drive it in the same order:
 
     `enter` with the scheduler's news, `place` where the rows lie, the forward pass, `gather`.
     """
 
     upstream: torch.Tensor | None = None
-    """What earlier pipeline stages read and moved in this step: (tokens, labels + 3)."""
+    """Readings and moves of earlier pipeline stages in this step: (tokens, labels + 3)."""
 
     def __init__(self, model: Any, layout: Layout, hidden: int, tokens: int, device: Any) -> None:
         blocks = find_blocks(model)
@@ -128,6 +129,7 @@ class Worker:
         """
         self._probe, calibrations = artifact.loads(probe)
         self._calibrations = {each.identity.digest: each for each in calibrations}
+        self._acting = ((), {})  # by plans alone: their directions are the probe's
         self.buffers.load(self._probe.fold(self._calibrations.get(site), tuple(labels)))
         self._labels = len(labels)
         return list(self.buffers.layers)
@@ -139,7 +141,7 @@ class Worker:
         self._doors.clear()
 
     def take(self, request: str) -> tuple[list[int], list[bytes]]:
-        """Return what was kept for a request of the door: layers, and (tokens, hidden) of each."""
+        """Return the residuals for a request of the door: layers, and (tokens, hidden) of each."""
         for name in [name for name in self._doors if name.startswith(request)]:
             parts = self._doors.pop(name)
             whole = np.concatenate(parts, axis=1) if parts else np.zeros((0, 0, 0), np.float32)
@@ -160,7 +162,7 @@ class Worker:
                 self._enter(request, Order.of(extra[KEY]))
 
     def place(self, rows: int, parts: Sequence[Part], tokens: Callable[[int], Any]) -> None:
-        """Say where the rows of a step lie; `tokens(n)` are the token ids of part number n."""
+        """Place the rows of a step; `tokens(n)` are the token ids of part number n."""
         self._parts = list(parts)
         keep: list[int] = []
         moved: list[tuple[str, range]] = []
@@ -180,7 +182,7 @@ class Worker:
         self.buffers.begin(rows, self._planned(moved), keep[: self.buffers.room])
 
     def gather(self) -> Gathered | None:
-        """Return the rows that tokens of this step are chosen from; None if nobody wants any."""
+        """Return the rows that tokens of this step are chosen from; None if none are needed."""
         if self._lost is not None:
             return self.lost()
         self._keep()
@@ -208,13 +210,13 @@ class Worker:
         return own if self.upstream is None else own + self.upstream[:rows]
 
     def break_off(self, error: str) -> None:
-        """Report every sequence that is followed as broken: something of ours raised in a step."""
+        """Report every followed sequence as broken, after an error of EmoGuard's in a step."""
         self._lost = error
         self.buffers.planned = None
         self._steering_broke(error)
 
     def lost(self) -> Gathered:
-        """Return what `gather` does of a step whose rows are lost to a fault of ours."""
+        """Return the result of `gather` for a step whose rows are lost to a fault of EmoGuard's."""
         width = (self._labels or self.buffers.labels) + MOVES
         nothing = np.zeros((0, width), np.float32)
         none = dict.fromkeys(self._sequences, range(0))
@@ -257,7 +259,7 @@ class Worker:
             self._prepared.pop(sequence.key, None)
 
     def _planned(self, moved: Sequence[tuple[str, range]]) -> Planned | None:
-        """Return the rows to move and what moves them; interventions are kept while plans stay."""
+        """Return the rows to move and their interventions, which are kept while plans stay."""
         if not moved:
             return None
         keys = tuple(sorted({key for key, _ in moved}))
@@ -267,14 +269,14 @@ class Worker:
             none = torch.zeros(len(plans), MOVES, device=device)
             here = {layer for plan in plans for layer in plan.layers} & {*self.buffers.layers}
             self._acting = keys, {layer: gather(plans, layer, device, none) for layer in here}
-        rows = [row for _, span in moved for row in span]
-        owners = [keys.index(key) for key, span in moved for _ in span]
+        rows = np.array([row for _, span in moved for row in span])
+        owners = np.array([keys.index(key) for key, span in moved for _ in span])
         return Planned(
-            torch.tensor(rows, device=device), torch.tensor(owners, device=device), self._acting[1]
+            torch.from_numpy(rows).to(device), torch.from_numpy(owners).to(device), self._acting[1]
         )
 
     def _steering_broke(self, error: str) -> None:
-        """Stop steering every sequence: what breaks in a step was moved at some layers only."""
+        """Stop steering every sequence: after an error in a step, some layers were not moved."""
         for sequence in self._sequences.values():
             if sequence.steering is not None:
                 sequence.broken = sequence.broken or error
@@ -290,7 +292,7 @@ class Worker:
 
 
 def _home(rows: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
-    """Start to copy rows to the host, without waiting; return what waits and returns them."""
+    """Start to copy rows to the host; return a function that waits and returns them."""
     if not rows.is_cuda:
         host = rows.numpy()
         return lambda: host

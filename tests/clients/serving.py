@@ -72,9 +72,9 @@ def prompt_of(asked):
     return asked["messages"][-1]["content"] if "messages" in asked else asked["prompt"]
 
 
-def said(found):
+def said(actual):
     """Return the text of a body or a chunk."""
-    choice = found["choices"][0]
+    choice = actual["choices"][0]
     speech = choice.get("message", choice.get("delta"))
     return choice["text"] if speech is None else speech.get("content") or ""
 

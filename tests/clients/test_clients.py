@@ -50,10 +50,10 @@ PACKAGES = {"openai": "openai", "langchain": "@langchain/openai", "ai": "ai"}
 def python(library):
     """Return the command that goes the ways of a Python library; skips where it is missing."""
     try:
-        found = importlib.util.find_spec(MODULES[library])
+        spec = importlib.util.find_spec(MODULES[library])
     except ModuleNotFoundError:
-        found = None
-    if found is None:
+        spec = None
+    if spec is None:
         pytest.skip(f"{MODULES[library]} is not installed: pip install --group clients")
     return [sys.executable, str(HERE / "ways.py"), library]
 
@@ -102,9 +102,9 @@ def go(command, server, library, ways):
         [*command, f"{url}/v1"], capture_output=True, text=True, check=False, timeout=300, cwd=HERE
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [each["way"] for each in found] == [f"{library} {name}" for name in ways]
-    for each, sees in zip(found, ways.values(), strict=True):
+    data = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [each["way"] for each in data] == [f"{library} {name}" for name in ways]
+    for each, sees in zip(data, ways.values(), strict=True):
         sent = recorder.text(each["way"])
         assert sent
         assert each["text"] == sent, each["way"]
@@ -113,22 +113,22 @@ def go(command, server, library, ways):
 
 
 @pytest.mark.parametrize("library", PYTHON)
-def test_python_clients_read_what_a_scripted_app_sent(library, scripted):
+def test_python_clients_read_the_answers_of_a_scripted_app(library, scripted):
     go(python(library), scripted, library, PYTHON[library])
 
 
 @pytest.mark.parametrize("library", NPM)
-def test_npm_clients_read_what_a_scripted_app_sent(library, scripted):
+def test_npm_clients_read_the_answers_of_a_scripted_app(library, scripted):
     go(npm(library), scripted, library, NPM[library])
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("library", PYTHON)
-def test_python_clients_read_what_a_model_said(library, real):
+def test_python_clients_read_the_answers_of_a_model(library, real):
     go(python(library), real, library, PYTHON[library])
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("library", NPM)
-def test_npm_clients_read_what_a_model_said(library, real):
+def test_npm_clients_read_the_answers_of_a_model(library, real):
     go(npm(library), real, library, NPM[library])

@@ -34,22 +34,22 @@ def openai_ways(base):
         return done.choices[0].message.content, done.model_extra.get("emoguard")
 
     def raw(way):
-        text, found = "", None
+        text, actual = "", None
         for chunk in chat.create(**say(way), stream=True):
-            found = chunk.model_extra.get("emoguard", found)
+            actual = chunk.model_extra.get("emoguard", actual)
             text += "".join(choice.delta.content or "" for choice in chunk.choices)
-        return text, found
+        return text, actual
 
     def helper(way):
         # Not get_final_completion: it raises where an answer ended at max_tokens.
-        text, found = "", None
+        text, actual = "", None
         with chat.stream(**say(way)) as stream:
             for event in stream:
                 if event.type == "chunk":
-                    found = event.chunk.model_extra.get("emoguard", found)
+                    actual = event.chunk.model_extra.get("emoguard", actual)
                 if event.type == "content.delta":
                     text = event.snapshot
-        return text, found
+        return text, actual
 
     return {"whole": whole, "raw": raw, "helper": helper}
 
@@ -71,11 +71,11 @@ def loop_ways(base):
     def plain(way):
         asked = {**say(way), "prompt": way}
         del asked["messages"]
-        text, found = "", None
+        text, actual = "", None
         for chunk in client.completions.create(**asked, stream=True):
-            found = chunk.model_extra.get("emoguard", found)
+            actual = chunk.model_extra.get("emoguard", actual)
             text += chunk.choices[0].text
-        return text, found
+        return text, actual
 
     return {"naive": naive, "plain": plain}
 
@@ -93,11 +93,11 @@ def litellm_ways(base):
         return done.choices[0].message.content, getattr(done, "emoguard", None)
 
     def stream(way):
-        text, found = "", None
+        text, actual = "", None
         for chunk in ask(way, stream=True):
-            found = getattr(chunk, "emoguard", found)
+            actual = getattr(chunk, "emoguard", actual)
             text += chunk.choices[0].delta.content or ""
-        return text, found
+        return text, actual
 
     return {"whole": whole, "stream": stream}
 
@@ -139,11 +139,11 @@ def llamaindex_ways(base):
         return done.message.content, done.raw.model_extra.get("emoguard")
 
     def stream(way):
-        text, found = "", None
+        text, actual = "", None
         for chunk in model.stream_chat([ChatMessage(role="user", content=way)]):
-            found = chunk.raw.model_extra.get("emoguard", found)
+            actual = chunk.raw.model_extra.get("emoguard", actual)
             text += chunk.delta or ""
-        return text, found
+        return text, actual
 
     return {"whole": whole, "stream": stream}
 
@@ -162,8 +162,8 @@ def main():
     library, base = sys.argv[1:]
     for name, go in LIBRARIES[library](base).items():
         way = f"{library} {name}"
-        text, found = go(way)
-        sys.stdout.write(json.dumps({"way": way, "text": text, "emoguard": found}) + "\n")
+        text, actual = go(way)
+        sys.stdout.write(json.dumps({"way": way, "text": text, "emoguard": actual}) + "\n")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def test_on_a_terminal_a_shorter_step_leaves_nothing_of_the_one_before():
     assert all(text.startswith("\r") for text in shown)
 
 
-def test_a_failure_shows_the_end_of_what_pip_said(capfd):
+def test_a_failure_shows_the_end_of_pips_output(capfd):
     assert install.main(["--no-index", "no-such-package"]) == 1
     out, _ = capfd.readouterr()
     assert "no-such-package" in out

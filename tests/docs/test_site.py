@@ -37,10 +37,10 @@ def test_links_outside_the_site_lead_somewhere(path):
     for target, anchor in LINKS.findall(path.read_text(encoding="utf-8")):
         if target.startswith("http"):
             continue
-        found = ROOT / target
-        assert found.exists(), target
+        actual = ROOT / target
+        assert actual.exists(), target
         if anchor:
-            assert anchor[1:] in anchors(found), f"{target}{anchor}"
+            assert anchor[1:] in anchors(actual), f"{target}{anchor}"
 
 
 def anchors(path):
@@ -60,8 +60,8 @@ def test_every_key_of_a_schema_is_on_its_page(name):
     page = schema_tables.on_page_markdown(text, config=Config)
     schema = json.loads((ROOT / "docs" / f"{name}.schema.json").read_text(encoding="utf-8"))
     keys = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
-    for found in (schema, *schema["$defs"].values()):
-        assert found["properties"].keys() <= keys
+    for actual in (schema, *schema["$defs"].values()):
+        assert actual["properties"].keys() <= keys
 
 
 def test_a_limit_is_written_as_it_is():

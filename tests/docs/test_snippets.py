@@ -69,11 +69,11 @@ class Page:
     def yaml(self, example):
         """Save a block under the name in its first line, as an editor does: whole."""
         text = self.text(example)
-        found = re.match(r"# (\S+\.yaml)\n", text)
-        assert found, "the first line must name the file"
+        actual = re.match(r"# (\S+\.yaml)\n", text)
+        assert actual, "the first line must name the file"
         part = self.folder / "part"
         part.write_text(text, encoding="utf-8")
-        part.rename(self.folder / found[1])
+        part.rename(self.folder / actual[1])
 
     def bash(self, example):
         """Run a block; a server goes on in the background."""
@@ -173,9 +173,9 @@ def blocks(path):
 @pytest.mark.real
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_the_snippets_of_a_page_run_in_their_order(path, page):
-    found = blocks(path)
-    assert found
-    for example in found:
+    actual = blocks(path)
+    assert actual
+    for example in actual:
         page.run(example)
 
 

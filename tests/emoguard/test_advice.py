@@ -64,35 +64,35 @@ def texts(path):
 
 
 def command(name):
-    found = verbs.get_command(click.Context(verbs), name)
-    assert found is not None
-    return found
+    actual = verbs.get_command(click.Context(verbs), name)
+    assert actual is not None
+    return actual
 
 
 def options(name):
     """Return the options of a verb and of those below it."""
-    found = command(name)
-    below = found.commands.values() if isinstance(found, click.Group) else ()
-    params = [p for each in (found, *below) for p in each.get_params(click.Context(each))]
+    actual = command(name)
+    below = actual.commands.values() if isinstance(actual, click.Group) else ()
+    params = [p for each in (actual, *below) for p in each.get_params(click.Context(each))]
     return {flag for p in params for flag in (*p.opts, *p.secondary_opts)} | {"-h", "--help"}
 
 
-def check_options(told, verb):
+def check_options(shown, verb):
     for other, theirs in OTHERS.items():
-        if other in told:
-            told = re.sub("|".join(theirs), "", told)
-    unknown = set(OPTION.findall(told)) - options(verb)
-    assert not unknown, f"emoguard {verb} has no {', '.join(unknown)}: {told!r}"
+        if other in shown:
+            shown = re.sub("|".join(theirs), "", shown)
+    unknown = set(OPTION.findall(shown)) - options(verb)
+    assert not unknown, f"emoguard {verb} has no {', '.join(unknown)}: {shown!r}"
 
 
 @pytest.mark.parametrize("path", [*SOURCES, *DOCUMENTS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_command_that_is_named_is_a_verb_with_these_options(path):
     for text in texts(path):
-        for found in re.finditer(
+        for actual in re.finditer(
             r"(?<![\w./'-])(?<!from )emoguard ([a-z][a-z-]*)([^`\n;|>#)]*)", text
         ):
-            verb, rest = found.groups()
-            assert verb in NAMES, f"no verb: {found.group()!r}"
+            verb, rest = actual.groups()
+            assert verb in NAMES, f"no verb: {actual.group()!r}"
             check_options(rest.partition("emoguard ")[0], verb)
 
 
@@ -135,18 +135,18 @@ def documented():
         *dict.fromkeys(documented()),
     ],
 )
-def test_a_whole_command_has_what_its_verb_requires(line):
+def test_a_whole_command_has_the_arguments_of_its_verb(line):
     _, verb, *arguments = shlex.split(line, comments=True)
-    found = command(verb)
-    if isinstance(found, click.Group):
-        found, arguments = found.commands[arguments[0]], arguments[1:]
+    actual = command(verb)
+    if isinstance(actual, click.Group):
+        actual, arguments = actual.commands[arguments[0]], arguments[1:]
     if arguments:  # else it is only named
-        found.make_context(verb, arguments)
+        actual.make_context(verb, arguments)
 
 
 def test_a_calibration_is_written_beside_its_probe_under_another_name():
-    told = shlex.split(advice.calibrate_command("m.gguf", "there/mine.safetensors", "Q8_0"))
-    assert told[told.index("--out") + 1] == "there/mine-Q8_0.safetensors"
+    shown = shlex.split(advice.calibrate_command("m.gguf", "there/mine.safetensors", "Q8_0"))
+    assert shown[shown.index("--out") + 1] == "there/mine-Q8_0.safetensors"
 
 
 @pytest.mark.parametrize("path", [*SOURCES, *DOCUMENTS], ids=lambda p: str(p.relative_to(ROOT)))
@@ -184,7 +184,7 @@ def test_every_library_that_is_imported_has_its_extra(library, extra):
     assert extra_of(library) == extra
 
 
-def test_a_library_that_no_extra_brings_is_nobodys():
+def test_a_library_that_no_extra_brings_has_none():
     assert extra_of("antigravity") is None
     assert install_command("antigravity") == "pip install 'antigravity'"
 

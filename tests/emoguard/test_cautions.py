@@ -35,7 +35,7 @@ def test_a_card_of_anything_else_has_no_cautions(kept):
     assert thin({"cautions": kept}).cautions == ()
 
 
-def test_an_uncalibrated_model_is_told_to_calibrate_and_for_what_the_probe_is():
+def test_the_caution_of_an_uncalibrated_model_names_the_command_and_the_calibrated_files():
     other = dataclasses.replace(FAKE_IDENTITY, quantisation="Q2_K")
     (sentence,) = cautions(Guard(PROBE, [CALIBRATION]), other)
     assert "(Q2_K), but for F32" in sentence

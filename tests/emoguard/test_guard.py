@@ -36,10 +36,10 @@ def test_a_policy_chooses_and_orders_labels():
     grid[:, 1] += 1
     calibration = dataclasses.replace(CALIBRATION, means=grid)
     guard = Guard(PROBE, [calibration], Policy(labels=("sad",)))
-    made = summed(guard, make_reading(labels=1), Request())
-    assert list(made.scores) == ["sad"]
-    mean = made.scores["sad"].mean
-    assert made.scores["sad"].rank == calibration.rank(np.array([0, mean]))[1]
+    result = summed(guard, make_reading(labels=1), Request())
+    assert list(result.scores) == ["sad"]
+    mean = result.scores["sad"].mean
+    assert result.scores["sad"].rank == calibration.rank(np.array([0, mean]))[1]
     assert guard.site(FAKE_IDENTITY).readout.labels == ("sad",)
 
 
@@ -108,10 +108,10 @@ def test_the_alarm_rate_is_shared_by_the_labels_that_are_monitored():
 
 
 @pytest.mark.parametrize(
-    "told", [None, "usable", ["weak"], {"happy": "superb"}, {"happy": ["weak"]}, {"other": "weak"}]
+    "shown", [None, "usable", ["weak"], {"happy": "superb"}, {"happy": ["weak"]}, {"other": "weak"}]
 )
-def test_a_card_without_verdicts_or_with_nonsense_monitors_everything(told):
-    guard = judged(told)
+def test_a_card_without_verdicts_or_with_nonsense_monitors_everything(shown):
+    guard = judged(shown)
     assert guard.monitored == guard.labels == ("happy", "sad")
     report = summed(guard, make_reading(tokens=20), Request())
     assert report.scores["happy"].verdict is None
@@ -144,8 +144,8 @@ def test_an_argument_of_another_kind_is_named_when_the_guard_is_made(arguments, 
 def test_sinks_and_calibrations_may_come_one_by_one():
     sink = ListSink()
     with Guard(PROBE, iter([CALIBRATION]), sinks=(each for each in [sink])) as guard:
-        made = put(guard, report(guard))
-    assert sink.reports == [made]
+        result = put(guard, report(guard))
+    assert sink.reports == [result]
     assert guard.calibrations == (CALIBRATION,)
 
 
@@ -161,8 +161,8 @@ def test_a_callback_that_is_falsy_is_called_all_the_same():
 
 
 def test_a_plan_may_be_a_mapping():
-    made = GUARD.site(FAKE_IDENTITY).steering({"cap": {"sad": 0.9}})
-    assert made.plan == Plan(cap={"sad": 0.9})
+    result = GUARD.site(FAKE_IDENTITY).steering({"cap": {"sad": 0.9}})
+    assert result.plan == Plan(cap={"sad": 0.9})
     with pytest.raises(EmoGuardError, match="plan: wanted a mapping"):
         GUARD.site(FAKE_IDENTITY).steering("sad")
 
@@ -171,8 +171,10 @@ def test_a_plan_may_be_a_mapping():
 def test_names_from_a_database_reach_the_report_the_sinks_and_the_notices(fields):
     sink, policy = ListSink(), Policy(notices=NoticePolicy(profiles=("eu_art50",)))
     with Guard(PROBE, [CALIBRATION], policy, [sink]) as guard:
-        made = put_reading(guard, make_reading(), Request(**fields), lambda: "Hello.")
-    assert sink.reports == [made]
-    assert made.notice is not None
-    assert made.faults == ()
-    assert {name: getattr(made, name) for name in fields} == {k: str(v) for k, v in fields.items()}
+        result = put_reading(guard, make_reading(), Request(**fields), lambda: "Hello.")
+    assert sink.reports == [result]
+    assert result.notice is not None
+    assert result.faults == ()
+    assert {name: getattr(result, name) for name in fields} == {
+        k: str(v) for k, v in fields.items()
+    }

@@ -18,7 +18,7 @@ JSON = st.recursive(
 
 
 @given(JSON, st.booleans(), st.booleans())
-def test_what_json_writes_is_what_is_parsed(value, ascii_only, bom):
+def test_json_parses_to_the_data_it_was_written_from(value, ascii_only, bom):
     data = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8-sig" if bom else "utf-8")
     assert jsontext.parse(data) == value
 

@@ -26,6 +26,6 @@ def test_only_a_close_name_is_suggested(name, meant):
     assert near(name, KEYS) == meant
 
 
-def test_what_is_close_to_nothing_lists_what_is_known():
+def test_a_name_close_to_nothing_lists_the_known_ones():
     assert hint("foo", KEYS, "keys").startswith("known keys: add, cap")
     assert hint("foo", (), "options") == "known options: none"

@@ -77,9 +77,9 @@ def test_names_from_databases_become_text(value):
 def test_a_uuid_is_a_name_and_no_name_makes_one_up():
     own = uuid.uuid4()
     assert Request(id=own, conversation=own).conversation == Request(id=own).call == str(own)
-    made = [Request(id=None), Request(id=None), Request(), Request()]
-    assert len({request.id for request in made}) == 4
-    assert all(request.id == request.call for request in made)
+    results = [Request(id=None), Request(id=None), Request(), Request()]
+    assert len({request.id for request in results}) == 4
+    assert all(request.id == request.call for request in results)
 
 
 @pytest.mark.parametrize("field", ["id", "conversation", "call"])

@@ -48,7 +48,7 @@ def test_only_regular_files_are_read_and_nothing_waits(tmp_path, monkeypatch, ki
     assert set(os.listdir("/proc/self/fd")) == handles  # noqa: PTH208
 
 
-def test_a_pipe_that_somebody_writes_to_is_not_read(tmp_path):
+def test_a_pipe_with_a_writer_is_not_read(tmp_path):
     path = place(tmp_path, "pipe")
     reader = os.open(path, os.O_RDWR)
     os.write(reader, b"text\n")
@@ -93,7 +93,7 @@ def test_a_file_that_grows_while_it_is_read_ends(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "found"),
+    ("data", "actual"),
     [
         (b"", []),
         (b"a", ["a"]),
@@ -104,9 +104,9 @@ def test_a_file_that_grows_while_it_is_read_ends(tmp_path):
         ("a\u2028b\x0bc\x85d\x1ce\rf\n".encode(), ["a\u2028b\x0bc\x85d\x1ce\rf"]),
     ],
 )
-def test_only_newlines_end_a_line_and_a_byte_order_mark_is_none(tmp_path, data, found):
+def test_only_newlines_end_a_line_and_a_byte_order_mark_is_none(tmp_path, data, actual):
     (tmp_path / "f").write_bytes(data)
-    assert list(regularfile.lines(tmp_path / "f")) == found
+    assert list(regularfile.lines(tmp_path / "f")) == actual
 
 
 @pytest.mark.parametrize("data", [b"a\n\xff\n", "é".encode("latin-1"), b"\xed\xa0\x80"])

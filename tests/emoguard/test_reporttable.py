@@ -39,9 +39,9 @@ def test_columns_stand_under_their_heads():
 
 
 def test_contrasts_stand_below_the_emotions_where_they_are_known():
-    found = rows(SCORES, ["valence"])
-    assert [row.label for row in found] == ["happy", "sad", "valence"]
-    assert [row.is_last_emotion for row in found] == [False, True, False]
+    actual = rows(SCORES, ["valence"])
+    assert [row.label for row in actual] == ["happy", "sad", "valence"]
+    assert [row.is_last_emotion for row in actual] == [False, True, False]
     assert not any(row.is_last_emotion for row in rows(SCORES))
 
 
@@ -70,15 +70,15 @@ def test_a_receipt_is_one_line_of_it():
 
 def test_a_notebook_shows_each_token_in_the_colour_of_the_label():
     report = make_report(Request(scores="text"), tokens=3, pieces=("a ", "b\n", "<c>"))
-    found = report.html("sad")
-    spans = re.findall(r"<span(.*?)>(.*?)</span>", found, re.DOTALL)
+    actual = report.html("sad")
+    spans = re.findall(r"<span(.*?)>(.*?)</span>", actual, re.DOTALL)
     assert [html.unescape(text) for _, text in spans] == ["a ", "b\n", "<c>"]
     for (style, _), token in zip(spans, report.tokens, strict=True):
         colour = background(token.z[1])
         assert (colour is not None) == ("background" in style)
         if colour is not None:
             assert ",".join(map(str, colour)) in style
-    assert "in the colour of sad" in found
+    assert "in the colour of sad" in actual
 
 
 def test_the_default_colour_is_that_of_the_highest_mean():

@@ -23,40 +23,40 @@ from tests.support.guards import CALIBRATION, GUARD, OTHER_FILE, PROBE, report, 
 def test_mean_and_rolling_peak_equal_brute_force(seed, tokens, window):
     reading = make_reading(tokens, seed=seed)
     policy = Policy(alarms=AlarmPolicy(window_tokens=window))
-    made = summed(Guard(PROBE, [CALIBRATION], policy), reading)
+    result = summed(Guard(PROBE, [CALIBRATION], policy), reading)
     rows = reading.rows.astype(np.float64)
     peaks = [rows[t : t + window].mean(axis=0) for t in range(tokens - window + 1)]
-    for column, score in enumerate(made.scores.values()):
+    for column, score in enumerate(result.scores.values()):
         assert score.mean == pytest.approx(rows[:, column].mean(), abs=1e-9)
         wanted = max(peak[column] for peak in peaks) if peaks else None
         assert score.peak == pytest.approx(wanted, abs=1e-9)
         assert score.rank == CALIBRATION.rank(np.full(2, score.mean))[column]
-    assert made.short == (tokens < window)
-    assert all((score.peak is None) == made.short for score in made.scores.values())
+    assert result.short == (tokens < window)
+    assert all((score.peak is None) == result.short for score in result.scores.values())
 
 
 def test_reasoning_is_counted_and_not_averaged():
     rows = np.zeros((30, 2), np.float32)
     rows[5:12] = 1000
     phases = np.array([0] + [2] * 4 + [1] * 7 + [2] * 18, np.uint8)
-    made = report(rows=rows, phases=phases, tokens=30)
-    assert made.phases == {"preparation": 1, "reasoning": 7, "response": 22}
-    assert [(s.mean, s.peak) for s in made.scores.values()] == [(0, 0), (0, 0)]
-    assert made.tokens_scored == 30
+    result = report(rows=rows, phases=phases, tokens=30)
+    assert result.phases == {"preparation": 1, "reasoning": 7, "response": 22}
+    assert [(s.mean, s.peak) for s in result.scores.values()] == [(0, 0), (0, 0)]
+    assert result.tokens_scored == 30
 
 
 def test_attention_sinks_are_counted_and_in_no_score():
     rows = make_reading(40).rows.copy()
     rows[:3] = 141
-    made = report(rows=rows, attention_sinks=3, request=Request(scores="tokens"))
+    result = report(rows=rows, attention_sinks=3, request=Request(scores="tokens"))
     without = report(rows=rows[3:], tokens=37, phases=np.full(37, 2, np.uint8))
-    assert made.scores == without.scores
-    assert (made.status, made.short) == ("scored", False)
-    assert made.tokens_scored == made.completion_tokens == 40
-    assert (made.attention_sinks, made.tokens_averaged) == (3, 37)
-    assert [token.attention_sink for token in made.tokens] == [True] * 3 + [False] * 37
-    assert all(token.z == (0, 0) for token in made.tokens[:3])
-    assert np.array_equal(np.array([token.z for token in made.tokens[3:]], np.float32), rows[3:])
+    assert result.scores == without.scores
+    assert (result.status, result.short) == ("scored", False)
+    assert result.tokens_scored == result.completion_tokens == 40
+    assert (result.attention_sinks, result.tokens_averaged) == (3, 37)
+    assert [token.attention_sink for token in result.tokens] == [True] * 3 + [False] * 37
+    assert all(token.z == (0, 0) for token in result.tokens[:3])
+    assert np.array_equal(np.array([token.z for token in result.tokens[3:]], np.float32), rows[3:])
 
 
 def test_attention_sinks_shorten_a_response():
@@ -70,20 +70,20 @@ def test_attention_sinks_shorten_a_response():
 def test_an_attention_sink_that_was_not_read_is_still_missing():
     rows = make_reading(20).rows.copy()
     rows[0] = np.nan
-    made = report(tokens=20, rows=rows, attention_sinks=1, request=Request(scores="tokens"))
-    assert (made.status, made.tokens_scored) == ("incomplete", 19)
-    assert made.tokens[0].z == (None, None)
+    result = report(tokens=20, rows=rows, attention_sinks=1, request=Request(scores="tokens"))
+    assert (result.status, result.tokens_scored) == ("incomplete", 19)
+    assert result.tokens[0].z == (None, None)
 
 
 def test_reasoning_at_an_attention_sink_is_counted_once():
     phases = np.array([0] + [1] * 3 + [2] * 16, np.uint8)
-    made = report(tokens=20, phases=phases, attention_sinks=2)
-    assert (made.attention_sinks, made.tokens_averaged) == (1, 16)
+    result = report(tokens=20, phases=phases, attention_sinks=2)
+    assert (result.attention_sinks, result.tokens_averaged) == (1, 16)
 
 
 def test_a_response_of_reasoning_only_has_no_scores():
-    made = report(tokens=4, phases=np.full(4, PHASES.index("reasoning"), np.uint8))
-    assert (made.status, made.scores, made.short) == ("scored", {}, True)
+    result = report(tokens=4, phases=np.full(4, PHASES.index("reasoning"), np.uint8))
+    assert (result.status, result.scores, result.short) == ("scored", {}, True)
 
 
 HOLE = np.array([[0, 1], [np.nan, np.nan], [2, 3]], np.float32)
@@ -104,24 +104,24 @@ HOLE = np.array([[0, 1], [np.nan, np.nan], [2, 3]], np.float32)
         ({"skipped": "beam search", "fault": "x"}, "skipped", False),
     ],
 )
-def test_status_says_what_may_be_averaged(changes, status, has_scores):
-    made = report(**changes)
-    assert (made.status, bool(made.scores)) == (status, has_scores)
+def test_status_decides_whether_scores_are_averaged(changes, status, has_scores):
+    result = report(**changes)
+    assert (result.status, bool(result.scores)) == (status, has_scores)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_one_label_that_is_not_finite_makes_its_row_stale(bad):
     rows = np.zeros((20, 2), np.float32)
     rows[3, 1] = bad
-    made = report(tokens=20, rows=rows, request=Request(scores="tokens"))
-    assert (made.status, made.tokens_scored, made.scores) == ("incomplete", 19, {})
-    assert made.tokens[3].z == (0.0, None)
+    result = report(tokens=20, rows=rows, request=Request(scores="tokens"))
+    assert (result.status, result.tokens_scored, result.scores) == ("incomplete", 19, {})
+    assert result.tokens[3].z == (0.0, None)
 
 
 def test_uncalibrated_scores_are_raw_and_without_rank():
-    made = report(identity=OTHER_FILE)
-    assert made.identity == OTHER_FILE.digest
-    assert all(score.rank is None for score in made.scores.values())
+    result = report(identity=OTHER_FILE)
+    assert result.identity == OTHER_FILE.digest
+    assert all(score.rank is None for score in result.scores.values())
     raw, folded = GUARD.site(OTHER_FILE).readout, PROBE.fold(None)
     assert np.array_equal(raw.matrix, folded.matrix)
     assert np.array_equal(raw.shift, folded.shift)
@@ -156,20 +156,20 @@ def test_crossings_are_counted_at_the_certified_threshold():
     threshold = GUARD.site(FAKE_IDENTITY).thresholds["happy"]
     assert 1 < threshold.level <= 1.1
     assert threshold.bound <= 0.5  # the family rate of 1 per 1,000, split over two labels
-    made = report(rows=BURSTS, tokens=80)
-    assert [score.crossings for score in made.scores.values()] == [2, 0]
-    assert not made.short
+    result = report(rows=BURSTS, tokens=80)
+    assert [score.crossings for score in result.scores.values()] == [2, 0]
+    assert not result.short
 
 
-def test_what_is_counted_live_is_what_the_report_says():
+def test_live_crossings_equal_those_of_the_report():
     live = GUARD.site(FAKE_IDENTITY).crossings()
     assert [n for row in BURSTS for n in live.update(row)] == [0, 0]
 
 
 def test_short_responses_are_never_flagged():
-    made = report(rows=np.full((15, 2), 9, np.float32), tokens=15)
-    assert made.short
-    assert [score.crossings for score in made.scores.values()] == [0, 0]
+    result = report(rows=np.full((15, 2), 9, np.float32), tokens=15)
+    assert result.short
+    assert [score.crossings for score in result.scores.values()] == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -180,41 +180,41 @@ def test_short_responses_are_never_flagged():
 def test_without_a_certificate_for_this_policy_crossings_are_null(changes):
     guard = alarming(**changes)
     assert guard.site(FAKE_IDENTITY).thresholds == {"happy": None, "sad": None}
-    made = report(guard, rows=BURSTS, tokens=80)
-    assert [score.crossings for score in made.scores.values()] == [None, None]
+    result = report(guard, rows=BURSTS, tokens=80)
+    assert [score.crossings for score in result.scores.values()] == [None, None]
     assert guard.site(FAKE_IDENTITY).crossings().update(np.full(2, 100.0)) == ()
 
 
 def test_uncalibrated_responses_have_no_crossings():
-    made = report(rows=BURSTS, tokens=80, identity=OTHER_FILE)
-    assert [score.crossings for score in made.scores.values()] == [None, None]
+    result = report(rows=BURSTS, tokens=80, identity=OTHER_FILE)
+    assert [score.crossings for score in result.scores.values()] == [None, None]
 
 
 def test_thresholds_follow_the_labels_of_the_policy():
     guard = Guard(PROBE, [CALIBRATION], Policy(labels=("sad",)))
     (threshold,) = guard.site(FAKE_IDENTITY).thresholds.values()
     assert threshold.bound <= 1.0
-    made = report(guard, rows=BURSTS[:, :1], tokens=80)
-    assert made.scores["sad"].crossings == 2
+    result = report(guard, rows=BURSTS[:, :1], tokens=80)
+    assert result.scores["sad"].crossings == 2
 
 
-def test_a_receipt_sums_up_what_steering_did():
+def test_a_receipt_sums_up_the_steering():
     steering = prepare(Plan(add={"happy": 0.05}), PROBE, CALIBRATION, 0.1)
     dose = np.array([0.05, 0.03, 0.0, np.nan], np.float32)
     clipped = np.array([True, False, False, True])
     faulted = np.array([False, False, True, False])
-    made = report(tokens=4, steered=Steered(steering, dose, clipped, faulted, "ValueError: x"))
-    receipt = made.receipt
+    result = report(tokens=4, steered=Steered(steering, dose, clipped, faulted, "ValueError: x"))
+    receipt = result.receipt
     assert (receipt.applied, receipt.clipped, receipt.faulted) == (2, 1, 2)
     assert receipt.dose_median == pytest.approx(0.03)
     assert receipt.dose_max == pytest.approx(0.05)
     assert (receipt.bound, receipt.layers, receipt.asked) == (0.1, (1, 2), None)
     assert receipt.plan == {"add": {"happy": 0.05}}
-    assert made.steered
-    assert made.faults == ("steering",)
-    assert made.detail == "ValueError: x"
+    assert result.steered
+    assert result.faults == ("steering",)
+    assert result.detail == "ValueError: x"
     still = dataclasses.replace(receipt, applied=0)
-    assert not dataclasses.replace(made, receipt=still).steered
+    assert not dataclasses.replace(result, receipt=still).steered
 
 
 def test_how_reasoning_was_told_apart_is_reported():

@@ -27,14 +27,14 @@ def test_probes_made_twice_are_the_same():
 
 
 def test_a_sound_sink_sees_every_kind_of_report():
-    made = []
+    results = []
 
     def make():
-        made.append(ListSink(alerting=True))
-        return made[-1]
+        results.append(ListSink(alerting=True))
+        return results[-1]
 
     check_sink(make)
-    assert len(made[0].reports) == len(every_kind_of_report())
+    assert len(results[0].reports) == len(every_kind_of_report())
 
 
 class MisnamingSink:

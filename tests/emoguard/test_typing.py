@@ -47,13 +47,13 @@ def check(text, folder):
     return code, out + err
 
 
-def test_a_checker_accepts_what_is_right(tmp_path, monkeypatch):
+def test_a_checker_accepts_right_calls(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     code, out = check(SNIPPET, tmp_path)
     assert code == 0, out
 
 
-def test_a_checker_names_what_is_wrong(tmp_path, monkeypatch):
+def test_a_checker_names_wrong_calls(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     text = SNIPPET
     for right, (wrong, _) in WRONG.items():

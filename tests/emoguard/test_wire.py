@@ -34,11 +34,11 @@ JSON = st.recursive(
 )
 
 
-def test_nothing_is_heard_by_default_and_what_was_asked_is_named():
+def test_nothing_is_granted_by_default_and_requested_fields_are_named():
     assert parse_request(ASKED, Policy()) == ({}, ("plan", "scores", "channel", "conversation"))
 
 
-def test_what_the_policy_allows_is_heard():
+def test_fields_that_the_policy_allows_are_granted():
     assert parse_request(ASKED, ALL) == (HEARD, ())
     assert parse_request({}, ALL) == ({}, ())
     assert Request(**HEARD, denied=()).plan == HEARD["plan"]
@@ -70,7 +70,7 @@ def test_the_conversation_of_a_header_stands_in_for_one_in_the_object(asked):
 
 
 @given(st.fixed_dictionaries(dict.fromkeys(ASKED, JSON.filter(lambda part: part is not None))))
-def test_what_is_denied_is_not_even_looked_at(asked):
+def test_denied_fields_are_not_even_parsed(asked):
     assert parse_request(asked, Policy()) == ({}, tuple(ASKED))
 
 
@@ -96,7 +96,7 @@ def test_what_is_denied_is_not_even_looked_at(asked):
         ({1: 2}, "emoguard: 1: not a key"),
     ],
 )
-def test_what_cannot_be_is_named(asked, sentence):
+def test_an_invalid_field_is_named(asked, sentence):
     with pytest.raises(EmoGuardError, match=sentence):
         parse_request(asked, ALL)
 

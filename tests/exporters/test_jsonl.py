@@ -87,13 +87,13 @@ def test_a_line_is_a_report_and_three_keys(path, report):
     log = AuditLog(path, KEY)
     log.report(report)
     log.close()
-    (found,) = lines(path)
+    (actual,) = lines(path)
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    jsonschema.Draft202012Validator(schema).validate(found)
-    assert found.keys() == schema["properties"].keys() | {"line", "prev", "mac"}
+    jsonschema.Draft202012Validator(schema).validate(actual)
+    assert actual.keys() == schema["properties"].keys() | {"line", "prev", "mac"}
     wanted = report.as_dict()
     same = wanted.keys() - {"tokens", "conversation", "detail"}
-    assert {key: found[key] for key in same} == {key: wanted[key] for key in same}
+    assert {key: actual[key] for key in same} == {key: wanted[key] for key in same}
 
 
 def test_no_text_gets_in(path):
@@ -248,7 +248,7 @@ def test_a_kill_between_renaming_and_opening_loses_nothing(path):
     assert verify(parts(path), KEY, lines=3).findings == []
 
 
-def test_a_file_moved_by_somebody_else_is_left_to_them(path, tmp_path):
+def test_a_file_moved_by_another_program_is_left_alone(path, tmp_path):
     log = AuditLog(path, KEY)
     log.report(REPORT)
     elsewhere = path.rename(tmp_path / "moved")
@@ -257,7 +257,7 @@ def test_a_file_moved_by_somebody_else_is_left_to_them(path, tmp_path):
     assert verify([elsewhere, path], KEY, lines=2).findings == []
 
 
-def test_a_file_that_logrotate_renamed_while_nobody_wrote_is_followed_by_the_next(path, caplog):
+def test_a_file_renamed_by_logrotate_between_runs_is_followed_by_the_next(path, caplog):
     written(path, 3)
     older = path.rename(path.with_name("audit.jsonl.1"))
     log = written(path, 2)
@@ -268,7 +268,7 @@ def test_a_file_that_logrotate_renamed_while_nobody_wrote_is_followed_by_the_nex
 
 
 @pytest.mark.parametrize("left", [b"", b"no log\n"])
-def test_a_log_that_was_emptied_while_nobody_wrote_is_found(path, left, caplog):
+def test_a_log_emptied_between_runs_is_detected(path, left, caplog):
     written(path, 3)
     path.write_bytes(left)
     assert written(path, 1).lines == 4
@@ -276,7 +276,7 @@ def test_a_log_that_was_emptied_while_nobody_wrote_is_found(path, left, caplog):
     assert [f.kind for f in verify([path], KEY).findings][-1:] == ["missing"]
 
 
-def test_lines_that_were_cut_off_while_nobody_wrote_are_found_and_stay_missing(path, caplog):
+def test_lines_cut_off_between_runs_are_detected_and_stay_missing(path, caplog):
     written(path, 5)
     rows = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(rows[:3]) + rows[3][:50])
@@ -317,7 +317,7 @@ def test_a_note_that_cannot_be_read_is_set_aside_and_the_log_goes_on(path, note,
     assert verify([path], KEY, lines=3).findings == []
 
 
-def test_the_note_is_never_ahead_of_what_is_on_disk(path, monkeypatch):
+def test_the_note_is_never_ahead_of_the_disk(path, monkeypatch):
     order = []
     fsync = os.fsync
     monkeypatch.setattr(
@@ -344,7 +344,7 @@ def test_a_note_that_cannot_be_written_costs_no_line(path, tmp_path, caplog):
     assert verify([path], KEY, lines=3).findings == []
 
 
-def test_what_others_do_to_the_file_while_it_is_written_is_said(path, caplog):
+def test_changes_by_others_while_the_log_is_written_are_logged(path, caplog):
     with opened(path) as log:
         for n, deed in enumerate((
             lambda: path.rename(path.with_name("audit.jsonl.1")), path.unlink,
@@ -475,7 +475,7 @@ def test_a_part_that_cannot_be_taken_back_is_torn_and_the_next_line_says_so(path
 
 
 @pytest.mark.parametrize("kind", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/null")])
-def test_what_is_no_regular_file_is_refused_at_once(path, kind):
+def test_an_irregular_file_is_refused_at_once(path, kind):
     kind(path)
     with pytest.raises(EmoGuardError, match=r"wanted a regular file|Is a directory"):
         AuditLog(path, KEY)
@@ -537,7 +537,7 @@ def test_a_path_that_cannot_be_written_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("seconds", [0, None])
-def test_lines_are_in_the_file_at_once_whatever_is_synced(path, seconds):
+def test_lines_are_in_the_file_at_once_with_or_without_fsync(path, seconds):
     log = AuditLog(path, KEY, fsync_seconds=seconds)
     log.report(REPORT)
     assert verify([path], KEY, lines=1).findings == []
@@ -578,16 +578,16 @@ def test_mistakes_in_a_policy_are_named(options, sentence):
 
 def test_keys_come_from_files_and_the_environment(tmp_path, monkeypatch):
     file = tmp_path / "key"
-    made = Key.create(file)
+    result = Key.create(file)
     monkeypatch.setenv("AUDIT", file.read_text())
-    seals = {key.seal(b"x") for key in (made, Key.load(file), Key.from_environment("AUDIT"))}
+    seals = {key.seal(b"x") for key in (result, Key.load(file), Key.from_environment("AUDIT"))}
     assert len(seals) == 1
     with pytest.raises(EmoGuardError, match="cannot be written"):
         Key.create(file)
 
 
 @pytest.mark.parametrize("text", ["", "secret words", "0" * 63, "é" * 64])
-def test_what_is_no_key_is_refused_and_not_shown(tmp_path, text):
+def test_a_malformed_key_is_refused_and_not_shown(tmp_path, text):
     file = tmp_path / "key"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(EmoGuardError, match="wanted 64 hexadecimal digits") as caught:
@@ -611,12 +611,12 @@ def _handles() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-@pytest.mark.parametrize(("mode", "said"), [(0o644, True), (0o640, True), (0o600, False)])
-def test_a_key_that_others_can_read_is_said(tmp_path, mode, said, caplog):
+@pytest.mark.parametrize(("mode", "answer"), [(0o644, True), (0o640, True), (0o600, False)])
+def test_a_key_that_others_can_read_is_said(tmp_path, mode, answer, caplog):
     Key.create(tmp_path / "key")
     (tmp_path / "key").chmod(mode)
     Key.load(tmp_path / "key")
-    assert ("is open to others" in caplog.text) == said
+    assert ("is open to others" in caplog.text) == answer
 
 
 def test_a_key_is_whole_or_not_there_and_of_two_that_make_one_one_wins(tmp_path, monkeypatch):

@@ -167,7 +167,7 @@ def test_a_restart_vouches_for_the_line_it_found_torn_and_for_no_other_row(tmp_p
 
 
 @pytest.mark.parametrize("end", [b"forged", b"forged\n", b'{"line":5,"prev":"00', b'{"id":"x"}'])
-def test_a_restart_does_not_vouch_for_what_no_process_was_writing(tmp_path, sound, end):
+def test_a_restart_does_not_sign_rows_that_no_process_was_writing(tmp_path, sound, end):
     path = tmp_path / "a"
     path.write_bytes(b"".join(sound[:4]) + end)
     write(path, 1)
@@ -205,7 +205,7 @@ def test_a_torn_line_before_a_rotation_is_vouched_for_in_the_next_file(tmp_path)
         lambda log: b"",
     ],
 )  # fmt: skip
-def test_what_is_no_log_of_this_key_is_not_sound(tmp_path, sound, change):
+def test_a_log_of_another_key_is_not_sound(tmp_path, sound, change):
     path = tmp_path / "a"
     path.write_bytes(change(b"".join(sound)))
     assert not verify([path], KEY).sound
@@ -252,7 +252,7 @@ print(peak_bytes() >> 20, time.process_time())
 
 
 @pytest.mark.parametrize("row", [b"a\n", b"\n", b"{\n", b"\0", ROW, b"x\n" + ROW], ids=repr)
-def test_memory_and_time_are_bounded_whatever_the_rows_are(tmp_path, row):
+def test_memory_and_time_are_bounded_for_any_rows(tmp_path, row):
     path = tmp_path / "audit.jsonl"
     path.write_bytes(row * (24 * 2**20 // len(row)))
     done = subprocess.run(
@@ -345,8 +345,8 @@ def test_a_process_that_dies_inside_the_write_leaves_a_torn_line_that_is_named(t
     assert done.returncode == -signal.SIGXFSZ
     arguments = ["audit", "verify", str(path), "--key-file", str(key), "--lines", "2"]
     assert main(arguments) == 0
-    said = capsys.readouterr().out
-    assert f"torn: {path} row 3 is not whole: line 3 was being written" in said
+    text = capsys.readouterr().out
+    assert f"torn: {path} row 3 is not whole: line 3 was being written" in text
     write(path, 2)
     assert verify([path], KEY, lines=4).sound
 

@@ -51,17 +51,17 @@ def respond(llm, guard, watch, rng):
         REQUEST.reset(token)
     report = watch.reports[-1]
     assert report.id == request.id
-    found = chunks[-1].get("emoguard") if chunks else None
+    actual = chunks[-1].get("emoguard") if chunks else None
     if carrier == "server":
-        assert found is None
-        found = report.wire()
+        assert actual is None
+        actual = report.wire()
         (guard.deliver if fate == "delivered" else lambda r, _: guard.lost(r))(report, "field")
     happened = {
         "steered": plan is not None,
         "amplified": report.tokens_scored >= WINDOW,
         "lost": fate in ("broken off", "lost"),
     }
-    return report, happened, found
+    return report, happened, actual
 
 
 def test_every_marked_response_is_marked_and_counted_alike_everywhere(llm, tmp_path):
@@ -76,11 +76,11 @@ def test_every_marked_response_is_marked_and_counted_alike_everywhere(llm, tmp_p
     model = door.identity.name
     exporter = PrometheusExporter(emotions=probe.labels, model=model, profiles=PROFILES)
     audit = AuditLog(tmp_path / "audit.jsonl", Key.create(tmp_path / "key"))
-    told, lost = Counter(), 0
+    shown, lost = Counter(), 0
     with AlarmingGuard(probe, [calibration], policy, [exporter, audit]) as guard:
         with emoguard.attach(llm, guard) as watch:
             for n in range(RESPONSES):
-                report, happened, found = respond(llm, guard, watch, rng)
+                report, happened, actual = respond(llm, guard, watch, rng)
                 notice = report.notice
                 for reason in ("steered", "amplified"):
                     marked = notice is not None and reason in notice.reasons
@@ -90,8 +90,8 @@ def test_every_marked_response_is_marked_and_counted_alike_everywhere(llm, tmp_p
                 if happened["lost"]:
                     lost += 1
                 else:
-                    assert found["notice"] == notice.wire()
-                    told.update(product(notice.profiles or ("none",), notice.reasons))
+                    assert actual["notice"] == notice.wire()
+                    shown.update(product(notice.profiles or ("none",), notice.reasons))
                 if not n % 100:
                     guard.flush()
         guard.flush()
@@ -107,13 +107,13 @@ def test_every_marked_response_is_marked_and_counted_alike_everywhere(llm, tmp_p
             "emoguard_notices_total",
             {"model": model, "profile": pair[0], "reason": pair[1], "channel": "field"},
         )
-        for pair in told
+        for pair in shown
     }
-    assert told == logged == counted
+    assert shown == logged == counted
     undelivered = exporter.registry.get_sample_value("emoguard_notices_undelivered_total")
     assert lost == unheard == undelivered
-    assert sum(told.values()) > 200
+    assert sum(shown.values()) > 200
     assert lost > 100
-    reasons = {reason for _, reason in told}
+    reasons = {reason for _, reason in shown}
     assert reasons == {"start", "steered", "amplified", "undelivered"}
     assert exporter.registry.get_sample_value("emoguard_label_overflow_total") == 0

@@ -47,6 +47,7 @@ LABELS = tuple(f"label{n}" for n in range(14))
 PROFILES = ("eu_art50", "us_ny_1702", "us_ca_sb243", "us_wa_2225", "us_ut_452", "cn_2026")
 METRICS = {
     "build_info": ("gauge", "version backend model probe policy"),
+    "probe_provisional": ("gauge", ""),
     "responses": ("counter", "model status"),
     "response_tokens": ("counter", "model"),
     "response_rank_ratio": ("histogram", "model emotion"),
@@ -182,6 +183,17 @@ def test_build_info_describes_the_process():
     )
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_provisional_probe_is_marked(quick):
+    site = make_site()
+    probe = dataclasses.replace(site.probe, recipe={"provisional": quick})
+    sink = PrometheusExporter.from_policy(dataclasses.replace(site, probe=probe), port=0)
+    try:
+        assert value(sink, "probe_provisional") == quick
+    finally:
+        sink.close()
+
+
 def test_a_scored_report_is_counted_once_everywhere():
     sink, report = exporter(), make_report(tokens=40, seconds=0.003)
     sink.report(report)
@@ -227,7 +239,7 @@ def test_an_uncalibrated_report_has_no_rank():
     assert value(sink, "response_rank_ratio_count", model="fake", emotion="sad") == 0
 
 
-def test_outside_the_sample_only_what_was_done_and_what_failed_is_counted():
+def test_outside_the_sample_only_steering_notices_and_faults_are_counted():
     sink = exporter(sinks=())
     receipt = Receipt({"add": {"sad": 0.1}}, None, (1,), 0.1, 0.05, 0.06, 40, 1, 0)
     notice = Notice("steered", ("steered",), (), "Words.", 1, "en", channel="field")
@@ -248,8 +260,8 @@ def test_outside_the_sample_only_what_was_done_and_what_failed_is_counted():
     assert value(sink, "responses_total", model="fake", status="scored") == 0
     assert value(sink, "steering_tokens_total", outcome="applied", **at) == 40
     assert value(sink, "errors_total", part="steering") == 1
-    given = {"profile": "none", "reason": "steered", "channel": "field"}
-    assert value(sink, "notices_total", model="fake", **given) == 1
+    argument = {"profile": "none", "reason": "steered", "channel": "field"}
+    assert value(sink, "notices_total", model="fake", **argument) == 1
     sink.report(dataclasses.replace(outside, sampled=True))
     assert value(sink, "crossings_total", **at) == 3
 
@@ -382,13 +394,13 @@ def test_a_second_exporter_in_one_registry_is_refused():
 
 
 def test_names_types_and_labels_are_those_of_the_documentation():
-    found = {}
+    results = {}
     for metric in full().registry.collect():
         (labels,) = {" ".join(k for k in sample.labels if k != "le") for sample in metric.samples}
-        found[metric.name.removeprefix("emoguard_")] = (metric.type, labels)
+        results[metric.name.removeprefix("emoguard_")] = (metric.type, labels)
         assert metric.name.startswith("emoguard_")
         assert metric.documentation.endswith(".")
-    assert found == METRICS
+    assert results == METRICS
 
 
 def test_promtool_finds_nothing_to_say_about_a_live_page():
@@ -476,15 +488,15 @@ def test_overdue_notices_are_asked_for_at_each_scrape():
     sink = exporter()
     policy = Policy(notices=NoticePolicy(profiles=("eu_art50",)))
     with Guard(make_probe(FakeResiduals()), policy=policy, sinks=[sink]) as guard:
-        found = []
+        results = []
         for _ in range(3):
-            found.append(value(sink, "notices_overdue"))
+            results.append(value(sink, "notices_overdue"))
             session = make_session(Request(conversation="c"))
             put_reading(guard, session.reading("cancelled"), session.request, session.text)
-        assert [*found, value(sink, "notices_overdue")] == [0, 0, 1, 1]
+        assert [*results, value(sink, "notices_overdue")] == [0, 0, 1, 1]
 
 
-def test_what_requests_were_denied_is_counted():
+def test_denied_fields_of_requests_are_counted():
     sink = exporter()
     sink.report(dataclasses.replace(make_report(), denied=("plan", "scores")))
     sink.report(dataclasses.replace(make_report(), denied=("plan", "moon")))
@@ -552,11 +564,11 @@ def test_a_policy_opens_it_with_targets_and_serves_it_until_closed(tmp_path):
 
 
 def test_it_can_be_mounted_in_a_wsgi_server():
-    sink, told = exporter(), []
+    sink, shown = exporter(), []
     app = wsgi_app(sink)
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "QUERY_STRING": ""}
-    (body,) = app(environ, lambda status, headers: told.append(status))
-    assert told == ["200 OK"]
+    (body,) = app(environ, lambda status, headers: shown.append(status))
+    assert shown == ["200 OK"]
     assert b"emoguard_build_info" in body
 
 

@@ -175,7 +175,7 @@ def free_port() -> int:
 
 
 @pytest.mark.real
-def test_a_model_that_turns_to_despair_wakes_somebody_and_a_neutral_one_does_not(tmp_path):
+def test_a_model_that_turns_to_despair_raises_an_alert_and_a_neutral_one_does_not(tmp_path):
     end = time.monotonic() + SECONDS
     port, inbox = free_port(), Inbox()
     policy = tmp_path / "policy.yaml"

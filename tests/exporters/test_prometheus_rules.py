@@ -113,10 +113,10 @@ def test_the_command_in_an_alert_prints_its_section_and_a_link_leads_to_it():
     linked = alerting.render(RuleOptions(runbook_url="https://wiki.example/run"), ["alerts"])
     links = [rule["annotations"]["runbook_url"] for rule in rules_of(linked)]
     for rule, link in zip(alerts(), links, strict=True):
-        said = run_verb(*rule["annotations"]["runbook"].split()[1:])
-        assert said.startswith(f"## {rule['alert']}\n")
-        assert said.count("\n## ") == 0
-        assert "**First look.**" in said
+        text = run_verb(*rule["annotations"]["runbook"].split()[1:])
+        assert text.startswith(f"## {rule['alert']}\n")
+        assert text.count("\n## ") == 0
+        assert "**First look.**" in text
         assert link == f"https://wiki.example/run#{rule['alert'].lower()}"
     assert run_verb("runbook") == (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
 
@@ -183,7 +183,7 @@ def test_options_that_no_rule_can_be_rendered_with_are_refused(option, value):
     window=st.text(max_size=6),
 )
 @example(selector='job="a: b # c"', window="7m")
-def test_whatever_is_accepted_renders_to_the_same_rules(selector, window):
+def test_all_accepted_options_render_to_the_same_rules(selector, window):
     try:
         options = RuleOptions(selector=selector, short_window=window)
     except EmoGuardError:
@@ -217,11 +217,11 @@ def live_metrics() -> set[str]:
 def queries() -> list[str]:
     """Return every expression of the dashboard, Grafana's variables filled in."""
     board = json.loads(dashboard.read())
-    found = [t["expr"] for panel in board["panels"] for t in panel.get("targets", [])]
-    found += [entry["expr"] for entry in board["annotations"]["list"]]
+    results = [t["expr"] for panel in board["panels"] for t in panel.get("targets", [])]
+    results += [entry["expr"] for entry in board["annotations"]["list"]]
     for name in ("job", "instance", "model", "emotion"):
-        found = [query.replace(f"${name}", ".*") for query in found]
-    return [query.replace("$__rate_interval", "5m") for query in found]
+        results = [query.replace(f"${name}", ".*") for query in results]
+    return [query.replace("$__rate_interval", "5m") for query in results]
 
 
 def test_every_metric_of_the_rules_is_exported():
@@ -252,7 +252,7 @@ def test_every_expression_of_the_dashboard_parses(tmp_path):
     run_promtool("check", "rules", "--lint=all", "--lint-fatal", path)
 
 
-def test_the_dashboard_is_what_grafana_10_imports():
+def test_the_dashboard_has_the_form_that_grafana_10_imports():
     board = json.loads(run_verb("dashboard"))
     assert board["schemaVersion"] == 38
     assert board["uid"] == "emoguard"
@@ -276,7 +276,7 @@ def test_every_query_of_the_dashboard_is_of_the_chosen_instances():
             assert target["expr"].count("{") == target["expr"].count('instance=~"$instance"')
 
 
-def test_what_is_printed_for_programs_is_the_same_on_every_terminal():
+def test_output_for_programs_is_the_same_on_every_terminal():
     assert dashboard.read().isascii()
     assert alerting.render().isascii()
 
@@ -287,6 +287,6 @@ def covered(place: dict[str, int]) -> list[tuple[int, int]]:
     ]
 
 
-def test_the_options_say_what_they_are():
+def test_every_option_has_help():
     for option in dataclasses.fields(RuleOptions):
         assert option.metadata["help"].endswith(".")

@@ -165,8 +165,8 @@ def read_store(name: str) -> Callable[[Path], object]:
 
 @cache
 def stored(name: str) -> bytes:
-    with tempfile.TemporaryDirectory() as made:
-        place = Path(made) / "store"
+    with tempfile.TemporaryDirectory() as result:
+        place = Path(result) / "store"
         RowStore(place, {"model": "m"}, (4, 2, 3)).close()
         return (place / name).read_bytes()
 
@@ -191,9 +191,9 @@ def baseline_file() -> bytes:
 
 
 def read_baseline(path: Path) -> None:
-    found = Baseline.load(path)
-    found.columns(found.labels)
-    DriftMonitor(found).report(REPORT)
+    actual = Baseline.load(path)
+    actual.columns(actual.labels)
+    DriftMonitor(actual).report(REPORT)
 
 
 def saved(monitor: Any) -> Callable[[], bytes]:

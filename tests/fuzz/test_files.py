@@ -47,7 +47,7 @@ def test_mutants_are_taken_or_refused(parser, tmp_path_factory, data):
 
 
 @every_parser
-def test_what_broke_parsers_before_is_taken_or_refused(parser, path):
+def test_inputs_that_once_broke_parsers_are_taken_or_refused(parser, path):
     for known in [*(file.read_bytes() for file in CORPUS), *ODD]:
         check(parser, path, known)
 

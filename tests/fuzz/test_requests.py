@@ -117,8 +117,8 @@ class Bench:
         ids = {report.call for report in self.watch.reports}
         while (place := raw.find(b',"emoguard":')) >= 0:
             text = raw[place + 12 :].decode("utf-8", "surrogateescape")
-            found, end = json.JSONDecoder().raw_decode(text)
-            assert found["id"] in ids
+            value, end = json.JSONDecoder().raw_decode(text)
+            assert value["id"] in ids
             raw = raw[:place] + text[end:].encode("utf-8", "surrogateescape")
         if raw != app:
             words = json.dumps(f"\n\n{self.watch.reports[-1].notice.text}").encode()[1:-1]
@@ -183,7 +183,7 @@ def test_bytes_reach_the_app(sent, places):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_what_broke_before_is_refused_or_reaches_the_app(policy):
+def test_requests_that_once_broke_are_refused_or_reach_the_app(policy):
     for known in [*REQUESTS, *ODD, *(file.read_bytes() for file in CORPUS)]:
         check_request(known, policy)
         check_request(b'{"emoguard": ' + known + b"}", policy)
@@ -234,7 +234,7 @@ MESSAGES = st.lists(
 
 
 @given(MESSAGES, st.booleans())
-def test_whatever_a_layer_in_front_hands_on_the_request_ends(messages, repeats):
+def test_a_request_ends_with_any_layer_in_front(messages, repeats):
     site = bench(max_body_bytes=250, body_seconds=0.02)
     sent = []
 

@@ -69,10 +69,10 @@ def test_it_does_not_wait_for_a_block_to_end():
 
 def test_a_shift_is_found_in_the_label_that_moved():
     sink = monitor()
-    found = alarms(sink, SHIFTED)
-    assert {alert.label for alert in found} == {"sad"}
-    assert "moved up" in found[0].message
-    assert sink.alarms() == {"happy": 0, "sad": len(found)}
+    alerts = alarms(sink, SHIFTED)
+    assert {alert.label for alert in alerts} == {"sad"}
+    assert "moved up" in alerts[0].message
+    assert sink.alarms() == {"happy": 0, "sad": len(alerts)}
     assert alarms(monitor(), traffic(2500, (-0.8, 0), seed=1))[0].label == "happy"
 
 
@@ -96,7 +96,7 @@ def test_without_a_baseline_it_is_learning():
     assert monitor().baseline_created == BASELINE.created
 
 
-def test_what_is_no_traffic_never_counts():
+def test_responses_outside_traffic_never_count():
     sink = monitor()
     sink.report(SHIFTED[0])
     before = sink.evidence()
@@ -119,12 +119,12 @@ def test_a_restart_keeps_the_evidence(tmp_path, at):
     path = tmp_path / "drift.json"
     whole, before = monitor(), monitor(state=path)
     wanted = alarms(whole, SHIFTED[:1500])
-    found = alarms(before, SHIFTED[:at])
+    alerts = alarms(before, SHIFTED[:at])
     before.close()
     after = monitor(state=path)
-    found += alarms(after, SHIFTED[at:1500])
+    alerts += alarms(after, SHIFTED[at:1500])
     assert wanted
-    assert found == wanted
+    assert alerts == wanted
     assert after.evidence() == whole.evidence()
 
 
@@ -142,9 +142,9 @@ def test_killed_it_loses_at_most_fifty_responses(tmp_path):
 
 def test_a_state_that_cannot_be_written_costs_no_alert_and_no_report(tmp_path, caplog):
     sink, plain = monitor(state=tmp_path / "gone" / "drift.json"), monitor()
-    found = alarms(sink, SHIFTED)
-    assert len(found) > 1
-    assert found == alarms(plain, SHIFTED)
+    alerts = alarms(sink, SHIFTED)
+    assert len(alerts) > 1
+    assert alerts == alarms(plain, SHIFTED)
     assert sink.faults() > 2
     sink.close()
     assert sum("(logged once)" in record.message for record in caplog.records) == 1
@@ -189,7 +189,7 @@ def test_a_baseline_of_an_earlier_version_serves_and_says_it_could_be_quicker(tm
 
 
 @pytest.mark.parametrize("block", [10, 50, 200])
-def test_the_run_length_is_in_responses_whatever_the_baseline_averages(block):
+def test_the_run_length_is_in_responses_for_any_baseline_blocks(block):
     limits = [
         DriftMonitor(baseline, block_responses=block, arl_blocks=100)._detector.limit * size
         for baseline, size in ((BASELINE, 1), (OLD, 50))

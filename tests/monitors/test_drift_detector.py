@@ -33,7 +33,7 @@ def test_the_docstring_examples_are_true(module):
     tolerance=st.floats(0, 1),
     power=st.floats(0.01, 1),
 )
-def test_bets_are_what_the_formula_says(seed, share, tolerance, power):
+def test_bets_follow_the_formula(seed, share, tolerance, power):
     bets = Bets(np.array([share]), np.array([[tolerance]]), np.array([power]))
     plain = [0.0, 0.0]
     for score in np.random.default_rng(seed).uniform(-1, 1, 30).tolist():
@@ -67,10 +67,10 @@ def test_no_factor_has_a_mean_above_one_while_the_mean_score_is_tolerated(masses
 @pytest.mark.parametrize("shape", [tailed, linear])
 def test_scores_are_odd_bounded_and_increasing(shape):
     ranks = np.linspace(0.001, 0.999, 999)
-    found = np.array([shape(rank) for rank in ranks])
-    assert np.allclose(found, -found[::-1])
-    assert np.all(np.diff(found) >= 0)
-    assert np.abs(found).max() <= 1
+    actual = np.array([shape(rank) for rank in ranks])
+    assert np.allclose(actual, -actual[::-1])
+    assert np.all(np.diff(actual) >= 0)
+    assert np.abs(actual).max() <= 1
 
 
 @given(seed=st.integers(0, 1000), scale=st.floats(0.1, 10), offset=st.floats(-5, 5))
@@ -172,7 +172,7 @@ def test_a_shift_beyond_a_daily_cycle_is_seen():
     values = daily(np.random.default_rng(0), 2500 + 3000, 20)
     values[2500:] += 0.8
     moved = [
-        label for _, found in run(DriftDetector(values[:2500]), values[2500:]) for label in found
+        label for _, actual in run(DriftDetector(values[:2500]), values[2500:]) for label in actual
     ]
     assert len(set(moved)) == 20
 
@@ -221,11 +221,11 @@ def test_a_restored_state_goes_on_as_if_nothing_had_been(at):
     baseline, rows = normal(2500, 2), normal(1500, 2, 1, 0.2)
     whole, before, after = (DriftDetector(baseline, arl=1000) for _ in range(3))
     wanted = run(whole, rows)
-    found = run(before, rows[:at])
+    actual = run(before, rows[:at])
     after.restore(json.loads(json.dumps(before.state())))
-    found += [(n + at, moved) for n, moved in run(after, rows[at:])]
+    actual += [(n + at, moved) for n, moved in run(after, rows[at:])]
     assert wanted
-    assert found == wanted
+    assert actual == wanted
     assert np.array_equal(after.evidence(), whole.evidence())
 
 

@@ -68,17 +68,17 @@ def test_the_docstring_examples_are_true(module):
     exposure=st.floats(1, 2000),
     arl=st.floats(1, 1e5),
 )
-def test_evidence_is_the_mean_over_bets_of_what_the_formula_says(seed, rate, exposure, arl):
+def test_evidence_is_the_mean_of_the_formula_over_bets(seed, rate, exposure, arl):
     rng = np.random.default_rng(seed)
-    made, plain = RateDetector([rate], arl), [0.0] * 5
+    result, plain = RateDetector([rate], arl), [0.0] * 5
     for hit in rng.random(20) < 0.3:
-        alarmed = made.update([0] if hit else [], exposure)
+        alarmed = result.update([0] if hit else [], exposure)
         for n, bet in enumerate(detector_module.BETS):
             plain[n] = (1 + plain[n]) * (1 + bet * hit) * np.exp(-bet * rate * exposure)
         assert alarmed == ((0,) if hit and np.mean(plain) >= arl else ())
         if alarmed:
             plain = [0.0] * 5
-        assert np.allclose(made.evidence[:, 0], plain)
+        assert np.allclose(result.evidence[:, 0], plain)
 
 
 @pytest.mark.parametrize("length", [49, 1009])
@@ -86,11 +86,11 @@ def test_false_alarms_are_as_rare_as_stated(length):
     """At exactly the certified rate, of responses of either length, 14 labels together."""
     rng = np.random.default_rng(length)
     detector = RateDetector([0.00007] * 14, arl=2000)
-    found = sum(
+    actual = sum(
         bool(detector.update(np.flatnonzero(rng.random(14) < 0.00007 * length).tolist(), length))
         for _ in range(40_000)
     )
-    assert found <= 20
+    assert actual <= 20
 
 
 def test_clustered_crossings_of_one_response_count_once():
@@ -104,14 +104,14 @@ def test_a_tenfold_rate_is_found_and_named():
     rng = np.random.default_rng(0)
     sink = monitor(arl_responses=100_000)
     reports = [flagged("sad") if rng.random() < 0.004 * 25 else USUAL for _ in range(400)]
-    found = alarms(sink, reports)
-    assert {alert.label for alert in found} == {"sad"}
-    assert found[0].monitor == "rate"
-    assert "certified 0.4 per 1,000 tokens" in found[0].message
-    assert sink.alarms() == {"happy": 0, "sad": len(found)}
+    alerts = alarms(sink, reports)
+    assert {alert.label for alert in alerts} == {"sad"}
+    assert alerts[0].monitor == "rate"
+    assert "certified 0.4 per 1,000 tokens" in alerts[0].message
+    assert sink.alarms() == {"happy": 0, "sad": len(alerts)}
 
 
-def test_what_is_not_scored_has_no_exposure_or_is_of_another_model_does_not_count():
+def test_unscored_unexposed_and_foreign_responses_do_not_count():
     sink = monitor(identity=FAKE_IDENTITY.digest)
     for report in [
         *(r for r in every_kind_of_report() if r.status != "scored" or r.short),
@@ -133,17 +133,17 @@ def test_attention_sinks_are_no_exposure():
     assert not np.array_equal(evidence(marked), evidence(make_report(tokens=40)))
 
 
-def test_a_restart_keeps_what_was_seen(tmp_path):
+def test_a_restart_keeps_the_evidence(tmp_path):
     path = tmp_path / "rate.json"
     reports = [flagged() if n % 13 == 0 else USUAL for n in range(120)]
     whole, before = monitor(), monitor(state=path)
     wanted = alarms(whole, reports)
-    found = alarms(before, reports[:70])
+    alerts = alarms(before, reports[:70])
     before.close()
     after = monitor(state=path)
-    found += alarms(after, reports[70:])
+    alerts += alarms(after, reports[70:])
     assert wanted
-    assert found == wanted
+    assert alerts == wanted
     assert np.array_equal(after._detector.evidence, whole._detector.evidence)
 
 
@@ -163,9 +163,9 @@ def test_killed_it_loses_at_most_fifty_responses(tmp_path):
 def test_a_state_that_cannot_be_written_costs_no_alert_and_no_report(tmp_path, caplog):
     sink, plain = monitor(state=tmp_path / "gone" / "rate.json"), monitor()
     reports = [flagged()] * 20 + [USUAL] * 50
-    found = alarms(sink, reports)
-    assert len(found) > 1
-    assert found == alarms(plain, reports)
+    alerts = alarms(sink, reports)
+    assert len(alerts) > 1
+    assert alerts == alarms(plain, reports)
     assert sink.faults() > 2
     assert sink.faults() == 0
     sink.close()

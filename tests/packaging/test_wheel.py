@@ -107,7 +107,7 @@ def test_every_extra_is_tried():
 
 
 @pytest.mark.parametrize("extra", COMMANDS)
-def test_an_extra_brings_what_it_is_for(extra, install, tmp_path):
+def test_an_extra_brings_its_libraries(extra, install, tmp_path):
     programs = install(THIS, extra)
     for command in COMMANDS[extra]:
         run(command, tmp_path, programs)

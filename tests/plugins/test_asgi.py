@@ -122,15 +122,15 @@ class TestNotice:
         second = json.loads(chunk(finish="length"))
         second["choices"][0]["index"] = 1
         app, watch, _ = wrapped(stream(event(json.dumps(first)), event(json.dumps(second))))
-        found = objects(call(app))
-        assert found == [report.wire() for report in watch.reports]
+        actual = objects(call(app))
+        assert actual == [report.wire() for report in watch.reports]
         assert len({report.id for report in watch.reports}) == 1
 
     @pytest.mark.parametrize(
         "text",
         ["[DONE]", "{", '"finish_reason"', '{"finish_reason": "stop"}', '["finish_reason"]'],
     )
-    def test_what_is_no_chunk_passes(self, text):
+    def test_other_events_than_chunks_pass(self, text):
         app, _, inner = wrapped(stream(event(text), *STREAM[-2:]))
         answer = call(app)
         assert without_object(answer.body) == event(text) + b"".join(STREAM[-2:])
@@ -149,7 +149,7 @@ class TestNotice:
         assert answer.headers["x-emoguard-notice"] == "ai;v=1"
         assert answer.body == COMPLETION
 
-    def test_the_header_says_what_the_notice_is(self):
+    def test_the_header_names_the_kind_of_notice(self):
         steered = replace(NOTICED, steering=SteeringPolicy(plan=Plan(add={"happy": 0.05})))
         app, _, _ = wrapped(whole(), steered)
         answer = call(app)
@@ -189,7 +189,7 @@ class TestRequest:
         assert answer.json["emoguard"].keys() == {"version", "id", "status", "steered", "notice"}
         assert answer.json["choices"][0]["message"]["content"] == "Hello } ✓"
 
-    def test_what_the_policy_lists_is_granted(self):
+    def test_fields_that_the_policy_lists_are_granted(self):
         app, watch, _ = wrapped(whole(), OPEN)
         plan = {"add": {"happy": 0.05}}
         answer = call(app, asking(plan=plan, scores="tokens", conversation="c"))
@@ -208,8 +208,8 @@ class TestRequest:
         named = [(b"x-emoguard-conversation", b"from the header")]
         call(app, headers=named)
         call(app, asking(conversation="from the object"), headers=named)
-        told = [report.conversation for report in watch.reports]
-        assert told == ["from the header", "from the object"]
+        results = [report.conversation for report in watch.reports]
+        assert results == ["from the header", "from the object"]
         assert watch.reports[1].notice.reasons == ("start",)
 
     @pytest.mark.parametrize("sent", ["Größe ✓".encode(), "Größe".encode("latin-1"), b"\xff"])
@@ -241,13 +241,13 @@ class TestRequest:
         assert watch.reports[-1].denied == ("scores",)
 
     @pytest.mark.parametrize("sent", [b"", b"{", b"[1]", b'"emoguard"', b"\xff\xfe"])
-    def test_what_is_no_object_is_for_the_app_to_refuse(self, sent):
+    def test_a_body_that_is_not_an_object_is_left_to_the_app(self, sent):
         app, _, inner = wrapped(whole(b'{"error": {}}', status=400))
         assert call(app, sent).status == 400
         assert inner.bodies == [sent]
 
     @pytest.mark.parametrize(
-        ("content", "said"),
+        ("content", "text"),
         [
             ({"messages": [HELLO, {"role": "assistant", "content": "no"}]}, "Hello"),
             (
@@ -274,12 +274,12 @@ class TestRequest:
             ({}, None),
         ],
     )
-    def test_the_guard_is_told_what_the_user_said_last(self, content, said):
+    def test_the_guard_gets_the_users_last_message(self, content, text):
         app, watch, _ = wrapped(whole())
         call(app, content)
-        assert watch.requests[-1].user_text == said
+        assert watch.requests[-1].user_text == text
 
-    def test_who_asks_whether_this_is_a_human_is_told(self):
+    def test_a_user_who_asks_whether_this_is_a_human_gets_a_notice(self):
         policy = replace(OPEN, notices=NoticePolicy(profiles=("us_ut_452",)))
         app, watch, _ = wrapped(whole(), policy)
         for text in ("Hello", "Are you human?"):
@@ -298,8 +298,8 @@ class TestSuffix:
         parts = call(app).parts
         words = watch.reports[-1].notice.text
         extra, last = parts[3].split(b"\n\n")[:2]
-        made = json.loads(extra.removeprefix(b"data: "))
-        assert made == json.loads(chunk(f"\n\n{words}"))
+        data = json.loads(extra.removeprefix(b"data: "))
+        assert data == json.loads(chunk(f"\n\n{words}"))
         assert without_object(last) + b"\n\n" == STREAM[3]
         assert [*parts[:3], *parts[4:]] == [*STREAM[:3], STREAM[4], b""]
 
@@ -308,8 +308,8 @@ class TestSuffix:
         last = json.dumps({"id": "cmpl-1", "choices": [choice], "usage": {"total_tokens": 3}})
         app, watch, _ = wrapped(stream(event(last, "\r\n")), self.POLICY)
         extra = call(app, {"prompt": "Hi"}, path=PLAIN).parts[0].split(b"\r\n\r\n")[0]
-        said = {**choice, "text": f"\n\n{watch.reports[-1].notice.text}", "finish_reason": None}
-        assert json.loads(extra.removeprefix(b"data: ")) == {"id": "cmpl-1", "choices": [said]}
+        text = {**choice, "text": f"\n\n{watch.reports[-1].notice.text}", "finish_reason": None}
+        assert json.loads(extra.removeprefix(b"data: ")) == {"id": "cmpl-1", "choices": [text]}
 
     def test_a_body_has_the_words_behind_its_text(self):
         app, watch, _ = wrapped(whole(), self.POLICY)

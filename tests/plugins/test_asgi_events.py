@@ -27,26 +27,26 @@ LINES = st.sampled_from(
 @st.composite
 def streams(draw):
     """Return the lines of some events, and their bytes with line ends of any kind, mixed."""
-    made = draw(st.lists(st.lists(LINES, min_size=1, max_size=3), max_size=4))
+    result = draw(st.lists(st.lists(LINES, min_size=1, max_size=3), max_size=4))
     raw = b""
-    for lines in made:
+    for lines in result:
         for line in lines:
             raw += line + draw(ENDS)
         # A lone CR before a LF would be one end of line: the blank line ends as the line did.
         raw += b"\r" if raw.endswith(b"\r") else b"\r\n" if raw.endswith(b"\r\n") else b"\n"
-    return made, raw
+    return result, raw
 
 
 @given(streams(), st.data())
 def test_every_byte_comes_out_once_and_in_order_wherever_the_stream_is_cut(stream, data):
-    made, raw = stream
+    result, raw = stream
     cuts = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=6)))
     pieces = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
-    found = events.Events()
-    out = [event for piece in pieces for event in found.feed(piece)]
-    assert b"".join(out) + found.rest() == raw
-    assert found.rest() == b""
-    wanted = [b"\n".join(_value(line) for line in lines if _is_data(line)) for lines in made]
+    cutter = events.Events()
+    out = [event for piece in pieces for event in cutter.feed(piece)]
+    assert b"".join(out) + cutter.rest() == raw
+    assert cutter.rest() == b""
+    wanted = [b"\n".join(_value(line) for line in lines if _is_data(line)) for lines in result]
     # A blank line cut in two may leave an end of line at the head of the next event: no data.
     assert [d for e in out if (d := events.data(e))] == [w for w in wanted if w]
 
@@ -60,20 +60,20 @@ def _value(line):
 
 
 def test_an_event_is_out_with_the_byte_that_ends_it():
-    found = events.Events()
+    cutter = events.Events()
     text = b"data: one\n\n"
     for cut in range(1, len(text)):
-        found = events.Events()
-        assert found.feed(text[:cut]) == []
-        assert found.feed(text[cut:]) == [text]
+        cutter = events.Events()
+        assert cutter.feed(text[:cut]) == []
+        assert cutter.feed(text[cut:]) == [text]
 
 
 def test_a_long_event_in_many_pieces_is_looked_through_once():
-    found, before = events.Events(), time.process_time()
+    cutter, before = events.Events(), time.process_time()
     for _ in range(40_000):
-        assert found.feed(b"data: a\rb\n" * 2) == []
+        assert cutter.feed(b"data: a\rb\n" * 2) == []
     assert time.process_time() - before < 5
-    assert len(found.feed(b"\n")[0]) == found.held + 40_000 * 20 + 1
+    assert len(cutter.feed(b"\n")[0]) == cutter.held + 40_000 * 20 + 1
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_a_body_that_only_passes_for_json_reaches_the_app_unless_it_has_our_obje
     assert watch.requests[-1].user_text == "Hi"
 
 
-def test_a_message_of_ours_is_short_whatever_it_quotes():
+def test_an_error_is_short_even_if_it_quotes_the_request():
     app, _, _ = wrapped(whole(), ASKING)
     answer = call(app, {"emoguard": {"plan": {"ablate": ["x" * 100_000] * 10}}})
     assert answer.status == 400
@@ -162,7 +162,7 @@ class TestBrokenOff:
     """A notice that did not arrive is counted and due again."""
 
     @pytest.mark.parametrize("leave_after", [1, 3])
-    def test_who_leaves_before_the_notice_is_told_again(self, leave_after):
+    def test_a_client_that_leaves_before_the_notice_gets_it_again(self, leave_after):
         sink = ListSink()
         app, watch, _ = wrapped(stream(*STREAM), sinks=[sink])
         call(app, leave_after=leave_after)
@@ -171,7 +171,7 @@ class TestBrokenOff:
         assert first.notice.channel is None
         assert not watch.guard.outbox.waiting()
 
-    def test_who_has_the_last_chunk_has_the_notice(self):
+    def test_a_client_with_the_last_chunk_has_the_notice(self):
         sink = ListSink()
         app, watch, _ = wrapped(stream(*STREAM), sinks=[sink])
         call(app)
@@ -197,7 +197,7 @@ class TestBrokenOff:
         assert [report.notice.channel for report in sink.reports] == [channel] * 3
         assert not watch.guard.outbox.waiting()
 
-    def test_only_what_was_broken_off_or_not_generated_is_abandoned(self):
+    def test_only_broken_off_or_ungenerated_answers_are_abandoned(self):
         app, watch, inner = wrapped(stream(*STREAM))
         call(app)
         inner.messages = whole()
@@ -212,12 +212,12 @@ class TestBrokenOff:
         call(app)
         assert len(watch.abandoned) == 3
 
-    def test_a_server_that_calls_every_client_gone_in_the_end_abandons_nobody(self):
+    def test_a_server_that_reports_every_client_gone_at_the_end_abandons_none(self):
         app, watch, inner = wrapped(stream(*STREAM))
         call(app, leave_after=len(inner.messages))
         assert watch.abandoned == []
 
-    def test_who_leaves_before_a_body_is_sent_does_not_have_it(self):
+    def test_a_client_that_leaves_before_the_body_does_not_have_it(self):
         sink = ListSink()
         watch = FakeWatch(sinks=[sink])
 
@@ -379,7 +379,7 @@ def test_a_sink_that_raises_or_blocks_is_not_noticed(make):
     watch.guard.close()
 
 
-def test_whatever_breaks_in_here_leaves_the_answer_as_it_came(caplog):
+def test_a_failure_here_leaves_the_answer_unchanged(caplog):
     app, watch, _ = wrapped(stream(*STREAM), NOTICED)
     watch.guard.deliver = watch.guard.lost = lambda *_: 1 / 0
     assert objects(call(app))[-1] is not None

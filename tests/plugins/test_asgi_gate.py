@@ -93,7 +93,7 @@ class TestKey:
         ],
     )
     @pytest.mark.parametrize("path", [CHAT, PLAIN, "/v1/engines/copilot-codex/completions"])
-    def test_whatever_the_request_is_it_is_refused_unread(self, path, headers):
+    def test_every_request_without_the_key_is_refused_unread(self, path, headers):
         async def receive():
             raise AssertionError("the body was asked for")
 
@@ -158,7 +158,7 @@ class TestEveryRoute:
         assert inner.scopes[0]["headers"][1:] == headers
         assert watch.requests[-1].carrier == "process"
 
-    def test_what_is_too_large_is_refused(self):
+    def test_a_body_too_large_is_refused(self):
         app, _, inner = wrapped(whole(), every_route=True, max_body_bytes=9)
         answer = call(app, UNKNOWN, path="/extras/tokenize")
         assert refused(answer) == (413, "request_too_large")
@@ -404,6 +404,6 @@ class TestLayersInFront:
 def _objects_replaced(raw):
     """Return the bytes of an answer, without what differs between two generations."""
     place = raw.index(b',"emoguard":')
-    found, end = json.JSONDecoder().raw_decode(raw[place + 12 :].decode())
-    assert found["notice"]["kind"] == "ai"
+    value, end = json.JSONDecoder().raw_decode(raw[place + 12 :].decode())
+    assert value["notice"]["kind"] == "ai"
     return raw[:place] + raw[place + 12 :].decode()[end:].encode()

@@ -20,7 +20,7 @@ def test_numbers_that_are_none_of_json_are_read():
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"{} {}", b"[" * 100, b"\x00"])
-def test_what_no_app_reads_is_a_value_error(data):
+def test_text_that_no_app_reads_is_a_value_error(data):
     with pytest.raises(ValueError):
         json.loads(data)
     with pytest.raises(ValueError):
@@ -32,6 +32,6 @@ def test_what_no_app_reads_is_a_value_error(data):
     [b"9" * 5000, b"[" * 100_000, b'{"a":' * 100_000, b"[" + b"1," * MOST_VALUES + b"1]"],
     ids=["digits", "lists", "objects", "values"],
 )
-def test_what_has_no_bounds_is_not_parsed(data):
+def test_text_beyond_the_bounds_is_not_parsed(data):
     with pytest.raises(loosejson.UnboundedError):
         loosejson.parse(data)

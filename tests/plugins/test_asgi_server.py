@@ -85,9 +85,9 @@ class Site:
         """Return (status, body) of one request."""
         connection = http.client.HTTPConnection("127.0.0.1", self.up.port, timeout=60)
         try:
-            told = {"content-type": "application/json"} | dict(headers)
+            shown = {"content-type": "application/json"} | dict(headers)
             raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-            connection.request("POST", path, raw, told)
+            connection.request("POST", path, raw, shown)
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
@@ -136,10 +136,10 @@ def site(served, measured):
 
 def asking(chat, tokens, **more):
     """Return (path, body) of a request; an end mark that cannot be drawn makes lengths certain."""
-    said = {"max_tokens": tokens, "logit_bias": {"2": -100}, **more}
+    text = {"max_tokens": tokens, "logit_bias": {"2": -100}, **more}
     if chat:
-        return CHAT, {"messages": [{"role": "user", "content": "Hi"}]} | said
-    return PLAIN, {"prompt": "Once upon"} | said
+        return CHAT, {"messages": [{"role": "user", "content": "Hi"}]} | text
+    return PLAIN, {"prompt": "Once upon"} | text
 
 
 def object_of(raw, *, stream):
@@ -148,9 +148,9 @@ def object_of(raw, *, stream):
         return json.loads(raw).get("emoguard")
     lines = [line for line in raw.decode().split("\n") if line.startswith("data: ")]
     assert lines.pop() == "data: [DONE]"
-    found = [json.loads(line.removeprefix("data: ")).get("emoguard") for line in lines]
-    assert not any(found[:-1])
-    return found[-1]
+    data = [json.loads(line.removeprefix("data: ")).get("emoguard") for line in lines]
+    assert not any(data[:-1])
+    return data[-1]
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -194,20 +194,20 @@ def test_of_500_mixed_requests_metrics_and_audit_log_count_the_same(site, served
             refused += 1
             continue
         assert status == 200
-        found = object_of(raw, stream=stream)
+        actual = object_of(raw, stream=stream)
         if fate == "steered":
-            assert (found["steered"], found["notice"] is None) == (True, False)
-        if found is not None:
-            seen[found["id"]] = found
+            assert (actual["steered"], actual["notice"] is None) == (True, False)
+        if actual is not None:
+            seen[actual["id"]] = actual
     site.settle()
     log.close()
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     noticed = [line for line in lines if line["notice"]]
-    given = {line["id"]: line["notice"] for line in noticed if line["notice"]["channel"]}
+    argument = {line["id"]: line["notice"] for line in noticed if line["notice"]["channel"]}
     lost = [line for line in noticed if not line["notice"]["channel"]]
     # Who left may have had everything on its way already: then it counts as given.
-    assert seen.keys() <= given.keys()
-    assert len(given) + len(lost) <= len(seen) + left
+    assert seen.keys() <= argument.keys()
+    assert len(argument) + len(lost) <= len(seen) + left
     assert len(lines) == len({line["id"] for line in lines}) <= 500 - refused
     assert len(lost) > 20
     for name in ("start", "steered", "amplified", "undelivered"):
@@ -217,7 +217,7 @@ def test_of_500_mixed_requests_metrics_and_audit_log_count_the_same(site, served
             for sample in family.samples
             if sample.name == "emoguard_notices_total" and sample.labels["reason"] == name
         )
-        written = sum(name in notice["reasons"] for notice in given.values())
+        written = sum(name in notice["reasons"] for notice in argument.values())
         assert counted == written, name
         assert written or name == "undelivered"
     undelivered = exporter.registry.get_sample_value("emoguard_notices_undelivered_total")
@@ -225,14 +225,14 @@ def test_of_500_mixed_requests_metrics_and_audit_log_count_the_same(site, served
     steered = {line["id"] for line in lines if line["receipt"] and line["receipt"]["applied"]}
     rose = {line["id"] for line in lines if line["scores"] and line["scores"]["sad"]["crossings"]}
     assert steered | rose <= {line["id"] for line in noticed}
-    assert {i for i, found in seen.items() if found["steered"]} == steered
-    told = {i for i, found in seen.items() if "amplified" in found["notice"]["reasons"]}
-    assert told == rose & seen.keys()
+    assert {i for i, actual in seen.items() if actual["steered"]} == steered
+    shown = {i for i, actual in seen.items() if "amplified" in actual["notice"]["reasons"]}
+    assert shown == rose & seen.keys()
     assert len(steered) > 100
     assert len(rose) > 50
 
 
-def test_who_left_is_told_again(site):
+def test_a_client_that_left_gets_the_notice_again(site):
     sink = ListSink()
     site = site(sinks=[sink])
     path, body = asking(True, 100, stream=True)
@@ -242,8 +242,8 @@ def test_who_left_is_told_again(site):
     path, body = asking(True, 2, stream=True)
     for reasons in (["start", "undelivered"], None):
         _, raw = site.ask(path, body | named)
-        found = object_of(raw, stream=True)
-        assert (found and found["notice"]["reasons"]) == reasons
+        actual = object_of(raw, stream=True)
+        assert (actual and actual["notice"]["reasons"]) == reasons
     site.settle()
     first = sink.reports[0]
     assert (first.status, first.finish, first.notice.channel) == ("cancelled", "cancelled", None)
@@ -268,15 +268,15 @@ def test_with_everything_off_the_bytes_are_the_servers(site, served):
 def _timeless(raw):
     """Return an answer without what the server makes up anew each time: id and time."""
     parts = [line.removeprefix("data: ") for line in raw.decode().split("\n")]
-    found = [json.loads(part) if part.startswith("{") else part for part in parts]
-    for each in found:
+    data = [json.loads(part) if part.startswith("{") else part for part in parts]
+    for each in data:
         if isinstance(each, dict):
             each.update(id="", created=0)
-    return found
+    return data
 
 
 @pytest.mark.parametrize("make", [FailingSink, BlockedSink])
-def test_a_sink_that_raises_or_blocks_holds_nobody_up(make, site):
+def test_a_sink_that_raises_or_blocks_delays_no_answer(make, site):
     sink = make()
     site = site(sinks=[sink])
     for stream in (True, False):
@@ -299,7 +299,7 @@ def test_a_sink_that_raises_or_blocks_holds_nobody_up(make, site):
     ],
 )
 @pytest.mark.parametrize("stream", [True, False])
-def test_what_cannot_be_is_refused_before_a_stream_begins(asked, part, stream, site):
+def test_an_impossible_plan_is_refused_before_a_stream_begins(asked, part, stream, site):
     site = site()
     path, body = asking(True, 3, stream=stream)
     status, raw = site.ask(path, body | {"emoguard": asked})
@@ -336,14 +336,14 @@ def test_clients_that_leave_at_any_moment_leave_nothing(site):
 
 def test_several_clients_at_once_get_their_own_objects(site):
     site = site()
-    found = []
+    results = []
 
     def client(tokens):
         for stream in (True, False):
             name = f"{tokens} {stream}"
             path, body = asking(True, tokens, stream=stream)
             _, raw = site.ask(path, body | {"emoguard": {"conversation": name}})
-            found.append((name, object_of(raw, stream=stream)["id"]))
+            results.append((name, object_of(raw, stream=stream)["id"]))
 
     threads = [threading.Thread(target=client, args=(n,)) for n in (2, 5, 9, 14)]
     for thread in threads:
@@ -351,8 +351,8 @@ def test_several_clients_at_once_get_their_own_objects(site):
     for thread in threads:
         thread.join()
     site.settle()
-    assert len(found) == 8
-    assert sorted(found) == sorted((r.conversation, r.id) for r in site.watch.reports)
+    assert len(results) == 8
+    assert sorted(results) == sorted((r.conversation, r.id) for r in site.watch.reports)
 
 
 SECRET = "a word of this user alone"
@@ -392,7 +392,7 @@ def test_no_word_of_a_request_is_logged(site, capfd, caplog, request_, sentence)
     status, got = site().ask(CHAT, *request_)
     assert status in (400, 500)
     assert sentence in json.loads(got)["error"]["message"]
-    said = capfd.readouterr()
-    for text in (said.out, said.err, caplog.text):
+    printed = capfd.readouterr()
+    for text in (printed.out, printed.err, caplog.text):
         assert SECRET not in text
         assert repr(SECRET.encode())[2:-1] not in text

@@ -7,6 +7,8 @@ import dataclasses
 import gc
 import hashlib
 import pickle
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from emoguard_llamacpp import ctypes_llama, support
 import emoguard
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
+from emoguard.probe import artifact
 from emoguard.probe.probe import Probe
 from emoguard.testing import make_calibration, make_probe
 from tests.support import tiny_gguf
@@ -272,7 +275,7 @@ def test_a_model_that_was_watched_is_freed_when_it_is_dropped(
         gc.enable()
 
 
-def test_a_wrapper_kept_by_somebody_is_inert_after_detach(llm: Any, probe: Probe) -> None:
+def test_a_kept_wrapper_is_inert_after_detach(llm: Any, probe: Probe) -> None:
     wanted = complete(llm)
     with emoguard.attach(llm, Guard(probe)) as watch:
         kept = llm.create_completion
@@ -338,3 +341,19 @@ def test_a_watched_model_can_be_pickled_and_copied_as_before(
         assert not watch.reports, "the watch stays with the original"
         llm.create_completion("the hat", max_tokens=4, temperature=0)
         assert len(watch.reports) == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("last", ["llm.create_completion('Hi', max_tokens=2)", "next(stream)"])
+def test_a_script_that_ends_without_a_detach_ends_well(path, probe, tmp_path, backend, last):
+    artifact.save(tmp_path / "p.safetensors", probe, [])
+    script = (
+        "import sys, emoguard\n"
+        "from tests.support import tiny_gguf\n"
+        "llm = tiny_gguf.load(sys.argv[1])\n"
+        f"watch = emoguard.attach(llm, emoguard.Guard.load(sys.argv[2]), backend={backend!r})\n"
+        "stream = llm.create_completion('Hi', max_tokens=9, stream=True)\n"
+        f"{last}\n"
+    )
+    arguments = [sys.executable, "-c", script, str(path), str(tmp_path / "p.safetensors")]
+    subprocess.run(arguments, check=True)

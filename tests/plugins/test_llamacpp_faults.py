@@ -240,7 +240,7 @@ def test_an_interrupt_in_reading_reaches_the_caller(
         whole(llm, probe, watch, wanted)
 
 
-def test_what_a_signals_handler_raises_in_the_callback_reaches_the_caller(
+def test_a_signal_handlers_exception_in_the_callback_reaches_the_caller(
     llm: Any, probe: Probe, wanted: str
 ) -> None:
     def stop(*_: Any) -> None:

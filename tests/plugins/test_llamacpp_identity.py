@@ -145,7 +145,7 @@ def test_content_is_read_once_per_change(
         assert len(read) == 3
 
 
-def test_a_file_that_is_gone_is_what_was_read_last(base: Path, tmp_path: Path) -> None:
+def test_a_missing_file_keeps_its_last_identity(base: Path, tmp_path: Path) -> None:
     lora = write_lora(tmp_path / "lora.gguf", 1)
     llm = tiny_gguf.load(base, lora_path=str(lora))
     with emoguard.attach(llm, guard_for(llm)) as watch:

@@ -123,7 +123,7 @@ def test_an_interrupt_at_any_entry_is_raised_after_a_whole_pass(number: int) -> 
     callback.nodes.check()
 
 
-def test_what_is_pending_after_a_node_was_shown_is_raised_after_a_whole_pass() -> None:
+def test_an_exception_pending_after_a_node_is_raised_after_a_whole_pass() -> None:
     def stop(*_: Any) -> None:
         raise TimeoutError("too late")
 

@@ -62,17 +62,17 @@ def test_the_object_is_on_the_dict_that_ends_a_response(
 
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
-def test_everything_but_the_object_is_what_it_was(llm: Any, chat: bool, stream: bool) -> None:
+def test_everything_but_the_object_is_unchanged(llm: Any, chat: bool, stream: bool) -> None:
     plain = answer(llm, chat=chat, stream=stream)
     llm.reset()
     with make_guard(llm) as guard, emoguard.attach(llm, guard):
-        told = answer(llm, chat=chat, stream=stream)
-    last = told[-1].pop("emoguard")
+        shown = answer(llm, chat=chat, stream=stream)
+    last = shown[-1].pop("emoguard")
     assert last["notice"] is None
-    for chunk in (*plain, *told):
+    for chunk in (*plain, *shown):
         chunk.pop("id")
         chunk.pop("created")
-    assert told == plain
+    assert shown == plain
 
 
 def test_a_server_carries_the_object_itself(llm: Any, watch: Any) -> None:
@@ -109,11 +109,11 @@ def test_the_last_word_of_the_user_is_looked_at_and_nothing_else(llm: Any, watch
 
 
 def test_a_claim_in_the_text_is_found(llm: Any) -> None:
-    said = list(llm.tokenize(b" I am so sad.", add_bos=False))
+    text = list(llm.tokenize(b" I am so sad.", add_bos=False))
 
     def speak(ids: Any, scores: Any) -> Any:
         scores[:] = -1e9
-        scores[said[len(ids) - start]] = 1e9
+        scores[text[len(ids) - start]] = 1e9
         return scores
 
     start = len(llm.tokenize(PROMPT.encode()))
@@ -121,7 +121,7 @@ def test_a_claim_in_the_text_is_found(llm: Any) -> None:
     with make_guard(llm, policy) as guard, emoguard.attach(llm, guard):
         got = llm.create_completion(
             PROMPT,
-            max_tokens=len(said),
+            max_tokens=len(text),
             temperature=0.0,
             logits_processor=llama_cpp.LogitsProcessorList([speak]),
         )

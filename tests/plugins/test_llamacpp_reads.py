@@ -29,15 +29,15 @@ def test_the_installed_version_is_on_the_allow_list() -> None:
 
 
 @pytest.mark.parametrize("architecture", tiny_gguf.ARCHITECTURES)
-def test_the_allow_list_says_what_a_child_process_finds(folder: Path, architecture: str) -> None:
+def test_the_allow_list_agrees_with_a_child_process(folder: Path, architecture: str) -> None:
     path = tiny_gguf.write(folder / f"{architecture}.gguf", architecture)
-    found = doctor.examine(str(path))
+    findings = doctor.examine(str(path))
     sizes = {"architecture": architecture, "layers": 5, "hidden": 64, "quantisation": "F32"}
-    assert found.items() >= {**sizes, "callback": "works", "error": None}.items()
+    assert findings.items() >= {**sizes, "callback": "works", "error": None}.items()
     if architecture in NATIVE:
-        assert found["native"] == "allowed"
+        assert findings["native"] == "allowed"
     else:
-        assert str(found["native"]).startswith("unsupported: ")
+        assert str(findings["native"]).startswith("unsupported: ")
 
 
 @pytest.mark.parametrize("architecture", NATIVE)
@@ -64,7 +64,7 @@ def test_the_door_leaves_the_model_alone(folder: Path) -> None:
     assert llm.n_tokens == 3
 
 
-def test_the_door_refuses_what_it_cannot_give(folder: Path) -> None:
+def test_the_door_refuses_layers_it_cannot_read(folder: Path) -> None:
     door = emoguard_llamacpp.open_residuals(
         tiny_gguf.load(tiny_gguf.write(folder / "door.gguf", "llama"))
     )
@@ -114,9 +114,9 @@ def test_rows_of_another_shape_are_refused() -> None:
 def test_examining_no_model_says_so(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.gguf"
     path.write_bytes(content)
-    found: dict[str, Any] = doctor.examine(str(path))
-    assert found["error"]
-    assert found["native"] is None
+    findings: dict[str, Any] = doctor.examine(str(path))
+    assert findings["error"]
+    assert findings["native"] is None
     missing = doctor.examine(str(tmp_path / "missing.gguf"))
     assert "there is no file" in str(missing["error"])
 

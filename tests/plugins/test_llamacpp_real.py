@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,29 +32,52 @@ from tests.support import models
 
 pytestmark = pytest.mark.real
 
-FILES: dict[str, Callable[[], Path]] = {"smollm2": models.smollm2_gguf, "gemma": models.gemma_gguf}
-LAYERS = {"smollm2": (8, 14, 19, 24), "gemma": (5, 8, 11, 14)}
-PATHS = [("smollm2", "native"), ("smollm2", "callback"), ("gemma", "callback")]
+FILES: dict[str, Callable[[], Path]] = {
+    "smollm2": models.smollm2_gguf,
+    "gemma": models.gemma_gguf,
+    "qwen": models.qwen_gguf,
+}
+LAYERS = {"smollm2": (8, 14, 19, 24), "gemma": (5, 8, 11, 14), "qwen": (6, 10, 14, 18)}
+PATHS = [
+    ("smollm2", "native"),
+    ("smollm2", "callback"),
+    ("gemma", "callback"),
+    ("qwen", "callback"),
+]
 PROMPT = "Three friends talk about the weather on a long train ride."
 
 
-@pytest.fixture(scope="module")
-def llms() -> dict[str, Any]:
-    """Both models; one thread, so that a busy machine does not slow the barriers down."""
-    return {
-        name: models.load_llama(file(), n_threads=1, n_threads_batch=1)
-        for name, file in FILES.items()
-    }
+class Llms(dict[str, Any]):
+    """The models by name, each loaded when a test wants it: one that is missing skips only that.
+
+    One thread, so that a busy machine does not slow the barriers down.
+    """
+
+    def __missing__(self, name: str) -> Any:
+        self[name] = models.load_llama(FILES[name](), n_threads=1, n_threads_batch=1)
+        return self[name]
+
+
+class Probes(dict[str, Probe]):
+    """A probe of random directions for each model."""
+
+    def __init__(self, llms: Llms) -> None:
+        self.llms = llms
+
+    def __missing__(self, name: str) -> Probe:
+        door = emoguard_llamacpp.open_residuals(self.llms[name])
+        self[name] = make_probe(door, ("happy", "sad", "calm"), LAYERS[name])
+        return self[name]
 
 
 @pytest.fixture(scope="module")
-def probes(llms: dict[str, Any]) -> dict[str, Probe]:
-    return {
-        name: make_probe(
-            emoguard_llamacpp.open_residuals(llm), ("happy", "sad", "calm"), LAYERS[name]
-        )
-        for name, llm in llms.items()
-    }
+def llms() -> Llms:
+    return Llms()
+
+
+@pytest.fixture(scope="module")
+def probes(llms: Llms) -> Probes:
+    return Probes(llms)
 
 
 @pytest.mark.parametrize(("name", "backend"), PATHS)
@@ -123,8 +147,10 @@ def test_native_and_callback_read_the_same_numbers(
     assert np.array_equal(native, callback)
 
 
-@pytest.mark.parametrize("kind", ["original", "Q2_K"])
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("qwen", "original"), *product(("smollm2", "gemma"), ("original", "Q2_K"))],
+)
 def test_the_witness_accepts_the_right_layer_and_refuses_its_neighbours(
     llms: dict[str, Any], probes: dict[str, Probe], name: str, kind: str
 ) -> None:

@@ -105,7 +105,7 @@ def test_a_cached_prompt_is_the_same_sink(llm: Any, watch: Any) -> None:
     assert sinks(watch) == 0
 
 
-def test_what_is_in_the_context_already_comes_before_a_prompt(llm: Any, watch: Any) -> None:
+def test_tokens_in_the_context_come_before_a_prompt(llm: Any, watch: Any) -> None:
     llm.reset()
     llm.eval([TOKEN, TOKEN])
     say(llm, [TOKEN], [TOKEN, OTHER, OTHER], reset=False)
@@ -208,7 +208,7 @@ CONTENTS = ("I am sad", "I am sad <think>", "<think>", "what is <think> for?", "
 
 @pytest.mark.parametrize("way", ["call", "stream", "class"])
 @pytest.mark.parametrize("chatting", ["", "\n", "[assistant]", "<think></think>"], indirect=True)
-def test_what_a_user_writes_opens_no_reasoning(chatting: tuple[Any, Any], way: str) -> None:
+def test_a_users_text_opens_no_reasoning(chatting: tuple[Any, Any], way: str) -> None:
     llm, watch = chatting
     for content in CONTENTS:
         chat(llm, content, way)
@@ -217,7 +217,7 @@ def test_what_a_user_writes_opens_no_reasoning(chatting: tuple[Any, Any], way: s
 
 
 @pytest.mark.parametrize("chatting", ["[assistant]<think>", "<think>\n"], indirect=True)
-def test_a_template_opens_reasoning_whatever_a_user_writes(chatting: tuple[Any, Any]) -> None:
+def test_a_template_opens_reasoning_after_any_message(chatting: tuple[Any, Any]) -> None:
     llm, watch = chatting
     for content in (*CONTENTS, "</think>"):
         chat(llm, content)

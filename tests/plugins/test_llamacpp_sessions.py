@@ -129,7 +129,7 @@ def test_a_stream_is_reported_before_its_last_chunk(llm: Any, watch: Any) -> Non
     assert_rows_are_right(llm, watch, tokens_of(llm))
 
 
-def test_a_closed_stream_is_cancelled_and_keeps_what_was_read(llm: Any, watch: Any) -> None:
+def test_a_closed_stream_is_cancelled_and_keeps_its_readings(llm: Any, watch: Any) -> None:
     stream = complete(llm, stream=True)
     next(stream)
     live = watch.live()

@@ -103,8 +103,8 @@ def test_every_live_token_is_moved_by_the_reference_within_the_bound(
     monkeypatch.setattr(ctypes_llama, "write_row", recording)
     complete(llm, plan=MIXED, max_tokens=20)
     receipt = watch.reports[-1].receipt
-    made = watch.guard.site(watch.identity).steering(MIXED)
-    by_layer = {each.layer: each for each in made.interventions}
+    result = watch.guard.site(watch.identity).steering(MIXED)
+    by_layer = {each.layer: each for each in result.interventions}
     assert receipt.applied == watch.reports[-1].completion_tokens >= 20
     assert len(seen) > receipt.applied
     for layer, before, after in seen:
@@ -150,10 +150,10 @@ def test_an_added_dose_equals_llama_cpps_own_control_vector(path: Path) -> None:
     wanted = ctypes_llama.last_logits(llm, llm.ctx)
     assert not llama_cpp.llama_set_adapter_cvec(llm.ctx, None, 0, hidden, 1, 1)
     with emoguard.attach(llm, guard, backend="callback") as watch:
-        found = logits_after(llm, ids, plan)
+        logits = logits_after(llm, ids, plan)
         assert watch.reports[-1].receipt.clipped == 0
     assert np.abs(wanted - plain).max() > 0.01
-    assert np.array_equal(found, wanted)
+    assert np.array_equal(logits, wanted)
 
 
 def logits_after_plain(llm: Any, ids: list[int]) -> np.ndarray:
@@ -164,7 +164,7 @@ def logits_after_plain(llm: Any, ids: list[int]) -> np.ndarray:
 
 def test_long_prompts_are_steered_only_at_their_last_token(path: Path) -> None:
     text = PROMPT * 12
-    found = []
+    results = []
     for batch in (512, 64, 32):
         llm = tiny_gguf.load(path, n_batch=batch, n_ubatch=32)
         ids = ids_of(llm, text)
@@ -175,10 +175,10 @@ def test_long_prompts_are_steered_only_at_their_last_token(path: Path) -> None:
             whole = logits_after(llm, ids, PROMPTED)
             assert not np.allclose(whole, logits, atol=1e-2)
             assert not np.allclose(logits_after(llm, ids), logits, atol=1e-2)
-        found.append((logits, whole))
-    for logits, whole in found[1:]:
-        assert np.allclose(logits, found[0][0], atol=2e-3)
-        assert np.allclose(whole, found[0][1], atol=2e-3)
+        results.append((logits, whole))
+    for logits, whole in results[1:]:
+        assert np.allclose(logits, results[0][0], atol=2e-3)
+        assert np.allclose(whole, results[0][1], atol=2e-3)
 
 
 def test_a_layers_reading_is_of_before_its_own_intervention(llm: Any, watch: Any) -> None:
@@ -197,8 +197,8 @@ def chat(llm: Any, plan: Plan | None, **options: Any) -> Any:
     """Return (text, finish reason) of a chat."""
     settings = {"max_tokens": 9, "temperature": 0.0, "seed": 3} | options
     turns: Any = [{"role": "user", "content": PROMPT}]
-    made = llm.create_chat_completion(turns, emoguard=Request(plan=plan), **settings)
-    chunks = list(made) if options.get("stream") else [made]
+    completion = llm.create_chat_completion(turns, emoguard=Request(plan=plan), **settings)
+    chunks = list(completion) if options.get("stream") else [completion]
     return said(chunks), chunks[-1]["choices"][0]["finish_reason"]
 
 
@@ -225,12 +225,12 @@ def test_a_standing_plan_for_prompts_is_applied_to_every_turn_of_a_chat(path: Pa
         emoguard.attach(fresh, guard_for(fresh, plan=PROMPTED)),
     ):
         for more in ("and then", "and at last"):
-            found = llm.create_chat_completion(turns, max_tokens=9, temperature=0.0)
+            completion = llm.create_chat_completion(turns, max_tokens=9, temperature=0.0)
             assert watch.reports[-1].receipt.plan["prompt"] is True
             fresh.reset()
             wanted = fresh.create_chat_completion(turns, max_tokens=9, temperature=0.0)
-            assert said([found]) == said([wanted])
-            turns += [found["choices"][0]["message"], {"role": "user", "content": more}]
+            assert said([completion]) == said([wanted])
+            turns += [completion["choices"][0]["message"], {"role": "user", "content": more}]
 
 
 def test_a_chat_longer_than_a_batch_may_be_steered_in_its_prompt(path: Path) -> None:
@@ -265,29 +265,32 @@ def test_there_is_a_log_probability_for_every_token(
 ) -> None:
     llm = tiny_gguf.load(path, logits_all=True)
     with emoguard.attach(llm, guard_for(llm)) as watch:
-        made = complete(llm, plan=plan, logprobs=2, logit_bias={1: -100, 2: -100}, **how)
-        kept = [each["choices"][0]["logprobs"] for each in (made if "stream" in how else [made])]
+        completion = complete(llm, plan=plan, logprobs=2, logit_bias={1: -100, 2: -100}, **how)
+        kept = [
+            each["choices"][0]["logprobs"]
+            for each in (completion if "stream" in how else [completion])
+        ]
         prompt = len(ids_of(llm)) - 1 if "echo" in how else 0
         tokens = watch.reports[-1].completion_tokens
     assert sum(len(each["token_logprobs"]) for each in kept if each) == prompt + tokens
 
 
 @pytest.mark.parametrize("plan", [STRONG, PROMPTED], ids=str)
-def test_what_goes_on_from_the_cache_keeps_it(path: Path, plan: Plan) -> None:
+def test_a_generation_that_continues_from_the_cache_keeps_it(path: Path, plan: Plan) -> None:
     llm, fresh = tiny_gguf.load(path), tiny_gguf.load(path)
     ids, more = ids_of(llm), [90, 91, 92]
     with emoguard.attach(llm, guard_for(llm), backend="callback") as watch:
         llm.eval(ids)
         next(llm.generate(more, temp=0.0, reset=False, emoguard=Request(plan=plan)))
-        found = ctypes_llama.last_logits(llm, llm.ctx)
+        logits = ctypes_llama.last_logits(llm, llm.ctx)
         assert watch.reports[-1].receipt.applied == 1
     fresh.eval(ids)
     with emoguard.attach(fresh, guard_for(fresh), backend="callback"):
         whole = logits_after(fresh, [*ids, *more], dataclasses.replace(plan, prompt=False))
         other = logits_after(fresh, more, plan)
     if not plan.prompt:  # else only what was added is steered: nothing gives that in one go
-        assert np.allclose(found, whole, atol=2e-3)
-    assert not np.allclose(found, other, atol=1e-2)
+        assert np.allclose(logits, whole, atol=2e-3)
+    assert not np.allclose(logits, other, atol=1e-2)
 
 
 def test_the_first_plan_does_not_drop_a_cache_that_is_gone_on_from(llm: Any, watch: Any) -> None:
@@ -324,8 +327,8 @@ def test_images_in_a_chat_are_not_computed_again_from_ids(path: Path) -> None:
         with pytest.raises(EmoGuardError, match="prompt: true"):
             chat(llm, PROMPTED)
         turns: Any = [{"role": "user", "content": PROMPT}]
-        made = llm.create_chat_completion(turns, emoguard=Request(plan=STRONG))
-        assert made["choices"][0]["text"] == text_of(llm, plan=STRONG)
+        completion = llm.create_chat_completion(turns, emoguard=Request(plan=STRONG))
+        assert completion["choices"][0]["text"] == text_of(llm, plan=STRONG)
         assert watch.reports[-2].receipt.applied == watch.reports[-2].completion_tokens
 
 
@@ -366,14 +369,14 @@ def test_an_interrupt_while_a_row_is_moved_ends_the_response(
 def test_a_second_turn_equals_one_after_an_unsteered_first(path: Path, plan: Plan) -> None:
     llm, fresh = tiny_gguf.load(path), tiny_gguf.load(path)
     with emoguard.attach(llm, guard_for(llm)) as watch:
-        said = text_of(llm, plan=plan)
+        answer = text_of(llm, plan=plan)
         assert watch.reports[-1].receipt.applied == watch.reports[-1].completion_tokens
-        second = ids_of(llm, PROMPT + said + " and then")
-        found = logits_after(llm, second)
+        second = ids_of(llm, PROMPT + answer + " and then")
+        logits = logits_after(llm, second)
         again = logits_after(llm, second, plan)
-        assert np.allclose(logits_after(llm, second), found, atol=1e-3)
-        assert not np.allclose(again, found, atol=1e-2)
-    assert np.allclose(found, logits_after_plain(fresh, second), atol=1e-3)
+        assert np.allclose(logits_after(llm, second), logits, atol=1e-3)
+        assert not np.allclose(again, logits, atol=1e-2)
+    assert np.allclose(logits, logits_after_plain(fresh, second), atol=1e-3)
 
 
 def test_the_unsteered_part_of_the_prompt_is_reused(
@@ -410,23 +413,23 @@ def test_a_prompt_in_the_cache_is_steered_all_the_same(llm: Any, watch: Any) -> 
 
 
 @pytest.mark.parametrize("plan", [STRONG, PROMPTED], ids=str)
-def test_what_llamas_cache_keeps_of_a_steered_response_is_unsteered(path: Path, plan: Plan) -> None:
+def test_llamas_cache_keeps_only_the_unsteered_part_of_a_response(path: Path, plan: Plan) -> None:
     llm, fresh = tiny_gguf.load(path), tiny_gguf.load(path)
     llm.set_cache(llama_cpp.LlamaRAMCache())
     with emoguard.attach(llm, guard_for(llm)):
         for stream in (False, True):
-            made = complete(llm, plan=plan, stream=stream)
-            chunks = list(made) if stream else [made]
-            said = "".join(chunk["choices"][0]["text"] for chunk in chunks)
+            completion = complete(llm, plan=plan, stream=stream)
+            chunks = list(completion) if stream else [completion]
+            text = "".join(chunk["choices"][0]["text"] for chunk in chunks)
             complete(llm, "something else altogether", max_tokens=2)
-            second = PROMPT + said + " and then"
-            found = text_of(llm, second, max_tokens=12)
-            assert found == text_of_plain(fresh, second)
+            second = PROMPT + text + " and then"
+            answer = text_of(llm, second, max_tokens=12)
+            assert answer == text_of_plain(fresh, second)
 
 
 def text_of_plain(llm: Any, prompt: str) -> str:
-    made = llm.create_completion(prompt, max_tokens=12, temperature=0.0, seed=3)
-    return str(made["choices"][0]["text"])
+    completion = llm.create_completion(prompt, max_tokens=12, temperature=0.0, seed=3)
+    return str(completion["choices"][0]["text"])
 
 
 @pytest.mark.parametrize("plan", [STRONG, PROMPTED], ids=str)
@@ -440,9 +443,9 @@ def test_a_state_saved_under_steering_is_loaded_without_it(
     assert state.n_tokens == (0 if plan.prompt else len(ids_of(llm)) - 1)
     llm.load_state(state)
     second = ids_of(llm, PROMPT + " and")
-    found = logits_after(llm, second)
+    logits = logits_after(llm, second)
     llm.reset()
-    assert np.allclose(found, logits_after(llm, second), atol=1e-3)
+    assert np.allclose(logits, logits_after(llm, second), atol=1e-3)
 
 
 @pytest.mark.parametrize("how", ["closed", "replaced", "detached"])
@@ -452,19 +455,19 @@ def test_a_steered_stream_that_is_broken_off_leaves_no_steered_position(
     llm = tiny_gguf.load(path)
     watch = emoguard.attach(llm, guard_for(llm))
     stream = complete(llm, plan=STRONG, stream=True, max_tokens=30)
-    said = "".join(chunk["choices"][0]["text"] for chunk in islice(stream, 5))
+    text = "".join(chunk["choices"][0]["text"] for chunk in islice(stream, 5))
     if how == "closed":
         stream.close()
-    second = ids_of(llm, PROMPT + said)
+    second = ids_of(llm, PROMPT + text)
     if how == "replaced":
-        found = logits_after(llm, second)
+        logits = logits_after(llm, second)
     watch.detach()
     if how != "replaced":
         next(llm.generate(second, temp=0.0))
-        found = ctypes_llama.last_logits(llm, llm.ctx)
+        logits = ctypes_llama.last_logits(llm, llm.ctx)
     assert watch.reports[0].finish == "cancelled"
     assert watch.reports[0].receipt.applied >= 1
-    assert np.allclose(found, logits_after_plain(tiny_gguf.load(path), second), atol=1e-3)
+    assert np.allclose(logits, logits_after_plain(tiny_gguf.load(path), second), atol=1e-3)
 
 
 @pytest.mark.parametrize("how", ["detached", "abandoned"])
@@ -474,29 +477,29 @@ def test_a_steered_stream_goes_on_where_it_was_when_its_watch_leaves_it(
     llm = tiny_gguf.load(path)
     watch = emoguard.attach(llm, guard_for(llm))
     tokens = llm.generate(ids_of(llm, PROMPT), temp=0.0, emoguard=Request(id="r", plan=STRONG))
-    said, seen = list(islice(tokens, 5)), []
+    text, seen = list(islice(tokens, 5)), []
     watch.detach() if how == "detached" else watch.abandon("r")
     for token in islice(tokens, 10):
         seen.append((llm.n_tokens, int(llm.input_ids[llm.n_tokens - 1])))
-        said.append(token)
+        text.append(token)
     start = len(ids_of(llm, PROMPT))
-    assert seen == [(start + n, said[n - 1]) for n in range(5, 15)]
+    assert seen == [(start + n, text[n - 1]) for n in range(5, 15)]
     tokens.close()
     watch.detach()
-    again = ids_of(llm, PROMPT) + said
+    again = ids_of(llm, PROMPT) + text
     next(llm.generate(again, temp=0.0))
-    found = ctypes_llama.last_logits(llm, llm.ctx)
-    assert np.allclose(found, logits_after_plain(tiny_gguf.load(path), again), atol=1e-3)
+    logits = ctypes_llama.last_logits(llm, llm.ctx)
+    assert np.allclose(logits, logits_after_plain(tiny_gguf.load(path), again), atol=1e-3)
 
 
-def test_a_prompt_that_ends_before_what_was_steered_is_computed_again(llm: Any, watch: Any) -> None:
+def test_a_prompt_that_ends_before_the_steered_part_is_computed_again(llm: Any, watch: Any) -> None:
     longer = ids_of(llm, PROMPT)
     plain = list(islice(llm.generate(longer[:-1], temp=0.0), 6))
     llm.reset()
     steered = logits_after(llm, longer, STRONG)
-    found = list(islice(llm.generate(longer[:-1], temp=0.0), 6))
+    actual = list(islice(llm.generate(longer[:-1], temp=0.0), 6))
     assert watch.reports[-1].receipt is None
-    assert found == plain
+    assert actual == plain
     assert not np.allclose(steered, logits_after_plain(llm, longer), atol=1e-3)
 
 
@@ -520,9 +523,9 @@ def test_a_response_abandoned_in_the_decode_of_its_prompt_leaves_no_steered_posi
         tokens.close()
         llm._ctx.decode = decode
         again = ids_of(llm, PROMPT + " and the hat")
-        found = logits_after(llm, again)
+        logits = logits_after(llm, again)
     assert watch.reports[0].finish == "cancelled"
-    assert np.allclose(found, logits_after_plain(tiny_gguf.load(path), again), atol=1e-3)
+    assert np.allclose(logits, logits_after_plain(tiny_gguf.load(path), again), atol=1e-3)
 
 
 # Which read path.
@@ -611,12 +614,12 @@ def test_a_policy_that_this_watch_cannot_serve_is_refused_when_it_is_read_again(
 ) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("steering: {max_dose_ratio: 0.4}")
-    made = guard_for(llm, (0, 1) if how == "layer 0" else (1, 2))
-    calibrations = made.calibrations
+    result = guard_for(llm, (0, 1) if how == "layer 0" else (1, 2))
+    calibrations = result.calibrations
     if how == "uncalibrated":
         another = dataclasses.replace(calibrations[0].identity, quantisation="Q2_K")
         calibrations = (dataclasses.replace(calibrations[0], identity=another),)
-    guard = Guard(made.probe, calibrations, PolicyFile(policy))
+    guard = Guard(result.probe, calibrations, PolicyFile(policy))
     backend = "native" if how == "native" else "auto"
     with emoguard.attach(llm, guard, backend=backend):
         policy.write_text("steering: {max_dose_ratio: 0.4, plan: {cap: {happy: 0.9}}}")
@@ -677,8 +680,8 @@ def test_a_fault_in_the_middle_leaves_the_rest_unsteered_or_ends_it(
 
     monkeypatch.setattr(moves.Mover, "__call__", third_token_broken)
     with emoguard.attach(llm, guard) as watch:
-        made = complete(llm, plan=STRONG, stream=stream)
-        list(made) if stream else None
+        completion = complete(llm, plan=STRONG, stream=stream)
+        list(completion) if stream else None
         report = watch.reports[-1]
     assert report.faults == ("steering",)
     assert "injected" in report.detail
@@ -716,12 +719,12 @@ def test_a_completion_that_was_halted_says_so_in_its_finish_reason(
     with emoguard.attach(llm, guard) as watch:
         if chat:
             turns: Any = [{"role": "user", "content": PROMPT}]
-            made = llm.create_chat_completion(
+            completion = llm.create_chat_completion(
                 turns, max_tokens=20, stream=stream, emoguard=Request(scores="tokens")
             )
         else:
-            made = complete(llm, max_tokens=20, stream=stream)
-        chunks = list(made) if stream else [made]
+            completion = complete(llm, max_tokens=20, stream=stream)
+        chunks = list(completion) if stream else [completion]
         report = watch.reports[-1]
     assert chunks[-1]["choices"][0]["finish_reason"] == "content_filter"
     assert (report.finish, report.completion_tokens) == ("halted", 4)

@@ -9,7 +9,7 @@ from emoguard.runtime.attention import sink_length
 from emoguard.runtime.openers import open_speaker, recognise
 from emoguard.runtime.session import REQUEST
 from emoguard.runtime.speaker import BatchSpeaker, Prompt, answer
-from tests.support.models import hf_copy, smollm2_gguf
+from tests.support.models import hf_copy, qwen_gguf, smollm2_gguf
 
 pytestmark = pytest.mark.real
 
@@ -45,6 +45,15 @@ def test_both_runtimes_write_the_same_prompt(speakers, system, raw):
     assert first == second
 
 
+@pytest.mark.parametrize("system", ["", "You are brief."])
+def test_a_model_that_writes_a_system_prompt_of_its_own_gets_it_in_both_runtimes(system):
+    """Qwen's template adds one where none is asked for."""
+    path = qwen_gguf()
+    prompt = Prompt("What is a tide?", system)
+    first, second = (open_speaker(each).prompt_ids(prompt) for each in (path, hf_copy(path)))
+    assert first == second
+
+
 def test_a_response_depends_on_its_seed_and_not_on_earlier_ones(speaker):
     def ids(seed):
         return speaker.respond(Prompt("Name a bird.", max_tokens=10, seed=seed)).token_ids
@@ -62,7 +71,7 @@ def test_an_answer_ticks_at_its_tokens_and_is_the_decoded_response(speaker):
     assert len(ticks) >= len(generated.token_ids)
 
 
-def test_a_batch_gives_each_row_what_it_gets_alone(speakers):
+def test_a_row_of_a_batch_gets_the_same_as_alone(speakers):
     speaker = speakers["transformers"]
     assert isinstance(speaker, BatchSpeaker)
     assert not isinstance(speakers["llamacpp"], BatchSpeaker)
@@ -73,7 +82,7 @@ def test_a_batch_gives_each_row_what_it_gets_alone(speakers):
     assert both == alone
 
 
-def test_surprise_is_lower_for_what_the_model_says_itself(speakers):
+def test_surprise_is_lower_for_the_models_own_text(speakers):
     speaker = speakers["transformers"]
     before = speaker.prompt_ids(PROMPT)
     own = speaker.respond(PROMPT).token_ids
@@ -104,12 +113,12 @@ def test_one_block_watches_and_its_report_prints_and_carries_the_text(speaker):
 
 
 def test_a_score_is_the_mean_of_the_offline_rows_and_tells_happy_from_sad(speaker):
-    found = emoguard.score(speaker.model, [HAPPY, SAD], PROBE, **speaker.options)
-    assert found.calibrated
-    assert found["valence"][0] > found["valence"][1]
+    scores = emoguard.score(speaker.model, [HAPPY, SAD], PROBE, **speaker.options)
+    assert scores.calibrated
+    assert scores["valence"][0] > scores["valence"][1]
     guard = emoguard.Guard.load(PROBE)
     readout = guard.probe.fold(guard.calibration(speaker.door.identity))
-    for row, text in zip(found.z, (HAPPY, SAD), strict=True):
+    for row, text in zip(scores.z, (HAPPY, SAD), strict=True):
         ids = speaker.door.tokenize(text)
         z = readout.read(speaker.door.residuals(ids, readout.layers))[sink_length(ids) :]
         np.testing.assert_allclose(row, z.mean(axis=0), rtol=0.02, atol=0.02)

@@ -138,7 +138,7 @@ OPTIONS = {"attention_mask": MASK[:1], "do_sample": False, "max_new_tokens": 6}
     ],
     ids=["assistant", "loop"],
 )
-def test_what_is_given_by_position_is_refused_or_skipped_as_by_name(model, position, what, why):
+def test_positional_arguments_are_refused_or_skipped_like_named_ones(model, position, what, why):
     args = (IDS[:1], *[None] * (position - 1), what())
     plain = model.generate(*args, **OPTIONS)
     with watched(model) as watch, pytest.raises(EmoGuardError, match=why):
@@ -286,7 +286,7 @@ class AskingCriterion(Asking, StoppingCriteria):
     ("where", "kind"),
     [("logits_processor", Asking), ("stopping_criteria", AskingCriterion), ("streamer", Asking)],
 )
-def test_what_the_callers_own_code_asks_the_model_is_neither_read_nor_steered(model, where, kind):
+def test_calls_of_the_model_by_the_callers_code_are_neither_read_nor_steered(model, where, kind):
     door = HfHarness(model).open_residuals()
     probe = probe_for(model)
     guard = Guard(probe, [make_calibration(probe, door.identity)])
@@ -295,14 +295,14 @@ def test_what_the_callers_own_code_asks_the_model_is_neither_read_nor_steered(mo
     asking.put()
     with emoguard.attach(model, guard) as watch:
         plain = generate(model, min_new_tokens=6, emoguard=request)
-        given = asking if where == "streamer" else [asking]
+        value = asking if where == "streamer" else [asking]
         assert torch.equal(
-            generate(model, min_new_tokens=6, emoguard=request, **{where: given}), plain
+            generate(model, min_new_tokens=6, emoguard=request, **{where: value}), plain
         )
-        wanted, found = watch.reports
-    assert found.tokens == wanted.tokens
-    assert found.receipt == wanted.receipt
-    assert found.receipt.applied == 6
+        wanted, actual = watch.reports
+    assert actual.tokens == wanted.tokens
+    assert actual.receipt == wanted.receipt
+    assert actual.receipt.applied == 6
     assert len(asking.answers) >= 7
     assert all(torch.equal(answer, asking.answers[0]) for answer in asking.answers)
 
@@ -445,8 +445,8 @@ def test_padding_is_no_part_of_a_prompt(model):
     with emoguard.attach(model, Guard(probe_for(model)), tokenizer=Marked()) as watch:
         generate(model, ids, 6, min_new_tokens=6, attention_mask=mask)
         generate(model, ids.flip(1), 6, min_new_tokens=6, attention_mask=mask.flip(1))
-    found = [report.reasoning for report in watch.reports]
-    assert found == ["unclosed", "marked", "marked", "marked"]
+    results = [report.reasoning for report in watch.reports]
+    assert results == ["unclosed", "marked", "marked", "marked"]
 
 
 def test_a_dispatched_model_is_read_too(model):
@@ -493,7 +493,7 @@ def test_a_list_of_requests_of_another_length_is_refused(model, requests, beams)
 
 
 @pytest.mark.parametrize("tokenizer", ["gpt2", 3, object(), dict])
-def test_what_is_no_tokenizer_is_named(model, tokenizer):
+def test_an_argument_that_is_not_a_tokenizer_is_named(model, tokenizer):
     guard = Guard(probe_for(model))
     for call in (
         lambda: emoguard.attach(model, guard, tokenizer=tokenizer),

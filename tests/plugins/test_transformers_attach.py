@@ -64,12 +64,12 @@ def test_rows_are_raw_once_another_adapter_is_active() -> None:
     first, second, unread = watch.reports
     assert (unread.status, unread.faults) == ("skipped", ())
     assert (first.status, second.status) == ("scored", "uncalibrated")
-    found = np.array([token.z for token in second.tokens])
-    assert np.allclose(found, raw, atol=1e-4)
+    actual = np.array([token.z for token in second.tokens])
+    assert np.allclose(actual, raw, atol=1e-4)
     assert not np.allclose([token.z for token in first.tokens], raw, atol=1e-2)
 
 
-def test_who_wrapped_the_model_after_us_keeps_a_working_wrapper() -> None:
+def test_a_later_wrapper_around_the_model_keeps_working() -> None:
     model = build()
     watch = emoguard.attach(model, Guard(probe_for(model)))
     inner, calls = model.generate, []
@@ -130,7 +130,9 @@ def test_text_without_a_tokenizer_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(("ids", "layers"), [([], (1,)), ([999], (1,)), ([1], (5,)), ([1], ())])
-def test_the_door_refuses_what_the_model_does_not_have(ids: list[int], layers: Any) -> None:
+def test_the_door_refuses_layers_and_tokens_that_the_model_lacks(
+    ids: list[int], layers: Any
+) -> None:
     with pytest.raises(EmoGuardError):
         emoguard_transformers.open_residuals(build()).residuals(ids, layers)
 
@@ -138,10 +140,10 @@ def test_the_door_refuses_what_the_model_does_not_have(ids: list[int], layers: A
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3_text"])
 def test_the_door_gives_the_hidden_states_of_the_next_layer(architecture: str) -> None:
     model = build(architecture)
-    found = emoguard_transformers.open_residuals(model).residuals(IDS[0].tolist(), (0, 3))
+    actual = emoguard_transformers.open_residuals(model).residuals(IDS[0].tolist(), (0, 3))
     with torch.no_grad():
         states = model(IDS, output_hidden_states=True).hidden_states
-    assert np.array_equal(found, np.stack([states[1][0].numpy(), states[4][0].numpy()]))
+    assert np.array_equal(actual, np.stack([states[1][0].numpy(), states[4][0].numpy()]))
 
 
 def test_the_dtype_is_part_of_the_identity_and_the_name_is_not() -> None:
@@ -153,7 +155,7 @@ def test_the_dtype_is_part_of_the_identity_and_the_name_is_not() -> None:
     assert (other.quantisation, other.digest != first.digest) == ("bfloat16", True)
 
 
-def test_what_generate_refuses_it_refuses_as_before() -> None:
+def test_generate_refuses_the_same_calls_as_before() -> None:
     model = build()
     with emoguard.attach(model, Guard(probe_for(model))) as watch:
         with pytest.raises(ValueError, match="max_new_tokens"):

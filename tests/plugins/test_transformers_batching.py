@@ -109,9 +109,9 @@ def ids_of(report: Report) -> list[int]:
 
 
 def by_id(reports: Sequence[Report]) -> dict[str, Report]:
-    found = {report.id: report for report in reports}
-    assert len(found) == len(reports)
-    return found
+    actual = {report.id: report for report in reports}
+    assert len(actual) == len(reports)
+    return actual
 
 
 @contextmanager
@@ -488,7 +488,7 @@ def test_a_cancelled_request_is_reported_so_and_others_go_on(model: Any, guard: 
     assert len(watch.reports) == 2
 
 
-def test_what_was_never_split_off_is_cancelled_with_its_parent(model: Any, guard: Guard) -> None:
+def test_a_child_never_split_off_is_cancelled_with_its_parent(model: Any, guard: Guard) -> None:
     with emoguard.attach(model, guard) as watch:
         manager = model.init_continuous_batching(
             options(8, num_return_sequences=3, do_sample=True), small()

@@ -236,7 +236,7 @@ def test_compiled_steering_leaves_attention_sinks_alone(prompt):
     guard = Guard(probe, [measure_calibration(door, probe)], policy)
     request = Request(plan=Plan(add={"happy": 0.3}, prompt=prompt), scores="tokens")
     prompts = [torch.tensor([ids]) for ids in ([7], [7] * 5, [7, 7, 9, 33, 8])]
-    found = []
+    results = []
     for compile_it in (lambda _: None, compile_forward):
         compile_it(model)
         with emoguard.attach(model, guard) as watch:
@@ -245,12 +245,12 @@ def test_compiled_steering_leaves_attention_sinks_alone(prompt):
                 report = watch.reports[-1]
                 assert report.receipt.applied == 6 - report.attention_sinks
                 assert report.receipt.faulted == 0
-                found.append(z_of(report))
+                results.append(z_of(report))
             before = graphs()
             generate(model, ids=prompts[0], emoguard=request)
             assert graphs() == before
-    half = len(found) // 2
-    assert all(np.allclose(a, b, atol=1e-3) for a, b in zip(found, found[half:], strict=False))
+    half = len(results) // 2
+    assert all(np.allclose(a, b, atol=1e-3) for a, b in zip(results, results[half:], strict=False))
 
 
 def test_code_of_a_body_below_another_is_forgotten():

@@ -74,13 +74,13 @@ def test_the_contract_holds_on_the_device(dtype, check, monkeypatch):
     check(harness, contract_probe(harness))
 
 
-def test_the_device_reads_what_the_cpu_reads():
-    found = []
+def test_the_device_reads_the_same_as_the_cpu():
+    results = []
     for model in (build(num_hidden_layers=4), build_here()):
         with emoguard.attach(model, guard_for(model)) as watch:
             generate(model, rows=1, tokens=1, emoguard=asking())
-            found.append(z_of(watch.reports[-1]))
-    assert np.allclose(*found, atol=2e-2), found
+            results.append(z_of(watch.reports[-1]))
+    assert np.allclose(*results, atol=2e-2), results
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -89,8 +89,8 @@ def test_every_row_stays_within_the_bound_and_near_the_reference(dtype, position
     model = build_here()
     guard = guard_for(model)
     identity = guard.calibrations[0].identity
-    made = [guard.site(identity).steering(plan) for plan in PLANS] * 16
-    layer = gather(made, 1, "cuda", torch.full((64, 3), torch.nan, device="cuda"))
+    steerings = [guard.site(identity).steering(plan) for plan in PLANS] * 16
+    layer = gather(steerings, 1, "cuda", torch.full((64, 3), torch.nan, device="cuda"))
     scale = float(guard.calibrations[0].norms[0]) / guard.probe.hidden**0.5
     rng = torch.Generator("cuda").manual_seed(3)
     shape = (64, positions, guard.probe.hidden)
@@ -101,10 +101,10 @@ def test_every_row_stays_within_the_bound_and_near_the_reference(dtype, position
         moved = move(h, layer, layer.rows)
         change = torch.linalg.vector_norm(moved.double() - h.double(), dim=-1)
         length = torch.linalg.vector_norm(h.double(), dim=-1)
-        budget = next(plan for plan in made if plan).interventions[0].budget
+        budget = next(plan for plan in steerings if plan).interventions[0].budget
         assert torch.all(change <= budget * length)
         assert torch.equal(moved[3::4], h[3::4])
-        for row, plan in enumerate(made[:3]):
+        for row, plan in enumerate(steerings[:3]):
             if dtype is torch.bfloat16:
                 break  # which numpy does not have
             wanted = reference.intervene(h[row].cpu().numpy(), plan.interventions[0])
@@ -117,12 +117,12 @@ def test_a_prompt_longer_than_a_grid_is_high_takes_one_launch():
     from emoguard_torch import fused
 
     guard = guard_for(build_here())
-    made = guard.site(guard.calibrations[0].identity).steering(PLANS[2])
-    layer = gather([made], 1, "cuda", torch.full((1, 3), torch.nan, device="cuda"))
+    steerings = guard.site(guard.calibrations[0].identity).steering(PLANS[2])
+    layer = gather([steerings], 1, "cuda", torch.full((1, 3), torch.nan, device="cuda"))
     h = torch.randn((1, 70_000, guard.probe.hidden), device="cuda")
-    found = fused.intervene(h, layer, layer.rows)
-    assert torch.allclose(found, intervene(h, layer, layer.rows), rtol=1e-3, atol=1e-3)
-    assert not torch.equal(found[0, -1], h[0, -1])
+    actual = fused.intervene(h, layer, layer.rows)
+    assert torch.allclose(actual, intervene(h, layer, layer.rows), rtol=1e-3, atol=1e-3)
+    assert not torch.equal(actual[0, -1], h[0, -1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -136,10 +136,10 @@ def test_unsteered_rows_of_a_batch_keep_every_bit(dtype):
         some = generate(model, 8, emoguard=requests, **everything)
         receipts = [report.receipt for report in list(watch.reports)[-8:]]
     assert [receipt is not None for receipt in receipts] == [bool(row % 2) for row in range(8)]
-    for same, found, wanted in zip(zero.scores, some.scores, plain.scores, strict=True):
+    for same, actual, wanted in zip(zero.scores, some.scores, plain.scores, strict=True):
         assert torch.equal(same, wanted)
-        assert torch.equal(found[::2], wanted[::2])
-        assert not torch.equal(found[1::2], wanted[1::2])
+        assert torch.equal(actual[::2], wanted[::2])
+        assert not torch.equal(actual[1::2], wanted[1::2])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -157,21 +157,21 @@ def test_cuda_graphs_read_and_steer_every_token_afresh(dtype):
     plain = generate(model, tokens=24, **static)  # compiled before the watch is there
     for _ in range(2):
         with emoguard.attach(model, guard) as watch:
-            for plan, told in 2 * list(zip(PLANS, eager, strict=True)):
+            for plan, shown in 2 * list(zip(PLANS, eager, strict=True)):
                 generate(model, emoguard=asking(plan), **static)
-                for report, wanted in zip(list(watch.reports)[-2:], told, strict=True):
+                for report, wanted in zip(list(watch.reports)[-2:], shown, strict=True):
                     assert report.status == "scored", report.detail
                     assert [t.id for t in report.tokens] == [t.id for t in wanted.tokens]
                     assert np.allclose(z_of(report), z_of(wanted), atol=near)
                     if plan is None:
                         assert report.receipt is None
                         continue
-                    found, expected = report.receipt, wanted.receipt
-                    assert (found.faulted, found.applied) == (0, expected.applied)
-                    assert found.dose_median == pytest.approx(
+                    actual, expected = report.receipt, wanted.receipt
+                    assert (actual.faulted, actual.applied) == (0, expected.applied)
+                    assert actual.dose_median == pytest.approx(
                         expected.dose_median, rel=0.05, abs=1e-4
                     )
-                    assert found.dose_max <= 0.4
+                    assert actual.dose_max <= 0.4
     assert torch.equal(generate(model, tokens=24, **static), plain)
 
 
@@ -196,8 +196,8 @@ def test_hooks_never_wait_for_the_device(plan):
     identity = guard.calibrations[0].identity
     weights = Weights.of(guard.site(identity).readout, 0, "cuda")
     pending = torch.full((2, len(LABELS)), torch.nan, device="cuda")
-    made = [guard.site(identity).steering(plan), None]
-    layer = gather(made, 1, "cuda", torch.full((2, 3), torch.nan, device="cuda"))
+    steerings = [guard.site(identity).steering(plan), None]
+    layer = gather(steerings, 1, "cuda", torch.full((2, 3), torch.nan, device="cuda"))
     h = torch.randn((2, 6, guard.probe.hidden), device="cuda")
     layer.fused = fused_for(h.device)
     steer(layer, h, 0)  # the first launch compiles

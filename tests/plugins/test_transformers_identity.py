@@ -345,7 +345,7 @@ def quantised(kind: type[Opaque], seed: int = 0) -> Any:
     return model
 
 
-def test_weights_of_a_tensor_class_are_known_by_what_they_are_made_of() -> None:
+def test_weights_of_a_tensor_class_are_identified_by_their_parts() -> None:
     model = quantised(Eight)
     with emoguard.attach(model, guard_for(model)) as watch:
         assert report(model, watch).status == "scored"

@@ -95,8 +95,8 @@ def test_a_kernel_that_does_not_launch_is_left_for_good_and_nothing_goes_unsteer
         calls.append(1)
         raise RuntimeError("OutOfResources")
 
-    made = guard.site(guard.calibrations[0].identity).steering(PLAN)
-    layer = gather([made], 1, "cpu", torch.full((1, 3), torch.nan))
+    steerings = guard.site(guard.calibrations[0].identity).steering(PLAN)
+    layer = gather([steerings], 1, "cpu", torch.full((1, 3), torch.nan))
     h = torch.ones((1, 2, guard.probe.hidden))
     wanted = intervene(h, layer, layer.rows)
     launch = Launch(out_of_registers)
@@ -108,7 +108,7 @@ def test_a_kernel_that_does_not_launch_is_left_for_good_and_nothing_goes_unsteer
     assert [r.getMessage().count("OutOfResources") for r in caplog.records] == [1]
 
 
-def test_a_layer_on_another_device_than_what_it_writes_to_has_no_kernel(model, guard, monkeypatch):
+def test_a_layer_on_another_device_than_its_buffer_has_no_kernel(model, guard, monkeypatch):
     monkeypatch.setattr(hooks, "fused_for", lambda _device: same)
     with emoguard.attach(model, guard) as watch:
         watch.joint.hooks.devices = [torch.device("meta"), CPU]  # stand for two GPUs

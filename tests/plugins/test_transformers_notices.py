@@ -64,7 +64,7 @@ def warnings_at_attach(model, caplog, policy, tokenizer=None):
     return [message for message in messages if "is not calibrated for" not in message]
 
 
-def test_what_notices_lose_without_a_tokenizer_is_said_once_at_attach(model, caplog):
+def test_the_loss_of_notices_without_a_tokenizer_is_logged_once_at_attach(model, caplog):
     (message,) = warnings_at_attach(model, caplog, POLICY)
     assert "claims in a response are not found" in message
     assert "reasoning is not told apart" in message
@@ -79,7 +79,7 @@ def test_sequences_of_one_conversation_are_turns_of_it(model):
     assert [report.notice is not None for report in reports] == [True, False]
 
 
-def test_what_is_not_read_has_its_notice_all_the_same(model):
+def test_an_unread_response_still_has_its_notice(model):
     policy = Policy(notices=POLICY.notices, on_unsupported="skip")
     _, reports = generate(model, Guard(probe_for(model), policy=policy), num_beams=2)
     assert [report.status for report in reports] == ["skipped"]

@@ -80,9 +80,9 @@ def test_autocast_changes_nothing_in_compiled_code(guard, h):
     torch._dynamo.reset()
     compiled = torch.compile(both, backend="aot_eager", fullgraph=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = compiled(h)
+        actual = compiled(h)
     torch._dynamo.reset()
-    for ours, theirs in zip(found, wanted, strict=True):
+    for ours, theirs in zip(actual, wanted, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 

@@ -17,18 +17,18 @@ from emoguard.probe.probe import Probe
 from emoguard.probe.witness import Witness
 from emoguard.records import Request
 from emoguard.testing import make_calibration, make_probe
-from tests.support.models import gemma_gguf, load_hf, smollm2_gguf
+from tests.support.models import gemma_gguf, load_hf, qwen_gguf, smollm2_gguf
 
 pytestmark = pytest.mark.real
 
-LAYERS = {"smollm2": (5, 12, 19, 26), "gemma": (3, 7, 11, 15)}
+FILES = {"smollm2": smollm2_gguf, "gemma": gemma_gguf, "qwen": qwen_gguf}
+LAYERS = {"smollm2": (5, 12, 19, 26), "gemma": (3, 7, 11, 15), "qwen": (4, 10, 15, 20)}
 PROMPT = "The letter lay on the table, and nobody wanted to open it, because"
 
 
 @pytest.fixture(scope="module", params=LAYERS)
 def loaded(request: pytest.FixtureRequest) -> tuple[Any, Any, Probe]:
-    path = smollm2_gguf() if request.param == "smollm2" else gemma_gguf()
-    model, tokenizer = load_hf(path)
+    model, tokenizer = load_hf(FILES[request.param]())
     door = emoguard_transformers.open_residuals(model, tokenizer)
     probe = make_probe(door, [f"label {n}" for n in range(20)], LAYERS[request.param])
     return model, tokenizer, probe

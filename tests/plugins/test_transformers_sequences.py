@@ -113,20 +113,20 @@ class StopRow(StoppingCriteria):
 
 def test_a_row_ended_by_the_callers_own_criterion_ends_there(model: Any, watch: Any) -> None:
     criterion = StopRow(1, len(PROMPT) + 3)
-    given = [criterion]
+    values = [criterion]
     ids = generate(
         model,
         batch(PROMPT, SHORT),
         eos_token_id=254,
         pad_token_id=0,
-        stopping_criteria=given,
+        stopping_criteria=values,
         emoguard=DETAIL,
     )
     first, second = watch.reports
     assert tokens_of(first) == ids[0]
     assert tokens_of(second) == ids[1][:3]
     assert (first.finish, second.finish) == ("length", "stop")
-    assert given == [criterion]
+    assert values == [criterion]
     assert criterion.calls == 8
 
 
@@ -319,15 +319,15 @@ def test_generations_begun_at_the_end_of_a_stream_are_responses_of_their_own(
 ) -> None:
     plain = generate(model, batch(SHORT), emoguard=DETAIL)
     later = [Request(turn, scores="tokens") for turn in ("second", "third")]
-    found: list[Any] = []
+    results: list[Any] = []
 
     def follow_up() -> None:
-        found.extend(generate(model, batch(SHORT), emoguard=request) for request in later)
+        results.extend(generate(model, batch(SHORT), emoguard=request) for request in later)
 
     watch.reports.clear()
     outer = Request("first", scores="tokens")
     ids = generate(model, batch(PROMPT), streamer=Ending(follow_up), emoguard=outer)
-    assert found == [plain, plain]
+    assert results == [plain, plain]
     assert [report.id for report in watch.reports] == ["first", "second", "third"]
     assert [tokens_of(report) for report in watch.reports] == [ids[0], plain[0], plain[0]]
     assert watch.live() is None
@@ -351,7 +351,7 @@ class Cutting:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("client went away")], ids=repr)
-def test_an_interrupted_generation_keeps_what_was_read(
+def test_an_interrupted_generation_keeps_its_readings(
     model: Any, watch: Any, error: BaseException
 ) -> None:
     streamer = Cutting(error, watch)

@@ -95,14 +95,14 @@ def chunks(raw: bytes) -> list[Any]:
 
 def text_of(raw: bytes) -> str:
     choices = [chunk["choices"][0] for chunk in chunks(raw)]
-    said = [choice.get("message") or choice.get("delta") or choice for choice in choices]
-    return "".join(each.get("content") or each.get("text") or "" for each in said)
+    texts = [choice.get("message") or choice.get("delta") or choice for choice in choices]
+    return "".join(each.get("content") or each.get("text") or "" for each in texts)
 
 
 def told_in(raw: bytes) -> Any:
     """Return the one `emoguard` object of an answer."""
-    (found,) = [chunk["emoguard"] for chunk in chunks(raw) if "emoguard" in chunk]
-    return found
+    (results,) = [chunk["emoguard"] for chunk in chunks(raw) if "emoguard" in chunk]
+    return results
 
 
 @contextlib.contextmanager
@@ -143,16 +143,16 @@ def test_the_text_is_that_of_the_bare_server(site: Any, path: str, stream: bool)
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", [CHAT, PLAIN])
-def test_the_object_tells_what_was_read_with_a_row_for_each_token(
+def test_the_object_holds_a_row_of_scores_for_each_token(
     site: Site, path: str, stream: bool
 ) -> None:
     body = ASKED if path == CHAT else {"prompt": "The garden"}
     own = {"emoguard": {"scores": "tokens"}, "stream": stream}
     _, raw = site.ask(path, body | FIXED | own)
-    told = told_in(raw)
-    assert told["notice"]["kind"] == "ai"
+    shown = told_in(raw)
+    assert shown["notice"]["kind"] == "ai"
     used = [chunk["usage"] for chunk in chunks(raw) if chunk.get("usage")][-1]
-    assert len(told["tokens"]) == used["completion_tokens"] > 0
+    assert len(shown["tokens"]) == used["completion_tokens"] > 0
     site.settle()
 
 
@@ -212,7 +212,7 @@ def test_the_model_is_known_by_the_name_of_its_folder(site: Site, folder: Any) -
 
 
 @pytest.mark.parametrize("path", server.UNWATCHED)
-def test_what_cannot_be_watched_is_refused_in_a_sentence(site: Site, path: str) -> None:
+def test_routes_that_cannot_be_watched_are_refused_in_a_sentence(site: Site, path: str) -> None:
     status, raw = site.ask(path, {"model": "tiny", "input": "x"})
     assert (status, json.loads(raw)["error"]["message"]) == (501, server.UNWATCHED[path])
 
@@ -270,17 +270,17 @@ def test_openai_python_talks_to_a_watched_model(mode: str) -> None:
         client = openai.OpenAI(base_url=f"{site.up.url}/v1", api_key="none", max_retries=0)
         fixed: Any = {**ASKED, "model": path.name, "temperature": 0, "max_tokens": 16}
         whole = client.chat.completions.create(**fixed)
-        said = whole.choices[0].message.content
-        assert said
+        text = whole.choices[0].message.content
+        assert text
         assert whole.model_extra["emoguard"]["notice"]["kind"] == "ai"
         pieces = [
             chunk.choices[0].delta.content or ""
             for chunk in client.chat.completions.create(**fixed, stream=True)
         ]
-        assert "".join(pieces) == said
+        assert "".join(pieces) == text
         own = {"emoguard": {"plan": {"add": {"happy": 0.3}}}}
         steered = client.chat.completions.create(**fixed, extra_body=own)
         assert steered.model_extra["emoguard"]["steered"]
-        assert client.chat.completions.create(**fixed).choices[0].message.content == said
+        assert client.chat.completions.create(**fixed).choices[0].message.content == text
         site.settle()
         assert {report.status for report in site.watch.reports} == {"scored"}

@@ -43,7 +43,7 @@ def watch(model, guard):
 
 
 class Say(LogitsProcessor):
-    """Chooses the tokens it was told, whatever the model says."""
+    """Forces the given tokens, whatever the logits."""
 
     def __init__(self, *tokens):
         self.tokens = list(tokens)
@@ -144,7 +144,7 @@ def prefilled(model, ids):
     return cache
 
 
-def test_what_a_callers_cache_holds_comes_first(model, watch):
+def test_tokens_in_a_callers_cache_come_first(model, watch):
     for whole, wanted in (([TOKEN] * 4, 1), ([TOKEN, TOKEN, OTHER, OTHER], 0)):
         generate(model, [whole], past_key_values=prefilled(model, whole[:3]))
         assert sinks(watch) == [wanted]
@@ -218,14 +218,14 @@ def test_sinks_are_left_alone_however_positions_are_computed(model, guard, how):
 
 def touched(passes, *, cached):
     """The positions of one sequence that were moved, in every pass that computed them."""
-    found, end = set(), 0
+    results, end = set(), 0
     for (row,) in passes:
         start = end if cached else 0
         end = start + len(row)
         now = {start + n for n, flag in enumerate(row) if flag}
-        assert {n for n in found if n >= start} <= now
-        found |= now
-    return found
+        assert {n for n in results if n >= start} <= now
+        results |= now
+    return results
 
 
 @pytest.mark.parametrize("plan", [PLAN, PROMPTED])
@@ -242,10 +242,10 @@ def test_rows_of_a_batch_are_spared_each_for_itself(model, guard, plan):
 def test_a_sink_leaves_the_bits_of_other_rows_alone(model, guard):
     ids = [[0, 0, TOKEN], [TOKEN, OTHER, THIRD]]
     mask = torch.tensor([[0, 0, 1], [1, 1, 1]])
-    found = []
+    results = []
     with emoguard.attach(model, guard) as watch:
         for wanted in (None, PLAN):
             requests = [Request(plan=wanted), Request(scores="tokens", plan=PLAN)]
             generate(model, ids, attention_mask=mask, emoguard=requests)
-            found.append(watch.reports[-1].tokens)
-    assert found[0] == found[1]
+            results.append(watch.reports[-1].tokens)
+    assert results[0] == results[1]

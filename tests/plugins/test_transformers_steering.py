@@ -87,8 +87,8 @@ def captured(model, layer):
 
 
 def layer_of(plans, guard, layer, device="cpu"):
-    made = [guard.site(guard.calibrations[0].identity).steering(plan) for plan in plans]
-    return made, gather(made, layer, device, torch.full((len(plans), 3), torch.nan))
+    steerings = [guard.site(guard.calibrations[0].identity).steering(plan) for plan in plans]
+    return steerings, gather(steerings, layer, device, torch.full((len(plans), 3), torch.nan))
 
 
 plans = st.builds(
@@ -138,12 +138,12 @@ def test_torch_equals_the_reference_row_by_row(guard, chosen, seed, layer):
     rng = torch.Generator().manual_seed(seed)
     scale = float(guard.calibrations[0].norms[layer - 1]) / guard.probe.hidden**0.5
     h = (torch.randn((len(chosen), 3, guard.probe.hidden), generator=rng) * scale).to(dtype)
-    made = [guard.site(guard.calibrations[0].identity).steering(plan) for plan in chosen]
-    if not any(plan and layer in plan.layers for plan in made):
+    steerings = [guard.site(guard.calibrations[0].identity).steering(plan) for plan in chosen]
+    if not any(plan and layer in plan.layers for plan in steerings):
         return
-    device = gather(made, layer, "cpu", torch.full((len(chosen), 3), torch.nan))
+    device = gather(steerings, layer, "cpu", torch.full((len(chosen), 3), torch.nan))
     moved = intervene(h, device, device.rows)
-    for row, plan in enumerate(made):
+    for row, plan in enumerate(steerings):
         wanted = [i for i in plan.interventions if i.layer == layer] if plan else []
         if not wanted:
             assert torch.equal(moved[row], h[row])
@@ -168,15 +168,15 @@ dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
 @settings(max_examples=150, deadline=None)
 def test_dose_never_exceeds_the_bound_in_any_dtype(guard, plan, bound, dtype, drawn):
     exponent, seed = drawn
-    made = prepare(plan, guard.probe, guard.calibrations[0], bound)
-    layer = gather([made] * 64, 1, "cpu", torch.full((64, 3), torch.nan))
+    steering = prepare(plan, guard.probe, guard.calibrations[0], bound)
+    layer = gather([steering] * 64, 1, "cpu", torch.full((64, 3), torch.nan))
     rng = torch.Generator().manual_seed(seed)
     h = (torch.randn((64, 1, guard.probe.hidden), generator=rng) * 10.0**exponent).to(dtype)
     finite = h.isfinite().all(-1)
     length = torch.linalg.vector_norm(h.double(), dim=-1)[finite]
     for moved in (intervene(h, layer, layer.rows), steer(layer, h, 0)):
         change = torch.linalg.vector_norm(moved.double() - h.double(), dim=-1)[finite]
-        assert torch.all(change <= made.interventions[0].budget * length)
+        assert torch.all(change <= steering.interventions[0].budget * length)
         assert torch.equal(moved[~finite], h[~finite])
 
 
@@ -192,20 +192,20 @@ def test_one_by_one_on_a_cpu_is_all_at_once_on_a_device(guard, chosen, seed, dty
     chosen = [
         plan and dataclasses.replace(plan, prompt=n % 2 == 1) for n, plan in enumerate(chosen)
     ]
-    made = [guard.site(guard.calibrations[0].identity).steering(plan) for plan in chosen]
-    if not any(plan and 1 in plan.layers for plan in made):
+    steerings = [guard.site(guard.calibrations[0].identity).steering(plan) for plan in chosen]
+    if not any(plan and 1 in plan.layers for plan in steerings):
         return
     rng = torch.Generator().manual_seed(seed)
     scale = float(guard.calibrations[0].norms[0]) / guard.probe.hidden**0.5
-    h = (torch.randn((len(made), count, guard.probe.hidden), generator=rng) * scale).to(dtype)
-    found = []
+    h = (torch.randn((len(steerings), count, guard.probe.hidden), generator=rng) * scale).to(dtype)
+    results = []
     for marked in (True, False):
         # `more` positions of a chunked prefill are to come after these.
         chunked = None if more is None else count + more
-        layer = gather(made, 1, "cpu", torch.full((len(made), 3), torch.nan), chunked)
+        layer = gather(steerings, 1, "cpu", torch.full((len(steerings), 3), torch.nan), chunked)
         layer.marks = layer.marks if marked else None
-        found.append((steer(layer, h, steps), layer.moves))
-    (one, marks), (all_, moves) = found
+        results.append((steer(layer, h, steps), layer.moves))
+    (one, marks), (all_, moves) = results
     near = 2e-2 if dtype is torch.bfloat16 else 3e-3
     assert torch.allclose(one.float(), all_.float(), rtol=near, atol=near * scale)
     assert torch.equal((one == h).all(-1), (all_ == h).all(-1))
@@ -228,7 +228,7 @@ def test_rows_that_are_not_finite_are_left_alone_and_counted(guard, move):
     assert not torch.equal(moved[0], h[0])
 
 
-def test_what_a_block_returns_beside_the_residual_is_passed_on(guard):
+def test_other_outputs_of_a_block_are_passed_on(guard):
     _, layer = layer_of([STRONG], guard, 1)
     h = torch.ones((1, 4, guard.probe.hidden))
     out = steer(layer, (h, "cache", 3), 0)
@@ -250,13 +250,15 @@ def test_every_live_token_is_moved_by_the_reference_within_the_bound(dtype):
             with captured(model, layer) as after:
                 generate(model, tokens=12, emoguard=asking(MIXED))
             receipt = receipt_of(watch)
-        made = guard.site(guard.calibrations[0].identity).steering(MIXED).interventions[position]
+        steerings = (
+            guard.site(guard.calibrations[0].identity).steering(MIXED).interventions[position]
+        )
         assert len(before) == len(after) == receipt.applied == 12
         for h, moved in zip(before, after, strict=True):
             change = torch.linalg.vector_norm(moved.double() - h.double())
-            assert change <= made.budget * torch.linalg.vector_norm(h.double())
+            assert change <= steerings.budget * torch.linalg.vector_norm(h.double())
             if dtype is not torch.bfloat16:  # which numpy does not have
-                wanted = reference.intervene(h.numpy(), made).h
+                wanted = reference.intervene(h.numpy(), steerings).h
                 assert np.allclose(moved.numpy(), wanted, rtol=5e-3, atol=5e-3)
 
 
@@ -283,11 +285,11 @@ def test_unsteered_rows_of_a_batch_keep_every_bit(dtype):
         reports = list(watch.reports)[-8:]
     assert [r.receipt is not None for r in reports] == [bool(row % 2) for row in range(8)]
     assert torch.equal(some.sequences[::2], plain.sequences[::2])
-    for found, wanted in zip(some.scores, plain.scores, strict=True):
-        assert torch.equal(found[::2], wanted[::2])
-        assert not torch.equal(found[1::2], wanted[1::2])
-    for found, wanted in zip(some.hidden_states, plain.hidden_states, strict=True):
-        assert all(torch.equal(f[::2], w[::2]) for f, w in zip(found, wanted, strict=True))
+    for actual, wanted in zip(some.scores, plain.scores, strict=True):
+        assert torch.equal(actual[::2], wanted[::2])
+        assert not torch.equal(actual[1::2], wanted[1::2])
+    for actual, wanted in zip(some.hidden_states, plain.hidden_states, strict=True):
+        assert all(torch.equal(f[::2], w[::2]) for f, w in zip(actual, wanted, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -662,7 +664,7 @@ def test_another_plan_of_the_same_shape_compiles_nothing_again(fresh_compiler):
     with emoguard.attach(model, guard) as watch:
         generate(model, emoguard=asking(Plan(add={"happy": 0.1}, cap={"sad": 0.9})), **how)
         doses = [receipt_of(watch).dose_median]
-        made = len(graphs)
+        result = len(graphs)
         for plan in (
             Plan(add={"sad": -0.3}, cap={"calm": 0.2}),
             Plan(floor={"happy": 0.99}),
@@ -672,5 +674,5 @@ def test_another_plan_of_the_same_shape_compiles_nothing_again(fresh_compiler):
             receipt = receipt_of(watch)
             assert (receipt.applied > 0, receipt.faulted) == (True, 0)
             doses.append(receipt.dose_median)
-        assert len(graphs) == made
+        assert len(graphs) == result
     assert len(set(doses)) == len(doses)

@@ -153,6 +153,23 @@ def test_moves_of_an_earlier_step_are_not_taken_for_this_one(worker: Worker) -> 
     assert gathered.carried("b", 1).rows[0, 2:].tolist() == [0, 0, 0]
 
 
+def test_the_same_plan_moves_along_the_directions_of_another_probe(worker: Worker) -> None:
+    """Also along those of a probe that reads fewer layers."""
+    other = make_probe(FakeResiduals(), layers=(1,), seed=1)
+    outs = []
+    for probe in (PROBE, other):
+        calibration = make_calibration(probe, FAKE_IDENTITY)
+        blob = artifact.encode(probe, [calibration])
+        worker.start(blob, FAKE_IDENTITY.digest, probe.labels)
+        follow(worker, a=plan(first=0))
+        given, out, gathered = step(worker, ("a", 0, 2))
+        outs.append(out)
+        worker.stop()
+    assert not torch.equal(*outs)
+    wanted = other.fold(calibration, other.labels).read(given.numpy()[None])
+    assert np.allclose(gathered.carried("a", 1).rows[0, :2], wanted[-1], atol=1e-4)
+
+
 def test_what_breaks_in_steering_ends_it_for_all_that_are_steered(
     worker: Worker, monkeypatch: Any
 ) -> None:

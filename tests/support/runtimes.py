@@ -21,15 +21,15 @@ def loads_runtime(path: Path) -> bool:
 @cache
 def _libraries(path: Path) -> frozenset[str]:
     """Return the root packages that a file and the modules of `tests` it imports import."""
-    found: set[str] = set()
+    results: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         for name in _imported(node):
             root = name.partition(".")[0]
-            found.add(root)
+            results.add(root)
             helper = ROOT.joinpath(*name.split(".")).with_suffix(".py")
             if root == "tests" and helper.exists() and helper != path:
-                found |= _libraries(helper)
-    return frozenset(found)
+                results |= _libraries(helper)
+    return frozenset(results)
 
 
 def _imported(node: ast.AST) -> list[str]:

@@ -122,8 +122,8 @@ def chunk(content=None, finish=None, **others):
     """Return one chunk of a chat stream as a server writes it."""
     choice = {"index": 0, "delta": {} if content is None else {"content": content}}
     choice |= {"logprobs": None, "finish_reason": finish}
-    made = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    return json.dumps(made | {"choices": [choice]} | others)
+    result = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    return json.dumps(result | {"choices": [choice]} | others)
 
 
 def event(text, end="\n"):

@@ -13,7 +13,7 @@ import pytest
 import emoguard
 from emoguard import EmoGuardError, Guard, Policy
 from emoguard.cli import main
-from emoguard.fit import calibrating
+from emoguard.fit import calibrating, realign
 from emoguard.probe import artifact
 from emoguard.runtime.attach import find
 from emoguard.testing import make_calibration, make_probe
@@ -96,11 +96,11 @@ def test_another_model_is_not_calibrated_on_them(files, model, capsys):
 def test_what_was_measured_is_kept_when_the_next_file_breaks(files, model, monkeypatch):
     plain, read = calibrating.read, []
 
-    def breaking(reader, *rest):
+    def breaking(reader, *rest, **options):
         if read:
             raise EmoGuardError("injected")
         read.append(reader)
-        return plain(reader, *rest)
+        return plain(reader, *rest, **options)
 
     monkeypatch.setattr(calibrating, "read", breaking)
     monkeypatch.setattr(models, "CACHE", files)
@@ -174,3 +174,28 @@ def test_other_settings_do_not_take_over_the_answers(files, model, capsys):
     main(arguments(files, model))
     assert main(arguments(files, model, temperature="0.9")) == 1
     assert "sampled otherwise" in capsys.readouterr().err
+
+
+def test_a_realigned_calibration_measures_zero_and_scale_alone(files, model, monkeypatch, capsys):
+    monkeypatch.setattr(realign, "LEAST", 0.0)  # random directions tell nothing apart
+    given = [part for part in arguments(files, model) if part not in ("--responses", "12")]
+    assert main([*given, "--realign"]) == 0
+    told = capsys.readouterr()
+    assert "The directions hold: mean AUROC 0." in told.out
+    assert "Caution: realigned on " in told.err
+    _, (old, made) = artifact.load(files / "out.safetensors")
+    assert made.identity.quantisation == "F32"
+    assert 40 <= made.responses <= 60
+    assert made.curve is None
+    assert (made.means == old.means).all()
+    assert (made.location != old.location).all()
+    assert (
+        Guard.load(files / "out.safetensors").calibration(made.identity).cautions == made.cautions
+    )
+
+
+def test_without_a_calibration_there_is_nothing_to_realign(files, model, capsys):
+    probe, _ = artifact.load(files / "in.safetensors")
+    artifact.save(files / "in.safetensors", probe)
+    assert main([*arguments(files, model), "--realign"]) == 1
+    assert "has no calibration that could be realigned" in capsys.readouterr().err

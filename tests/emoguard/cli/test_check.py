@@ -21,8 +21,8 @@ from tests.emoguard.policy.test_policy import FULL
 
 @pytest.fixture
 def probe(tmp_path):
-    made = make_probe(FakeResiduals(), ("happy", "sad"), (1, 3))
-    artifact.save(tmp_path / "p.safetensors", made, [make_calibration(made, FAKE_IDENTITY)])
+    result = make_probe(FakeResiduals(), ("happy", "sad"), (1, 3))
+    artifact.save(tmp_path / "p.safetensors", result, [make_calibration(result, FAKE_IDENTITY)])
     return str(tmp_path / "p.safetensors")
 
 
@@ -56,7 +56,7 @@ def test_an_empty_policy_is_told_by_its_defaults(check):
         assert words in out
 
 
-def test_what_is_set_is_told(check, tmp_path, monkeypatch):
+def test_every_setting_is_explained(check, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("K", "ab" * 32)
     code, out, _ = check(FULL.replace("  - rate: {}\n", "").replace("prometheus", "jsonl").replace(
@@ -209,7 +209,9 @@ def test_a_site_where_all_can_be_opened_is_left_as_it_was(check, site):
         ("baseline.json", "{}", "drift.baseline: {at}/baseline.json is no sound baseline"),
     ],
 )
-def test_what_cannot_be_opened_is_named_and_exits_with_1(check, site, name, content, problem):
+def test_places_that_cannot_be_opened_are_named_and_exit_with_1(
+    check, site, name, content, problem
+):
     (site / name).unlink(missing_ok=True)
     if content == "folder":
         (site / name).mkdir()
@@ -257,8 +259,8 @@ def test_only_a_host_of_another_machine_is_a_problem_and_no_port_in_use(check, h
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        found, _, err = check(f"sinks: [{{prometheus: {{host: {host}, port: {port}}}}}]")
-    assert found == code
+        actual, _, err = check(f"sinks: [{{prometheus: {{host: {host}, port: {port}}}}}]")
+    assert actual == code
     assert ("metrics cannot be served" in err) == bool(code)
 
 
@@ -285,9 +287,11 @@ def test_a_baseline_of_another_probe_is_a_problem_only_with_a_probe_to_compare(c
 
 
 def judged(tmp_path, **card) -> str:
-    made = make_probe(FakeResiduals(), ("happy", "sad"), (1, 3))
-    made = dataclasses.replace(made, card=card)
-    artifact.save(tmp_path / "judged.safetensors", made, [make_calibration(made, FAKE_IDENTITY)])
+    result = make_probe(FakeResiduals(), ("happy", "sad"), (1, 3))
+    result = dataclasses.replace(result, card=card)
+    artifact.save(
+        tmp_path / "judged.safetensors", result, [make_calibration(result, FAKE_IDENTITY)]
+    )
     return str(tmp_path / "judged.safetensors")
 
 
@@ -323,22 +327,22 @@ def test_cautions_of_a_probe_are_told(check, tmp_path):
 
 
 def test_a_probe_without_calibration_says_how_to_make_one(check, tmp_path):
-    made = make_probe(FakeResiduals(), ("happy", "sad"), (1, 3))
-    artifact.save(tmp_path / "raw.safetensors", made)
+    result = make_probe(FakeResiduals(), ("happy", "sad"), (1, 3))
+    artifact.save(tmp_path / "raw.safetensors", result)
     _, out, _ = check("", "--probe", str(tmp_path / "raw.safetensors"))
     assert "for no model file: make one with emoguard calibrate --model" in out
 
 
-def test_a_probe_that_nobody_validated_says_so(check, tmp_path):
+def test_a_probe_without_validation_says_so(check, tmp_path):
     assert "none: emoguard validate finds out" in check("", "--probe", judged(tmp_path))[1]
 
 
 def test_escape_codes_of_a_probe_file_reach_no_terminal(check, tmp_path, capsys):
     odd = "\x1b]0;owned\x07\x1b[2J[red]"
-    made = make_probe(FakeResiduals(), ("happy", "sad"), (1, 3))
+    result = make_probe(FakeResiduals(), ("happy", "sad"), (1, 3))
     identity = dataclasses.replace(FAKE_IDENTITY, name=odd, quantisation=odd)
     path = tmp_path / "odd.safetensors"
-    artifact.save(path, made, [make_calibration(made, identity)])
+    artifact.save(path, result, [make_calibration(result, identity)])
     code, out, err = check("", "--probe", str(path))
     assert code == 0
     assert "]0;owned" in out

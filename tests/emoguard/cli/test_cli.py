@@ -67,7 +67,7 @@ def test_help_lists_the_verbs_and_version_is_ours(capsys):
         ["run", "--model", "m.gguf", " "],
         ["export", "p"],
         ["show", "--wrong"],
-        ["corpus", "--model", "m", "--out", "o", "--each", "0"],
+        ["corpus", "write", "--model", "m", "--out", "o", "--each", "0"],
         ["fit", "--model", "m", "--out", "o.safetensors", "--most", "-1"],
         ["calibrate", "--model", "m", "--probe", "p", "--out", "o", "--responses", "3"],
         ["calibrate", "--model", "m", "--probe", "p", "--out", "o", "--temperature", "-1"],
@@ -88,7 +88,10 @@ def test_misuse_exits_with_two(arguments, capsys):
         (["run", "--model", "tests", "Hi"], "tests is no model: it holds no config.json"),
         (["demo", "--svg", "nowhere/d.svg"], "there is no folder nowhere for --svg"),
         (["baseline", "log", "--out", "nowhere/b.json"], "there is no folder nowhere for --out"),
-        (["corpus", "--model", "m", "--out", "nowhere/c"], "there is no folder nowhere for --out"),
+        (
+            ["corpus", "write", "--model", "m", "--out", "nowhere/c"],
+            "there is no folder nowhere for --out",
+        ),
     ],
 )
 def test_a_refusal_is_one_sentence_on_stderr_and_exits_with_one(arguments, sentence, capsys):
@@ -110,7 +113,7 @@ def run_without(library: str, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.parametrize("library", ["click", "rich", "llama_cpp", "gguf"])
-def test_a_missing_library_is_one_sentence_that_says_what_to_install(library, probe_file, tmp_path):
+def test_a_missing_library_is_one_sentence_with_the_install_command(library, probe_file, tmp_path):
     model = tmp_path / "model.gguf"
     model.write_bytes(b"GGUF")
     vector = str(tmp_path / "v.gguf")
@@ -152,16 +155,16 @@ def test_heavy_libraries_wait_for_the_verb_that_needs_them():
 def test_show_tells_labels_recipe_card_and_calibration(probe_file, capsys):
     assert main(["show", str(probe_file)]) == 0
     out = said(capsys)[0]
-    for told in ("happy, sad", "valence", "1, 3", "means", "none", "F32", "100", "6400", "KiB"):
-        assert told in out
+    for shown in ("happy, sad", "valence", "1, 3", "means", "none", "F32", "100", "6400", "KiB"):
+        assert shown in out
 
 
 def test_show_json_is_the_whole_description(probe_file, capsys):
     assert main(["show", str(probe_file), "--json"]) == 0
-    told = json.loads(said(capsys)[0])
-    assert told["labels"] == ["happy", "sad", "valence"]
-    assert told["bytes"] == probe_file.stat().st_size
-    assert told["calibrations"][0]["reference_norms"] == {"1": 3.0, "3": 50.0}
+    shown = json.loads(said(capsys)[0])
+    assert shown["labels"] == ["happy", "sad", "valence"]
+    assert shown["bytes"] == probe_file.stat().st_size
+    assert shown["calibrations"][0]["reference_norms"] == {"1": 3.0, "3": 50.0}
 
 
 def test_show_without_a_probe_lists_the_shipped_ones(capsys):
@@ -188,7 +191,7 @@ def test_a_hostile_probe_file_cannot_write_escape_codes(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("dose", [0.05, -0.2])
-def test_an_exported_vector_is_what_a_plan_adds(probe_file, tmp_path, dose, capsys):
+def test_an_exported_vector_equals_the_shift_of_a_plan(probe_file, tmp_path, dose, capsys):
     from gguf import GGUFReader
 
     out = tmp_path / "v.gguf"
@@ -218,7 +221,7 @@ def export(probe: Probe, calibrations: list[Calibration], folder: Path, **option
     return main(["export", str(folder / "p.safetensors"), *flags])
 
 
-def test_what_cannot_be_exported_is_said_and_nothing_is_written(tmp_path, capsys):
+def test_an_impossible_export_is_an_error_and_writes_nothing(tmp_path, capsys):
     probe, calibration = made()
     door = FakeResiduals()
     at_zero = make_probe(door, ("happy", "sad"), (0, 1))

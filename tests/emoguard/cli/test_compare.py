@@ -45,8 +45,8 @@ def texts(tmp_path):
 
 
 def run(a, b, options, *more):
-    given = [part for option in options.items() for part in option]
-    return main(["compare", str(a), str(b), *given, *more])
+    values = [part for option in options.items() for part in option]
+    return main(["compare", str(a), str(b), *values, *more])
 
 
 def compared(capsys, *arguments):
@@ -66,20 +66,20 @@ def test_a_copy_differs_in_nothing_and_other_weights_in_their_directions(tmp_pat
     apart = compared(capsys, one, other, texts)
     assert apart["cosine"]["high"] < 0.9
     assert apart["cosine"]["value"] < apart["cosine_chance"]
-    for found in (same, apart):
-        assert set(found["ceilings"]) == {*LABELS, "valence"}
-        assert all(0 <= each <= 1 for each in (found["ceiling"], *found["ceiling_by_layer"]))
+    for actual in (same, apart):
+        assert set(actual["ceilings"]) == {*LABELS, "valence"}
+        assert all(0 <= each <= 1 for each in (actual["ceiling"], *actual["ceiling_by_layer"]))
 
 
-def test_the_table_names_both_models_every_label_and_what_stands_beside(tmp_path, texts, capsys):
+def test_the_table_names_both_models_every_label_and_the_reference_columns(tmp_path, texts, capsys):
     one = tiny_gguf.write(tmp_path / "one.gguf", "llama")
     other = tiny_gguf.write(tmp_path / "other.gguf", "llama", seed=1)
     picture = tmp_path / "p.png"
     assert run(one, other, texts, "--layer", "2", "--png", str(picture)) == 0
-    told = capsys.readouterr().out
+    shown = capsys.readouterr().out
     names = ("one.gguf", "other.gguf", *LABELS, "valence")
     for part in (*names, "word counts", "chance", "ceiling", "layers 2"):
-        assert part in told
+        assert part in shown
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -95,12 +95,12 @@ def test_residuals_are_kept_and_never_taken_from_another_file(tmp_path, texts, c
     assert len(list((tmp_path / "kept").glob("*/*/rows.npy"))) == 4
 
 
-def test_what_compare_refuses_is_one_sentence_before_anything_is_read(tmp_path, texts, capsys):
+def test_refusals_of_compare_are_one_sentence_before_anything_is_read(tmp_path, texts, capsys):
     one = tiny_gguf.write(tmp_path / "one.gguf", "llama")
     other = tiny_gguf.write(tmp_path / "other.gguf", "qwen3")
     longer = tiny_gguf.write(tmp_path / "longer.gguf", "llama", blocks=6)
     lacking = write(tmp_path / "few.jsonl", [{"emotion": "sad", "topic": "", "text": "a b c d e"}])
-    for (a, b), options, told in (
+    for (a, b), options, shown in (
         ((one, other), texts, "only models of one family can be compared, got tiny random llama"),
         ((one, longer), texts, "6 layers of width 64"),
         ((one, tmp_path / "none.gguf"), texts, "there is no model at"),
@@ -110,7 +110,7 @@ def test_what_compare_refuses_is_one_sentence_before_anything_is_read(tmp_path, 
     ):
         assert run(a, b, options) == 1
         error = capsys.readouterr().err
-        assert told in error
+        assert shown in error
         assert "Traceback" not in error
     assert not (tmp_path / "kept").exists()
 
@@ -129,21 +129,21 @@ def test_noise_in_one_block_of_a_real_model_is_found_in_its_place_and_order(tmp_
     """Block 3 of 6 of SmolLM2-Instruct gets noise of .1 and .5 of its weights' deviation."""
     plain = shortened(tmp_path / "plain", noise=0.0)
     texts = real_texts(tmp_path)
-    found = {
+    results = {
         noise: compared(capsys, plain, shortened(tmp_path / f"noisy {noise}", noise), texts)
         for noise in (0.0, 0.1, 0.5)
     }
-    same = found[0.0]
+    same = results[0.0]
     assert all(each == {"value": 1.0, "low": 1.0, "high": 1.0} for each in same["by_layer"])
     for each in (same["macro"], *same["separation"].values()):
         assert each["difference"]["low"] <= 0 <= each["difference"]["high"]
     for noise in (0.1, 0.5):
-        layers = [each["value"] for each in found[noise]["by_layer"]]
+        layers = [each["value"] for each in results[noise]["by_layer"]]
         assert layers[:3] == [1.0, 1.0, 1.0]
-        assert found[noise]["by_layer"][3]["high"] < 1
-        assert found[noise]["cosine"]["value"] > found[noise]["cosine_chance"]
-    assert found[0.5]["by_layer"][3]["high"] < found[0.1]["by_layer"][3]["low"]
-    assert found[0.5]["overlap"]["high"] < found[0.1]["overlap"]["low"] <= 1
+        assert results[noise]["by_layer"][3]["high"] < 1
+        assert results[noise]["cosine"]["value"] > results[noise]["cosine_chance"]
+    assert results[0.5]["by_layer"][3]["high"] < results[0.1]["by_layer"][3]["low"]
+    assert results[0.5]["overlap"]["high"] < results[0.1]["overlap"]["low"] <= 1
 
 
 def shortened(folder, noise, blocks=6):

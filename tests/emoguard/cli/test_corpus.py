@@ -33,7 +33,18 @@ def test_a_corpus_is_written_that_fit_can_read(tmp_path, topics, monkeypatch, ca
     asked = scripted(monkeypatch)
     model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
     out = tmp_path / "c.jsonl"
-    arguments = ["corpus", "--model", model, "--out", str(out), "--topics", topics, "--each", "2"]
+    arguments = [
+        "corpus",
+        "write",
+        "--model",
+        model,
+        "--out",
+        str(out),
+        "--topics",
+        topics,
+        "--each",
+        "2",
+    ]
     assert main(arguments) == 0
     assert "48 of 48 texts. Rejected attempts: 0." in capsys.readouterr().out
     texts = corpora.read(out, corpora.default_labels())
@@ -54,25 +65,34 @@ def test_a_corpus_is_written_that_fit_can_read(tmp_path, topics, monkeypatch, ca
 
 
 def test_labels_of_ones_own_are_asked_for_and_never_named(tmp_path, topics, monkeypatch, capsys):
-    given = tmp_path / "labels.json"
-    given.write_text('{"bored": {"words": ["bored", "w0x3"], "valence": -1}}', encoding="utf-8")
+    value = tmp_path / "labels.json"
+    value.write_text('{"bored": {"words": ["bored", "w0x3"], "valence": -1}}', encoding="utf-8")
     asked = scripted(monkeypatch)
     out = tmp_path / "c.jsonl"
-    arguments = ["corpus", "--out", str(out), "--labels", str(given), "--each", "1"]
+    arguments = ["corpus", "write", "--out", str(out), "--labels", str(value), "--each", "1"]
     arguments += ["--model", str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))]
     assert main([*arguments, "--topics", topics, "--tries", "2"]) == 0
     assert "feels bored" in asked[0].text
     assert "1 names an emotion" in capsys.readouterr().out  # w0x3, in the text of seed 0
-    assert [text.label for text in corpora.read(out, corpora.read_labels(given))] == ["bored"] * 2
+    assert [text.label for text in corpora.read(out, corpora.read_labels(value))] == ["bored"] * 2
 
 
 def test_texts_that_never_come_are_given_up_and_counted(tmp_path, topics, monkeypatch, capsys):
     scripted(monkeypatch, words=5)
     model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
-    arguments = ["corpus", "--model", model, "--out", str(tmp_path / "c.jsonl"), "--each", "1"]
+    arguments = [
+        "corpus",
+        "write",
+        "--model",
+        model,
+        "--out",
+        str(tmp_path / "c.jsonl"),
+        "--each",
+        "1",
+    ]
     assert main([*arguments, "--topics", topics, "--tries", "2"]) == 0
-    said = capsys.readouterr().out
-    assert "0 of 24 texts, 24 given up. Rejected attempts: 48 (48 too short)." in said
+    text = capsys.readouterr().out
+    assert "0 of 24 texts, 24 given up. Rejected attempts: 48 (48 too short)." in text
 
 
 def test_answers_in_a_voice_are_written_with_neutral_ones_beside_them(
@@ -95,7 +115,8 @@ def test_answers_in_a_voice_are_written_with_neutral_ones_beside_them(
     )
     labels.write_text('{"sad": {"words": ["sad"], "valence": -1}}')
     out = tmp_path / "c.jsonl"
-    arguments = ["corpus", "--model", str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))]
+    model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
+    arguments = ["corpus", "write", "--model", model]
     arguments += ["--out", str(out), "--answers", "--topics", topics, "--each", "2"]
     assert main([*arguments, "--labels", str(labels), "--voices", str(voices)]) == 0
     told = capsys.readouterr().out
@@ -114,9 +135,66 @@ def test_own_topics_are_those_of_the_own_corpus():
     assert len(set(corpus.own_questions())) == corpus.QUESTIONS
 
 
+def test_labels_by_name_are_written_for(tmp_path, topics, monkeypatch):
+    asked = scripted(monkeypatch)
+    out = tmp_path / "c.jsonl"
+    arguments = ["corpus", "write", "--out", str(out), "--labels", "sarcastic,sincere"]
+    arguments += ["--model", str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama")), "--each", "1"]
+    assert main([*arguments, "--topics", topics]) == 0
+    assert "feels sarcastic" in asked[0].text
+    labels = corpora.read_labels("sarcastic,sincere")
+    assert [t.label for t in corpora.read(out, labels)] == ["sarcastic", "sincere"] * 2
+
+
+def test_check_finds_nothing_wrong_with_the_packages_own(capsys):
+    arguments = ["corpus", "check", *map(str, corpora.own())]
+    for path in corpora.own_neutrals():
+        arguments += ["--neutral", str(path)]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == "Nothing is wrong.\n"
+
+
+def test_check_names_file_and_line_and_fails_where_fit_would(tmp_path, capsys):
+    path = tmp_path / "c.jsonl"
+    lines = corpora.own_letters().read_text("utf-8").splitlines()
+    record = json.loads(lines[0])
+    lines[0] = json.dumps(record | {"text": f"{record['text']} Happy days."})
+    path.write_text("\n".join(lines), "utf-8")
+    assert main(["corpus", "check", str(path), str(corpora.own_stories())]) == 0
+    told = capsys.readouterr().out
+    assert f"{path}:1: caution: leak: 1 of 24 texts of happy hold a word of that label" in told
+    assert "0 to mend, 1 to know of." in told
+    path.write_text("\n".join([*lines, '{"emotion": "sad"}']), "utf-8")
+    assert main(["corpus", "check", str(path)]) == 1
+    told = capsys.readouterr().out
+    assert f"{path}:289: wanted a JSON object with emotion, topic and text" in told
+    assert "in one corpus alone: the verdict will be untested" in told
+
+
+def test_check_wants_something_to_check(capsys):
+    assert main(["corpus", "check"]) == 2
+    assert "name the files to check" in capsys.readouterr().err
+
+
+def test_check_looks_at_labels_and_prompts(tmp_path, capsys):
+    (tmp_path / "p.txt").write_text("How?\nHow?\n")
+    (tmp_path / "l.json").write_text('{"a": {"words": ["x"], "valence": 3}}')
+    assert main(["corpus", "check", "--prompts", str(tmp_path / "p.txt")]) == 0
+    assert "caution: 1 prompts repeat others" in capsys.readouterr().out
+    assert main(["corpus", "check", "--labels", str(tmp_path / "l.json")]) == 1
+    assert "valence must be 1 or -1, got 3" in capsys.readouterr().err
+
+
 @pytest.mark.real
 def test_a_model_without_chat_template_is_refused(tmp_path, capsys):
-    arguments = ["corpus", "--model", str(gemma_gguf()), "--out", str(tmp_path / "c.jsonl")]
+    arguments = [
+        "corpus",
+        "write",
+        "--model",
+        str(gemma_gguf()),
+        "--out",
+        str(tmp_path / "c.jsonl"),
+    ]
     assert main(arguments) == 1
     assert "has no chat template" in capsys.readouterr().err
 
@@ -124,7 +202,16 @@ def test_a_model_without_chat_template_is_refused(tmp_path, capsys):
 @pytest.mark.real
 def test_a_real_model_writes_texts_about_the_topic(tmp_path, topics):
     out = tmp_path / "c.jsonl"
-    arguments = ["corpus", "--model", str(smollm2_gguf()), "--out", str(out), "--each", "1"]
+    arguments = [
+        "corpus",
+        "write",
+        "--model",
+        str(smollm2_gguf()),
+        "--out",
+        str(out),
+        "--each",
+        "1",
+    ]
     (tmp_path / "topics.txt").write_text("a train\n")
     assert main([*arguments, "--topics", topics, "--tries", "2"]) == 0
     texts = corpora.read(out)

@@ -8,6 +8,9 @@ import pytest
 
 from emoguard.advice import fit_command
 from emoguard.cli import main
+from emoguard.fit.calibrating import own_prompts
+from emoguard.fit.corpora import default_labels
+from emoguard.fit.responses import Sampling, calibrate, responses
 from emoguard.probe import artifact
 from emoguard.runtime.openers import open_speaker
 from emoguard.testing import make_calibration, make_probe
@@ -66,7 +69,7 @@ def test_a_model_that_the_probe_is_not_calibrated_for_is_told_to_calibrate(docto
     probe = save_probe(tmp_path / "p.safetensors", model, is_calibrated=False)
     code, out = doctor("--model", model, "--probe", probe)
     assert code == 0
-    assert "calibration to do none for exactly this file" in out
+    assert "calibration to do uncalibrated: no calibration for exactly this file" in out
     assert f"emoguard calibrate --model {model} --probe {probe} --out " in out
     assert "emoguard fit" not in out
 
@@ -78,8 +81,52 @@ def test_the_command_that_is_told_makes_all_well(doctor, model, tmp_path):
     assert main([*command, "--responses", "8", "--tokens", "16"]) == 0
     code, out = doctor("--model", model, "--probe", command[command.index("--out") + 1])
     assert code == 0
-    assert "to do" not in out
     assert "made on 8 responses" in out
+    assert "calibration to do few answers (" in out
+    assert out.count("to do") == 1
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    """A tiny model, a probe of it, and a calibration of it that says it is another file's."""
+    model = tiny_gguf.write(tmp_path_factory.mktemp("model") / "tiny.gguf", "llama")
+    speaker = open_speaker(model, threads=1)
+    probe = make_probe(speaker.door, [label.name for label in default_labels()], (1, 2))
+    sampling = Sampling(16)
+    prompts = own_prompts()[:24]
+    made = calibrate(
+        speaker.door, probe, list(responses(speaker, prompts, sampling)),
+        context=sampling.context("", prompts),
+    )  # fmt: skip
+    other = dataclasses.replace(speaker.door.identity, quantisation="Q8_0")
+    return model, probe, dataclasses.replace(made, identity=other)
+
+
+def test_another_file_of_the_weights_is_uncalibrated_and_not_stale(doctor, answered, tmp_path):
+    model, probe, calibration = answered
+    artifact.save(tmp_path / "p.safetensors", probe, [calibration])
+    code, out = doctor("--model", model, "--probe", tmp_path / "p.safetensors")
+    assert code == 0
+    assert "uncalibrated" in out
+    assert "its scores did not move" in out
+    assert "--realign" not in out
+
+
+def test_a_model_whose_neutral_scores_moved_is_stale_and_told_to_realign(
+    doctor, answered, tmp_path, capsys
+):
+    model, probe, calibration = answered
+    before = dataclasses.replace(calibration, location=calibration.location - 3 * calibration.scale)
+    artifact.save(tmp_path / "p.safetensors", probe, [before])
+    code, out = doctor("--model", model, "--probe", tmp_path / "p.safetensors")
+    assert code == 0
+    assert "stale: the model was changed, and neutral scores moved for" in out
+    command = out.partition("calibration: emoguard ")[2].split()
+    assert command[-1] == "--realign"
+    # The directions are random, so they tell nothing apart: nothing is moved to this model.
+    assert main(command) == 1
+    assert "do not hold on this model any more" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*F32*"))
 
 
 def test_a_probe_of_another_model_is_broken_here(doctor, model):

@@ -34,18 +34,18 @@ def invoke(*arguments):
     return CliRunner().invoke(verbs, [str(a) for a in arguments])
 
 
-def test_dose_measures_a_model_and_writes_what_it_found(folder, tmp_path):
-    found = invoke(
+def test_dose_measures_a_model_and_writes_the_results(folder, tmp_path):
+    result = invoke(
         *("dose", "--model", folder, "--probe", folder / "probe.safetensors"),
         *("--count", 4, "--random", 3, "--tokens", 5, "--judge", f"{__name__}:count_vowels"),
         *("--json", tmp_path / "dose.json", "--plot", tmp_path / "dose.png"),
     )
-    assert found.exit_code == 0, found.output
-    told = json.loads((tmp_path / "dose.json").read_text())
-    assert (told["prompts"], told["randoms"]) == (4, 3)
-    assert [label["label"] for label in told["labels"]] == ["happy", "sad"]
-    assert [label["sign"] for label in told["labels"]] == [1, -1]
-    for label in told["labels"]:
+    assert result.exit_code == 0, result.output
+    data = json.loads((tmp_path / "dose.json").read_text())
+    assert (data["prompts"], data["randoms"]) == (4, 3)
+    assert [label["label"] for label in data["labels"]] == ["happy", "sad"]
+    assert [label["sign"] for label in data["labels"]] == [1, -1]
+    for label in data["labels"]:
         assert len(label["curve"]) == 8
         for effect in label["curve"]:
             assert 0 < effect["realised"] <= abs(effect["dose"]) * 1.2
@@ -56,32 +56,32 @@ def test_dose_measures_a_model_and_writes_what_it_found(folder, tmp_path):
 def test_dose_without_a_calibration_of_the_file_is_refused(folder, tmp_path):
     probe, _ = artifact.load(folder / "probe.safetensors")
     artifact.save(tmp_path / "bare.safetensors", probe)
-    found = invoke("dose", "--model", folder, "--probe", tmp_path / "bare.safetensors")
-    assert isinstance(found.exception, EmoGuardError)
+    result = invoke("dose", "--model", folder, "--probe", tmp_path / "bare.safetensors")
+    assert isinstance(result.exception, EmoGuardError)
     # A folder is opened by no other runtime; a GGUF file is, and then has another identity.
     command = f"emoguard calibrate --model {folder} --probe {tmp_path / 'bare.safetensors'}"
-    assert command in str(found.exception)
+    assert command in str(result.exception)
 
 
 def test_a_gguf_file_is_calibrated_in_the_runtime_that_doses_it(tmp_path):
     model = tiny_gguf.write(tmp_path / "tiny.gguf", "llama")
     door = open_speaker(model, "transformers").door
     artifact.save(tmp_path / "p.safetensors", make_probe(door, ("happy", "sad")))
-    found = invoke("dose", "--model", model, "--probe", tmp_path / "p.safetensors")
-    command = str(found.exception).partition("make one with emoguard ")[2].split()
+    result = invoke("dose", "--model", model, "--probe", tmp_path / "p.safetensors")
+    command = str(result.exception).partition("make one with emoguard ")[2].split()
     out = command[command.index("--out") + 1]
     short = ("--responses", 8, "--tokens", 16)
     assert invoke(*command, *short).exit_code == 0
     doses = ("--count", 4, "--random", 0, "--tokens", 4, "--judge", f"{__name__}:count_vowels")
-    found = invoke("dose", "--model", model, "--probe", out, *doses)
-    assert found.exit_code == 0, found.exception
+    result = invoke("dose", "--model", model, "--probe", out, *doses)
+    assert result.exit_code == 0, result.exception
 
 
 def test_a_place_that_is_not_there_is_refused_before_anything_is_measured(folder, tmp_path):
     for option in ("--json", "--plot"):
-        found = invoke("dose", "--model", "none", option, tmp_path / "no" / "dose.png")
-        assert isinstance(found.exception, EmoGuardError)
-        assert f"there is no folder {tmp_path / 'no'}" in str(found.exception)
+        result = invoke("dose", "--model", "none", option, tmp_path / "no" / "dose.png")
+        assert isinstance(result.exception, EmoGuardError)
+        assert f"there is no folder {tmp_path / 'no'}" in str(result.exception)
 
 
 def test_the_openings_shipped_are_enough_and_all_different():
@@ -122,7 +122,7 @@ def test_options_make_a_plan():
 
 
 @pytest.mark.parametrize(
-    ("steer", "said"),
+    ("steer", "sentence"),
     [
         (["calm"], "LABEL=NUMBER"),
         (["calm=much"], "LABEL=NUMBER"),
@@ -130,8 +130,8 @@ def test_options_make_a_plan():
         (["calm=1", "calm=2"], "names calm twice"),
     ],
 )
-def test_options_that_make_no_plan_are_refused(steer, said):
-    with pytest.raises(EmoGuardError, match=said):
+def test_options_that_make_no_plan_are_refused(steer, sentence):
+    with pytest.raises(EmoGuardError, match=sentence):
         read_plan(steer, [], [], [])
 
 

@@ -1,6 +1,8 @@
 """`emoguard fit`, from corpus to a probe file that reads."""
 
+import html
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -8,11 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from emoguard_llamacpp.speaker import LlamaSpeaker
 
 import emoguard
 from emoguard import Guard
 from emoguard.cli import main
-from emoguard.fit import corpora
+from emoguard.fit import calibrating, corpora
+from emoguard.fit.answers import count
+from emoguard.fit.forecast import MOST_RESPONSES
+from emoguard.fit.store import RowStore, rows_done
 from emoguard.probe import artifact
 from tests.support import models, tiny_gguf
 from tests.support.models import DATA, load_llama, smollm2_gguf
@@ -54,7 +60,7 @@ def test_fit_writes_a_probe_that_attaches_to_its_model(tmp_path, texts, capsys, 
     probe, calibrations = artifact.load(out)
     assert probe.name.startswith("mine@")
     assert len(calibrations) == 2
-    assert probe.card["status"].startswith("not yet validated")
+    assert any(doubt.startswith("not judged: label happy needs") for doubt in probe.cautions)
     assert probe.recipe["sources"] == ["stories.jsonl"]
     assert not (tmp_path / "probe.safetensors.residuals").exists()
     llm = load_llama(model)
@@ -123,41 +129,152 @@ def test_labels_of_ones_own(tmp_path, texts, capsys):
     assert "valence is the axis" in capsys.readouterr().err
 
 
+@pytest.fixture
+def two_writers(tmp_path):
+    """Options of a fit on two corpora that can be judged, and of a tiny model."""
+    rng = np.random.default_rng(1)
+    words = [label.words[0] for label in corpora.default_labels()]
+
+    def text():
+        return " ".join("".join(rng.choice(list("etaoinshr"), 3)) for _ in range(8))
+
+    options = {"--model": str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))}
+    for name in ("one", "two"):
+        rows = [
+            {"emotion": w, "topic": f"t{n % 10}", "text": text()} for w in words for n in range(20)
+        ]
+        options[f"--corpus {name}"] = write(tmp_path / f"{name}.jsonl", rows)
+    options["--neutral"] = write(tmp_path / "n.jsonl", [{"text": text()} for _ in range(30)])
+    options |= {"--tokens": "20", "--responses": "50", "--skip": "2", "--threads": "1"}
+    return ["fit", *(part for k, v in options.items() for part in (k.split()[0], v))]
+
+
+def test_a_quick_fit_is_provisional_and_finished_from_where_it_is(
+    tmp_path, two_writers, capsys, monkeypatch
+):
+    out = tmp_path / "p.safetensors"
+    assert main([*two_writers, "--quick", "--out", str(out)]) == 0
+    told = capsys.readouterr()
+    assert "A provisional probe for tiny random llama" in told.err
+    assert "Caution: provisional" in told.err
+    finish = next(line for line in told.out.splitlines() if line.startswith("Finish it with: "))
+    quick, (calibration,) = artifact.load(out)
+    assert quick.is_provisional
+    assert quick.recipe["texts"] == [18 * 12, 18 * 12]
+    assert calibration.responses < 50
+    assert set(quick.verdicts.values()) == {"not usable"}  # random texts mean nothing
+    page = out.with_suffix(".html").read_text(encoding="utf-8")
+    assert finish.removeprefix("Finish it with: ") in html.unescape(page)
+    read, spoken = [], []
+    monkeypatch.setattr(RowStore, "write", kept(RowStore.write, read.extend))
+    monkeypatch.setattr(
+        LlamaSpeaker, "respond", counted(LlamaSpeaker.respond, lambda p: spoken.append(p.text))
+    )
+    assert main(shlex.split(finish.removeprefix("Finish it with: emoguard "))) == 0
+    assert "provisional" not in capsys.readouterr().out
+    whole, _ = artifact.load(out)
+    assert not whole.is_provisional
+    assert whole.recipe["texts"] == [240, 240]
+    texts = 2 * 12 * 2 + 30 - 24
+    answers = read[texts:]
+    assert sorted(answers) == list(range(len(answers)))  # all are read with the new directions
+    asked_again = set(spoken) & set(calibrating.own_prompts()[:40])
+    assert len(asked_again) <= MOST_RESPONSES  # but for the measurement
+    assert not list(tmp_path.glob("p.safetensors.*"))
+
+
+def kept(write, seen):
+    def writing(store, rows, values):
+        seen(list(rows))
+        write(store, rows, values)
+
+    return writing
+
+
+def counted(respond, seen):
+    def responding(speaker, prompt):
+        seen(prompt)
+        return respond(speaker, prompt)
+
+    return responding
+
+
+def test_an_estimate_makes_nothing(tmp_path, two_writers, capsys):
+    assert main([*two_writers, "--estimate", "--out", str(tmp_path / "p.safetensors")]) == 0
+    told = capsys.readouterr().err
+    assert "read texts" in told
+    assert "With --quick about" in told
+    assert not list(tmp_path.glob("p.*"))
+
+
+def test_without_a_name_a_finished_probe_is_not_replaced(
+    tmp_path, two_writers, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny-probe.safetensors").write_bytes(b"finished")
+    assert main(two_writers) == 1
+    assert "tiny-probe.safetensors is there already, and finished" in capsys.readouterr().err
+    assert (tmp_path / "tiny-probe.safetensors").read_bytes() == b"finished"
+
+
 CHILD = """
 import os, signal, sys
 from emoguard.cli import main
 from emoguard.fit.store import RowStore
-write, rows = RowStore.write, []
-def killed_half_way(store, batch, values):
-    write(store, batch, values)
-    rows.extend(batch)
-    if len(rows) >= 50:
+from emoguard.fit.workfile import WorkFile
+kind, left = sys.argv[1], [int(sys.argv[2])]
+write, append = RowStore.write, WorkFile.append
+def step(name):
+    left[0] -= name.endswith(kind)
+    if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
-RowStore.write = killed_half_way
-main(sys.argv[1:])
+def writing(store, rows, values):
+    write(store, rows, values)
+    step(store.folder.parent.name)
+def appending(file, data):
+    append(file, data)
+    step(file.path.name)
+RowStore.write, WorkFile.append = writing, appending
+main(sys.argv[3:])
 """
 
 
-def test_a_killed_fit_goes_on_and_makes_the_same_probe(tmp_path, texts):
+def test_a_fit_that_is_killed_in_every_part_makes_the_same_probe(tmp_path, texts):
     model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
     stories, neutral = texts
     arguments = ["fit", "--model", model, "--corpus", stories, "--neutral", neutral]
-    arguments += ["--tokens", "16", "--skip", "2", "--responses", "8", "--layers", "2", "--keep"]
+    arguments += ["--tokens", "16", "--skip", "2", "--responses", "8", "--layers", "2"]
     whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
     assert main([*arguments, "--out", str(whole)]) == 0
-    command = [sys.executable, "-c", CHILD, *arguments, "--out", str(killed)]
-    child = subprocess.run(command, check=False, capture_output=True)
-    assert child.returncode == -signal.SIGKILL
-    folders = [f"{killed}.residuals/{part}/done.bin" for part in ("neutral", "corpus-0")]
-    assert 50 <= sum(Path(folder).read_bytes().count(b"\1") for folder in folders) < 92
-    assert main([*arguments, "--out", str(killed)]) == 0
-    found, wanted = artifact.load(killed)[0], artifact.load(whole)[0]
+    again = [*arguments, "--out", str(killed)]
+
+    def kill(kind, after):
+        command = [sys.executable, "-c", CHILD, kind, str(after), *again]
+        child = subprocess.run(command, check=False, capture_output=True)
+        assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+
+    kill(".residuals", 3)
+    assert 0 < rows_done(f"{killed}.residuals/corpus-0") < 72
+    kill(".answers.jsonl", 5)
+    assert rows_done(f"{killed}.residuals/neutral") == 20
+    assert count(f"{killed}.answers.jsonl") == 5
+    kill(".readings", 4)
+    (readings,) = Path(f"{killed}.readings").iterdir()
+    assert rows_done(readings) == 4
+    assert not killed.exists()
+    kill(".examples.jsonl", 2)
+    assert killed.exists()
+    assert main(again) == 0
+    found, (calibration,) = artifact.load(killed)
+    wanted, (at_once,) = artifact.load(whole)
     for field in ("read", "steer", "centre", "weights"):
         assert np.array_equal(getattr(found, field), getattr(wanted, field)), field
     assert found.card == wanted.card
-    assert Path(folders[1]).exists(), "--keep did not keep the residuals"
-    assert main([*arguments[:-1], "--out", str(killed)]) == 0
-    assert not Path(f"{killed}.residuals").exists()
+    assert np.array_equal(calibration.location, at_once.location)
+    assert sorted(p.name for p in tmp_path.glob("killed.*")) == [
+        "killed.html",
+        "killed.safetensors",
+    ]
 
 
 def test_a_probe_of_few_texts_is_warned_of_and_its_file_keeps_that(tmp_path, texts, capsys):
@@ -168,6 +285,7 @@ def test_a_probe_of_few_texts_is_warned_of_and_its_file_keeps_that(tmp_path, tex
     assert main([*arguments, "--tokens", "16", "--responses", "8", "--out", str(out)]) == 0
     told = capsys.readouterr()
     assert "Caution: few texts (happy 6, calm 6" in told.err
+    assert "Caution: few answers" in told.err
     assert "Caution" not in told.out
     assert artifact.load(out)[0].cautions
     assert main(["show", str(out)]) == 0

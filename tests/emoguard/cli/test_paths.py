@@ -58,7 +58,7 @@ def test_models_are_recognised(place, path, kind):
         ("pipe", "neither a file nor a folder"),
     ],
 )
-def test_what_is_no_model_is_told_what_to_give_instead(place, path, advice):
+def test_a_path_without_a_model_gets_advice(place, path, advice):
     with pytest.raises(EmoGuardError) as error:
         recognise(path)
     assert path in str(error.value)
@@ -73,13 +73,13 @@ def test_what_is_no_model_is_told_what_to_give_instead(place, path, advice):
         ("empty", "a folder"),
     ],
 )
-def test_what_is_no_probe_is_told_so(place, path, what):
+def test_a_file_that_is_not_a_probe_is_named(place, path, what):
     with pytest.raises(EmoGuardError, match=f"{path} is {what}, not a probe: give a probe file"):
         check_is_probe(path)
 
 
 @pytest.mark.parametrize("path", ["probe.safetensors", "weights.safetensors", "nothing"])
-def test_what_may_be_a_probe_file_is_left_to_its_reader(place, path):
+def test_a_possible_probe_file_is_left_to_its_reader(place, path):
     check_is_probe(path)
 
 

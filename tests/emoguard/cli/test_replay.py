@@ -54,15 +54,15 @@ def test_a_baseline_is_made_and_drift_is_replayed(tmp_path, capsys):
     parts = [log(tmp_path / "a", 1300), log(tmp_path / "b", 1200, seed=1)]
     out = str(tmp_path / "baseline.json")
     assert run("baseline", *parts, "--out", out) == 0
-    told = capsys.readouterr().out
-    assert "2,500 responses, 2 labels. Drift can see mean z move by 0.1" in told
+    shown = capsys.readouterr().out
+    assert "2,500 responses, 2 labels. Drift can see mean z move by 0.1" in shown
     assert Baseline.load(out).block_responses == 1
     assert run("replay", *parts, "--baseline", out) == 0
     assert "2,500 reports, alerts: 0 of rate, 0 of drift." in capsys.readouterr().out
     assert run("replay", log(tmp_path / "c", 1500, shift=1.0), "--baseline", out) == 0
-    told = capsys.readouterr().out
-    assert "drift  happy  responses moved up" in told
-    assert told.startswith("2001-09-09 ")
+    shown = capsys.readouterr().out
+    assert "drift  happy  responses moved up" in shown
+    assert shown.startswith("2001-09-09 ")
 
 
 def test_a_log_includes_the_files_rotated_away_from_it(tmp_path, capsys):
@@ -74,9 +74,9 @@ def test_a_log_includes_the_files_rotated_away_from_it(tmp_path, capsys):
     assert "2,500 responses, 2 labels" in capsys.readouterr().out
     for files in ([current], [older, current], [current, older], [current, current]):
         assert run("replay", *files) == 0
-        told = capsys.readouterr()
-        assert "2,500 reports" in told.out
-        assert not told.err
+        printed = capsys.readouterr()
+        assert "2,500 reports" in printed.out
+        assert not printed.err
 
 
 def test_a_baseline_is_made_of_responses_since_a_time(tmp_path):
@@ -84,9 +84,9 @@ def test_a_baseline_is_made_of_responses_since_a_time(tmp_path):
     after, out = log(tmp_path / "b", 3600, start=1e9 + 3600), tmp_path / "baseline.json"
     arguments = ["baseline", before, after, "--out", str(out), "--since", "2001-09-09T02:46:40"]
     assert run(*arguments) == 0
-    made = Baseline.load(out)
-    assert len(made.blocks) == 3600
-    assert np.abs(made.columns(["happy"])).max() < 5
+    baseline = Baseline.load(out)
+    assert len(baseline.blocks) == 3600
+    assert np.abs(baseline.columns(["happy"])).max() < 5
 
 
 def test_reports_before_a_time_are_left_out_of_a_replay(tmp_path, capsys):
@@ -106,9 +106,9 @@ def test_the_answers_behind_an_alert_are_those_furthest_the_way_it_moved(tmp_pat
 
     assert run("replay", usual, moved, "--baseline", out) == 0
 
-    told = capsys.readouterr().out.splitlines()
-    first = next(n for n, line in enumerate(told) if "drift" in line)
-    named = told[first + 1].removeprefix("  behind it: ").split(", ")
+    lines = capsys.readouterr().out.splitlines()
+    first = next(n for n, line in enumerate(lines) if "drift" in line)
+    named = lines[first + 1].removeprefix("  behind it: ").split(", ")
     means = [float(each[each.index("(") + 1 : -1]) for each in named]
     assert len(named) == 3
     assert all(each.startswith("late") for each in named)
@@ -132,9 +132,9 @@ def test_labels_that_are_not_monitored_do_not_alarm(tmp_path, probe, capsys):
     shifted = log(tmp_path / "c", 1500, shift=1.0, verdicts=verdicts)
     for asked in ([], ["--probe", str(path)]):
         assert run("replay", shifted, "--baseline", out, *asked) == 0
-        told = capsys.readouterr().out
-        assert "drift  sad" in told
-        assert "drift  happy" not in told
+        shown = capsys.readouterr().out
+        assert "drift  sad" in shown
+        assert "drift  happy" not in shown
 
 
 def test_a_policy_names_the_baseline_and_the_labels(tmp_path, capsys):
@@ -143,17 +143,17 @@ def test_a_policy_names_the_baseline_and_the_labels(tmp_path, capsys):
     policy.write_text(f"labels: [sad]\ndrift: {{baseline: {out}}}\n", encoding="utf-8")
     shifted = log(tmp_path / "c", 1500, shift=1.0)
     assert run("replay", shifted, "--policy", str(policy)) == 0
-    told = capsys.readouterr().out
-    assert "drift  sad" in told
-    assert "drift  happy" not in told
-    assert "Rates had no thresholds" in told
+    shown = capsys.readouterr().out
+    assert "drift  sad" in shown
+    assert "drift  happy" not in shown
+    assert "Rates had no thresholds" in shown
 
 
 def test_rates_are_replayed_with_the_thresholds_of_the_probe(tmp_path, probe, capsys):
     assert run("replay", log(tmp_path / "a", 200, crossings=1), "--probe", probe) == 0
-    told = capsys.readouterr().out
-    assert "rate  happy  more responses cross the threshold" in told
-    assert "Drift had no baseline" in told
+    shown = capsys.readouterr().out
+    assert "rate  happy  more responses cross the threshold" in shown
+    assert "Drift had no baseline" in shown
     assert run("replay", log(tmp_path / "b", 200), "--probe", probe) == 0
     assert "0 of rate" in capsys.readouterr().out
 
@@ -189,9 +189,9 @@ def test_lines_that_verify_does_not_accept_move_nothing(tmp_path, capsys, head):
     assert "NOT SOUND: foreign: " in error
     assert "row 2501 and the 2,599 after it are no line of this log" in error
     assert run("replay", path, "--baseline", out) == 0
-    told = capsys.readouterr()
-    assert "2,500 reports, alerts: 0 of rate, 0 of drift." in told.out
-    assert "NOT SOUND" in told.err
+    printed = capsys.readouterr()
+    assert "2,500 reports, alerts: 0 of rate, 0 of drift." in printed.out
+    assert "NOT SOUND" in printed.err
 
 
 def test_lines_written_again_count_once(tmp_path, capsys):
@@ -199,9 +199,9 @@ def test_lines_written_again_count_once(tmp_path, capsys):
     log(path, 60)
     path.write_bytes(path.read_bytes() * 3)
     assert run("replay", path) == 0
-    told = capsys.readouterr()
-    assert "60 reports" in told.out
-    assert "NOT SOUND: misplaced" in told.err
+    printed = capsys.readouterr()
+    assert "60 reports" in printed.out
+    assert "NOT SOUND: misplaced" in printed.err
 
 
 def test_with_another_key_there_is_no_report(tmp_path, capsys, monkeypatch):
@@ -246,7 +246,7 @@ def test_the_key_may_be_a_file_or_that_of_the_policy(tmp_path, capsys):
         (["replay", "{log}", "--policy", "{tmp}/none"], "none"),
     ],
 )
-def test_what_is_refused_is_one_sentence(tmp_path, capsys, arguments, sentence):
+def test_refusals_are_one_sentence(tmp_path, capsys, arguments, sentence):
     (tmp_path / "empty").touch()
     (tmp_path / "text").write_text("hello\n")
     places = {
@@ -265,6 +265,6 @@ def test_what_is_refused_is_one_sentence(tmp_path, capsys, arguments, sentence):
 def test_hostile_names_are_printed_harmlessly(tmp_path, probe, capsys):
     path = log(tmp_path / "a", 60, crossings=1, name="\x1b[31m[bold]\ud83dr")
     assert run("replay", path, "--probe", probe) == 0
-    told = capsys.readouterr().out
-    assert "[bold]\ufffdr" in told
-    assert "\x1b" not in told
+    shown = capsys.readouterr().out
+    assert "[bold]\ufffdr" in shown
+    assert "\x1b" not in shown

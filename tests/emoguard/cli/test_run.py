@@ -80,9 +80,9 @@ def run(tiny: tuple[str, str], *arguments: str) -> int:
 
 def test_json_is_one_object_with_a_score_per_token(tiny, capfd):
     assert run(tiny, "--json", "Hello") == 0
-    told = json.loads(capfd.readouterr().out)
-    report = told["report"]
-    assert set(told) == {"text", "report"}
+    shown = json.loads(capfd.readouterr().out)
+    report = shown["report"]
+    assert set(shown) == {"text", "report"}
     assert report["status"] == "scored"
     assert set(report["scores"]) == set(LABELS)
     assert len(report["tokens"]) == report["tokens_scored"] == report["completion_tokens"] > 0
@@ -130,8 +130,8 @@ def test_piped_output_is_plain_text_with_a_table(tiny, capfd):
     assert run(tiny, "Hello") == 0
     out = capfd.readouterr().out
     assert ESCAPE not in out
-    for told in (*LABELS, "rank", "llama_cpp:native", "tokens read at"):
-        assert told in out
+    for shown in (*LABELS, "rank", "llama_cpp:native", "tokens read at"):
+        assert shown in out
 
 
 def test_colours_are_used_on_demand_and_never_with_no_color(tiny, capfd, monkeypatch):
@@ -298,7 +298,7 @@ def test_rank_bars_grow_from_the_middle():
     assert place(0.0).plain == "━" * 11 + "─" * 10
 
 
-def test_what_a_model_says_cannot_move_the_cursor():
+def test_a_models_text_cannot_move_the_cursor():
     assert printable("a\x1b[2J\x07b\u202e\n") == "a\ufffd[2J\ufffdb\ufffd\n"
 
 
@@ -316,7 +316,7 @@ def test_the_legend_fits_a_narrow_terminal():
     assert legend("frustrated").cell_len <= 80
 
 
-def test_the_demo_without_its_model_says_what_to_install(monkeypatch, capfd):
+def test_the_demo_without_its_model_prints_the_install_command(monkeypatch, capfd):
     def missing(name: str) -> None:
         raise PackageNotFoundError(name)
 
@@ -331,8 +331,8 @@ def test_the_demo_shows_three_answers_and_saves_a_picture(tmp_path, capfd):
     picture = tmp_path / "demo.svg"
     assert main(["demo", "--svg", str(picture)]) == 0
     out = re.sub(r"\x1b\[[0-9;]*m", "", capfd.readouterr().out)
-    for told in ("A direction is not a feeling", "valence", "emoguard.watch(llm)", "tokens read"):
-        assert told in out
+    for shown in ("A direction is not a feeling", "valence", "emoguard.watch(llm)", "tokens read"):
+        assert shown in out
     assert CODE in out  # whole, to be copied, however narrow the terminal
     assert len(re.findall(r"[+-]\d\.\d", out)) > 100
     assert 20_000 < picture.stat().st_size < 200_000
@@ -349,8 +349,8 @@ def test_a_transformers_folder_answers_the_same_way(tmp_path, capfd):
     probe = save_probe(tmp_path / "p.safetensors", speaker.model, **speaker.options)
     options = ["--model", str(folder), "--probe", str(probe), "--max-tokens", "6", "--json"]
     code = main(["run", *options, "Hello"])
-    told = json.loads(capfd.readouterr().out)
+    shown = json.loads(capfd.readouterr().out)
     assert code == 0
-    assert told["report"]["status"] == "scored"
-    assert told["report"]["tokens_scored"] == len(told["report"]["tokens"]) == 6
-    assert told["text"]
+    assert shown["report"]["status"] == "scored"
+    assert shown["report"]["tokens_scored"] == len(shown["report"]["tokens"]) == 6
+    assert shown["text"]

@@ -49,7 +49,7 @@ def test_a_line_said_has_no_control_characters(capsys):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
-def test_the_command_ends_as_it_should_whatever_the_terminal_can_show(encoding):
+def test_the_command_ends_well_on_every_terminal(encoding):
     code = "import sys; from emoguard.cli import main; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-c", code, "show"],
@@ -69,7 +69,7 @@ def test_the_command_ends_as_it_should_whatever_the_terminal_can_show(encoding):
         (b"\x81\xff", "\ufffdÿ", True),
     ],
 )
-def test_what_is_piped_in_is_text_whatever_its_encoding(data, text, is_said, capsys):
+def test_piped_input_is_text_in_any_encoding(data, text, is_said, capsys):
     stream = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
     assert piped(stream) == text
     argument = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
@@ -93,13 +93,46 @@ def test_without_a_terminal_there_is_a_line_a_minute(capsys):
         progress.update(task, description="nulls")
     assert capsys.readouterr().err.splitlines() == [
         "reading: 0 of 180",
-        "reading: 60 of 180, about 2 minutes left",
-        "reading: 120 of 180, about 1 minutes left",
+        "reading: 50 of 180, about 2 minutes left",
+        "reading: 100 of 180, about 1 minute left",
+        "reading: 150 of 180, about 30 seconds left",
         "reading: 180 of 180",
         "computing",
         "nulls",
     ]
-    assert bars_module.EVERY_SECONDS == 60
+    assert bars_module.EVERY_SECONDS < 60
+
+
+def test_a_step_that_takes_long_is_not_silent(capsys):
+    clock = [0.0]
+    with Bars(lambda: clock[0]) as progress:
+        show = follow(progress)
+        show("reading", 0, 2)
+        for _ in range(3):
+            clock[0] += bars_module.EVERY_SECONDS / 2
+            progress.beat()
+        show("reading", 2, 2)
+        clock[0] += 1000
+        progress.beat()  # nothing runs any more
+    assert capsys.readouterr().err.splitlines() == [
+        "reading: 0 of 2",
+        "reading: 0 of 2",
+        "reading: 2 of 2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (1, "5 seconds"),
+        (43, "45 seconds"),
+        (70, "1 minute"),
+        (700, "12 minutes"),
+        (9000, "2.5 hours"),
+    ],
+)
+def test_durations_are_rounded_as_estimates_are(seconds, words):
+    assert bars_module.duration(seconds) == words
 
 
 def command(**environment):
@@ -109,7 +142,7 @@ def command(**environment):
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_completion_is_what_the_documentation_says(shell):
+def test_completion_works_as_documented(shell):
     script = command(_EMOGUARD_COMPLETE=f"{shell}_source").stdout
     assert f"_EMOGUARD_COMPLETE={shell}_complete".encode() in script
     at = {"COMP_WORDS": "emoguard doc", "COMP_CWORD": "doc" if shell == "fish" else "1"}
@@ -120,7 +153,7 @@ def test_doctor_prints_json(capsys):
     from emoguard.cli import main
 
     main(["doctor", "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert {"part", "mark", "text", "command"} == set(found[0])
-    assert {each["mark"] for each in found} <= {"ok", "absent", "to do", "broken"}
-    assert any(each["part"].startswith("probe smollm2") for each in found)
+    shown = json.loads(capsys.readouterr().out)
+    assert {"part", "mark", "text", "command"} == set(shown[0])
+    assert {each["mark"] for each in shown} <= {"ok", "absent", "to do", "broken"}
+    assert any(each["part"].startswith("probe smollm2") for each in shown)

@@ -50,9 +50,9 @@ def config(folder, tmp_path):
 
     def write(name="config.json", **changes):
         model = {"model": str(folder / "tiny.gguf"), "n_threads": 1, "verbose": False}
-        made = {"host": "127.0.0.1", "models": [model]} | changes
+        result = {"host": "127.0.0.1", "models": [model]} | changes
         path = tmp_path / name
-        path.write_text(json.dumps(made))
+        path.write_text(json.dumps(result))
         return str(path)
 
     return write
@@ -120,9 +120,9 @@ def listening(process, log):
     """Return the port that the server says it listens on."""
     while process.poll() is None:
         log.seek(0)
-        found = re.search(r"running on https?://[^ ]+:(\d+) ", log.read())
-        if found:
-            return int(found[1])
+        match = re.search(r"running on https?://[^ ]+:(\d+) ", log.read())
+        if match:
+            return int(match[1])
         time.sleep(0.05)
     log.seek(0)
     raise AssertionError(log.read())
@@ -146,9 +146,9 @@ class TestRefused:
     def test_a_transformers_folder_that_cannot_be_opened(self, tmp_path, capfd):
         pytest.importorskip("openai", reason="needs transformers serve")
         (tmp_path / "config.json").write_text("{}")
-        told = refused(capfd, "--model", str(tmp_path))
-        assert f"{tmp_path} cannot be served: " in told
-        assert told.count("\n") == 1
+        error = refused(capfd, "--model", str(tmp_path))
+        assert f"{tmp_path} cannot be served: " in error
+        assert error.count("\n") == 1
 
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
@@ -165,8 +165,8 @@ class TestRefused:
     def test_options_that_only_a_folder_takes(self, folder, capfd):
         model = str(folder / "tiny.gguf")
         assert main(["serve", "--model", model, "--continuous-batching", "--dtype", "float16"]) == 2
-        told = capfd.readouterr().err
-        assert "--continuous-batching, --dtype: not for a GGUF file" in told
+        shown = capfd.readouterr().err
+        assert "--continuous-batching, --dtype: not for a GGUF file" in shown
 
     def test_a_file_that_is_no_model(self, tmp_path, capfd):
         (tmp_path / "x.gguf").write_bytes(b"no model")
@@ -180,8 +180,8 @@ class TestRefused:
         assert "give an api_key" in refused(capfd, "--model", model, "--host", host)
 
     def test_an_empty_key(self, folder, capfd):
-        told = refused(capfd, "--model", str(folder / "tiny.gguf"), "--api-key", " ")
-        assert "the api_key is empty" in told
+        error = refused(capfd, "--model", str(folder / "tiny.gguf"), "--api-key", " ")
+        assert "the api_key is empty" in error
 
     @pytest.mark.parametrize(
         ("changes", "sentence"),
@@ -238,14 +238,14 @@ class TestRefused:
     )
     def test_a_config_that_cannot_be_read(self, name, text, tmp_path, capfd):
         (tmp_path / name).write_text(text)
-        told = refused(capfd, "--config", str(tmp_path / name))
-        assert "cannot be read" in told or "wanted a mapping" in told
+        error = refused(capfd, "--config", str(tmp_path / name))
+        assert "cannot be read" in error or "wanted a mapping" in error
 
     @pytest.mark.parametrize("name", ["c.json", "c.yaml"])
     def test_a_config_that_is_no_file(self, name, tmp_path, capfd):
         os.mkfifo(tmp_path / name)
-        told = refused(capfd, "--config", str(tmp_path / name))
-        assert "wanted a regular file, got a pipe" in told
+        error = refused(capfd, "--config", str(tmp_path / name))
+        assert "wanted a regular file, got a pipe" in error
 
     def test_options_of_the_model_beside_a_config(self, config, capfd):
         assert main(["serve", "--config", config(), "--threads", "1"]) == 2
@@ -259,10 +259,10 @@ class TestRefused:
             model, probe = str(folder / "tiny.gguf"), str(folder / "p.safetensors")
             common = ("--model", model, "--probe", probe, "--threads", "1")
             free = str(free_port())
-            told = refused(capfd, *common, "--port", port, "--metrics-port", free)
-            assert "choose another port" in told
-            told = refused(capfd, *common, "--port", "0", "--metrics-port", port)
-            assert "choose another port" in told
+            error = refused(capfd, *common, "--port", port, "--metrics-port", free)
+            assert "choose another port" in error
+            error = refused(capfd, *common, "--port", "0", "--metrics-port", port)
+            assert "choose another port" in error
 
 
 @pytest.fixture(scope="module")
@@ -311,16 +311,16 @@ class TestServed:
         _, _, raw = running.ask("/v1/chat/completions", asked, BEARER)
         lines = [line for line in raw.decode().split("\n") if line]
         assert lines[-1] == "data: [DONE]"
-        found = ["emoguard" in json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
-        assert found == [False] * (len(found) - 1) + [True]
+        data = ["emoguard" in json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+        assert data == [False] * (len(data) - 1) + [True]
 
     def test_a_plan_is_granted_within_the_bound_and_refused_beyond(self, running):
         for dose, status in ((0.05, 200), (0.5, 400)):
             asked = ASKED | {"emoguard": {"plan": {"add": {"happy": dose}}}}
             answered, _, raw = running.ask("/v1/completions", asked, BEARER)
             assert answered == status
-            told = json.loads(raw)
-            assert told["emoguard"]["steered"] if status == 200 else told["error"]["param"]
+            data = json.loads(raw)
+            assert data["emoguard"]["steered"] if status == 200 else data["error"]["param"]
 
     @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}])
     @pytest.mark.parametrize("asked", [ASKED, ASKED | {"emoguard": "malformed"}])
@@ -405,31 +405,31 @@ def connections(running, number, sent):
 
     with contextlib.ExitStack() as stack:
         address = ("127.0.0.1", running.port)
-        made = [socket.create_connection(address, 30) for _ in range(number)]
-        for connection in made:
+        results = [socket.create_connection(address, 30) for _ in range(number)]
+        for connection in results:
             stack.enter_context(connection)
-        threads = [threading.Thread(target=send, args=(each,)) for each in made]
+        threads = [threading.Thread(target=send, args=(each,)) for each in results]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        yield made
+        yield results
 
 
 def answered(connection, number=1):
     """Return the status codes of this many answers on a connection, in order."""
-    raw, found = b"", []
-    while len(found) < number and (more := connection.recv(65536)):
+    raw, actual = b"", []
+    while len(actual) < number and (more := connection.recv(65536)):
         raw += more
-        found = [int(each) for each in re.findall(rb"HTTP/1\.1 (\d{3}) ", raw)]
-    return found
+        actual = [int(each) for each in re.findall(rb"HTTP/1\.1 (\d{3}) ", raw)]
+    return actual
 
 
 class TestKeyFirst:
     """Without the key every request with a body is 401, and its body is not read."""
 
     @pytest.mark.parametrize("path", POSTED)
-    def test_whatever_the_body_is(self, guarded, path):
+    def test_for_every_body(self, guarded, path):
         cases = [
             head(path, content_length=1) + b"{",
             head(path, content_length=0),
@@ -447,18 +447,18 @@ class TestKeyFirst:
 
     def test_its_answer_is_the_servers_own_to_pages_of_other_sites_too(self, guarded):
         origin = {"origin": "https://page.example"}
-        found = [
+        results = [
             guarded.ask(path, body, origin, method=method)
             for path, body, method in (
                 ("/v1/completions", ASKED, "POST"),
                 ("/v1/models", None, "GET"),  # refused by the server itself
             )
         ]
-        for _, headers, _ in found:
+        for _, headers, _ in results:
             assert headers.pop("access-control-allow-origin")
             assert headers.pop("x-request-id")
             headers.pop("date")
-        assert found[0] == found[1]
+        assert results[0] == results[1]
 
     def test_the_servers_open_routes_stay_open(self, guarded):
         assert guarded.ask("/openapi.json")[0] == 200
@@ -503,13 +503,13 @@ class TestKeyFirst:
 @contextlib.contextmanager
 def grown(running):
     """Yield a list that has, in the end, by how many bytes the server's memory was larger."""
-    process, found = psutil.Process(running.process.pid), []
+    process, actual = psutil.Process(running.process.pid), []
     before = process.memory_info().rss
     proc = Path(f"/proc/{process.pid}")
     (proc / "clear_refs").write_text("5")  # the peak is counted from here
-    yield found
+    yield actual
     peak = re.search(r"VmHWM:\s*(\d+) kB", (proc / "status").read_text())
-    found.append(int(peak[1]) * 1024 - before)
+    actual.append(int(peak[1]) * 1024 - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
@@ -518,16 +518,16 @@ class TestMemory:
 
     def test_50_connections_without_the_key_take_none(self, guarded):
         sent = head(content_length=LARGEST) + b"x" * (LARGEST - 1)
-        with grown(guarded) as memory, connections(guarded, 50, sent) as made:
-            assert {tuple(answered(each)) for each in made} == {(401,)}
+        with grown(guarded) as memory, connections(guarded, 50, sent) as result:
+            assert {tuple(answered(each)) for each in result} == {(401,)}
         assert memory[0] < 50 * MIB
 
     def test_50_stalled_bodies_take_a_bounded_share_and_are_given_up(self, guarded):
         keyed = head(content_length=LARGEST, authorization=BEARER["authorization"])
         sent = keyed + b"x" * (LARGEST - 1)
-        with grown(guarded) as memory, connections(guarded, 50, sent) as made:
+        with grown(guarded) as memory, connections(guarded, 50, sent) as result:
             assert guarded.ask("/v1/models", headers=BEARER)[0] == 200
-            codes = [code for each in made for code in answered(each)]
+            codes = [code for each in result for code in answered(each)]
         assert set(codes) == {408, 503}
         assert codes.count(503) >= 50 - 9
         # Eight bodies, and what uvicorn holds of every connection.

@@ -60,8 +60,8 @@ def test_a_study_runs_to_its_end_in_parts_and_draws_again(place, tmp_path):
     assert "it may stay untested" in planned.output
     assert not (out / "results.json").exists()
     for _ in range(100):
-        found = invoke(*arguments(place, out), "--minutes", 0.05)
-        assert found.exit_code == 0, found.exception
+        result = invoke(*arguments(place, out), "--minutes", 0.05)
+        assert result.exit_code == 0, result.exception
         if (out / "results.json").exists():
             results = json.loads((out / "results.json").read_text())
             if results["about"]["complete"]:
@@ -77,21 +77,21 @@ def test_a_study_runs_to_its_end_in_parts_and_draws_again(place, tmp_path):
     assert list(out.glob("piece-*.jsonl.gz"))
 
 
-def test_what_cannot_be_done_is_refused_before_a_model_is_opened(tmp_path):
+def test_impossible_studies_are_refused_before_a_model_is_opened(tmp_path):
     out = tmp_path / "out"
     for words, sentence in (
         (("study", "core", "--model", "none", "--out", out), "name their folder by --data"),
         (("study", "nothing", "--model", "none", "--out", out), "one of core, quick"),
         (("study", "--from", tmp_path / "none.json"), "cannot be read"),
     ):
-        found = invoke(*words)
-        assert isinstance(found.exception, EmoGuardError)
-        assert sentence in str(found.exception)
+        result = invoke(*words)
+        assert isinstance(result.exception, EmoGuardError)
+        assert sentence in str(result.exception)
     assert not out.exists()
     assert invoke("study", "core").exit_code == 2
 
 
 def test_a_file_that_is_no_result_is_refused(tmp_path):
     (tmp_path / "other.json").write_text("{}")
-    found = invoke("study", "--from", tmp_path / "other.json")
-    assert "wanted the results.json of a study" in str(found.exception)
+    result = invoke("study", "--from", tmp_path / "other.json")
+    assert "wanted the results.json of a study" in str(result.exception)

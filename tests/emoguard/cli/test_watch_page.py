@@ -69,7 +69,7 @@ def test_a_log_that_grows_is_followed(log):
     assert [row["id"] for row in view(shown)["responses"]] == ["a", "b", "c", "d"]
 
 
-def test_a_log_that_is_gone_is_said_and_what_was_read_stays(log):
+def test_a_missing_log_is_reported_and_the_reports_read_stay(log):
     path = log()
     shown = opened(path)
     path.unlink()
@@ -118,7 +118,7 @@ def test_a_probe_of_another_model_is_refused(log):
         (["--key-file", "{key}"], "NOT SOUND: changed"),
     ],
 )
-def test_what_cannot_be_is_refused_in_a_sentence(log, tmp_path, capsys, options, words):
+def test_impossible_options_are_refused_in_a_sentence(log, tmp_path, capsys, options, words):
     Key.create(tmp_path / "key")
     options = [option.format(key=tmp_path / "key") for option in options]
     assert main(["watch-page", str(log()), *options]) != 0

@@ -111,11 +111,11 @@ def test_responses_of_another_model_are_not_taken_over(tmp_path):
 def test_the_probe_is_written_after_every_file(tmp_path, monkeypatch):
     plain, seen = calibrating.read, []
 
-    def breaking(*arguments):
+    def breaking(*arguments, **options):
         if seen:
             raise EmoGuardError("injected")
         seen.append(arguments)
-        return plain(*arguments)
+        return plain(*arguments, **options)
 
     monkeypatch.setattr(calibrating, "read", breaking)
     with pytest.raises(EmoGuardError, match="injected"):

@@ -5,7 +5,6 @@ import pytest
 
 from emoguard.fit import recipe
 from emoguard.fit.cautions import FEW, cautions
-from emoguard.fit.corpora import Text
 from emoguard.probe import artifact
 from tests.emoguard.fit.test_recipe import LABELS, NEUTRAL, Planted, corpus
 
@@ -15,7 +14,7 @@ INSIDE = (14, 16)
 
 
 def texts(count):
-    return [[Text(name, "", "") for name in NAMES for _ in range(count)]]
+    return [[name for name in NAMES for _ in range(count)]]
 
 
 def told(count=FEW, scores=GOOD, layers=INSIDE, *, are_named=False):
@@ -29,7 +28,7 @@ def test_enough_texts_inside_layers_and_labels_apart_are_no_reason_for_doubt():
 def test_few_texts_are_counted_by_label_over_all_corpora():
     (sentence,) = told(12)
     assert "happy 12, sad 12" in sentence
-    (sentence,) = cautions([*texts(FEW), *[[Text("sad", "", "")] * 5]], ("mine",), GOOD, INSIDE,
+    (sentence,) = cautions([*texts(FEW), ["sad"] * 5], ("mine",), GOOD, INSIDE,
                            are_named=False)  # fmt: skip
     assert "mine 0" in sentence
     half = texts(FEW // 2)

@@ -22,23 +22,23 @@ def test_only_emotions_that_mean_a_label_are_kept(tmp_path):
     path = write(
         tmp_path / "c.jsonl",
         [
-            {"emotion": "joyful", "topic": "rain", "text": "a"},
-            {"emotion": "bored", "topic": "rain", "text": "b"},
+            {"emotion": "joyful", "topic": "rain", "text": "a fine day"},
+            {"emotion": "bored", "topic": "rain", "text": "b c"},
         ],
     )
     found = corpora.read(path, [Label("happy", ("happy", "joyful"), 1)])
-    assert found == [Text("happy", "rain", "a")]
+    assert found == [Text("happy", "rain", "a fine day")]
 
 
 def test_without_labels_everything_is_kept(tmp_path):
-    path = write(tmp_path / "c.jsonl", [{"text": "a"}, {"emotion": "x", "text": "b"}])
-    assert [t.text for t in corpora.read(path)] == ["a", "b"]
+    path = write(tmp_path / "c.jsonl", [{"text": "a b"}, {"emotion": "x", "text": "b c"}])
+    assert [t.text for t in corpora.read(path)] == ["a b", "b c"]
 
 
 @pytest.mark.parametrize("line", ["{", '{"emotion": "happy"}', "[1]", '"x"'])
 def test_a_bad_line_is_named(tmp_path, line):
     path = tmp_path / "c.jsonl"
-    path.write_text('{"emotion": "happy", "text": "fine"}\n' + line)
+    path.write_text('{"emotion": "happy", "text": "a fine day"}\n' + line)
     with pytest.raises(EmoGuardError, match=r"c\.jsonl:2"):
         corpora.read(path)
 
@@ -46,7 +46,7 @@ def test_a_bad_line_is_named(tmp_path, line):
 def test_a_missing_corpus_and_one_without_known_emotions_are_refused(tmp_path):
     with pytest.raises(EmoGuardError, match="cannot be read"):
         corpora.read(tmp_path / "none.jsonl")
-    path = write(tmp_path / "c.jsonl", [{"emotion": "bored", "text": "b"}])
+    path = write(tmp_path / "c.jsonl", [{"emotion": "bored", "text": "b c"}])
     with pytest.raises(EmoGuardError, match="happy"):
         corpora.read(path, [Label("happy", ("happy",), 1)])
 
@@ -55,8 +55,8 @@ def test_a_byte_order_mark_is_no_text_and_only_newlines_end_a_line(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_bytes("\ufeffHow are you?\r\nOne\u2028prompt\x0b\x1c\n\nHow are you?\n".encode())
     assert corpora.read_prompts(path) == ["How are you?", "One\u2028prompt"]
-    path.write_bytes('\ufeff{"text": "one\u2028text"}\r\n{"text": "b"}\n\n'.encode())
-    assert [text.text for text in corpora.read(path)] == ["one\u2028text", "b"]
+    path.write_bytes('\ufeff{"text": "one\u2028text"}\r\n{"text": "b c"}\n\n'.encode())
+    assert [text.text for text in corpora.read(path)] == ["one\u2028text", "b c"]
     path.write_bytes('\ufeff{"joy": {"words": ["joy"], "valence": 1}}'.encode())
     assert corpora.read_labels(path) == [Label("joy", ("joy",), 1)]
 
@@ -64,7 +64,7 @@ def test_a_byte_order_mark_is_no_text_and_only_newlines_end_a_line(tmp_path):
 @pytest.mark.parametrize("odd", ["[" * 100_000, '{"text": ' + "[" * 5000, "9" * 5000, "NaN"])
 def test_a_line_that_breaks_parsers_is_named(tmp_path, odd):
     path = tmp_path / "c.jsonl"
-    path.write_text('{"emotion": "happy", "text": "fine"}\n' + odd)
+    path.write_text('{"emotion": "happy", "text": "a fine day"}\n' + odd)
     with pytest.raises(EmoGuardError, match=r"c\.jsonl:2"):
         corpora.read(path)
 
@@ -126,11 +126,13 @@ def test_a_line_ends_where_its_newline_is_whatever_a_text_holds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "record", [{"text": None}, {"text": 5}, {"text": "a", "emotion": ["happy"]}], ids=str
+    "record", [{"text": None}, {"text": 5}, {"text": "a b", "emotion": ["happy"]}], ids=str
 )
 def test_a_text_or_emotion_that_is_no_string_is_refused_by_line(tmp_path, record):
     (tmp_path / "c.jsonl").write_text(json.dumps(record), encoding="utf-8")
-    with pytest.raises(EmoGuardError, match=r"c\.jsonl:1: wanted a JSON object"):
+    with pytest.raises(
+        EmoGuardError, match=r"c\.jsonl:1: wanted a JSON object .* got .* as (text|emotion)"
+    ):
         corpora.read(tmp_path / "c.jsonl", corpora.default_labels())
 
 
@@ -140,7 +142,6 @@ def test_a_text_or_emotion_that_is_no_string_is_refused_by_line(tmp_path, record
         ("[1]", "cannot be read"),
         ("{", "cannot be read"),
         ("{}", "it names none"),
-        ('{"glad": {"words": ["a"]}}', "valence"),
         ('{"glad": {"words": "glad", "valence": 1}}', "words must be a list of strings"),
         ('{"glad": {"words": [], "valence": 1}}', "words must be a list of strings"),
         ('{"glad": {"words": ["a"], "valence": 0}}', "valence must be 1 or -1, got 0"),
@@ -148,12 +149,31 @@ def test_a_text_or_emotion_that_is_no_string_is_refused_by_line(tmp_path, record
             '{"a": {"words": ["x"], "valence": 1}, "b": {"words": ["x"], "valence": 1}}',
             "x stands more than once",
         ),
+        (
+            '{"a": {"words": ["x"], "valence": 1}, "b": {"words": ["y"]}}',
+            "b has no valence and others have one: give it to all",
+        ),
     ],
 )
 def test_labels_that_mean_nothing_are_refused(tmp_path, text, sentence):
     (tmp_path / "labels.json").write_text(text, encoding="utf-8")
     with pytest.raises(EmoGuardError, match=sentence):
         corpora.read_labels(tmp_path / "labels.json")
+
+
+def test_labels_by_name_have_no_sign(tmp_path, monkeypatch):
+    assert corpora.read_labels("sarcastic, sincere") == [
+        Label("sarcastic", ("sarcastic",), 0),
+        Label("sincere", ("sincere",), 0),
+    ]
+    (tmp_path / "l.json").write_text('{"a": {"words": ["x"]}, "b": {"words": ["y"]}}')
+    assert [label.valence for label in corpora.read_labels(tmp_path / "l.json")] == [0, 0]
+    for wrong in ("a,a", "a,", ",b"):
+        with pytest.raises(EmoGuardError, match="different names between commas"):
+            corpora.read_labels(wrong)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a,b.json").write_text('{"c": {"words": ["x"]}}')
+    assert [label.name for label in corpora.read_labels("a,b.json")] == ["c"]
 
 
 def test_default_labels_are_twelve_of_both_signs():
@@ -307,6 +327,50 @@ def test_other_words_are_left_alone(text):
     assert named_emotion(text) is None
 
 
+@pytest.mark.parametrize(
+    ("record", "sentence"),
+    [
+        ({"content": "a b", "label": "joy"}, "got one with the keys content, label"),
+        ({"text": "a b", "topic": None}, "got None as topic"),
+        ({"text": "a b", "topic": ["rain"]}, "as topic"),
+        ({"text": "Congratulations!"}, "the text is one word, Congratulations!: wanted a sentence"),
+        ({"text": "a " * 10_001}, "has 20,002 characters, wanted at most 20,000"),
+    ],
+    ids=str,
+)
+def test_a_line_of_something_else_says_what_came(tmp_path, record, sentence):
+    path = write(tmp_path / "c.jsonl", [{"text": "a b"}, record])
+    with pytest.raises(EmoGuardError, match=rf"c\.jsonl:2: .*{re.escape(sentence)}"):
+        corpora.read(path)
+
+
+def test_a_sentence_without_spaces_is_more_than_one_word_where_languages_have_none(tmp_path):
+    path = write(tmp_path / "c.jsonl", [{"text": "今天我很快乐。"}, {"text": "วันนี้ฉันมีความสุข"}])
+    assert len(corpora.read(path)) == 2
+
+
+def test_a_number_may_be_a_topic(tmp_path):
+    path = write(tmp_path / "c.jsonl", [{"text": "a b", "topic": 3}])
+    assert corpora.read(path)[0].topic == "3"
+
+
+def test_a_text_with_two_emotions_is_refused_with_both_places(tmp_path):
+    texts = [{"emotion": "joy", "text": "It rains"}, {"emotion": "woe", "text": "it  RAINS"}]
+    with pytest.raises(
+        EmoGuardError, match=r"c.jsonl:2: .*c.jsonl:1 again, here woe and there joy"
+    ):
+        corpora.read(write(tmp_path / "c.jsonl", texts))
+    again = [{"emotion": "joy", "text": "It rains"}] * 2
+    assert len(corpora.read(write(tmp_path / "c.jsonl", again))) == 2
+
+
+def test_corpora_that_share_a_text_do_not_test_each_other():
+    one = [Text("joy", "", "It rains", "a:1"), Text("joy", "", "it rains", "a:2")]
+    corpora.check_apart({"a": one, "b": [Text("joy", "", "It pours", "b:1")]})
+    with pytest.raises(EmoGuardError, match=r"corpora a and b share texts \(a:1 and b:9\)"):
+        corpora.check_apart({"a": one, "b": [Text("joy", "", "It  rains", "b:9")]})
+
+
 @pytest.mark.parametrize("text", ["", "  ", "\\n\\t"])
 def test_an_empty_text_is_refused_with_its_line(tmp_path, text):
     path = tmp_path / "c.jsonl"
@@ -318,8 +382,8 @@ def test_an_empty_text_is_refused_with_its_line(tmp_path, text):
 
 def test_a_text_knows_its_place(tmp_path):
     path = tmp_path / "c.jsonl"
-    path.write_text('\ufeff{"text": "a"}\n\n{"text": "b\u2028c"}\n')
+    path.write_text('\ufeff{"text": "a b"}\n\n{"text": "b\u2028c"}\n')
     assert [(t.text, t.place) for t in corpora.read(path)] == [
-        ("a", f"{path}:1"),
+        ("a b", f"{path}:1"),
         ("b\u2028c", f"{path}:3"),
     ]

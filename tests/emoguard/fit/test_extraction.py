@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import signal
 import subprocess
@@ -16,7 +17,8 @@ import pytest
 from emoguard import EmoGuardError
 from emoguard.cli.reading import readable
 from emoguard.fit.corpora import Text
-from emoguard.fit.extraction import extract, extract_embedded, pool, skipped_tokens
+from emoguard.fit.extraction import Portion, extract, extract_embedded, pool, skipped_tokens
+from emoguard.fit.store import rows_done
 from emoguard.probe import pooling
 from emoguard.testing import FakeResiduals
 from tests.contract import hf_models
@@ -285,8 +287,20 @@ def test_a_door_without_batches_has_no_embeddings(tmp_path):
     texts = some_texts(3)
     found = extract(FakeResiduals(), texts, tmp_path / "r")
     assert_close(found, text_by_text(FakeResiduals(), texts, 20))
-    with pytest.raises(EmoGuardError, match="cannot read its embeddings"):
-        extract_embedded(FakeResiduals(), texts, tmp_path / "r")
+    assert extract_embedded(FakeResiduals(), texts, tmp_path / "r")[1] is None
+
+
+def test_a_portion_is_read_first_and_the_rest_follows_to_the_last_bit(tmp_path):
+    texts = some_texts(9)
+    begun = Portion([0, 2, 4, 8], is_all=True)
+    first = extract(FakeResiduals(), texts, tmp_path / "r", portion=begun)
+    assert len(first) == 4
+    assert rows_done(tmp_path / "r") == 4
+    whole = dataclasses.replace(begun, is_all=False)
+    rest = extract(FakeResiduals(), texts, tmp_path / "r", portion=whole)
+    assert np.array_equal(rest[begun.texts], first)
+    at_once = extract(FakeResiduals(), texts, tmp_path / "other", portion=whole)
+    assert np.array_equal(rest, at_once)
 
 
 def test_layers_outside_the_model_are_refused_in_both_runtimes(tmp_path):

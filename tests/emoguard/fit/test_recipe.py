@@ -3,9 +3,10 @@ import pytest
 
 from emoguard import EmoGuardError
 from emoguard.fit import recipe
-from emoguard.fit.corpora import Label, Text
+from emoguard.fit.corpora import Label, Text, recorded_labels
 from emoguard.fit.directions import auroc
 from emoguard.fit.recipe import Recipe
+from emoguard.probe import artifact
 from emoguard.testing import FakeResiduals
 
 LABELS = [Label("happy", ("happy",), 1), Label("sad", ("sad",), -1)]
@@ -186,5 +187,25 @@ def test_too_few_texts_are_refused_with_what_is_needed(tmp_path):
     happy = [t for t in corpus() if t.label == "happy"]
     with pytest.raises(EmoGuardError, match="label sad"):
         recipe.fit(Planted(), [happy], NEUTRAL, LABELS, tmp_path, name="t")
-    with pytest.raises(EmoGuardError, match="both signs"):
+    with pytest.raises(EmoGuardError, match="name two at least"):
         recipe.fit(Planted(), [corpus()], NEUTRAL, LABELS[:1], tmp_path, name="t")
+
+
+def test_without_signs_there_is_no_axis_and_the_rest_is_the_same(tmp_path):
+    unsigned = [Label(label.name, label.words, 0) for label in LABELS]
+    signed = recipe.fit(Planted(), [corpus()], NEUTRAL, LABELS, tmp_path, name="t")
+    made = recipe.fit(Planted(), [corpus()], NEUTRAL, unsigned, tmp_path, name="t")
+    assert made.labels == tuple(label.name for label in LABELS)
+    assert made.axes == ()
+    assert np.array_equal(made.read, signed.read[:, :-1])
+    assert recorded_labels(made.recipe) == unsigned
+    artifact.save(tmp_path / "p.safetensors", made)
+    assert artifact.load(tmp_path / "p.safetensors")[0].axes == ()
+
+
+def test_a_word_of_its_label_in_a_text_is_a_caution_of_the_probe(tmp_path):
+    texts = corpus()
+    n, first = next((n, text) for n, text in enumerate(texts) if text.label == "happy")
+    texts[n] = Text("happy", first.topic, f"{first.text} happily", "c.jsonl:1")
+    made = recipe.fit(Planted(), [texts], NEUTRAL, LABELS, tmp_path, name="t")
+    assert any("(happy 1; the first at c.jsonl:1)" in sentence for sentence in made.cautions)

@@ -83,7 +83,7 @@ def test_precision_and_recall_are_high(name):
     assert counts.recall >= 0.95, counts
 
 
-def test_the_documentation_prints_what_is_measured():
+def test_the_documentation_prints_the_measured_figures():
     text = DOCS.read_text(encoding="utf-8")
     for line in table():
         assert line in text, f"docs/notices.md is old: it should say\n{line}"
@@ -92,12 +92,12 @@ def test_the_documentation_prints_what_is_measured():
 @pytest.mark.parametrize("label", ["feeling", "human"])
 def test_a_claim_is_found_in_the_middle_of_an_answer(label):
     before = "The capital of France is Paris. It lies on the Seine.\n\n- one\n- two"
-    found = [
+    results = [
         claims(f"{before}\n{sentence} Anything else? Let me know.")
         for given_label, sentence in CLAIMS
         if given_label == label
     ]
-    assert sum(found) / len(found) >= 0.95
+    assert sum(results) / len(results) >= 0.95
 
 
 def test_typographic_quotes_and_letter_case_do_not_matter():

@@ -64,14 +64,14 @@ def test_text_is_decoded_only_where_a_profile_is_followed():
 
 def test_without_a_conversation_each_response_is_the_first():
     with make_guard() as guard:
-        told = [respond(guard, conversation=None).notice for _ in range(3)]
-    assert [notice.reasons for notice in told] == [("start",)] * 3
+        notices = [respond(guard, conversation=None).notice for _ in range(3)]
+    assert [notice.reasons for notice in notices] == [("start",)] * 3
 
 
 def test_conversations_are_told_apart():
     with make_guard() as guard:
-        told = [respond(guard, conversation=name).notice is not None for name in "abab"]
-    assert told == [True, True, False, False]
+        notices = [respond(guard, conversation=name).notice is not None for name in "abab"]
+    assert notices == [True, True, False, False]
 
 
 def test_a_claim_and_a_question_are_answered_each_time():
@@ -96,7 +96,7 @@ def test_in_this_process_the_report_is_the_delivery():
 
 
 @pytest.mark.parametrize("finish", ["cancelled", "error"])
-def test_what_was_broken_off_is_lost_and_due_again(finish):
+def test_a_notice_of_a_broken_off_response_is_lost_and_due_again(finish):
     sink = ListSink()
     with make_guard(sinks=[sink]) as guard:
         reports = [respond(guard, finish), respond(guard), respond(guard)]
@@ -109,7 +109,7 @@ def test_what_was_broken_off_is_lost_and_due_again(finish):
     assert sink.reports == reports
 
 
-def test_what_broke_off_before_its_first_token_owes_nobody_a_notice():
+def test_a_response_broken_off_before_its_first_token_owes_no_notice():
     sink = ListSink()
     with make_guard(sinks=[sink]) as guard:
         for finish in ("cancelled", "error", "cancelled"):
@@ -121,15 +121,15 @@ def test_what_broke_off_before_its_first_token_owes_nobody_a_notice():
     assert len(sink.reports) == 5
 
 
-def test_a_server_says_what_became_of_a_notice_and_then_the_sinks_hear_of_it():
+def test_sinks_get_a_report_once_the_server_declares_its_notice_delivered_or_lost():
     sink = ListSink()
     with make_guard(sinks=[sink]) as guard:
-        lost, given = (respond(guard, carrier="server") for _ in range(2))
-        assert "undelivered" not in given.notice.reasons, "it is not known yet"
+        lost, notices = (respond(guard, carrier="server") for _ in range(2))
+        assert "undelivered" not in notices.notice.reasons, "it is not known yet"
         guard.flush()
         assert not sink.reports
         guard.lost(lost)
-        guard.deliver(given, "suffix")
+        guard.deliver(notices, "suffix")
         guard.flush()
         assert [report.notice.channel for report in sink.reports] == [None, "suffix"]
         assert respond(guard, carrier="server").notice is None
@@ -164,7 +164,7 @@ def test_a_client_that_leaves_while_its_report_is_published_loses_the_notice(mon
         assert "undelivered" in respond(guard).notice.reasons
 
 
-def test_until_it_is_known_what_became_of_a_notice_it_stays_due():
+def test_a_notice_stays_due_until_it_is_settled():
     time = Time()
     with make_guard(NoticePolicy(profiles=("us_wa_2225",)), now=time) as guard:
         respond(guard)
@@ -175,7 +175,7 @@ def test_until_it_is_known_what_became_of_a_notice_it_stays_due():
         assert respond(guard).notice is None
 
 
-def test_what_became_of_a_notice_is_said_once():
+def test_a_notice_is_settled_once():
     sink = ListSink()
     with make_guard(sinks=[sink]) as guard:
         report = respond(guard, carrier="server")
@@ -207,11 +207,11 @@ def test_a_report_with_a_notice_always_goes_to_the_sinks():
     sink = ListSink()
     policy = Policy(notices=EU, sample_ratio=0)
     with Guard(PROBE, policy=policy, sinks=[sink]) as guard:
-        told, plain = respond(guard), respond(guard)
+        shown, plain = respond(guard), respond(guard)
         denied = respond(guard, denied=("plan",))
         guard.flush()
     assert plain.notice is None
-    assert sink.reports == [told, denied]
+    assert sink.reports == [shown, denied]
     assert denied.denied == ("plan",)
 
 
@@ -226,8 +226,8 @@ def test_an_amplifying_label_marks_each_response_and_words_repeat_on_change():
     policy = NoticePolicy(amplifying=("sad", "happy"))
     with make_guard(policy) as guard:
         steps = [{"sad": 1}, {"sad": 2}, {"happy": 1}, {"happy": 0, "other": 3}, {"happy": 1}]
-        told = [amplified(guard, **step).notice for step in steps]
-    assert [notice and (notice.kind, bool(notice.text)) for notice in told] == [
+        results = [amplified(guard, **step).notice for step in steps]
+    assert [notice and (notice.kind, bool(notice.text)) for notice in results] == [
         ("amplified", True),
         ("amplified", False),
         ("amplified", True),
@@ -238,16 +238,16 @@ def test_an_amplifying_label_marks_each_response_and_words_repeat_on_change():
 
 def test_where_a_prompt_sets_the_tone_every_response_says_so_and_the_words_come_once():
     with make_guard(NoticePolicy(prompted=True, amplifying=("sad",))) as guard:
-        told = [respond(guard), respond(guard), amplified(guard, sad=1), respond(guard)]
+        notices = [respond(guard), respond(guard), amplified(guard, sad=1), respond(guard)]
         other = respond(guard, conversation="other")
-    assert [(r.notice.kind, bool(r.notice.text)) for r in told] == [
+    assert [(r.notice.kind, bool(r.notice.text)) for r in notices] == [
         ("prompted", True),
         ("prompted", False),
         ("amplified", True),
         ("prompted", True),
     ]
-    assert told[0].notice.reasons == ("prompted",)
-    assert told[2].notice.reasons == ("amplified", "prompted")
+    assert notices[0].notice.reasons == ("prompted",)
+    assert notices[2].notice.reasons == ("amplified", "prompted")
     assert "operator has set an emotional tone" in other.notice.text
 
 
@@ -396,8 +396,8 @@ def test_only_so_many_conversations_are_kept_and_a_forgotten_one_is_new(tmp_path
         profiles=("eu_art50",), keep_conversations=3, state=str(tmp_path / "state.json")
     )
     with make_guard(policy) as guard:
-        told = [respond(guard, conversation=name).notice is not None for name in "abcadbc"]
-    assert told == [True, True, True, False, True, True, True]
+        notices = [respond(guard, conversation=name).notice is not None for name in "abcadbc"]
+    assert notices == [True, True, True, False, True, True, True]
     assert len(json.loads((tmp_path / "state.json").read_text())["state"]) == 3
 
 
@@ -410,8 +410,8 @@ def test_a_policy_that_keeps_fewer_conversations_takes_over_the_newest(tmp_path)
     fewer = replace(more, keep_conversations=2)
     assert path.stat().st_size > ledgers.ENTRY_BYTES * 3
     with make_guard(fewer) as guard:
-        told = [respond(guard, conversation=name).notice is not None for name in ("298", "297")]
-    assert told == [False, True]
+        notices = [respond(guard, conversation=name).notice is not None for name in ("298", "297")]
+    assert notices == [False, True]
     assert len(json.loads(path.read_text())["state"]) == 2
 
 
@@ -569,6 +569,6 @@ def test_a_policy_that_changes_is_followed_at_once():
     report = ledger.decide(make_report(Request(conversation="c")), Request(), str)
     ledger.settle(report, "field")
     policy["now"] = NoticePolicy(profiles=("eu_art50", "cn_2026"))
-    found = ledger.decide(make_report(Request(conversation="c")), Request(), str).notice
-    assert found.profiles == ("cn_2026",)
+    actual = ledger.decide(make_report(Request(conversation="c")), Request(), str).notice
+    assert actual.profiles == ("cn_2026",)
     ledger.close(1)

@@ -57,7 +57,7 @@ STOPS = ("stop",) * 100
 
 def run(policy, waits, restart_at=None, finishes=STOPS):
     """Return (seconds since the start, notice) of a response after each wait, over a restart."""
-    time, told = Time(), []
+    time, shown = Time(), []
     guard = open_guard(policy, time)
     for n, (wait, finish) in enumerate(zip(waits, finishes, strict=False)):
         time.wait(wait)
@@ -65,9 +65,9 @@ def run(policy, waits, restart_at=None, finishes=STOPS):
             guard.close()
             time.restart()
             guard = open_guard(policy, time)
-        told.append((time.wall - NOON, respond(guard, finish).notice))
+        shown.append((time.wall - NOON, respond(guard, finish).notice))
     guard.close()
-    return told
+    return shown
 
 
 @st.composite
@@ -79,16 +79,16 @@ def policies(draw):
     return NoticePolicy(profiles=each, strictest_of=merged, known_minors=draw(st.booleans()))
 
 
-def assert_never_late(policy, told):
+def assert_never_late(policy, shown):
     """Every response that an interval has passed at has the words; so has the first."""
     for profile in policy.followed():
         last = None
-        for time, found in told:
+        for time, actual in shown:
             every = (profile.every_hours or 1e9) * HOUR
             if last is None or time - last >= every + 0.001:  # floats
-                assert found is not None, f"{profile.name} is late at {time}"
-                assert found.text
-            if found is not None and found.text and found.channel:
+                assert actual is not None, f"{profile.name} is late at {time}"
+                assert actual.text
+            if actual is not None and actual.text and actual.channel:
                 last = time
 
 
@@ -108,14 +108,14 @@ def test_no_interval_is_late_by_more_than_one_response(tmp_path_factory, policy,
 def test_a_lost_notice_is_due_until_it_is_given(tmp_path_factory, policy, waits, restart, lost):
     path = tmp_path_factory.mktemp("state") / "notices.json"
     finishes = ["cancelled" if each else "stop" for each in lost]
-    told = run(replace(policy, state=str(path)), waits, restart, finishes)
-    assert_never_late(policy, told)
-    for (_, before), (_, found), finish in zip(told, told[1:], finishes[1:], strict=False):
+    rows = run(replace(policy, state=str(path)), waits, restart, finishes)
+    assert_never_late(policy, rows)
+    for (_, before), (_, actual), finish in zip(rows, rows[1:], finishes[1:], strict=False):
         if before is not None and before.channel is None:
-            assert found.text
-            assert "undelivered" in found.reasons
-            assert set(before.profiles) <= set(found.profiles)
-            assert (found.channel is None) == (finish == "cancelled")
+            assert actual.text
+            assert "undelivered" in actual.reasons
+            assert set(before.profiles) <= set(actual.profiles)
+            assert (actual.channel is None) == (finish == "cancelled")
 
 
 @settings(max_examples=60, deadline=None)
@@ -124,20 +124,20 @@ def test_a_process_that_is_killed_makes_notices_early_never_late(
     tmp_path_factory, policy, waits, saved, killed
 ):
     folder = tmp_path_factory.mktemp("state")
-    time, told = Time(), []
+    time, shown = Time(), []
     guards = [open_guard(replace(policy, state=str(folder / "first.json")), time)]
     for n, wait in enumerate(waits):
         time.wait(wait)
         if n == killed:  # what was written last is all that is left
             time.restart()
             guards.append(open_guard(replace(policy, state=str(folder / "left.json")), time))
-        told.append((time.wall - NOON, respond(guards[-1]).notice))
+        shown.append((time.wall - NOON, respond(guards[-1]).notice))
         if n == saved and n < killed:
             guards[0].flush()
             shutil.copy(folder / "first.json", folder / "left.json")
     for guard in guards:
         guard.close()
-    assert_never_late(policy, told)
+    assert_never_late(policy, shown)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -147,8 +147,8 @@ def test_a_response_a_minute_has_each_notice_to_the_minute(tmp_path, name, minor
     policy = NoticePolicy(profiles=(name,), known_minors=minors, state=str(tmp_path / "state.json"))
     (profile,) = policy.followed()
     waits = [600.0] * 41  # ten minutes: 400 in all
-    told = run(policy, waits, restart)
-    minutes = [round((time - told[0][0]) / 60) for time, found in told if found is not None]
+    rows = run(policy, waits, restart)
+    minutes = [round((time - rows[0][0]) / 60) for time, actual in rows if actual is not None]
     every = profile.every_hours
     wanted = [0] if every is None else list(range(0, 401, round(every * 60)))
     assert minutes == wanted
@@ -169,31 +169,31 @@ def test_the_hours_are_those_of_the_plan():
     assert [name for name, p in minors.items() if p.break_reminder] == ["us_ca_sb243"]
 
 
-def test_a_break_is_suggested_to_minors_who_go_on_and_to_nobody_else():
+def test_a_break_is_suggested_only_to_minors_in_a_long_interaction():
     policy = NoticePolicy(profiles=("us_ca_sb243",), known_minors=True)
     reminders = [
-        (round(time / HOUR, 2), found.break_reminder, "break" in found.text)
-        for time, found in run(policy, [600] * 40)
-        if found
+        (round(time / HOUR, 2), actual.break_reminder, "break" in actual.text)
+        for time, actual in run(policy, [600] * 40)
+        if actual
     ]
     assert reminders == [(0.17, False, False), (3.17, True, True), (6.17, True, True)]
     after_a_pause = run(policy, [1, 4 * HOUR])[1][1]
     assert (after_a_pause.reasons, after_a_pause.break_reminder) == (("interval",), False)
     adults = run(replace(policy, known_minors=False), [600] * 40)
-    assert [found for _, found in adults if found][1:] == []
+    assert [actual for _, actual in adults if actual][1:] == []
 
 
 def test_a_notice_under_one_profile_does_not_delay_the_break_that_another_wants():
     policy = NoticePolicy(profiles=("us_wa_2225", "us_ca_sb243"), known_minors=True)
-    told = [found for _, found in run(policy, [600] * 20) if found]
-    assert [found.break_reminder for found in told] == [False, False, False, True]
-    assert told[-1].profiles == ("us_wa_2225", "us_ca_sb243")
+    results = [actual for _, actual in run(policy, [600] * 20) if actual]
+    assert [actual.break_reminder for actual in results] == [False, False, False, True]
+    assert results[-1].profiles == ("us_wa_2225", "us_ca_sb243")
 
 
 def test_one_notice_serves_all_profiles_that_want_the_same_words():
     policy = NoticePolicy(profiles=("us_ny_1702", "cn_2026"))
-    told = [(time, found.profiles) for time, found in run(policy, [1200] * 20) if found]
-    assert told == [
+    results = [(time, actual.profiles) for time, actual in run(policy, [1200] * 20) if actual]
+    assert results == [
         (1200, ("us_ny_1702", "cn_2026")),
         (1200 + 2 * HOUR, ("cn_2026",)),
         (1200 + 4 * HOUR, ("cn_2026",)),
@@ -208,9 +208,9 @@ def test_the_strictest_of_several_has_the_shortest_interval_and_every_demand():
     (profile,) = policy.followed()
     assert (profile.every_hours, profile.start, profile.unused_days) == (1, "interaction", 7)
     assert (profile.claim, profile.question, profile.break_reminder) == (True, True, True)
-    told = [found for _, found in run(policy, [600] * 8) if found]
-    assert [found.profiles for found in told] == [("us_ca_sb243+us_wa_2225+us_ut_452",)] * 2
-    assert told[1].break_reminder
+    results = [actual for _, actual in run(policy, [600] * 8) if actual]
+    assert [actual.profiles for actual in results] == [("us_ca_sb243+us_wa_2225+us_ut_452",)] * 2
+    assert results[1].break_reminder
 
 
 @given(st.lists(st.sampled_from(NAMES), min_size=1, max_size=6, unique=True), st.booleans())
@@ -245,10 +245,12 @@ GAP = 30 * 60
     ],
 )
 @pytest.mark.parametrize("restart", [None, 1])
-def test_a_pause_starts_anew_what_wants_it(tmp_path, name, wait, reasons, restart):
+def test_a_pause_starts_a_new_interaction_for_profiles_that_count_them(
+    tmp_path, name, wait, reasons, restart
+):
     policy = NoticePolicy(profiles=(name,), state=str(tmp_path / "state.json"))
-    found = run(policy, [0, wait], restart)[1][1]
-    assert (found and found.reasons) == reasons
+    rows = run(policy, [0, wait], restart)[1][1]
+    assert (rows and rows.reasons) == reasons
 
 
 def test_the_day_is_that_of_the_users():
@@ -260,17 +262,17 @@ def test_the_day_is_that_of_the_users():
 @given(st.lists(st.tuples(st.floats(-2 * DAY, 2 * DAY), st.floats(0, DAY)), max_size=12))
 def test_a_wall_clock_that_is_set_makes_notices_early_never_late(steps):
     policy = NoticePolicy(profiles=("us_wa_2225",))
-    time, passed, told = Time(), 0.0, []
+    time, passed, shown = Time(), 0.0, []
     with open_guard(policy, time) as guard:
         for jump, wait in [(0.0, 0.0), *steps]:
             time.wait(wait)
             time.wall += jump
             passed += wait
-            told.append((passed, respond(guard).notice))
-    assert_never_late(policy, told)
+            shown.append((passed, respond(guard).notice))
+    assert_never_late(policy, shown)
 
 
-def test_time_is_what_passed_on_the_clock_that_says_more():
+def test_elapsed_time_is_the_larger_of_two_clocks():
     since = Moment(100.0, 10.0, "a")
     assert elapsed(since, Moment(90.0, 15.0, "a")) == 5
     assert elapsed(since, Moment(160.0, 15.0, "a")) == 60
@@ -281,20 +283,20 @@ def test_time_is_what_passed_on_the_clock_that_says_more():
 
 def test_the_same_arguments_give_the_same_notice():
     policy = NoticePolicy(profiles=NAMES)
-    made = [
+    results = [
         notice(make_report(), "I am sad.", "Are you human?", History(), policy=policy, now=Time()())
         for _ in range(2)
     ]
-    assert made[0] == made[1]
-    assert made[0].reasons == ("start", "claim", "question")
-    assert made[0].profiles == NAMES
+    assert results[0] == results[1]
+    assert results[0].reasons == ("start", "claim", "question")
+    assert results[0].profiles == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_operators_may_shorten_and_never_lengthen(name):
     hours = profiles.shipped().get(name).every_hours
     shorter = NoticePolicy(profiles=(name,), every_hours={name: 0.5})
-    times = [time for time, found in run(shorter, [600] * 10) if found]
+    times = [time for time, actual in run(shorter, [600] * 10) if actual]
     assert [b - a for a, b in itertools.pairwise(times)] == [1800] * 3
     if hours is not None:
         with pytest.raises(EmoGuardError, match="only be shortened") as caught:

@@ -38,8 +38,8 @@ def test_alerts_are_bounded_by_the_policy():
 def sampled(policy, reports):
     sink = ListSink()
     with Guard(PROBE, [CALIBRATION], policy, [sink]) as guard:
-        for made in reports:
-            put(guard, made)
+        for result in reports:
+            put(guard, result)
     return sink.reports
 
 
@@ -73,7 +73,7 @@ def test_a_report_says_whether_it_belongs_to_the_sample():
     assert {r.sampled for r in seen} == {True, False}
 
 
-def test_a_callback_that_raises_is_counted_and_disturbs_nobody(caplog):
+def test_a_callback_that_raises_is_counted_and_disturbs_nothing(caplog):
     def broken(_alert):
         raise RuntimeError("injected")
 

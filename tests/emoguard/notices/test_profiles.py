@@ -19,7 +19,7 @@ STARTS = {
 
 
 @pytest.mark.parametrize("profile", SHIPPED.by_name.values(), ids=lambda p: p.name)
-def test_the_documentation_says_what_a_profile_asks(profile):
+def test_the_documentation_lists_the_demands_of_each_profile(profile):
     (row,) = re.findall(rf"^\| `{profile.name}` \| (.*) \|$", DOCS, re.MULTILINE)
     law, start, repeats, also = row.split(" | ")
     assert f"{profile.in_force:%d %b %Y}".lstrip("0") in law
@@ -48,19 +48,19 @@ def test_the_shipped_words_are_those_of_the_documentation():
         assert re.search(rf"^\| `{kind}`.*\| {re.escape(text)} \|$", DOCS, re.MULTILINE), kind
 
 
-def test_the_words_say_what_it_is_and_never_that_it_feels_or_does_not():
-    said = words.chosen("en", {})
-    assert set(said) == set(KINDS)
+def test_the_words_name_the_software_and_never_say_that_it_feels_or_does_not():
+    answer = words.chosen("en", {})
+    assert set(answer) == set(KINDS)
     for kind in ("ai", "steered", "amplified"):
-        assert "AI system, not a person" in said[kind]
-        assert len(said[kind]) < 170
-    for text in said.values():
+        assert "AI system, not a person" in answer[kind]
+        assert len(answer[kind]) < 170
+    for text in answer.values():
         assert not re.search(r"\bfeel(s|ing)?\b|\bemotionless\b|\bno feelings\b", text)
     for kind in ("steered", "amplified"):
-        assert "tone is no sign of feelings, nor that the answer is right" in said[kind]
+        assert "tone is no sign of feelings, nor that the answer is right" in answer[kind]
 
 
-def test_shipped_data_cannot_be_changed_by_who_reads_it():
+def test_shipped_data_is_read_only():
     with pytest.raises(TypeError):
         SHIPPED.by_name["eu_art50"] = None
     with pytest.raises(TypeError):

@@ -26,7 +26,7 @@ HINTS = [
 
 
 @given(value=ANY, hint=st.sampled_from(HINTS))
-def test_what_was_read_reads_as_itself_and_all_else_is_a_mismatch(value, hint):
+def test_a_value_read_reads_as_itself_and_all_else_is_a_mismatch(value, hint):
     try:
         once = reader(hint)(value)
     except Mismatch as mismatch:
@@ -75,7 +75,7 @@ def test_nothing_is_asked_of_a_value_but_its_type(hint, value):
         reader(hint)(value)
 
 
-def test_the_nearest_word_is_found_whatever_its_case():
+def test_the_nearest_word_is_found_in_any_case():
     known = ("refuse", "clip")
     assert nearest.near(" REFUSE", known) == "refuse"
     assert nearest.near("stop", known) is None

@@ -278,14 +278,14 @@ class Word(str, enum.Enum):  # noqa: UP042  (as many programs have them)
 
 
 def test_python_may_write_values_in_its_own_ways():
-    made = Policy(
+    result = Policy(
         labels=["sad"],
         alarms={"on_alert": Word.STOP, "window_tokens": np.int64(8)},
         drift=DriftPolicy(tolerance_rank=np.float32(0.25), baseline=Path("base.json")),
         steering={"plan": {"cap": {"sad": np.float64(0.9)}, "layers": [np.int32(3)]}},
         requests=types.MappingProxyType({"plan": np.True_}),
     )
-    assert made == Policy.parse(
+    assert result == Policy.parse(
         {
             "labels": ["sad"],
             "alarms": {"on_alert": "stop", "window_tokens": 8},
@@ -294,9 +294,14 @@ def test_python_may_write_values_in_its_own_ways():
             "requests": {"plan": True},
         }
     )
-    kinds = (made.labels, made.alarms.on_alert, made.alarms.window_tokens, made.drift.baseline)
+    kinds = (
+        result.labels,
+        result.alarms.on_alert,
+        result.alarms.window_tokens,
+        result.drift.baseline,
+    )
     assert [type(each) for each in kinds] == [tuple, str, int, str]
-    assert type(made.requests.plan) is bool
+    assert type(result.requests.plan) is bool
     with pytest.raises(EmoGuardError, match=r"on_alert: .* got Action"):
         AlarmPolicy(on_alert=Action.STOP)
 
@@ -313,8 +318,12 @@ def test_a_policy_is_its_own_description_and_survives_copies(load):
     full = load(FULL)
     assert Policy.parse(full) is full
     assert Policy.parse(dataclasses.asdict(full)) == full
-    for made in (copy.deepcopy(full), pickle.loads(pickle.dumps(full)), dataclasses.replace(full)):
-        assert made == full
+    for result in (
+        copy.deepcopy(full),
+        pickle.loads(pickle.dumps(full)),
+        dataclasses.replace(full),
+    ):
+        assert result == full
 
 
 @pytest.mark.parametrize("path", ["nowhere/policy.yaml", "no\0where"])
@@ -344,7 +353,7 @@ def test_a_share_of_requests_is_sampled_and_always_the_same(share):
     assert abs(sum(chosen) / 4000 - share) <= 4 * (share * (1 - share) / 4000) ** 0.5
 
 
-def test_who_is_sampled_at_a_lower_share_is_sampled_at_a_higher():
+def test_a_request_sampled_at_a_lower_share_is_sampled_at_a_higher_one():
     low, high = Policy(sample_ratio=0.2), Policy(sample_ratio=0.6)
     assert all(high.samples(name) for name in map(str, range(1000)) if low.samples(name))
     assert high.samples("\ud800") in {True, False}
@@ -367,7 +376,7 @@ def test_every_key_of_the_schema_is_described():
             assert known, name
 
 
-def test_the_schema_takes_what_the_code_takes(load):
+def test_the_schema_accepts_the_same_policies_as_the_code(load):
     from emoguard.policy import yamlfile
 
     check = jsonschema.Draft202012Validator(json.loads(generated()))

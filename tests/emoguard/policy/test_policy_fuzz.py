@@ -157,7 +157,7 @@ def read(data: bytes) -> None:
 @pytest.mark.parametrize(
     "value", [2**63, -(2**80), 10**5000, object(), {1}, 3 + 1j, b"x"], ids=type
 )
-def test_what_json_cannot_say_is_named(value):
+def test_values_outside_json_are_named(value):
     with pytest.raises(EmoGuardError, match=r"policy: drift.baseline: wanted text"):
         Policy.parse({"drift": {"baseline": value}})
 

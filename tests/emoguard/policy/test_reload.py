@@ -51,7 +51,7 @@ def test_a_bad_file_is_refused_when_it_is_opened(path, tmp_path):
 
 
 @pytest.mark.parametrize("place", [os.mkfifo, Path.mkdir, lambda p: p.symlink_to("/dev/zero")])
-def test_what_is_no_file_in_its_place_neither_hangs_nor_replaces_it(path, place):
+def test_a_device_in_the_place_of_the_file_neither_hangs_nor_replaces_it(path, place):
     file = PolicyFile(path)
     path.unlink()
     place(path)
@@ -161,7 +161,7 @@ def test_it_recovers_when_the_file_does(path, name):
         ("keep_reports: 1", "keep_reports"),
     ],
 )
-def test_what_a_watch_is_built_on_cannot_change(path, text, key):
+def test_keys_that_a_watch_is_built_on_cannot_change(path, text, key):
     assert key in FIXED
     path.write_text("")
     file = PolicyFile(path)
@@ -229,7 +229,7 @@ def test_a_change_while_reading_is_read_again(path):
     assert file.refresh(change_again).sample_ratio == 0.5
 
 
-def test_whatever_the_check_breaks_with_stays_inside(path):
+def test_no_error_of_the_check_gets_out(path):
     file = PolicyFile(path)
     path.write_text(REFUSE)
 
@@ -358,7 +358,7 @@ def test_a_policy_a_mapping_and_nothing_are_policies(path):
     ],
     ids=str,
 )
-def test_what_is_no_policy_is_never_the_default_one(source, sentence):
+def test_an_unreadable_policy_is_never_the_default_one(source, sentence):
     with pytest.raises(EmoGuardError, match=sentence):
         Guard(PROBE, [CALIBRATION], source)
     with pytest.raises(EmoGuardError, match="wanted the path of a YAML file, got a mapping"):

@@ -48,8 +48,8 @@ def loads(text):
     ],
 )
 def test_values_are_read_as_yaml_1_2_has_them(text, value):
-    found = loads(text)["a"]
-    assert (found, type(found)) == (value, type(value))
+    actual = loads(text)["a"]
+    assert (actual, type(actual)) == (value, type(value))
 
 
 @pytest.mark.parametrize("text", ["", "# nothing", "---", "---\n...\n", "null"])
@@ -84,7 +84,7 @@ def test_nothing_is_none(text):
     ],
     ids=lambda text: repr(text[:16]),
 )
-def test_what_surprises_is_refused_with_its_place(text, sentence):
+def test_surprising_yaml_is_refused_with_its_place(text, sentence):
     with pytest.raises(EmoGuardError, match=f"f.yaml: {sentence}"):
         loads(text)
 

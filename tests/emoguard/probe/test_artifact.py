@@ -53,7 +53,7 @@ def framed(header, data=b""):
         st.text(max_size=5), st.integers() | st.floats(allow_nan=False, allow_infinity=False)
     ),
 )
-def test_what_is_saved_is_what_is_loaded(  # noqa: PLR0917  (hypothesis passes by name)
+def test_saving_and_loading_gives_the_same(  # noqa: PLR0917  (hypothesis passes by name)
     tmp_path_factory, labels, layers, calibrated, name, card
 ):
     path = tmp_path_factory.getbasetemp() / "probe.safetensors"
@@ -65,7 +65,7 @@ def test_what_is_saved_is_what_is_loaded(  # noqa: PLR0917  (hypothesis passes b
     ]
     calibrations = [make_calibration(probe, identity) for identity in identities]
     artifact.save(path, probe, calibrations)
-    loaded, found = artifact.load(path)
+    loaded, actual = artifact.load(path)
     assert loaded.name.split("@")[0] == name
     for field in ("labels", "layers", "axes", "architecture", "model_layers", "card", "recipe"):
         assert getattr(loaded, field) == getattr(probe, field)
@@ -73,8 +73,8 @@ def test_what_is_saved_is_what_is_loaded(  # noqa: PLR0917  (hypothesis passes b
         assert np.array_equal(getattr(loaded, field), getattr(probe, field))
     assert np.array_equal(loaded.witness.token_ids, probe.witness.token_ids)
     assert np.allclose(loaded.witness.residuals, probe.witness.residuals, rtol=1e-3, atol=1e-6)
-    assert [c.identity for c in found] == identities
-    for before, after in zip(calibrations, found, strict=True):
+    assert [c.identity for c in actual] == identities
+    for before, after in zip(calibrations, actual, strict=True):
         for field in ("location", "scale", "means", "norms", "limits", "responses", "tokens"):
             assert np.array_equal(getattr(before, field), getattr(after, field))
         assert after.created == before.created > 0
@@ -84,9 +84,9 @@ def test_what_is_saved_is_what_is_loaded(  # noqa: PLR0917  (hypothesis passes b
 
 def test_a_calibration_without_crossings_is_kept_and_certifies_nothing():
     plain = dataclasses.replace(CALIBRATION, curve=None)
-    _, (found,) = artifact.loads(blob_of(calibrations=[plain]))
-    assert found.curve is None
-    assert not any(Guard(PROBE, [found]).site(FAKE_IDENTITY).thresholds.values())
+    _, (actual,) = artifact.loads(blob_of(calibrations=[plain]))
+    assert actual.curve is None
+    assert not any(Guard(PROBE, [actual]).site(FAKE_IDENTITY).thresholds.values())
 
 
 def test_a_loaded_file_makes_a_guard_that_accepts_its_model(tmp_path):
@@ -141,7 +141,7 @@ def test_a_file_cut_anywhere_is_refused():
     ],
     ids=lambda blob: repr(blob[8:30]),
 )
-def test_what_is_no_probe_file_is_refused(blob):
+def test_a_file_that_is_not_a_probe_is_refused(blob):
     with pytest.raises(EmoGuardError):
         artifact.loads(blob)
 
@@ -283,7 +283,7 @@ def test_a_huge_file_is_refused_before_it_is_read_whole(tmp_path):
     ],
     ids=str,
 )
-def test_what_could_not_be_loaded_is_not_written_over_a_good_file(tmp_path, change):
+def test_an_unloadable_probe_is_not_written_over_a_good_file(tmp_path, change):
     path = tmp_path / "probe.safetensors"
     artifact.save(path, PROBE)
     before = path.read_bytes()

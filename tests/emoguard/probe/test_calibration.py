@@ -42,8 +42,8 @@ def test_rank_of_a_neutral_response_is_its_empirical_quantile():
         [(r.mean(axis=0) - calibration.location) / calibration.scale for r in given_rows]
     )
     places = means.argsort(axis=0).argsort(axis=0) / (len(means) - 1)
-    found = np.array([calibration.rank(m) for m in means])
-    assert np.allclose(found, places, atol=1e-3)
+    actual = np.array([calibration.rank(m) for m in means])
+    assert np.allclose(actual, places, atol=1e-3)
 
 
 @given(
@@ -64,7 +64,7 @@ def test_rank_of_chosen_columns_uses_the_quantiles_of_those_labels():
 
 
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(8, 60))
-def test_what_is_measured_fits_its_probe(seed, count):
+def test_a_measured_calibration_fits_its_probe(seed, count):
     measure(responses(count, seed)).check_fits(labels=3, layers=2)
 
 

@@ -44,29 +44,29 @@ def test_the_bound_is_where_so_few_events_have_five_percent(events):
 
 def test_a_curve_adds_up_the_crossings_of_its_responses():
     rows = [*neutral(30, labels=2), np.ones((5, 2))]
-    made = curve(rows)
-    assert (made.responses, made.positions) == (30, 30 * 65)  # the short one is no exposure
+    curve_ = curve(rows)
+    assert (curve_.responses, curve_.positions) == (30, 30 * 65)  # the short one is no exposure
     for n in (0, 5, 9):
         each = np.array(
             [count(rolling_mean(r, 16), np.full(2, float(LEVELS[n])), 0.25) for r in rows[:30]]
         )
-        assert made.counts[n].tolist() == each.sum(axis=0).tolist()
-        assert made.squares[n].tolist() == (each**2).sum(axis=0).tolist()
-    made.check_fits(2)
+        assert curve_.counts[n].tolist() == each.sum(axis=0).tolist()
+        assert curve_.squares[n].tolist() == (each**2).sum(axis=0).tolist()
+    curve_.check_fits(2)
 
 
 def test_a_threshold_is_the_lowest_level_certified_from_the_top():
-    made = curve(neutral(700))
-    found = made.threshold(0, 1.0)
-    clusters = made.clusters(0)
+    curve_ = curve(neutral(700))
+    actual = curve_.threshold(0, 1.0)
+    clusters = curve_.clusters(0)
     bounds = [
-        1000 / made.positions * c * upper_bound(math.ceil(k / c))
-        for k, c in zip(made.counts[:, 0], clusters, strict=True)
+        1000 / curve_.positions * c * upper_bound(math.ceil(k / c))
+        for k, c in zip(curve_.counts[:, 0], clusters, strict=True)
     ]
-    n = LEVELS.tolist().index(pytest.approx(found.level))
-    assert found.bound == pytest.approx(bounds[n])
+    n = LEVELS.tolist().index(pytest.approx(actual.level))
+    assert actual.bound == pytest.approx(bounds[n])
     assert max(bounds[n:]) <= 1.0 < bounds[n - 1]
-    assert found.crossings == made.counts[n, 0]
+    assert actual.crossings == curve_.counts[n, 0]
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.3])

@@ -9,14 +9,14 @@ from emoguard.probe.crossing import Crossings, count, rolling_mean, windows
 
 def brute_force(rows, level, window, hysteresis):
     """Count by the sentence that defines a crossing, one label at a time, in plain Python."""
-    armed, found = True, 0
+    armed, actual = True, 0
     for t in range(len(rows) - window + 1):
         mean = rows[t : t + window].mean()
         if armed and mean > level:
-            armed, found = False, found + 1
+            armed, actual = False, actual + 1
         elif mean < level - hysteresis:
             armed = True
-    return found
+    return actual
 
 
 # Eighths are summed without rounding: the brute force and the cumulative sums then agree exactly.
@@ -38,9 +38,9 @@ def walk(seed, tokens, labels):
 def test_crossings_equal_their_definition(seed, tokens, labels, window, hysteresis):
     rows = walk(seed, tokens, labels)
     levels = np.linspace(-0.5, 1, labels)
-    found = count(rolling_mean(rows, window), levels, hysteresis)
+    actual = count(rolling_mean(rows, window), levels, hysteresis)
     wanted = [brute_force(rows[:, n], levels[n], window, hysteresis) for n in range(labels)]
-    assert found.tolist() == wanted
+    assert actual.tolist() == wanted
 
 
 @given(**CASES)
@@ -51,18 +51,18 @@ def test_live_crossings_equal_those_of_the_finished_response(
     rows = rng.normal(size=(tokens, labels)).astype(np.float32)  # with rounding, to the last bit
     levels = np.linspace(-0.2, 0.4, labels)
     live = Crossings(levels.tolist(), window, hysteresis)
-    found = np.zeros(labels, int)
+    actual = np.zeros(labels, int)
     for row in rows:
-        found[list(live.update(row))] += 1
-    assert found.tolist() == count(rolling_mean(rows, window), levels, hysteresis).tolist()
+        actual[list(live.update(row))] += 1
+    assert actual.tolist() == count(rolling_mean(rows, window), levels, hysteresis).tolist()
 
 
 @given(**CASES)
 def test_a_grid_of_levels_counts_each_level_alone(seed, tokens, labels, window, hysteresis):
     means = rolling_mean(walk(seed, tokens, labels), window)
     grid = np.linspace(-1, 1, 5)[:, None].repeat(labels, axis=1)
-    found = count(means, grid, hysteresis)
-    assert found.tolist() == [count(means, levels, hysteresis).tolist() for levels in grid]
+    actual = count(means, grid, hysteresis)
+    assert actual.tolist() == [count(means, levels, hysteresis).tolist() for levels in grid]
 
 
 def test_windows_are_the_full_ones():
@@ -71,7 +71,7 @@ def test_windows_are_the_full_ones():
         assert len(rolling_mean(np.ones((tokens, 2)), 16)) == windows(tokens, 16)
 
 
-def test_what_stays_above_crosses_once_and_what_hovers_does_not_cross_again():
+def test_a_mean_that_stays_above_crosses_once_and_one_that_hovers_does_not_cross_again():
     rows = np.array([0, 2, 2, 2, 1.9, 2.1, 1.9, 2.1, 1.0, 2.1])[:, None]
     assert count(rolling_mean(rows, 1), np.array([2.0]), hysteresis=0.5).tolist() == [2]
     assert count(rolling_mean(rows, 1), np.array([2.0]), hysteresis=0.0).tolist() == [3]

@@ -118,7 +118,7 @@ def test_digest_differs_when_anything_but_the_name_differs():
     assert dataclasses.replace(FAKE_IDENTITY, name="other").digest in digests
 
 
-def test_what_one_side_does_not_know_is_no_difference():
+def test_a_field_unknown_to_one_side_makes_no_difference():
     mine = dataclasses.replace(FAKE_IDENTITY, template="t", content="c")
     for name in ("template", "content"):
         assert mine.matches(dataclasses.replace(mine, **{name: ""}))

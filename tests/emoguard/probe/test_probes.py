@@ -27,9 +27,9 @@ STORIES = {
 
 
 def test_there_is_one_probe_per_model_small_and_with_its_origin():
-    found = shipped_files()
-    assert set(found) == set(MODELS)
-    for file in found.values():
+    actual = shipped_files()
+    assert set(actual) == set(MODELS)
+    for file in actual.values():
         assert len(file.read_bytes()) <= 2 * 2**20
         with as_file(file) as path:
             guard = Guard.load(path)
@@ -76,7 +76,7 @@ def test_attach_without_a_guard_finds_the_probe_and_stories_read_as_they_should(
 
 @pytest.mark.real
 def test_the_live_reading_is_scored_in_both_runtimes_and_nearly_the_same():
-    found = []
+    results = []
     llm = load_llama(smollm2_gguf())
     hf, tokenizer = load_hf(smollm2_gguf())
     prompt = "The capital of France is"
@@ -84,13 +84,13 @@ def test_the_live_reading_is_scored_in_both_runtimes_and_nearly_the_same():
         llm.create_completion(
             prompt, max_tokens=6, temperature=0.0, emoguard=Request(scores="tokens")
         )
-        found.append(watch.reports[-1])
+        results.append(watch.reports[-1])
     with emoguard.attach(hf, tokenizer=tokenizer) as watch:
         inputs = tokenizer(prompt, return_tensors="pt")
         hf.generate(**inputs, max_new_tokens=6, do_sample=False, emoguard=Request(scores="tokens"))
-        found.append(watch.reports[-1])
-    assert [report.status for report in found] == ["scored", "scored"]
-    first = [np.array(report.tokens[0].z) for report in found]
+        results.append(watch.reports[-1])
+    assert [report.status for report in results] == ["scored", "scored"]
+    first = [np.array(report.tokens[0].z) for report in results]
     assert np.abs(first[0] - first[1]).max() < 0.5
     assert np.median(np.abs(first[0] - first[1])) < 0.1
 

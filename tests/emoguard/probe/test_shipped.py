@@ -53,6 +53,6 @@ def test_a_path_is_a_file_even_with_the_name_of_a_shipped_probe(file, monkeypatc
     ],
     ids=str,
 )
-def test_what_names_no_probe_is_refused_with_what_there_is(name, sentence):
+def test_an_unknown_probe_is_refused_with_the_known_ones(name, sentence):
     with pytest.raises(EmoGuardError, match=sentence):
         Guard.load(name)

@@ -30,7 +30,7 @@ def test_an_object_that_is_no_model_is_named_and_refused(model):
         emoguard.attach(model)
 
 
-def test_a_model_whose_library_is_missing_names_what_to_install(monkeypatch):
+def test_a_model_whose_library_is_missing_names_the_install_command(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("emoguard_llamacpp")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
@@ -152,7 +152,7 @@ def test_the_shipped_probe_that_fits_is_chosen(monkeypatch, tmp_path):
     assert guard.calibration(door.identity) is not None
 
 
-def test_a_model_without_shipped_probe_is_told_what_there_is(monkeypatch, tmp_path):
+def test_a_model_without_shipped_probe_is_refused_with_the_shipped_ones(monkeypatch, tmp_path):
     probes = shelf(monkeypatch, tmp_path)
     save_probe(probes / "shifted.safetensors", ShiftedResiduals())
     with pytest.raises(EmoGuardError, match=r"no shipped probe fits fake .*shipped: shifted.* fit"):
@@ -170,9 +170,9 @@ def test_shipped_files_are_probe_files_by_name(monkeypatch, tmp_path):
     probes = shelf(monkeypatch, tmp_path)
     for name in ("b.safetensors", "a.safetensors", "README.md"):
         (probes / name).touch()
-    found = shipped.shipped_files()
-    assert list(found) == ["a", "b"]
-    assert all(isinstance(file, Traversable) for file in found.values())
+    actual = shipped.shipped_files()
+    assert list(actual) == ["a", "b"]
+    assert all(isinstance(file, Traversable) for file in actual.values())
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_an_argument_of_open_guard_is_named_before_anything_is_opened(model, arg
 
 
 @pytest.mark.parametrize("guard", ["probe.safetensors", Policy(), make_probe(FakeResiduals()), 3])
-def test_what_is_no_guard_is_named_by_attach(model, guard):
+def test_attach_names_an_argument_that_is_not_a_guard(model, guard):
     with pytest.raises(EmoGuardError, match=r"guard: wanted a Guard, got .*: make one with Guard"):
         emoguard.attach(model, guard)
 
@@ -312,7 +312,7 @@ def test_the_off_switch_opens_nothing(monkeypatch):
         assert isinstance(guard, Guard)
 
 
-def test_switched_off_guard_and_watch_do_nothing_and_say_what_is_missing(monkeypatch):
+def test_switched_off_guard_and_watch_do_nothing_and_name_missing_attributes(monkeypatch):
     monkeypatch.setenv("EMOGUARD_DISABLE", "1")
     model = Answering()
     with emoguard.watch(model, "nowhere.yaml", "no-probe") as watch:

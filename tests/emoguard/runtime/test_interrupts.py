@@ -24,9 +24,9 @@ from tests.support.interrupts import (
 
 
 def caught(action: Callable[..., Any], *args: Any) -> BaseException:
-    with pytest.raises(BaseException) as found:
+    with pytest.raises(BaseException) as actual:
         action(*args)
-    return found.value
+    return actual.value
 
 
 # Where the interpreter looks: after a function in C, at a function's start, at a loop's end.
@@ -79,7 +79,7 @@ HANDLERS: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("handler", HANDLERS.values(), ids=HANDLERS)
-def test_what_a_signals_handler_raises_is_an_interrupt(
+def test_an_exception_of_a_signals_handler_is_an_interrupt(
     place: Callable[..., Any], handler: Callable[..., Any]
 ) -> None:
     def look() -> bool:
@@ -93,7 +93,7 @@ def test_what_a_signals_handler_raises_is_an_interrupt(
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", [LateError, DescribedError, TimeoutError, RuntimeError])
-def test_what_another_thread_set_is_an_interrupt(
+def test_an_exception_set_by_another_thread_is_an_interrupt(
     place: Callable[..., Any], kind: type[Exception]
 ) -> None:
     armed = Armed(kind)
@@ -107,7 +107,7 @@ def test_what_another_thread_set_is_an_interrupt(
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_what_is_no_exception_is_an_interrupt(kind: type[BaseException]) -> None:
+def test_a_base_exception_is_an_interrupt(kind: type[BaseException]) -> None:
     def leave() -> None:
         raise kind
 
@@ -117,7 +117,7 @@ def test_what_is_no_exception_is_an_interrupt(kind: type[BaseException]) -> None
 @pytest.mark.parametrize(
     "error", [LateError, DescribedError, LateError("why"), EmoGuardError("in words")]
 )
-def test_what_code_raises_is_its_own(error: Any) -> None:
+def test_an_exception_raised_by_code_is_its_own(error: Any) -> None:
     def fail() -> None:
         raise error
 
@@ -158,5 +158,5 @@ def recurse() -> None:
     ],
     ids=["index", "key", "value", "next", "memory", "numpy", "attribute", "division", "recursion"],
 )
-def test_what_an_instruction_or_a_function_in_c_raises_is_its_own(action: Any) -> None:
+def test_an_exception_of_an_instruction_or_a_c_function_is_its_own(action: Any) -> None:
     assert not is_interrupt(caught(action))

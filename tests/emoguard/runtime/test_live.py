@@ -44,9 +44,9 @@ def test_nothing_follows_where_only_reports_are_wanted_or_nothing_is_certified()
 
 def test_the_first_crossing_says_why_to_stop_and_tells_the_guard():
     guard, alarm = follow()
-    found = run(alarm, [0, 3, 3, 3])
-    assert [bool(why) for why in found] == [False, True, False, False]
-    assert "happy rose over the certified threshold" in found[1]
+    reasons = run(alarm, [0, 3, 3, 3])
+    assert [bool(why) for why in reasons] == [False, True, False, False]
+    assert "happy rose over the certified threshold" in reasons[1]
     (alert,) = guard.alerts
     assert (alert.monitor, alert.label, alert.report_id) == ("crossing", "happy", "r")
 
@@ -66,8 +66,8 @@ def test_labels_that_cross_together_are_all_named():
 @pytest.mark.parametrize(("prompt", "inside"), [((1, THINK), True), ((1, 2), False)])
 def test_reasoning_tokens_never_alarm(prompt, inside):
     _, alarm = follow(prompt=prompt, thinking=Thinking((THINK,), DONE))
-    found = run(alarm, [9, 9, 9, 9, 9], [20, 20, DONE, 20, 20])
-    first = next(n for n, why in enumerate(found) if why)
+    reasons = run(alarm, [9, 9, 9, 9, 9], [20, 20, DONE, 20, 20])
+    first = next(n for n, why in enumerate(reasons) if why)
     # The first token counts as preparation wherever the prompt ends.
     assert first == (3 if inside else 1)
 
@@ -102,8 +102,8 @@ def test_tokens_without_a_fresh_row_are_left_out():
 def test_attention_sinks_never_alarm(prompt):
     _, alarm = follow(prompt=prompt)
     # The first two tokens repeat the prompt's, so that the third row is the last of the sink.
-    found = run(alarm, [99, 99, 99, 3, 3], [1, 1, 20, 20, 20])
-    assert [bool(why) for why in found] == [False, False, False, False, True]
+    reasons = run(alarm, [99, 99, 99, 3, 3], [1, 1, 20, 20, 20])
+    assert [bool(why) for why in reasons] == [False, False, False, False, True]
 
 
 def test_a_prompt_of_two_tokens_has_no_attention_sink():

@@ -17,13 +17,13 @@ def test_every_family_is_known_by_its_vocabulary_and_its_template(marks):
     tokens = [*marks.opening, marks.closing, *marks.again]
     ids = {token: 100 + n for n, token in enumerate(tokens)}
     for template in ("", f"… {''.join(marks.opening)} …", f"… {marks.closing} …"):
-        found = find(tokens, template)
-        assert found is not None
-        assert found.opening == tuple(ids[each] for each in marks.opening)
-        assert found.closing == ids[marks.closing]
-        assert found.again == tuple(ids[each] for each in marks.again)
-        assert found.opens_prompts == (not template)
-        assert REASONING in mark([1], [*found.opening, 7], found)
+        thinking = find(tokens, template)
+        assert thinking is not None
+        assert thinking.opening == tuple(ids[each] for each in marks.opening)
+        assert thinking.closing == ids[marks.closing]
+        assert thinking.again == tuple(ids[each] for each in marks.again)
+        assert thinking.opens_prompts == (not template)
+        assert REASONING in mark([1], [*thinking.opening, 7], thinking)
 
 
 @pytest.mark.parametrize("marks", KNOWN)
@@ -35,9 +35,9 @@ def test_half_a_pair_and_a_template_that_does_not_speak_of_it_name_nothing(marks
 
 
 def test_a_word_that_is_no_token_opens_nothing():
-    found = find(["<|channel|>", "<|message|>", "<|end|>", "<|start|>"])
-    assert NO_TOKEN in found.opening
-    assert REASONING not in mark([1], [100, 7, 101, 8, 102], found)[1:]
+    thinking = find(["<|channel|>", "<|message|>", "<|end|>", "<|start|>"])
+    assert NO_TOKEN in thinking.opening
+    assert REASONING not in mark([1], [100, 7, 101, 8, 102], thinking)[1:]
 
 
 def test_marks_that_the_tokenizer_declares_come_first():
@@ -51,7 +51,7 @@ def test_a_template_that_can_end_in_the_mark_opens_reasoning():
     assert find(["<think>", "</think>"], "<think>", end="<think>\n").opens_prompts
 
 
-def test_a_template_whose_marks_are_unknown_is_said_to_be(caplog):
+def test_a_template_with_unknown_marks_is_logged(caplog):
     caplog.set_level(logging.WARNING)
     assert find([], "{% if enable_thinking %}<thought>{% endif %}") is None
     assert "reasoning counts as response" in caplog.text

@@ -26,7 +26,7 @@ def test_an_attribute_of_the_instance_comes_back():
     assert owner.name == "theirs"
 
 
-def test_what_somebody_put_over_ours_stays():
+def test_an_attribute_put_over_ours_stays():
     owner = Owner()
     with attribute(owner, "name", "ours"):
         owner.name = "later"
@@ -46,7 +46,7 @@ WAYS = (copy.copy, copy.deepcopy, lambda owner: pickle.loads(pickle.dumps(owner)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_copy_has_what_was_there_before(way):
+def test_a_copy_has_the_original_attribute(way):
     owner = Owner()
     owner.other = [1]
     for before in ({"other": [1]}, {"other": [1], "name": "theirs"}):
@@ -56,7 +56,7 @@ def test_a_copy_has_what_was_there_before(way):
         assert vars(owner) == before
 
 
-def test_what_somebody_put_over_ours_is_copied():
+def test_an_attribute_put_over_ours_is_copied():
     owner = Owner()
     with attribute(owner, "name", lambda: 1):
         owner.name = "later"

@@ -13,15 +13,15 @@ TOKENS = st.lists(st.sampled_from([1, 2, BLANK, OPEN, CLOSE]), max_size=12)
 def kinds(prompt, tokens):
     """The phases but for the first token's, which is preparation whatever it is."""
     body = [token for token in prompt if token != BLANK]
-    inside, answering, found = bool(body) and body[-1] == OPEN, False, []
+    inside, answering, actual = bool(body) and body[-1] == OPEN, False, []
     for token in tokens:
         opens = token == OPEN and not answering
-        found.append(REASONING if inside or opens else RESPONSE)
-        if found[-1] == REASONING:
+        actual.append(REASONING if inside or opens else RESPONSE)
+        if actual[-1] == REASONING:
             inside = token != CLOSE
         elif token != BLANK:
             answering = True
-    return found
+    return actual
 
 
 @given(prompt=TOKENS, tokens=TOKENS)
@@ -53,14 +53,14 @@ def test_a_prompt_that_ends_in_an_open_mark_starts_in_reasoning():
         [CLOSE, OPEN, 1],
     ],
 )
-def test_marks_inside_the_prompt_are_text_that_somebody_wrote(prompt):
+def test_marks_inside_the_prompt_are_mere_text(prompt):
     assert REASONING not in mark(prompt, [3, 4, 5], MARKS)
 
 
 @given(prompt=TOKENS, tokens=TOKENS)
 def test_the_end_of_a_prompt_counts_only_where_the_template_can_have_written_it(prompt, tokens):
-    told = MARKS._replace(opens_prompts=False)
-    assert np.array_equal(mark(prompt, tokens, told), mark([1], tokens, MARKS))
+    shown = MARKS._replace(opens_prompts=False)
+    assert np.array_equal(mark(prompt, tokens, shown), mark([1], tokens, MARKS))
 
 
 @given(answer=st.lists(st.sampled_from([1, 2, OPEN, CLOSE]), max_size=8))

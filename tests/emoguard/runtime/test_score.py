@@ -38,10 +38,10 @@ def live(text):
 
 
 def test_a_score_is_the_mean_of_live_rows_behind_the_first_position(model, probe):
-    found = emoguard.score(model, TEXTS, probe)
-    assert found.labels == PROBE.labels
-    assert found.calibrated
-    np.testing.assert_allclose(found.z, [live(text) for text in TEXTS], atol=1e-4)
+    scores = emoguard.score(model, TEXTS, probe)
+    assert scores.labels == PROBE.labels
+    assert scores.calibrated
+    np.testing.assert_allclose(scores.z, [live(text) for text in TEXTS], atol=1e-4)
 
 
 def test_the_first_position_and_its_repetitions_are_left_out(model, probe, monkeypatch):
@@ -51,9 +51,9 @@ def test_the_first_position_and_its_repetitions_are_left_out(model, probe, monke
         text: PROBE.fold(CALIBRATION).read(DOOR.residuals(tokens, PROBE.layers))
         for text, tokens in ids.items()
     }
-    found = emoguard.score(model, ["a", "b"], probe)
-    np.testing.assert_allclose(found.z[0], rows["a"][3:].mean(axis=0), atol=1e-4)
-    np.testing.assert_allclose(found.z[1], rows["b"][1:].mean(axis=0), atol=1e-4)
+    scores = emoguard.score(model, ["a", "b"], probe)
+    np.testing.assert_allclose(scores.z[0], rows["a"][3:].mean(axis=0), atol=1e-4)
+    np.testing.assert_allclose(scores.z[1], rows["b"][1:].mean(axis=0), atol=1e-4)
 
 
 def test_labels_are_selected_and_ordered(model, probe):
@@ -67,16 +67,16 @@ def test_labels_are_selected_and_ordered(model, probe):
 
 
 def test_a_shipped_probe_is_found_or_named(model):
-    found = emoguard.score(model, TEXTS)
-    np.testing.assert_array_equal(found.z, emoguard.score(model, TEXTS, "fits").z)
+    scores = emoguard.score(model, TEXTS)
+    np.testing.assert_array_equal(scores.z, emoguard.score(model, TEXTS, "fits").z)
 
 
 def test_without_a_calibration_scores_are_projections_and_that_is_logged(model, tmp_path, caplog):
     path = tmp_path / "raw.safetensors"
     artifact.save(path, PROBE, [])
     with caplog.at_level(logging.WARNING, "emoguard"):
-        found = emoguard.score(model, TEXTS, path)
-    assert not found.calibrated
+        scores = emoguard.score(model, TEXTS, path)
+    assert not scores.calibrated
     assert "is not calibrated for fake" in caplog.text
 
 
@@ -93,7 +93,7 @@ def test_no_text_gives_no_row(model, probe):
         (["a b", ""], r"texts\[1\]: wanted a token behind the first one, got ''"),
     ],
 )
-def test_what_cannot_be_scored_is_named(model, probe, texts, sentence):
+def test_texts_that_cannot_be_scored_are_named(model, probe, texts, sentence):
     with pytest.raises(EmoGuardError, match=sentence):
         emoguard.score(model, texts, probe)
 

@@ -79,16 +79,16 @@ def test_an_empty_session_has_rows_of_the_right_width():
 
 
 def test_the_request_of_the_call_wins_over_the_context():
-    given, around = Request(), Request()
+    value, around = Request(), Request()
     token = REQUEST.set(around)
     try:
-        kwargs = {"emoguard": given, "max_new_tokens": 4}
-        assert take_request(kwargs) is given
+        kwargs = {"emoguard": value, "max_new_tokens": 4}
+        assert take_request(kwargs) is value
         assert kwargs == {"max_new_tokens": 4}
         assert take_request({}) is around
     finally:
         REQUEST.reset(token)
-    assert take_request({}) not in (given, around)
+    assert take_request({}) not in (value, around)
 
 
 @pytest.mark.parametrize(

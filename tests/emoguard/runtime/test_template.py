@@ -39,5 +39,5 @@ def picky(messages, **switches):
         (picky, True),
     ],
 )
-def test_only_what_comes_behind_the_last_message_counts(render, opens):
+def test_only_text_behind_the_last_message_counts(render, opens):
     assert opens_reasoning(render, "<think>") == opens

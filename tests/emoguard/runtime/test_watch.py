@@ -113,7 +113,7 @@ def test_recordings_hold_reports_of_other_threads(model, probe):
     assert len(reports) == 1
 
 
-def test_what_an_open_response_has_read_can_be_looked_at(model, probe):
+def test_the_reading_of_an_open_response_is_available(model, probe):
     with watched(model, Guard(probe)) as watch:
         assert watch.live() is None
         first = watch.sessions.open(Request(), PROMPT)
@@ -126,7 +126,7 @@ def test_what_an_open_response_has_read_can_be_looked_at(model, probe):
         assert watch.live() is None
 
 
-def test_a_session_is_reported_once_whoever_closes_it(model, probe):
+def test_a_session_is_reported_once_by_any_closer(model, probe):
     with watched(model, Guard(probe)) as watch:
         session = watch.sessions.open(Request(), PROMPT)
         closing = [
@@ -140,7 +140,7 @@ def test_a_session_is_reported_once_whoever_closes_it(model, probe):
     assert len(watch.reports) == 1
 
 
-def test_detaching_ends_what_is_open_as_cancelled(model, probe):
+def test_detaching_ends_open_responses_as_cancelled(model, probe):
     watch = watched(model, Guard(probe))
     watch.sessions.open(Request("open"), PROMPT)
     watch.detach()
@@ -148,7 +148,7 @@ def test_detaching_ends_what_is_open_as_cancelled(model, probe):
     assert [(report.id, report.finish) for report in watch.reports] == [("open", "cancelled")]
 
 
-def test_a_request_whose_client_is_gone_is_closed_and_others_go_on(model, probe):
+def test_a_request_whose_client_is_gone_is_closed_and_others_continue(model, probe):
     with watched(model, Guard(probe)) as watch:
         call = Request("call")
         gone = [watch.sessions.open(dataclasses.replace(call, id=f"call-{n}")) for n in range(2)]
@@ -238,7 +238,7 @@ def test_attach_finds_no_plugin_for_a_stand_in(model):
         emoguard.attach(model)
 
 
-def test_what_is_read_so_far_names_its_columns(model, probe):
+def test_a_live_reading_names_its_columns(model, probe):
     seen = []
     with watched(model, Guard(probe, policy=Policy(labels=("sad",)))) as watch:
         commit = watch.sessions.commit

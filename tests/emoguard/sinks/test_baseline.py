@@ -34,12 +34,16 @@ BASELINE = Baseline.learn(traffic(2500), 50)
 
 def test_blocks_are_means_of_responses_in_their_order():
     reports = traffic(1012)
-    made = Baseline.learn(reports, 10)  # two are left over
+    baseline = Baseline.learn(reports, 10)  # two are left over
     means = np.array([[s.mean for s in r.scores.values()] for r in reports[:1010]])
-    assert np.allclose(made.blocks, means.reshape(101, 10, 2).mean(axis=1), atol=1e-5)
-    assert (made.labels, made.block_responses) == (("happy", "sad"), 10)
-    assert (made.model, made.probe, made.identity) == (USUAL.model, USUAL.probe, USUAL.identity)
-    assert np.array_equal(made.columns(["sad"])[:, 0], np.array(made.blocks)[:, 1])
+    assert np.allclose(baseline.blocks, means.reshape(101, 10, 2).mean(axis=1), atol=1e-5)
+    assert (baseline.labels, baseline.block_responses) == (("happy", "sad"), 10)
+    assert (baseline.model, baseline.probe, baseline.identity) == (
+        USUAL.model,
+        USUAL.probe,
+        USUAL.identity,
+    )
+    assert np.array_equal(baseline.columns(["sad"])[:, 0], np.array(baseline.blocks)[:, 1])
 
 
 def test_traffic_is_scored_and_unsteered_and_flagged_ones_belong_to_it():
@@ -99,7 +103,7 @@ def test_more_responses_resolve_smaller_moves_and_resemblance_larger_ones():
     assert few.resolution(["sad"], 0) == {"sad": 0}
 
 
-def test_responses_that_do_not_count_are_counted_with_what_would_make_them_count():
+def test_excluded_responses_are_counted_with_the_remedy():
     raw, steered = traffic(3000, status="uncalibrated"), traffic(5, receipt=RECEIPT)
     with pytest.raises(EmoGuardError, match="got 0 beside 3,000 uncalibrated: calibrate the model"):
         Baseline.learn(raw, 50)
@@ -119,7 +123,7 @@ def test_responses_with_other_labels_are_refused():
         Baseline.learn([*traffic(2500), other], 50)
 
 
-def test_what_is_saved_is_what_is_loaded(tmp_path):
+def test_saving_and_loading_gives_the_same(tmp_path):
     path = tmp_path / "baseline.json"
     BASELINE.save(path)
     assert Baseline.load(path) == BASELINE
@@ -150,7 +154,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
         lambda data: json.dumps(data | {"created": "yesterday"}),
     ],
 )
-def test_what_is_no_sound_baseline_is_refused(tmp_path, change):
+def test_an_unsound_baseline_is_refused(tmp_path, change):
     path = tmp_path / "baseline.json"
     BASELINE.save(path)
     path.write_text(change(json.loads(path.read_text())))

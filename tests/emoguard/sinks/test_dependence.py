@@ -28,8 +28,8 @@ def test_window_means_are_those_of_every_window():
 
 @pytest.mark.parametrize(("phi", "factor"), [(0.0, 1.0), (0.5, 3.0), (0.9, 19.0)])
 def test_an_autoregressive_process_is_found_out(phi, factor):
-    found = np.median(dependence(autoregressive(phi, 10_000, 40)))
-    assert 0.9 * factor < found < 1.4 * factor
+    actual = np.median(dependence(autoregressive(phi, 10_000, 40)))
+    assert 0.9 * factor < actual < 1.4 * factor
 
 
 def test_a_cycle_that_the_rows_cover_is_found_out():

@@ -68,7 +68,7 @@ def site(*sinks) -> Site:
     return make_site(Policy.parse({"sinks": list(sinks)}))
 
 
-def test_what_is_installed_is_found():
+def test_installed_sinks_are_found():
     assert {"jsonl", "prometheus", "recorder"} <= sink_points().keys()
     assert {p.name for p in entry_points(group="emoguard.exporters")} <= sink_points().keys()
 
@@ -87,7 +87,7 @@ def test_sinks_are_opened_in_order_joined_and_closed_last_first():
     assert Recorder.events[4:] == [("close",), ("close",)]
 
 
-def test_what_was_opened_is_closed_when_a_later_one_is_refused():
+def test_open_sinks_are_closed_when_a_later_one_is_refused():
     asked = site({"recorder": {"path": "q"}}, {"recorder": {"path": "q", "port": 13}})
     with (
         pytest.raises(EmoGuardError, match=r"sinks.1.recorder: port 13 brings bad luck"),

@@ -28,10 +28,10 @@ def read(data):
 
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.status)
-def test_what_was_written_is_what_is_read(report):
-    found = read(report.as_dict())
-    assert same(found, report)
-    assert found.steered == report.steered
+def test_a_written_report_reads_the_same(report):
+    actual = read(report.as_dict())
+    assert same(actual, report)
+    assert actual.steered == report.steered
 
 
 def test_lines_of_an_audit_log_have_keys_of_its_own():
@@ -47,7 +47,7 @@ def test_a_line_from_before_there_was_a_sample_belongs_to_it():
 
 
 @given(st.data())
-def test_what_is_no_report_is_refused_and_its_line_is_named(data):
+def test_a_line_without_a_report_is_refused_by_its_number(data):
     good = REPORTS[0].as_dict()
     key = data.draw(st.sampled_from(["id", "status", "scores", "model", "probe", "identity"]))
     odd = data.draw(st.sampled_from([3, None, "x", [1], {"a": 1}]))

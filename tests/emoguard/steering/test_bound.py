@@ -119,9 +119,9 @@ def test_several_limits_give_the_nearest_point_that_satisfies_them(directions, a
     limits = [
         Limit(float(low[i]), float(high[i]), tuple(intervention.gram[i].tolist())) for i in range(4)
     ]
-    found = [limit(row.tolist(), limits, 0.0) for row in along]
-    steps = np.array([np.zeros(4) if each is None else each for each, _ in found])
-    missed = np.array([each for _, each in found])
+    actual = [limit(row.tolist(), limits, 0.0) for row in along]
+    steps = np.array([np.zeros(4) if each is None else each for each, _ in actual])
+    missed = np.array([each for _, each in actual])
     after = along + steps @ intervention.gram
     hold = np.all((after >= low - 1e-5) & (after <= high + 1e-5), axis=1)
     assert np.all(hold | missed)
@@ -148,7 +148,7 @@ def test_limits_that_hold_already_move_nothing():
     assert not moved.dose.any()
 
 
-def test_a_cap_wins_over_what_is_added():
+def test_a_cap_wins_over_a_dose():
     calibration = dataclasses.replace(CALIBRATION, norms=np.array([100, 100], np.float32))
     plan = Plan(add={"sad": 0.2}, cap={"sad": 0.9})
     for n, intervention in enumerate(ready(plan, 0.5, calibration=calibration).interventions):
@@ -255,9 +255,9 @@ def test_lengths_that_no_residual_has_are_refused_with_the_file(field, value):
 
 def test_the_budgets_of_the_layers_add_up_to_the_bound():
     for layers, count in (((), 2), ((1,), 1)):
-        made = ready(Plan(add={"sad": 1e6}, layers=layers), 0.3).interventions
-        assert len(made) == count
-        assert math.fsum(i.budget for i in made) == pytest.approx(0.3)
+        result = ready(Plan(add={"sad": 1e6}, layers=layers), 0.3).interventions
+        assert len(result) == count
+        assert math.fsum(i.budget for i in result) == pytest.approx(0.3)
 
 
 def test_a_step_that_is_cut_short_keeps_its_direction_and_says_so():
@@ -311,15 +311,15 @@ def test_an_empty_step_keeps_every_bit():
 
 
 @pytest.mark.parametrize(
-    ("plan", "said"),
+    ("plan", "sentence"),
     [
         (Plan(add={"hapy": 0.05}), "unknown label hapy"),
         (Plan(add={"sad": 0.05}, layers=(0,)), "must be among 1, 2"),
         (Plan(add={"sad": 0.05}, probe="another"), "made for probe another"),
     ],
 )
-def test_a_plan_that_does_not_fit_the_probe_is_refused(plan, said):
-    with pytest.raises(EmoGuardError, match=said):
+def test_a_plan_that_does_not_fit_the_probe_is_refused(plan, sentence):
+    with pytest.raises(EmoGuardError, match=sentence):
         ready(plan)
 
 
@@ -394,5 +394,5 @@ def test_steering_another_file_than_the_calibrated_one_is_refused():
 
 
 def test_add_takes_unit_directions():
-    found = add(np.eye(2, 5), np.array([0.1, -0.2]), 10.0)
-    assert np.allclose(found, [1, -2, 0, 0, 0])
+    actual = add(np.eye(2, 5), np.array([0.1, -0.2]), 10.0)
+    assert np.allclose(actual, [1, -2, 0, 0, 0])

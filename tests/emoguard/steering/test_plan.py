@@ -14,7 +14,7 @@ names = st.sampled_from(["happy", "sad", "calm"])
 
 
 @pytest.mark.parametrize(
-    ("said", "fields"),
+    ("sentence", "fields"),
     [
         ("finite number, got nan", {"add": {"sad": math.nan}}),
         ("finite number, got inf", {"add": {"sad": math.inf}}),
@@ -38,8 +38,8 @@ names = st.sampled_from(["happy", "sad", "calm"])
         ("Plan.probe: wanted text, got null", {"probe": None}),
     ],
 )
-def test_a_plan_that_makes_no_sense_is_refused_when_it_is_made(said, fields):
-    with pytest.raises(EmoGuardError, match=said):
+def test_a_plan_that_makes_no_sense_is_refused_when_it_is_made(sentence, fields):
+    with pytest.raises(EmoGuardError, match=sentence):
         Plan(**fields)
 
 
@@ -63,7 +63,7 @@ def test_a_plan_may_be_written_as_a_mapping():
         ({"version": 2}, "plan: version: unknown; known keys: add, cap"),
     ],
 )
-def test_what_describes_no_plan_is_refused(data, sentence):
+def test_data_that_is_not_a_plan_is_refused(data, sentence):
     with pytest.raises(EmoGuardError, match=sentence):
         Plan.parse(data)
 
@@ -89,7 +89,7 @@ def test_a_plan_laid_over_another_that_contradicts_it_is_refused():
 
 
 @pytest.mark.parametrize("mine", [{"cap": {"sad": 0.2}}, {"floor": {"sad": 1.0}}])
-def test_what_is_ablated_underneath_takes_no_other_limit(mine):
+def test_a_label_ablated_in_the_base_takes_no_other_limit(mine):
     base = Plan(ablate=("sad",), cap={"sad": 0.9})
     with pytest.raises(EmoGuardError, match="sad is held at its neutral median"):
         Plan(**mine).over(base)

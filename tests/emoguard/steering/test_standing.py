@@ -17,7 +17,7 @@ PLANS = (HAPPY, SAD, Plan(add={"happy": 0.1}), Plan(cap={"sad": 0.8}), Plan(cap=
 
 
 @given(st.lists(st.tuples(st.sampled_from(PLANS), st.integers(0, 5)), max_size=8), st.randoms())
-def test_in_force_is_what_is_open_in_the_order_it_was_opened(steps, random):
+def test_open_plans_are_in_force_in_the_order_they_were_opened(steps, random):
     standing, blocks = Standing(), []
     for plan, closing in steps:
         blocks.append((plan, ExitStack()))

@@ -44,13 +44,13 @@ class FakeSpeech:
 
     def weigh(self, prompt_ids, rows, *, whole=False):
         self.asked += len(rows)
-        found = []
+        results = []
         for row in rows:
             forcing = Forcing(row, whole=whole)
             for step in range(len(row.token_ids)):
                 forcing(step, self._logits(prompt_ids, row.plan, step))
-            found.append(forcing.weighed(self._dose(row.plan)))
-        return found
+            results.append(forcing.weighed(self._dose(row.plan)))
+        return results
 
     def _write(self, prompt_ids, row, tokens):
         ids = []

@@ -62,16 +62,16 @@ def independent(degrees, seed=0):
     return compare(TASK, *sides, layers=[0], recipe=WITHOUT_DOMINATING)
 
 
-def directional(found):
+def directional(actual):
     """Every estimate of what noise lowers, or raises."""
-    yield from (*found.cosines.values(), found.cosine, found.overlap)
-    yield from (*found.angles, *found.by_layer)
+    yield from (*actual.cosines.values(), actual.cosine, actual.overlap)
+    yield from (*actual.angles, *actual.by_layer)
 
 
-def numbers(found):
+def numbers(actual):
     """Every paired number of a comparison."""
-    yield from (*found.separation.values(), found.macro)
-    yield from (getattr(found.valence, f.name) for f in dataclasses.fields(found.valence))
+    yield from (*actual.separation.values(), actual.macro)
+    yield from (getattr(actual.valence, f.name) for f in dataclasses.fields(actual.valence))
 
 
 def covers(estimate, value, slack=0.0):
@@ -79,40 +79,45 @@ def covers(estimate, value, slack=0.0):
 
 
 def test_an_identical_copy_differs_in_nothing():
-    found = compare(TASK, read(1.0), read(1.0))
-    for each in numbers(found):
+    comparison = compare(TASK, read(1.0), read(1.0))
+    for each in numbers(comparison):
         assert (each.difference.low, each.difference.value, each.difference.high) == (0, 0, 0)
-    assert set(found.cosines) == set(TASK.targets)
-    for each in (*found.cosines.values(), found.cosine, found.overlap, *found.by_layer):
+    assert set(comparison.cosines) == set(TASK.targets)
+    for each in (
+        *comparison.cosines.values(),
+        comparison.cosine,
+        comparison.overlap,
+        *comparison.by_layer,
+    ):
         assert each.low == pytest.approx(1, abs=1e-9)
-    assert all(angle.high < 0.01 for angle in found.angles)
+    assert all(angle.high < 0.01 for angle in comparison.angles)
 
 
 @pytest.mark.parametrize("degrees", [30, 60])
 def test_a_planted_angle_is_found_with_its_size_and_place(degrees):
-    found = compare(TASK, read(), turned(degrees), layers=[1, 2], recipe=WITHOUT_DOMINATING)
+    comparison = compare(TASK, read(), turned(degrees), layers=[1, 2], recipe=WITHOUT_DOMINATING)
     wanted = math.cos(math.radians(degrees))
-    for each in found.cosines.values():
+    for each in comparison.cosines.values():
         assert covers(each, wanted, 0.02)
         assert each.high < wanted + 0.1
-    assert all(covers(angle, degrees, 2.0) for angle in found.angles)
-    assert covers(found.overlap, wanted**2, 0.03)
+    assert all(covers(angle, degrees, 2.0) for angle in comparison.angles)
+    assert covers(comparison.overlap, wanted**2, 0.03)
     # Nothing was planted in layer 0.
-    assert found.by_layer[0].low > 0.999
-    assert covers(found.by_layer[2], wanted, 0.02)
+    assert comparison.by_layer[0].low > 0.999
+    assert covers(comparison.by_layer[2], wanted, 0.02)
     # Turned directions separate as well as before.
-    assert covers(found.macro.difference, 0)
+    assert covers(comparison.macro.difference, 0)
 
 
 def test_intervals_of_noisy_directions_hold_their_estimate_and_the_truth(noisy):
     """Percentiles of resamples, which have the noise twice, hold neither."""
-    hits = np.array([[covers(e, e.value) for e in directional(found)] for found in noisy])
+    hits = np.array([[covers(e, e.value) for e in directional(actual)] for actual in noisy])
     assert hits.all()
     truth = (*[1.0] * len(TASK.targets), 1.0, 1.0, *[0.0] * 3, 1.0)
     hits = np.array(
         [
-            [covers(e, t, 1e-6) for e, t in zip(directional(found), truth, strict=True)]
-            for found in noisy
+            [covers(e, t, 1e-6) for e, t in zip(directional(actual), truth, strict=True)]
+            for actual in noisy
         ]
     )
     # An interval of 95 % misses more than 3 times of 10 with a probability of .001.
@@ -131,34 +136,36 @@ def test_equal_directions_are_as_near_as_the_ceiling_and_turned_ones_are_not(noi
 
 
 def test_a_copy_lies_above_the_ceiling_because_it_has_the_same_noise():
-    found = compare(TASK, read(1.0), read(1.0), layers=[2])
-    assert 0.4 < found.ceiling < 0.9
-    assert found.ceiling == pytest.approx(np.mean([found.ceilings[n] for n in TASK.names]))
+    comparison = compare(TASK, read(1.0), read(1.0), layers=[2])
+    assert 0.4 < comparison.ceiling < 0.9
+    assert comparison.ceiling == pytest.approx(
+        np.mean([comparison.ceilings[n] for n in TASK.names])
+    )
 
 
 def test_a_weaker_direction_is_found_by_its_separation():
-    found = compare(TASK, read(2.0), read(1.0), layers=[2])
-    assert found.macro.difference.high < -0.03
-    assert found.macro.a.low > found.macro.words.high
-    assert found.macro.chance == 0.5
+    comparison = compare(TASK, read(2.0), read(1.0), layers=[2])
+    assert comparison.macro.difference.high < -0.03
+    assert comparison.macro.a.low > comparison.macro.words.high
+    assert comparison.macro.chance == 0.5
     # It points where it did.
-    assert found.cosine.low > 0.9
+    assert comparison.cosine.low > 0.9
 
 
 def test_the_difference_of_two_models_is_paired():
     """Shared topics make both go up and down together: their difference is known better."""
-    found = compare(TASK, read(1.0), read(1.05), layers=[2])
-    width = found.macro.difference.high - found.macro.difference.low
-    assert width < 0.5 * (found.macro.a.high - found.macro.a.low)
+    comparison = compare(TASK, read(1.0), read(1.05), layers=[2])
+    width = comparison.macro.difference.high - comparison.macro.difference.low
+    assert width < 0.5 * (comparison.macro.a.high - comparison.macro.a.low)
 
 
 def test_directions_of_another_world_are_as_near_as_shuffled_labels():
-    found = compare(TASK, read(), turned(90), layers=[2])
-    assert found.cosine.value < found.cosine_chance
-    assert found.cosine_chance < 0.8
+    comparison = compare(TASK, read(), turned(90), layers=[2])
+    assert comparison.cosine.value < comparison.cosine_chance
+    assert comparison.cosine_chance < 0.8
 
 
-def test_texts_without_spaces_are_refused_with_what_to_do():
+def test_texts_without_spaces_are_refused_with_a_remedy():
     texts = read().texts
     wordless = dataclasses.replace(texts, texts=[f"今天{n}很高兴" for n in range(len(texts))])
     with pytest.raises(EmoGuardError, match="put spaces between its words"):
@@ -167,27 +174,27 @@ def test_texts_without_spaces_are_refused_with_what_to_do():
 
 def test_word_counts_stand_beside_the_models():
     words = {"word_share": 0.5}
-    found = compare(TASK, read(0.2, **words), read(0.2, **words), layers=[2])
-    assert found.macro.words.low > 0.9
-    assert found.macro.a.value < found.macro.words.low
-    assert found.valence.rank.words.value in (1, 2, 3)  # three components of four labels
+    comparison = compare(TASK, read(0.2, **words), read(0.2, **words), layers=[2])
+    assert comparison.macro.words.low > 0.9
+    assert comparison.macro.a.value < comparison.macro.words.low
+    assert comparison.valence.rank.words.value in (1, 2, 3)  # three components of four labels
 
 
 def test_layers_are_common_and_chosen_where_both_are_good():
-    found = compare(TASK, read(layers=(0, 1, 1, 0)), read(layers=(0, 0, 1, 1)))
-    assert found.layers == (1, 2, 3)
-    assert len(found.by_layer) == planted.LAYERS
+    comparison = compare(TASK, read(layers=(0, 1, 1, 0)), read(layers=(0, 0, 1, 1)))
+    assert comparison.layers == (1, 2, 3)
+    assert len(comparison.by_layer) == planted.LAYERS
 
 
 def test_labels_of_one_sign_have_no_valence():
     one = Task(("sad", "angry"), (-1, -1))
     texts = planted.corpus("a", 2.0, labels=one.names)
-    found = compare(one, Read(texts, NEUTRAL), Read(texts, NEUTRAL), layers=[2])
-    assert found.valence is None
-    assert set(found.cosines) == {"sad", "angry"}
+    comparison = compare(one, Read(texts, NEUTRAL), Read(texts, NEUTRAL), layers=[2])
+    assert comparison.valence is None
+    assert set(comparison.cosines) == {"sad", "angry"}
 
 
-def test_what_cannot_be_held_out_or_is_not_there_is_refused():
+def test_missing_and_unsplittable_labels_are_refused():
     with pytest.raises(EmoGuardError, match="at least 10 texts to hold some out, got happy 8, ca"):
         compare(TASK, read(topics=2), read(topics=2))
     with pytest.raises(EmoGuardError, match=r"layers must lie in \[0, 3\], got \[4\]"):
@@ -202,7 +209,7 @@ def test_what_cannot_be_held_out_or_is_not_there_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "shown"),
     [
         ({"architecture": "gemma3"}, "gemma3"),
         ({"layers": 30}, "30 layers"),
@@ -210,12 +217,12 @@ def test_what_cannot_be_held_out_or_is_not_there_is_refused():
     ],
     ids=str,
 )
-def test_models_of_different_families_are_refused_by_name(changes, told):
+def test_models_of_different_families_are_refused_by_name(changes, shown):
     other = dataclasses.replace(FAKE_IDENTITY, name="another", **changes)
     with pytest.raises(EmoGuardError, match="only models of one family") as error:
         check_pair(FAKE_IDENTITY, other, [], ([], []))
     assert "another" in str(error.value)
-    assert told in str(error.value)
+    assert shown in str(error.value)
 
 
 def test_the_same_family_is_named_differently_by_the_runtimes():

@@ -132,12 +132,12 @@ def test_p_is_uniform_for_a_direction_without_effect():
                 self.speak, np.random.default_rng([self.seed, len(self.bounds)])
             )
 
-    found = [run(Null(seed), prompts=PROMPTS[:8]).labels[0].default[0].p for seed in range(60)]
-    assert 0.4 < np.mean(found) < 0.65
-    assert np.mean(np.array(found) <= 0.1) < 0.25
+    results = [run(Null(seed), prompts=PROMPTS[:8]).labels[0].default[0].p for seed in range(60)]
+    assert 0.4 < np.mean(results) < 0.65
+    assert np.mean(np.array(results) <= 0.1) < 0.25
 
 
-def test_the_interval_covers_the_mean_of_what_was_drawn():
+def test_the_interval_covers_the_mean_of_the_draws():
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(200):

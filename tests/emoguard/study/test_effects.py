@@ -107,9 +107,9 @@ def test_claims_hold_fail_or_stay_untested_by_rule():
     )
     assert [each.verdict for each in tested] == ["holds", "fails", "holds", "fails", "untested"]
     assert [each.adjusted for each in tested[:4]] == holm([each.p for each in tested])[:4]
-    said = sentence(tested)
-    assert said.startswith("Of 5 claims named before the run, 2 hold (")
-    assert "could not be tested (happy: capability, no harm (margin 5%): no items)" in said
+    text = sentence(tested)
+    assert text.startswith("Of 5 claims named before the run, 2 hold (")
+    assert "could not be tested (happy: capability, no harm (margin 5%): no items)" in text
     assert "everything here is exploratory" in sentence([])
 
 

@@ -82,11 +82,11 @@ def server():
         def log_message(self, *_):
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as found:
-        thread = threading.Thread(target=found.serve_forever)
+    with HTTPServer(("127.0.0.1", 0), Handler) as actual:
+        thread = threading.Thread(target=actual.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{found.server_port}/v1"
-        found.shutdown()
+        yield f"http://127.0.0.1:{actual.server_port}/v1"
+        actual.shutdown()
         thread.join()
 
 

@@ -9,7 +9,7 @@ def test_shipped_protocols_are_read_by_name(name):
     assert Protocol.load(name).name == name
 
 
-def test_the_core_has_what_a_confirmatory_study_needs():
+def test_the_core_protocol_suffices_for_a_confirmatory_study():
     core = Protocol.load("core")
     assert 1 <= len(core.contrasts) <= 6
     assert core.nulls.directions >= 199
@@ -61,7 +61,7 @@ def test_a_digest_is_of_everything_that_is_said():
         ),
     ],
 )
-def test_what_cannot_be_studied_is_refused_in_one_sentence(tmp_path, change, sentence):
+def test_impossible_protocols_are_refused_in_one_sentence(tmp_path, change, sentence):
     import json
 
     file = tmp_path / "protocol.yaml"
@@ -80,5 +80,5 @@ def test_the_opposite_of_a_label_is_the_next_one():
     assert [protocol.opposite(label) for label in protocol.labels] == ["sad", "calm", "happy"]
 
 
-def test_a_contrast_says_what_it_claims():
+def test_a_contrast_states_its_claim():
     assert Contrast("harm", "sad", "no_harm", 0.03).name == "sad: harm, no harm (margin 3%)"

@@ -11,9 +11,9 @@ def test_texts_like_the_models_own_are_surgical():
 
 
 def test_a_loop_is_repetitive_though_a_model_finds_it_cheap():
-    found = read([("so happy " * 12, 0.3)] * 4, PLAIN)
-    assert found.ratio < 1
-    assert found.regime == "repetitive"
+    actual = read([("so happy " * 12, 0.3)] * 4, PLAIN)
+    assert actual.ratio < 1
+    assert actual.regime == "repetitive"
 
 
 def test_surprising_texts_and_other_scripts_are_broken():

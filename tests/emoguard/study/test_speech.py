@@ -44,11 +44,11 @@ def rows(plan, seed=0):
 
 def test_a_zero_vector_changes_no_token_at_any_temperature(speaking):
     with speaking(True) as speech:
-        said = speech.write(
+        text = speech.write(
             speech.prompt(ASKED), [*rows(None), *rows(Plan(add={"happy": 0.0}))], 12
         )
-    assert said[:3] == said[3:]
-    assert all(each.dose == 0 for each in said)
+    assert text[:3] == text[3:]
+    assert all(each.dose == 0 for each in text)
 
 
 def test_unsteered_answers_are_those_of_a_model_never_watched(speaking):
@@ -71,13 +71,13 @@ def test_a_vector_realises_its_dose_and_other_seeds_draw_otherwise(speaking):
 def test_weighing_a_greedy_answer_finds_every_token_the_likeliest(speaking):
     with speaking(True) as speech:
         before = speech.prompt(ASKED)
-        (said,) = speech.write(before, [Row()], 8)
+        (text,) = speech.write(before, [Row()], 8)
         own, steered = speech.weigh(
             before,
-            [Given(said.token_ids), Given(said.token_ids, Plan(add={"happy": 0.3}))],
+            [Given(text.token_ids), Given(text.token_ids, Plan(add={"happy": 0.3}))],
             whole=True,
         )
-    assert [int(each.argmax()) for each in own.whole] == list(said.token_ids)
+    assert [int(each.argmax()) for each in own.whole] == list(text.token_ids)
     assert own.logs == pytest.approx([each.max() for each in own.whole.astype(float)], abs=1e-4)
     assert own.dose == 0 < steered.dose
     assert not np.allclose(own.whole[-1], steered.whole[-1], atol=1e-4)
@@ -97,28 +97,28 @@ def test_openings_of_different_lengths_are_weighed_side_by_side_as_alone(speakin
 def test_random_directions_are_matched_to_two_percent(speaking):
     with speaking(True) as speech:
         names = [f"random-{n}" for n in range(8)]
-        found = match(speech, [ASKED, "what is a bridge?"], PROTOCOL.labels, names, 0.15)
-    assert all(abs(ratio - 1) < 0.02 for ratio in found.realised.values())
-    assert all(each > 0 for each in found.divergences.values())
+        matching = match(speech, [ASKED, "what is a bridge?"], PROTOCOL.labels, names, 0.15)
+    assert all(abs(ratio - 1) < 0.02 for ratio in matching.realised.values())
+    assert all(each > 0 for each in matching.divergences.values())
 
 
 @pytest.mark.real
 def test_on_smollm2_a_zero_vector_changes_no_token_in_llama_cpp():
     real = opened(models.smollm2_gguf())
     with real(True) as speech:
-        said = speech.write(
+        text = speech.write(
             speech.prompt(ASKED), [*rows(None), *rows(Plan(add={"happy": 0.0}))], 16
         )
     with real(False) as speech:
         plain = speech.write(speech.prompt(ASKED), rows(None), 16)
-    assert said[:3] == said[3:] == plain
+    assert text[:3] == text[3:] == plain
 
 
 @pytest.mark.real
 def test_on_smollm2_a_zero_vector_changes_no_token_in_transformers():
     real = opened(models.hf_copy(models.smollm2_gguf()))
     with real(True) as speech:
-        said = speech.write(speech.prompt(ASKED), [*rows(None), *rows(Plan(add={"happy": 0.0}))], 8)
+        text = speech.write(speech.prompt(ASKED), [*rows(None), *rows(Plan(add={"happy": 0.0}))], 8)
     with real(False) as speech:
         plain = speech.write(speech.prompt(ASKED), [*rows(None), *rows(None)], 8)
-    assert said[:3] == said[3:] == plain[:3]
+    assert text[:3] == text[3:] == plain[:3]

@@ -48,19 +48,19 @@ def test_the_mean_is_over_items_and_its_error_over_clusters():
 
 
 @pytest.mark.slow
-def test_intervals_cover_what_was_planted():
+def test_intervals_cover_the_planted_effect():
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(300):
-        found = Paired.of(drawn(rng, 120, 0.3, 0.1), names(120)).estimate()
-        hits += found.low <= 0.1 <= found.high
+        actual = Paired.of(drawn(rng, 120, 0.3, 0.1), names(120)).estimate()
+        hits += actual.low <= 0.1 <= actual.high
     assert 0.92 <= hits / 300 <= 0.98
 
 
 def test_p_of_no_difference_is_uniform_and_that_of_a_large_one_small():
     rng = np.random.default_rng(1)
-    found = [Paired.of(drawn(rng, 60, 0.3, 0.0), names(60)).p() for _ in range(200)]
-    assert np.mean(np.array(found) <= 0.05) <= 0.09
+    results = [Paired.of(drawn(rng, 60, 0.3, 0.0), names(60)).p() for _ in range(200)]
+    assert np.mean(np.array(results) <= 0.05) <= 0.09
     assert Paired.of(drawn(rng, 120, 0.2, 0.4), names(120)).p() < 0.001
     assert Paired.of(np.zeros(10), names(10)).p() == 1
 
@@ -128,23 +128,23 @@ def test_proportions_at_the_ends_are_those_of_clopper_and_pearson():
     assert proportion(0, 0).high == 1
 
 
-def test_one_who_agrees_with_everything_detects_nothing():
+def test_agreeing_with_everything_detects_nothing():
     yes = np.ones(50)
-    found = detection(yes, yes)
-    assert found.d == pytest.approx(0)
-    assert found.c < -2
+    detected = detection(yes, yes)
+    assert detected.d == pytest.approx(0)
+    assert detected.c < -2
     assert detection(yes, 1 - yes).d > 4
 
 
 def test_a_judges_errors_are_measured_and_corrected():
     rng = np.random.default_rng(4)
     truth = rng.random(4000) < 0.3
-    found = np.where(truth, rng.random(4000) < 0.8, rng.random(4000) < 0.1)
-    judge = judge_accuracy(found, truth)
+    actual = np.where(truth, rng.random(4000) < 0.8, rng.random(4000) < 0.1)
+    judge = judge_accuracy(actual, truth)
     assert judge.sensitivity.value == pytest.approx(0.8, abs=0.04)
     assert judge.specificity.value == pytest.approx(0.9, abs=0.02)
     assert judge.confirmatory
-    assert judge.corrected(found.mean()) == pytest.approx(truth.mean(), abs=0.01)
+    assert judge.corrected(actual.mean()) == pytest.approx(truth.mean(), abs=0.01)
     wider = judge.corrected_difference(Estimate(0.07, 0.05, 0.09))
     assert wider.value == pytest.approx(0.1, abs=0.01)
     assert wider.high - wider.low > 0.04

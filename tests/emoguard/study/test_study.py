@@ -93,7 +93,7 @@ def test_random_directions_are_matched_in_realised_dose(results):
     assert results["causal"]["nulls"]["realised, random"][0] == pytest.approx(realised, rel=0.02)
 
 
-def test_what_was_frozen_is_used_and_never_decided_again(done):
+def test_frozen_decisions_are_used_and_never_made_again(done):
     before = done.store.records["frozen"]["data"]
     assert done.frozen().dose == 0.2
     assert done.store.records["frozen"]["data"] is before
@@ -117,10 +117,10 @@ def test_a_study_resumes_without_asking_again_and_ends_with_the_same_records(tmp
 
 def test_costs_are_of_every_part_and_cost_no_record(tmp_path):
     study = started(tmp_path)
-    found = {each.block: each for each in study.cost()}
-    assert {"pilot, answers", "expression", "nulls", "premise", "explored"} <= found.keys()
-    assert found["expression"].cells == 30 * 60
-    assert all(each.seconds > 0 for each in found.values())
+    actual = {each.block: each for each in study.cost()}
+    assert {"pilot, answers", "expression", "nulls", "premise", "explored"} <= actual.keys()
+    assert actual["expression"].cells == 30 * 60
+    assert all(each.seconds > 0 for each in actual.values())
     assert not study.store.records
 
 
@@ -209,7 +209,7 @@ def test_the_pilot_chooses_the_largest_dose_that_stays_surgical(tmp_path):
     assert frozen.dose < 0.35
 
 
-def test_a_zero_vector_writes_what_none_does_at_every_temperature():
+def test_a_zero_vector_writes_the_same_as_none_at_every_temperature():
     speech = FakeSpeech()
     before = speech.prompt("How do I tie a scarf?")
     for temperature in (0.0, 0.7, 1.0):
@@ -222,10 +222,10 @@ def test_a_zero_vector_writes_what_none_does_at_every_temperature():
 
 
 def test_matching_moves_doses_until_the_realised_ones_agree():
-    found = match(FakeSpeech(ratio=1.3), ["a", "b"], ["calm"], ["random-0", "random-1"], 0.1)
-    assert found.doses["random-0"] == pytest.approx(0.1 / 1.3, rel=1e-3)
-    assert found.realised["random-0"] == pytest.approx(1, abs=1e-3)
-    near = found.by_divergence(1)
+    matching = match(FakeSpeech(ratio=1.3), ["a", "b"], ["calm"], ["random-0", "random-1"], 0.1)
+    assert matching.doses["random-0"] == pytest.approx(0.1 / 1.3, rel=1e-3)
+    assert matching.realised["random-0"] == pytest.approx(1, abs=1e-3)
+    near = matching.by_divergence(1)
     assert list(near) == ["random-0"]
 
 

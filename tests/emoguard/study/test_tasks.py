@@ -12,17 +12,17 @@ CORE = Protocol.load("core")
 
 
 def test_expression_crosses_prompt_sampling_and_vector_on_the_same_items():
-    found = tasks.expression(CORE, 0.1)
-    assert len(found) == 120
-    assert all(each.cells == found[0].cells for each in found)
-    cells = {cell.key for cell in found[0].cells}
-    assert len(cells) == len(found[0].cells) == 4 * 3 * 5
+    listed = tasks.expression(CORE, 0.1)
+    assert len(listed) == 120
+    assert all(each.cells == listed[0].cells for each in listed)
+    cells = {cell.key for cell in listed[0].cells}
+    assert len(cells) == len(listed[0].cells) == 4 * 3 * 5
     assert "desperate|t0.7|happy+" in cells  # for happy: the incongruent prompt
 
 
 def test_noise_is_that_of_the_item_in_every_cell_and_of_no_other_item():
-    found = tasks.expression(CORE, 0.1)
-    assert len({each.seeded for each in found}) == len(found)
+    listed = tasks.expression(CORE, 0.1)
+    assert len({each.seeded for each in listed}) == len(listed)
 
 
 def test_nothing_of_the_pilot_enters_an_estimate():
@@ -35,12 +35,12 @@ def test_nothing_of_the_pilot_enters_an_estimate():
 
 
 def test_every_false_premise_is_asked_beside_its_true_twin_and_some_are_written():
-    found = tasks.safety(CORE, 0.1, None)
-    asked = {each.name for each in found if each.block == "premise"}
+    listed = tasks.safety(CORE, 0.1, None)
+    asked = {each.name for each in listed if each.block == "premise"}
     assert {name.removesuffix("/true") + "/false" for name in asked if name.endswith("/true")} == {
         name for name in asked if name.endswith("/false")
     }
-    written = [each for each in found if each.block == "written"]
+    written = [each for each in listed if each.block == "written"]
     assert len(written) == 300
     assert {f"{each.name}/false" for each in written} <= asked
 

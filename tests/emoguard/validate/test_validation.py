@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from emoguard import EmoGuardError
+from emoguard.fit.corpora import Text
 from emoguard.fit.recipe import Recipe, fit_directions
 from emoguard.testing import FakeResiduals, make_probe
+from emoguard.validate import card, carddata, plots
 from emoguard.validate.human import Family, family_task
 from emoguard.validate.judged import MODEL, Task, judge
 from emoguard.validate.nulls import chance, layer_profile, point_areas
@@ -324,6 +326,27 @@ def test_corpora_without_two_labels_in_common_are_not_fitted_on_each_other():
     only = validate(TASK, [corpus("a", 6.0, labels=TASK.names[:2]), c], NEUTRAL)
     assert only.left_out is None
     assert only.pairs == {}
+
+
+def test_labels_without_signs_are_judged_like_others_and_have_no_axis(tmp_path):
+    task = Task(TASK.names, (0,) * 4)
+    assert task.targets == task.names
+    found = validate(task, [corpus("a", 6.0), corpus("b", 6.0)], NEUTRAL)
+    assert found.axis is None
+    assert found.verdicts == dict.fromkeys(TASK.names, "usable")
+    assert found.plane.correlation == 0.0
+    assert len(plots.draw(found, tmp_path, "unsigned")) == 4
+
+
+def test_leaks_are_counted_in_the_card():
+    text = Text("sad", "", "so sad", "c.jsonl:3")
+    found = validate(TASK, [corpus("a", 6.0)], NEUTRAL, leaks={"sad": [text, text]})
+    assert found.leaks == {"sad": 2}
+    assert carddata.summary(found, carddata.NOTHING)["leaks"] == {"sad": 2}
+    verdicts = card.tables(found)[0].note
+    assert "Leaks, texts that hold a word of their own label: sad 2." in verdicts
+    clean = dataclasses.replace(found, leaks={})
+    assert "No text holds a word of its own label." in card.tables(clean)[0].note
 
 
 def test_labels_of_one_sign_have_no_axis():

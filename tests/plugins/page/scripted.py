@@ -154,8 +154,8 @@ def watched(policy=POLICY, *, calibrated=True, kind=Traffic):
 
 def ordinary(probe):
     """Return a calibration whose neutral answers have means from -0.9 to 0.9."""
-    made = make_calibration(probe, FAKE_IDENTITY)
-    return replace(made, means=made.means * 0.3)
+    result = make_calibration(probe, FAKE_IDENTITY)
+    return replace(result, means=result.means * 0.3)
 
 
 def page(app, watch, **options):

@@ -32,10 +32,10 @@ def command():
     missing = [name for name in ("playwright-core", "axe-core") if not (PACKAGES / name).is_dir()]
     if missing:
         pytest.skip(f"{missing[0]} is not installed: npm ci in tests/clients")
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
         pytest.skip("Chromium is not installed: apt-get install chromium")
-    return ["node", str(HERE / "browser.mjs"), found]
+    return ["node", str(HERE / "browser.mjs"), path]
 
 
 class Server:
@@ -112,10 +112,10 @@ def drive(command):
             "start": server.start,
             "settled": server.settled,
         }
-        found = converse([*command, url, scenario, str(folder)], wishes)
-        assert found.pop("errors") == []
-        assert found.pop("hosts") == [f"http://127.0.0.1:{server.port}"]
-        return found
+        actual = converse([*command, url, scenario, str(folder)], wishes)
+        assert actual.pop("errors") == []
+        assert actual.pop("hosts") == [f"http://127.0.0.1:{server.port}"]
+        return actual
 
     yield run
     for server in servers:
@@ -127,51 +127,51 @@ def converse(command, wishes):
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    found, timer = {}, threading.Timer(300, process.kill)
+    results, timer = {}, threading.Timer(300, process.kill)
     timer.start()
     try:
         for line in process.stdout:
-            said = json.loads(line)
-            if "ask" in said:
-                wishes[said["ask"]]()
+            data = json.loads(line)
+            if "ask" in data:
+                wishes[data["ask"]]()
                 process.stdin.write("done\n")
                 process.stdin.flush()
             else:
-                found[said["name"]] = said["value"]
+                results[data["name"]] = data["value"]
         assert process.wait(30) == 0, process.stderr.read()[-4000:]
     finally:
         timer.cancel()
         process.kill()
         process.communicate()
-    return found
+    return results
 
 
 def test_an_answer_is_seen_heard_and_explored(drive):
-    found = drive("chat")
-    assert found["text"] == scripted.STORY
-    assert found["shaded"] > 10
-    assert "It is not a feeling" in found["welcome"]
-    assert "You are not communicating with a human" in found["notice"]
-    assert "start, eu_art50" in found["notice"]
-    assert found["label"] != "valence"
-    assert found["other shades"]
-    assert "above" in found["detail"]
-    assert "of neutral answers" in found["detail"]
-    assert "▲" in found["crossed"]
-    assert all(label in found["card"].replace("\n", " ") for label in scripted.LABELS[:3])
-    assert found["card hides"]
-    assert found["card by key"]
-    assert found["announced"].startswith("down: sad ")
-    assert found["numbers"] > 40
-    assert found["axe"] == []
-    assert found["fresh"] == 0
+    page = drive("chat")
+    assert page["text"] == scripted.STORY
+    assert page["shaded"] > 10
+    assert "It is not a feeling" in page["welcome"]
+    assert "You are not communicating with a human" in page["notice"]
+    assert "start, eu_art50" in page["notice"]
+    assert page["label"] != "valence"
+    assert page["other shades"]
+    assert "above" in page["detail"]
+    assert "of neutral answers" in page["detail"]
+    assert "▲" in page["crossed"]
+    assert all(label in page["card"].replace("\n", " ") for label in scripted.LABELS[:3])
+    assert page["card hides"]
+    assert page["card by key"]
+    assert page["announced"].startswith("down: sad ")
+    assert page["numbers"] > 40
+    assert page["axe"] == []
+    assert page["fresh"] == 0
 
 
 def test_sliders_steer_and_the_receipt_says_how_far(drive):
-    found = drive("steering")
-    assert found["asked"] == "happy +6 %"
-    assert found["excess"] == "16 % of 10 % asked for: the policy refuses more, lower a slider"
-    receipt = found["receipt"].replace("\n", " ")
+    page = drive("steering")
+    assert page["asked"] == "happy +6 %"
+    assert page["excess"] == "16 % of 10 % asked for: the policy refuses more, lower a slider"
+    receipt = page["receipt"].replace("\n", " ")
     for words in (
         "happy +6 %",
         "4 % of the state",
@@ -179,54 +179,54 @@ def test_sliders_steer_and_the_receipt_says_how_far(drive):
         "clipped 6 tokens",
     ):
         assert words in receipt
-    assert "Software adjusted the emotional tone" in found["notice"]
-    assert found["headings"] == ["Steered: happy +6 %", "The same, unsteered"]
-    assert found["compared"] == 1
-    assert found["axe"] == found["axe after"] == []
+    assert "Software adjusted the emotional tone" in page["notice"]
+    assert page["headings"] == ["Steered: happy +6 %", "The same, unsteered"]
+    assert page["compared"] == 1
+    assert page["axe"] == page["axe after"] == []
 
 
-def test_what_others_wrote_is_shown_as_text(drive):
-    found = drive("attack")
-    assert found["text"].startswith("<script>alert(1)</script><b>bold</b> ␛[31m")
-    assert found["text"].endswith("\ufffdgnihton␀ end")
-    assert found["made"] == found["operator made"] == 0
-    assert found["label"].startswith(scripted.HOSTILE)
-    assert "<i>few</i> texts" in found["caution"]
+def test_texts_of_others_are_shown_as_plain_text(drive):
+    page = drive("attack")
+    assert page["text"].startswith("<script>alert(1)</script><b>bold</b> ␛[31m")
+    assert page["text"].endswith("\ufffdgnihton␀ end")
+    assert page["made"] == page["operator made"] == 0
+    assert page["label"].startswith(scripted.HOSTILE)
+    assert "<i>few</i> texts" in page["caution"]
 
 
 def test_the_operator_sees_numbers_and_no_text(drive):
-    found = drive("operator")
-    assert "responses 12" in found["tiles"].replace("\n", " ")
-    assert "notices given 12" in found["tiles"].replace("\n", " ")
-    assert found["labels"] == ["happy", "sad", scripted.HOSTILE, "valence"]
-    assert found["marks"] == "12 responses, 12 of them crossed the threshold"
-    assert found["evidence"].startswith("rate evidence for happy: 0.")
-    assert "warning: rate, sad" in found["alert"]
-    assert "EmoGuardRateExceeded" in found["alert"]
-    assert "What it means." in found["runbook"]
-    assert "arl_responses" in found["runbook"]
-    assert "secret" not in found["page text"]
-    assert "10 tokens so far" in found["open"]
-    assert found["axe"] == found["axe in runbook"] == []
+    page = drive("operator")
+    assert "responses 12" in page["tiles"].replace("\n", " ")
+    assert "notices given 12" in page["tiles"].replace("\n", " ")
+    assert page["labels"] == ["happy", "sad", scripted.HOSTILE, "valence"]
+    assert page["marks"] == "12 responses, 12 of them crossed the threshold"
+    assert page["evidence"].startswith("rate evidence for happy: 0.")
+    assert "warning: rate, sad" in page["alert"]
+    assert "EmoGuardRateExceeded" in page["alert"]
+    assert "What it means." in page["runbook"]
+    assert "arl_responses" in page["runbook"]
+    assert "secret" not in page["page text"]
+    assert "10 tokens so far" in page["open"]
+    assert page["axe"] == page["axe in runbook"] == []
 
 
 def test_scores_of_other_peoples_open_answers_want_the_policys_word(drive):
-    found = drive("operator", policy=scripted.POLICY)
-    assert "The policy keeps scores of other people" in found["open"]
+    page = drive("operator", policy=scripted.POLICY)
+    assert "The policy keeps scores of other people" in page["open"]
 
 
-def test_after_a_restart_the_page_says_what_happened_and_comes_back(drive):
-    found = drive("reconnect")
-    assert found["broken"].startswith("The connection broke before the answer was complete")
-    assert scripted.STORY.startswith(found["kept"].strip())
-    assert found["back"].strip() == "the server was restarted; connected again"
-    assert found["answers"] == 3
+def test_after_a_restart_the_page_explains_and_reconnects(drive):
+    page = drive("reconnect")
+    assert page["broken"].startswith("The connection broke before the answer was complete")
+    assert scripted.STORY.startswith(page["kept"].strip())
+    assert page["back"].strip() == "the server was restarted; connected again"
+    assert page["answers"] == 3
 
 
 def test_stopping_ends_the_answer_on_the_server_too(drive):
-    found = drive("stop")
-    assert found["stopped"] == "Stopped."
-    assert found["again"]
+    page = drive("stop")
+    assert page["stopped"] == "Stopped."
+    assert page["again"]
 
 
 def test_two_viewers_see_the_same_and_one_may_leave(drive):
@@ -234,22 +234,22 @@ def test_two_viewers_see_the_same_and_one_may_leave(drive):
 
 
 def test_a_thousand_tokens_are_all_there(drive):
-    found = drive("long")
-    assert found["tokens"] == 1000
-    assert found["text"] > 4000
+    page = drive("long")
+    assert page["tokens"] == 1000
+    assert page["text"] > 4000
 
 
 def test_the_key_is_asked_for_until_it_is_right(drive):
-    found = drive("key", api_key="secret")
-    assert found["wrong"] == "The server did not take that key."
-    assert found["text"] == scripted.STORY
-    assert found["axe"] == []
+    page = drive("key", api_key="secret")
+    assert page["wrong"] == "The server did not take that key."
+    assert page["text"] == scripted.STORY
+    assert page["axe"] == []
 
 
 def test_light_dark_and_a_phone_are_readable(drive, tmp_path):
-    found = drive("looks", folder=tmp_path)["found"]
-    assert len(found) == 8
-    assert [each for each in found if each[1:] != [[], False]] == []
+    page = drive("looks", folder=tmp_path)["found"]
+    assert len(page) == 8
+    assert [each for each in page if each[1:] != [[], False]] == []
     assert len(list(tmp_path.glob("*.png"))) == 8
 
 
@@ -271,8 +271,8 @@ def held_back(page):
 
 
 def test_a_proxy_that_buffers_is_named_and_a_policy_without_plans(drive):
-    found = drive("refused", policy=Policy(), wrap=held_back)
-    assert "the policy does not let requests steer (requests.plan)" in found["steering"]
-    (words,) = found["held back"]
+    page = drive("refused", policy=Policy(), wrap=held_back)
+    assert "the policy does not let requests steer (requests.plan)" in page["steering"]
+    (words,) = page["held back"]
     assert "took 5.0 s and arrived all at once: a proxy" in words
-    assert found["empty"] == "There is nothing to answer yet: write something first."
+    assert page["empty"] == "There is nothing to answer yet: write something first."

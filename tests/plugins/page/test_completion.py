@@ -70,7 +70,7 @@ def test_an_error_is_said_in_the_servers_words_or_by_its_status(content, words):
         "NaN",
     ],
 )
-def test_what_is_no_completion_says_nothing(odd):
+def test_other_bodies_than_completions_give_no_text(odd):
     completion = taken(*stream(event(odd), event(chunk("Hi"))))
     assert (completion.text, completion.notice, completion.error) == ("Hi", None, None)
 

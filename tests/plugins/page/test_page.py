@@ -68,12 +68,12 @@ class Served:
 
 def read(raw):
     """Return the events of a stream."""
-    found = []
+    results = []
     for block in raw.decode().split("\n\n"):
         parts = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line)
         if "event" in parts:
-            found.append((parts["event"], json.loads(parts["data"])))
-    return found
+            results.append((parts["event"], json.loads(parts["data"])))
+    return results
 
 
 def test_an_answer_comes_with_a_reading_for_every_token(served):
@@ -102,7 +102,7 @@ def test_the_request_is_a_clients_and_the_policy_holds_for_it(served):
     assert all(each["stream"] for each in served.app.asked)
 
 
-def test_what_the_policy_denies_is_denied_here_too():
+def test_the_policys_denials_hold_here_too():
     app, watch, traffic = scripted.watched(replace(scripted.POLICY, requests=RequestPolicy()))
     _, end = Served(app, watch, traffic).say(emoguard={"plan": {"add": {"happy": 0.05}}})
     assert end["report"]["denied"] == ["plan"]
@@ -110,7 +110,7 @@ def test_what_the_policy_denies_is_denied_here_too():
     assert not watch.guard.policy.requests.scores  # the page's own readings are no client's wish
 
 
-def test_an_answer_that_nobody_reads_is_text_without_readings(served):
+def test_an_unwatched_answer_is_text_without_readings(served):
     inner = InnerApp(None, stream(event(chunk("Hello")), event(chunk(finish="stop"))))
     served.page = Page(inner, served.watch)
     spans, end = served.say()
@@ -206,7 +206,7 @@ def test_the_bytes_of_the_api_are_the_servers(served):
     assert b'"emoguard"' in paged.body
 
 
-def test_the_operators_view_has_what_is_kept_and_what_comes(served):
+def test_the_operators_view_has_kept_and_new_responses(served):
     served.say()
     assert served.watch.guard.flush()
     events = dict(served.events(LIVE, query=OPERATOR, leave_after=8))

@@ -58,7 +58,7 @@ def test_a_row_has_numbers_and_no_conversation(report):
     assert "whose it is" not in str(row)
 
 
-def test_evidence_is_a_share_of_what_alarms():
+def test_evidence_is_a_share_of_the_alarm_limit():
     monitor = RateMonitor({"happy": 0.4, "sad": 0.4}, arl_responses=1000)
     traffic = Traffic()
     traffic.join([monitor])

@@ -29,10 +29,10 @@ CALM = {"add": {"calm": 0.06}, "cap": {"angry": 0.5, "hostile": 0.5}}
 
 
 def prompts(tokenizer: Any, long: bool = True) -> list[list[int]]:
-    """Return ten chats as token ids, of some thirty to a thousand tokens."""
+    """Return ten chats as token ids, of some thirty to six hundred tokens."""
     found = []
     for number, topic in enumerate(TOPICS):
-        notes = [f"Note {n}: the ferry leaves at nine." for n in range(8 + 9 * number)]
+        notes = [f"Note {n}: the ferry leaves at nine." for n in range(8 + 5 * number)]
         text = " ".join([topic, *notes]) if long and number % 3 == 0 else topic
         chat = [{"role": "user", "content": text}]
         ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)

@@ -17,6 +17,7 @@ PROBE = "smollm2-135m-instruct"
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
@@ -36,8 +37,8 @@ OPTIONS: dict[str, Any] = {
 }
 EAGER = {"enforce_eager": True}
 UNI = {"distributed_executor_backend": "uni"}
-SMALL_CACHE = {"num_gpu_blocks_override": 70}
-"""2,240 positions: longer requests wait or are preempted."""
+SMALL_CACHE = {"num_gpu_blocks_override": 44}
+"""1,376 positions: requests that need more together wait or are preempted."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,20 @@ CONFIGURATIONS = {
     "v2": Configuration(
         EAGER | UNI, ONE_PROCESS | {"VLLM_USE_V2_MODEL_RUNNER": "1"}, ("async", "v2")
     ),
-    "pp2": Configuration(EAGER | {"pipeline_parallel_size": 2, "gpu_memory_utilization": 0.1}),
+    "pp2": Configuration(
+        EAGER | {"pipeline_parallel_size": 2, "worker_cls": "tests.plugins.vllm.pipeline.Worker"}
+    ),
     "tp3": Configuration(EAGER | {"tensor_parallel_size": 3}),
+    "ray": Configuration(
+        EAGER | {"distributed_executor_backend": "ray"},
+        ONE_PROCESS
+        | {
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "VLLM_HOST_IP": "127.0.0.1",
+        },
+        ("ray",),
+    ),
 }
 
 NAME = os.environ.get("EMOGUARD_TEST_ENGINE", "eager")
@@ -93,8 +106,7 @@ def has_small_cache() -> bool:
 def prepare() -> None:
     """Set the environment; before vLLM is imported."""
     configuration = CONFIGURATIONS[NAME]
-    space = {} if NAME == "pp2" else {"VLLM_CPU_KVCACHE_SPACE": "1"}
-    os.environ.update(ENVIRONMENT | space | configuration.environment)
+    os.environ.update(ENVIRONMENT | configuration.environment)
     if "v2" in configuration.standins:
         os.environ["TRITON_INTERPRET"] = "1"
         from tests.plugins.vllm import standins
@@ -111,6 +123,8 @@ def start(**more: Any) -> Any:
     configuration = CONFIGURATIONS[NAME]
     if "async" in configuration.standins:
         standins.asynchronous()
+    if "ray" in configuration.standins:
+        standins.ray_cluster()
     folder = tiny_folder() if configuration.is_tiny else hf_copy(smollm2_gguf())
     return LLM(str(folder), **(OPTIONS | configuration.options | more))
 

@@ -71,3 +71,20 @@ def second_runner() -> None:
     driver = type("Driver", (), {"is_active": staticmethod(lambda: True)})
     triton.backends.backends["cpu"] = types.SimpleNamespace(driver=driver, compiler=None)
     torch.cuda.is_available = lambda: False
+
+
+def ray_cluster() -> None:
+    """Start Ray on this machine with a GPU that is none: vLLM asks Ray for one a worker."""
+    import ray
+    from vllm.platforms.cpu import CpuPlatform
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        num_gpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=200 * 2**20,
+        _node_ip_address="127.0.0.1",
+    )
+    CpuPlatform.ray_device_key = "GPU"

@@ -26,6 +26,10 @@ def configure(**options: Any) -> Any:
     return EngineArgs(str(hf_copy(smollm2_gguf())), **(settled | options)).create_engine_config()
 
 
+def drafts(method: str, adaptive: bool = False) -> Any:
+    return SimpleNamespace(method=method, enable_adaptive_verification=adaptive)
+
+
 def test_every_seam_is_there_in_this_release() -> None:
     assert seams.is_tested(seams.version())
     assert seams.missing() == []
@@ -94,15 +98,19 @@ def test_settings_that_are_wrong_are_refused(own: Any, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sinks", "said"),
+    ("content", "said"),
     [
-        ([{"no_such_sink": {}}], r"sinks\.0\.no_such_sink: unknown"),
-        ([{"jsonl": {"path": "a/missing/folder/log.jsonl"}}], r"sinks\.0\.jsonl: .*missing"),
+        ({"sinks": [{"no_such_sink": {}}]}, r"sinks\.0\.no_such_sink: unknown"),
+        (
+            {"sinks": [{"jsonl": {"path": "a/missing/folder/log.jsonl"}}]},
+            r"sinks\.0\.jsonl: .*missing",
+        ),
+        ({"steering": {"plan": {"add": {"no such label": 0.1}}}}, "no such label"),
     ],
 )
-def test_sinks_that_cannot_be_opened_are_refused(tmp_path: Path, sinks: Any, said: str) -> None:
+def test_a_policy_that_cannot_be_served_is_refused(tmp_path: Path, content: Any, said: str) -> None:
     policy = tmp_path / "policy.yaml"
-    policy.write_text(yaml.safe_dump({"sinks": sinks}))
+    policy.write_text(yaml.safe_dump(content))
     with pytest.raises(EmoGuardError, match=said):
         configure(additional_config={"emoguard": {"probe": PROBE, "policy": str(policy)}})
 
@@ -118,7 +126,8 @@ def test_sinks_that_cannot_be_opened_are_refused(tmp_path: Path, sinks: Any, sai
         ("parallel_config", {"prefill_context_parallel_size": 2}, "prefill context"),
         ("cache_config", {"kv_sharing_fast_prefill": True}, "kv_sharing_fast_prefill"),
         ("", {"kv_transfer_config": SimpleNamespace()}, "disaggregated prefill"),
-        ("", {"speculative_config": SimpleNamespace(method="eagle3")}, "eagle3"),
+        ("", {"speculative_config": drafts("eagle3")}, "eagle3"),
+        ("", {"speculative_config": drafts("ngram", adaptive=True)}, "adaptive verification"),
     ],
 )
 def test_configurations_that_cannot_be_read_are_refused(part: str, values: Any, said: str) -> None:

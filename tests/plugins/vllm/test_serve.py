@@ -92,7 +92,7 @@ def start(folder: Path, policy: dict[str, Any], *more: str) -> tuple[Any, str, P
         *("--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "8"),
         *more,
     ]
-    environment = os.environ | ENVIRONMENT | {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    environment = os.environ | ENVIRONMENT
     environment |= {"PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT))}
     with log.open("w") as out:
         process = subprocess.Popen(

@@ -15,7 +15,7 @@ from emoguard.records import Request
 from tests.plugins.vllm.asking import CALM, NEAR, SAD, ask, plans, prompts, rows
 from tests.plugins.vllm.engines import PROBE
 
-pytestmark = pytest.mark.engines("eager", "whole", "ngram", "async", "v2", "pp2", "tp3")
+pytestmark = pytest.mark.engines("eager", "whole", "ngram", "async", "v2", "pp2", "tp3", "ray")
 
 TOO_MUCH = {"add": {"desperate": 0.1}, "ablate": ("calm",)}
 """Wants more than the bound leaves."""

@@ -15,7 +15,7 @@ from tests.plugins.vllm import engines
 from tests.plugins.vllm.asking import CALM, NEAR, SAD, preemptions, prompts, rows
 from tests.plugins.vllm.engines import PROBE
 
-pytestmark = pytest.mark.engines("eager", "whole", "ngram", "async", "v2", "pp2", "tp3")
+pytestmark = pytest.mark.engines("eager", "whole", "ngram", "async", "v2", "pp2", "tp3", "ray")
 
 REQUESTS = 60
 LONG = 520
@@ -36,7 +36,7 @@ def kinds(rng: random.Random, pool: list[list[int]], greedy: bool) -> tuple[list
     sampling = SamplingParams(
         n=rng.choice([2, 3]) if many else 1,
         temperature=0.9 if many or (rng.random() < 0.4 and not greedy) else 0.0,
-        max_tokens=rng.randint(1, 20),
+        max_tokens=rng.choice([1, 5, 10, 15, 50]),
         stop=rng.choice([None, None, ["."], [" the", ","]]),
         ignore_eos=rng.random() < 0.7,
     )
@@ -120,7 +120,7 @@ def test_every_token_has_one_row(llm: Any, truth: Any, count: int) -> None:
         f"|dz| {worst:.2g}"
     )
     assert fuzz.aborted
-    assert preempted or not engines.has_small_cache()
+    assert preempted or count < LONG or not engines.has_small_cache()
     assert worst <= NEAR
 
 

@@ -1,0 +1,52 @@
+"""What a probe cannot be made without, checked before any text is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from emoguard.errors import EmoGuardError
+
+if TYPE_CHECKING:
+    from emoguard.fit.corpora import Label, Text
+    from emoguard.probe.residuals import Residuals
+
+
+VALENCE = "valence"
+"""The axis that is made from the labels."""
+
+
+def check(
+    door: Residuals,
+    corpora: Sequence[Sequence[Text]],
+    neutral: Sequence[Text],
+    labels: Sequence[Label],
+    layers: Sequence[int],
+) -> None:
+    """Refuse what no probe can be made from, before any text is read.
+
+    Raises:
+        EmoGuardError: see `fit`.
+
+    """
+    if len(neutral) < 16:
+        raise EmoGuardError(f"fitting needs at least 16 neutral texts, got {len(neutral)}")
+    wrong = [n for n in layers if not 0 <= n < door.identity.layers - 1]
+    if wrong:
+        raise EmoGuardError(
+            f"layers must lie in [0, {door.identity.layers - 2}] for {door.identity.name}, "
+            f"got {wrong}"
+        )
+    if any(label.name == VALENCE for label in labels):
+        raise EmoGuardError(
+            f"{VALENCE} is the axis that is made from the labels: name it otherwise"
+        )
+    for label in labels:
+        most = max(sum(t.label == label.name for t in corpus) for corpus in corpora)
+        if most < 6:
+            raise EmoGuardError(
+                f"label {label.name} needs at least 6 texts in one corpus, got {most}: "
+                f"texts with emotion {' or '.join(label.words)}"
+            )
+    if len(labels) < 2:
+        raise EmoGuardError("a label is told apart from others: name two at least")

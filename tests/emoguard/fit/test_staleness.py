@@ -1,0 +1,106 @@
+"""Scores that moved tell a changed model from another file of the same weights."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from emoguard import EmoGuardError
+from emoguard.fit import realign
+from emoguard.fit.responses import Sampling, calibrate, responses
+from emoguard.fit.staleness import ANSWERS, movement, sampling_of
+from emoguard.probe.calibration import QUANTILES
+from emoguard.testing import FAKE_IDENTITY, FakeResiduals, FakeSpeaker, make_probe
+
+PROMPTS = [f"What is number {n} of the list of rivers?" for n in range(60)]
+SAMPLING = Sampling(tokens=24)
+PROBE = make_probe(FakeResiduals())
+QUANTISED = dataclasses.replace(FAKE_IDENTITY, quantisation="Q4_0")
+
+
+class Trained(FakeResiduals):
+    """A model whose residuals all moved along one label's direction, as after a LoRA."""
+
+    def __init__(self, by):
+        super().__init__(dataclasses.replace(FAKE_IDENTITY, weights="1" * 64))
+        self.by = by
+
+    def residuals(self, token_ids, layers):
+        found = super().residuals(token_ids, layers)
+        for n, layer in enumerate(layers):
+            if layer in PROBE.layers:
+                found[n, 1:] += self.by * PROBE.read[PROBE.layers.index(layer), 0]
+        return found
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    speaker = FakeSpeaker(shortest=16)
+    return calibrate(
+        speaker.door, PROBE, list(responses(speaker, PROMPTS, SAMPLING)),
+        context=SAMPLING.context("", PROMPTS),
+    )  # fmt: skip
+
+
+def moved(door, calibration):
+    return movement(FakeSpeaker(door, shortest=16), PROBE, [calibration], PROMPTS[10:])
+
+
+def test_another_file_of_the_weights_has_not_moved(calibration):
+    found = moved(FakeResiduals(QUANTISED, noise=0.1), calibration)
+    assert found.moved == []
+    assert found.witness > 0.98
+
+
+def test_a_model_trained_further_has_and_the_label_is_named(calibration):
+    by = 2.0 * float(calibration.scale[0])
+    found = moved(Trained(by), calibration)
+    assert found.moved[0] == "happy"
+    assert found.shift[0] == pytest.approx(2.0, abs=0.5)
+    assert found.largest > 8
+
+
+def test_the_nearest_calibration_counts(calibration):
+    far = dataclasses.replace(calibration, location=calibration.location + 9 * calibration.scale)
+    speaker = FakeSpeaker(shortest=16)
+    assert movement(speaker, PROBE, [far, calibration], PROMPTS[10:]).moved == []
+    assert len(speaker.prompts) == ANSWERS
+
+
+def test_answers_are_sampled_as_the_calibration_was():
+    context = Sampling(48, 0.3).context("", PROMPTS)
+    made = dataclasses.replace(
+        calibrate(FakeResiduals(), PROBE, list(responses(FakeSpeaker(), PROMPTS, SAMPLING))),
+        context=context,
+    )
+    assert sampling_of(made) == Sampling(48, 0.3)
+    assert sampling_of(dataclasses.replace(made, context={})) == Sampling()
+    assert sampling_of(dataclasses.replace(made, context={"tokens": "x"})) == Sampling()
+
+
+def test_realigned_keeps_the_shape_and_certifies_nothing(calibration):
+    speaker = FakeSpeaker(Trained(3.0), shortest=16)
+    few = calibrate(speaker.door, PROBE, list(responses(speaker, PROMPTS[:12], SAMPLING)))
+    found = realign.realigned(calibration, few)
+    assert np.array_equal(found.location, few.location)
+    assert np.array_equal(found.means, calibration.means)
+    assert found.means.shape[0] == QUANTILES
+    assert found.curve is None
+    assert found.identity == speaker.door.identity
+    assert "realigned on" in found.cautions[0]
+
+
+def test_directions_that_tell_nothing_apart_are_not_realigned():
+    names = ("happy", "calm", "proud", "loving", "sad", "angry", "hostile", "frustrated")
+    probe = make_probe(FakeResiduals(), (*names, "afraid", "nervous", "desperate", "guilty"))
+    with pytest.raises(EmoGuardError, match=r"do not hold on this model any more: .* emoguard fit"):
+        realign.check_directions(FakeResiduals(), probe)
+
+
+def test_labels_that_none_of_our_texts_has_cannot_be_realigned():
+    recipe = {"labels": {"sarcastic": {"words": ["sarcastic"]}, "sincere": {"words": ["sincere"]}}}
+    probe = dataclasses.replace(
+        make_probe(FakeResiduals(), ("sarcastic", "sincere")), recipe=recipe
+    )
+    with pytest.raises(EmoGuardError, match="no text of ours is about sarcastic, sincere"):
+        realign.check_directions(FakeResiduals(), probe)
