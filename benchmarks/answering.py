@@ -267,7 +267,8 @@ def _urgency(group: tuple[tuple[Any, ...], list[Item]]) -> tuple[int, int]:
 def write(model: Model, wanted: Sequence[Item], minutes: float) -> None:
     """Answer what is not answered yet, for at most so many minutes."""
     known = stored(model)
-    missing = list(pieces([item for item in wanted if item.key not in known]))
+    every = ([item for item in piece if item.key not in known] for piece in pieces(wanted))
+    missing = [piece for piece in every if piece]
     if not missing:
         return
     folder = CACHE / model.name

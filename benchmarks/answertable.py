@@ -61,8 +61,12 @@ class Table:
         """Return the rows of a pool's conditions, (rows,)."""
         return np.flatnonzero((self.pools == pool) & np.isin(self.conditions, conditions))
 
-    def area(self, scores: np.ndarray, pool: str, condition: str) -> Sample:
+    def area(
+        self, scores: np.ndarray, pool: str, condition: str, *, others: bool = False
+    ) -> Sample:
         """Return the AUROC of each label against the condition's control, with its resamples.
+
+        With `others` it is against the answers of the other labels: is it this label that is read?
 
         `scores` has shape (answers, labels). Labels that the condition lacks are NaN. Resamples
         draw prompts, the same for all labels and detectors.
@@ -71,7 +75,8 @@ class Table:
         weights = cluster_weights(self.clusters[rows])
         found = []
         for n, label in enumerate(LABELS):
-            mine = np.isin(self.labels[rows], (label, NEUTRAL))
+            mine = (self.labels[rows] != NEUTRAL) if others else self.labels[rows] == NEUTRAL
+            mine |= self.labels[rows] == label
             positive = self.labels[rows][mine] == label
             column = scores[rows][mine, n]
             found.append(areas(column[:, None], positive[:, None], weights[:, mine]))

@@ -187,6 +187,10 @@ def told(table: Table, scores: dict[str, np.ndarray], pool: str) -> Iterator[str
         yield f"{condition}: " + ", ".join(f"{n} {over_labels(a)}" for n, a in areas.items())
         gain: Sample = areas["both"] - areas["text"]
         yield f"    both - text {over_labels(gain)}"
+        apart = {n: table.area(each, pool, condition, others=True) for n, each in scores.items()}
+        yield "    against other labels: " + ", ".join(
+            f"{n} {over_labels(a)}" for n, a in apart.items()
+        )
         for name in [n for n in ("shipped", "own", "text", "both") if n in areas]:
             each = zip(LABELS, areas[name].value, strict=True)
             yield f"    {name:8}" + " ".join(f"{n} {v:.2f}" for n, v in each if np.isfinite(v))

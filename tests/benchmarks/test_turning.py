@@ -95,6 +95,7 @@ def test_an_area_compares_a_label_with_its_control_and_leaves_out_labels_without
 
     assert area.value[LABELS.index("sad")] == 1
     assert np.isnan(area.value[LABELS.index("happy")])
+    assert np.isnan(table.area(scores, "final", "voice", others=True).value).all()
 
 
 def test_a_stream_changes_after_its_warm_up_by_the_share_asked_for() -> None:
