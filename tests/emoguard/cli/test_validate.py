@@ -9,7 +9,7 @@ import pytest
 from emoguard_llamacpp import open_residuals
 from emoguard_llamacpp.speaker import LlamaSpeaker
 
-from emoguard.cli import main, validate
+from emoguard.cli import main, reading, validate
 from emoguard.fit import corpora
 from emoguard.fit.responses import Sampling, calibrate, responses
 from emoguard.probe import artifact
@@ -137,7 +137,7 @@ def test_a_probe_is_judged_by_the_labels_it_was_fitted_with_in_its_order():
 
 def test_the_packages_own_corpora_have_names_of_their_own_beside_others(tmp_path):
     other = str(tmp_path / "stories.jsonl")
-    named = validate._named([*map(str, corpora.own()), other])
+    named = reading._named([*map(str, corpora.own()), other])
     assert list(named) == ["own stories", "own letters", "stories"]
 
 
