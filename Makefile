@@ -24,7 +24,7 @@ test: export OMP_NUM_THREADS := 1
 test: check
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-# While you work: everything that needs neither a runtime nor a model, within a minute.
+# While you work: everything that needs neither a runtime nor a model, in about two minutes.
 test-fast: export OMP_NUM_THREADS := 1
 test-fast: $(VENV)/.fast
 	$(BIN)/python -m pytest --fast -n auto -q

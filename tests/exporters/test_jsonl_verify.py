@@ -308,6 +308,7 @@ report = dataclasses.replace(make_report(), scores=scores)
 """
 
 
+@pytest.mark.slow
 def test_sigkill_loses_at_most_the_line_being_written(tmp_path):
     path = tmp_path / "audit.jsonl"
     forever = WRITER + "while True:\n    log.report(report); print(log.lines, flush=True)\n"

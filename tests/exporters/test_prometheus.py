@@ -375,6 +375,7 @@ def timed(work) -> float:
     return time.perf_counter() - began
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_responses():
     sink, report = full(), busy_report()
     for _ in range(2_000):

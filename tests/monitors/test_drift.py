@@ -221,6 +221,7 @@ def test_a_broken_state_is_set_aside_counted_and_said(tmp_path, change, caplog):
     assert (tmp_path / "drift.json.aside-1").read_text() == broken
 
 
+@pytest.mark.slow
 def test_a_state_of_more_than_a_mebibyte_can_be_read_again(tmp_path):
     labels = tuple(f"label{n}" for n in range(5000))
     rows = np.random.default_rng(0).normal(size=(100, 5000))

@@ -19,6 +19,7 @@ from tests.plugins.page import scripted
 from tests.plugins.page.test_page import Served
 from tests.support.wire import body, call, start
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 PACKAGES = HERE.parents[1] / "clients" / "node_modules"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
