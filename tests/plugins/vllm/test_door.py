@@ -64,4 +64,6 @@ def test_emoguard_calibrate_runs_on_an_engine(tmp_path: Path) -> None:
 
     _, calibrations = artifact.load(out)
     made = [each for each in calibrations if each.identity.quantisation == "float32"]
-    assert [each.responses for each in made] == [8]
+    (calibration,) = made
+    assert calibration.curve.responses == 8  # as long as the alarm window; shorter ones count apart
+    assert calibration.responses >= 8
