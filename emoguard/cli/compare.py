@@ -16,7 +16,7 @@ from rich import box
 from rich.table import Table
 
 from emoguard.cli.bars import Bars
-from emoguard.cli.models import THREADS
+from emoguard.cli.models import LABELS, THREADS
 from emoguard.cli.paths import check_out
 from emoguard.cli.reading import readable
 from emoguard.cli.screen import Screen
@@ -50,7 +50,7 @@ APART = "*"
 @click.argument("b")
 @click.option("--corpus", help="JSON lines with emotion, topic, text; default: the package's own.")
 @click.option("--neutral", help="JSON lines with text; default: the package's own.")
-@click.option("--labels", "labels_path", help="Labels and their words (JSON); default: ours.")
+@LABELS
 @click.option(
     "--layer",
     "layers",

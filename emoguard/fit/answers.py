@@ -1,14 +1,16 @@
-"""The work file of `emoguard calibrate`: the model's answers to the first prompts of a list."""
+"""Keeps a model's answers to the first prompts of a list in a file, as they come."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from emoguard import regularfile
+from emoguard.fit.responses import Sampling, responses
 from emoguard.fit.workfile import LARGEST, WorkFile
-from emoguard.runtime.speaker import Generated
+from emoguard.runtime.speaker import Generated, Speaker
 
 
 class AnswerFile:
@@ -38,6 +40,26 @@ class AnswerFile:
     def close(self) -> None:
         """Let another command work on the file. Idempotent."""
         self._file.close()
+
+
+def answered(
+    speaker: Speaker,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    path: str | Path,
+    enough: Callable[[list[Generated]], bool],
+) -> list[Generated]:
+    """Return the answers in the file at `path`, after adding to them until there are `enough`.
+
+    Raises:
+        EmoGuardError: a file of something else, or of another model, sampling or list of prompts.
+
+    """
+    identity = speaker.door.identity
+    bound = {"model": identity.digest, **sampling.context(identity.template, prompts)}
+    with closing(AnswerFile(path, bound)) as file:
+        file.extend(lambda start: responses(speaker, prompts, sampling, start=start), enough)
+    return file.answers
 
 
 def _answer(data: Any) -> Generated:

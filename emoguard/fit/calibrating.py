@@ -5,15 +5,14 @@ What is slow is kept as it comes: responses in a work file, the probe after each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora, store
-from emoguard.fit.answers import AnswerFile
+from emoguard.fit.answers import answered
 from emoguard.fit.languages import strangers
-from emoguard.fit.responses import SHORTEST, Sampling, responses
+from emoguard.fit.responses import SHORTEST, Sampling
 from emoguard.fit.responses import calibrate as measure
 from emoguard.probe import artifact
 from emoguard.probe.calibration import Calibration
@@ -133,14 +132,7 @@ def respond(
         progress("responding", min(whole, sample.wanted), sample.wanted)
         return whole >= sample.wanted
 
-    bound = {"model": speaker.door.identity.digest, **sample.context(speaker)}
-
-    def made(start: int) -> Iterator[Generated]:
-        return responses(speaker, sample.prompts, sample.sampling, start=start)
-
-    with closing(AnswerFile(answer_file(out), bound)) as file:
-        file.extend(made, enough)
-    return file.answers
+    return answered(speaker, sample.prompts, sample.sampling, answer_file(out), enough)
 
 
 def cautions(speaker: Speaker, generated: Sequence[Generated], sample: NeutralSample) -> list[str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from emoguard.fit import corpora
-from emoguard.fit.answers import AnswerFile
-from emoguard.fit.responses import Sampling, responses
+from emoguard.fit.answers import answered
+from emoguard.fit.responses import Sampling
 from emoguard.validate.onpolicy import prompts
 
 if TYPE_CHECKING:
@@ -55,17 +54,10 @@ def answers(
         EmoGuardError: a file of something else.
 
     """
-    texts = [each.prompt for each in wanted]
-    identity = speaker.door.identity
-    bound = {"model": identity.digest, **SAMPLING.context(identity.template, texts)}
-
-    def made(start: int) -> Iterator[Generated]:
-        yield from responses(speaker, texts, SAMPLING, start=start)
 
     def enough(found: list[Generated]) -> bool:
         progress("examples", min(most, len(found)), most)
         return len(found) >= most
 
-    with closing(AnswerFile(f"{out}.examples.jsonl", bound)) as file:
-        file.extend(made, enough)
-    return file.answers[:most]
+    texts = [each.prompt for each in wanted]
+    return answered(speaker, texts, SAMPLING, f"{out}.examples.jsonl", enough)[:most]

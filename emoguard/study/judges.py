@@ -121,12 +121,15 @@ class Classifier(_OfPeople):
         return self._words.transform(texts)
 
 
-class Embeddings(_OfPeople):
-    """Sentence embeddings (mean of a Transformers encoder's last states), logistic regression."""
+class Encoder:
+    """Sentence embeddings: the mean of a Transformers encoder's last states.
 
-    name = "embeddings"
+    Raises:
+        EmoGuardError: `folder` is no model.
 
-    def __init__(self, folder: str | Path, path: str | Path) -> None:
+    """
+
+    def __init__(self, folder: str | Path) -> None:
         check_installed("judging with sentence embeddings", "torch", "transformers")
         from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415
 
@@ -137,9 +140,9 @@ class Embeddings(_OfPeople):
             raise EmoGuardError(
                 f"judges.embeddings: {folder} cannot be opened as a model: {error!s:.200}"
             ) from error
-        super().__init__(path)
 
-    def _vectors(self, texts: Sequence[str]) -> Any:
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return unit embeddings, (texts, width)."""
         import torch  # noqa: PLC0415
 
         parts = []
@@ -154,6 +157,19 @@ class Embeddings(_OfPeople):
             means = (states * mask).sum(1) / mask.sum(1)
             parts.append(torch.nn.functional.normalize(means, dim=1).numpy())
         return np.concatenate(parts)
+
+
+class Embeddings(_OfPeople):
+    """Sentence embeddings, logistic regression."""
+
+    name = "embeddings"
+
+    def __init__(self, folder: str | Path, path: str | Path) -> None:
+        self._encoder = Encoder(folder)
+        super().__init__(path)
+
+    def _vectors(self, texts: Sequence[str]) -> Any:
+        return self._encoder.embed(texts)
 
 
 class Endpoint:

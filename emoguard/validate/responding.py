@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +12,9 @@ import numpy as np
 from emoguard.advice import calibrate_command
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora
-from emoguard.fit.answers import AnswerFile
+from emoguard.fit.answers import answered
 from emoguard.fit.calibrating import Progress, check_fits
-from emoguard.fit.responses import SHORTEST, Sampling, responses
+from emoguard.fit.responses import SHORTEST, Sampling
 from emoguard.fit.responses import calibrate as measure
 from emoguard.fit.textonly import TEXT_ONLY, TextOnly
 from emoguard.guard import Guard
@@ -169,21 +168,13 @@ class _Some:
 def _responses(
     speaker: Speaker, asked: Sequence[Prompt], hearing: Hearing, progress: Progress
 ) -> list[Generated]:
-    sampling = Sampling(hearing.tokens)
     texts = [prompt.text for prompt in asked]
-    identity = speaker.door.identity
-    bound = {"model": identity.digest, **sampling.context(identity.template, texts)}
-
-    def made(start: int) -> Iterator[Generated]:
-        yield from responses(speaker, texts, sampling, start=start)
 
     def enough(found: list[Generated]) -> bool:
         progress("responding", len(found), len(texts))
         return len(found) == len(texts)
 
-    with closing(AnswerFile(hearing.file, bound)) as file:
-        file.extend(made, enough)
-    return file.answers
+    return answered(speaker, texts, Sampling(hearing.tokens), hearing.file, enough)
 
 
 def _words(

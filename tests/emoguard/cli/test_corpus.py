@@ -29,22 +29,15 @@ def scripted(monkeypatch, words=50):
     return asked
 
 
+def writing(model, out, *more):
+    return ["corpus", "write", "--model", model, "--out", str(out), *more]
+
+
 def test_a_corpus_is_written_that_fit_can_read(tmp_path, topics, monkeypatch, capsys):
     asked = scripted(monkeypatch)
     model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
     out = tmp_path / "c.jsonl"
-    arguments = [
-        "corpus",
-        "write",
-        "--model",
-        model,
-        "--out",
-        str(out),
-        "--topics",
-        topics,
-        "--each",
-        "2",
-    ]
+    arguments = writing(model, out, "--topics", topics, "--each", "2")
     assert main(arguments) == 0
     assert "48 of 48 texts. Rejected attempts: 0." in capsys.readouterr().out
     texts = corpora.read(out, corpora.default_labels())
@@ -80,17 +73,8 @@ def test_labels_of_ones_own_are_asked_for_and_never_named(tmp_path, topics, monk
 def test_texts_that_never_come_are_given_up_and_counted(tmp_path, topics, monkeypatch, capsys):
     scripted(monkeypatch, words=5)
     model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
-    arguments = [
-        "corpus",
-        "write",
-        "--model",
-        model,
-        "--out",
-        str(tmp_path / "c.jsonl"),
-        "--each",
-        "1",
-    ]
-    assert main([*arguments, "--topics", topics, "--tries", "2"]) == 0
+    arguments = ["--each", "1", "--topics", topics, "--tries", "2"]
+    assert main(writing(model, tmp_path / "c.jsonl", *arguments)) == 0
     text = capsys.readouterr().out
     assert "0 of 24 texts, 24 given up. Rejected attempts: 48 (48 too short)." in text
 
