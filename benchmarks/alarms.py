@@ -135,8 +135,8 @@ def bootstrap(crossed: np.ndarray, exposure: np.ndarray) -> tuple[float, float]:
     """Return the 95 % interval of a rate per 1,000 positions, resampling responses."""
     rng = np.random.default_rng(0)
     drawn = rng.integers(0, len(crossed), (2000, len(crossed)))
-    found = crossed[drawn].sum(axis=1) / exposure[drawn].sum(axis=1) * 1000
-    low, high = np.percentile(found, [2.5, 97.5])
+    per_1000 = crossed[drawn].sum(axis=1) / exposure[drawn].sum(axis=1) * 1000
+    low, high = np.percentile(per_1000, [2.5, 97.5])
     return float(low), float(high)
 
 

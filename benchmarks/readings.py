@@ -62,9 +62,9 @@ class HeldOut:
                 prompt, seed = self._prompts[n % len(self._prompts)], 100_000 * tokens + n
                 yield respond(LlamaSpeaker(self._llm), prompt, Sampling(tokens), seed)
 
-        def enough(said: list[Generated]) -> bool:
-            sys.stderr.write(f"\r{tokens} tokens: {len(said)}/{wanted}")
-            return len(said) >= wanted
+        def enough(answers: list[Generated]) -> bool:
+            sys.stderr.write(f"\r{tokens} tokens: {len(answers)}/{wanted}")
+            return len(answers) >= wanted
 
         self._answers(tokens).extend(source, enough)
         sys.stderr.write("\n")
@@ -74,19 +74,19 @@ class HeldOut:
 
         Rows are those of live generation: the t-th token's is the residual it was chosen from.
         """
-        said = [each for each in self._answers(tokens).answers if each.token_ids][:most]
+        answers = [each for each in self._answers(tokens).answers if each.token_ids][:most]
         path = CACHE / f"rows-{digest(probe)}-{tokens}.npz"
         kept = load(path) if path.exists() else []
-        if len(kept) < len(said):
-            for n in range(len(kept), len(said)):
-                kept.append(self._project(probe, said[n]))
-                sys.stderr.write(f"\rreading, {tokens} tokens: {n + 1}/{len(said)}")
+        if len(kept) < len(answers):
+            for n in range(len(kept), len(answers)):
+                kept.append(self._project(probe, answers[n]))
+                sys.stderr.write(f"\rreading, {tokens} tokens: {n + 1}/{len(answers)}")
             sys.stderr.write("\n")
             save(path, kept)
         return kept[:most]
 
-    def _project(self, probe: Probe, said: Generated) -> np.ndarray:
-        return probe.project(said.residuals(self._door, probe.layers))
+    def _project(self, probe: Probe, answer: Generated) -> np.ndarray:
+        return probe.project(answer.residuals(self._door, probe.layers))
 
     def _answers(self, tokens: int) -> AnswerFile:
         """Open the responses of one limit, bound to the model, the prompts and the sampling."""
@@ -100,10 +100,10 @@ class HeldOut:
 
 def digest(probe: Probe) -> str:
     """Return what tells apart what probes read, whatever their files are called."""
-    found = hashlib.sha256(repr(probe.layers).encode())
+    content = hashlib.sha256(repr(probe.layers).encode())
     for array in (probe.read, probe.centre, probe.weights):
-        found.update(array.tobytes())
-    return found.hexdigest()[:8]
+        content.update(array.tobytes())
+    return content.hexdigest()[:8]
 
 
 def save(path: Path, rows: list[np.ndarray]) -> None:

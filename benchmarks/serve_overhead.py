@@ -188,8 +188,8 @@ def _port(line: bytes) -> int:
 def request(port: int, method: str, path: str, body: Any = None) -> http.client.HTTPConnection:
     """Send a request on a connection of its own, as clients without a pool do."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    told = {"content-type": "application/json"}
-    connection.request(method, path, None if body is None else json.dumps(body), told)
+    headers = {"content-type": "application/json"}
+    connection.request(method, path, None if body is None else json.dumps(body), headers)
     return connection
 
 
@@ -205,9 +205,9 @@ class Stream(NamedTuple):
 def stream(port: int, prompt: str) -> Stream:
     """Ask for one stream and read it."""
     start, first, pieces = time.perf_counter(), 0.0, 0
-    asked = {"messages": [{"role": "user", "content": prompt}], "stream": True}
+    body = {"messages": [{"role": "user", "content": prompt}], "stream": True}
     connection = request(
-        port, "POST", "/v1/chat/completions", asked | {"max_tokens": TOKENS, "temperature": 0}
+        port, "POST", "/v1/chat/completions", body | {"max_tokens": TOKENS, "temperature": 0}
     )
     with contextlib.closing(connection):
         for line in connection.getresponse():
@@ -219,8 +219,8 @@ def stream(port: int, prompt: str) -> Stream:
 
 def batch(port: int, clients: int, watched: bool, audience: Audience) -> tuple[float, float]:
     """Return a batch's pieces per second, and `first_token` of its streams."""
-    with contextlib.closing(request(port, "POST", "/watched" if watched else "/bare")) as asked:
-        asked.getresponse().read()
+    with contextlib.closing(request(port, "POST", "/watched" if watched else "/bare")) as switch:
+        switch.getresponse().read()
     results: list[Stream] = []
 
     def work(prompts: Sequence[str]) -> None:

@@ -338,7 +338,7 @@ def judge(tally: Tally, steered: Steered, layers: Sequence[Seen]) -> None:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Case:
     """One response to generate: prompt, plan, seed."""
 
     prompt: str
@@ -346,13 +346,13 @@ class Asked:
     seed: int
 
 
-def asked(kind: str, labels: Sequence[str], count: int) -> list[Asked]:
+def cases(kind: str, labels: Sequence[str], count: int) -> list[Case]:
     """Return `count` prompts with plans of a kind; prompts come again when there are fewer."""
     lines = [line.split("\t") for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
     # Spread over the labels, which the file holds in blocks.
     lines = [lines[n] for n in np.random.default_rng(0).permutation(len(lines))]
     rng = np.random.default_rng(1)
-    found = []
+    prompts = []
     for n in range(count):
         label, prompt = lines[n % len(lines)]
         plan = Plan(cap={label: 0.99})
@@ -362,8 +362,8 @@ def asked(kind: str, labels: Sequence[str], count: int) -> list[Asked]:
             plan = drawn_plan(rng, labels)
             while plan.is_empty:
                 plan = drawn_plan(rng, labels)
-        found.append(Asked(prompt, plan, n))
-    return found
+        prompts.append(Case(prompt, plan, n))
+    return prompts
 
 
 def live_llamacpp(
@@ -373,7 +373,7 @@ def live_llamacpp(
     llm = load_llama(MODELS[name](), n_ctx=1024)
     guard = Keeping(shipped(find(llm)[0].open_residuals(llm)), policy)
     with attach(llm, guard, backend="callback") as watch:
-        for one in asked(kind, guard.labels, count):
+        for one in cases(kind, guard.labels, count):
             guard.steered.clear()
             with stored_rows() as seen, watch.steering(one.plan):
                 respond(LlamaSpeaker(llm), one.prompt, Sampling(tokens), one.seed)
@@ -419,7 +419,7 @@ def live_transformers(
     door = find(model)[0].open_residuals(model, tokenizer=tokenizer)
     guard = Keeping(shipped(door), policy)
     layers = guard.probe.layers
-    many = asked(kind, guard.labels, count)
+    many = cases(kind, guard.labels, count)
     for start in range(0, len(many), BATCH):
         some = many[start : start + BATCH]
         guard.steered.clear()
