@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def stored(options: argparse.Namespace) -> list[Row]:
-    """Return what is measured on SmolLM2's stored responses."""
+    """Return the rows measured on SmolLM2's stored responses."""
     guard, held = readings.open_guard(options.probe), readings.HeldOut(options.threads)
     raw = {tokens: held.read(guard.probe, tokens, options.most) for tokens in readings.WANTED}
     return [*rates(guard, held.identity, raw), *real_length(raw, options.streams)]

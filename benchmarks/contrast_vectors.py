@@ -1,4 +1,4 @@
-"""Do the first components of emotion contrast vectors go with valence, more than word counts do?
+"""Do the first components of emotion contrast vectors follow valence more than word counts do?
 
 Method. The contrast vector of a label at a layer is the mean residual of its texts minus the mean
 over labels, scaled to length 1. Principal components of these vectors are taken at each layer, and

@@ -28,11 +28,11 @@ from emoguard.fit.textonly import counted
 
 Part = tuple[np.ndarray, np.ndarray]
 Score = Callable[[Sequence[Part], np.ndarray, np.ndarray, list[str]], np.ndarray]
-"""From parts to fit on, neutral residuals and residuals to test to scores (texts, labels)."""
+"""Fits on parts and neutral residuals; returns scores (texts, labels) of the residuals to test."""
 
 
 def differences(share: float) -> Callable[[Sequence[Part], np.ndarray, list[str]], np.ndarray]:
-    """Return what makes mean differences, with a share of the neutral variance taken out."""
+    """Return a scorer by mean differences, with a share of the neutral variance taken out."""
 
     def make(parts: Sequence[Part], neutral: np.ndarray, names: list[str]) -> np.ndarray:
         components = (
@@ -149,7 +149,7 @@ def judged(scores: np.ndarray, labels: np.ndarray, names: list[str]) -> str:
 def compare(
     fitted: Sequence[Corpus], tested: Corpus, neutral: np.ndarray, layers: Sequence[int]
 ) -> dict[str, str]:
-    """Return what each candidate reaches on the labels that both sides have."""
+    """Return the results of each candidate on the labels that both sides have."""
     both = set(tested.labels) & set(np.concatenate([c.labels for c in fitted]))
     names = [label.name for label in corpora.default_labels() if label.name in both]
     fitted, tested = [c.keep(names) for c in fitted], tested.keep(names)

@@ -1,4 +1,4 @@
-"""Responses of SmolLM2 to neutral prompts that no calibration has seen, and what a probe reads.
+"""Responses of SmolLM2 to neutral prompts that no calibration has seen, and a probe's readings.
 
 Responses are generated once and kept under `.cache/alarms` as token ids, which depend on the model
 and the prompts alone (about an hour on two cores; resumable). A probe then reads them through the
@@ -41,7 +41,7 @@ WANTED = {64: 1000, 256: 300, 1024: 100}
 
 
 class HeldOut:
-    """SmolLM2 with its kept responses, of which there is one file per limit of tokens."""
+    """SmolLM2 with its stored responses, one file per limit of tokens."""
 
     def __init__(self, threads: int = 2) -> None:
         self._llm = load_llama(
@@ -54,7 +54,7 @@ class HeldOut:
         CACHE.mkdir(parents=True, exist_ok=True)
 
     def generate(self, tokens: int, wanted: int) -> None:
-        """Generate the responses of one limit that are not kept yet."""
+        """Generate the missing responses of one limit."""
 
         def source(start: int) -> Iterator[Generated]:
             for n in count(start):
@@ -99,7 +99,7 @@ class HeldOut:
 
 
 def digest(probe: Probe) -> str:
-    """Return what tells apart what probes read, whatever their files are called."""
+    """Return a name for the readings of a probe that depends on its numbers, not on its file."""
     content = hashlib.sha256(repr(probe.layers).encode())
     for array in (probe.read, probe.centre, probe.weights):
         content.update(array.tobytes())
@@ -115,7 +115,7 @@ def save(path: Path, rows: list[np.ndarray]) -> None:
 
 
 def load(path: Path) -> list[np.ndarray]:
-    """Read what `save` wrote."""
+    """Load arrays written by `save`."""
     with np.load(path) as file:
         return np.split(file["rows"], np.cumsum(file["lengths"])[:-1])
 
@@ -140,7 +140,7 @@ def main() -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what whoever reads responses is asked."""
+    """Add the options of scripts that read responses."""
     parser.add_argument("--probe", default="", help="probe file; default: the shipped")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--most", type=int, help="responses per limit, to try it out")

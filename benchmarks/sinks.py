@@ -89,7 +89,7 @@ def cost(name: str, sinks: Sequence[Sink], stored: Sequence[Report]) -> Row:
 
 
 def page(exporter: PrometheusExporter) -> Iterator[Row]:
-    """Measure what a scrape takes and holds."""
+    """Measure the time and the size of a scrape."""
     spent = []
     with serve(exporter, 0) as server:
         for _ in range(50):
@@ -102,7 +102,7 @@ def page(exporter: PrometheusExporter) -> Iterator[Row]:
 
 
 def growth(sinks: Sequence[Sink], stored: Sequence[Report], count: int) -> Row:
-    """Return what memory gained over `count` further reports."""
+    """Return the growth of memory over `count` further reports."""
     process = psutil.Process()
     gc.collect()
     before = process.memory_info().rss

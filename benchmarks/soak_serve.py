@@ -38,7 +38,7 @@ TOKENS = 6
 
 
 def send(up: Up, draw: random.Random) -> str:
-    """Send one request, of a kind that is drawn; return what became of it."""
+    """Send one request of a random kind; return its outcome."""
     path, body = drawn(draw)
     raw = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
@@ -71,7 +71,7 @@ def drawn(draw: random.Random) -> tuple[str, dict[str, Any]]:
 
 
 def soak(responses: int, folder: str) -> list[Row]:
-    """Send the requests; return what was counted and what is left."""
+    """Send the requests; return the counts and the leftovers."""
     settings, model = server.read_model(str(smollm2_gguf()), n_ctx=512, n_threads=1)
     served = server.open_app(settings, model)
     log = {"path": f"{folder}/audit.jsonl", "key_file": f"{folder}/key", "create_key": True}
@@ -118,7 +118,7 @@ def soak(responses: int, folder: str) -> list[Row]:
 
 
 def work(up: Up, seed: int, requests: int, fates: list[str]) -> None:
-    """Be one client: send so many requests, one after the other."""
+    """Send requests one after the other, as one client."""
     draw = random.Random(seed)
     for number in range(requests):
         fates.append(send(up, draw))
@@ -127,7 +127,7 @@ def work(up: Up, seed: int, requests: int, fates: list[str]) -> None:
 
 
 def threads_beyond(before: int) -> int:
-    """Return how many threads there are more than before, after the time it takes to end one."""
+    """Return the number of threads beyond those before, after the time it takes to end one."""
     end = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < end:
         time.sleep(0.05)

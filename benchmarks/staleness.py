@@ -109,7 +109,7 @@ def _batch(tokenizer: Any, rows: list[tuple[str, str]]) -> tuple[Any, Any]:
 
 
 def judged(path: Path) -> dict[str, Any]:
-    """Return what `emoguard doctor` finds of the shipped probe on a model, from other files."""
+    """Return the findings of `emoguard doctor --probe` on a model, from other files alone."""
     probe, calibrations = load_probe(PROBE)
     speaker = open_speaker(path, threads=1)
     others = [c for c in calibrations if not c.identity.matches(speaker.door.identity)]

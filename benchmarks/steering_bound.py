@@ -58,7 +58,7 @@ BATCH = 16
 
 @dataclass
 class Tally:
-    """What was checked, and what was found."""
+    """Counts of checked rows and of violations."""
 
     rows: int = 0
     violations: int = 0
@@ -77,7 +77,7 @@ class Tally:
         length = np.linalg.norm(before, axis=1)
         change = np.linalg.norm(after - before, axis=1)
         self.rows += len(finite)
-        # Not finite is not within the bound, either.
+        # Rows that are not finite are not within the bound, either.
         self.violations += int(changed.sum() + (~(change <= budget * length)).sum())
         share = change[length > 0] / (budget * length[length > 0])
         self.worst = max(self.worst, float(share.max(initial=0)))
@@ -298,7 +298,7 @@ def adversarial(wanted: int) -> list[Row]:
 
 
 class Keeping(Guard):
-    """A guard that also keeps what steering did to each token of the last responses."""
+    """A guard that also keeps the moves of each token of the last responses."""
 
     def __init__(self, guard: Guard, policy: Policy) -> None:
         super().__init__(guard.probe, guard.calibrations, policy)
@@ -369,7 +369,7 @@ def cases(kind: str, labels: Sequence[str], count: int) -> list[Case]:
 def live_llamacpp(
     name: str, kind: str, count: int, tokens: int, policy: Policy
 ) -> Iterator[tuple[Steered, list[Seen]]]:
-    """Generate one by one; what the callback reads and writes is read again as stored."""
+    """Generate one by one; the rows that the callback reads and writes are read again as stored."""
     llm = load_llama(MODELS[name](), n_ctx=1024)
     guard = Keeping(shipped(find(llm)[0].open_residuals(llm)), policy)
     with attach(llm, guard, backend="callback") as watch:
@@ -383,7 +383,7 @@ def live_llamacpp(
 
 @contextmanager
 def stored_rows() -> Iterator[dict[int, Seen]]:
-    """Note what is stored in the last row of each steered node, before and after, by layer."""
+    """Record the last row of each steered node as stored, before and after, by layer."""
     from emoguard_llamacpp import ctypes_llama
     from emoguard_llamacpp.steer import Steer
 
@@ -453,7 +453,7 @@ def live_transformers(
 
 @contextmanager
 def outputs(model: Any, layers: Sequence[int]) -> Iterator[dict[int, list[Any]]]:
-    """Keep what blocks return as the hooks registered so far leave it."""
+    """Record the outputs of blocks after the hooks registered so far."""
     from emoguard_torch.tensors import hidden_state
     from emoguard_transformers.blocks import find_blocks
 
@@ -538,7 +538,7 @@ def _progress(what: str, done: int, total: int) -> None:
 
 
 def main() -> None:
-    """Run what the arguments name and print one table."""
+    """Run the selected measurements and print one table."""
     parser = arguments(__doc__)
     parser.add_argument("--rows", type=int, default=100_000, help="per implementation and dtype")
     parser.add_argument("--adversarial", type=int, default=150_000, help="the same")

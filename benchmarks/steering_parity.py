@@ -70,7 +70,7 @@ def guard_for(model: Any, calibration: Any = None, **options: Any) -> Guard:
 
 
 def own_answers(llm: Any) -> Any:
-    """Return a function that calibrates a door on the same answers as any other."""
+    """Return a function that calibrates any door on the same answers."""
     from emoguard.runtime.speaker import Generated
 
     answers = []
@@ -242,7 +242,7 @@ def cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def relative(value: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """Return the norm of the difference over the norm of what was wanted."""
+    """Return the norm of the difference over the norm of the wanted value."""
     difference = value.astype(np.float64) - wanted.astype(np.float64)
     return float(np.linalg.norm(difference) / np.linalg.norm(wanted.astype(np.float64)))
 

