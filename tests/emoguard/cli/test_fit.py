@@ -277,15 +277,20 @@ def test_a_fit_that_is_killed_in_every_part_makes_the_same_probe(tmp_path, texts
     ]
 
 
-def test_a_probe_of_few_texts_is_warned_of_and_its_file_keeps_that(tmp_path, texts, capsys):
+def test_a_probe_of_few_texts_or_of_telling_words_is_warned_of_and_its_file_keeps_that(
+    tmp_path, texts, capsys
+):
     model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
     out = tmp_path / "thin.safetensors"
     stories, neutral = texts
+    first, *others = map(json.loads, Path(stories).read_text(encoding="utf-8").splitlines())
+    write(Path(stories), [first | {"text": f"{first['text']} happily"}, *others])
     arguments = ["fit", "--model", model, "--corpus", stories, "--neutral", neutral, "--skip", "2"]
     assert main([*arguments, "--tokens", "16", "--responses", "8", "--out", str(out)]) == 0
     told = capsys.readouterr()
     assert "Caution: few texts (happy 6, calm 6" in told.err
     assert "Caution: few answers" in told.err
+    assert "(happy 1; the first at stories.jsonl:1)" in told.err
     assert "Caution" not in told.out
     assert artifact.load(out)[0].cautions
     assert main(["show", str(out)]) == 0
