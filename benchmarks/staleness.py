@@ -94,13 +94,13 @@ def _batch(tokenizer: Any, rows: list[tuple[str, str]]) -> tuple[Any, Any]:
     ids, labels = [], []
     for prompt, reply in rows:
         messages = [{"role": "user", "content": prompt}]
-        asked = tokenizer.apply_chat_template(
+        question = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_dict=True
         )["input_ids"]
         answer = tokenizer(reply, add_special_tokens=False)["input_ids"]
         end = [tokenizer.eos_token_id]
-        ids.append([*asked, *answer, *end])
-        labels.append([-100] * len(asked) + [*answer, *end])
+        ids.append([*question, *answer, *end])
+        labels.append([-100] * len(question) + [*answer, *end])
     longest = max(map(len, ids))
     return (
         torch.tensor([each + [0] * (longest - len(each)) for each in ids]),
@@ -109,19 +109,19 @@ def _batch(tokenizer: Any, rows: list[tuple[str, str]]) -> tuple[Any, Any]:
 
 
 def judged(path: Path) -> dict[str, Any]:
-    """Return what `emoguard doctor` finds of the shipped probe on a model, from other files."""
+    """Return the findings of `emoguard doctor --probe` on a model, from other files alone."""
     probe, calibrations = load_probe(PROBE)
     speaker = open_speaker(path, threads=1)
     others = [c for c in calibrations if not c.identity.matches(speaker.door.identity)]
-    found = movement(speaker, probe, others, own_prompts())
-    farthest = max(range(len(found.labels)), key=lambda n: abs(found.errors[n]))
+    change = movement(speaker, probe, others, own_prompts())
+    farthest = max(range(len(change.labels)), key=lambda n: abs(change.errors[n]))
     return {
         "file": path.name,
-        "witness": round(found.witness, 4),
-        "label": found.labels[farthest],
-        "shift": round(float(found.shift[farthest]), 2),
-        "errors": round(float(found.errors[farthest]), 1),
-        "moved": found.moved,
+        "witness": round(change.witness, 4),
+        "label": change.labels[farthest],
+        "shift": round(float(change.shift[farthest]), 2),
+        "errors": round(float(change.errors[farthest]), 1),
+        "moved": change.moved,
     }
 
 

@@ -15,10 +15,10 @@ PREFIX = 3
 def near(name: str, known: Iterable[str]) -> str | None:
     """Return the known name closest to `name`, or the only one that begins with it."""
     names = {each.casefold(): each for each in known}
-    asked = name.strip().casefold()
-    matches = difflib.get_close_matches(asked, names, n=1, cutoff=CLOSE)
-    if not matches and len(asked) >= PREFIX:
-        longer = [each for each in names if each.startswith(asked)]
+    wanted = name.strip().casefold()
+    matches = difflib.get_close_matches(wanted, names, n=1, cutoff=CLOSE)
+    if not matches and len(wanted) >= PREFIX:
+        longer = [each for each in names if each.startswith(wanted)]
         matches = longer if len(longer) == 1 else []
     return names[matches[0]] if matches else None
 

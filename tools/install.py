@@ -19,7 +19,7 @@ STEPS = (
     (re.compile(r"\s*Installing collected packages"), "installing"),
 )
 COMPILED = re.compile(r"\s*\[\s*(?P<done>\d+)(?:/(?P<all>\d+)|%)\]")
-"""What ninja ([12/193]) and make ([ 6%]) print before each file."""
+"""The progress that ninja ([12/193]) and make ([ 6%]) print before each file."""
 SLOW = {
     "compiling llama-cpp-python": "compiling llama.cpp (about 9 minutes on 2 cores, only once)",
 }

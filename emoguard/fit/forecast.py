@@ -1,4 +1,4 @@
-"""Measures for a few seconds how fast a model is here, and forecasts how long a fit takes."""
+"""Times a model for a few seconds and forecasts the duration of a fit."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from emoguard.runtime.speaker import Generated, Speaker
 
 BUDGET = 3.0
-"""Seconds that each measurement takes, where one step does not take longer."""
+"""Seconds for each measurement, unless a single step takes longer."""
 
 LENGTH = 0.85
-"""Share of the allowed tokens that a response has, where none was waited for."""
+"""Assumed share of the allowed tokens in a response, if none could be waited for."""
 
 MOST_RESPONSES = 6
 
 WIDEST = 1024
-"""Width at which the cost of a layer is measured; for wider models it is scaled."""
+"""Width at which the cost of a layer is measured; wider models are extrapolated."""
 
 EXPONENT = 2.5
-"""Growth of that cost with the width: between products with the texts and a solution."""
+"""Exponent of that cost in the width: between products with the texts and a linear solve."""
 
 LABELS = 12
 
@@ -46,7 +46,7 @@ BESIDE, BESIDE_WIDTH = 300, 576
 
 @dataclass(frozen=True, eq=False)
 class Speed:
-    """How long a model takes here, each (2,): seconds by the clock, and of CPU."""
+    """Durations of single steps on this machine, each (2,): wall-clock and CPU seconds."""
 
     text_token: NDArray[np.float64]
     """To read one token of a text, many texts at a time."""
@@ -62,7 +62,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Work:
-    """What is left to do.
+    """The remaining work of a fit.
 
     `tokens` of texts to read, `responses` and `examples` to make; `readers` files read all
     `answers`. The fit and its judgement are on `texts` of `corpora`, at `blocks` of `width`.
@@ -81,7 +81,7 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One part of a fit: what is done, how much of it, and `seconds` by the clock and of CPU."""
+    """One part of a fit: its name, its size, and its wall-clock and CPU `seconds`."""
 
     task: str
     amount: str
@@ -95,7 +95,7 @@ def measure(
     prompts: Sequence[str],
     sampling: Sampling,
 ) -> Speed:
-    """Measure how fast `reader` reads texts, and how fast `speaker` responds to prompts."""
+    """Time `reader` on texts and `speaker` on prompts."""
     door = reader.door
     response, tokens, longest = _responding(speaker, prompts, sampling)
     length = len(longest.prompt_ids) + len(longest.token_ids)
@@ -110,7 +110,7 @@ def measure(
 
 
 def forecast(speed: Speed, work: Work) -> list[Part]:
-    """Return the parts that are left to do, in their order."""
+    """Return the remaining parts, in order."""
     beside = BESIDE * work.texts / 1000 * min(1.0, (BESIDE_WIDTH / work.width) ** EXPONENT)
     fits = work.blocks + _judged(work.corpora, work.blocks, Recipe().keep) + beside
     answered = work.answers * speed.response_tokens * work.readers
@@ -128,12 +128,12 @@ def forecast(speed: Speed, work: Work) -> list[Part]:
 
 
 def seconds(parts: Sequence[Part]) -> NDArray[np.float64]:
-    """Return what parts take together, by the clock and of CPU, (2,)."""
+    """Return the wall-clock and CPU seconds of all parts together, (2,)."""
     return np.asarray(np.sum([part.seconds for part in parts], axis=0))
 
 
 def _judged(corpora: int, blocks: int, keep: int) -> int:
-    """Return how many fits of one layer a judgement makes; see `emoguard.validate.validation`."""
+    """Return the number of one-layer fits in a judgement; see `emoguard.validate.validation`."""
     choosing = 1 + corpora * FOLDS + corpora
     fixed = corpora * SHUFFLED * FOLDS + HALVES + DRAWS * (corpora + 1)
     return choosing * (blocks + keep) + fixed * keep + corpora * blocks
@@ -146,14 +146,14 @@ def _timed(work: Callable[[], object]) -> NDArray[np.float64]:
 
 
 def _reading(door: Residuals, texts: Sequence[str]) -> NDArray[np.float64]:
-    """Return what a token of a text costs: in batches, as a fit reads, unless one text is slow."""
+    """Return seconds per token of a text: in batches, as a fit reads, unless one text is slow."""
     ids = sorted((door.tokenize(text) for text in texts), key=len)[len(texts) // 2 :]
     layers = range(EMBEDDINGS, door.identity.layers - 1)
     with pooling(door, layers, len(ids[-1])) as run:
         alone = _timed(lambda: run(ids[:1], [1]))
         if alone[0] > BUDGET:
             return np.asarray(alone / len(ids[0]))
-        # The first text has paid for what is loaded late: it may be no measure of the others.
+        # The first text also paid for late loading: its time may not represent the others.
         count = max(1, min(BATCH // len(ids[0]), int(2 * BUDGET / alone[0])))
         spent, tokens, rest = np.zeros(2), 0, ids[1:]
         while spent[0] < BUDGET and rest:
@@ -166,15 +166,15 @@ def _reading(door: Residuals, texts: Sequence[str]) -> NDArray[np.float64]:
 def _responding(
     speaker: Speaker, prompts: Sequence[str], sampling: Sampling
 ) -> tuple[NDArray[np.float64], float, Generated]:
-    """Return what a response costs, its tokens with the prompt's, and one: cut short if slow."""
+    """Return the seconds and tokens of a response, and one response, cut short if slow."""
 
     def answer(number: int, tokens: int) -> tuple[NDArray[np.float64], Generated]:
         allowed = dataclasses.replace(sampling, tokens=tokens)
-        found: list[Generated] = []
-        seconds = _timed(lambda: found.append(respond(speaker, prompts[number], allowed, number)))
-        return seconds, found[0]
+        answers: list[Generated] = []
+        seconds = _timed(lambda: answers.append(respond(speaker, prompts[number], allowed, number)))
+        return seconds, answers[0]
 
-    answer(0, 1)  # pays for what is loaded late
+    answer(0, 1)  # pays for late loading
     (first, _), (few, short) = (answer(0, n) for n in (1, min(16, sampling.tokens)))
     token = np.maximum(few - first, 0) / max(1, len(short.token_ids) - 1)
     whole = first + LENGTH * sampling.tokens * token
@@ -187,7 +187,7 @@ def _responding(
 
 
 def _layer(width: int, texts: int) -> NDArray[np.float64]:
-    """Return what it costs to fit the directions of one layer."""
+    """Return the seconds for fitting the directions of one layer."""
     size = min(width, WIDEST)
     rng = np.random.default_rng(0)
     names = [f"label {n}" for n in range(LABELS)]

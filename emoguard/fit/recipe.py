@@ -1,7 +1,7 @@
-"""The recipe, residuals in, directions out: differences of means, layers chosen on held-out texts.
+"""Fits directions to residuals: differences of means, at layers chosen on held-out texts.
 
-Read directions are the differences whitened; steer directions are the differences as they are, but
-for the components of neutral texts.
+Read directions are the whitened differences; steer directions are the differences themselves,
+without the components of neutral texts.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from emoguard.probe.residuals import Residuals
 
 HELD_OUT = 3
-"""Every third topic (or text, in a corpus without topics) is held out to choose layers."""
+"""One topic in this many (or text, in a corpus without topics) is held out to choose layers."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The parameters of a fit, which a probe's card repeats."""
+    """The parameters of a fit, repeated in the probe's card."""
 
     whitened: bool = True
     """Whether read directions are whitened by the covariance within labels, or plain."""
@@ -61,7 +61,7 @@ class Pooled:
     topics: NDArray[np.str_]
 
     def held_out(self) -> NDArray[np.bool_]:
-        """Return which texts are held out to choose layers, (texts,)."""
+        """Return a mask of the texts held out to choose layers, (texts,)."""
         topics = np.unique(self.topics)
         numbers = np.arange(len(self.labels))
         if len(topics) >= HELD_OUT:
@@ -69,7 +69,7 @@ class Pooled:
         return np.asarray(numbers % HELD_OUT == 0)
 
     def at(self, layer: int, chosen: NDArray[np.bool_] | None = None) -> Part:
-        """Return residuals (texts, hidden) and labels at one layer, of all texts or some."""
+        """Return residuals (texts, hidden) at one layer and labels, of all texts or of `rows`."""
         if chosen is None:
             return self.residuals[:, layer], self.labels
         return self.residuals[chosen, layer], self.labels[chosen]
@@ -86,7 +86,7 @@ class Fitted:
     `read` and `steer` have shape (layers, names, hidden), `centre` (layers, hidden), `weights`
     (layers,), as in `Probe`. `read` is scaled so that the scores of each label have a standard
     deviation of 1 over the texts it was fitted on, each corpus counted alike: scores of different
-    labels may be compared.
+    labels are comparable.
     """
 
     names: tuple[str, ...]
@@ -111,11 +111,11 @@ def fit_directions(
     recipe: Recipe | None = None,
     layers: Sequence[int] = (),
 ) -> Fitted:
-    """Fit directions on corpora that count alike, whatever their sizes.
+    """Fit directions on corpora that count alike at any size.
 
     `neutral` holds residuals of neutral texts, (texts, blocks, hidden). A name without texts gets
-    zeros. Without `layers` the best by `layer_scores` are taken, which looks at nothing but texts
-    held out of these corpora.
+    zeros. Without `layers` the best by `layer_scores` are used, judged only on texts held out of
+    these corpora.
     """
     recipe = recipe or Recipe()
     if not layers:
@@ -240,7 +240,7 @@ def make(
     leaks: Sequence[str] = (),
     is_provisional: bool = False,
 ) -> Probe:
-    """Make a probe from corpora and neutral texts that were read already.
+    """Make a probe from residuals of corpora and neutral texts.
 
     `plain` are the residuals of neutral texts, (texts, blocks, hidden); `leaks` are cautions about
     the texts themselves. See `fit`.
@@ -289,7 +289,7 @@ def make(
 
 
 def has_valence(labels: Sequence[Label]) -> bool:
-    """Return whether labels of both signs are there to make the valence axis of."""
+    """Return whether there are labels of both signs, as the valence axis needs."""
     return {-1, 1} <= {label.valence for label in labels}
 
 
@@ -319,7 +319,7 @@ def _at_layer(
         whole = _combined(parts, names, np.zeros((0, neutral.shape[-1])))
         read = d.whiten(whole, d.within_covariance(parts, recipe.shrinkage))
     centre = np.mean([residuals.mean(axis=0, dtype=np.float64) for residuals, _ in parts], axis=0)
-    # Residuals grow with depth: each layer counts by the spread of its own projections.
+    # Residuals grow with depth: each layer is weighted by the spread of its own projections.
     spread = np.mean([((residuals - centre) @ read.T).std() for residuals, _ in parts])
     return read / (spread or 1.0), steer, centre
 
@@ -327,7 +327,7 @@ def _at_layer(
 def _combined(
     parts: Sequence[Part], names: Sequence[str], components: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return unit directions (names, hidden): each corpus counts the same, whatever its size."""
+    """Return unit directions (names, hidden); corpora of any size count alike."""
     per_corpus = [d.mean_differences(x, y, names, components) for x, y in parts]
     return d.unit(np.sum(per_corpus, axis=0))
 
@@ -339,24 +339,24 @@ def _held_out_auroc(
     names: Sequence[str],
     recipe: Recipe,
 ) -> NDArray[np.float64]:
-    """Return per name the AUROC on held-out texts, averaged over corpora, (names,)."""
+    """Return the AUROC of each name on held-out texts, averaged over corpora, (names,)."""
     read, _, _ = _at_layer([p.at(layer, ~p.held_out()) for p in corpora], neutral, names, recipe)
-    found = np.full((len(corpora), len(names)), np.nan)
-    for row, corpus in zip(found, corpora, strict=True):
+    areas = np.full((len(corpora), len(names)), np.nan)
+    for row, corpus in zip(areas, corpora, strict=True):
         residuals, labels = corpus.at(layer, corpus.held_out())
         for index, name in enumerate(names):
             positive = labels == name
             # No direction: none of the texts it would be fitted on has this label.
             if positive.any() and not positive.all() and read[index].any():
                 row[index] = d.auroc(residuals @ read[index], positive)
-    tested = np.isfinite(found).sum(axis=0)
-    return np.where(tested, np.nansum(found, axis=0) / np.maximum(tested, 1), np.nan)
+    tested = np.isfinite(areas).sum(axis=0)
+    return np.where(tested, np.nansum(areas, axis=0) / np.maximum(tested, 1), np.nan)
 
 
 def _card(
     scores: NDArray[np.float64], layers: Sequence[int], names: Sequence[str]
 ) -> dict[str, Any]:
-    def told(each: NDArray[np.float64]) -> float | None:
+    def mean(each: NDArray[np.float64]) -> float | None:
         known = each[np.isfinite(each)]
         return round(float(known.mean()), 3) if len(known) else None
 
@@ -364,7 +364,7 @@ def _card(
         "status": "not yet validated: run emoguard validate",
         "auroc_chance": 0.5,
         "held_out_auroc": {
-            name: told(column) for name, column in zip(names, scores[list(layers)].T, strict=True)
+            name: mean(column) for name, column in zip(names, scores[list(layers)].T, strict=True)
         },
-        "layer_auroc": {str(layer): told(row) for layer, row in enumerate(scores)},
+        "layer_auroc": {str(layer): mean(row) for layer, row in enumerate(scores)},
     }

@@ -83,9 +83,9 @@ class Probe:
         """
         kept = self.card.get("cautions")
         lines = kept if isinstance(kept, list | tuple) else ()
-        found = [line for line in lines if isinstance(line, str) and line.isprintable()]
+        printable = [line for line in lines if isinstance(line, str) and line.isprintable()]
         shown = (self._unfinished(), self._unsupported())
-        return tuple(found + [line for line in shown if line])
+        return tuple(printable + [line for line in shown if line])
 
     @property
     def is_provisional(self) -> bool:

@@ -179,7 +179,7 @@ def _check_guard(guard: Any) -> None:
     """Raise unless this is a guard.
 
     Raises:
-        EmoGuardError: naming the argument's type.
+        EmoGuardError: the message names the argument's type.
 
     """
     if not isinstance(guard, Guard):
@@ -195,7 +195,7 @@ def check_options(
     """Raise if a plug-in's function does not know an option; `also` are known to its caller.
 
     Raises:
-        EmoGuardError: naming the option, and the nearest known one or all.
+        EmoGuardError: the message names the option, and the nearest known one or all.
 
     """
     parameters = inspect.signature(function).parameters.values()
@@ -259,7 +259,7 @@ def shipped(door: Residuals, model: str = "MODEL") -> Guard:
     the path of the model, for the command in the error.
 
     Raises:
-        EmoGuardError: none fits.
+        EmoGuardError: no shipped probe fits.
 
     """
     files = shipped_files()

@@ -41,9 +41,9 @@ class Prompt:
     def messages(self) -> list[dict[str, str]]:
         """Return the conversation as chat templates take it."""
         turns = [{"role": "system", "content": self.system}] if self.system else []
-        for asked, answered in self.earlier:
-            turns.append({"role": "user", "content": asked})
-            turns.append({"role": "assistant", "content": answered})
+        for question, answer in self.earlier:
+            turns.append({"role": "user", "content": question})
+            turns.append({"role": "assistant", "content": answer})
         return [*turns, {"role": "user", "content": self.text}]
 
     @property

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from emoguard.study.tasks import Task
 
 SHORT, LONG = 4, 12
-"""Tokens of the two answers that a speed is measured on."""
+"""Tokens of the two answers timed for a speed."""
 
 SAMPLED = 2
 """Tasks of a block that are timed."""

@@ -135,7 +135,7 @@ class DriftMonitor:
         """Raise if `from_policy` could not use its state file here; leaves nothing behind.
 
         Raises:
-            EmoGuardError: saying why.
+            EmoGuardError: with the reason.
 
         """
         Checkpoint(state, None).check()
