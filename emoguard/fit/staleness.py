@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emoguard.fit.responses import Sampling, read_rows, respond
+from emoguard.fit.responses import Sampling, read_rows, responses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,8 +80,8 @@ def movement(
     witness = float(probe.witness.cosines(speaker.door, probe.layers)[:, 1].min())
     sampling = sampling_of(calibrations[0])
     rows = []
-    for number, prompt in enumerate(prompts):
-        rows += read_rows(speaker.door, probe, [respond(speaker, prompt, sampling, number)])
+    for response in responses(speaker, prompts, sampling):
+        rows += read_rows(speaker.door, probe, [response])
         progress(min(len(rows), answers))
         if len(rows) == answers:
             break
