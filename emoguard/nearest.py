@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Iterable
 
 CLOSE = 0.8
-"""Share of letters in common, in order, above which one name is taken for the other misspelt."""
+"""Share of letters in common, in order, above which a name counts as a misspelling of another."""
 
 PREFIX = 3
-"""Fewest letters taken for the beginning of a longer name, as in `max_dose`."""
+"""Fewest letters that count as an abbreviation of a longer name, as in `max_dose`."""
 
 
 def near(name: str, known: Iterable[str]) -> str | None:

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from emoguard.cli.bars import Bars, follow
-from emoguard.cli.models import ALSO, MODEL, RUNTIME, THREADS
+from emoguard.cli.models import ALSO, MODEL, RUNTIME, THREADS, TOKENS
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import open_probe
 from emoguard.cli.screen import Screen
@@ -47,13 +47,7 @@ from emoguard.runtime.speaker import Speaker
     type=click.IntRange(8),
     help=f"Responses to measure on; default: {ENOUGH_RESPONSES}, with --realign {RESPONSES}.",
 )
-@click.option(
-    "--tokens",
-    type=click.IntRange(1),
-    default=128,
-    show_default=True,
-    help="Most tokens per response.",
-)
+@TOKENS
 @click.option(
     "--temperature",
     type=click.FloatRange(0),

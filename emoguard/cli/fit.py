@@ -16,7 +16,7 @@ from emoguard.cli.bars import Bars, follow
 from emoguard.cli.fitjob import Job
 from emoguard.cli.fitpage import write_page
 from emoguard.cli.fitwords import announce, finished
-from emoguard.cli.models import ALSO, LABELS, MODEL, RUNTIME, THREADS
+from emoguard.cli.models import ALSO, LABELS, MODEL, MOST, RESPONDER, RUNTIME, THREADS, TOKENS
 from emoguard.cli.paths import check_out
 from emoguard.cli.reading import readable, stories_of
 from emoguard.cli.screen import Screen
@@ -68,18 +68,8 @@ SUFFIX = "-probe.safetensors"
 @LABELS
 @click.option("--name", default="", help="Name of the probe; default: the model's.")
 @ALSO
-@click.option(
-    "--responder",
-    help="The file of the same weights that answers, such as the quantised one that is served "
-    "while --model, which reads the texts, is a faster or exacter one; default: --model.",
-)
-@click.option(
-    "--most",
-    type=click.IntRange(1),
-    default=60,
-    show_default=True,
-    help="Texts per label and corpus.",
-)
+@RESPONDER
+@MOST
 @click.option(
     "--skip",
     type=click.IntRange(0),
@@ -102,13 +92,7 @@ SUFFIX = "-probe.safetensors"
     show_default=True,
     help="Responses to calibrate on.",
 )
-@click.option(
-    "--tokens",
-    type=click.IntRange(1),
-    default=128,
-    show_default=True,
-    help="Most tokens per response.",
-)
+@TOKENS
 @click.option("--keep", is_flag=True, help="Keep the work files beside OUT.")
 @click.option("--source", multiple=True, help="A line of attribution for the card.")
 @THREADS

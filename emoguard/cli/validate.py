@@ -15,7 +15,7 @@ from rich.table import Table
 
 from emoguard import keptfile
 from emoguard.cli.bars import Bars, follow
-from emoguard.cli.models import MODEL, RUNTIME, THREADS
+from emoguard.cli.models import MODEL, MOST, RESPONDER, RUNTIME, THREADS, TOKENS
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import calibrating, open_probe
 from emoguard.cli.reading import Reader, readable, stories_of
@@ -71,24 +71,14 @@ from emoguard.validate.validation import validate as measure
 @click.option("--card", "folder", required=True, help="Folder for the card, JSON and pictures.")
 @click.option("--out", help="Write the probe with its verdicts here (.safetensors).")
 @click.option("--residuals", help="Folder of stored residuals; default: CARD/residuals.")
-@click.option(
-    "--most",
-    type=click.IntRange(1),
-    default=60,
-    show_default=True,
-    help="Texts per label and corpus.",
-)
+@MOST
 @click.option(
     "--skip",
     type=click.IntRange(0),
     help=f"Leading tokens to leave out; default: the probe's, {SKIP}.",
 )
 @click.option("--on-policy/--no-on-policy", default=True, help="Let the model respond.")
-@click.option(
-    "--responder",
-    help="The file of the same weights that responds, such as the quantised one that is served "
-    "while --model, which reads the corpora, is a faster or exacter one; default: --model.",
-)
+@RESPONDER
 @click.option(
     "--responses",
     type=click.IntRange(20),
@@ -96,13 +86,7 @@ from emoguard.validate.validation import validate as measure
     show_default=True,
     help="Neutral ones, held out.",
 )
-@click.option(
-    "--tokens",
-    type=click.IntRange(1),
-    default=128,
-    show_default=True,
-    help="Most tokens per response.",
-)
+@TOKENS
 @click.option(
     "--language",
     "languages",

@@ -7,9 +7,8 @@ without the components of neutral texts.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +16,9 @@ import numpy as np
 from emoguard.errors import EmoGuardError
 from emoguard.fit import directions as d
 from emoguard.fit.cautions import cautions
-from emoguard.fit.corpora import Label, Text
-from emoguard.fit.extraction import SKIP, extract
-from emoguard.fit.leaks import leak_cautions
-from emoguard.fit.requirements import VALENCE, check
+from emoguard.fit.corpora import Label
+from emoguard.fit.extraction import SKIP
+from emoguard.fit.requirements import VALENCE
 from emoguard.probe.probe import Probe
 from emoguard.probe.witness import Witness
 
@@ -164,68 +162,6 @@ def best_layers(scores: NDArray[np.float64], keep: int) -> tuple[int, ...]:
     return tuple(sorted(order[:keep].tolist()))
 
 
-def fit(
-    door: Residuals,
-    corpora: Sequence[Sequence[Text]],
-    neutral: Sequence[Text],
-    labels: Sequence[Label],
-    folder: str | Path,
-    *,
-    name: str,
-    recipe: Recipe | None = None,
-    layers: Sequence[int] = (),
-    skip: int = SKIP,
-    progress: Callable[[int], None] = lambda _: None,
-    sources: Sequence[str] = (),
-) -> Probe:
-    """Make a probe for the model behind `door`.
-
-    `layers` fixes the layers to read. Residuals are kept in `folder` as they come: a second call
-    goes on where the first one ended. `progress` is called with the number of texts read so far.
-
-    Raises:
-        EmoGuardError: too few neutral texts, a label without texts in every corpus, layers the
-            model lacks, or a folder of something else.
-
-    """
-    check(door, corpora, neutral, labels, layers)
-    done = 0
-
-    def read(part: str, texts: Sequence[Text]) -> NDArray[np.float32]:
-        nonlocal done
-        found = extract(
-            door,
-            [t.text for t in texts],
-            Path(folder) / part,
-            skip=skip,
-            progress=lambda n: progress(done + n),
-        )
-        done += len(texts)
-        return found
-
-    plain = read("neutral", neutral)
-    pools = [
-        Pooled(
-            read(f"corpus-{n}", texts),
-            np.array([t.label for t in texts]),
-            np.array([t.topic for t in texts]),
-        )
-        for n, texts in enumerate(corpora)
-    ]
-    return make(
-        door,
-        pools,
-        plain,
-        labels,
-        name=name,
-        recipe=recipe,
-        layers=layers,
-        skip=skip,
-        sources=sources,
-        leaks=leak_cautions(corpora, labels),
-    )
-
-
 def make(
     door: Residuals,
     pools: Sequence[Pooled],
@@ -243,7 +179,7 @@ def make(
     """Make a probe from residuals of corpora and neutral texts.
 
     `plain` are the residuals of neutral texts, (texts, blocks, hidden); `leaks` are cautions about
-    the texts themselves. See `fit`.
+    the texts themselves. `layers` fixes the layers to read.
     """
     recipe = recipe or Recipe()
     names = [label.name for label in labels]

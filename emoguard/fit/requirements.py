@@ -26,7 +26,8 @@ def check(
     """Raise if no probe can be made from these inputs, before any text is read.
 
     Raises:
-        EmoGuardError: see `fit`.
+        EmoGuardError: too few neutral texts, a label without enough texts in any corpus, a single
+            label, one called valence, or layers that the model lacks.
 
     """
     if len(neutral) < 16:

@@ -80,8 +80,8 @@ def movement(
     witness = float(probe.witness.cosines(speaker.door, probe.layers)[:, 1].min())
     sampling = sampling_of(calibrations[0])
     rows = []
-    for response in responses(speaker, prompts, sampling):
-        rows += read_rows(speaker.door, probe, [response])
+    for answer in responses(speaker, prompts, sampling):
+        rows += read_rows(speaker.door, probe, [answer])
         progress(min(len(rows), answers))
         if len(rows) == answers:
             break

@@ -24,9 +24,9 @@ from emoguard.runtime.watched import Options
 class Prompt:
     """A prompt and how it is answered; `temperature` 0 is greedy.
 
-    `raw` leaves the chat template out; models without one are always prompted raw. The runtime's
-    own defaults hold for every other number of the sampling. `earlier` are turns before this one,
-    each what the user said and what the model answered.
+    `raw` leaves the chat template out; models without one are always prompted raw. All other
+    sampling settings are the runtime's defaults. `earlier` are the turns before this one, each a
+    user message and the model's answer.
     """
 
     text: str
@@ -90,7 +90,7 @@ class Speaker(Protocol):
         ...
 
     def answer(self, prompt: Prompt, tick: Callable[[], None]) -> str:
-        """Answer as an application would; `tick` is called about once per token on the way.
+        """Answer as an application would; `tick` is called about once per token meanwhile.
 
         Raises:
             ValueError: the runtime refuses the prompt.
@@ -149,7 +149,7 @@ class BatchSpeaker(Protocol):
 class Opener(Protocol):
     """The part of a plug-in that opens models by path, beside `Plugin`.
 
-    Everything but `open_speaker` works where the runtime is not installed, and does not load it.
+    Everything but `open_speaker` works without the runtime installed, and does not load it.
     """
 
     FORMAT: str
