@@ -90,12 +90,19 @@ class LiveAlarm:
         if not labels:
             return None
         where, means = "while the response was generated", self._crossings.means.tolist()
-        scores, text = dict(zip(self._labels, means, strict=True)), self._decode([*self._window])
+        scores, text = dict(zip(self._labels, means, strict=True)), self._text()
         for label in labels:
             self._raise_alert(_crossing(label, where, self._request.id, scores, text))
         if not self._stops:
             return None
         return f"{', '.join(labels)} rose over the certified threshold: the policy says stop"
+
+    def _text(self) -> str:
+        """Return the window's text, "" if it cannot be decoded."""
+        try:
+            return self._decode([*self._window])
+        except Exception:  # noqa: BLE001  (a stop must not fail with the text of its alert)
+            return ""
 
 
 def alert_late(

@@ -25,14 +25,16 @@ def spelled(token_ids):
     return " ".join(map(str, token_ids))
 
 
-def follow(action="stop", levels=(1.0, None), prompt=(), thinking=None, on_alert=None):
+def follow(
+    action="stop", levels=(1.0, None), prompt=(), thinking=None, *, on_alert=None, decode=spelled
+):
     policy = Policy(alarms=AlarmPolicy(window_tokens=2, on_alert=action))
     guard = AlarmingGuard(PROBE, [CALIBRATION], policy, on_alert=on_alert)
     pairs = zip(PROBE.labels, levels, strict=True)
     guard.levels = {label: level for label, level in pairs if level is not None}
     site = guard.site(FAKE_IDENTITY)
     alert = guard.outbox.alert
-    return guard, LiveAlarm.make(site, alert, Request(id="r"), lambda: (prompt, thinking), spelled)
+    return guard, LiveAlarm.make(site, alert, Request(id="r"), lambda: (prompt, thinking), decode)
 
 
 def run(alarm, values, tokens=None):
@@ -81,6 +83,15 @@ def test_the_text_of_a_window_leaves_out_what_was_not_averaged():
     assert guard.flush()
     # The first token counts as preparation, reasoning follows until it is closed.
     assert [alert.text for alert in called] == ["20 22"]
+
+
+def test_a_response_is_stopped_even_if_its_text_cannot_be_decoded():
+    def broken(token_ids):
+        raise ValueError(token_ids)
+
+    guard, alarm = follow(decode=broken)
+    assert [bool(why) for why in run(alarm, [3, 3])] == [False, True]
+    assert len(guard.alerts) == 1
 
 
 def test_the_text_of_an_alert_is_not_kept():
