@@ -1,11 +1,13 @@
 """How much of a score does the text of an answer show, and what is left of it?
 
 A text model of at most 100 KB, hashed n-grams of words and letters into a ridge regression,
-predicts the mean z that the shipped probe read. It is fitted on plain answers, all that `emoguard
-calibrate` has, and again with those of the conditions that move the model; R² is on answers to
-prompts left out (ten groups of prompts). `unexpressed` is z minus the prediction. It should tell
-nothing where the text shows the label (written on request), and may tell something only where the
-model is moved and the text does not show it. AUROC against the control, mean over labels.
+predicts the mean z that the shipped probe read. It is fitted on answers without an emotion, all
+that `emoguard calibrate` has, and again with those of the conditions that move the model; R² is on
+answers to prompts left out (ten groups of prompts).
+
+`unexpressed` is z minus the prediction. It should tell nothing where the text shows the label
+(written on request), and may tell something only where the model is moved and the text does not
+show it. AUROC against the control, mean over labels.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.answertable import Table, over_labels, readings
-from benchmarks.conditions import CONDITIONS, FITTED, LABELS
+from benchmarks.conditions import CONDITIONS, FITTED, LABELS, NEUTRAL
 from benchmarks.owndirections import STATISTICS, of_labels
 
 BUCKETS = 4096
@@ -67,7 +69,7 @@ def explained(z: np.ndarray, by: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    """Print R² of each label, and the AUROC of what is left."""
+    """Print R², and the AUROC of what is left."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -77,9 +79,9 @@ def main() -> None:
     read = readings(options.model, table)
     z = of_labels(read["shipped"], read["labels"].tolist())[:, :, STATISTICS.index("mean")]
     x = ngrams(table.texts)
-    plain = table.conditions == "plain"
+    neutral = table.labels == NEUTRAL
     moved = np.isin(table.conditions, FITTED)
-    for name, asked in (("plain", plain), ("plain, voice and written", plain | moved)):
+    for name, asked in (("neutral", neutral), ("neutral, voice, written", neutral | moved)):
         fits = {s: predicted(x, z, table.clusters, s, asked) for s in STRENGTHS}
         areas = {s: explained(z[asked], by[asked]) for s, by in fits.items()}
         best = max(areas, key=lambda s: float(areas[s].mean()))
