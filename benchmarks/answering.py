@@ -104,12 +104,12 @@ class Writer:
         """Answer items of one temperature and one limit of tokens."""
         inputs = self._inputs([self.prompt(item) for item in asked])
         rows: dict[int, list[torch.Tensor]] = {layer: [] for layer in self._layers}
-        blocks = self._model.model.layers
-        handles = [
+        blocks, handles = self._model.model.layers, []
+        if asked[0].condition == "push":  # first, as fitting the directions runs the model, too
+            handles.append(blocks[self._pushed].register_forward_hook(self._push(asked)))
+        handles += [
             blocks[layer].register_forward_hook(_keep(rows[layer])) for layer in self._layers
         ]
-        if asked[0].condition == "push":
-            handles.append(blocks[self._pushed].register_forward_hook(self._push(asked)))
         torch.manual_seed(seed)
         try:
             with torch.inference_mode():
@@ -298,13 +298,13 @@ def _urgency(group: tuple[tuple[Any, ...], list[Item]]) -> tuple[bool, int, int]
         ("tuning", "plain"),
         ("baseline", "plain"),
         ("final", "pressure"),
-        ("final", "push"),
         ("fit", "plain"),
         ("calibration", "plain"),
     )
     place = pool, condition
     late = pool != "final" and place not in first
-    return late, turn, first.index(place) if place in first else len(first)
+    costly = condition in {"push", "lora"}  # directions or a model are fitted first
+    return late, turn, first.index(place) if place in first else len(first) + costly
 
 
 def write(model: Model, wanted: Sequence[Item], minutes: float) -> None:
