@@ -381,24 +381,24 @@ def load(model: Model, wanted: Sequence[Item]) -> Iterator[Answer]:
 
 
 def pack(model: Model, wanted: Sequence[Item]) -> Path:
-    """Write the answers there are as text and token ids, without their residuals."""
+    """Write the answers there are as text and token ids, beside those packed before."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model.folder())
     path = KEPT / f"turning-{model.name}.jsonl.gz"
+    known = unpacked(model) | {each.item.key: each.token_ids for each in load(model, wanted)}
     lines = []
-    for answer in load(model, wanted):
-        text = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
-        item = answer.item
-        record = {
-            "key": item.key,
-            "pool": item.pool,
-            "condition": item.condition,
-            "label": item.label,
-            "text": text,
-            "answer": answer.token_ids,
-        }
-        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    for item in wanted:
+        if item.key in known:
+            record = {
+                "key": item.key,
+                "pool": item.pool,
+                "condition": item.condition,
+                "label": item.label,
+                "text": tokenizer.decode(known[item.key], skip_special_tokens=True),
+                "answer": known[item.key],
+            }
+            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     with path.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, 0) as file:
         file.write("".join(lines).encode())
     return path

@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("--unchanged", type=int, default=300_000, help="unchanged responses")
     parser.add_argument("--repeats", type=int, default=10, help="streams of each label")
     options = parser.parse_args()
-    table = Table.load(options.model)
+    table = Table.load(options.model, read=not options.check)
     if options.check:
         check(table, options.pool, options.embeddings)
         hand = FOLDER / f"labelled-{options.model}.jsonl"
