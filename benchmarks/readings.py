@@ -60,7 +60,7 @@ class HeldOut:
             for n in count(start):
                 # The same prompts for each limit, with other seeds.
                 prompt, seed = self._prompts[n % len(self._prompts)], 100_000 * tokens + n
-                yield respond(LlamaSpeaker(self._llm), prompt, Sampling(tokens), seed)
+                yield from respond(LlamaSpeaker(self._llm), [prompt], Sampling(tokens), seed)
 
         def enough(answers: list[Generated]) -> bool:
             sys.stderr.write(f"\r{tokens} tokens: {len(answers)}/{wanted}")

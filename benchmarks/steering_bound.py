@@ -376,7 +376,7 @@ def live_llamacpp(
         for one in cases(kind, guard.labels, count):
             guard.steered.clear()
             with stored_rows() as seen, watch.steering(one.plan):
-                respond(LlamaSpeaker(llm), one.prompt, Sampling(tokens), one.seed)
+                respond(LlamaSpeaker(llm), [one.prompt], Sampling(tokens), one.seed)
             (steered,) = guard.steered
             yield steered, [seen[layer] for layer in steered.steering.layers]
 

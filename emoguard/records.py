@@ -227,9 +227,7 @@ class Notice:
 
     def wire(self) -> dict[str, Any]:
         """Return the notice as a response carries it, without how it was given."""
-        fields: dict[str, Any] = _plain(vars(self))
-        del fields["channel"]
-        return fields
+        return {key: _plain(value) for key, value in vars(self).items() if key != "channel"}
 
 
 @dataclass(frozen=True)
@@ -370,10 +368,8 @@ class Report:
             "id": self.id,
             "status": self.status,
             "steered": self.steered,
-            "notice": None,
+            "notice": None if self.notice is None else self.notice.wire(),
         }
-        if self.notice is not None:
-            fields["notice"] = self.notice.wire()
         if scores != "none":
             fields["scores"] = {label: vars(score).copy() for label, score in self.scores.items()}
             fields["short"] = self.short
@@ -385,13 +381,17 @@ class Report:
 
 @dataclass(frozen=True)
 class Alert:
-    """An alert of a monitor on one label, with its severity and one line of text."""
+    """An alert on one label, of a monitor or of a crossing while a response was generated."""
 
     monitor: str
     label: str
     severity: Literal["info", "warning", "critical"]
     message: str
     report_id: str
+    scores: dict[str, float] = field(default_factory=dict)
+    """Of a crossing: the mean z of each label over the window (unclosed reasoning: its highest)."""
+    text: str = ""
+    """The window's text (unclosed reasoning: the response's). Only `on_alert` gets it."""
 
 
 def _plain(value: Any) -> Any:

@@ -14,9 +14,8 @@ import emoguard
 from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.hosts import is_loopback
-from emoguard.policy.policy import Policy
 from emoguard.runtime.openers import openers, recognise
-from emoguard.runtime.served import Served
+from emoguard.runtime.served import Served, sinks_lacking
 
 if TYPE_CHECKING:
     import uvicorn
@@ -132,7 +131,8 @@ def serve(
     served = _open(path, config, {k: v for k, v in options.items() if v is not None})
     notes = Screen(stderr=True)
     with contextlib.ExitStack() as stack:
-        extra = _further(policy, {"prometheus": {"port": metrics_port}} | _kept(page))
+        own = {"prometheus": {"port": metrics_port}} | ({"page": {}} if page else {})
+        extra = sinks_lacking(policy, own)
         sinks = [{name: options} for name, options in extra.items()]
         guard = stack.enter_context(
             emoguard.open_guard(served.model, policy, probe, sinks=sinks, **served.options)
@@ -207,17 +207,6 @@ def _flag(name: str) -> str:
     """Return the spelling of an option on the command line."""
     context = click.get_current_context()
     return next(each.opts[0] for each in context.command.params if each.name == name)
-
-
-def _kept(page: bool) -> dict[str, dict[str, int]]:
-    """Return the sink behind the operator's view of the page."""
-    return {"page": {}} if page else {}
-
-
-def _further(policy: str | None, sinks: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-    """Return the sinks to add to those of the policy, with their options by name."""
-    named = {name for sink in (Policy.load(policy).sinks if policy else ()) for name in sink}
-    return {name: options for name, options in sinks.items() if name not in named}
 
 
 def _address(served: Served) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emoguard.fit.recipe import Pooled, Recipe, fit_directions
-from emoguard.fit.responses import Sampling, respond
+from emoguard.fit.responses import Sampling, respond, together
 from emoguard.probe.pooling import BATCH, EMBEDDINGS, pooling
 
 if TYPE_CHECKING:
@@ -98,13 +98,12 @@ def measure(
     """Time `reader` on texts and `speaker` on prompts."""
     door = reader.door
     response, tokens, longest = _responding(speaker, prompts, sampling)
-    length = len(longest.prompt_ids) + len(longest.token_ids)
     layers = range(min(Recipe().keep, door.identity.layers - 1))
     return Speed(
         _reading(door, texts),
         response,
         tokens,
-        _timed(lambda: longest.residuals(speaker.door, layers)) / length,
+        _timed(lambda: longest.residuals(speaker.door, layers)) / _length(longest),
         _layer(door.identity.hidden, len(texts)),
     )
 
@@ -167,23 +166,32 @@ def _responding(
     speaker: Speaker, prompts: Sequence[str], sampling: Sampling
 ) -> tuple[NDArray[np.float64], float, Generated]:
     """Return the seconds and tokens of a response, and one response, cut short if slow."""
+    size = together(speaker)
 
-    def answer(number: int, tokens: int) -> tuple[NDArray[np.float64], Generated]:
+    def answer(number: int, tokens: int) -> tuple[NDArray[np.float64], list[Generated]]:
         allowed = dataclasses.replace(sampling, tokens=tokens)
+        group = prompts[number * size : (number + 1) * size]
         answers: list[Generated] = []
-        seconds = _timed(lambda: answers.append(respond(speaker, prompts[number], allowed, number)))
-        return seconds, answers[0]
+        seconds = _timed(lambda: answers.extend(respond(speaker, group, allowed, number * size)))
+        return seconds / len(group), answers
 
     answer(0, 1)  # pays for late loading
     (first, _), (few, short) = (answer(0, n) for n in (1, min(16, sampling.tokens)))
-    token = np.maximum(few - first, 0) / max(1, len(short.token_ids) - 1)
+    steps = max(len(each.token_ids) for each in short)
+    token = np.maximum(few - first, 0) / max(1, steps - 1)
     whole = first + LENGTH * sampling.tokens * token
-    if whole[0] > BUDGET:
-        return whole, len(short.prompt_ids) + LENGTH * sampling.tokens, short
-    count = min(len(prompts), MOST_RESPONSES, max(1, int(BUDGET / whole[0])))
-    seconds, responses = zip(*(answer(n, sampling.tokens) for n in range(count)), strict=True)
-    lengths = [len(each.prompt_ids) + len(each.token_ids) for each in responses]
-    return np.mean(seconds, axis=0), float(np.mean(lengths)), responses[int(np.argmax(lengths))]
+    if whole[0] * size > BUDGET:
+        longest = max(short, key=_length)
+        return whole, len(longest.prompt_ids) + LENGTH * sampling.tokens, longest
+    count = min(len(prompts), MOST_RESPONSES, max(1, int(BUDGET / whole[0]))) // size
+    groups = [answer(number, sampling.tokens) for number in range(max(1, count))]
+    responses = [each for _, group in groups for each in group]
+    seconds = np.mean([seconds for seconds, _ in groups], axis=0)
+    return seconds, float(np.mean([*map(_length, responses)])), max(responses, key=_length)
+
+
+def _length(response: Generated) -> int:
+    return len(response.prompt_ids) + len(response.token_ids)
 
 
 def _layer(width: int, texts: int) -> NDArray[np.float64]:

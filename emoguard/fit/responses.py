@@ -15,7 +15,7 @@ from emoguard.fit.readings import read_responses
 from emoguard.probe.calibration import QUANTILES, Calibration
 from emoguard.probe.crossing import HYSTERESIS, WINDOW
 from emoguard.runtime.attention import sink_rows
-from emoguard.runtime.speaker import Generated, Prompt, Speaker
+from emoguard.runtime.speaker import Generated, GroupSpeaker, Prompt, Speaker
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,20 +118,39 @@ def _rows(response: Generated) -> int:
 def responses(
     speaker: Speaker, prompts: Sequence[str], sampling: Sampling, *, start: int = 0
 ) -> Iterator[Generated]:
-    """Let a model respond to prompts from number `start` on, the n-th with seed n."""
-    for number in range(start, len(prompts)):
-        yield respond(speaker, prompts[number], sampling, number)
+    """Let a model respond to prompts from number `start` on, the n-th with seed n.
 
-
-def respond(speaker: Speaker, prompt: str, sampling: Sampling, seed: int) -> Generated:
-    """Let a model respond to one prompt, in its chat template if it has one.
-
-    A model without one continues the first half of the prompt; there is then no system prompt.
+    Groups are counted from the first prompt: what a prompt gets does not depend on `start`.
     """
-    text, system = prompt, sampling.system
+    size = together(speaker)
+    for first in range(start - start % size, len(prompts), size):
+        group = respond(speaker, prompts[first : first + size], sampling, first)
+        yield from group[max(0, start - first) :]
+
+
+def together(speaker: Speaker) -> int:
+    """Return how many prompts a model responds to at once."""
+    return speaker.together if isinstance(speaker, GroupSpeaker) else 1
+
+
+def respond(
+    speaker: Speaker, prompts: Sequence[str], sampling: Sampling, first: int = 0
+) -> list[Generated]:
+    """Let a model respond to prompts, at once if it can, in its chat template if it has one.
+
+    The n-th has the seed `first` + n. A model without a chat template continues the first half of
+    a prompt; there is then no system prompt.
+    """
+    texts, system = prompts, sampling.system
     if not speaker.has_template:
-        text, system = first_half(prompt), ""
-    return speaker.respond(Prompt(text, system, sampling.tokens, sampling.temperature, seed))
+        texts, system = [first_half(prompt) for prompt in prompts], ""
+    asked = [
+        Prompt(text, system, sampling.tokens, sampling.temperature, first + number)
+        for number, text in enumerate(texts)
+    ]
+    if isinstance(speaker, GroupSpeaker):
+        return speaker.respond_together(asked)
+    return [speaker.respond(prompt) for prompt in asked]
 
 
 def first_half(text: str) -> str:

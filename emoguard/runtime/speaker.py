@@ -108,6 +108,20 @@ class Speaker(Protocol):
 
 
 @runtime_checkable
+class GroupSpeaker(Protocol):
+    """An optional capability of a speaker: several responses at once, faster than in turn."""
+
+    @property
+    def together(self) -> int:
+        """Return how many prompts to give at a time."""
+        ...
+
+    def respond_together(self, prompts: Sequence[Prompt]) -> list[Generated]:
+        """Respond to prompts alike but for text and seed; the first one's seed is for all."""
+        ...
+
+
+@runtime_checkable
 class BatchSpeaker(Protocol):
     """An optional capability of a speaker: many sequences at once, each with its request."""
 

@@ -245,6 +245,8 @@ def check_alarms_while_generating(harness: Harness, probe: Probe) -> None:
         alerted = [(alert.label, alert.report_id) for alert in called]
         once = [] if action == "report" else [(probe.labels[0], request.id)]
         assert alerted == once, f"on_alert: {action} called back with {alerted}"
+        scored = all(alert.scores.keys() == set(probe.labels) for alert in called)
+        assert scored, f"on_alert: {action} called back without the scores of all labels"
 
 
 def check_notices(harness: Harness, probe: Probe) -> None:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from emoguard import EmoGuardError
-from emoguard.fit.responses import calibrate, first_half
+from emoguard.fit.responses import Sampling, calibrate, first_half, responses
 from emoguard.runtime.speaker import Generated
-from emoguard.testing import FakeResiduals, make_probe
+from emoguard.testing import FakeResiduals, FakeSpeaker, make_probe
 from emoguard.validate.agreement import read_z
 
 DOOR = FakeResiduals()
@@ -86,3 +86,38 @@ def test_short_answers_are_left_out_and_too_few_are_refused():
 def test_first_half_keeps_at_least_four_words():
     assert first_half("a b c d e f g h i j") == "a b c d e"
     assert first_half("a b c d e") == "a b c d"
+
+
+class Group(FakeSpeaker):
+    """Responds to four prompts at once; what each gets depends on the group."""
+
+    together = 4
+
+    def __init__(self):
+        super().__init__()
+        self.groups = []
+
+    def respond_together(self, prompts):
+        self.groups.append([prompt.seed for prompt in prompts])
+        return [
+            Generated([number], [prompts[0].seed, len(prompts)])
+            for number, prompt in enumerate(prompts)
+        ]
+
+
+def test_prompts_are_answered_in_groups_that_do_not_depend_on_the_start():
+    prompts = [f"Question {n}" for n in range(10)]
+    speaker = Group()
+    whole = list(responses(speaker, prompts, Sampling(8)))
+    assert speaker.groups == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert len(whole) == 10
+    for start in range(11):
+        assert list(responses(Group(), prompts, Sampling(8), start=start)) == whole[start:]
+
+
+def test_a_group_is_not_asked_before_it_is_wanted():
+    speaker = Group()
+    source = responses(speaker, [f"Question {n}" for n in range(10)], Sampling(8))
+    for _ in range(4):
+        next(source)
+    assert speaker.groups == [[0, 1, 2, 3]]
