@@ -32,18 +32,18 @@ def key(path: str) -> None:
 @click.option(
     "--lines",
     type=click.IntRange(0),
-    help="How many there should be: the metric emoguard_audit_lines_total; 0 for an empty log.",
+    help="Expected number of lines: the metric emoguard_audit_lines_total; 0 for an empty log.",
 )
 @click.option(
     "--head",
-    help="A file with a line of the log: LOG.state/head, or what `emoguard audit head` printed.",
+    help="A file with a line of the log: LOG.state/head, or the output of `emoguard audit head`.",
 )
 @click.option(
     "--first",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="The number the log begins with, where older files are kept elsewhere.",
+    help="The number of the log's first line, if older files are kept elsewhere.",
 )
 @click.pass_context
 def verify(

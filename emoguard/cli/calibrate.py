@@ -29,13 +29,15 @@ from emoguard.runtime.openers import open_speaker
 from emoguard.runtime.speaker import Speaker
 
 
-@click.command(short_help="Measure what is ordinary for a model.")
+@click.command(short_help="Measure a probe on a model's neutral answers.")
 @MODEL
 @RUNTIME
 @click.option("--probe", required=True, help="A probe file, or the name of a shipped one.")
 @click.option("--out", required=True, help="The probe file to write (.safetensors).")
 @ALSO
-@click.option("--prompts", "prompts_path", help="Neutral prompts, one per line; default: ours.")
+@click.option(
+    "--prompts", "prompts_path", help="Neutral prompts, one per line; default: the package's."
+)
 @click.option(
     "--realign",
     is_flag=True,
@@ -53,18 +55,16 @@ from emoguard.runtime.speaker import Speaker
     type=click.FloatRange(0),
     default=0.7,
     show_default=True,
-    help="Of the sampling.",
+    help="Temperature of the sampling.",
 )
-@click.option(
-    "--system", default="", callback=typed, help="The system prompt that is used in production."
-)
+@click.option("--system", default="", callback=typed, help="The system prompt used in production.")
 @click.option(
     "--language",
     default="en",
     show_default=True,
     help="Language of the prompts: kept with the calibration.",
 )
-@click.option("--policy", "policy_path", help="Policy whose alarms are to be certified.")
+@click.option("--policy", "policy_path", help="Policy with the alarms to certify.")
 @THREADS
 def calibrate(
     path: str,

@@ -33,12 +33,14 @@ DOUBT = (
 )
 
 
-@click.command(short_help="Say what a policy file means.")
+@click.command(short_help="Explain a policy file.")
 @click.argument("file")
 @click.option("--probe", help="A probe file or shipped probe that the policy should fit.")
-@click.option("--system", help="The system prompt that is used in production: a text, or @FILE.")
+@click.option("--system", help="The system prompt used in production: a text, or @FILE.")
 @click.option(
-    "--elsewhere", is_flag=True, help="It is for another machine: do not try its files and ports."
+    "--elsewhere",
+    is_flag=True,
+    help="The policy is for another machine: do not try its files and ports.",
 )
 @click.pass_context
 def check(

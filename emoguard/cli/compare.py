@@ -72,7 +72,7 @@ APART = "*"
     "--residuals",
     default="compare.residuals",
     show_default=True,
-    help="Folder where residuals are kept, one part per model.",
+    help="Folder to keep residuals in, one part per model.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--png", help="Draw a picture into this file.")

@@ -43,14 +43,16 @@ def corpus() -> None:
 @MODEL
 @click.option("--out", required=True, help="The corpus to write (JSON lines).")
 @LABELS
-@click.option("--topics", "topics_path", help="Topics, one per line; default: ours.")
+@click.option("--topics", "topics_path", help="Topics, one per line; default: the package's.")
 @click.option(
     "--answers",
     is_flag=True,
     help="Keep answers to everyday questions (--topics: questions), given in each label's voice.",
 )
 @click.option(
-    "--voices", "voices_path", help="Corpus of earlier answers for --answers; default: ours."
+    "--voices",
+    "voices_path",
+    help="Corpus of earlier answers for --answers; default: the package's.",
 )
 @click.option(
     "--each",
@@ -64,14 +66,14 @@ def corpus() -> None:
     type=click.IntRange(1),
     default=4,
     show_default=True,
-    help="Attempts at a text before it is left.",
+    help="Attempts at a text before giving it up.",
 )
 @click.option(
     "--temperature",
     type=click.FloatRange(0),
     default=0.9,
     show_default=True,
-    help="Of the sampling.",
+    help="Temperature of the sampling.",
 )
 @THREADS
 def write(

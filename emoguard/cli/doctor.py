@@ -56,12 +56,13 @@ class Finding:
     command: str = ""
 
 
-@click.command(short_help="Check what can be read here.")
+@click.command(short_help="Check runtimes, probes and models here.")
 @click.option("--model", "path", help="A model to try.")
 @click.option(
-    "--probe", help="A probe to try on --model, a file or a shipped one; default: which fits."
+    "--probe",
+    help="A probe to try on --model, a file or a shipped one; default: the one that fits.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of what was found.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")
 @click.pass_context
 def doctor(ctx: click.Context, path: str | None, probe: str | None, *, as_json: bool) -> None:
     """Check the runtimes and probes on this machine; exit 1 if something is broken.

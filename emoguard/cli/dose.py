@@ -35,7 +35,7 @@ MARKS = {"repetitive": "o", "broken": "x"}
 """Marks doses whose texts no longer read like the model's own."""
 
 
-@click.command(short_help="Measure what steering does to generated text.")
+@click.command(short_help="Measure the effect of steering on generated text.")
 @MODEL
 @click.option("--probe", help="A probe file; default: the shipped one that fits.")
 @click.option("--label", "labels", multiple=True, help="Label to measure; default: happy, sad.")
@@ -61,10 +61,10 @@ MARKS = {"repetitive": "o", "broken": "x"}
     "judge_name",
     default="vader",
     show_default=True,
-    help="What scores a text: vader, or a function as module:function.",
+    help="The judge of a text: vader, or a function as module:function.",
 )
-@click.option("--json", "json_path", help="Write everything measured here.")
-@click.option("--plot", "plot_path", help="Write a picture here (.png).")
+@click.option("--json", "json_path", help="Write all measurements to this file.")
+@click.option("--plot", "plot_path", help="Write a picture to this file (.png).")
 def dose(
     *,
     path: str,

@@ -15,14 +15,14 @@ from emoguard.steering.plan import CEILING
 
 @click.command(short_help="Write a control vector.")
 @click.argument("probe")
-@click.option("--label", required=True, help="Which direction.")
+@click.option("--label", required=True, help="The label of the direction.")
 @click.option("--out", required=True, help="The file to write.")
 @click.option(
     "--dose",
     type=click.FloatRange(-CEILING, CEILING),
     default=0.05,
     show_default=True,
-    help="As in a plan: share of the residual's length, all layers together; negative steers away.",
+    help="As in a plan: share of the residual's length over all layers; negative steers away.",
 )
 def export(probe: str, label: str, out: str, dose: float) -> None:
     """Write a direction of PROBE as a llama.cpp control vector.

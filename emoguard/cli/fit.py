@@ -48,7 +48,7 @@ SUFFIX = "-probe.safetensors"
     help="A provisional probe from a first part of the texts and answers; finish it by the same "
     "command without --quick.",
 )
-@click.option("--estimate", is_flag=True, help="Say how long it takes here, and stop.")
+@click.option("--estimate", is_flag=True, help="Estimate the time on this machine, and stop.")
 @click.option(
     "--corpus",
     "corpus_paths",
@@ -78,7 +78,9 @@ SUFFIX = "-probe.safetensors"
     help="Leading tokens to leave out.",
 )
 @click.option("--layers", default="", help="Layers to read, e.g. 14,18; default: the best four.")
-@click.option("--prompts", "prompts_path", help="Neutral prompts, one per line; default: ours.")
+@click.option(
+    "--prompts", "prompts_path", help="Neutral prompts, one per line; default: the package's."
+)
 @click.option(
     "--language",
     default="en",

@@ -26,7 +26,7 @@ KEY_ENV = click.option("--key-env", help="The environment variable with the log'
 SINCE = click.option(
     "--since",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
-    help="Take responses from this time on (UTC), such as those after a change that is wanted.",
+    help="Use responses from this time on (UTC), such as those after an intended change.",
 )
 
 

@@ -34,19 +34,19 @@ RUNTIME = click.option(
     type=click.Choice([AUTO, *openers()]),
     default=AUTO,
     show_default=True,
-    help="What opens --model: auto is the runtime whose format it has.",
+    help="The runtime for --model; auto chooses by its format.",
 )
 
 THREADS = click.option(
     "--threads",
     type=click.IntRange(1),
-    help="Of runtimes that take a number; default: their own choice.",
+    help="Threads, for runtimes that take a number; default: the runtime's choice.",
 )
 
 LABELS = click.option(
     "--labels",
     "labels_path",
-    help="Labels and their words (JSON), or names between commas; default: ours.",
+    help="Labels and their words (JSON), or names between commas; default: the package's.",
 )
 
 MOST = click.option(

@@ -34,7 +34,7 @@ NAMED = 3
 """Number of these responses that are named."""
 
 
-@click.command(short_help="Show what would have alarmed.")
+@click.command(short_help="Show the alerts that past traffic would have raised.")
 @click.argument("paths", nargs=-1, required=True, metavar="AUDIT_LOG...")
 @logs.KEY_FILE
 @logs.KEY_ENV

@@ -32,7 +32,9 @@ def _option(field: dataclasses.Field[Any]) -> click.Option:
 
 @click.command(cls=RulesCommand, short_help="Print rules for Prometheus.")
 @click.option("--recording", "kind", flag_value="recording", help="Only the recording rules.")
-@click.option("--alerts", "kind", flag_value="alerts", help="Only the alerts, which need those.")
+@click.option(
+    "--alerts", "kind", flag_value="alerts", help="Only the alerts, which need the recording rules."
+)
 def rules(kind: str | None, **chosen: Any) -> None:
     """Print recording rules and alerts for Prometheus 2.42 and later, as YAML.
 

@@ -35,13 +35,13 @@ GRACE_SECONDS = 10
 @click.option(
     "--config", envvar="CONFIG_FILE", help="A config file of llama_cpp.server, with one model."
 )
-@click.option("--host", help="Where to listen; default: 127.0.0.1, or what the config says.")
+@click.option("--host", help="Where to listen; default: 127.0.0.1, or the config's.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: 8000, or the config's.")
 @click.option(
     "--api-key",
     envvar="API_KEY",
     show_envvar=True,
-    help="What clients must show; others see it on the command line, so use the variable.",
+    help="The key clients must send; on the command line others see it, so use the variable.",
 )
 @click.option("--policy", help="A policy file; it is followed while the server runs.")
 @click.option("--probe", help="A probe file; default: the shipped one that fits.")
@@ -64,19 +64,22 @@ GRACE_SECONDS = 10
     "--continuous-batching", is_flag=True, default=None, help="Folder: answer requests together."
 )
 @click.option(
-    "--cb-num-blocks", "num_blocks", type=click.IntRange(1), help="Of a batch: blocks of its cache."
+    "--cb-num-blocks",
+    "num_blocks",
+    type=click.IntRange(1),
+    help="Continuous batching: blocks of the cache.",
 )
 @click.option(
     "--cb-max-batch-tokens",
     "max_batch_tokens",
     type=click.IntRange(1),
-    help="Of a batch: tokens in a pass.",
+    help="Continuous batching: tokens per pass.",
 )
 @click.option(
     "--cb-max-memory-percent",
     "max_memory_percent",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Of a batch: share of the memory for its cache.",
+    help="Continuous batching: share of the memory for the cache.",
 )
 @click.option(
     "--metrics-port",
@@ -90,14 +93,14 @@ GRACE_SECONDS = 10
     type=click.FloatRange(0, min_open=True),
     default=16,
     show_default=True,
-    help="The largest request.",
+    help="Largest request body in MiB.",
 )
 @click.option(
     "--body-seconds",
     type=click.FloatRange(0, min_open=True),
     default=60,
     show_default=True,
-    help="How long a request's body may take to arrive.",
+    help="Seconds for a request's body to arrive.",
 )
 @click.option("--page", is_flag=True, help="A live page at /emoguard/: answers and their readings.")
 @click.option(

@@ -20,7 +20,7 @@ from emoguard.probe.shipped import shipped_files
 from emoguard.reporttable import caveat, printable
 
 
-@click.command(short_help="Show what a probe file holds.")
+@click.command(short_help="Show the contents of a probe file.")
 @click.argument("probe", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(probe: str | None, as_json: bool) -> None:

@@ -44,22 +44,20 @@ DISCORDANCE = 0.1
 """Assumed share of pairs that differ, for the number of items that a margin needs."""
 
 
-@click.command(short_help="Run a study: what prompt, sampling and vector each change.")
+@click.command(short_help="Run a study of prompt, sampling and vector.")
 @click.argument("protocol_path", metavar="PROTOCOL", required=False)
 @click.option("--model", "path", help=f"{FORMATS[:1].upper()}{FORMATS[1:]}.")
 @RUNTIME
 @click.option("--probe", help="A probe file; default: the shipped one that fits.")
 @THREADS
-@click.option(
-    "--data", help="Folder with items of others, and the text that classifiers are trained on."
-)
+@click.option("--data", help="Folder with published items, and the text to train classifiers on.")
 @click.option("--embeddings", help="Folder of a sentence-embedding model, for one more judge.")
 @click.option("--out", help="Folder of the study: its records, results, report and pictures.")
-@click.option("--plan", "only_plan", is_flag=True, help="Print the plan and its cost, and end.")
+@click.option("--plan", "only_plan", is_flag=True, help="Print the plan and its cost, and stop.")
 @click.option(
     "--minutes",
     type=click.FloatRange(0, min_open=True),
-    help="End after so many CPU minutes; the same command goes on later.",
+    help="Stop after this many CPU minutes; the same command continues later.",
 )
 @click.option("--from", "results_path", help="Draw report and pictures again from results.json.")
 def study(

@@ -39,7 +39,7 @@ from emoguard.validate.responding import Hearing, blocks, calibrated
 from emoguard.validate.validation import validate as measure
 
 
-@click.command(short_help="Check what a probe's labels are worth.")
+@click.command(short_help="Judge each label of a probe.")
 @MODEL
 @RUNTIME
 @click.option("--probe", help="A probe file to judge; without it only the recipe is judged.")
@@ -51,7 +51,10 @@ from emoguard.validate.validation import validate as measure
     "Default: the package's own two.",
 )
 @click.option(
-    "--neutral", "neutral_paths", multiple=True, help="JSON lines with text; default: our own."
+    "--neutral",
+    "neutral_paths",
+    multiple=True,
+    help="JSON lines with text; default: the package's own.",
 )
 @click.option("--human", "human_path", help="Text by people: .tsv or JSON lines with labels.")
 @click.option("--families", "families_path", help="Families of emotions for it (JSON).")
@@ -84,7 +87,7 @@ from emoguard.validate.validation import validate as measure
     type=click.IntRange(20),
     default=150,
     show_default=True,
-    help="Neutral ones, held out.",
+    help="Held-out neutral prompts to respond to.",
 )
 @TOKENS
 @click.option(
