@@ -35,19 +35,19 @@ def emotional(gguf: Path) -> Path:
 
 
 def judged(path: Path) -> dict[str, Any]:
-    """Return what `emoguard doctor` finds of the shipped probe on a model, from other files."""
+    """Return the findings of `emoguard doctor --probe` on a model, from other files alone."""
     probe, calibrations = load_probe(PROBE)
     speaker = open_speaker(path, threads=1)
     others = [c for c in calibrations if not c.identity.matches(speaker.door.identity)]
-    found = movement(speaker, probe, others, own_prompts())
-    farthest = max(range(len(found.labels)), key=lambda n: abs(found.errors[n]))
+    change = movement(speaker, probe, others, own_prompts())
+    farthest = max(range(len(change.labels)), key=lambda n: abs(change.errors[n]))
     return {
         "file": path.name,
-        "witness": round(found.witness, 4),
-        "label": found.labels[farthest],
-        "shift": round(float(found.shift[farthest]), 2),
-        "errors": round(float(found.errors[farthest]), 1),
-        "moved": found.moved,
+        "witness": round(change.witness, 4),
+        "label": change.labels[farthest],
+        "shift": round(float(change.shift[farthest]), 2),
+        "errors": round(float(change.errors[farthest]), 1),
+        "moved": change.moved,
     }
 
 

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 os.environ |= {
@@ -32,6 +33,8 @@ REQUESTS, TOKENS = 8, 32
 
 Mode = Literal["off", "read", "steer"]
 Ask = Callable[[str], Any]
+Spent = Callable[..., None]
+"""Takes the µs that a call of our code took, and its arguments."""
 
 
 def main() -> None:
@@ -150,78 +153,92 @@ class Batches:
 
     def steps(self, mode: str) -> list[Row]:
         """Return the medians of our own code in each step."""
-        from emoguard_vllm.worker import Worker
-
         import emoguard
 
-        steps = Steps(Worker, self.llm.llm_engine)
-        with emoguard.attach(self.llm, self.guard) as watch, steps.timed(watch):
+        steps = Steps()
+        with emoguard.attach(self.llm, self.guard) as watch, steps.timed(watch.joint.front):
             self.generate(mode)
         return steps.rows(mode)
 
 
 class Steps:
-    """Times our code in each step: the worker's beside the forward pass, the front end's."""
+    """Times our code in each step, in µs: all of it that is wrapped around vLLM's own."""
 
-    def __init__(self, worker: Any, engine: Any) -> None:
-        self._worker, self._engine = worker, engine
+    def __init__(self) -> None:
         self.worker: list[float] = []
+        self.core: list[float] = []
         self.front: list[float] = []
+        self._step = 0.0
 
-    def timed(self, watch: Any) -> Any:
-        """Return a context in which the steps of a watch are timed."""
-        from contextlib import ExitStack
+    @contextmanager
+    def timed(self, front: Any) -> Iterator[None]:
+        """Time the steps of the worker, the EngineCore and the front end of a watch."""
         from unittest.mock import patch
 
-        self.worker, self.front = [], []
-        stack = ExitStack()
-        for name in ("enter", "place", "gather"):
-            plain = getattr(self._worker, name)
-            stack.enter_context(patch.object(self._worker, name, self._timing(plain, name)))
-        front = watch.joint.front
-        ours = type(front)._process_outputs  # noqa: SLF001
+        from emoguard_vllm import outputs, seams, steps, v1
 
-        def process(each: Any, *args: Any, **kwargs: Any) -> Any:
-            inner = [0.0]
+        with ExitStack() as stack:
 
-            def plain(*a: Any, **k: Any) -> Any:
-                start = time.thread_time()
-                done = vars(type(self._engine.output_processor))["process_outputs"](
-                    self._engine.output_processor, *a, **k
-                )
-                inner[0] = time.thread_time() - start
-                return done
+            def around(seam: Any, ours: Callable[..., Any], spent: Spent) -> None:
+                owner = seams.Seam(seam.module, seam.name.rpartition(".")[0]).find()
+                timed = outside(ours, seam.find().__wrapped__, spent)
+                stack.enter_context(patch.object(owner, seam.name.rpartition(".")[2], timed))
 
-            start = time.thread_time()
-            done = ours(front, plain, each, *args, **kwargs)
-            if each:
-                self.front.append(1e6 * (time.thread_time() - start - inner[0]) / len(each))
-            return done
+            around(seams.V1_EXECUTE, v1._execute, self._add)  # noqa: SLF001
+            around(seams.V1_PREPARE, v1._prepare_inputs, self._add)  # noqa: SLF001
+            around(seams.V1_SAMPLE, steps.sample, self._end)
+            around(seams.UPDATE, outputs.forward, self._pass_on)
+            processor = front._engine.processor  # noqa: SLF001
+            plain = partial(seams.OUTPUTS.find(), processor)
+            timed = outside(front._process_outputs, plain, self._take)  # noqa: SLF001
+            stack.enter_context(patch.dict(vars(processor), process_outputs=timed))
+            yield
 
-        stack.enter_context(
-            patch.dict(vars(self._engine.output_processor), process_outputs=process)
-        )
-        return stack
+    def _add(self, spent: float, *_: Any) -> None:
+        self._step += spent
 
-    def _timing(self, plain: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def timed(*args: Any) -> Any:
-            start = time.thread_time()
-            done = plain(*args)
-            spent = 1e6 * (time.thread_time() - start)
-            if name == "enter":
-                self.worker.append(spent)
-            elif self.worker:
-                self.worker[-1] += spent
-            return done
+    def _end(self, spent: float, *_: Any) -> None:
+        self.worker.append(self._step + spent)
+        self._step = 0.0
 
-        return timed
+    def _pass_on(self, spent: float, _: Any, scheduled: Any, *__: Any) -> None:
+        if scheduled.num_scheduled_tokens:
+            self.core.append(spent / len(scheduled.num_scheduled_tokens))
+
+    def _take(self, spent: float, each: Any, *_: Any) -> None:
+        if each:
+            self.front.append(spent / len(each))
 
     def rows(self, name: str) -> list[Row]:
         """Return the medians; the first step of each, which prepares the plan, is left out."""
         return [
             median(f"{name}_worker_us_a_step", self.worker[1:], "µs"),
+            median(f"{name}_core_us_a_request_and_step", self.core[1:], "µs"),
             median(f"{name}_front_us_a_request_and_step", self.front[1:], "µs"),
         ]
+
+
+def outside(
+    ours: Callable[..., Any], plain: Callable[..., Any], spent: Spent
+) -> Callable[..., Any]:
+    """Return `ours` around `plain`; `spent` receives its time without that of `plain`."""
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        inner = 0.0
+
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            nonlocal inner
+            start = time.thread_time()
+            done = plain(*args, **kwargs)
+            inner = time.thread_time() - start
+            return done
+
+        start = time.thread_time()
+        done = ours(inside, *args, **kwargs)
+        spent(1e6 * (time.thread_time() - start - inner), *args)
+        return done
+
+    return timed
 
 
 def bound(rows: int) -> list[Row]:

@@ -149,7 +149,7 @@ class Receipt:
     dose_median: float | None
     """Median over tokens of ‖h' - h‖/‖h‖, layers added up; null without a token."""
     dose_max: float | None
-    """The same for the token that was moved most."""
+    """The same for the token that moved most."""
     applied: int
     """Tokens that were moved."""
     clipped: int
@@ -223,7 +223,7 @@ class Notice:
     break_reminder: bool = False
     """Whether the words also suggest a break."""
     channel: Channel | None = None
-    """How it was given; null if it was not, or not yet."""
+    """The channel of delivery; null if it was not delivered, or not yet."""
 
     def wire(self) -> dict[str, Any]:
         """Return the notice as a response carries it, without how it was given."""
@@ -302,7 +302,7 @@ class Report:
     """Whether the policy's sample_ratio chose this response by its id. Rates, ranks and drift use
     these only; others reach the sinks only if they were steered, faulty or carry a notice."""
     provisional: bool = False
-    """Whether a quick fit made the probe: all that was read is rougher than with a finished one."""
+    """Whether a quick fit made the probe: all readings are rougher than with a finished one."""
     created: float = field(default_factory=time.time)
     """When the report was made, seconds since 1970 (UTC)."""
     version: Literal[1] = 1

@@ -326,7 +326,7 @@ def check_reasoning(harness: Harness, probe: Probe) -> None:
             ids = harness.generate(prompt, 8)
             report = watch.reports[-1]
             if opening in ids[:7] or closing in ids[:7]:
-                continue  # what the model opens and closes itself is another matter
+                continue  # reasoning opened and closed by the model itself is fine
             wanted = "unclosed" if inside else "marked"
             assert report.reasoning == wanted, f"{what}: {report.reasoning}"
             phases = report.phases

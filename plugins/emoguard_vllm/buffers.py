@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from emoguard_torch.packed import move
 from emoguard_torch.read import Weights, project
 from emoguard_torch.steer import Layer
-from numpy.typing import NDArray
 
 from emoguard.probe.probe import Readout
 from emoguard_vllm.wire import MOVES
@@ -72,7 +70,7 @@ class Buffers:
         self.keep = torch.zeros(self.room, dtype=torch.long, device=self.device)
         self._weights = [self._empty() for _ in self.layers]
         self._reads = [False] * count
-        self._moved = 0
+        self._fresh = filled(count, 1, self.labels + MOVES, value=0.0)
 
     def _empty(self) -> Weights:
         matrix = torch.zeros(self.hidden, self.labels, device=self.device)
@@ -85,11 +83,12 @@ class Buffers:
     def load(self, readout: Readout) -> None:
         """Read by `readout` from now on: its layers among ours, its labels in the first columns."""
         wide = len(readout.labels)
-        self.z.zero_()
         for own in self._weights:
             for part in (own.matrix, own.centre, own.shift):
                 part.zero_()
         self._reads = [layer in readout.layers for layer in self.layers]
+        self._fresh[:, :, : self.labels] = 0.0
+        self._fresh[self._reads, :, : self.labels] = torch.nan
         for number, layer in enumerate(readout.layers):
             if layer in self._index:
                 new = Weights.of(readout, number, self.device)
@@ -99,17 +98,15 @@ class Buffers:
                 own.shift[:wide].copy_(new.shift)
 
     def begin(self, rows: int, planned: Planned | None, keep: Sequence[int]) -> None:
-        """Forget the step before; set the rows of this one to move and to keep."""
+        """Forget the step before; set the rows of this one to move and to keep.
+
+        Few calls of torch: after a forward pass the processor's caches hold weights, and a call
+        costs several times what it costs in a loop.
+        """
         self.broken = Broken()
-        if self._moved:
-            self.moves[:, : self._moved].zero_()
         self.planned = planned
-        self._moved = rows if planned is not None else 0
         self.keeping = len(keep)
-        if all(self._reads):
-            self.z[:, :rows].fill_(torch.nan)
-        else:
-            self.z[self._reads, :rows] = torch.nan
+        self._rows[:, :rows] = self._fresh
         if planned is not None:
             if len(planned.layers) == len(self.layers):
                 self.moves.index_fill_(1, planned.rows, torch.nan)
@@ -170,10 +167,16 @@ class Buffers:
         hidden[at] = moved
         self.moves[place, at] = marks
 
-    def rows(self, places: NDArray[np.int64]) -> torch.Tensor:
+    def rows(self, places: Sequence[int]) -> torch.Tensor:
         """Return z and moves of `places`, summed over the layers here: (places, labels + 3)."""
-        at = torch.from_numpy(places).to(self.device)
-        return self._rows.index_select(1, at).sum(0)
+        return pick(self._rows, 1, places).sum(0)
+
+
+def pick(tensor: torch.Tensor, dim: int, places: Sequence[int]) -> torch.Tensor:
+    """Return `places` of a dimension, in ascending order; a view where none between is left out."""
+    if places[-1] - places[0] + 1 == len(places):
+        return tensor.narrow(dim, places[0], len(places))
+    return tensor.index_select(dim, torch.tensor(places, device=tensor.device))
 
 
 def _capturing(tensor: torch.Tensor) -> bool:

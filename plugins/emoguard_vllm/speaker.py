@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from transformers import AutoConfig
 from vllm import LLM, SamplingParams
+from vllm.platforms import current_platform
 
 from emoguard.errors import EmoGuardError
 from emoguard.probe.residuals import Residuals
@@ -47,7 +48,8 @@ class VllmSpeaker:
                 "or leave out --engine"
             )
         config = AutoConfig.from_pretrained(path)
-        length = min(CONTEXT, config.get_text_config().max_position_embeddings)
+        text = config.get_text_config()
+        length = min(CONTEXT, text.max_position_embeddings)
         model = LLM(
             str(path),
             dtype=str(config.dtype or "auto").removeprefix("torch."),
@@ -55,6 +57,7 @@ class VllmSpeaker:
             max_num_batched_tokens=length,
             max_num_seqs=1,
             enforce_eager=True,
+            kv_cache_memory_bytes=_room(text, length) if current_platform.is_cpu() else None,
             additional_config={"emoguard": {"door": True}},
         )
         return cls(model)
@@ -102,3 +105,14 @@ class VllmSpeaker:
         tokens = {"prompt_token_ids": self.prompt_ids(prompt)}
         (output,) = self.model.generate([tokens], sampling, use_tqdm=False)
         return output.outputs[0]
+
+
+def _room(config: Any, length: int) -> int:
+    """Return bytes for the KV cache of one request in float32, and as much again for its blocks.
+
+    vLLM itself takes nearly all memory of a machine, and does not start where others use some.
+    """
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    both = 2 * 4 * heads * size  # a key and a value
+    return int(2 * both * length * config.num_hidden_layers)

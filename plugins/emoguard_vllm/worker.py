@@ -23,7 +23,7 @@ from emoguard.steering.plan import Plan
 from emoguard.steering.prepare import prepare
 from emoguard_vllm import op
 from emoguard_vllm.blocks import find_blocks
-from emoguard_vllm.buffers import KEPT, Buffers, Planned
+from emoguard_vllm.buffers import KEPT, Buffers, Planned, pick
 from emoguard_vllm.settings import KEY, Layout
 from emoguard_vllm.slots import Slots
 from emoguard_vllm.wire import Carried, Order
@@ -39,6 +39,10 @@ class Followed:
     steering: Steering | None = None
     key: str = ""
     broken: str | None = None
+
+
+Moved = tuple[str, range]
+"""A plan, and the rows of a step that it moves."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,9 @@ class Worker:
         self._sequences: dict[str, Followed] = {}
         self._prepared: dict[str, Steering] = {}
         self._acting: tuple[tuple[str, ...], dict[int, Layer]] = ((), {})
+        self._placed: tuple[list[Moved], Planned | None] = ([], None)
         self._labels = 0
+        self._columns: torch.Tensor | None = None
         self._lost: str | None = None
         self._parts: list[Part] = []
         self._doors: dict[str, list[NDArray[np.float32]]] = {}
@@ -129,9 +135,12 @@ class Worker:
         """
         self._probe, calibrations = artifact.loads(probe)
         self._calibrations = {each.identity.digest: each for each in calibrations}
-        self._acting = ((), {})  # by plans alone: their directions are the probe's
+        self._acting, self._placed = ((), {}), ([], None)  # directions are the probe's
         self.buffers.load(self._probe.fold(self._calibrations.get(site), tuple(labels)))
-        self._labels = len(labels)
+        self._labels, wide = len(labels), self.buffers.labels
+        sent = [*range(self._labels), *range(wide, wide + MOVES)]
+        unused = self._labels < wide
+        self._columns = torch.tensor(sent, device=self.buffers.device) if unused else None
         return list(self.buffers.layers)
 
     def stop(self) -> None:
@@ -166,7 +175,7 @@ class Worker:
         """Place the rows of a step; `tokens(n)` are the token ids of part number n."""
         self._parts = list(parts)
         keep: list[int] = []
-        moved: list[tuple[str, range]] = []
+        moved: list[Moved] = []
         for number, part in enumerate(parts):
             sequence = self._sequences.get(part.request)
             if sequence is None:
@@ -196,13 +205,11 @@ class Worker:
                 places += part.reads
         if not places:
             return None
-        at = np.array(places, np.int64)
-        rows = self.buffers.rows(at)
+        rows = self.buffers.rows(places)
         if self.upstream is not None:
-            rows = rows + self.upstream.index_select(0, torch.from_numpy(at).to(rows.device))
-        wide = self.buffers.labels
-        if self._labels < wide:
-            rows = torch.cat([rows[:, : self._labels], rows[:, wide:]], dim=1)
+            rows = rows + pick(self.upstream, 0, places)
+        if self._columns is not None:
+            rows = rows.index_select(1, self._columns)
         return Gathered(spans, _home(rows), self.buffers.broken.reading, self._broken())
 
     def relayed(self, rows: int) -> torch.Tensor:
@@ -211,7 +218,7 @@ class Worker:
         A stage that passes them on does not `gather`.
         """
         self._keep()
-        own = self.buffers.rows(np.arange(rows))
+        own = self.buffers.rows(range(rows))
         return own if self.upstream is None else own + self.upstream[:rows]
 
     def break_off(self, error: str) -> None:
@@ -263,10 +270,16 @@ class Worker:
         if sequence is not None and sequence.key and self._slots.leave(sequence.key):
             self._prepared.pop(sequence.key, None)
 
-    def _planned(self, moved: Sequence[tuple[str, range]]) -> Planned | None:
-        """Return the rows to move and their interventions, which are kept while plans stay."""
-        if not moved:
-            return None
+    def _planned(self, moved: list[Moved]) -> Planned | None:
+        """Return the rows to move and their interventions.
+
+        Both are kept while they stay as they are: sequences that decode keep their rows.
+        """
+        if moved != self._placed[0]:
+            self._placed = moved, self._plan(moved) if moved else None
+        return self._placed[1]
+
+    def _plan(self, moved: Sequence[Moved]) -> Planned:
         keys = tuple(sorted({key for key, _ in moved}))
         device = self.buffers.device
         if keys != self._acting[0]:
@@ -274,10 +287,10 @@ class Worker:
             none = torch.zeros(len(plans), MOVES, device=device)
             here = {layer for plan in plans for layer in plan.layers} & {*self.buffers.layers}
             self._acting = keys, {layer: gather(plans, layer, device, none) for layer in here}
-        rows = np.array([row for _, span in moved for row in span])
-        owners = np.array([keys.index(key) for key, span in moved for _ in span])
+        rows = [row for _, span in moved for row in span]
+        owners = [keys.index(key) for key, span in moved for _ in span]
         return Planned(
-            torch.from_numpy(rows).to(device), torch.from_numpy(owners).to(device), self._acting[1]
+            torch.tensor(rows, device=device), torch.tensor(owners, device=device), self._acting[1]
         )
 
     def _steering_broke(self, error: str) -> None:
@@ -288,6 +301,8 @@ class Worker:
 
     def _keep(self) -> None:
         """Keep the residuals of the requests that ask for them."""
+        if not self._doors:
+            return
         begin = 0
         for part in self._parts:
             if part.request in self._doors:

@@ -74,7 +74,7 @@ def test_it_reads_what_the_next_norm_receives(dtype: torch.dtype, whole: bool) -
     torch.ops.emoguard.block(hidden, None if whole else residual, LAYER)
     stream = hidden if whole else hidden + residual
     wanted = reads.part(0, stream.float().numpy())
-    found = made.rows(np.arange(20)).numpy()
+    found = made.rows(range(20)).numpy()
     assert np.allclose(found[:, :LABELS], wanted, atol=1e-4)
     assert not found[:, LABELS:].any()
 
@@ -134,7 +134,7 @@ def test_what_breaks_in_reading_leaves_nan_and_is_kept(monkeypatch: Any) -> None
     monkeypatch.setattr("emoguard_vllm.buffers.project", broken)
     torch.ops.emoguard.block(torch.ones(4, HIDDEN), None, LAYER)
     assert made.broken.reading == "RuntimeError: injected"
-    assert np.isnan(made.rows(np.arange(4)).numpy()[:, :LABELS]).all()
+    assert np.isnan(made.rows(range(4)).numpy()[:, :LABELS]).all()
 
 
 def test_an_operator_that_does_not_run_leaves_nan() -> None:
@@ -143,7 +143,7 @@ def test_an_operator_that_does_not_run_leaves_nan() -> None:
     made.begin(4, None, [])
     torch.ops.emoguard.block(torch.ones(4, HIDDEN), None, LAYER)
     made.begin(4, None, [])
-    assert np.isnan(made.rows(np.arange(4)).numpy()[:, :LABELS]).all()
+    assert np.isnan(made.rows(range(4)).numpy()[:, :LABELS]).all()
 
 
 def test_what_breaks_in_steering_stops_it(monkeypatch: Any) -> None:
@@ -218,7 +218,7 @@ def test_compiled_code_runs_it() -> None:
             made = buffers()
             made.load(reads)
             made.begin(rows, planned(plan, [1, rows - 1]), [])
-            found.append((run(given), made.rows(np.arange(rows))))
+            found.append((run(given), made.rows(range(rows))))
         for ours, theirs in zip(*found, strict=True):
             assert torch.allclose(ours, theirs, atol=1e-5)
         assert torch.isfinite(found[1][1]).all()
