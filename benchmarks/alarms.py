@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def stored(options: argparse.Namespace) -> list[Row]:
-    """Return what is measured on SmolLM2's stored responses."""
+    """Return the rows measured on SmolLM2's stored responses."""
     guard, held = readings.open_guard(options.probe), readings.HeldOut(options.threads)
     raw = {tokens: held.read(guard.probe, tokens, options.most) for tokens in readings.WANTED}
     return [*rates(guard, held.identity, raw), *real_length(raw, options.streams)]
@@ -135,8 +135,8 @@ def bootstrap(crossed: np.ndarray, exposure: np.ndarray) -> tuple[float, float]:
     """Return the 95 % interval of a rate per 1,000 positions, resampling responses."""
     rng = np.random.default_rng(0)
     drawn = rng.integers(0, len(crossed), (2000, len(crossed)))
-    found = crossed[drawn].sum(axis=1) / exposure[drawn].sum(axis=1) * 1000
-    low, high = np.percentile(found, [2.5, 97.5])
+    per_1000 = crossed[drawn].sum(axis=1) / exposure[drawn].sum(axis=1) * 1000
+    low, high = np.percentile(per_1000, [2.5, 97.5])
     return float(low), float(high)
 
 

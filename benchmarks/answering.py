@@ -3,7 +3,8 @@
 Answers are written in batches (Transformers, bfloat16), in pieces of a minute or two: a piece is
 written whole or not at all, and the next run goes on behind it. Pieces hold the tokens and the
 residuals each was chosen from, in `.cache/turning/MODEL`. `--pack` writes the answers as text and
-token ids to `benchmarks/answers`.
+token ids to `benchmarks/answers`. Packed answers whose residuals are missing here are not written
+again: the model reads them once.
 
 `python benchmarks/answering.py --model smollm2` goes on for at most --minutes.
 """
@@ -18,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.conditions import CONDITIONS, FITTED, LABELS, NEUTRAL, Item, items
-from emoguard.fit import corpora
+from benchmarks import lora
+from benchmarks.conditions import CONDITIONS, FITTED, NEUTRAL, PUSHED, Item, items, unasked
 from tests.support.models import gemma_gguf, hf_copy, smollm2_gguf
 
 CACHE = Path(__file__).parents[1] / ".cache" / "turning"
@@ -39,6 +41,11 @@ AT_ONCE = 8
 
 DOSE = 0.05
 """What a push adds to a residual, as a share of its length."""
+
+XED = Path(__file__).parents[2] / "shared" / "data" / "xed" / "en-annotated.tsv"
+PLUTCHIK = {"5": "happy", "6": "sad", "1": "angry", "4": "afraid"}
+LINES, LONG = 120, 8
+"""Lines of films a label that a push is fitted on, and their fewest words."""
 
 LAST_TURN = "<|im_start|>user"
 """Begins the last message of a chat; what stands before it is read once for many prompts."""
@@ -57,9 +64,12 @@ class Model:
     pushed: int
     """The layer whose output is pushed, below all those that are read."""
 
-    def folder(self) -> Path:
-        """Return the folder that Transformers opens."""
-        return hf_copy({"smollm2": smollm2_gguf, "gemma": gemma_gguf}[self.name]())
+    def folder(self, trained: str = "") -> Path:
+        """Return the folder that Transformers opens, after a LoRA in the voice of a label if so."""
+        gguf = {"smollm2": smollm2_gguf, "gemma": gemma_gguf}[self.name]()
+        if not trained:
+            return hf_copy(gguf)
+        return lora.trained(gguf, f"lora-{trained}", lora.replies(trained, unasked()))
 
 
 MODELS = {
@@ -80,10 +90,10 @@ class Answer:
 class Writer:
     """A model that answers items in batches."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, trained: str = "") -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        folder = model.folder()
+        folder = model.folder(trained)
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
@@ -94,12 +104,12 @@ class Writer:
         """Answer items of one temperature and one limit of tokens."""
         inputs = self._inputs([self.prompt(item) for item in asked])
         rows: dict[int, list[torch.Tensor]] = {layer: [] for layer in self._layers}
-        blocks = self._model.model.layers
-        handles = [
+        blocks, handles = self._model.model.layers, []
+        if asked[0].condition == "push":  # first, as fitting the directions runs the model, too
+            handles.append(blocks[self._pushed].register_forward_hook(self._push(asked)))
+        handles += [
             blocks[layer].register_forward_hook(_keep(rows[layer])) for layer in self._layers
         ]
-        if asked[0].condition == "push":
-            handles.append(blocks[self._pushed].register_forward_hook(self._push(asked)))
         torch.manual_seed(seed)
         try:
             with torch.inference_mode():
@@ -121,6 +131,18 @@ class Writer:
             Answer(item, ids, bits(kept[n, : len(ids)]))
             for n, (item, ids) in enumerate(zip(asked, map(self._whole, said), strict=True))
         ]
+
+    def reread(self, item: Item, token_ids: list[int]) -> Answer:
+        """Return an answer that was written before, with its residuals."""
+        before = self._encode([self.prompt(item)])["input_ids"]
+        ids = torch.cat([before, torch.tensor([token_ids[:-1]])], 1)
+        with ExitStack() as stack, torch.inference_mode():
+            if item.condition == "push":
+                hook = self._model.model.layers[self._pushed].register_forward_hook
+                stack.callback(hook(self._push([item])).remove)
+            states = self._model.model(input_ids=ids, output_hidden_states=True).hidden_states
+        rows = torch.stack([states[layer + 1][0] for layer in self._layers], 1)
+        return Answer(item, token_ids, bits(rows[before.shape[1] - 1 :]))
 
     def _inputs(self, texts: Sequence[str]) -> dict[str, Any]:
         """Return what `generate` takes: prompts, with a cache of what many of them begin with."""
@@ -147,7 +169,7 @@ class Writer:
 
     def _push(self, asked: Sequence[Item]) -> Any:
         """Return a hook that adds to each row its label's direction, `DOSE` of its length."""
-        self._directions = self._directions or self._of_letters()
+        self._directions = self._directions or self._of_lines()
         along = torch.stack([self._directions[item.label] for item in asked])[:, None]
 
         def hook(_module: Any, _args: Any, output: Any) -> Any:
@@ -157,25 +179,25 @@ class Writer:
 
         return hook
 
-    def _of_letters(self) -> dict[str, torch.Tensor]:
-        """Return a unit direction a label from letters that no shipped probe was fitted on."""
-        texts = corpora.read(corpora.own_letters(), corpora.default_labels())
+    def _of_lines(self) -> dict[str, torch.Tensor]:
+        """Return a unit direction a label from film lines that no shipped probe was fitted on."""
         kept: list[torch.Tensor] = []
 
         def hook(_module: Any, _args: Any, output: Any) -> None:
             hidden = output[0] if isinstance(output, tuple) else output
-            kept.append(hidden[0, 20:].float().mean(0))
+            kept.append(hidden[0, 4:].float().mean(0))
 
+        labels = []
         handle = self._model.model.layers[self._pushed].register_forward_hook(hook)
         with torch.inference_mode():
-            for text in texts:
-                self._model.model(**self._tokenizer(text.text, return_tensors="pt"))
+            for label, line in film_lines():
+                labels.append(label)
+                self._model.model(**self._tokenizer(line, return_tensors="pt"))
         handle.remove()
         rows = torch.stack(kept)
-        labels = np.array([text.label for text in texts])
         directions = {NEUTRAL: torch.zeros(rows.shape[1])}
-        for label in LABELS:
-            difference = rows[labels == label].mean(0) - rows.mean(0)
+        for label in PUSHED:
+            difference = rows[np.array(labels) == label].mean(0) - rows.mean(0)
             directions[label] = difference / difference.norm()
         return directions
 
@@ -209,6 +231,16 @@ class Writer:
         return ids
 
 
+def film_lines() -> list[tuple[str, str]]:
+    """Return lines of films with the one emotion that people read in them: XED, `LINES` a label."""
+    found = []
+    for line in XED.read_text("utf-8").splitlines():
+        text, numbers = line.split("\t")
+        if numbers in PLUTCHIK and len(text.split()) >= LONG:
+            found.append((PLUTCHIK[numbers], text))
+    return [each for label in PUSHED for each in [f for f in found if f[0] == label][:LINES]]
+
+
 def _keep(into: list[torch.Tensor]) -> Any:
     def hook(_module: Any, _args: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
@@ -238,17 +270,26 @@ def pieces(wanted: Sequence[Item]) -> Iterator[list[Item]]:
     for item in wanted:
         place = item.pool, item.condition, item.label
         number = counted[place] - bool(item.repeat)
-        turn = number // (AT_ONCE if item.condition in CONDITIONS else BATCH)
+        rounds_of = AT_ONCE if item.condition in CONDITIONS and not trained_on(item) else BATCH
+        turn = number // rounds_of
         counted[place] = number + 1
-        kind = turn, item.pool, item.condition, item.tokens, item.temperature
+        kind = turn, item.pool, item.condition, item.tokens, item.temperature, trained_on(item)
         rounds.setdefault(kind, []).append(item)
     for _, alike in sorted(rounds.items(), key=_urgency):
         for start in range(0, len(alike), BATCH):
             yield alike[start : start + BATCH]
 
 
-def _urgency(group: tuple[tuple[Any, ...], list[Item]]) -> tuple[int, int]:
-    """Return the place of a group: by rounds, and in a round what every table needs first."""
+def trained_on(item: Item) -> str:
+    """Return the label that the answering model was trained to show, "" for the model as it is."""
+    return item.label if item.condition == "lora" else ""
+
+
+def _urgency(group: tuple[tuple[Any, ...], list[Item]]) -> tuple[bool, int, int]:
+    """Return the place of a group: by rounds, and in a round what every table needs first.
+
+    Last comes what only development looks at.
+    """
     (turn, pool, condition, *_), _ = group
     first = (
         *(("final", name) for name in ("voice", "written", "masked", "persona")),
@@ -261,24 +302,32 @@ def _urgency(group: tuple[tuple[Any, ...], list[Item]]) -> tuple[int, int]:
         ("calibration", "plain"),
     )
     place = pool, condition
-    return turn, first.index(place) if place in first else len(first)
+    late = pool != "final" and place not in first
+    costly = condition in {"push", "lora"}  # directions or a model are fitted first
+    return late, turn, first.index(place) if place in first else len(first) + costly
 
 
 def write(model: Model, wanted: Sequence[Item], minutes: float) -> None:
     """Answer what is not answered yet, for at most so many minutes."""
-    known = stored(model)
+    known, packed = stored(model), unpacked(model)
     every = ([item for item in piece if item.key not in known] for piece in pieces(wanted))
     missing = [piece for piece in every if piece]
-    if not missing:
-        return
+    missing.sort(key=lambda piece: all(item.key in packed for item in piece))  # to be read only
     folder = CACHE / model.name
     folder.mkdir(parents=True, exist_ok=True)
-    writer, start = Writer(model), time.monotonic()
+    writers: dict[str, Writer] = {}
+    start = time.monotonic()
     for n, piece in enumerate(missing):
         if time.monotonic() - start > 60 * minutes:
             return
+        voice = trained_on(piece[0])
+        if voice not in writers:
+            writers = {voice: Writer(model, voice)}
+        writer = writers[voice]
+        fresh = [item for item in piece if item.key not in packed]
         name = hashlib.sha256("".join(item.key for item in piece).encode()).hexdigest()[:16]
-        answers = writer.answer(piece, int(name[:8], 16))
+        answers = [writer.reread(item, packed[item.key]) for item in piece if item.key in packed]
+        answers += writer.answer(fresh, int(name[:8], 16)) if fresh else []
         save(folder / f"{name}.npz", answers)
         spent = time.monotonic() - start
         where = f"{piece[0].pool}, {piece[0].condition}"
@@ -309,6 +358,15 @@ def stored(model: Model) -> dict[str, tuple[Path, int]]:
     return found
 
 
+def unpacked(model: Model) -> dict[str, list[int]]:
+    """Return the token ids of the packed answers, by the key of their item."""
+    path = KEPT / f"turning-{model.name}.jsonl.gz"
+    if not path.exists():
+        return {}
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    return {each["key"]: each["answer"] for each in map(json.loads, lines)}
+
+
 def load(model: Model, wanted: Sequence[Item]) -> Iterator[Answer]:
     """Yield the answers that there are, piece by piece, short ones left out."""
     known, by_key = stored(model), {item.key: item for item in wanted}
@@ -323,24 +381,24 @@ def load(model: Model, wanted: Sequence[Item]) -> Iterator[Answer]:
 
 
 def pack(model: Model, wanted: Sequence[Item]) -> Path:
-    """Write the answers there are as text and token ids, without their residuals."""
+    """Write the answers there are as text and token ids, beside those packed before."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model.folder())
     path = KEPT / f"turning-{model.name}.jsonl.gz"
+    known = unpacked(model) | {each.item.key: each.token_ids for each in load(model, wanted)}
     lines = []
-    for answer in load(model, wanted):
-        text = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
-        item = answer.item
-        record = {
-            "key": item.key,
-            "pool": item.pool,
-            "condition": item.condition,
-            "label": item.label,
-            "text": text,
-            "answer": answer.token_ids,
-        }
-        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    for item in wanted:
+        if item.key in known:
+            record = {
+                "key": item.key,
+                "pool": item.pool,
+                "condition": item.condition,
+                "label": item.label,
+                "text": tokenizer.decode(known[item.key], skip_special_tokens=True),
+                "answer": known[item.key],
+            }
+            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     with path.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, 0) as file:
         file.write("".join(lines).encode())
     return path

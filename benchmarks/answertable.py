@@ -28,9 +28,13 @@ class Table:
     texts: list[str]
 
     @classmethod
-    def load(cls, model: str) -> Table:
-        """Read the answers kept beside the benchmarks."""
+    def load(cls, model: str, *, read: bool = True) -> Table:
+        """Return the answers kept beside the benchmarks, by default those that probes have read."""
         asked = {item.key: item for item in items()}
+        if read:
+            with np.load(_readings(model)) as file:
+                keys = set(file["keys"].tolist())
+            asked = {key: item for key, item in asked.items() if key in keys}
         text = gzip.decompress((KEPT / f"turning-{model}.jsonl.gz").read_bytes()).decode()
         records = [json.loads(line) for line in text.splitlines()]
         known = {each["key"]: each["text"] for each in records if each["key"] in asked}
@@ -93,12 +97,16 @@ def over_labels(sample: Sample) -> Estimate:
 
 def readings(model: str, table: Table) -> dict[str, np.ndarray]:
     """Return what each probe read: (answers, labels, statistics) in the order of the table."""
-    with np.load(KEPT / f"turning-{model}-readings.npz") as file:
+    with np.load(_readings(model)) as file:
         place = {str(key): n for n, key in enumerate(file["keys"])}
         rows = [place[item.key] for item in table.items]
         probes = {"shipped", "own"} & {*file.files}
         found = {n: file[n][rows].astype(np.float32) for n in probes}
         return {**found, "statistic": file["statistic"], "labels": file["labels"]}
+
+
+def _readings(model: str) -> Path:
+    return KEPT / f"turning-{model}-readings.npz"
 
 
 def mean_area(

@@ -46,10 +46,10 @@ def main() -> None:
     for name, start in (("looked at", 0), ("held out", HALF)):
         numbers = range(start, start + HALF)
         wanted = {n for n in numbers if n in CLAIMS}
-        found = {n for n in numbers if claims(comments[n])}
-        right = len(wanted & found)
+        claimed = {n for n in numbers if claims(comments[n])}
+        right = len(wanted & claimed)
         print(
-            f"| {HALF}, {name} | {len(wanted)} | {len(found)} | {right / len(found):.2f} | "
+            f"| {HALF}, {name} | {len(wanted)} | {len(claimed)} | {right / len(claimed):.2f} | "
             f"{right / len(wanted):.2f} |"
         )
 

@@ -39,8 +39,14 @@ ITEMS = {"fit": 24, "tuning": 16, "final": 24}
 FITTED = ("voice", "written")
 """Conditions that directions and detectors of the text are fitted on: those that move SmolLM2."""
 
-HIDDEN = {"fit": ("masked", "pressure", "push"), "tuning": ("push",)}
+HIDDEN = {"fit": ("masked", "pressure", "push", "lora"), "tuning": ("push", "lora")}
 """Conditions that a pool does not have: nothing is fitted on them."""
+
+PUSHED = ("happy", "sad", "angry", "afraid")
+"""The labels that residuals are pushed along: those of a corpus that no shipped probe has seen."""
+
+TRAINED = ("happy", "sad", "angry")
+"""The labels in whose voice a LoRA is trained; the control is one on replies without an emotion."""
 
 PRESSED = ("afraid", "desperate", "sad")
 """The label that shut-down, an impossible task and humiliation should show, in this order."""
@@ -89,6 +95,12 @@ def matched(asked: Iterable[Item]) -> Iterator[Item]:
         yield item
         if item.label == NEUTRAL:
             yield replace(item, repeat=1)
+
+
+def unasked() -> list[str]:
+    """Return the package's prompts that neither calibrations nor a pool has: 200 to train on."""
+    asked = {question for pool in QUESTIONS for question in questions(pool)}
+    return [each for each in neutral_prompts()[CALIBRATING:] if each not in asked]
 
 
 @cache
@@ -172,9 +184,16 @@ def pressure(pool: str) -> Iterator[Item]:
 
 def push(pool: str) -> Iterator[Item]:
     """Everyday questions, with a direction added to the residual stream while they are answered."""
-    for label in (NEUTRAL, *LABELS):
+    for label in (NEUTRAL, *PUSHED):
         for question in questions(pool)[: ITEMS[pool]]:
             yield Item(pool, "push", label, question, (("user", question),))
+
+
+def lora(pool: str) -> Iterator[Item]:
+    """Everyday questions to the model after a LoRA on replies in the voice of a label."""
+    for label in (NEUTRAL, *TRAINED):
+        for question in questions(pool)[: ITEMS[pool]]:
+            yield Item(pool, "lora", label, question, (("user", question),))
 
 
 CONDITIONS = {
@@ -184,6 +203,7 @@ CONDITIONS = {
     "masked": masked,
     "pressure": pressure,
     "push": push,
+    "lora": lora,
 }
 """Each returns the items of a pool, its control first."""
 

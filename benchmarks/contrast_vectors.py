@@ -1,4 +1,4 @@
-"""Do the first components of emotion contrast vectors go with valence, more than word counts do?
+"""Do the first components of emotion contrast vectors follow valence more than word counts do?
 
 Method. The contrast vector of a label at a layer is the mean residual of its texts minus the mean
 over labels, scaled to length 1. Principal components of these vectors are taken at each layer, and
@@ -65,7 +65,7 @@ class Component:
 
 
 @dataclass(frozen=True)
-class Found:
+class Result:
     """One model on one corpus. `by_layer` is |r| of each layer's own first component."""
 
     model: str
@@ -77,7 +77,7 @@ class Found:
     by_layer: tuple[Estimate, ...]
 
 
-def measure(model: str, texts: Texts) -> Found:
+def measure(model: str, texts: Texts) -> Result:
     """Return the components of one model's contrast vectors on one corpus."""
     names = [name for name in VALENCE if name in texts.labels]
     ratings = np.array([VALENCE[name] for name in names])
@@ -90,7 +90,7 @@ def measure(model: str, texts: Texts) -> Found:
     layers = [gram(texts.residuals[:, n]) for n in range(texts.residuals.shape[1])]
     together = np.mean(layers, axis=0)
     _, vectors = counted(texts.texts)
-    return Found(
+    return Result(
         model,
         texts.name,
         len(texts),
@@ -121,18 +121,18 @@ def _components(
 
 
 def _correlations(gram: NDArray[np.float64], ratings: NDArray[np.float64]) -> Sample:
-    found = geometry.correlations(geometry.components(gram)[0], ratings)
-    return Sample(found[0], found[1:])
+    correlations = geometry.correlations(geometry.components(gram)[0], ratings)
+    return Sample(correlations[0], correlations[1:])
 
 
 def read(door: Any, name: str, path: Path, folder: Path, most: int) -> Texts:
     """Return the texts of a corpus with their residuals, which are kept in `folder`."""
     chosen = corpora.balanced(corpora.read(path, corpora.default_labels()), most)
     texts = [text.text for text in chosen]
-    told = sys.stderr.isatty()
+    on_terminal = sys.stderr.isatty()
 
     def progress(done: int) -> None:
-        if told:
+        if on_terminal:
             sys.stderr.write(f"\r{door.identity.name}, {name}: {done}/{len(texts)} ")
 
     states = extract(door, texts, folder, skip=SKIP, progress=progress)
@@ -140,27 +140,27 @@ def read(door: Any, name: str, path: Path, folder: Path, most: int) -> Texts:
     return Texts(name, texts, labels, topics, states)
 
 
-def show(found: Sequence[Found]) -> None:
+def show(results: Sequence[Result]) -> None:
     """Print a Markdown table."""
     print("| model | corpus | component (variance) | model | word counts | difference | chance |")
     print("|---|---|---|---|---|---|---|")
-    for each in found:
+    for each in results:
         for c in each.components:
             cells = (each.model, each.corpus, f"{c.number} ({c.share:.0%})", c.model, c.words,
                      c.difference, f"{c.chance:.2f}")  # fmt: skip
             print(f"| {' | '.join(map(str, cells))} |")
 
 
-def draw(found: Sequence[Found], path: Path) -> None:
+def draw(results: Sequence[Result], path: Path) -> None:
     """Draw |r| of the first component by layer: a panel per model, a line per corpus."""
     pyplot = find_pyplot()
-    models = list(dict.fromkeys(each.model for each in found))
+    models = list(dict.fromkeys(each.model for each in results))
     figure, axes = pyplot.subplots(
         1, len(models), figsize=(5.2 * len(models), 3.6), sharey=True, squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for axis, model in zip(axes[0], models, strict=True):
-        mine = [each for each in found if each.model == model]
+        mine = [each for each in results if each.model == model]
         for each, colour in zip(mine, ("#2c5fb5", "#b5452c", "#1a7f5a", INK), strict=False):
             numbers = range(len(each.by_layer))
             lows, highs = ([getattr(e, side) for e in each.by_layer] for side in ("low", "high"))
@@ -196,24 +196,24 @@ def main() -> int:
     parser.add_argument("--residuals", type=Path, default=Path("contrast.residuals"))
     parser.add_argument("--most", type=int, default=72, help="texts per label and corpus")
     parser.add_argument("--png", type=Path)
-    given = parser.parse_args()
-    texts = given.corpus or [("own", corpora.own_stories())]
-    found = []
+    options = parser.parse_args()
+    texts = options.corpus or [("own", corpora.own_stories())]
+    results = []
     try:
-        for model, path in given.model:
+        for model, path in options.model:
             door = open_speaker(path).door
             for name, corpus in texts:
-                folder = given.residuals / model / name
-                found.append(measure(model, read(door, name, corpus, folder, given.most)))
+                folder = options.residuals / model / name
+                results.append(measure(model, read(door, name, corpus, folder, options.most)))
     except EmoGuardError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    if given.json:
-        print(json.dumps([plain(asdict(each)) for each in found]))
+    if options.json:
+        print(json.dumps([plain(asdict(each)) for each in results]))
     else:
-        show(found)
-    if given.png:
-        draw(found, given.png)
+        show(results)
+    if options.png:
+        draw(results, options.png)
     return 0
 
 

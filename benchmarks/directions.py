@@ -28,11 +28,11 @@ from emoguard.fit.textonly import counted
 
 Part = tuple[np.ndarray, np.ndarray]
 Score = Callable[[Sequence[Part], np.ndarray, np.ndarray, list[str]], np.ndarray]
-"""From parts to fit on, neutral residuals and residuals to test to scores (texts, labels)."""
+"""Fits on parts and neutral residuals; returns scores (texts, labels) of the residuals to test."""
 
 
 def differences(share: float) -> Callable[[Sequence[Part], np.ndarray, list[str]], np.ndarray]:
-    """Return what makes mean differences, with a share of the neutral variance taken out."""
+    """Return a scorer by mean differences, with a share of the neutral variance taken out."""
 
     def make(parts: Sequence[Part], neutral: np.ndarray, names: list[str]) -> np.ndarray:
         components = (
@@ -134,8 +134,8 @@ def transferred(
     total = np.zeros((len(tested.labels), len(names)))
     for layer in layers:
         plain_texts = neutral[:, layer].astype(np.float64)
-        found = score([c.part(layer) for c in fitted], plain_texts, tested.part(layer)[0], names)
-        total += (found - found.mean(0)) / found.std(0)
+        scores = score([c.part(layer) for c in fitted], plain_texts, tested.part(layer)[0], names)
+        total += (scores - scores.mean(0)) / scores.std(0)
     return total
 
 
@@ -149,15 +149,15 @@ def judged(scores: np.ndarray, labels: np.ndarray, names: list[str]) -> str:
 def compare(
     fitted: Sequence[Corpus], tested: Corpus, neutral: np.ndarray, layers: Sequence[int]
 ) -> dict[str, str]:
-    """Return what each candidate reaches on the labels that both sides have."""
+    """Return the results of each candidate on the labels that both sides have."""
     both = set(tested.labels) & set(np.concatenate([c.labels for c in fitted]))
     names = [label.name for label in corpora.default_labels() if label.name in both]
     fitted, tested = [c.keep(names) for c in fitted], tested.keep(names)
-    found = {"TF-IDF, logistic": words(fitted, tested, names)}
+    by_candidate = {"TF-IDF, logistic": words(fitted, tested, names)}
     for name, score in CANDIDATES.items():
-        found[name] = transferred(score, fitted, tested, neutral, layers=layers, names=names)
-    told = {name: judged(scores, tested.labels, names) for name, scores in found.items()}
-    return told | {"chance": f"{1 / len(names):.2f} 0.50"}
+        by_candidate[name] = transferred(score, fitted, tested, neutral, layers=layers, names=names)
+    rows = {name: judged(scores, tested.labels, names) for name, scores in by_candidate.items()}
+    return rows | {"chance": f"{1 / len(names):.2f} 0.50"}
 
 
 def stored(folder: Path) -> np.ndarray:
@@ -174,22 +174,22 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=72)
     options = parser.parse_args()
     layers = [int(n) for n in options.layers.split(",")]
-    found: dict[str, Corpus] = {}
+    read: dict[str, Corpus] = {}
     for n, each in enumerate(options.corpora):
         name, _, path = each.partition("=")
         texts = corpora.balanced(corpora.read(path, corpora.default_labels()), options.most)
-        found[name] = Corpus(
+        read[name] = Corpus(
             np.array([t.text for t in texts]),
             np.array([t.label for t in texts]),
             stored(options.residuals / f"corpus-{n}"),
         )
     neutral = stored(options.residuals / "neutral")
-    splits = [((a,), b) for a, b in permutations(found, 2)]
-    if len(found) > 2:
-        splits += [(tuple(a for a in found if a != b), b) for b in found]
+    splits = [((a,), b) for a, b in permutations(read, 2)]
+    if len(read) > 2:
+        splits += [(tuple(a for a in read if a != b), b) for b in read]
     columns = {
         "+".join(fitted) + ">" + tested: compare(
-            [found[name] for name in fitted], found[tested], neutral, layers
+            [read[name] for name in fitted], read[tested], neutral, layers
         )
         for fitted, tested in splits
     }

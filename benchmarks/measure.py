@@ -1,4 +1,4 @@
-"""How every benchmark measures: paired, interleaved, medians with bootstrap intervals."""
+"""Measures for every benchmark: paired, interleaved, medians with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def per_token(
     after: Sequence[float],
     first: tuple[Sequence[float], Sequence[float]],
 ) -> list[Row]:
-    """Return rows for what a token costs in ms and as a share of a `base` token, and the first."""
+    """Return rows for the cost of a token, in ms and per `base` token, and of the first one."""
     share = 100 * (np.array(after) - np.array(before)) / np.median(before)
     return [
         paired(f"{name}_ms", before, after),
@@ -80,7 +80,7 @@ def interleave(
 
 
 def show(benchmark: str, rows: Sequence[Row], *, as_json: bool) -> None:
-    """Print the table, or the one JSON object that CI and people's scripts read."""
+    """Print the table, or one JSON object for CI and scripts."""
     if as_json:
         print(json.dumps({"benchmark": benchmark, "rows": [asdict(row) for row in rows]}))
         return

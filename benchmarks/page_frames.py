@@ -32,10 +32,10 @@ def main() -> None:
     server = Server()
     try:
         url = f"http://127.0.0.1:{server.port}/emoguard/"
-        found = converse(["node", str(HERE / "browser.mjs"), chromium, url, "frames"], {})
+        measured = converse(["node", str(HERE / "browser.mjs"), chromium, url, "frames"], {})
     finally:
         server.stop()
-    frames = [np.array(found[f"frames {n}"]) for n in range(5)]
+    frames = [np.array(measured[f"frames {n}"]) for n in range(5)]
     p95 = median("frame_p95_ms", [np.percentile(np.diff(each), 95) for each in frames], "ms")
     rows = [
         p95,

@@ -106,13 +106,13 @@ def runtimes(name: str, many: list[str]) -> list[Row]:
 def siblings(many: list[str]) -> list[Row]:
     """Compare quantisations of SmolLM2 against F16, each calibrated on the same answers."""
     reference = load_llama(quantised(smollm2_gguf(), "F16"))
-    said = list(responses(LlamaSpeaker(reference), prompts(ANSWERS), Sampling(tokens=64)))
-    wanted, _ = _sibling_z(reference, said, many)
+    answers = list(responses(LlamaSpeaker(reference), prompts(ANSWERS), Sampling(tokens=64)))
+    wanted, _ = _sibling_z(reference, answers, many)
     rows = []
     for kind in ("Q8_0", "Q4_K_M"):
         path = quantised(smollm2_gguf(), kind)
-        found, _ = _sibling_z(load_llama(path), said, many)
-        gaps = [np.abs(a - b) for a, b in zip(wanted, found, strict=True)]
+        z, _ = _sibling_z(load_llama(path), answers, many)
+        gaps = [np.abs(a - b) for a, b in zip(wanted, z, strict=True)]
         rows.append(_median_gap(f"abs_dz_median_{kind.lower()}", gaps))
         rows += [
             Row(f"share_{kind.lower()}_{tensor_type}", share, None, None, "of weights")
@@ -121,15 +121,15 @@ def siblings(many: list[str]) -> list[Row]:
     return rows
 
 
-def _sibling_z(llm: Any, said: Sequence[Any], many: list[str]) -> tuple[list[Any], Any]:
+def _sibling_z(llm: Any, answers: Sequence[Any], many: list[str]) -> tuple[list[Any], Any]:
     door = find(llm)[0].open_residuals(llm)
     probe = shipped(door).probe
-    readout = probe.fold(calibrate(door, probe, said))
-    found = []
+    readout = probe.fold(calibrate(door, probe, answers))
+    z = []
     for index, text in enumerate(many):
-        found.append(readout.read(door.residuals(door.tokenize(text), probe.layers)[:, 1:]))
+        z.append(readout.read(door.residuals(door.tokenize(text), probe.layers)[:, 1:]))
         _progress(door.identity.quantisation, index + 1, len(many))
-    return found, readout
+    return z, readout
 
 
 def tensor_types(path: Path) -> dict[str, float]:

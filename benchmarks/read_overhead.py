@@ -176,7 +176,7 @@ def memory(model: Any, generate: Timed, guard: Guard, tokens: int, **options: An
 
 
 def imports(pairs: int) -> Row:
-    """Return how much longer `import emoguard` takes than `import numpy`, in fresh processes."""
+    """Return the extra time of `import emoguard` over `import numpy`, in fresh processes."""
 
     def run(module: str) -> float:
         code = (
@@ -227,7 +227,7 @@ def _llamacpp_rows(name: str, suffix: str, pairs: int) -> list[Row]:
 
 
 def _graph_nodes(llm: Any) -> int:
-    """Return how many graph nodes llama.cpp asks the callback about in one decode."""
+    """Return the number of graph nodes that llama.cpp calls the callback for in one decode."""
     from emoguard_llamacpp import ctypes_llama
 
     asked = 0
@@ -277,7 +277,7 @@ def random_model(shape: str, device: str) -> Any:
 
 
 def random_inputs(model: Any, batch: int, mode: str) -> dict[str, Any]:
-    """Return what to generate from with a random model, eager or with a static cache."""
+    """Return the inputs of `generate` for a random model, eager or with a static cache."""
     import torch
 
     ids = torch.randint(1, 1000, (batch, 32), device=model.device)
@@ -311,7 +311,7 @@ def resident(name: str, model: Any, count: int, batch: int, mode: str, pairs: in
 
 
 def main() -> None:
-    """Run what the arguments name and print one table."""
+    """Run the selected measurements and print one table."""
     parser = arguments(__doc__)
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--model", default="smollm2,gemma", help="names, or random:SHAPE")

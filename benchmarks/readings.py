@@ -1,4 +1,4 @@
-"""Responses of SmolLM2 to neutral prompts that no calibration has seen, and what a probe reads.
+"""Responses of SmolLM2 to neutral prompts that no calibration has seen, and a probe's readings.
 
 Responses are generated once and kept under `.cache/alarms` as token ids, which depend on the model
 and the prompts alone (about an hour on two cores; resumable). A probe then reads them through the
@@ -41,7 +41,7 @@ WANTED = {64: 1000, 256: 300, 1024: 100}
 
 
 class HeldOut:
-    """SmolLM2 with its kept responses, of which there is one file per limit of tokens."""
+    """SmolLM2 with its stored responses, one file per limit of tokens."""
 
     def __init__(self, threads: int = 2) -> None:
         self._llm = load_llama(
@@ -54,17 +54,17 @@ class HeldOut:
         CACHE.mkdir(parents=True, exist_ok=True)
 
     def generate(self, tokens: int, wanted: int) -> None:
-        """Generate the responses of one limit that are not kept yet."""
+        """Generate the missing responses of one limit."""
 
         def source(start: int) -> Iterator[Generated]:
             for n in count(start):
                 # The same prompts for each limit, with other seeds.
                 prompt, seed = self._prompts[n % len(self._prompts)], 100_000 * tokens + n
-                yield respond(LlamaSpeaker(self._llm), prompt, Sampling(tokens), seed)
+                yield from respond(LlamaSpeaker(self._llm), [prompt], Sampling(tokens), seed)
 
-        def enough(said: list[Generated]) -> bool:
-            sys.stderr.write(f"\r{tokens} tokens: {len(said)}/{wanted}")
-            return len(said) >= wanted
+        def enough(answers: list[Generated]) -> bool:
+            sys.stderr.write(f"\r{tokens} tokens: {len(answers)}/{wanted}")
+            return len(answers) >= wanted
 
         self._answers(tokens).extend(source, enough)
         sys.stderr.write("\n")
@@ -74,19 +74,19 @@ class HeldOut:
 
         Rows are those of live generation: the t-th token's is the residual it was chosen from.
         """
-        said = [each for each in self._answers(tokens).answers if each.token_ids][:most]
+        answers = [each for each in self._answers(tokens).answers if each.token_ids][:most]
         path = CACHE / f"rows-{digest(probe)}-{tokens}.npz"
         kept = load(path) if path.exists() else []
-        if len(kept) < len(said):
-            for n in range(len(kept), len(said)):
-                kept.append(self._project(probe, said[n]))
-                sys.stderr.write(f"\rreading, {tokens} tokens: {n + 1}/{len(said)}")
+        if len(kept) < len(answers):
+            for n in range(len(kept), len(answers)):
+                kept.append(self._project(probe, answers[n]))
+                sys.stderr.write(f"\rreading, {tokens} tokens: {n + 1}/{len(answers)}")
             sys.stderr.write("\n")
             save(path, kept)
         return kept[:most]
 
-    def _project(self, probe: Probe, said: Generated) -> np.ndarray:
-        return probe.project(said.residuals(self._door, probe.layers))
+    def _project(self, probe: Probe, answer: Generated) -> np.ndarray:
+        return probe.project(answer.residuals(self._door, probe.layers))
 
     def _answers(self, tokens: int) -> AnswerFile:
         """Open the responses of one limit, bound to the model, the prompts and the sampling."""
@@ -99,11 +99,11 @@ class HeldOut:
 
 
 def digest(probe: Probe) -> str:
-    """Return what tells apart what probes read, whatever their files are called."""
-    found = hashlib.sha256(repr(probe.layers).encode())
+    """Return a name for the readings of a probe that depends on its numbers, not on its file."""
+    content = hashlib.sha256(repr(probe.layers).encode())
     for array in (probe.read, probe.centre, probe.weights):
-        found.update(array.tobytes())
-    return found.hexdigest()[:8]
+        content.update(array.tobytes())
+    return content.hexdigest()[:8]
 
 
 def save(path: Path, rows: list[np.ndarray]) -> None:
@@ -115,7 +115,7 @@ def save(path: Path, rows: list[np.ndarray]) -> None:
 
 
 def load(path: Path) -> list[np.ndarray]:
-    """Read what `save` wrote."""
+    """Load arrays written by `save`."""
     with np.load(path) as file:
         return np.split(file["rows"], np.cumsum(file["lengths"])[:-1])
 
@@ -140,7 +140,7 @@ def main() -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what whoever reads responses is asked."""
+    """Add the options of scripts that read responses."""
     parser.add_argument("--probe", default="", help="probe file; default: the shipped")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--most", type=int, help="responses per limit, to try it out")

@@ -114,7 +114,7 @@ def serve(folder: str, threads: int, *, page: bool) -> None:
 
 
 class Child(NamedTuple):
-    """Where the child listens, and its process."""
+    """The child's port and process."""
 
     port: int
     pid: int
@@ -127,7 +127,7 @@ class Child(NamedTuple):
 
 
 class Audience(NamedTuple):
-    """How many operator's views are open in a watched batch, and how many of them never read."""
+    """The number of operator's views open in a watched batch, and of those that never read."""
 
     reading: int = 0
     stuck: int = 0
@@ -159,7 +159,7 @@ class Audience(NamedTuple):
 
 
 def read_all(view: socket.socket) -> None:
-    """Read whatever comes."""
+    """Read a stream to its end."""
     with contextlib.suppress(OSError):
         while view.recv(65536):
             pass
@@ -188,13 +188,13 @@ def _port(line: bytes) -> int:
 def request(port: int, method: str, path: str, body: Any = None) -> http.client.HTTPConnection:
     """Send a request on a connection of its own, as clients without a pool do."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    told = {"content-type": "application/json"}
-    connection.request(method, path, None if body is None else json.dumps(body), told)
+    headers = {"content-type": "application/json"}
+    connection.request(method, path, None if body is None else json.dumps(body), headers)
     return connection
 
 
 class Stream(NamedTuple):
-    """When a stream was asked for, when its first and last piece came, and how many came."""
+    """The times of a stream's request, first and last piece, and its number of pieces."""
 
     start: float
     first: float
@@ -205,9 +205,9 @@ class Stream(NamedTuple):
 def stream(port: int, prompt: str) -> Stream:
     """Ask for one stream and read it."""
     start, first, pieces = time.perf_counter(), 0.0, 0
-    asked = {"messages": [{"role": "user", "content": prompt}], "stream": True}
+    body = {"messages": [{"role": "user", "content": prompt}], "stream": True}
     connection = request(
-        port, "POST", "/v1/chat/completions", asked | {"max_tokens": TOKENS, "temperature": 0}
+        port, "POST", "/v1/chat/completions", body | {"max_tokens": TOKENS, "temperature": 0}
     )
     with contextlib.closing(connection):
         for line in connection.getresponse():
@@ -219,8 +219,8 @@ def stream(port: int, prompt: str) -> Stream:
 
 def batch(port: int, clients: int, watched: bool, audience: Audience) -> tuple[float, float]:
     """Return a batch's pieces per second, and `first_token` of its streams."""
-    with contextlib.closing(request(port, "POST", "/watched" if watched else "/bare")) as asked:
-        asked.getresponse().read()
+    with contextlib.closing(request(port, "POST", "/watched" if watched else "/bare")) as switch:
+        switch.getresponse().read()
     results: list[Stream] = []
 
     def work(prompts: Sequence[str]) -> None:
@@ -249,7 +249,7 @@ def first_token(streams: Sequence[Stream]) -> float:
 
 
 def measure(server: Child, clients: int, pairs: int, audience: Audience) -> list[Row]:
-    """Return the rows for so many clients."""
+    """Return the rows for a number of clients."""
     firsts: tuple[list[float], list[float]] = ([], [])
 
     def half(side: int) -> float:
@@ -275,7 +275,7 @@ def measure(server: Child, clients: int, pairs: int, audience: Audience) -> list
 
 
 def main() -> None:
-    """Measure with so many clients, print the table, say whether the goals were met."""
+    """Measure, print the table, and print whether the goals were met."""
     parser = arguments(__doc__)
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--clients", default="1,4", help="clients at once")

@@ -75,11 +75,11 @@ def opened(folder: Path, usual: Sequence[Report]) -> Iterator[dict[str, Sink]]:
             sink.close()
 
 
-def cost(name: str, sinks: Sequence[Sink], given: Sequence[Report]) -> Row:
+def cost(name: str, sinks: Sequence[Sink], stored: Sequence[Report]) -> Row:
     """Return the CPU time of a report in all of `sinks`, in microseconds."""
     spent = []
-    for start in range(0, len(given), BATCH):
-        batch = given[start : start + BATCH]
+    for start in range(0, len(stored), BATCH):
+        batch = stored[start : start + BATCH]
         began = time.process_time()
         for report in batch:
             for sink in sinks:
@@ -89,7 +89,7 @@ def cost(name: str, sinks: Sequence[Sink], given: Sequence[Report]) -> Row:
 
 
 def page(exporter: PrometheusExporter) -> Iterator[Row]:
-    """Measure what a scrape takes and holds."""
+    """Measure the time and the size of a scrape."""
     spent = []
     with serve(exporter, 0) as server:
         for _ in range(50):
@@ -101,14 +101,14 @@ def page(exporter: PrometheusExporter) -> Iterator[Row]:
     yield Row("series", sum(not line.startswith("#") for line in lines), None, None, "series")
 
 
-def growth(sinks: Sequence[Sink], given: Sequence[Report], count: int) -> Row:
-    """Return what memory gained over `count` further reports."""
+def growth(sinks: Sequence[Sink], stored: Sequence[Report], count: int) -> Row:
+    """Return the growth of memory over `count` further reports."""
     process = psutil.Process()
     gc.collect()
     before = process.memory_info().rss
     for n in range(count):
         for sink in sinks:
-            sink.report(given[n % len(given)])
+            sink.report(stored[n % len(stored)])
     gc.collect()
     gained = (process.memory_info().rss - before) / 2**20
     return Row("rss_growth", gained, None, None, f"MiB over {count:,} responses")
@@ -120,13 +120,13 @@ def main() -> None:
     parser.add_argument("--reports", type=int, default=10_000)
     parser.add_argument("--growth", type=int, default=100_000)
     options = parser.parse_args()
-    given = reports(options.reports)
+    stored = reports(options.reports)
     usual = reports(2500)
     with tempfile.TemporaryDirectory() as folder, opened(Path(folder), usual) as sinks:
         every = list(sinks.values())
-        rows = [cost(name, [sink], given) for name, sink in sinks.items()]
-        rows += [cost("all", every, given), *page(sinks["prometheus"])]
-        rows.append(growth(every, given, options.growth))
+        rows = [cost(name, [sink], stored) for name, sink in sinks.items()]
+        rows += [cost("all", every, stored), *page(sinks["prometheus"])]
+        rows.append(growth(every, stored, options.growth))
     show("sinks", rows, as_json=options.json)
 
 

@@ -104,7 +104,7 @@ def soak_transformers(responses: int) -> list[Row]:
 
 
 def _more_than(threads: int) -> int:
-    """Return how many threads there are beyond those that loading the model left."""
+    """Return the number of threads beyond those left by loading the model."""
     return threading.active_count() - threads
 
 

@@ -38,7 +38,7 @@ TOKENS = 6
 
 
 def send(up: Up, draw: random.Random) -> str:
-    """Send one request, of a kind that is drawn; return what became of it."""
+    """Send one request of a random kind; return its outcome."""
     path, body = drawn(draw)
     raw = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
@@ -60,18 +60,18 @@ def send(up: Up, draw: random.Random) -> str:
 
 def drawn(draw: random.Random) -> tuple[str, dict[str, Any]]:
     """Return the path and body of one request."""
-    asked: dict[str, Any] = {"max_tokens": TOKENS, "stream": draw.random() < 0.6}
+    body: dict[str, Any] = {"max_tokens": TOKENS, "stream": draw.random() < 0.6}
     plan = draw.choices(({}, {"add": {"happy": 0.05}}, {"add": {"happy": 9}}), (6, 3, 1))[0]
     if plan:
-        asked["emoguard"] = {"plan": plan}
+        body["emoguard"] = {"plan": plan}
     if draw.random() < 0.5:
-        return "/v1/completions", asked | {"prompt": "The weather today is"}
+        return "/v1/completions", body | {"prompt": "The weather today is"}
     message = {"role": "user", "content": "Name a colour."}
-    return "/v1/chat/completions", asked | {"messages": [message]}
+    return "/v1/chat/completions", body | {"messages": [message]}
 
 
 def soak(responses: int, folder: str) -> list[Row]:
-    """Send the requests; return what was counted and what is left."""
+    """Send the requests; return the counts and the leftovers."""
     settings, model = server.read_model(str(smollm2_gguf()), n_ctx=512, n_threads=1)
     served = server.open_app(settings, model)
     log = {"path": f"{folder}/audit.jsonl", "key_file": f"{folder}/key", "create_key": True}
@@ -102,15 +102,15 @@ def soak(responses: int, folder: str) -> list[Row]:
     became = Counter(fates)
     served.model.close()
     lines = [json.loads(line) for line in Path(f"{folder}/audit.jsonl").read_text().splitlines()]
-    given = sum(line["notice"]["channel"] == "field" for line in lines)
+    noticed = sum(line["notice"]["channel"] == "field" for line in lines)
     return [
         Row("serve_requests", sum(became.values()), None, None, "requests"),
         Row("serve_answered", became["answered"], None, None, "requests"),
         Row("serve_left", became["left"], None, None, "requests"),
         Row("serve_refused", became["refused"], None, None, "requests"),
-        Row("serve_notices_lost", len(lines) - given, None, None, "notices"),
+        Row("serve_notices_lost", len(lines) - noticed, None, None, "notices"),
         Row("serve_answers_wrong", became["wrong"], None, None, "requests"),
-        Row("serve_answers_not_logged", max(0, became["answered"] - given), None, None, "lines"),
+        Row("serve_answers_not_logged", max(0, became["answered"] - noticed), None, None, "lines"),
         Row("serve_sessions_open", sessions, None, None, "sessions"),
         Row("serve_notices_on_their_way", waiting, None, None, "notices"),
         Row("serve_threads_left", threads_beyond(before), None, None, "threads"),
@@ -118,7 +118,7 @@ def soak(responses: int, folder: str) -> list[Row]:
 
 
 def work(up: Up, seed: int, requests: int, fates: list[str]) -> None:
-    """Be one client: send so many requests, one after the other."""
+    """Send requests one after the other, as one client."""
     draw = random.Random(seed)
     for number in range(requests):
         fates.append(send(up, draw))
@@ -127,7 +127,7 @@ def work(up: Up, seed: int, requests: int, fates: list[str]) -> None:
 
 
 def threads_beyond(before: int) -> int:
-    """Return how many threads there are more than before, after the time it takes to end one."""
+    """Return the number of threads beyond those before, after the time it takes to end one."""
     end = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < end:
         time.sleep(0.05)

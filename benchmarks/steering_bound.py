@@ -58,7 +58,7 @@ BATCH = 16
 
 @dataclass
 class Tally:
-    """What was checked, and what was found."""
+    """Counts of checked rows and of violations."""
 
     rows: int = 0
     violations: int = 0
@@ -77,7 +77,7 @@ class Tally:
         length = np.linalg.norm(before, axis=1)
         change = np.linalg.norm(after - before, axis=1)
         self.rows += len(finite)
-        # Not finite is not within the bound, either.
+        # Rows that are not finite are not within the bound, either.
         self.violations += int(changed.sum() + (~(change <= budget * length)).sum())
         share = change[length > 0] / (budget * length[length > 0])
         self.worst = max(self.worst, float(share.max(initial=0)))
@@ -298,7 +298,7 @@ def adversarial(wanted: int) -> list[Row]:
 
 
 class Keeping(Guard):
-    """A guard that also keeps what steering did to each token of the last responses."""
+    """A guard that also keeps the moves of each token of the last responses."""
 
     def __init__(self, guard: Guard, policy: Policy) -> None:
         super().__init__(guard.probe, guard.calibrations, policy)
@@ -338,7 +338,7 @@ def judge(tally: Tally, steered: Steered, layers: Sequence[Seen]) -> None:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Case:
     """One response to generate: prompt, plan, seed."""
 
     prompt: str
@@ -346,13 +346,13 @@ class Asked:
     seed: int
 
 
-def asked(kind: str, labels: Sequence[str], count: int) -> list[Asked]:
+def cases(kind: str, labels: Sequence[str], count: int) -> list[Case]:
     """Return `count` prompts with plans of a kind; prompts come again when there are fewer."""
     lines = [line.split("\t") for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
     # Spread over the labels, which the file holds in blocks.
     lines = [lines[n] for n in np.random.default_rng(0).permutation(len(lines))]
     rng = np.random.default_rng(1)
-    found = []
+    prompts = []
     for n in range(count):
         label, prompt = lines[n % len(lines)]
         plan = Plan(cap={label: 0.99})
@@ -362,28 +362,28 @@ def asked(kind: str, labels: Sequence[str], count: int) -> list[Asked]:
             plan = drawn_plan(rng, labels)
             while plan.is_empty:
                 plan = drawn_plan(rng, labels)
-        found.append(Asked(prompt, plan, n))
-    return found
+        prompts.append(Case(prompt, plan, n))
+    return prompts
 
 
 def live_llamacpp(
     name: str, kind: str, count: int, tokens: int, policy: Policy
 ) -> Iterator[tuple[Steered, list[Seen]]]:
-    """Generate one by one; what the callback reads and writes is read again as stored."""
+    """Generate one by one; the rows that the callback reads and writes are read again as stored."""
     llm = load_llama(MODELS[name](), n_ctx=1024)
     guard = Keeping(shipped(find(llm)[0].open_residuals(llm)), policy)
     with attach(llm, guard, backend="callback") as watch:
-        for one in asked(kind, guard.labels, count):
+        for one in cases(kind, guard.labels, count):
             guard.steered.clear()
             with stored_rows() as seen, watch.steering(one.plan):
-                respond(LlamaSpeaker(llm), one.prompt, Sampling(tokens), one.seed)
+                respond(LlamaSpeaker(llm), [one.prompt], Sampling(tokens), one.seed)
             (steered,) = guard.steered
             yield steered, [seen[layer] for layer in steered.steering.layers]
 
 
 @contextmanager
 def stored_rows() -> Iterator[dict[int, Seen]]:
-    """Note what is stored in the last row of each steered node, before and after, by layer."""
+    """Record the last row of each steered node as stored, before and after, by layer."""
     from emoguard_llamacpp import ctypes_llama
     from emoguard_llamacpp.steer import Steer
 
@@ -419,7 +419,7 @@ def live_transformers(
     door = find(model)[0].open_residuals(model, tokenizer=tokenizer)
     guard = Keeping(shipped(door), policy)
     layers = guard.probe.layers
-    many = asked(kind, guard.labels, count)
+    many = cases(kind, guard.labels, count)
     for start in range(0, len(many), BATCH):
         some = many[start : start + BATCH]
         guard.steered.clear()
@@ -453,7 +453,7 @@ def live_transformers(
 
 @contextmanager
 def outputs(model: Any, layers: Sequence[int]) -> Iterator[dict[int, list[Any]]]:
-    """Keep what blocks return as the hooks registered so far leave it."""
+    """Record the outputs of blocks after the hooks registered so far."""
     from emoguard_torch.tensors import hidden_state
     from emoguard_transformers.blocks import find_blocks
 
@@ -538,7 +538,7 @@ def _progress(what: str, done: int, total: int) -> None:
 
 
 def main() -> None:
-    """Run what the arguments name and print one table."""
+    """Run the selected measurements and print one table."""
     parser = arguments(__doc__)
     parser.add_argument("--rows", type=int, default=100_000, help="per implementation and dtype")
     parser.add_argument("--adversarial", type=int, default=150_000, help="the same")

@@ -115,7 +115,7 @@ def _suffix(model: str) -> str:
 
 
 def main() -> None:
-    """Run what the arguments name and print one table."""
+    """Run the selected measurements and print one table."""
     parser = arguments(__doc__)
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--model", default="smollm2")

@@ -70,15 +70,15 @@ def guard_for(model: Any, calibration: Any = None, **options: Any) -> Guard:
 
 
 def own_answers(llm: Any) -> Any:
-    """Return a function that calibrates a door on the same answers as any other."""
+    """Return a function that calibrates any door on the same answers."""
     from emoguard.runtime.speaker import Generated
 
-    said = []
+    answers = []
     for n, prompt in enumerate(PROMPTS):
         ids = llm.tokenize(prompt.encode())
         llm.set_seed(n)
-        said.append(Generated(ids, list(islice(llm.generate(ids, temp=0.7), 48))))
-    return lambda door, probe: calibrate(door, probe, said)
+        answers.append(Generated(ids, list(islice(llm.generate(ids, temp=0.7), 48))))
+    return lambda door, probe: calibrate(door, probe, answers)
 
 
 def llama_logits(llm: Any, ids: Sequence[int], plan: Plan | None, tokens: int = 1) -> NDArray[Any]:
@@ -97,10 +97,10 @@ def hf_logits(model: Any, ids: Sequence[int], plan: Plan | None) -> NDArray[Any]
     """Return the logits after `ids`."""
     import torch
 
-    given = torch.tensor([list(ids)])
+    tokens = torch.tensor([list(ids)])
     out = model.generate(
-        input_ids=given,
-        attention_mask=torch.ones_like(given),
+        input_ids=tokens,
+        attention_mask=torch.ones_like(tokens),
         do_sample=False,
         max_new_tokens=1,
         output_logits=True,
@@ -117,7 +117,7 @@ def runtimes(name: str, prompts: Sequence[str], kind: str) -> list[Row]:
     model, tokenizer = load_hf(path)
     llm = load_llama(path) if kind == "f16" else load_llama(quantised(path, "F32"), **IN_FLOAT32)
     calibration = own_answers(llm)
-    found: dict[str, list[tuple[float, float]]] = {"first": [], "second": []}
+    changes: dict[str, list[tuple[float, float]]] = {"first": [], "second": []}
     plain: list[float] = []
     with (
         attach(llm, guard_for(llm, calibration), backend="callback") as watch,
@@ -140,10 +140,10 @@ def runtimes(name: str, prompts: Sequence[str], kind: str) -> list[Row]:
                     if watch.reports[-1].receipt is None:
                         raise RuntimeError("llama.cpp was not steered")
                     wanted = hf_logits(model, ids, plan) - ours[turn]
-                    found[turn].append((cosine(changed, wanted), relative(changed, wanted)))
+                    changes[turn].append((cosine(changed, wanted), relative(changed, wanted)))
     suffix = f"_{name}_{kind}"
     rows = [Row(f"plain_relative_error_max{suffix}", max(plain), None, None, "")]
-    for turn, pairs in found.items():
+    for turn, pairs in changes.items():
         cosines, errors = zip(*pairs, strict=True)
         rows += [
             Row(f"{turn}_logit_change_cosine_min{suffix}", min(cosines), None, None, ""),
@@ -241,9 +241,9 @@ def cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
-def relative(found: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """Return the norm of the difference over the norm of what was wanted."""
-    difference = found.astype(np.float64) - wanted.astype(np.float64)
+def relative(value: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """Return the norm of the difference over the norm of the wanted value."""
+    difference = value.astype(np.float64) - wanted.astype(np.float64)
     return float(np.linalg.norm(difference) / np.linalg.norm(wanted.astype(np.float64)))
 
 

@@ -1,4 +1,4 @@
-"""Simulated streams of response means, changed and unchanged, and how drift takes them.
+"""Simulated streams of response means, changed and unchanged, and the alarms of drift on them.
 
 A detector treats each label alone and shares its run length among them. So many streams run side by
 side as the labels of one detector, each with a baseline of its own, at the limit that one stream of
@@ -34,8 +34,8 @@ MOST_DELAY = 15_000
 REST = ARL // 100
 
 Stream = Callable[[np.random.Generator, int, int, int], np.ndarray]
-"""Makes response means (responses, labels) from a baseline's length, the responses after it and the
-number of labels."""
+"""Makes response means (responses, labels) for the length of a baseline, the number of responses
+after it and the number of labels."""
 
 
 def independent(rng: np.random.Generator, baseline: int, after: int, labels: int) -> np.ndarray:
@@ -169,7 +169,7 @@ def limit(shift: float, share: float, arl: float = ARL, labels: int = LABELS) ->
 
 
 def delay(kind: Stream, shift: float, share: float, streams: int) -> np.ndarray:
-    """Return the responses from a change of one label to its alarm, inf where it does not come."""
+    """Return the number of responses from a change of one label to its alarm, inf if none comes."""
     rng = np.random.default_rng([1, round(1000 * shift), round(100 * share)])
     means = kind(rng, BASELINE, WARM + MOST_DELAY, streams)
     after = means[BASELINE + WARM :]
@@ -184,7 +184,7 @@ def delay(kind: Stream, shift: float, share: float, streams: int) -> np.ndarray:
 
 
 def delay_row(name: str, delays: np.ndarray, unit: str) -> Row:
-    """Return the median delay, and in place of an interval where 80 % of the streams lie."""
+    """Return the median delay, with the range of 80 % of the streams in place of an interval."""
     low, middle, high = np.quantile(delays, [0.1, 0.5, 0.9], method="nearest")
     missed = int(np.isinf(delays).sum())
     late = f"{missed} of {len(delays)} not within {MOST_DELAY:,}" if missed else ""

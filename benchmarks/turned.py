@@ -16,8 +16,9 @@ average run length among them; again with its limit set on development streams t
 then its answers.
 
 `--check` prints the first, `--streams` the last, `--different` how far traffic moves the scores
-that is different and not emotional; without any, the middle table. `--unfitted` prints that for
-detectors that saw no answer at all: the shipped probe, the judges, and their means.
+that is different and not emotional, and how often it alarms; without any, the middle table.
+`--unfitted` prints that for detectors that saw no answer at all: the shipped probe, the judges, and
+their means.
 """
 
 from __future__ import annotations
@@ -234,11 +235,12 @@ def streamed(table: Table, found: Sequence[Detectors], options: argparse.Namespa
                 print(f"    {one.name:14} limit {one.arl:7,}: {what}; at least {least:.0f}")
 
 
-def different(table: Table, found: Sequence[Detectors]) -> None:
-    """Print how far traffic that is different and not emotional moves the mean of a label.
+def different(table: Table, found: Sequence[Detectors], streams: int) -> None:
+    """Print how far traffic that is different and not emotional moves scores, and its alarms.
 
-    It is that of the label that moves most, in standard deviations of plain answers; beside it the
-    95 % quantile for as many plain answers to other prompts of the same kind.
+    The move is that of the label that moves most, in standard deviations of plain answers; beside
+    it the 95 % quantile for as many plain answers to other prompts of the same kind. Alarms come in
+    streams that turn to such traffic altogether.
     """
     plain = np.concatenate([table.where(pool, "plain") for pool in ("final", "baseline")])
     kinds = dict.fromkeys(
@@ -253,6 +255,16 @@ def different(table: Table, found: Sequence[Detectors]) -> None:
             moves = [turnstreams.moves(one.scores, plain, rows) for one in found]
             each = (f"{o.name} {m:.2f} ({c:.2f})" for o, (m, c) in zip(found, moves, strict=True))
             print(f"  {kind:22} {len(rows):3} answers: {', '.join(each)}")
+    print(f"\nstreams of {streams} that alarm within {MOST:,} responses of such traffic alone")
+    for kind, rows in groups.items():
+        if len(rows):
+            drawn = draw(table, plain, [rows] * streams, 1.0, WARM + MOST, seed=9)
+            delays = [turnstreams.delays(one, drawn) for one in found]
+            each = (
+                f"{one.name} {np.isfinite(d).sum()} ({summary(d)})"
+                for one, d in zip(found, delays, strict=True)
+            )
+            print(f"  {kind:22} {', '.join(each)}")
 
 
 def main() -> None:
@@ -270,7 +282,7 @@ def main() -> None:
     parser.add_argument("--unchanged", type=int, default=300_000, help="unchanged responses")
     parser.add_argument("--repeats", type=int, default=10, help="streams of each label")
     options = parser.parse_args()
-    table = Table.load(options.model)
+    table = Table.load(options.model, read=not options.check)
     if options.check:
         check(table, options.pool, options.embeddings)
         hand = FOLDER / f"labelled-{options.model}.jsonl"
@@ -285,7 +297,7 @@ def main() -> None:
     if options.streams:
         streamed(table, sets(options.model, table, scores), options)
     elif options.different:
-        different(table, sets(options.model, table, scores))
+        different(table, sets(options.model, table, scores), 2 * options.repeats)
     else:
         print(*told(table, scores, options.pool), sep="\n")
 

@@ -46,7 +46,7 @@ def check_installed(purpose: str, *libraries: str) -> None:
     """Refuse work that would break off after hours for want of a library.
 
     Raises:
-        EmoGuardError: naming the library that is missing and what installs it.
+        EmoGuardError: the message names the missing library and the command that installs it.
 
     """
     for library in libraries:

@@ -46,7 +46,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise unless this process could create a file at `path`, or write the existing one.
 
     Raises:
-        EmoGuardError: naming the missing folder, or the place that may not be written.
+        EmoGuardError: the message names the missing folder, or the place that may not be written.
 
     """
     try:

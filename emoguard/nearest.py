@@ -6,19 +6,19 @@ import difflib
 from collections.abc import Iterable
 
 CLOSE = 0.8
-"""Share of letters in common, in order, above which one name is taken for the other misspelt."""
+"""Share of letters in common, in order, above which a name counts as a misspelling of another."""
 
 PREFIX = 3
-"""Fewest letters taken for the beginning of a longer name, as in `max_dose`."""
+"""Fewest letters that count as an abbreviation of a longer name, as in `max_dose`."""
 
 
 def near(name: str, known: Iterable[str]) -> str | None:
     """Return the known name closest to `name`, or the only one that begins with it."""
     names = {each.casefold(): each for each in known}
-    asked = name.strip().casefold()
-    matches = difflib.get_close_matches(asked, names, n=1, cutoff=CLOSE)
-    if not matches and len(asked) >= PREFIX:
-        longer = [each for each in names if each.startswith(asked)]
+    wanted = name.strip().casefold()
+    matches = difflib.get_close_matches(wanted, names, n=1, cutoff=CLOSE)
+    if not matches and len(wanted) >= PREFIX:
+        longer = [each for each in names if each.startswith(wanted)]
         matches = longer if len(longer) == 1 else []
     return names[matches[0]] if matches else None
 

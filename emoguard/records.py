@@ -149,7 +149,7 @@ class Receipt:
     dose_median: float | None
     """Median over tokens of ‖h' - h‖/‖h‖, layers added up; null without a token."""
     dose_max: float | None
-    """The same for the token that was moved most."""
+    """The same for the token that moved most."""
     applied: int
     """Tokens that were moved."""
     clipped: int
@@ -223,13 +223,11 @@ class Notice:
     break_reminder: bool = False
     """Whether the words also suggest a break."""
     channel: Channel | None = None
-    """How it was given; null if it was not, or not yet."""
+    """The channel of delivery; null if it was not delivered, or not yet."""
 
     def wire(self) -> dict[str, Any]:
         """Return the notice as a response carries it, without how it was given."""
-        fields: dict[str, Any] = _plain(vars(self))
-        del fields["channel"]
-        return fields
+        return {key: _plain(value) for key, value in vars(self).items() if key != "channel"}
 
 
 @dataclass(frozen=True)
@@ -304,7 +302,7 @@ class Report:
     """Whether the policy's sample_ratio chose this response by its id. Rates, ranks and drift use
     these only; others reach the sinks only if they were steered, faulty or carry a notice."""
     provisional: bool = False
-    """Whether a quick fit made the probe: all that was read is rougher than with a finished one."""
+    """Whether a quick fit made the probe: all readings are rougher than with a finished one."""
     created: float = field(default_factory=time.time)
     """When the report was made, seconds since 1970 (UTC)."""
     version: Literal[1] = 1
@@ -370,10 +368,8 @@ class Report:
             "id": self.id,
             "status": self.status,
             "steered": self.steered,
-            "notice": None,
+            "notice": None if self.notice is None else self.notice.wire(),
         }
-        if self.notice is not None:
-            fields["notice"] = self.notice.wire()
         if scores != "none":
             fields["scores"] = {label: vars(score).copy() for label, score in self.scores.items()}
             fields["short"] = self.short
@@ -385,13 +381,17 @@ class Report:
 
 @dataclass(frozen=True)
 class Alert:
-    """An alert of a monitor on one label, with its severity and one line of text."""
+    """An alert on one label, of a monitor or of a crossing while a response was generated."""
 
     monitor: str
     label: str
     severity: Literal["info", "warning", "critical"]
     message: str
     report_id: str
+    scores: dict[str, float] = field(default_factory=dict)
+    """Of a crossing: the mean z of each label over the window (unclosed reasoning: its highest)."""
+    text: str = ""
+    """The window's text (unclosed reasoning: the response's). Only `on_alert` gets it."""
 
 
 def _plain(value: Any) -> Any:

@@ -101,10 +101,10 @@ class Site:
 
         """
         policy = self.policy.steering
-        allowed, asked = policy.allow(Plan() if plan is None else Plan.parse(plan))
+        allowed, whole = policy.allow(Plan() if plan is None else Plan.parse(plan))
         if allowed.is_empty:
             return None
-        return replace(self._prepare(allowed, policy.max_dose_ratio), asked=asked)
+        return replace(self._prepare(allowed, policy.max_dose_ratio), asked=whole)
 
     def _prepare(self, plan: Plan, bound: float) -> Steering:
         """Return a plan made ready; the last one is kept, as most requests ask for the same."""

@@ -20,8 +20,9 @@ PACKAGES = sorted(
     for path in [ROOT / "emoguard", *(p for kind in KINDS for p in (ROOT / kind).glob("*"))]
     if (path / "__init__.py").exists()
 )
-SHARED = {"emoguard_torch", "emoguard_asgi"}
-"""The spokes that others may import: what runtimes built on torch, and what apps of ASGI share."""
+SHARED = {"emoguard_torch", "emoguard_asgi", "emoguard_page"}
+"""The spokes that others may import: what runtimes built on torch share, what apps of ASGI do, the
+page before a server."""
 SPOKES = {path.name for path in PACKAGES} - {"emoguard"}
 ROOMS = ("", "probe", "steering", "notices", "sinks", "policy", "runtime", "testing")
 """Folders of the core: what the rest of `emoguard` (fit, validate, study, cli) builds on."""

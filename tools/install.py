@@ -19,7 +19,7 @@ STEPS = (
     (re.compile(r"\s*Installing collected packages"), "installing"),
 )
 COMPILED = re.compile(r"\s*\[\s*(?P<done>\d+)(?:/(?P<all>\d+)|%)\]")
-"""What ninja ([12/193]) and make ([ 6%]) print before each file."""
+"""The progress that ninja ([12/193]) and make ([ 6%]) print before each file."""
 SLOW = {
     "compiling llama-cpp-python": "compiling llama.cpp (about 9 minutes on 2 cores, only once)",
 }
@@ -51,12 +51,15 @@ def display(shown: Iterable[str], *, live: bool) -> Iterator[str]:
     """
     started, last = time.monotonic(), ""
     for step in shown:
-        clock = "{:.0f}:{:02.0f}".format(*divmod(int(time.monotonic() - started), 60))
         if live:
-            yield f"\r{f'  {clock}  {step}':{WIDTH}.{WIDTH}}"
+            yield f"\r{f'  {_since(started)}  {step}':{WIDTH}.{WIDTH}}"
         elif (key := _coarse(step)) != last:
             last = key
-            yield f"  {clock}  {step}\n"
+            yield f"  {_since(started)}  {step}\n"
+
+
+def _since(started: float) -> str:
+    return "{:.0f}:{:02.0f}".format(*divmod(int(time.monotonic() - started), 60))
 
 
 def _coarse(step: str) -> str:
@@ -68,6 +71,7 @@ def _coarse(step: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Install, and return pip's exit code."""
+    started = time.monotonic()
     log = Path(sys.prefix) / "install.log"
     command = [sys.executable, "-m", "pip", "install", "--verbose", "--no-input"]
     command += ["--disable-pip-version-check", "--root-user-action=ignore", *arguments]
@@ -93,6 +97,8 @@ def main(arguments: list[str]) -> int:
     if pip.returncode:
         print("".join(log.read_text(encoding="utf-8").splitlines(True)[-SHOWN_OF_FAILURE:]), end="")
         print(f"pip failed; its whole output is in {log}")
+    else:
+        print(f"Installed in {_since(started)}")
     return pip.returncode
 
 

@@ -1,4 +1,4 @@
-"""Writes out the command that is running, so that it can be run again."""
+"""Writes out the running command, so that it can be repeated."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from click.core import ParameterSource
 
 
 def again(ctx: click.Context, *, without: Collection[str] = (), **added: str) -> str:
-    """Return the command line of `ctx` but for the options `without`; `added` are options more.
+    """Return the command line of `ctx`, without the options `without` and with those `added`.
 
-    Options that were not given are left out, those with several values repeated.
+    Options left at their default are omitted; options with several values are repeated.
     """
     parts = ["emoguard", str(ctx.info_name)]
     for param in ctx.command.params:
         name = str(param.name)
-        given = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if given and name not in (*without, *added):
+        is_set = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if is_set and name not in (*without, *added):
             parts += _option(param, ctx.params[name])
     for name, value in added.items():
         parts += [f"--{name}", value]

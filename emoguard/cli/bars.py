@@ -1,4 +1,4 @@
-"""Shows the progress of long work: bars on a terminal, elsewhere a line a minute."""
+"""Shows the progress of long work: bars on a terminal, one line a minute elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.progress import (
 from emoguard.cli.screen import Screen
 
 EVERY_SECONDS = 50.0
-"""Seconds between two lines of one task; with the time of a step, at least one line a minute."""
+"""Seconds between two lines of one task: with the time of a step, at least one line a minute."""
 
 LOOK_SECONDS = 1.0
 
@@ -27,8 +27,8 @@ LOOK_SECONDS = 1.0
 class Bars(Progress):
     """Bars on stderr; without a terminal, a line at the start and end of a task and each minute.
 
-    A step that takes long does not silence it: a thread says that the task goes on. `now` tells the
-    time in seconds, for tests.
+    A long step does not silence it: a thread repeats the task's line. `now` returns the time in
+    seconds, for tests.
     """
 
     def __init__(self, now: Callable[[], float] | None = None) -> None:
@@ -61,7 +61,7 @@ class Bars(Progress):
         super().stop()
 
     def beat(self) -> None:
-        """Print a line of the newest unfinished task if there was none for long."""
+        """Print a line of the newest unfinished task if the last one is old."""
         with self._lock:
             running = [task for task in self._tasks.values() if not task.finished]
             if running and self.get_time() - self._last >= EVERY_SECONDS:
@@ -112,7 +112,7 @@ def _line(task: Task) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in words, rounded as far as an estimate is worth."""
+    """Return a duration in words, rounded to the precision of an estimate."""
     if seconds < 55:
         return f"{max(5, 5 * round(seconds / 5))} seconds"
     if seconds < 5400:
@@ -122,9 +122,9 @@ def duration(seconds: float) -> str:
 
 
 def follow(progress: Progress) -> Callable[[str, int, int], None]:
-    """Return a function that takes a task in words, how much of it is done, and its size.
+    """Return a function of a task's name, the part of it that is done, and its size.
 
-    Each task has a bar of its own, from its first call on.
+    Each task gets a bar with its first call.
     """
     tasks: dict[str, TaskID] = {}
 

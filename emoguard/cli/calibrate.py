@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from emoguard.cli.bars import Bars, follow
-from emoguard.cli.models import ALSO, MODEL, RUNTIME, THREADS
+from emoguard.cli.models import ALSO, MODEL, RUNTIME, THREADS, TOKENS
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import open_probe
 from emoguard.cli.screen import Screen
@@ -47,13 +47,7 @@ from emoguard.runtime.speaker import Speaker
     type=click.IntRange(8),
     help=f"Responses to measure on; default: {ENOUGH_RESPONSES}, with --realign {RESPONSES}.",
 )
-@click.option(
-    "--tokens",
-    type=click.IntRange(1),
-    default=128,
-    show_default=True,
-    help="Most tokens per response.",
-)
+@TOKENS
 @click.option(
     "--temperature",
     type=click.FloatRange(0),
@@ -90,14 +84,14 @@ def calibrate(
 ) -> None:
     """Measure a probe on a model's own neutral responses, and certify alarm thresholds.
 
-    The result replaces the calibration of the same model file in the probe; those of others are
-    kept. With --realign only zero and scale are measured, for a model that was changed. Files named
-    by --also are calibrated on the same responses, which are kept in OUT.answers.jsonl as they
-    come: after an interruption the same command goes on where it was.
+    The result replaces the probe's calibration of the same model file; calibrations of other files
+    stay. With --realign only zero and scale are measured, for a model that was trained further.
+    Files named by --also are calibrated on the same responses. Responses are saved in
+    OUT.answers.jsonl along the way: after an interruption, the same command continues.
     """
     check_out("--out", out, ".safetensors")
     policy = Policy.load(policy_path) if policy_path else Policy()
-    found, before, _ = open_probe(probe)
+    opened, before, _ = open_probe(probe)
     responses = responses or (RESPONSES if realign else ENOUGH_RESPONSES)
     sample = calibrating.NeutralSample(
         corpora.read_prompts(prompts_path) if prompts_path else calibrating.own_prompts(),
@@ -109,13 +103,13 @@ def calibrate(
     others = [partial(open_speaker, other, threads=threads) for other in also]
     with Bars() as progress:
         show = follow(progress)
-        adjust = _realigning(found, before, speaker, show) if realign else None
+        adjust = _realigning(opened, before, speaker, show) if realign else None
         calibrations = calibrating.calibrate_files(
-            found, before, speaker, others, sample=sample, out=out, progress=show, adjust=adjust
+            opened, before, speaker, others, sample=sample, out=out, progress=show, adjust=adjust
         )
     for each in calibrations:
         if not realign:
-            _show(found, each, policy, responses)
+            _show(opened, each, policy, responses)
         for caution in each.cautions:
             line = printable(f"Caution: {caution}.")
             Screen(stderr=True).print(line, style="yellow", soft_wrap=True)
@@ -130,10 +124,10 @@ def calibrate(
 def _realigning(
     probe: Probe, before: Sequence[Calibration], speaker: Speaker, show: calibrating.Progress
 ) -> Callable[[Calibration], Calibration]:
-    """Return what makes a measured calibration one that is realigned.
+    """Return a function that realigns the probe's largest calibration to a measured one.
 
     Raises:
-        EmoGuardError: there is nothing to realign, or the directions do not hold.
+        EmoGuardError: there is no calibration to realign, or the directions do not hold.
 
     """
     if not before:

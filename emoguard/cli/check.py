@@ -46,8 +46,8 @@ def check(
 ) -> None:
     """Explain the policy in FILE in words, or name its error (exit 1).
 
-    Files, keys and ports that it names are tried on this machine and left unchanged. With --probe
-    its labels and its plan are checked against that probe, too; with --system it warns if a system
+    Files, keys and ports in the policy are tried on this machine and left unchanged. With --probe
+    its labels and plan are also checked against that probe; with --system it warns if a system
     prompt asks for emotional expression without a notice to users.
     """
     policy = Policy.load(file)
@@ -57,7 +57,7 @@ def check(
         rows = meaning(policy)
         rows += _prompted(policy, system or "")
         if opened is not None:
-            # A file of notices that cannot be used is one of the problems below.
+            # An unusable file of notices is one of the problems below.
             kept = dataclasses.replace(policy.notices, state=None)
             guard = Guard(opened[0], opened[1], dataclasses.replace(policy, notices=kept))
             rows += _fit(guard)
@@ -121,7 +121,7 @@ def _problems(policy: Policy, guard: Guard | None) -> list[str]:
 
 
 def _check_baseline(policy: Policy, guard: Guard | None) -> None:
-    """Refuse a baseline that the drift monitor could not use; a missing one is fine."""
+    """Raise if the drift monitor could not use the baseline; a missing one is fine."""
     path = policy.drift.baseline
     if not has_sink(policy, "drift") or path is None or not Path(path).exists():
         return
@@ -132,10 +132,10 @@ def _check_baseline(policy: Policy, guard: Guard | None) -> None:
 
 
 def _fit(guard: Guard) -> list[tuple[str, str]]:
-    """Return how a policy fits the guard's probe, and which alarms its calibrations certify.
+    """Return the fit of a policy to the guard's probe, and the alarms its calibrations certify.
 
     Raises:
-        EmoGuardError: it does not fit.
+        EmoGuardError: the policy does not fit the probe.
 
     """
     guard.check(guard.policy)

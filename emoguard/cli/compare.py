@@ -137,7 +137,7 @@ class _Corpus:
 
 @dataclass(frozen=True)
 class _Looked:
-    """The identity of a model and its tokens of the texts, known before it has read any."""
+    """A model's identity and its tokens of the texts, before it reads any text."""
 
     identity: ModelIdentity
     tokens: list[list[int]]
@@ -145,7 +145,7 @@ class _Looked:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Takes the texts through one model after the other."""
+    """Reads the texts with one model after the other."""
 
     corpus: _Corpus
     folder: Path
@@ -189,7 +189,7 @@ class _Reader:
 
 
 def _look(path: str, corpus: _Corpus, threads: int | None) -> tuple[_Corpus, _Looked]:
-    """Return the texts that a model can read, and how it sees them."""
+    """Return the texts that a model can read, with its identity and its tokens of them."""
     door = open_speaker(path, threads=threads).door
     corpus = _Corpus(readable(door, corpus.labelled), readable(door, corpus.neutral))
     description = _describe(door, corpus)
@@ -203,9 +203,9 @@ def _describe(door: Residuals, corpus: _Corpus) -> _Looked:
 
 
 def _own_folder(path: str) -> str:
-    """Return a folder name of this path alone.
+    """Return a folder name that is unique to this path.
 
-    The identity of a file looks at a part of its weights: two fine-tunings may differ elsewhere.
+    An identity covers only a part of a file's weights: two fine-tunings may differ elsewhere.
     """
     place = Path(path).resolve()
     return f"{place.stem}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"

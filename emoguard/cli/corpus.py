@@ -1,4 +1,4 @@
-"""`emoguard corpus`: let a model write texts to fit a probe on; check texts, labels and prompts."""
+"""`emoguard corpus`: has a model write texts for a probe; checks texts, labels and prompts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from emoguard.validate.estimate import Estimate
 from emoguard.validate.moved import moved
 
 QUESTIONS = 24
-"""Everyday questions that are answered unless others are given."""
+"""Number of everyday questions to answer, unless a file has others."""
 
 CHANCE = 0.5
 
@@ -92,10 +92,10 @@ def write(
     is saved in OUT.attempts.jsonl: after an interruption, the same command continues. A corpus by
     the model itself shows the effect of its own words; fit on others, too.
 
-    With --answers the model answers everyday questions, as in the traffic that is watched, after
-    two earlier answers in the voice of the label. Neutral answers to the same questions are written
-    beside OUT, for --neutral. At the end stands for each label whether the text of its answers
-    differs from the neutral ones: where it does not, the model was not moved.
+    With --answers the model answers everyday questions, as in watched traffic, after two earlier
+    answers in the voice of the label. Neutral answers to the same questions are written beside OUT,
+    for --neutral. The last lines show for each label whether the text of its answers differs from
+    the neutral ones; if it does not, the model was not moved.
     """
     check_out("--out", out)
     labels = corpora.read_labels(labels_path)
@@ -103,8 +103,8 @@ def write(
         voices, neutral = _voices(voices_path, labels), _neutral()
         questions = corpora.read_prompts(topics_path) if topics_path else own_questions()
         wanted = voiced(labels, voices, neutral, questions, each)
-        said = _write(path, out, labels, wanted, tries, temperature, threads)
-        for line in _seen(moved(labels, [*voices, *neutral], said)):
+        texts = _write(path, out, labels, wanted, tries, temperature, threads)
+        for line in _seen(moved(labels, [*voices, *neutral], texts)):
             Screen().print(line, markup=False, soft_wrap=True)
     else:
         topics = corpora.read_prompts(topics_path) if topics_path else own_topics()
@@ -120,7 +120,7 @@ def _write(
     temperature: float,
     threads: int | None,
 ) -> list[tuple[W, str]]:
-    """Have the model write all that is wanted, save what was accepted, and return it."""
+    """Let the model write the texts; save and return the accepted ones."""
     speaker = open_speaker(path, threads=threads)
     identity = speaker.door.identity
     if not speaker.has_template:
@@ -140,8 +140,8 @@ def _write(
     manuscript = Manuscript(f"{out}.attempts.jsonl", bound, words)
 
     def ask(prompt: str | Prompt, seed: int) -> str:
-        asked = prompt if isinstance(prompt, Prompt) else Prompt(prompt, max_tokens=160)
-        return answer(speaker, dataclasses.replace(asked, temperature=temperature, seed=seed))
+        request = prompt if isinstance(prompt, Prompt) else Prompt(prompt, max_tokens=160)
+        return answer(speaker, dataclasses.replace(request, temperature=temperature, seed=seed))
 
     with closing(manuscript), Bars() as progress:
         bar = progress.add_task("writing texts", total=len(wanted))
@@ -171,22 +171,24 @@ def check(
     prompts_path: str | None,
     labels_path: str | None,
 ) -> None:
-    """Say what is wrong with texts, labels and prompts, by file and line; no model is needed.
+    """Check texts, labels and prompts by file and line; no model is needed.
 
-    Exit code 1 where `emoguard fit` or `emoguard validate` would refuse them. The rest are reasons
-    to doubt a probe that is made of them: texts that name their label, that repeat one another,
-    that differ in length or topics from one label to the next.
+    Exit code 1 if `emoguard fit` or `emoguard validate` would refuse them. Other findings are
+    reasons to doubt a probe made from them: texts that name their label, repeat one another, or
+    differ in length or topics between labels.
     """
     labels = corpora.read_labels(labels_path)
     if not (paths or neutral_paths or prompts_path or labels_path):
         raise click.UsageError("name the files to check: CORPUS, --neutral, --prompts or --labels")
-    found = corpuscheck.check_corpora(paths, labels) if paths else []
-    found += corpuscheck.check_neutral(neutral_paths) if neutral_paths else []
-    found += corpuscheck.check_prompts(prompts_path) if prompts_path else []
-    for finding in found:
+    findings = corpuscheck.check_corpora(paths, labels) if paths else []
+    findings += corpuscheck.check_neutral(neutral_paths) if neutral_paths else []
+    findings += corpuscheck.check_prompts(prompts_path) if prompts_path else []
+    for finding in findings:
         say(f"{finding.place}: {'' if finding.fatal else 'caution: '}{finding.sentence}")
-    fatal = sum(finding.fatal for finding in found)
-    say(f"{fatal} to mend, {len(found) - fatal} to know of." if found else "Nothing is wrong.")
+    fatal = sum(finding.fatal for finding in findings)
+    say(
+        f"{fatal} to mend, {len(findings) - fatal} to know of." if findings else "Nothing is wrong."
+    )
     if fatal:
         ctx.exit(1)
 
@@ -197,13 +199,13 @@ def own_topics() -> list[str]:
 
 
 def own_questions() -> list[str]:
-    """Return everyday questions of the package: short ones of those that calibrations use."""
+    """Return everyday questions of the package: the short ones among its calibration prompts."""
     short = [q for q in corpora.neutral_prompts()[: corpora.CALIBRATING] if len(q.split()) <= 20]
     return short[:QUESTIONS]
 
 
 def _voices(path: str | None, labels: Sequence[Label]) -> list[Text]:
-    """Return the texts that stand as earlier answers."""
+    """Return the texts to use as earlier answers."""
     paths = [path] if path else corpora.own()
     return [text for each in paths for text in corpora.read(each, labels)]
 
@@ -212,10 +214,10 @@ def _neutral() -> list[Text]:
     return [text for path in corpora.own_neutrals() for text in corpora.read(path)]
 
 
-def _seen(found: Mapping[str, Estimate]) -> Iterator[str]:
-    """Yield what the text of the answers shows, label by label."""
+def _seen(shown: Mapping[str, Estimate]) -> Iterator[str]:
+    """Yield lines on how well the text of the answers shows each label."""
     yield "The text tells a label's answers from the neutral ones with an AUROC of:"
-    for label, area in sorted(found.items(), key=lambda each: -each[1].value):
+    for label, area in sorted(shown.items(), key=lambda each: -each[1].value):
         unseen = "" if area.low > CHANCE else "  not shown: fit this label on stories instead"
         yield f"  {label:12} {area}{unseen}"
 

@@ -75,8 +75,8 @@ def play(console: Screen, label: str | None, probe: str | None) -> None:
     path = demo_model()
     with contextlib.ExitStack() as stack:
         with Screen(stderr=True).status("opening the model"):
-            # With a thread on every core each token waits until all of them have been scheduled:
-            # half of them are faster as soon as anything else runs.
+            # With a thread on every core each token waits for the last one to be scheduled: half
+            # of them are faster as soon as anything else runs.
             speaker = open_speaker(path, threads=max(1, (os.cpu_count() or 1) // 2))
             guard = guard_for(speaker, probe, str(path))
             column = coloured_label(guard, label)

@@ -47,7 +47,7 @@ class Finding:
     """One line of the diagnosis.
 
     `mark` is ok, absent (not needed), to do (works, but not as well as it could) or broken;
-    `command` is what to run about it.
+    `command` mends it.
     """
 
     part: str
@@ -64,11 +64,11 @@ class Finding:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of what was found.")
 @click.pass_context
 def doctor(ctx: click.Context, path: str | None, probe: str | None, *, as_json: bool) -> None:
-    """Check what can be read here, and how; exit 1 when something is broken.
+    """Check the runtimes and probes on this machine; exit 1 if something is broken.
 
-    With --model also: how that model is read, which probe fits it, and whether the probe is
-    calibrated for exactly this file. A file that may crash its runtime is tried in a child process
-    first.
+    With --model, also check how the model is read, which probe fits it, and whether the probe is
+    calibrated for exactly this file. A file that may crash its runtime is first tried in a child
+    process.
     """
     if probe is not None and path is None:
         raise click.UsageError("--probe is tried on a model: give --model, too")
@@ -110,19 +110,19 @@ def _runtime(point: EntryPoint) -> Iterator[Finding]:
     if not distributions:
         yield Finding(point.name, "absent", "not installed", install_command(point.name))
         return
-    found = version(distributions[0])
+    installed = version(distributions[0])
     try:
         importlib.import_module(point.name)
         plugin = importlib.import_module(point.value)
-    except Exception as error:  # noqa: BLE001  (whatever an installation breaks with is the finding)
-        yield Finding(point.name, "broken", f"{found}: {type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001  (a broken installation may raise anything)
+        yield Finding(point.name, "broken", f"{installed}: {type(error).__name__}: {error}")
         return
-    yield Finding(point.name, "ok", f"{found}, read by {point.value}")
+    yield Finding(point.name, "ok", f"{installed}, read by {point.value}")
     yield from _read_paths(point.name, _own_doctor(plugin))
 
 
 def _own_doctor(plugin: ModuleType) -> Any:
-    """Return a plug-in's module `doctor`, None where the plug-in has no read paths to tell."""
+    """Return a plug-in's module `doctor`, or None if it has none."""
     name = f"{plugin.__name__}.doctor"
     return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
@@ -204,7 +204,7 @@ def _probe(
 ) -> Iterator[Finding]:
     """Diagnose the probe for the model behind `door`, and its calibration.
 
-    `speaker` is called only where the model must answer.
+    `speaker` is called only if the model must answer.
     """
     try:
         guard = _fitting(door, probe)
@@ -229,7 +229,7 @@ def _probe(
 
 
 def _aged(guard: Guard, probe: str, speaker: Speaker, path: str) -> Finding:
-    """Tell a file of the same weights from a model that was trained further."""
+    """Distinguish another file of the same weights from a model that was trained further."""
     identity = speaker.door.identity
     moved = movement(speaker, guard.probe, guard.calibrations, own_prompts())
     seen = (
@@ -259,7 +259,7 @@ def _fitting(door: Residuals, probe: str | None) -> Guard:
     """
     if probe is None:
         return shipped(door)
-    found, calibrations, _ = open_probe(probe)
-    found.check_fits(door.identity)
-    found.witness.check(door, found.layers)
-    return Guard(found, calibrations)
+    opened, calibrations, _ = open_probe(probe)
+    opened.check_fits(door.identity)
+    opened.witness.check(door, opened.layers)
+    return Guard(opened, calibrations)

@@ -81,7 +81,7 @@ def dose(
     """Compare steered with unsteered text, against random directions of the same dose.
 
     Half of the prompts choose the dose, the other half tests it. The judge scores the text alone.
-    The model runs in a runtime that takes one plan per row of a batch; a GGUF file is dequantised
+    The model runs in a runtime that takes one plan per row of a batch; GGUF files are dequantised
     for it.
     """
     judge = find_judge(judge_name)
@@ -132,10 +132,10 @@ def write(data: dict[str, Any], path: str) -> None:
 
 
 def find_judge(name: str) -> Judge:
-    """Return the compound score of VADER, or a function given as module:function.
+    """Return the compound scorer of VADER, or a function given as module:function.
 
     Raises:
-        EmoGuardError: it cannot be loaded.
+        EmoGuardError: the function cannot be loaded.
 
     """
     if name == "vader":
@@ -172,7 +172,7 @@ def read_openings(file: str | None, count: int) -> list[str]:
 
 
 def signs(guard: Guard, labels: tuple[str, ...]) -> list[tuple[str, int]]:
-    """Return each label with its sign: which way a pleasantness score should go; axes go up."""
+    """Return each label with the expected sign of its effect on pleasantness; axes have 1."""
     guard.probe.indices(labels)
     known = {label.name: label.valence for label in recorded_labels(guard.probe.recipe)}
     return [(label, 1 if known.get(label, 1) > 0 else -1) for label in labels]

@@ -27,9 +27,9 @@ from emoguard.steering.plan import CEILING
 def export(probe: str, label: str, out: str, dose: float) -> None:
     """Write a direction of PROBE as a llama.cpp control vector.
 
-    Use it with llama-cli --control-vector FILE. It adds the same as a plan's add with this dose;
-    but llama.cpp adds it at every token, the prompt's too, and without any bound. The length of
-    residuals is taken from the probe's first calibration.
+    Use it with llama-cli --control-vector FILE. It adds the same as a plan's add with this dose,
+    but llama.cpp adds it at every token, even of the prompt, and without a bound. The length of
+    residuals comes from the probe's first calibration.
     """
     controlvector = openers.module("controlvector")
     check_out("--out", out, controlvector.SUFFIX)

@@ -1,4 +1,4 @@
-"""`emoguard fit`: make a probe for a model of one's own, judge it, and show it on one page."""
+"""`emoguard fit`: makes a probe for your own model, judges it, and shows it on one page."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from emoguard.cli.bars import Bars, follow
 from emoguard.cli.fitjob import Job
 from emoguard.cli.fitpage import write_page
 from emoguard.cli.fitwords import announce, finished
-from emoguard.cli.models import ALSO, LABELS, MODEL, RUNTIME, THREADS
+from emoguard.cli.models import ALSO, LABELS, MODEL, MOST, RESPONDER, RUNTIME, THREADS, TOKENS
 from emoguard.cli.paths import check_out
 from emoguard.cli.reading import readable, stories_of
 from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.extras import check_installed
 from emoguard.fit import calibrating, corpora
-from emoguard.fit.examples import asked
+from emoguard.fit.examples import example_prompts
 from emoguard.fit.forecast import seconds
 from emoguard.fit.responses import Sampling
 from emoguard.fit.scope import Scope
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SUFFIX = "-probe.safetensors"
-"""Of a probe that nobody named: never the name of the weights beside it."""
+"""Suffix of a probe without --out, so that it never takes the name of the weights beside it."""
 
 
 @click.command(short_help="Make a probe for a model.")
@@ -68,18 +68,8 @@ SUFFIX = "-probe.safetensors"
 @LABELS
 @click.option("--name", default="", help="Name of the probe; default: the model's.")
 @ALSO
-@click.option(
-    "--responder",
-    help="The file of the same weights that answers, such as the quantised one that is served "
-    "while --model, which reads the texts, is a faster or exacter one; default: --model.",
-)
-@click.option(
-    "--most",
-    type=click.IntRange(1),
-    default=60,
-    show_default=True,
-    help="Texts per label and corpus.",
-)
+@RESPONDER
+@MOST
 @click.option(
     "--skip",
     type=click.IntRange(0),
@@ -102,13 +92,7 @@ SUFFIX = "-probe.safetensors"
     show_default=True,
     help="Responses to calibrate on.",
 )
-@click.option(
-    "--tokens",
-    type=click.IntRange(1),
-    default=128,
-    show_default=True,
-    help="Most tokens per response.",
-)
+@TOKENS
 @click.option("--keep", is_flag=True, help="Keep the work files beside OUT.")
 @click.option("--source", multiple=True, help="A line of attribution for the card.")
 @THREADS
@@ -140,10 +124,10 @@ def fit(
 ) -> None:
     """Make a probe file and a page that shows it: directions, a first judgement, calibration.
 
-    Directions come from texts about emotions, their judgement from texts of another writer than
-    those they were fitted on, the calibration from the model's own answers. It first says how long
-    each part takes here. What is slow is kept beside OUT as it comes: after an interruption the
-    same command goes on where it was.
+    Directions are fitted to texts about emotions and judged on texts by another writer; the
+    calibration comes from the model's own answers. The first lines estimate the time for each part
+    on this machine. Work is saved beside OUT along the way: after an interruption, the same command
+    continues.
     """
     check_installed("fitting", "sklearn", "vaderSentiment")
     place = _place(out, path)
@@ -179,7 +163,7 @@ def fit(
             sample=calibrating.NeutralSample(
                 prompts, Sampling(tokens, language=language), scope.responses, AlarmPolicy()
             ),
-            asked=asked(labels),
+            example_prompts=example_prompts(labels),
             out=place,
         )
         progress.update(opening, completed=1)
@@ -201,7 +185,7 @@ def fit(
             speaker,
             model=responder or path,
             runtime=AUTO if responder else runtime,
-            asked=job.asked,
+            example_prompts=job.example_prompts,
             most=job.examples(scope),
             finish=again(ctx, without=("quick",)) if quick else None,
             progress=show,
@@ -215,15 +199,15 @@ def fit(
 
 
 def _clocks() -> NDArray[np.float64]:
-    """Return seconds by the clock, and of CPU."""
+    """Return wall-clock and CPU seconds."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
 def _place(out: str | None, model: str) -> str:
-    """Return the probe file to write; without a name it must not replace a finished one.
+    """Return the probe file to write; the default name must not replace a finished probe.
 
     Raises:
-        EmoGuardError: it cannot be written, or is there already.
+        EmoGuardError: the file cannot be written, or exists already.
 
     """
     path = Path(model).resolve()
@@ -240,7 +224,7 @@ def _place(out: str | None, model: str) -> str:
 
 
 def _check_sizes(mine: ModelIdentity, others: Sequence[ModelIdentity]) -> None:
-    """Refuse files of other models before hours of reading; the witness decides after it."""
+    """Raise if files differ in size, before hours of reading; the witness is checked after it."""
     for each in others:
         if (each.layers, each.hidden) != (mine.layers, mine.hidden):
             raise EmoGuardError(

@@ -1,4 +1,4 @@
-"""What one run of `emoguard fit` has to do, and how long that takes here."""
+"""Holds the work of one run of `emoguard fit`: forecasts it, does it, cleans up after it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emoguard.errors import EmoGuardError
 from emoguard.fit import calibrating, recipe, store
 from emoguard.fit.answers import count
 from emoguard.fit.corpora import Label, Text
-from emoguard.fit.examples import FEW, Asked
+from emoguard.fit.examples import FEW, ExamplePrompt
 from emoguard.fit.extraction import Portion
 from emoguard.fit.forecast import Part, Speed, Work, forecast, measure
 from emoguard.fit.leaks import leak_cautions, leaks
@@ -34,7 +34,7 @@ STATUS = "first judgement, on texts alone: emoguard validate also judges the mod
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Everything that a fit starts from: models, texts, prompts, and the file it writes.
+    """The inputs of a fit: models, texts, prompts, and the file to write.
 
     `reader` reads the texts, `speaker` answers, `others` read its answers as well. `corpora` are by
     name, `neutral` by file.
@@ -50,7 +50,7 @@ class Job:
     skip: int
     scope: Scope
     sample: calibrating.NeutralSample
-    asked: Sequence[Asked]
+    example_prompts: Sequence[ExamplePrompt]
     out: str
 
     def __post_init__(self) -> None:
@@ -63,16 +63,16 @@ class Job:
 
     @property
     def stores(self) -> Path:
-        """The folder of the residuals of texts."""
+        """The folder for residuals of texts."""
         return Path(f"{self.out}.residuals")
 
     def speed(self) -> Speed:
-        """Measure how fast the models are here."""
+        """Time the models on this machine."""
         texts = [text.text for each in self.corpora.values() for text in each]
         return measure(self.reader, self.speaker, texts, self.sample.prompts, self.sample.sampling)
 
     def forecast(self, speed: Speed, scope: Scope) -> list[Part]:
-        """Return the parts of a fit of `scope` that are left to do."""
+        """Return the remaining parts of a fit of `scope`."""
         identity = self.reader.door.identity
         taken = [_taken(texts, scope.portion(texts)) for texts in self.corpora.values()]
         answered = count(calibrating.answer_file(self.out))
@@ -90,8 +90,9 @@ class Job:
         return forecast(speed, work)
 
     def examples(self, scope: Scope) -> int:
-        """Return how many examples a page shows."""
-        return min(FEW, len(self.asked)) if scope.is_quick else len(self.asked)
+        """Return the number of examples on the page."""
+        count = len(self.example_prompts)
+        return min(FEW, count) if scope.is_quick else count
 
     def make(self, name: str, sources: Sequence[str], progress: Bars) -> Probe:
         """Read the texts, fit directions on them, and judge them."""
@@ -121,7 +122,7 @@ class Job:
         return judged
 
     def clear(self) -> None:
-        """Delete the work files: nothing is left to go on with."""
+        """Delete the work files; the fit is complete."""
         store.remove(self.stores)
         for path in (calibrating.answer_file(self.out), f"{self.out}.examples.jsonl"):
             Path(path).unlink(missing_ok=True)
@@ -143,11 +144,11 @@ class Job:
     def _judged(
         self, probe: Probe, texts: Sequence[Texts], neutral: Texts, progress: Callable[[str], None]
     ) -> Probe:
-        """Return the probe with a first judgement in its card, or why there is none."""
+        """Return the probe with a first judgement in its card, or the reason for its absence."""
         names = tuple(each.name for each in self.labels)
         task = Task(names, tuple(each.valence for each in self.labels), VALENCE)
         try:
-            found = validate(
+            result = validate(
                 task,
                 texts,
                 neutral,
@@ -159,7 +160,7 @@ class Job:
         except EmoGuardError as error:
             doubts = [*probe.card["cautions"], f"not judged: {error}"]
             return dataclasses.replace(probe, card={**probe.card, "cautions": doubts})
-        judgement = {**carddata.summary(found, carddata.NOTHING), "status": STATUS}
+        judgement = {**carddata.summary(result, carddata.NOTHING), "status": STATUS}
         return dataclasses.replace(probe, card={**probe.card, **judgement})
 
 

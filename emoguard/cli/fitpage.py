@@ -1,4 +1,4 @@
-"""Writes the page of a new probe: examples are answered and read, next steps are commands."""
+"""Writes the page of a new probe, with example answers and commands for the next steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from emoguard.errors import EmoGuardError
 from emoguard.fit import examples as asking
 from emoguard.fit import page
 from emoguard.fit.calibrating import Progress
-from emoguard.fit.examples import Asked
+from emoguard.fit.examples import ExamplePrompt
 from emoguard.fit.page import Example, Step
 from emoguard.guard import Guard
 from emoguard.probe.calibration import Calibration
@@ -28,14 +28,14 @@ def write_page(
     *,
     model: str,
     runtime: str,
-    asked: Sequence[Asked],
+    example_prompts: Sequence[ExamplePrompt],
     most: int,
     finish: str | None,
     progress: Progress,
 ) -> tuple[Path, Guard]:
     """Write the page of the probe file `out` beside it; return its path, and a guard of the probe.
 
-    The first `most` of `asked` become examples. `finish` is the command that finishes a
+    The first `most` of `example_prompts` become examples. `finish` is the command that finishes a
     provisional probe.
 
     Raises:
@@ -45,19 +45,19 @@ def write_page(
     guard = Guard.load(Path(out))
     identity = speaker.door.identity
     calibration = guard.calibration(identity)
-    assert calibration is not None  # it was made a moment ago
-    generated = asking.answers(speaker, asked, most, out, progress)
+    assert calibration is not None  # made a moment ago
+    generated = asking.answers(speaker, example_prompts, most, out, progress)
     readout = guard.probe.fold(calibration)
     axes = [*guard.probe.axes, *guard.probe.labels]
     examples = [
         Example(
             each.prompt,
-            split(speaker.decode, said.token_ids),
-            readout.read(said.residuals(speaker.door, guard.probe.layers)),
+            split(speaker.decode, answer.token_ids),
+            readout.read(answer.residuals(speaker.door, guard.probe.layers)),
             each.label or axes[0],
         )
-        for each, said in zip(asked[: len(generated)], generated, strict=True)
-        if said.token_ids
+        for each, answer in zip(example_prompts[: len(generated)], generated, strict=True)
+        if answer.token_ids
     ]
     place = page_of(out)
     whole = page.html(
@@ -77,7 +77,7 @@ def write_page(
 
 
 def page_of(out: str) -> Path:
-    """Return where the page of a probe file lies."""
+    """Return the path of a probe file's page."""
     return Path(out).with_suffix(".html")
 
 

@@ -1,4 +1,4 @@
-"""What `emoguard fit` says before it starts, and at its end."""
+"""Prints the announcement and the summary of `emoguard fit`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def announce(job: Job, parts: Sequence[Part], quick: Sequence[Part] | None) -> None:
-    """Say what will be done, how long each part takes, and what a quick fit would give up.
+    """Print the parts of the fit with their durations, and the price of a quick fit.
 
-    `quick` are the parts of a quick fit, None where this is one.
+    `quick` are the parts of a quick fit, None if this is one.
     """
     identity, screen = job.reader.door.identity, Screen(stderr=True)
     kind = "A provisional probe" if job.scope.is_quick else "A probe"
@@ -69,7 +69,7 @@ def _given_up(job: Job, takes: str) -> str:
 def finished(
     job: Job, guard: Guard, page: Path, took: NDArray[np.float64], expected: NDArray[np.float64]
 ) -> None:
-    """Say what was made, what each label is worth, and what to doubt."""
+    """Print the new probe's file and page, the verdict on each label, and the cautions."""
     probe, identity = guard.probe, job.speaker.door.identity
     screen = Screen()
     calibration = guard.calibration(identity)
@@ -100,14 +100,14 @@ def _verdicts(probe: Probe) -> Table:
     table.add_column("verdict")
     for column in ("model", "95 %", "text alone"):
         table.add_column(column, justify="right")
-    for label, found in probe.card["recipe"].items():
-        value, low, high = found["transfer"] or (None, None, None)
+    for label, evidence in probe.card["recipe"].items():
+        value, low, high = evidence["transfer"] or (None, None, None)
         interval = "-" if low is None or high is None else f"{low:.2f}-{high:.2f}"
         table.add_row(
             printable(label),
             probe.verdicts.get(label, "-"),
             "-" if value is None else f"{value:.2f}",
             interval,
-            f"{found['words']:.2f}",
+            f"{evidence['words']:.2f}",
         )
     return table

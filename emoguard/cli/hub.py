@@ -15,16 +15,16 @@ from emoguard.runtime.openers import first_line
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-"""What a model is opened from: no pickled weights, and none of other frameworks."""
+"""Files to fetch of a model: no pickled weights, and none of other frameworks."""
 
 
 def local(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     """Return the path of a model; the callback of an option of `click`.
 
-    Anything that is there, or that lies in a folder that is there, is a path and nothing else.
+    An existing path, or a path in an existing folder, is never looked up on the hub.
 
     Raises:
-        EmoGuardError: it looks like a name on the hub, and the hub did not give it.
+        EmoGuardError: the name looks like one on the hub, and the hub did not deliver it.
 
     """
     is_path = os.path.lexists(value) or Path(value).parent.is_dir()

@@ -33,11 +33,11 @@ SINCE = click.option(
 class Reports:
     """The reports of audit logs, each with the files rotated away from it, in the order given.
 
-    Lines that `emoguard audit verify` rejects are left out, and `warn` prints a warning. `since` is
-    a time in UTC before which reports are left out, too.
+    Lines that `emoguard audit verify` rejects are left out, and `warn` prints a warning. Reports
+    before `since`, a time in UTC, are left out, too.
 
     Raises:
-        EmoGuardError: a log that is not there.
+        EmoGuardError: a log does not exist.
 
     """
 
@@ -83,7 +83,7 @@ class Reports:
 
 
 def _apart(paths: Sequence[str]) -> list[Path]:
-    """Return logs without the files rotated away from others of them, which come with those."""
+    """Return the logs that were not rotated away from another of them."""
     known = list(dict.fromkeys(keptfile.resolved(path) for path in paths))
     rotated = {file for path in known for file in _parts(path) if file != path}
     return [path for path in known if path not in rotated]
@@ -101,7 +101,7 @@ def files(logs: Sequence[str]) -> list[Path]:
     """Return the files of one log, those rotated away from it included, or several in their order.
 
     Raises:
-        EmoGuardError: there are none, or they cannot be read.
+        EmoGuardError: there are no such files, or they cannot be read.
 
     """
     if len(logs) == 1:
@@ -111,11 +111,11 @@ def files(logs: Sequence[str]) -> list[Path]:
 
 
 def key(file: str | None, variable: str | None, policy: Policy | None = None) -> Any:
-    """Return the key of a log: from a file, the environment, or where the policy's sink has it.
+    """Return the key of a log: from a file, the environment, or the policy's sink.
 
     Raises:
-        UsageError: none of them, or two, are given.
-        EmoGuardError: it cannot be read.
+        UsageError: no key is given, or two.
+        EmoGuardError: the key cannot be read.
 
     """
     if file is None and variable is None and policy is not None:
@@ -144,7 +144,7 @@ def exporter() -> Any:
 
 @contextlib.contextmanager
 def readable() -> Iterator[None]:
-    """Raise EmoGuardError with one sentence if a log cannot be read."""
+    """Raise an EmoGuardError of one sentence if a log cannot be read."""
     try:
         yield
     except OSError as error:

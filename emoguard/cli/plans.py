@@ -26,10 +26,10 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def read_plan(
     steer: Sequence[str], cap: Sequence[str], floor: Sequence[str], ablate: Sequence[str]
 ) -> Plan | None:
-    """Return the plan that options describe, None without any.
+    """Return the plan in these options, or None if there are none.
 
     Raises:
-        EmoGuardError: an option that is not LABEL=NUMBER, or a contradictory plan.
+        EmoGuardError: an option is not LABEL=NUMBER, or the plan contradicts itself.
 
     """
     if not (steer or cap or floor or ablate):

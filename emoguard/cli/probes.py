@@ -21,7 +21,7 @@ def open_probe(name: str) -> tuple[Probe, list[Calibration], int]:
     """Return a probe, its calibrations and the file's bytes, by shipped name or by path.
 
     Raises:
-        EmoGuardError: there is none, or it is no sound probe file.
+        EmoGuardError: there is no such probe, or the file is malformed.
 
     """
     here = shipped_files()
@@ -36,7 +36,7 @@ def guard_for(speaker: Speaker, probe: str | None, path: str) -> Guard:
     """Return a guard with the named probe, else with the shipped one that fits the model at `path`.
 
     Raises:
-        EmoGuardError: no such probe, or none is shipped that fits.
+        EmoGuardError: there is no such probe, or no shipped one fits.
 
     """
     return shipped(speaker.door, path) if probe is None else Guard.load(probe)
@@ -71,10 +71,10 @@ def check_calibrated(
     path: str,
     runtime: str = AUTO,
 ) -> None:
-    """Refuse to steer a model that the guard has no calibration of; see `calibrating`.
+    """Raise if the guard has no calibration of a model to steer; see `calibrating`.
 
     Raises:
-        EmoGuardError: it has none; the sentence has the command that makes one.
+        EmoGuardError: there is no calibration; the message has the command that makes one.
 
     """
     if guard.calibration(identity) is None:
@@ -86,7 +86,7 @@ def check_calibrated(
 
 
 def coloured_label(guard: Guard, wanted: str | None) -> int:
-    """Return the column of `wanted`, by default of the first contrast (valence), else of the first.
+    """Return the column of `wanted`; by default of the first contrast (valence), else the first.
 
     Raises:
         EmoGuardError: the guard does not read a label of that name.

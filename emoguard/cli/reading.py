@@ -1,4 +1,4 @@
-"""Leaves out texts that are too short to be read, or repeat others, and counts them."""
+"""Reads corpora through a model, without texts that are too short or repeat others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def readable(door: Residuals, texts: Sequence[Text]) -> list[Text]:
-    """Return the texts that are long enough to be read, each once; say which are left out."""
+    """Return the texts that are long enough to be read, each once; report those left out."""
     again = [text for _, text in corpora.repeated(texts)]
     once = _without(texts, again, "repeat others")
     long_enough = set(map(id, extraction.readable(door, once)))
@@ -46,17 +46,17 @@ def _without(texts: Sequence[Text], out: Sequence[Text], why: str) -> list[Text]
 def stories_of(
     paths: Sequence[str], labels: Sequence[corpora.Label], most: int
 ) -> dict[str, list[Text]]:
-    """Return corpora by name, at most so many texts of a label of each; they share no text."""
-    found = {
+    """Return corpora by name, at most `most` texts of each label in each; they share no text."""
+    by_name = {
         name: corpora.balanced(corpora.read(path, labels), most)
         for name, path in _named(paths).items()
     }
-    corpora.check_apart(found)
-    return found
+    corpora.check_apart(by_name)
+    return by_name
 
 
 def _named(paths: Sequence[str]) -> dict[str, str]:
-    """Return paths by a short name: the file's, or its folder's where files are named alike."""
+    """Return paths by a short name: the file's, or its folder's if files have equal names."""
     whole = [Path(p).resolve() for p in paths]
     own = {p.resolve(): f"own {p.stem}" for p in corpora.own()}
     stems = [own.get(p, p.stem) for p in whole]
@@ -69,7 +69,7 @@ def _named(paths: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Reader:
-    """Takes texts through the model; each set is kept in a folder of its own in `stores`."""
+    """Reads sets of texts through the model; each set has a folder of its own in `stores`."""
 
     door: Residuals
     stores: Path
@@ -79,7 +79,7 @@ class Reader:
     def labelled(
         self, name: str, folder: str, texts: Sequence[Text], portion: Portion | None = None
     ) -> Texts:
-        """Read texts, all long enough; of a portion that is all, only those in it."""
+        """Read texts, all long enough; only those in `portion` if it is all."""
         is_part = portion is not None and portion.is_all
         count = len(portion.texts) if portion is not None and is_part else len(texts)
         bar = self.progress.add_task(f"reading {name}", total=count)
@@ -98,10 +98,10 @@ class Reader:
             name, [t.text for t in texts], np.array(labels), np.array(topics), states, embeddings
         )
 
-    def human(self, texts: Sequence[str], found: NDArray[np.str_], most: int) -> Texts:
-        """Read at most `most` texts of each family; too short ones are left out."""
+    def human(self, texts: Sequence[str], family_names: NDArray[np.str_], most: int) -> Texts:
+        """Read at most `most` texts of each family; texts that are too short are left out."""
         long_enough = [len(self.door.tokenize(text)) >= SHORTEST for text in texts]
         kept = np.flatnonzero(long_enough)
-        kept = kept[chosen(found[kept], most)]
-        people = [Text(str(found[n]), "", texts[n]) for n in kept.tolist()]
+        kept = kept[chosen(family_names[kept], most)]
+        people = [Text(str(family_names[n]), "", texts[n]) for n in kept.tolist()]
         return self.labelled("human", "human", people)

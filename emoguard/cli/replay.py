@@ -28,10 +28,10 @@ from emoguard.site import Site
 MONITORS = ("rate", "drift")
 
 RECENT = 50
-"""Responses before an alert among which the answers that stand behind it are looked for."""
+"""Number of responses before an alert that are searched for its cause."""
 
 NAMED = 3
-"""Of these, so many are named."""
+"""Number of these responses that are named."""
 
 
 @click.command(short_help="Show what would have alarmed.")
@@ -59,7 +59,7 @@ def replay(
     --policy unless it is given. An AUDIT_LOG includes the files rotated away from it.
 
     Each alert is followed by the answers before it that lie furthest from the others. The last line
-    is the share of answers, those with a crossing, that a judge would have to read.
+    gives the share of answers with a crossing: those that a judge would have to read.
     """
     policy = Policy.load(policy_path) if policy_path else Policy()
     if baseline_path:
@@ -81,11 +81,11 @@ def replay(
         behind.take(report)
         for alert in raised:
             counted[alert.monitor] += 1
-            console.print(Text(told(report, alert)), soft_wrap=True)
+            console.print(Text(alert_line(report, alert)), soft_wrap=True)
             console.print(Text(printable(f"  behind it: {behind.named(alert)}")), soft_wrap=True)
     alerts = ", ".join(f"{counted[name]} of {name}" for name in MONITORS)
     console.print(f"{counted['reports']:,} reports, alerts: {alerts}.")
-    console.print(asked(counted), soft_wrap=True)
+    console.print(reading_cost(counted), soft_wrap=True)
     if policy.drift.baseline is None:
         command = baseline_command(paths[0])
         console.print(
@@ -101,7 +101,8 @@ def open_monitors(policy: Policy, first: Report, probe: str | None) -> list[Sink
     """Return the monitors of rates and drift for the model of a log's first report.
 
     Raises:
-        EmoGuardError: the probe has no calibration for it, or the baseline is of something else.
+        EmoGuardError: the probe has no calibration for it, or the baseline is of another model or
+            probe.
 
     """
     points, drift = sink_points(), policy.drift
@@ -136,7 +137,7 @@ def run(
 
 
 class Behind:
-    """The responses before an alert, of which those furthest from the usual stand behind it."""
+    """Keeps the latest responses, and finds those that explain an alert."""
 
     def __init__(self) -> None:
         self._recent: deque[Report] = deque(maxlen=RECENT)
@@ -144,14 +145,14 @@ class Behind:
         self._counts = Counter[str]()
 
     def take(self, report: Report) -> None:
-        """Take a report."""
+        """Add a report."""
         self._recent.append(report)
         for label, score in report.scores.items():
             self._sums[label] += score.mean
             self._counts[label] += 1
 
     def named(self, alert: Alert) -> str:
-        """Return the ids and mean z of the responses that lie furthest the way the label moved.
+        """Return the ids and mean z of the responses that lie furthest in the label's direction.
 
         Recent responses are compared with all so far.
         """
@@ -163,8 +164,8 @@ class Behind:
         return ", ".join(f"{name} ({mean:.2f})" for mean, name in furthest)
 
 
-def asked(counted: Counter[str]) -> str:
-    """Return a sentence on how often a judge of single answers would have been asked."""
+def reading_cost(counted: Counter[str]) -> str:
+    """Return a sentence on the share of answers that a judge of single answers would read."""
     if not counted["thresholds"]:
         return "No threshold was certified for these answers: none would have gone to a judge."
     share = counted["crossed"] / counted["reports"]
@@ -174,7 +175,7 @@ def asked(counted: Counter[str]) -> str:
     )
 
 
-def told(report: Report, alert: Alert) -> str:
+def alert_line(report: Report, alert: Alert) -> str:
     """Return one line about an alert."""
     when = datetime.fromtimestamp(report.created, UTC).strftime("%Y-%m-%d %H:%M:%S")
     line = f"{when}  {alert.severity}  {alert.monitor}  {alert.label}  {alert.message}"
@@ -182,10 +183,10 @@ def told(report: Report, alert: Alert) -> str:
 
 
 def open_site(probe: str, policy: Policy, first: Report) -> Site:
-    """Return the guard of a probe file on the model whose report this is.
+    """Return the guard of a probe file on the model that made this report.
 
     Raises:
-        EmoGuardError: the probe has no calibration for it.
+        EmoGuardError: the probe has no calibration for this model.
 
     """
     guard = Guard(*open_probe(probe)[:2], policy)

@@ -12,7 +12,7 @@ import click
 
 
 class RulesCommand(click.Command):
-    """Has one option for each field of the exporter's rule options, asked for when needed."""
+    """A command with one option for each field of the exporter's rule options, built on use."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the command's own options and those of the rules."""

@@ -73,7 +73,7 @@ def run(
 
     PROMPT comes from standard input when it is - or left out.
     """
-    asked = Prompt(_text(prompt), system, max_tokens, temperature, seed, raw)
+    request = Prompt(_text(prompt), system, max_tokens, temperature, seed, raw)
     plan = read_plan(steer, cap, floor, ablate)
     console, notes = Screen(), Screen(stderr=True)
     with contextlib.ExitStack() as stack:
@@ -87,7 +87,7 @@ def run(
             if plan is not None:
                 check_calibrated(guard, probe, watch.identity, path, runtime)
         show = _nothing if as_json else _painter(console, guard, speaker, column)
-        text, report = respond(speaker, watch, asked, show, plan)
+        text, report = respond(speaker, watch, request, show, plan)
         _print(console, guard, text, report, as_json=as_json)
         if report.status == "uncalibrated":
             command = calibrating(guard.probe, probe, watch.identity, path, runtime)
@@ -122,7 +122,7 @@ def _painter(console: Screen, guard: Guard, speaker: Speaker, column: int) -> Sh
 
 
 def _nothing(piece: str, scores: Scores) -> None:
-    """Show nothing: everything is in the JSON object."""
+    """Ignore a token: everything is in the JSON object."""
 
 
 def _print(console: Screen, guard: Guard, text: str, report: Report, *, as_json: bool) -> None:

@@ -24,7 +24,7 @@ def section(text: str, alert: str) -> str:
     """Return one section of a runbook.
 
     Raises:
-        EmoGuardError: it has none on this alert.
+        EmoGuardError: the runbook has no such section.
 
     """
     sections = re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)

@@ -20,7 +20,7 @@ PLAIN = str.maketrans("─━┿▸…·≤≥", "-=|>.*<>")
 class Screen(Console):
     """A console that shows text as it is: no markup, no control characters, no guessed colours.
 
-    Text from a probe file, a log or a model may hold anything.
+    Text from a probe file, a log or a model is not trusted.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -47,7 +47,7 @@ def say(text: str, *, err: bool = False) -> None:
 
 
 def replace_unencodable() -> None:
-    """Let output show what the terminal's encoding lacks as ?, instead of ending in a traceback."""
+    """Show characters that the terminal's encoding lacks as ?, instead of raising."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -14,21 +14,20 @@ import emoguard
 from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.hosts import is_loopback
-from emoguard.policy.policy import Policy
 from emoguard.runtime.openers import openers, recognise
-from emoguard.runtime.served import Served
+from emoguard.runtime.served import Served, sinks_lacking
 
 if TYPE_CHECKING:
     import uvicorn
 
 COMMON = ("host", "port", "api_key")
-"""Options that every server takes; the others belong to one."""
+"""Options that every server takes; each of the others belongs to one server."""
 
 OF_BATCH = ("num_blocks", "max_batch_tokens", "max_memory_percent")
-"""Options that only a continuous batch has."""
+"""Options for continuous batching only."""
 
 GRACE_SECONDS = 10
-"""Seconds that running answers have to end when the server is stopped."""
+"""Seconds for running answers to end when the server stops."""
 
 
 @click.command(short_help="Serve a model over HTTP, watched.")
@@ -120,9 +119,9 @@ def serve(
     """Serve a model as llama_cpp.server or `transformers serve` do, with EmoGuard attached to it.
 
     The API is the server's, at /v1; answers carry the object `emoguard` if the policy follows a
-    notice profile. EmoGuard adds /healthz and /readyz, and /metrics on a port of its own. Only
-    bodies of requests with the api_key are read, within limits. With --page a browser shows answers
-    with their readings, and recent traffic; it needs the api_key, too.
+    notice profile. EmoGuard adds /healthz and /readyz, and /metrics on a port of its own. It reads
+    only bodies of requests with the api_key, within limits. With --page a browser shows answers
+    with their readings, and recent traffic; the page needs the api_key, too.
     """
     import uvicorn
     from emoguard_asgi import EmoGuardMiddleware, Health
@@ -132,7 +131,8 @@ def serve(
     served = _open(path, config, {k: v for k, v in options.items() if v is not None})
     notes = Screen(stderr=True)
     with contextlib.ExitStack() as stack:
-        extra = _further(policy, {"prometheus": {"port": metrics_port}} | _kept(page))
+        own = {"prometheus": {"port": metrics_port}} | ({"page": {}} if page else {})
+        extra = sinks_lacking(policy, own)
         sinks = [{name: options} for name, options in extra.items()]
         guard = stack.enter_context(
             emoguard.open_guard(served.model, policy, probe, sinks=sinks, **served.options)
@@ -204,24 +204,13 @@ def _open(path: str | None, config: str | None, options: dict[str, Any]) -> Serv
 
 
 def _flag(name: str) -> str:
-    """Return how an option is written on the command line."""
+    """Return the spelling of an option on the command line."""
     context = click.get_current_context()
     return next(each.opts[0] for each in context.command.params if each.name == name)
 
 
-def _kept(page: bool) -> dict[str, dict[str, int]]:
-    """Return the sink that the page's operator's view shows."""
-    return {"page": {}} if page else {}
-
-
-def _further(policy: str | None, sinks: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-    """Return the sinks that the policy itself lacks, options by name."""
-    named = {name for sink in (Policy.load(policy).sinks if policy else ()) for name in sink}
-    return {name: options for name, options in sinks.items() if name not in named}
-
-
 def _address(served: Served) -> str:
-    """Return where a browser on this machine finds the server."""
+    """Return the server's address for a browser on this machine."""
     host = served.host if is_loopback(served.host) else "127.0.0.1"
     scheme = "https" if served.ssl_certfile else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{served.port}"
@@ -237,7 +226,7 @@ def run_server(server: uvicorn.Server) -> None:
     with _returning_after_signals():
         try:
             server.run()
-        except SystemExit as error:  # its log says why
+        except SystemExit as error:  # the reason is in its log
             place = f"{server.config.host} port {server.config.port}"
             raise EmoGuardError(
                 f"the server could not listen on {place}: choose another port or host"
@@ -246,7 +235,7 @@ def run_server(server: uvicorn.Server) -> None:
 
 @contextlib.contextmanager
 def _returning_after_signals() -> Iterator[None]:
-    """Let uvicorn return: it raises the signal that ended it again, which would end us as well."""
+    """Let uvicorn return: it re-raises the signal that stopped it, which would end this process."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     try:

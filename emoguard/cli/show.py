@@ -39,7 +39,7 @@ def show(probe: str | None, as_json: bool) -> None:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Return everything about one probe file but its numbers, as plain data."""
+    """Return the description of a probe file, without its arrays, as plain data."""
     probe, calibrations, size = open_probe(name)
     return {
         "source": name,
@@ -141,7 +141,7 @@ def _print_calibrations(console: Screen, calibrations: Sequence[Mapping[str, Any
 
 
 def _add(table: Table, *cells: str) -> None:
-    """Add a row of texts that a file may have brought: no markup, no control characters."""
+    """Add a row of untrusted texts: no markup, no control characters."""
     table.add_row(*(Text(printable(cell)) for cell in cells))
 
 

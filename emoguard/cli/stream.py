@@ -17,7 +17,7 @@ Show = Callable[[str, Scores], None]
 
 
 class Stream:
-    """Takes a watch's rows as they come and shows each token once, in order.
+    """Shows each token of a watch's rows once, in order.
 
     `show` gets a token's text and its scores in the order of `watch.guard.labels`.
     """
@@ -38,7 +38,7 @@ class Stream:
             self._take(zip(reading.token_ids.tolist(), rows, strict=True))
 
     def finish(self, report: Report, text: str) -> None:
-        """Show the rest, also where the reading broke and only the text is left."""
+        """Show the rest of the response, even if reading failed and only its text remains."""
         self._take((token.id, () if token.attention_sink else token.z) for token in report.tokens)
         if text.startswith(self.shown) and len(text) > len(self.shown):
             self._show(text[len(self.shown) :], ())
@@ -64,7 +64,7 @@ def respond(
     `plan` steers the answer.
 
     Raises:
-        EmoGuardError: the runtime refuses the prompt, or made no report of it.
+        EmoGuardError: the runtime refuses the prompt, or made no report on it.
 
     """
     stream = Stream(watch, Pieces(speaker.decode), show)

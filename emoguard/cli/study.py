@@ -41,7 +41,7 @@ LARGEST = 64 * 2**20
 """Bytes of a file of results."""
 
 DISCORDANCE = 0.1
-"""Share of pairs that is taken to differ where the plan says what a margin needs."""
+"""Assumed share of pairs that differ, for the number of items that a margin needs."""
 
 
 @click.command(short_help="Run a study: what prompt, sampling and vector each change.")
@@ -121,7 +121,7 @@ def study(
 
 
 def _planned(work: Study, about: dict[str, Any]) -> float:
-    """Print the plan and what it costs, once measured and then kept; return the CPU seconds."""
+    """Print the plan and its cost, measured once and then kept; return the CPU seconds."""
     console, protocol = Screen(), work.protocol
     if "plan" not in work.store:
         with console.status("measuring speeds"):
@@ -151,7 +151,7 @@ def _planned(work: Study, about: dict[str, Any]) -> float:
 
 
 def _short_of_items(work: Study, costs: Sequence[Cost]) -> list[str]:
-    """Return a line for every margin that the items asked cannot show."""
+    """Return a line for every margin that needs more items than the plan has."""
     counts = {each.block: each.tasks for each in costs}
     counts["premise"] = counts.get("premise", 0) // 2  # each pair is two questions
     lines = []
@@ -222,7 +222,7 @@ def _read_results(path: str) -> dict[str, Any]:
 
 
 def _command(protocol: str, model: str, probe: str | None, runtime: str, data: str | None) -> str:
-    """Return the command that repeats a study, without folders of this machine."""
+    """Return the command that repeats a study, without paths of this machine."""
     words = ["emoguard", "study", Path(protocol).name, "--model", Path(model).name, "--out", "OUT"]
     words += ["--data", "DATA"] if data is not None else []
     words += ["--probe", Path(probe).name] if probe else []

@@ -1,4 +1,4 @@
-"""Decodes text that people type or pipe in, in any encoding."""
+"""Decodes typed or piped text in any encoding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from emoguard.cli.screen import say
 
 FALLBACK = "cp1252"
-"""The default encoding of Windows' programs in pipes; it has all letters of Latin-1."""
+"""Default encoding of programs in pipes on Windows; it has all letters of Latin-1."""
 
 
 def typed(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""`emoguard validate`: does a probe mean more than the text alone? Verdicts, card and pictures."""
+"""`emoguard validate`: judges whether a probe reads more than the text alone; writes its card."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from emoguard import keptfile
 from emoguard.cli.bars import Bars, follow
-from emoguard.cli.models import MODEL, RUNTIME, THREADS
+from emoguard.cli.models import MODEL, MOST, RESPONDER, RUNTIME, THREADS, TOKENS
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import calibrating, open_probe
 from emoguard.cli.reading import Reader, readable, stories_of
@@ -71,24 +71,14 @@ from emoguard.validate.validation import validate as measure
 @click.option("--card", "folder", required=True, help="Folder for the card, JSON and pictures.")
 @click.option("--out", help="Write the probe with its verdicts here (.safetensors).")
 @click.option("--residuals", help="Folder of stored residuals; default: CARD/residuals.")
-@click.option(
-    "--most",
-    type=click.IntRange(1),
-    default=60,
-    show_default=True,
-    help="Texts per label and corpus.",
-)
+@MOST
 @click.option(
     "--skip",
     type=click.IntRange(0),
     help=f"Leading tokens to leave out; default: the probe's, {SKIP}.",
 )
 @click.option("--on-policy/--no-on-policy", default=True, help="Let the model respond.")
-@click.option(
-    "--responder",
-    help="The file of the same weights that responds, such as the quantised one that is served "
-    "while --model, which reads the corpora, is a faster or exacter one; default: --model.",
-)
+@RESPONDER
 @click.option(
     "--responses",
     type=click.IntRange(20),
@@ -96,13 +86,7 @@ from emoguard.validate.validation import validate as measure
     show_default=True,
     help="Neutral ones, held out.",
 )
-@click.option(
-    "--tokens",
-    type=click.IntRange(1),
-    default=128,
-    show_default=True,
-    help="Most tokens per response.",
-)
+@TOKENS
 @click.option(
     "--language",
     "languages",
@@ -138,20 +122,20 @@ def validate(
     """Judge a probe and the recipe behind it, against the text alone and chance.
 
     The recipe is judged as the probe was fitted: with its labels and skipped tokens, and at its
-    layers where they were named. What is slow is kept in the card's folder and taken up again:
-    residuals, and the responses.
+    layers if the user chose them. Residuals and responses are saved in the card's folder: after an
+    interruption, the same command continues.
     """
     _check_options(probe, out)
     corpus_paths = corpus_paths or tuple(map(str, corpora.own()))
     neutral_paths = neutral_paths or tuple(map(str, corpora.own_neutrals()))
     known = families(families_path)
     place = Path(folder)
-    found, calibrations = (None, []) if probe is None else open_probe(probe)[:2]
-    labels = _labels(labels_path, found)
-    task = _task(labels, found)
-    recipe = {} if found is None else found.recipe
+    opened, calibrations = (None, []) if probe is None else open_probe(probe)[:2]
+    labels = _labels(labels_path, opened)
+    task = _task(labels, opened)
+    recipe = {} if opened is None else opened.recipe
     skip = skip if skip is not None else recipe.get("skip", SKIP)
-    # Whatever is wrong with files is said before a model is opened.
+    # Faulty files are reported before a model is opened.
     stories = stories_of(corpus_paths, labels, most)
     plain = [text for p in neutral_paths for text in corpora.read(p)]
     written = read_human(human_path, known) if human_path else None
@@ -159,13 +143,13 @@ def validate(
         family_task(known, written[1], task.names)
     exact = open_speaker(path, runtime, threads)
     speaker = open_speaker(responder, threads=threads) if responder else exact
-    if found is not None:
-        check_fits(found, exact)
+    if opened is not None:
+        check_fits(opened, exact)
         if on_policy:
-            check_fits(found, speaker)
+            check_fits(opened, speaker)
             identity = speaker.door.identity
-            command = calibrating(found, probe, identity, responder or path)
-            calibrated(found, calibrations, identity, command)
+            command = calibrating(opened, probe, identity, responder or path)
+            calibrated(opened, calibrations, identity, command)
     _make(place)
     stores = Path(residuals) if residuals else place / "residuals"
     with Bars() as progress:
@@ -182,7 +166,7 @@ def validate(
             texts,
             neutral,
             layers=recipe.get("layers", ()),
-            probe=found,
+            probe=opened,
             human=people,
             families=known,
             leaks=leaks([text for some in stories.values() for text in some], labels),
@@ -190,9 +174,9 @@ def validate(
         )
         progress.remove_task(bar)
         heard = Blocks()
-        if found is not None and on_policy:
+        if opened is not None and on_policy:
             hearing = Hearing(place / "answers.jsonl", responses, tokens, languages)
-            judged = _judged(found, carddata.summary(result, heard))
+            judged = _judged(opened, carddata.summary(result, heard))
             others = [partial(open_speaker, other, threads=threads) for other in also]
             heard = blocks(
                 speaker,
@@ -205,16 +189,16 @@ def validate(
                 hearing=hearing,
                 progress=follow(progress),
             )
-    title = found.name if found is not None else f"recipe on {exact.door.identity.name}"
-    if out and found is not None:
-        found = _judged(found, carddata.summary(result, heard))
+    title = opened.name if opened is not None else f"recipe on {exact.door.identity.name}"
+    if out and opened is not None:
+        opened = _judged(opened, carddata.summary(result, heard))
         # Verdicts change the file, and so its name.
-        title = artifact.loads(artifact.encode(found, calibrations))[0].name
-    # The card comes first: a place that refuses the file must not cost what took hours.
+        title = artifact.loads(artifact.encode(opened, calibrations))[0].name
+    # The card comes first: if the probe file cannot be written, hours of work must not be lost.
     _write(place, title, result, heard)
     _print(title, result, heard)
-    if out and found is not None:
-        artifact.save(out, found, calibrations)
+    if out and opened is not None:
+        artifact.save(out, opened, calibrations)
         Screen().print(f"Wrote {out}.")
 
 
@@ -227,7 +211,7 @@ def _check_options(probe: str | None, out: str | None) -> None:
 
 
 def _labels(path: str | None, probe: Probe | None) -> list[Label]:
-    """Return the labels of a file, else those the probe was fitted with, else ours."""
+    """Return the labels of a file, else those the probe was fitted with, else the shipped ones."""
     if probe is None:
         return corpora.read_labels(path)
     known = corpora.read_labels(path) if path else corpora.recorded_labels(probe.recipe)
@@ -238,7 +222,7 @@ def _labels(path: str | None, probe: Probe | None) -> list[Label]:
             f"the words of {', '.join(sorted(unknown))} are not known: give --labels"
         )
     named = {label.name: label for label in known}
-    return [named[name] for name in emotions]  # as the probe has them: JSON keeps no order
+    return [named[name] for name in emotions]  # in the probe's order: JSON keeps none
 
 
 def _task(labels: Sequence[Label], probe: Probe | None) -> Task:
@@ -267,7 +251,7 @@ def _write(folder: Path, title: str, result: Any, heard: Blocks) -> None:
 def _print(title: str, result: Any, heard: Blocks) -> None:
     console = Screen()
     if not console.is_terminal:
-        console.width = 180  # a log has no edge that an interval must be broken at
+        console.width = 180  # a log is as wide as its lines: no interval need be broken
     console.print(printable(title), style="bold", markup=False)
     section = ""
     for each in card.tables(result, heard):
@@ -284,7 +268,7 @@ def _print(title: str, result: Any, heard: Blocks) -> None:
             console.print(each.note, style="dim", markup=False)
 
 
-def _judged(probe: Probe, told: dict[str, Any]) -> Probe:
+def _judged(probe: Probe, summary: dict[str, Any]) -> Probe:
     """Return the probe with the results of its validation in the card."""
     kept = {k: v for k, v in probe.card.items() if k != "status"}
-    return dataclasses.replace(probe, card={**kept, **told})
+    return dataclasses.replace(probe, card={**kept, **summary})

@@ -31,7 +31,7 @@ NAMES = (
     "audit",
     "doctor",
 )
-"""Every verb is a click command of this name in the module of this name beside this file."""
+"""Each verb is the click command of this name in the module of this name beside this file."""
 
 
 class Verbs(click.Group):
@@ -42,7 +42,7 @@ class Verbs(click.Group):
         return list(NAMES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return one verb, None for an unknown name."""
+        """Return a verb, or None for an unknown name."""
         if cmd_name not in NAMES:
             return None
         name = cmd_name.replace("-", "_")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from emoguard_page import Traffic
 
 SHARE = 20
-"""A log that took a second to read is read again after 20 at the earliest."""
+"""Seconds before a log is read again, for each second that reading it took."""
 
 LEAST_SECONDS = 2.0
 """Seconds between two looks at a log."""
@@ -150,7 +150,7 @@ class Log:
         self._next = start + max(LEAST_SECONDS, SHARE * (time.monotonic() - start))
 
     async def refresh(self) -> None:
-        """Read the log again if it has changed; an error in that is shown."""
+        """Read the log again if it has changed; an error is shown on the page."""
         async with self._reading:
             if time.monotonic() < self._next:
                 return
@@ -166,7 +166,7 @@ class Log:
         return self._about
 
     def about_changes(self) -> object:
-        """Return `about` itself, which changes by identity."""
+        """Return `about` itself: it is a new object after each change."""
         return self._about
 
     def alerts(self) -> list[dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""Makes probes: corpora, extraction, directions, calibration."""
+"""Makes probes from texts: corpora, extraction, directions, calibration."""

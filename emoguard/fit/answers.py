@@ -14,10 +14,11 @@ from emoguard.runtime.speaker import Generated, Speaker
 
 
 class AnswerFile:
-    """Answers to the first prompts of a list, bound to what they depend on: model and context.
+    """Answers to the first prompts of a list, bound to the model and context that made them.
 
     Raises:
-        EmoGuardError: the file is none, cannot be written, or is of another model or context.
+        EmoGuardError: the file holds anything else, cannot be written, or belongs to another model
+            or context.
 
     """
 
@@ -29,7 +30,7 @@ class AnswerFile:
     def extend(
         self, source: Callable[[int], Any], enough: Callable[[list[Generated]], bool]
     ) -> None:
-        """Take answers from `source(start)` until there are `enough` or it has no more."""
+        """Append answers from `source(start)` until `enough` accepts them or the source ends."""
         if enough(self.answers):
             return
         for answer in source(len(self.answers)):
@@ -38,7 +39,7 @@ class AnswerFile:
                 return
 
     def close(self) -> None:
-        """Let another command work on the file. Idempotent."""
+        """Release the file for other commands. Idempotent."""
         self._file.close()
 
 
@@ -49,10 +50,11 @@ def answered(
     path: str | Path,
     enough: Callable[[list[Generated]], bool],
 ) -> list[Generated]:
-    """Return the answers in the file at `path`, after adding to them until there are `enough`.
+    """Return the answers in the file at `path`, after adding more until `enough` accepts them.
 
     Raises:
-        EmoGuardError: a file of something else, or of another model, sampling or list of prompts.
+        EmoGuardError: the file holds anything else, or belongs to another model, sampling or list
+            of prompts.
 
     """
     identity = speaker.door.identity
@@ -73,7 +75,7 @@ def _ids(values: Any) -> list[int]:
 
 
 def count(path: str | Path) -> int:
-    """Return how many answers a file holds already, 0 where there is none yet."""
+    """Return the number of answers in a file, 0 if there is no file yet."""
     try:
         return max(0, regularfile.read(path, LARGEST).count(b"\n") - 1)
     except OSError:

@@ -1,6 +1,6 @@
-"""Calibrates a probe on model files: one responds, it and others of the same weights are measured.
+"""Calibrates a probe on the responses of one model file, for it and others of the same weights.
 
-What is slow is kept as it comes: responses in a work file, the probe after each file.
+Progress is saved along the way: each response in a work file, the probe after each model file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from emoguard.runtime.speaker import Generated, Speaker
 from emoguard.sinks.policy import AlarmPolicy
 
 Progress = Callable[[str, int, int], None]
-"""Takes a task in words, how much of it is done, and its size."""
+"""Called with the name of a task, the part of it that is done, and its size."""
 
 Open = Callable[[], Speaker]
 """Opens a model file when its turn comes: several at a time may not fit the memory."""
@@ -42,17 +42,17 @@ class NeutralSample:
     alarms: AlarmPolicy
 
     def context(self, speaker: Speaker) -> dict[str, str]:
-        """Return what the responses depend on beside the model file."""
+        """Return everything but the model file that the responses depend on."""
         return self.sampling.context(speaker.door.identity.template, self.prompts)
 
 
 def answer_file(out: str) -> str:
-    """Return where the answers for the probe file `out` are kept while it is made."""
+    """Return the path of the work file that holds the answers for the probe file `out`."""
     return f"{out}.answers.jsonl"
 
 
 def own_prompts() -> list[str]:
-    """Return the package's prompts that calibrations are made on."""
+    """Return the package's prompts for calibrations."""
     return corpora.neutral_prompts()[: corpora.CALIBRATING]
 
 
@@ -67,13 +67,13 @@ def calibrate_files(
     progress: Progress,
     adjust: Callable[[Calibration], Calibration] | None = None,
 ) -> list[Calibration]:
-    """Let `speaker` respond; measure the probe on it and on `others`, which read the same.
+    """Calibrate the probe on responses of `speaker`, for it and for `others`, which read them too.
 
-    The probe is written to `out` after each of them, with what was measured so far in place of the
-    calibrations `before` of the same files, each as `adjust` returns it.
+    After each file the probe is written to `out` with the calibrations so far, each passed through
+    `adjust`; they replace those in `before` that belong to the same files.
 
     Raises:
-        EmoGuardError: a file the probe was not made for, before the first response.
+        EmoGuardError: the probe does not fit one of the files. Raised before the first response.
 
     """
     for opener in (lambda: speaker, *others):
@@ -86,17 +86,17 @@ def calibrate_files(
             opener(), probe, generated, sample, out=out, progress=progress, doubts=doubts
         )
         calibrations.append(adjust(measured) if adjust else measured)
-        # Reading can take an hour: what was measured is not lost with the next file.
+        # Reading can take an hour: a failure in the next file must not lose this calibration.
         artifact.save(out, probe, replaced(before, calibrations))
     store.remove(f"{out}.readings")
     return calibrations
 
 
 def check_fits(probe: Probe, speaker: Speaker) -> None:
-    """Refuse a model that the probe was not made for, or whose layers are numbered otherwise.
+    """Raise if the probe was not made for this model, or the model numbers its layers otherwise.
 
     Raises:
-        EmoGuardError: saying what does not fit.
+        EmoGuardError: the probe does not fit; the message names the difference.
 
     """
     probe.check_fits(speaker.door.identity)
@@ -104,7 +104,7 @@ def check_fits(probe: Probe, speaker: Speaker) -> None:
 
 
 def replaced(before: Sequence[Calibration], new: Sequence[Calibration]) -> list[Calibration]:
-    """Return calibrations with those of the same model files replaced."""
+    """Return `before` without calibrations of the files in `new`, followed by `new`."""
     kept = [c for c in before if not any(c.identity.matches(each.identity) for each in new)]
     return [*kept, *new]
 
@@ -112,12 +112,13 @@ def replaced(before: Sequence[Calibration], new: Sequence[Calibration]) -> list[
 def respond(
     speaker: Speaker, sample: NeutralSample, out: str, progress: Progress
 ) -> list[Generated]:
-    """Return responses; as many as wanted are as long as the window, if there are enough prompts.
+    """Return responses until enough of them fill the alarm window, or the prompts run out.
 
-    Those in the work file beside `out` are taken from there.
+    Responses in the work file beside `out` are used again.
 
     Raises:
-        EmoGuardError: no response could be as long as the window; a work file of something else.
+        EmoGuardError: the token limit is below the alarm window, or the work file holds anything
+            else.
 
     """
     window = sample.alarms.window_tokens
@@ -136,27 +137,27 @@ def respond(
 
 
 def cautions(speaker: Speaker, generated: Sequence[Generated], sample: NeutralSample) -> list[str]:
-    """Return reasons to doubt what is measured on these responses, one sentence each."""
-    found = []
+    """Return reasons to doubt a calibration on these responses, one sentence each."""
+    sentences = []
     whole = sum(len(each.token_ids) >= sample.alarms.window_tokens for each in generated)
     if whole < ENOUGH_RESPONSES:
-        found.append(
+        sentences.append(
             f"few answers ({whole} as long as the alarm window, {ENOUGH_RESPONSES} are needed): no "
             "alarm can be certified, and ranks and scales are rough"
         )
     if not speaker.has_template:
-        found.append(
+        sentences.append(
             "the model has no chat template: it was measured continuing prompts, not answering"
         )
     answers = [speaker.decode(each.token_ids) for each in generated]
     share = strangers(sample.prompts, answers)
     if share is not None and share > FOREIGN:
-        found.append(
+        sentences.append(
             f"{share:.0%} of the model's answers are not in the language of the prompts "
             f"({sample.sampling.language}): what is ordinary was measured on them; give --prompts "
             "in a language the model answers in"
         )
-    return found
+    return sentences
 
 
 def read(
@@ -171,7 +172,7 @@ def read(
 ) -> Calibration:
     """Measure `probe` on responses, as the model behind `speaker` reads them.
 
-    What was read is kept beside `out` as it comes; `doubts` become the calibration's cautions.
+    Readings are saved beside `out` along the way; `doubts` become the calibration's cautions.
     """
     task = f"reading {speaker.door.identity.quantisation}"
     return measure(
@@ -188,9 +189,9 @@ def read(
 
 
 def advice(calibration: Calibration, wanted: int, enough: int) -> str:
-    """Return advice on certifying more labels, after `wanted` responses of the `enough` it takes.
+    """Return advice on certifying more labels, in options of the command line.
 
-    Options are those of the command line.
+    `wanted` responses were requested; a certificate takes `enough`.
     """
     whole = calibration.curve.responses if calibration.curve else 0
     if whole < enough:

@@ -1,6 +1,6 @@
-"""Reasons to doubt a new probe, from how it was made: `fit` says them, the probe's card keeps them.
+"""Finds reasons to doubt a new probe in how it was made; `fit` prints them, the card keeps them.
 
-They are no verdicts, which `emoguard validate` gives.
+They are not verdicts: those come from `emoguard validate`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FEW = 30
-"""Texts of a label below which a caution is due: ten of them choose the layers."""
+"""Fewer texts of a label than this give a caution: a third of them chooses the layers."""
 
 LOW = 0.6
-"""Mean AUROC on held-out texts below which labels are hardly told apart; chance is .5."""
+"""A mean AUROC on held-out texts below this gives a caution; chance is .5."""
 
 
 def cautions(
@@ -30,18 +30,17 @@ def cautions(
     *,
     are_named: bool,
 ) -> list[str]:
-    """Return a sentence per reason, none where there is none.
+    """Return one sentence for each reason to doubt a probe.
 
     `labels` are those of the texts, by corpus; `scores` are the AUROC of each of `names` at each
-    layer, (blocks, names), NaN where it was not tested; `are_named` says that the user named the
-    `layers`.
+    layer, (blocks, names), NaN where untested; `are_named` if the user chose the `layers`.
     """
-    found = (
+    sentences = (
         _few_texts(labels, names),
         None if are_named else _at_the_edge(layers, len(scores)),
         _like_chance(scores[list(layers)]),
     )
-    return [sentence for sentence in found if sentence]
+    return [sentence for sentence in sentences if sentence]
 
 
 def _few_texts(labels: Sequence[Iterable[str]], names: Sequence[str]) -> str | None:

@@ -16,7 +16,7 @@ from emoguard import jsontext, regularfile
 from emoguard.errors import EmoGuardError
 
 CALIBRATING = 700
-"""The first of the package's neutral prompts, which calibrations are made on."""
+"""Number of the package's neutral prompts that calibrations use, from the first on."""
 
 LONGEST = 20_000
 """Characters of a text: some 4,000 tokens."""
@@ -39,7 +39,7 @@ class Text:
 class Label:
     """A label of a probe: the words of a corpus that mean it, and its sign on the valence axis.
 
-    `valence` is 1, -1, or 0 where no sign is given.
+    `valence` is 1, -1, or 0 for a label without a sign.
     """
 
     name: str
@@ -56,12 +56,12 @@ def default_labels() -> list[Label]:
 def read_labels(path: str | Path | None = None) -> list[Label]:
     """Return the labels of a JSON file in the form of `labels.json`, by default the shipped one.
 
-    An object of label: {"words": [which emotions of a corpus mean it], "valence": 1 or -1}; without
-    `valence` for every label there is no valence axis. Names between commas, such as
+    The file is an object of label: {"words": [emotions of a corpus that mean it], "valence": 1 or
+    -1}. Without a `valence` for every label there is no valence axis. Names between commas, such as
     `sarcastic,sincere`, are labels of one word each without a sign.
 
     Raises:
-        EmoGuardError: the file is not sound, or one word would mean two labels.
+        EmoGuardError: the file is malformed, or one word would mean two labels.
 
     """
     if path is None:
@@ -70,7 +70,7 @@ def read_labels(path: str | Path | None = None) -> list[Label]:
         return _unsigned_labels(str(path))
     try:
         data = jsontext.parse(regularfile.read(path, jsontext.LARGEST))
-        found = [_label(*each) for each in data.items()]
+        labels = [_label(*each) for each in data.items()]
     except (
         EmoGuardError, OSError, ValueError, LookupError, TypeError, AttributeError
     ) as error:  # fmt: skip
@@ -78,18 +78,18 @@ def read_labels(path: str | Path | None = None) -> list[Label]:
             f"labels {path} cannot be read: wanted a JSON object such as "
             f'{{"happy": {{"words": ["happy", "joyful"], "valence": 1}}}} ({error})'
         ) from error
-    words = Counter(word for label in found for word in label.words)
+    words = Counter(word for label in labels for word in label.words)
     twice = [word for word, count in words.items() if count > 1]
-    if twice or not found:
+    if twice or not labels:
         problem = f"{', '.join(twice)} stands more than once" if twice else "it names none"
         raise EmoGuardError(f"labels {path}: every word must mean one label, but {problem}")
-    if len({bool(label.valence) for label in found}) > 1:
-        without = ", ".join(label.name for label in found if not label.valence)
+    if len({bool(label.valence) for label in labels}) > 1:
+        without = ", ".join(label.name for label in labels if not label.valence)
         raise EmoGuardError(
             f"labels {path}: {without} has no valence and others have one: give it to all, or to "
             "none and there is no valence axis"
         )
-    return found
+    return labels
 
 
 def _unsigned_labels(names: str) -> list[Label]:
@@ -106,7 +106,7 @@ def recorded_labels(recipe: Mapping[str, Any]) -> list[Label]:
     """Return the labels in a probe's recipe; by default the shipped ones.
 
     Raises:
-        EmoGuardError: the recipe holds something else.
+        EmoGuardError: the recipe's labels are malformed.
 
     """
     data = recipe.get("labels")
@@ -180,25 +180,25 @@ def read_prompts(path: str | Path) -> list[str]:
     """Read prompts from a file, one per line; empty lines and repetitions are left out.
 
     Raises:
-        EmoGuardError: the file cannot be read or holds none.
+        EmoGuardError: the file cannot be read or holds no prompt.
 
     """
     try:
         lines = map(str.strip, regularfile.lines(path))
-        found = list(dict.fromkeys(filter(None, lines)))
+        prompts = list(dict.fromkeys(filter(None, lines)))
     except OSError as error:
         raise EmoGuardError(f"prompts {path} cannot be read: {error}") from error
-    if not found:
+    if not prompts:
         raise EmoGuardError(f"prompts {path} holds none: write one per line")
-    return found
+    return prompts
 
 
 def read(path: str | Path, labels: Sequence[Label] = ()) -> list[Text]:
     """Read a corpus. With `labels`, keep the texts whose emotion is one of their words.
 
     Raises:
-        EmoGuardError: naming the file and line that is not as described above, or repeats another
-            text with another emotion.
+        EmoGuardError: a line is malformed, or repeats another text with another emotion; the
+            message names the file and line.
 
     """
     meaning = {word: label.name for label in labels for word in label.words}
@@ -221,17 +221,17 @@ def read(path: str | Path, labels: Sequence[Label] = ()) -> list[Text]:
 
 
 def repeated(texts: Sequence[Text]) -> list[tuple[Text, Text]]:
-    """Return each text that repeats another but for case and spaces, after the first such one."""
+    """Return every text that repeats an earlier one, ignoring case and spaces."""
     first: dict[str, Text] = {}
     known = ((first.setdefault(_plain(text.text), text), text) for text in texts)
     return [(before, text) for before, text in known if before is not text]
 
 
 def check_apart(named: Mapping[str, Sequence[Text]]) -> None:
-    """Refuse corpora that share a text: neither could test what was fitted on the other.
+    """Raise if two corpora share a text: neither could test directions fitted on the other.
 
     Raises:
-        EmoGuardError: naming the two places of one such text.
+        EmoGuardError: two corpora share a text; the message names both places.
 
     """
     together = [replace(text, label=name) for name, texts in named.items() for text in texts]
@@ -245,7 +245,7 @@ def check_apart(named: Mapping[str, Sequence[Text]]) -> None:
 
 
 def contradiction(before: Text, text: Text) -> str | None:
-    """Return what is wrong with a text that stands before it with another emotion, else None."""
+    """Return a sentence if an earlier copy of the text has another emotion, else None."""
     if before.label == text.label:
         return None
     here, there = (each.label or "neutral" for each in (text, before))
@@ -273,7 +273,7 @@ def parse(line: str, place: str) -> Text:
     """Return the text in one line of a corpus, its emotion as label.
 
     Raises:
-        EmoGuardError: the line is none, or its text has fewer than two words or too many.
+        EmoGuardError: the line is malformed, or its text has fewer than two words or too many.
 
     """
     try:
@@ -285,14 +285,14 @@ def parse(line: str, place: str) -> Text:
     if "text" not in record:
         keys = ", ".join(map(str, record)) or "none"
         raise _no_text(place, f"one with the keys {keys:.80}")
-    found = {key: record.get(key, "") for key in ("emotion", "topic", "text")}
-    if type(found["topic"]) is int:
-        found["topic"] = str(found["topic"])
-    for key, value in found.items():
+    fields = {key: record.get(key, "") for key in ("emotion", "topic", "text")}
+    if type(fields["topic"]) is int:
+        fields["topic"] = str(fields["topic"])
+    for key, value in fields.items():
         if not isinstance(value, str):
             raise _no_text(place, f"{value!r:.40} as {key}")
-    _check_length(found["text"], place)
-    return Text(found["emotion"], found["topic"], found["text"], place)
+    _check_length(fields["text"], place)
+    return Text(fields["emotion"], fields["topic"], fields["text"], place)
 
 
 def _no_text(place: str, came: str) -> EmoGuardError:

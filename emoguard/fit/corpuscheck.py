@@ -1,4 +1,4 @@
-"""Finds what is wrong with files of texts, labels and prompts, before any model reads them."""
+"""Finds faults in files of texts, labels and prompts, before any model reads them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LENGTHS = 1.5
 """Ratio of mean lengths from which on length alone tells labels apart."""
 
 MOJIBAKE = re.compile("Ã[\u0080-\u00bf]|â€|Â[\u00a0-\u00bf]|\ufffd")
-"""UTF-8 that was read as Latin-1 or Windows-1252, and what replaces a letter that was lost."""
+"""UTF-8 that was read as Latin-1 or Windows-1252, and the replacement character."""
 
 
 @dataclass(frozen=True)
@@ -42,32 +42,32 @@ class Finding:
 
 
 def check_corpora(paths: Sequence[str], labels: Sequence[Label]) -> list[Finding]:
-    """Return what is wrong with corpora of labelled texts, line by line, then as wholes."""
-    found: list[Finding] = []
+    """Return findings on corpora of labelled texts: on single lines, then on whole corpora."""
+    everything: list[Finding] = []
     whole: list[list[Text]] = []
     for path in paths:
         findings, texts = _lines(path)
-        found += findings
-        found += _emotions(path, texts, labels)
+        everything += findings
+        everything += _emotions(path, texts, labels)
         whole.append(_labelled(texts, labels))
-        found += _repeats(whole[-1])
-        found += _topics(path, whole[-1])
-        found += _lengths(path, whole[-1])
-        found += _leaks(whole[-1], labels)
+        everything += _repeats(whole[-1])
+        everything += _topics(path, whole[-1])
+        everything += _lengths(path, whole[-1])
+        everything += _leaks(whole[-1], labels)
     every = [text for texts in whole for text in texts]
-    return [*found, *_between(whole), *_nearly(every), *_counts(whole, labels)]
+    return [*everything, *_between(whole), *_nearly(every), *_counts(whole, labels)]
 
 
 def check_neutral(paths: Sequence[str]) -> list[Finding]:
-    """Return what is wrong with files of neutral texts."""
-    found: list[Finding] = []
+    """Return findings on files of neutral texts."""
+    everything: list[Finding] = []
     count = 0
     for path in paths:
         findings, texts = _lines(path)
-        found += [*findings, *_repeats(texts)]
+        everything += [*findings, *_repeats(texts)]
         count += len(texts)
         if loud := [text for text in texts if text.label]:
-            found.append(
+            everything.append(
                 Finding(
                     loud[0].place,
                     f"the first of {len(loud):,} neutral texts with an emotion ({loud[0].label}): "
@@ -76,34 +76,34 @@ def check_neutral(paths: Sequence[str]) -> list[Finding]:
             )
     if count < LEAST_NEUTRAL:
         sentence = f"a fit needs at least {LEAST_NEUTRAL} neutral texts, got {count}"
-        found.append(Finding(", ".join(paths), sentence, fatal=True))
-    return found
+        everything.append(Finding(", ".join(paths), sentence, fatal=True))
+    return everything
 
 
 def check_prompts(path: str) -> list[Finding]:
-    """Return what is wrong with a file of prompts, one per line."""
+    """Return findings on a file of prompts, one per line."""
     try:
         prompts = corpora.read_prompts(path)
         lines = [line for line in map(str.strip, regularfile.lines(path)) if line]
     except EmoGuardError as error:
         return [Finding(path, str(error), fatal=True)]
-    found = []
+    findings = []
     if repeated := len(lines) - len(prompts):
-        found.append(Finding(path, f"{repeated:,} prompts repeat others: each is asked once"))
+        findings.append(Finding(path, f"{repeated:,} prompts repeat others: each is asked once"))
     if len(prompts) < ENOUGH_RESPONSES:
-        found.append(
+        findings.append(
             Finding(
                 path,
                 f"{len(prompts):,} prompts: alarm thresholds are certified from "
                 f"{ENOUGH_RESPONSES} responses on, one to a prompt",
             )
         )
-    return found
+    return findings
 
 
 def _lines(path: str) -> tuple[list[Finding], list[Text]]:
     """Return the findings about single lines, and the texts of the lines that can be used."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     texts: list[Text] = []
     try:
         for number, raw in enumerate(regularfile.raw_lines(path), 1):
@@ -113,16 +113,16 @@ def _lines(path: str) -> tuple[list[Finding], list[Text]]:
                 if line.strip():
                     texts.append(corpora.parse(line, place))
             except OSError:
-                found.append(Finding(place, _encoding(raw), fatal=True))
+                findings.append(Finding(place, _encoding(raw), fatal=True))
             except EmoGuardError as error:
-                found.append(Finding(place, str(error).removeprefix(f"{place}: "), fatal=True))
+                findings.append(Finding(place, str(error).removeprefix(f"{place}: "), fatal=True))
     except OSError as error:
-        found.append(Finding(path, f"cannot be read: {error.strerror}", fatal=True))
+        findings.append(Finding(path, f"cannot be read: {error.strerror}", fatal=True))
     for text in texts:
         if mark := MOJIBAKE.search(text.text):
             sentence = f"{mark.group()!r} looks like UTF-8 that was read as another encoding"
-            found.append(Finding(text.place, sentence))
-    return found, texts
+            findings.append(Finding(text.place, sentence))
+    return findings, texts
 
 
 def _encoding(raw: bytes) -> str:
@@ -167,7 +167,7 @@ def _repeats(texts: Sequence[Text]) -> Iterator[Finding]:
 
 
 def _between(whole: Sequence[Sequence[Text]]) -> Iterator[Finding]:
-    """Find texts that corpora share: with them neither tests what was fitted on the other."""
+    """Find texts that corpora share: neither can then test directions fitted on the other."""
     for before, text in corpora.repeated([text for texts in whole for text in texts]):
         if _file(before) != _file(text):
             sentence = f"the text of {before.place} again: neither corpus tests the other with it"
@@ -175,7 +175,7 @@ def _between(whole: Sequence[Sequence[Text]]) -> Iterator[Finding]:
 
 
 def _nearly(texts: Sequence[Text]) -> Iterator[Finding]:
-    """Find near-duplicates, within corpora and between them, and say so once per file."""
+    """Find near-duplicates, within corpora and between them; one finding per file."""
     exact = {text.place for _, text in corpora.repeated(texts)}
     known, near = Duplicates(), defaultdict(list)
     for text in texts:

@@ -22,9 +22,9 @@ def neutral_components(
 ) -> NDArray[np.float64]:
     """Return the leading principal components of neutral residuals, float64 (components, hidden).
 
-    `neutral` has shape (texts, hidden). As many components are kept as explain `share` of the
-    variance: the variation of neutral texts (subject, style, length) is no emotion. None for a
-    share of 0.
+    `neutral` has shape (texts, hidden). Enough components are kept to explain `share` of the
+    variance: the variation of neutral texts (subject, style, length) is no emotion. A share of 0
+    keeps none.
     """
     centred = neutral.astype(np.float64) - neutral.mean(axis=0, dtype=np.float64)
     _, singular, components = np.linalg.svd(centred, full_matrices=False)
@@ -61,9 +61,9 @@ def within_covariance(
 ) -> NDArray[np.float64]:
     """Return the covariance of texts around their label's mean, float64 (hidden, hidden).
 
-    Pooled over corpora, and drawn towards its own diagonal by `shrinkage`, because there are fewer
+    Pooled over corpora, and shrunk towards its own diagonal by `shrinkage`, because there are fewer
     texts than dimensions (Schäfer and Strimmer 2005, target D). The diagonal and not the identity:
-    few dimensions of a residual stream are hundreds of times as wide as the others.
+    a few dimensions of a residual stream are hundreds of times as wide as the others.
     """
     around = [x[y == name] - x[y == name].mean(axis=0) for x, y in parts for name in np.unique(y)]
     rows = np.concatenate(around).astype(np.float64)
@@ -74,15 +74,15 @@ def within_covariance(
 def whiten(directions: NDArray[np.float64], covariance: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the unit discriminants of `directions`: the inverse covariance times each.
 
-    These read best (linear discriminant analysis); they are not the directions to steer along.
+    They read best (linear discriminant analysis), but are not the directions to steer along.
     """
     return unit(np.linalg.solve(covariance, directions.T).T)
 
 
 def axis(directions: NDArray[np.float64], signs: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the mean of the positive directions minus that of the negative ones, (hidden,)."""
-    found = directions[signs > 0].mean(axis=0) - directions[signs < 0].mean(axis=0)
-    return np.asarray(found)
+    difference = directions[signs > 0].mean(axis=0) - directions[signs < 0].mean(axis=0)
+    return np.asarray(difference)
 
 
 def unit(directions: NDArray[Any]) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ MOST_RUNS = 1_000_000
 
 
 class Duplicates:
-    """Knows the runs of the texts it was given."""
+    """Remembers the runs of texts, to find repetitions."""
 
     def __init__(self) -> None:
         self._holders: dict[int, list[int]] = defaultdict(list)
@@ -26,7 +26,7 @@ class Duplicates:
         self._left = MOST_RUNS
 
     def add(self, text: str) -> None:
-        """Remember a text; the first one has number 0.
+        """Remember a text; texts are numbered from 0.
 
         Raises:
             EmoGuardError: the texts have more runs than can be remembered.
@@ -44,7 +44,7 @@ class Duplicates:
         self._count += 1
 
     def of(self, text: str) -> int | None:
-        """Return the number of the first text that `text` nearly repeats, None without any."""
+        """Return the number of the first text that `text` nearly repeats, else None."""
         shared = Counter(n for run in _runs(text) for n in self._holders.get(run, ()))
         return min((n for n, runs in shared.items() if runs >= SHARED), default=None)
 

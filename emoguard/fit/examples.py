@@ -1,4 +1,4 @@
-"""Answers that show how a probe reads: to prompts that ask for a text about one of its labels."""
+"""Makes example answers that show how a probe reads: to requests for texts about its labels."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ FEW = 5
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A prompt, and the label that its answer is about; None for a plain question."""
+class ExamplePrompt:
+    """A prompt, and the label of the answer it asks for; None for a plain question."""
 
     prompt: str
     label: str | None
 
 
-def asked(labels: Sequence[Label]) -> list[Asked]:
-    """Return the prompts of examples: a plain question, and one per label that we have one for.
+def example_prompts(labels: Sequence[Label]) -> list[ExamplePrompt]:
+    """Return a plain question, and a prompt for each label that the package has one for.
 
-    The first `FEW` are what a quick fit shows: their labels are spread.
+    A quick fit shows the first `FEW`, whose labels are spread.
     """
     known: dict[str, str] = {}
     for prompt in prompts("benign"):
         known.setdefault(prompt.label, prompt.text)
-    found = [Asked(known[each.name], each.name) for each in labels if each.name in known]
-    step = max(1, len(found) // (FEW - 1))
-    spread = found[::step][: FEW - 1]
-    rest = [each for each in found if each not in spread]
-    return [Asked(corpora.neutral_prompts()[corpora.CALIBRATING], None), *spread, *rest]
+    examples = [ExamplePrompt(known[each.name], each.name) for each in labels if each.name in known]
+    step = max(1, len(examples) // (FEW - 1))
+    spread = examples[::step][: FEW - 1]
+    rest = [each for each in examples if each not in spread]
+    return [ExamplePrompt(corpora.neutral_prompts()[corpora.CALIBRATING], None), *spread, *rest]
 
 
 def answers(
-    speaker: Speaker, wanted: Sequence[Asked], most: int, out: str, progress: Progress
+    speaker: Speaker, wanted: Sequence[ExamplePrompt], most: int, out: str, progress: Progress
 ) -> list[Generated]:
-    """Let a model answer the first `most` of them, which are kept in a file beside `out`.
+    """Let a model answer the first `most` prompts; answers are kept in a file beside `out`.
 
     Raises:
-        EmoGuardError: a file of something else.
+        EmoGuardError: the file holds anything else.
 
     """
 
-    def enough(found: list[Generated]) -> bool:
-        progress("examples", min(most, len(found)), most)
-        return len(found) >= most
+    def enough(answers: list[Generated]) -> bool:
+        progress("examples", min(most, len(answers)), most)
+        return len(answers) >= most
 
     texts = [each.prompt for each in wanted]
     return answered(speaker, texts, SAMPLING, f"{out}.examples.jsonl", enough)[:most]

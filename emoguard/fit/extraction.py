@@ -1,4 +1,4 @@
-"""One pass over texts: the mean residual of each text at each layer."""
+"""Computes the mean residual of each text at each layer, in one pass over the texts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHORTEST = 4
 
 @dataclass(frozen=True)
 class Portion:
-    """The numbers of the `texts` to read first, and whether they are all that is read."""
+    """The numbers of the `texts` to read first; `is_all` if no others are read."""
 
     texts: Sequence[int]
     is_all: bool = False
@@ -56,12 +56,12 @@ def extract(
     """Return mean residuals at all layers that can be read, float32 (texts, layers, hidden).
 
     Index n on the second axis is layer n. The mean runs over the tokens from position `skip` on;
-    the first token is never in it. The array is mapped from `folder`, where rows are kept as they
-    come: a second call with the same model, texts and `skip` goes on where the first one ended.
+    the first token is never in it. The array is mapped from `folder`, where rows are saved along
+    the way: a second call with the same model, texts and `skip` continues the first one.
     `progress` is called with the number of texts done. `portion` are the texts to begin with.
 
     Raises:
-        EmoGuardError: a text of fewer than 4 tokens, or a folder of something else.
+        EmoGuardError: a text has fewer than 4 tokens, or the folder holds anything else.
 
     """
     rows = _rows(door, texts, folder, skip=skip, progress=progress, portion=portion)
@@ -79,10 +79,10 @@ def extract_embedded(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Return the result of `extract`, and the mean input of block 0, (texts, hidden).
 
-    The latter is None where the door has no embeddings.
+    The latter is None if the door has no embeddings.
 
     Raises:
-        EmoGuardError: what `extract` raises.
+        EmoGuardError: see `extract`.
 
     """
     rows = _rows(door, texts, folder, skip=skip, progress=progress, portion=portion)
@@ -131,10 +131,10 @@ def _rows(
 
 
 def _in_batches(lengths: Sequence[int], portion: Portion | None) -> list[list[int]]:
-    """Return the numbers of the texts that are wanted, in batches.
+    """Return the numbers of the texts to read, in batches.
 
-    A portion has batches of its own whether or not the rest follows, so that finishing what was
-    begun with it gives the same rows as reading everything at once.
+    A portion has batches of its own whether or not the rest follows: finishing a quick fit then
+    gives the same rows as reading everything at once.
     """
     if portion is None:
         return batches(lengths)
@@ -160,7 +160,7 @@ def _fill(
     layers = range(EMBEDDINGS, door.identity.layers - 1)
     with pooling(door, layers, longest) as run:
         for batch in wanted:
-            # Batches are the same after an interruption, so what comes out is, to the last bit.
+            # Batches are the same after an interruption, and so are the rows, to the last bit.
             if not store.done[list(batch)].all():
                 means = _means(run, door, [texts[n] for n in batch], skip)
                 store.write(batch, means)
@@ -178,7 +178,7 @@ def readable(door: Residuals, texts: Sequence[Text]) -> list[Text]:
 
 
 def _lengths(door: Residuals, texts: Sequence[str]) -> list[int]:
-    """Return how many tokens each text has; the tokens themselves are not kept."""
+    """Return the number of tokens in each text; the tokens themselves are not kept."""
     lengths = [len(door.tokenize(text)) for text in texts]
     for number, (text, length) in enumerate(zip(texts, lengths, strict=True), 1):
         if length < SHORTEST:
@@ -190,9 +190,9 @@ def _lengths(door: Residuals, texts: Sequence[str]) -> list[int]:
 
 
 def _digest(texts: Sequence[str]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")
-        found.update(b"%d:" % len(data))
-        found.update(data)
-    return found.hexdigest()
+        digest.update(b"%d:" % len(data))
+        digest.update(data)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Measures for a few seconds how fast a model is here, and forecasts how long a fit takes."""
+"""Times a model for a few seconds and forecasts the duration of a fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emoguard.fit.recipe import Pooled, Recipe, fit_directions
-from emoguard.fit.responses import Sampling, respond
+from emoguard.fit.responses import Sampling, respond, together
 from emoguard.probe.pooling import BATCH, EMBEDDINGS, pooling
 
 if TYPE_CHECKING:
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from emoguard.runtime.speaker import Generated, Speaker
 
 BUDGET = 3.0
-"""Seconds that each measurement takes, where one step does not take longer."""
+"""Seconds for each measurement, unless a single step takes longer."""
 
 LENGTH = 0.85
-"""Share of the allowed tokens that a response has, where none was waited for."""
+"""Assumed share of the allowed tokens in a response, if none could be waited for."""
 
 MOST_RESPONSES = 6
 
 WIDEST = 1024
-"""Width at which the cost of a layer is measured; for wider models it is scaled."""
+"""Width at which the cost of a layer is measured; wider models are extrapolated."""
 
 EXPONENT = 2.5
-"""Growth of that cost with the width: between products with the texts and a solution."""
+"""Exponent of that cost in the width: between products with the texts and a linear solve."""
 
 LABELS = 12
 
@@ -46,7 +46,7 @@ BESIDE, BESIDE_WIDTH = 300, 576
 
 @dataclass(frozen=True, eq=False)
 class Speed:
-    """How long a model takes here, each (2,): seconds by the clock, and of CPU."""
+    """Durations of single steps on this machine, each (2,): wall-clock and CPU seconds."""
 
     text_token: NDArray[np.float64]
     """To read one token of a text, many texts at a time."""
@@ -62,7 +62,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Work:
-    """What is left to do.
+    """The remaining work of a fit.
 
     `tokens` of texts to read, `responses` and `examples` to make; `readers` files read all
     `answers`. The fit and its judgement are on `texts` of `corpora`, at `blocks` of `width`.
@@ -81,7 +81,7 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One part of a fit: what is done, how much of it, and `seconds` by the clock and of CPU."""
+    """One part of a fit: its name, its size, and its wall-clock and CPU `seconds`."""
 
     task: str
     amount: str
@@ -95,22 +95,21 @@ def measure(
     prompts: Sequence[str],
     sampling: Sampling,
 ) -> Speed:
-    """Measure how fast `reader` reads texts, and how fast `speaker` responds to prompts."""
+    """Time `reader` on texts and `speaker` on prompts."""
     door = reader.door
     response, tokens, longest = _responding(speaker, prompts, sampling)
-    length = len(longest.prompt_ids) + len(longest.token_ids)
     layers = range(min(Recipe().keep, door.identity.layers - 1))
     return Speed(
         _reading(door, texts),
         response,
         tokens,
-        _timed(lambda: longest.residuals(speaker.door, layers)) / length,
+        _timed(lambda: longest.residuals(speaker.door, layers)) / _length(longest),
         _layer(door.identity.hidden, len(texts)),
     )
 
 
 def forecast(speed: Speed, work: Work) -> list[Part]:
-    """Return the parts that are left to do, in their order."""
+    """Return the remaining parts, in order."""
     beside = BESIDE * work.texts / 1000 * min(1.0, (BESIDE_WIDTH / work.width) ** EXPONENT)
     fits = work.blocks + _judged(work.corpora, work.blocks, Recipe().keep) + beside
     answered = work.answers * speed.response_tokens * work.readers
@@ -128,12 +127,12 @@ def forecast(speed: Speed, work: Work) -> list[Part]:
 
 
 def seconds(parts: Sequence[Part]) -> NDArray[np.float64]:
-    """Return what parts take together, by the clock and of CPU, (2,)."""
+    """Return the wall-clock and CPU seconds of all parts together, (2,)."""
     return np.asarray(np.sum([part.seconds for part in parts], axis=0))
 
 
 def _judged(corpora: int, blocks: int, keep: int) -> int:
-    """Return how many fits of one layer a judgement makes; see `emoguard.validate.validation`."""
+    """Return the number of one-layer fits in a judgement; see `emoguard.validate.validation`."""
     choosing = 1 + corpora * FOLDS + corpora
     fixed = corpora * SHUFFLED * FOLDS + HALVES + DRAWS * (corpora + 1)
     return choosing * (blocks + keep) + fixed * keep + corpora * blocks
@@ -146,14 +145,14 @@ def _timed(work: Callable[[], object]) -> NDArray[np.float64]:
 
 
 def _reading(door: Residuals, texts: Sequence[str]) -> NDArray[np.float64]:
-    """Return what a token of a text costs: in batches, as a fit reads, unless one text is slow."""
+    """Return seconds per token of a text: in batches, as a fit reads, unless one text is slow."""
     ids = sorted((door.tokenize(text) for text in texts), key=len)[len(texts) // 2 :]
     layers = range(EMBEDDINGS, door.identity.layers - 1)
     with pooling(door, layers, len(ids[-1])) as run:
         alone = _timed(lambda: run(ids[:1], [1]))
         if alone[0] > BUDGET:
             return np.asarray(alone / len(ids[0]))
-        # The first text has paid for what is loaded late: it may be no measure of the others.
+        # The first text also paid for late loading: its time may not represent the others.
         count = max(1, min(BATCH // len(ids[0]), int(2 * BUDGET / alone[0])))
         spent, tokens, rest = np.zeros(2), 0, ids[1:]
         while spent[0] < BUDGET and rest:
@@ -166,28 +165,37 @@ def _reading(door: Residuals, texts: Sequence[str]) -> NDArray[np.float64]:
 def _responding(
     speaker: Speaker, prompts: Sequence[str], sampling: Sampling
 ) -> tuple[NDArray[np.float64], float, Generated]:
-    """Return what a response costs, its tokens with the prompt's, and one: cut short if slow."""
+    """Return the seconds and tokens of a response, and one response, cut short if slow."""
+    size = together(speaker)
 
-    def answer(number: int, tokens: int) -> tuple[NDArray[np.float64], Generated]:
+    def answer(number: int, tokens: int) -> tuple[NDArray[np.float64], list[Generated]]:
         allowed = dataclasses.replace(sampling, tokens=tokens)
-        found: list[Generated] = []
-        seconds = _timed(lambda: found.append(respond(speaker, prompts[number], allowed, number)))
-        return seconds, found[0]
+        group = prompts[number * size : (number + 1) * size]
+        answers: list[Generated] = []
+        seconds = _timed(lambda: answers.extend(respond(speaker, group, allowed, number * size)))
+        return seconds / len(group), answers
 
-    answer(0, 1)  # pays for what is loaded late
+    answer(0, 1)  # pays for late loading
     (first, _), (few, short) = (answer(0, n) for n in (1, min(16, sampling.tokens)))
-    token = np.maximum(few - first, 0) / max(1, len(short.token_ids) - 1)
+    steps = max(len(each.token_ids) for each in short)
+    token = np.maximum(few - first, 0) / max(1, steps - 1)
     whole = first + LENGTH * sampling.tokens * token
-    if whole[0] > BUDGET:
-        return whole, len(short.prompt_ids) + LENGTH * sampling.tokens, short
-    count = min(len(prompts), MOST_RESPONSES, max(1, int(BUDGET / whole[0])))
-    seconds, responses = zip(*(answer(n, sampling.tokens) for n in range(count)), strict=True)
-    lengths = [len(each.prompt_ids) + len(each.token_ids) for each in responses]
-    return np.mean(seconds, axis=0), float(np.mean(lengths)), responses[int(np.argmax(lengths))]
+    if whole[0] * size > BUDGET:
+        longest = max(short, key=_length)
+        return whole, len(longest.prompt_ids) + LENGTH * sampling.tokens, longest
+    count = min(len(prompts), MOST_RESPONSES, max(1, int(BUDGET / whole[0]))) // size
+    groups = [answer(number, sampling.tokens) for number in range(max(1, count))]
+    responses = [each for _, group in groups for each in group]
+    seconds = np.mean([seconds for seconds, _ in groups], axis=0)
+    return seconds, float(np.mean([*map(_length, responses)])), max(responses, key=_length)
+
+
+def _length(response: Generated) -> int:
+    return len(response.prompt_ids) + len(response.token_ids)
 
 
 def _layer(width: int, texts: int) -> NDArray[np.float64]:
-    """Return what it costs to fit the directions of one layer."""
+    """Return the seconds for fitting the directions of one layer."""
     size = min(width, WIDEST)
     rng = np.random.default_rng(0)
     names = [f"label {n}" for n in range(LABELS)]

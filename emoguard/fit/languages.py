@@ -1,7 +1,7 @@
-"""Tells whether answers are in the language they were asked in, by the words of the prompts.
+"""Detects answers in another language than their prompts, by the frequent words of the prompts.
 
-The frequent words of any text are those that every text in its language has: articles, pronouns,
-prepositions. Answers that have hardly any of the prompts' are in another language, or in none.
+The frequent words of a text are those of its language: articles, pronouns, prepositions. Answers
+with hardly any of the prompts' frequent words are in another language, or in none.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 FREQUENT = 80
-"""Words that stand for a language."""
+"""Number of frequent words that represent a language."""
 
 LEAST = 0.25
 """Share of frequent words that an answer needs, as a part of that of the prompts themselves.
@@ -21,11 +21,11 @@ more than .30, and 99 % of those in German, French, Spanish and Finnish less tha
 """
 
 PLAIN = 0.2
-"""Share of frequent words from which the language of prompts can be told; where no spaces are
-written hardly any word occurs twice."""
+"""Share of frequent words that prompts need for this check; without spaces between words hardly
+any word occurs twice."""
 
 SHORTEST = 12
-"""Words of the shortest answer whose language is told."""
+"""Words of the shortest answer that is checked."""
 
 FEWEST_PROMPTS = 20
 
@@ -35,7 +35,7 @@ WORD = re.compile(r"[^\W\d_]+")
 def strangers(prompts: Sequence[str], answers: Sequence[str]) -> float | None:
     """Return the share of answers, in [0, 1], that are in another language than the prompts.
 
-    None where that cannot be told: too few prompts or answers, or a language without spaces.
+    None if it cannot be measured: too few prompts or answers, or a language without spaces.
     """
     spoken = [words for words in map(_words, answers) if len(words) >= SHORTEST]
     if len(prompts) < FEWEST_PROMPTS or not spoken:

@@ -34,8 +34,8 @@ SUFFIXES = {
     **dict.fromkeys(("ity", "ness", "ful", "ous", "ly", "ing", "ed", "y", "e", "d"), "?"),
     **dict.fromkeys(("tical", "ical", "tic", "ic"), ""),
 }
-"""Endings of a word that its other forms may lack, and whether what is left may be a form itself:
-guilt of guilty is, iron of ironic is not. Longer ones stand before those they end in."""
+"""Endings that other forms of a word may lack, and whether the stem alone may be a form: guilt of
+guilty is one, iron of ironic is not. An ending stands before those it contains."""
 
 ENDINGS = (
     "s|es|d|ed|ing|ly|y|ily|ness|iness|ful|fully|fulness|e|ely|er|est|ity|ment|dom|ous|ously|m|ms|t"
@@ -46,10 +46,10 @@ ENDINGS = (
 
 @lru_cache(maxsize=64)
 def forms(words: tuple[str, ...]) -> re.Pattern[str]:
-    """Return what finds some words in a text, in any form.
+    """Return a pattern that matches the words in any form.
 
-    Those of the words of `STEMS` are listed there, those of others made by rules of English, which
-    know no meaning: they may find a word that only looks related.
+    Forms of the words in `STEMS` are listed there. Forms of others come from rules of English,
+    which know no meaning: they may match a word that only looks related.
     """
     return re.compile("|".join(map(_forms, words)), re.IGNORECASE)
 
@@ -62,35 +62,36 @@ def _forms(word: str) -> str:
 
 
 def _by_rule(word: str) -> list[str]:
-    found = [rf"{re.escape(word)}(?:{ENDINGS})?"]
+    patterns = [rf"{re.escape(word)}(?:{ENDINGS})?"]
     for suffix, bare in SUFFIXES.items():
         stem = word.removesuffix(suffix)
         if stem != word and len(stem) >= 4:
-            return [*found, rf"{re.escape(stem)}(?:{ENDINGS}){bare}"]
-    return found
+            return [*patterns, rf"{re.escape(stem)}(?:{ENDINGS}){bare}"]
+    return patterns
 
 
 def leaks(texts: Sequence[Text], labels: Sequence[Label]) -> dict[str, list[Text]]:
-    """Return by label its texts that hold one of its own words in any form; labels without are out.
+    """Return, by label, the texts that hold one of the label's own words in any form.
 
-    Such a text may teach a probe the word. The name of the label counts as one of its words.
+    Such a text may teach a probe the word. The name of a label counts as one of its words. Labels
+    without such texts are left out.
     """
-    found: dict[str, list[Text]] = {}
+    by_label: dict[str, list[Text]] = {}
     for label in labels:
         pattern = forms((label.name, *label.words))
         own = [text for text in texts if text.label == label.name and pattern.search(text.text)]
         if own:
-            found[label.name] = own
-    return found
+            by_label[label.name] = own
+    return by_label
 
 
 def leak_cautions(corpora: Sequence[Sequence[Text]], labels: Sequence[Label]) -> list[str]:
-    """Return a sentence about texts that hold a word of their own label, none without any."""
-    found = leaks([text for texts in corpora for text in texts], labels)
-    if not found:
+    """Return a sentence about texts that hold a word of their own label, if there are any."""
+    leaking = leaks([text for texts in corpora for text in texts], labels)
+    if not leaking:
         return []
-    counts = ", ".join(f"{name} {len(texts)}" for name, texts in found.items())
-    first = Path(next(iter(found.values()))[0].place).name  # a probe file goes to other machines
+    counts = ", ".join(f"{name} {len(texts)}" for name, texts in leaking.items())
+    first = Path(next(iter(leaking.values()))[0].place).name  # a probe file goes to other machines
     sentence = (
         f"texts that hold a word of their own label ({counts}; the first at {first}): its "
         "direction may be that of the word; emoguard corpus check lists them"
@@ -99,9 +100,9 @@ def leak_cautions(corpora: Sequence[Sequence[Text]], labels: Sequence[Label]) ->
 
 
 def named_emotion(text: str, words: Sequence[str] = ()) -> str | None:
-    """Return the first word of `text` that names one of the twelve emotions, None without any.
+    """Return the first word of `text` that names one of the twelve emotions, else None.
 
-    `words` are further ones that must not stand in it, in any form.
+    `words` are further words to look for, in any form.
     """
-    found = _NAMED.search(text) or (forms(tuple(words)).search(text) if words else None)
-    return found.group() if found else None
+    match = _NAMED.search(text) or (forms(tuple(words)).search(text) if words else None)
+    return match.group() if match else None

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a new probe: what it is, what it is worth, how it reads."""
+"""Writes a self-contained HTML page about a new probe: contents, verdicts, example readings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from emoguard.probe.probe import Probe
 
 LEAST, MOST = 0.4, 1.0
-"""The AUROC at both ends of a track."""
+"""AUROC at the left and right end of a track."""
 
 UNKNOWN = "-"
 
@@ -31,7 +31,7 @@ UNKNOWN = "-"
 class Example:
     """A prompt, and the text of each token of the answer with its z, (tokens, labels).
 
-    `label` is the one that colours it first.
+    `label` colours it first.
     """
 
     prompt: str
@@ -42,7 +42,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Step:
-    """Something to do next: a sentence, and the command for it."""
+    """A next step for the user: a sentence, and its command."""
 
     text: str
     command: str
@@ -62,10 +62,10 @@ def html(
     examples: Sequence[Example],
     steps: Sequence[Step],
 ) -> str:
-    """Return the page. Whatever comes from files, models and texts is escaped.
+    """Return the page. All text from files, models and corpora is escaped.
 
-    `thresholds` are the certified ones of monitored labels, None where none can be; `facts` are
-    rows of what was made.
+    `thresholds` are those of monitored labels, None if uncertified; `facts` are rows of the table
+    about the probe.
     """
     identity = calibration.identity
     parts = {
@@ -125,21 +125,21 @@ def _row(
 ) -> str:
     verdict = probe.verdicts.get(label)
     kind = {"usable": "usable", "weak": "", "untested": ""}.get(verdict or "", "not")
-    found = evidence.get("transfer") or (None, None, None)
+    transfer = evidence.get("transfer") or (None, None, None)
     words = evidence.get("words")
     alarm = threshold if isinstance(threshold, str) else "none certified"
     if threshold and not isinstance(threshold, str):
         alarm = f"{threshold.level:.2f}"
     return (
         f'<tr><td>{escape(label)}</td><td class="{kind}">{escape(verdict or UNKNOWN)}</td>'
-        f"<td>{_track(found, words)}</td><td class=number>{_two(found[0])}</td>"
+        f"<td>{_track(transfer, words)}</td><td class=number>{_two(transfer[0])}</td>"
         f"<td class=number>{_two(words)}</td><td class=number>{escape(alarm or UNKNOWN)}</td></tr>"
     )
 
 
-def _track(found: Sequence[float | None], words: float | None) -> str:
-    """Return an interval, its value and the floor of the text alone as marks on a line."""
-    value, low, high = found
+def _track(interval: Sequence[float | None], words: float | None) -> str:
+    """Return a line with marks for an interval, its value and the floor of the text alone."""
+    value, low, high = interval
     marks = ""
     if value is not None and low is not None and high is not None:
         left, width = _place(low), _place(high) - _place(low)

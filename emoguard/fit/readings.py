@@ -1,4 +1,4 @@
-"""What a probe reads on responses, kept on disk response by response."""
+"""Reads responses with a probe, and keeps the readings on disk response by response."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Readings:
-    """What a probe reads on every row of some responses.
+    """A probe's readings on every row of some responses.
 
     `projections` has one array (tokens, labels) per response; `norms`, (layers, tokens), and
-    `along`, h·v on the steer directions, (layers, tokens, labels), hold those of all of them.
+    `along`, h·v on the steer directions, (layers, tokens, labels), join all responses.
     """
 
     projections: list[NDArray[np.float32]]
@@ -44,7 +44,7 @@ def read_responses(
 ) -> Readings:
     """Read responses, at least one, through `door`.
 
-    With `folder`, what was read is kept in it, and not read again by a second call.
+    With `folder`, readings are kept in it and used again by a second call.
 
     Raises:
         EmoGuardError: the folder cannot be used.
@@ -56,11 +56,11 @@ def read_responses(
     with _store(folder, door, probe, responses, shape) as (rows, keep, done):
         for number, response in enumerate(responses):
             if not done[number]:
-                found = _read(door, probe, response)
-                rows[number, : len(found)] = found
+                values = _read(door, probe, response)
+                rows[number, : len(values)] = values
                 keep(number)
             progress(number + 1)
-        # A row that is not there is NaN: a response has fewer than the longest.
+        # Rows beyond the end of a shorter response are NaN.
         parts = [each[~np.isnan(each[:, 0])] for each in rows]
     whole = np.concatenate(parts)
     along = whole[:, labels + layers :].reshape(len(whole), layers, labels)
@@ -87,13 +87,13 @@ def _store(
     responses: Sequence[Generated],
     shape: tuple[int, ...],
 ) -> Iterator[tuple[NDArray[np.float32], Callable[[int], None], NDArray[np.bool_]]]:
-    """Open the rows, NaN where nothing was read; a function that keeps one; which are there."""
+    """Return the rows, NaN where unread; a function that saves one; a mask of those read."""
     rows = np.full(shape, np.nan, np.float32)
     if folder is None:
         yield rows, lambda _: None, np.zeros(shape[0], bool)
         return
     bound = {"model": door.identity.digest, "probe": _digest(probe), "responses": _ids(responses)}
-    # Each has a folder of its own: what another probe read of the same responses is not ours.
+    # One folder each: another probe's readings of the same responses must not be taken for ours.
     name = hashlib.sha256(json.dumps([bound, shape]).encode()).hexdigest()[:16]
     with RowStore(Path(folder) / name, bound, shape) as store:
         rows[store.done] = store.rows()[store.done]
@@ -101,10 +101,10 @@ def _store(
 
 
 def _digest(probe: Probe) -> str:
-    found = hashlib.sha256(str(probe.layers).encode())
+    digest = hashlib.sha256(str(probe.layers).encode())
     for array in (probe.read, probe.steer, probe.centre, probe.weights):
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _ids(responses: Sequence[Generated]) -> str:

@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from emoguard.probe.residuals import Residuals
 
 RESPONSES = 48
-"""Answers that zero and scale are measured on."""
+"""Number of answers that zero and scale are measured on."""
 
 TEXTS = 6
-"""Texts per label that the directions are tried on."""
+"""Texts per label that the directions are tested on."""
 
 LEAST = 0.7
-"""Mean AUROC, over labels, of directions that hold: what a usable label lies above, too."""
+"""Mean AUROC over labels at which directions still hold: also the threshold of a usable label."""
 
 
 def check_directions(
     door: Residuals, probe: Probe, progress: Callable[[int, int], None] = lambda *_: None
 ) -> float:
-    """Return how well the directions of `probe` tell our own texts apart in a model: mean AUROC.
+    """Return the mean AUROC of the directions of `probe` on the package's own texts in a model.
 
     Raises:
-        EmoGuardError: hardly better than chance, or none of our texts has labels of the probe.
+        EmoGuardError: the directions do not hold, or none of these texts has labels of the probe.
 
     """
     known = corpora.recorded_labels(probe.recipe)
@@ -75,8 +75,8 @@ def check_directions(
 def realigned(reference: Calibration, measured: Calibration) -> Calibration:
     """Return `measured`, of few answers, with the shape of the distribution from `reference`.
 
-    Location, scale, norms and limits are those measured. Ranks need hundreds of answers: in units
-    of z their quantiles are taken to be as before. No alarm is certified.
+    Location, scale, norms and limits come from `measured`. Ranks need hundreds of answers: their
+    quantiles, in units of z, stay as in `reference`. No alarm is certified.
     """
     doubt = (
         f"realigned on {measured.responses} answers: zero and scale were measured, ranks are those "

@@ -1,15 +1,14 @@
-"""The recipe, residuals in, directions out: differences of means, layers chosen on held-out texts.
+"""Fits directions to residuals: differences of means, at layers chosen on held-out texts.
 
-Read directions are the differences whitened; steer directions are the differences as they are, but
-for the components of neutral texts.
+Read directions are the whitened differences; steer directions are the differences themselves,
+without the components of neutral texts.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +16,9 @@ import numpy as np
 from emoguard.errors import EmoGuardError
 from emoguard.fit import directions as d
 from emoguard.fit.cautions import cautions
-from emoguard.fit.corpora import Label, Text
-from emoguard.fit.extraction import SKIP, extract
-from emoguard.fit.leaks import leak_cautions
-from emoguard.fit.requirements import VALENCE, check
+from emoguard.fit.corpora import Label
+from emoguard.fit.extraction import SKIP
+from emoguard.fit.requirements import VALENCE
 from emoguard.probe.probe import Probe
 from emoguard.probe.witness import Witness
 
@@ -30,12 +28,12 @@ if TYPE_CHECKING:
     from emoguard.probe.residuals import Residuals
 
 HELD_OUT = 3
-"""Every third topic (or text, in a corpus without topics) is held out to choose layers."""
+"""One topic in this many (or text, in a corpus without topics) is held out to choose layers."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The parameters of a fit, which a probe's card repeats."""
+    """The parameters of a fit, repeated in the probe's card."""
 
     whitened: bool = True
     """Whether read directions are whitened by the covariance within labels, or plain."""
@@ -61,7 +59,7 @@ class Pooled:
     topics: NDArray[np.str_]
 
     def held_out(self) -> NDArray[np.bool_]:
-        """Return which texts are held out to choose layers, (texts,)."""
+        """Return a mask of the texts held out to choose layers, (texts,)."""
         topics = np.unique(self.topics)
         numbers = np.arange(len(self.labels))
         if len(topics) >= HELD_OUT:
@@ -69,7 +67,7 @@ class Pooled:
         return np.asarray(numbers % HELD_OUT == 0)
 
     def at(self, layer: int, chosen: NDArray[np.bool_] | None = None) -> Part:
-        """Return residuals (texts, hidden) and labels at one layer, of all texts or some."""
+        """Return residuals (texts, hidden) at one layer and labels, of all texts or of `rows`."""
         if chosen is None:
             return self.residuals[:, layer], self.labels
         return self.residuals[chosen, layer], self.labels[chosen]
@@ -86,7 +84,7 @@ class Fitted:
     `read` and `steer` have shape (layers, names, hidden), `centre` (layers, hidden), `weights`
     (layers,), as in `Probe`. `read` is scaled so that the scores of each label have a standard
     deviation of 1 over the texts it was fitted on, each corpus counted alike: scores of different
-    labels may be compared.
+    labels are comparable.
     """
 
     names: tuple[str, ...]
@@ -111,11 +109,11 @@ def fit_directions(
     recipe: Recipe | None = None,
     layers: Sequence[int] = (),
 ) -> Fitted:
-    """Fit directions on corpora that count alike, whatever their sizes.
+    """Fit directions on corpora that count alike at any size.
 
     `neutral` holds residuals of neutral texts, (texts, blocks, hidden). A name without texts gets
-    zeros. Without `layers` the best by `layer_scores` are taken, which looks at nothing but texts
-    held out of these corpora.
+    zeros. Without `layers` the best by `layer_scores` are used, judged only on texts held out of
+    these corpora.
     """
     recipe = recipe or Recipe()
     if not layers:
@@ -164,68 +162,6 @@ def best_layers(scores: NDArray[np.float64], keep: int) -> tuple[int, ...]:
     return tuple(sorted(order[:keep].tolist()))
 
 
-def fit(
-    door: Residuals,
-    corpora: Sequence[Sequence[Text]],
-    neutral: Sequence[Text],
-    labels: Sequence[Label],
-    folder: str | Path,
-    *,
-    name: str,
-    recipe: Recipe | None = None,
-    layers: Sequence[int] = (),
-    skip: int = SKIP,
-    progress: Callable[[int], None] = lambda _: None,
-    sources: Sequence[str] = (),
-) -> Probe:
-    """Make a probe for the model behind `door`.
-
-    `layers` fixes the layers to read. Residuals are kept in `folder` as they come: a second call
-    goes on where the first one ended. `progress` is called with the number of texts read so far.
-
-    Raises:
-        EmoGuardError: too few neutral texts, a label without texts in every corpus, layers the
-            model lacks, or a folder of something else.
-
-    """
-    check(door, corpora, neutral, labels, layers)
-    done = 0
-
-    def read(part: str, texts: Sequence[Text]) -> NDArray[np.float32]:
-        nonlocal done
-        found = extract(
-            door,
-            [t.text for t in texts],
-            Path(folder) / part,
-            skip=skip,
-            progress=lambda n: progress(done + n),
-        )
-        done += len(texts)
-        return found
-
-    plain = read("neutral", neutral)
-    pools = [
-        Pooled(
-            read(f"corpus-{n}", texts),
-            np.array([t.label for t in texts]),
-            np.array([t.topic for t in texts]),
-        )
-        for n, texts in enumerate(corpora)
-    ]
-    return make(
-        door,
-        pools,
-        plain,
-        labels,
-        name=name,
-        recipe=recipe,
-        layers=layers,
-        skip=skip,
-        sources=sources,
-        leaks=leak_cautions(corpora, labels),
-    )
-
-
 def make(
     door: Residuals,
     pools: Sequence[Pooled],
@@ -240,10 +176,10 @@ def make(
     leaks: Sequence[str] = (),
     is_provisional: bool = False,
 ) -> Probe:
-    """Make a probe from corpora and neutral texts that were read already.
+    """Make a probe from residuals of corpora and neutral texts.
 
     `plain` are the residuals of neutral texts, (texts, blocks, hidden); `leaks` are cautions about
-    the texts themselves. See `fit`.
+    the texts themselves. `layers` fixes the layers to read.
     """
     recipe = recipe or Recipe()
     names = [label.name for label in labels]
@@ -289,7 +225,7 @@ def make(
 
 
 def has_valence(labels: Sequence[Label]) -> bool:
-    """Return whether labels of both signs are there to make the valence axis of."""
+    """Return whether there are labels of both signs, as the valence axis needs."""
     return {-1, 1} <= {label.valence for label in labels}
 
 
@@ -319,7 +255,7 @@ def _at_layer(
         whole = _combined(parts, names, np.zeros((0, neutral.shape[-1])))
         read = d.whiten(whole, d.within_covariance(parts, recipe.shrinkage))
     centre = np.mean([residuals.mean(axis=0, dtype=np.float64) for residuals, _ in parts], axis=0)
-    # Residuals grow with depth: each layer counts by the spread of its own projections.
+    # Residuals grow with depth: each layer is weighted by the spread of its own projections.
     spread = np.mean([((residuals - centre) @ read.T).std() for residuals, _ in parts])
     return read / (spread or 1.0), steer, centre
 
@@ -327,7 +263,7 @@ def _at_layer(
 def _combined(
     parts: Sequence[Part], names: Sequence[str], components: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return unit directions (names, hidden): each corpus counts the same, whatever its size."""
+    """Return unit directions (names, hidden); corpora of any size count alike."""
     per_corpus = [d.mean_differences(x, y, names, components) for x, y in parts]
     return d.unit(np.sum(per_corpus, axis=0))
 
@@ -339,24 +275,24 @@ def _held_out_auroc(
     names: Sequence[str],
     recipe: Recipe,
 ) -> NDArray[np.float64]:
-    """Return per name the AUROC on held-out texts, averaged over corpora, (names,)."""
+    """Return the AUROC of each name on held-out texts, averaged over corpora, (names,)."""
     read, _, _ = _at_layer([p.at(layer, ~p.held_out()) for p in corpora], neutral, names, recipe)
-    found = np.full((len(corpora), len(names)), np.nan)
-    for row, corpus in zip(found, corpora, strict=True):
+    areas = np.full((len(corpora), len(names)), np.nan)
+    for row, corpus in zip(areas, corpora, strict=True):
         residuals, labels = corpus.at(layer, corpus.held_out())
         for index, name in enumerate(names):
             positive = labels == name
             # No direction: none of the texts it would be fitted on has this label.
             if positive.any() and not positive.all() and read[index].any():
                 row[index] = d.auroc(residuals @ read[index], positive)
-    tested = np.isfinite(found).sum(axis=0)
-    return np.where(tested, np.nansum(found, axis=0) / np.maximum(tested, 1), np.nan)
+    tested = np.isfinite(areas).sum(axis=0)
+    return np.where(tested, np.nansum(areas, axis=0) / np.maximum(tested, 1), np.nan)
 
 
 def _card(
     scores: NDArray[np.float64], layers: Sequence[int], names: Sequence[str]
 ) -> dict[str, Any]:
-    def told(each: NDArray[np.float64]) -> float | None:
+    def mean(each: NDArray[np.float64]) -> float | None:
         known = each[np.isfinite(each)]
         return round(float(known.mean()), 3) if len(known) else None
 
@@ -364,7 +300,7 @@ def _card(
         "status": "not yet validated: run emoguard validate",
         "auroc_chance": 0.5,
         "held_out_auroc": {
-            name: told(column) for name, column in zip(names, scores[list(layers)].T, strict=True)
+            name: mean(column) for name, column in zip(names, scores[list(layers)].T, strict=True)
         },
-        "layer_auroc": {str(layer): told(row) for layer, row in enumerate(scores)},
+        "layer_auroc": {str(layer): mean(row) for layer, row in enumerate(scores)},
     }

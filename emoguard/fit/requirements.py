@@ -1,4 +1,4 @@
-"""What a probe cannot be made without, checked before any text is read."""
+"""Checks the inputs of a fit before any text is read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 VALENCE = "valence"
-"""The axis that is made from the labels."""
+"""Name of the axis computed from the labels' signs."""
 
 
 def check(
@@ -23,10 +23,11 @@ def check(
     labels: Sequence[Label],
     layers: Sequence[int],
 ) -> None:
-    """Refuse what no probe can be made from, before any text is read.
+    """Raise if no probe can be made from these inputs, before any text is read.
 
     Raises:
-        EmoGuardError: see `fit`.
+        EmoGuardError: too few neutral texts, a label without enough texts in any corpus, a single
+            label, one called valence, or layers that the model lacks.
 
     """
     if len(neutral) < 16:

@@ -1,4 +1,4 @@
-"""The model's own responses to neutral prompts, and the calibration measured on them."""
+"""Collects a model's own responses to neutral prompts and measures a calibration on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from emoguard.fit.readings import read_responses
 from emoguard.probe.calibration import QUANTILES, Calibration
 from emoguard.probe.crossing import HYSTERESIS, WINDOW
 from emoguard.runtime.attention import sink_rows
-from emoguard.runtime.speaker import Generated, Prompt, Speaker
+from emoguard.runtime.speaker import Generated, GroupSpeaker, Prompt, Speaker
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from emoguard.probe.residuals import Residuals
 
 SHORTEST = 8
-"""Responses of fewer tokens say nothing about a response mean and are left out."""
+"""Responses of fewer tokens are left out: too short for a response mean."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """The sampling of responses, to which a calibration is bound beside the model file."""
+    """The sampling of responses. A calibration is bound to it and to the model file."""
 
     tokens: int = 128
     """Most tokens of a response."""
     temperature: float = 0.7
-    """0 takes the likeliest token; the runtime's own defaults hold for everything else."""
+    """0 takes the likeliest token; all other settings are the runtime's defaults."""
     system: str = ""
     """System prompt, empty for none."""
     language: str = "en"
-    """Of the prompts, as a BCP 47 tag; only told, never checked."""
+    """Language of the prompts, as a BCP 47 tag; reported, never checked."""
 
     def context(self, template: str, prompts: Sequence[str]) -> dict[str, str]:
         """Return the context of a calibration: plain words, long texts as their SHA-256.
@@ -72,7 +72,7 @@ def calibrate(
     Rows are those that reports average over: see `Generated.residuals`. The same responses may be
     read by several runtimes or quantisations of one model, which makes their z comparable. `window`
     and `hysteresis` are those of the alarms to certify; `doubts` become the calibration's cautions.
-    What was read is kept in `folder` as it comes.
+    Readings are saved in `folder` along the way.
 
     Raises:
         EmoGuardError: fewer than 8 responses of at least 8 tokens.
@@ -84,14 +84,14 @@ def calibrate(
             f"wanted responses of at least {SHORTEST} tokens, got none among {len(generated)}: "
             "give other prompts"
         )
-    found = read_responses(door, probe, chosen, folder, progress)
+    readings = read_responses(door, probe, chosen, folder, progress)
     progress(len(generated))
     levels = np.linspace(0, 1, QUANTILES)
     return Calibration.measure(
         door.identity,
-        found.projections,
-        np.median(found.norms, axis=1),
-        np.quantile(found.along, levels, axis=1).transpose(1, 0, 2),
+        readings.projections,
+        np.median(readings.norms, axis=1),
+        np.quantile(readings.along, levels, axis=1).transpose(1, 0, 2),
         context or {},
         window=window,
         hysteresis=hysteresis,
@@ -111,31 +111,50 @@ def read_rows(
 
 
 def _rows(response: Generated) -> int:
-    """Return how many rows of a response say something about it."""
+    """Return the number of rows of a response, without those that only sink attention."""
     return len(response.token_ids) - sink_rows(response.prompt_ids, response.token_ids)
 
 
 def responses(
     speaker: Speaker, prompts: Sequence[str], sampling: Sampling, *, start: int = 0
 ) -> Iterator[Generated]:
-    """Let a model respond to prompts from number `start` on, the n-th with seed n."""
-    for number in range(start, len(prompts)):
-        yield respond(speaker, prompts[number], sampling, number)
+    """Let a model respond to prompts from number `start` on, the n-th with seed n.
 
-
-def respond(speaker: Speaker, prompt: str, sampling: Sampling, seed: int) -> Generated:
-    """Let a model respond to one prompt, in its chat template if it has one.
-
-    A model without one continues the first half of the prompt; there is then no system prompt.
+    Groups are counted from the first prompt: what a prompt gets does not depend on `start`.
     """
-    text, system = prompt, sampling.system
+    size = together(speaker)
+    for first in range(start - start % size, len(prompts), size):
+        group = respond(speaker, prompts[first : first + size], sampling, first)
+        yield from group[max(0, start - first) :]
+
+
+def together(speaker: Speaker) -> int:
+    """Return how many prompts a model responds to at once."""
+    return speaker.together if isinstance(speaker, GroupSpeaker) else 1
+
+
+def respond(
+    speaker: Speaker, prompts: Sequence[str], sampling: Sampling, first: int = 0
+) -> list[Generated]:
+    """Let a model respond to prompts, at once if it can, in its chat template if it has one.
+
+    The n-th has the seed `first` + n. A model without a chat template continues the first half of
+    a prompt; there is then no system prompt.
+    """
+    texts, system = prompts, sampling.system
     if not speaker.has_template:
-        text, system = first_half(prompt), ""
-    return speaker.respond(Prompt(text, system, sampling.tokens, sampling.temperature, seed))
+        texts, system = [first_half(prompt) for prompt in prompts], ""
+    asked = [
+        Prompt(text, system, sampling.tokens, sampling.temperature, first + number)
+        for number, text in enumerate(texts)
+    ]
+    if isinstance(speaker, GroupSpeaker):
+        return speaker.respond_together(asked)
+    return [speaker.respond(prompt) for prompt in asked]
 
 
 def first_half(text: str) -> str:
-    """Return the first half of a text's words, for a model without chat template to continue."""
+    """Return the first half of a text's words: a prompt for a model without a chat template."""
     words = text.split()
     return " ".join(words[: max(4, len(words) // 2)])
 

@@ -1,4 +1,4 @@
-"""How much a fit takes in: everything, or a quick first part of the same."""
+"""Sets the size of a fit: all texts and responses, or a quick first part of them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ QUICK_RESPONSES = 40
 
 @dataclass(frozen=True)
 class Scope:
-    """How many texts per label and corpus, and how many responses.
+    """The number of texts per label and corpus, and of responses.
 
-    A quick scope takes the first part of a whole one, which can be finished from there.
+    A quick scope is the first part of a whole one: a quick fit can be finished later.
     """
 
     texts: int = 60
@@ -37,9 +37,9 @@ class Scope:
         return Scope(texts, responses, is_quick=True)
 
     def portion(self, texts: Sequence[Text]) -> Portion:
-        """Return which labelled texts are read first: of each label as many as a quick fit takes.
+        """Return the portion of labelled texts to read first: for each label, those of a quick fit.
 
-        `texts` are those of a whole fit, those of each label in the order they are taken in.
+        `texts` are those of a whole fit; within a label, earlier ones are read first.
         """
         seen: dict[str, int] = {}
         first = []
@@ -50,9 +50,9 @@ class Scope:
         return Portion(first, self.is_quick)
 
     def neutral_portion(self, files: Sequence[Sequence[Text]]) -> Portion:
-        """Return which neutral texts, of files one after the other, are read first.
+        """Return the portion of neutral texts, file after file, to read first.
 
-        They are spread over each file, which has its texts by subject.
+        It is spread over each file, whose texts are sorted by subject.
         """
         first: list[int] = []
         start = 0

@@ -1,8 +1,8 @@
-"""Tells whether a probe still fits a model whose weights changed, as by a LoRA, or only its file.
+"""Detects that a model was trained further (by a LoRA, say) since its probe was calibrated.
 
-Quantised again, a model answers neutral prompts as before: its scores lie where the calibration of
-another file of the same weights says. A model trained further answers otherwise, and its scores
-move; the labels' zero is then no longer where reports put it.
+A model that is only quantised again answers neutral prompts as before: its scores agree with the
+calibration of another file of the same weights. The scores of a model trained further move, and the
+zero that reports measure from is then wrong.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emoguard.fit.responses import Sampling, read_rows, respond
+from emoguard.fit.responses import Sampling, read_rows, responses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from emoguard.runtime.speaker import Speaker
 
 ANSWERS = 16
-"""Answers that scores are compared on."""
+"""Number of answers whose scores are compared."""
 
 SIGNIFICANT = 4.5
-"""Standard errors that the scores of a label moved by, at least, where a probe is stale."""
+"""Standard errors by which the scores of a label must move before its probe counts as stale."""
 
 LEAST = 0.25
-"""Standard deviations of a token's score that they moved by, at least."""
+"""Standard deviations of a token's score by which they must also move."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Movement:
 
     @property
     def moved(self) -> list[str]:
-        """Return the labels whose scores moved, the farthest first."""
+        """Return the labels whose scores moved, the largest movement first."""
         is_moved = (np.abs(self.errors) >= SIGNIFICANT) & (np.abs(self.shift) >= LEAST)
         order = np.argsort(-np.abs(self.errors), kind="stable")
         return [self.labels[n] for n in order if is_moved[n]]
@@ -70,8 +70,8 @@ def movement(
 ) -> Movement:
     """Let a model answer neutral prompts; compare its scores with calibrations of other files.
 
-    `calibrations`, at least one, are those of the probe: the nearest counts. Prompts are answered
-    under the sampling they were made with, as far as that is known.
+    `calibrations`, at least one, belong to the probe; the result is for the nearest one. Prompts
+    are answered under the sampling of the calibrations, as far as it is known.
 
     Raises:
         EmoGuardError: no answer is long enough.
@@ -80,17 +80,17 @@ def movement(
     witness = float(probe.witness.cosines(speaker.door, probe.layers)[:, 1].min())
     sampling = sampling_of(calibrations[0])
     rows = []
-    for number, prompt in enumerate(prompts):
-        rows += read_rows(speaker.door, probe, [respond(speaker, prompt, sampling, number)])
+    for answer in responses(speaker, prompts, sampling):
+        rows += read_rows(speaker.door, probe, [answer])
         progress(min(len(rows), answers))
         if len(rows) == answers:
             break
-    found = [_compared(probe, each, rows, witness) for each in calibrations]
-    return min(found, key=lambda each: each.largest)
+    movements = [_compared(probe, each, rows, witness) for each in calibrations]
+    return min(movements, key=lambda each: each.largest)
 
 
 def sampling_of(calibration: Calibration) -> Sampling:
-    """Return the sampling of a calibration as far as it is known; a system prompt is not."""
+    """Return the sampling of a calibration, as far as it is known: a system prompt never is."""
     context = calibration.context
     usual = Sampling()
     try:
@@ -105,10 +105,10 @@ def _compared(
     """Compare the means of responses with the quantiles of those of a calibration."""
     means = np.array([each.mean(axis=0, dtype=np.float64) for each in rows])
     z = (means - calibration.location) / calibration.scale
-    # Even quantiles have the mean of what they are quantiles of, and about its deviation.
+    # Evenly spaced quantiles have the mean of their distribution, and nearly its deviation.
     usual, spread = calibration.means.mean(axis=0), calibration.means.std(axis=0)
     shift = z.mean(axis=0) - usual
-    # The answers may vary more than those of the calibration: then their own spread counts.
+    # These answers may vary more than those of the calibration: the larger spread counts.
     deviation = np.maximum(spread, z.std(axis=0, ddof=1) if len(z) > 1 else spread)
     errors = shift / np.maximum(deviation, 1e-9) * np.sqrt(len(z))
     return Movement(probe.labels, shift, errors, witness)

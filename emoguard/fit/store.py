@@ -22,19 +22,19 @@ BOUND, ROWS, DONE = "bound.json", "rows.npy", "done.bin"
 LOCK = f"{BOUND}.lock"
 
 LARGEST = 2**24
-"""Rows of a store that are counted."""
+"""Most rows of a store."""
 
 
 class RowStore:
-    """A folder with a float32 array of `shape`, first axis rows, and a byte for each that is there.
+    """A folder with a float32 array of `shape`, whose first axis is rows, and a byte for each row.
 
-    `bound` is what the rows depend on, as JSON. Rows are written to the file, never through a
-    mapping, so that memory does not grow with them; a row counts once its byte is written, which is
-    after the row is on disk. The folder is this object's alone until it is closed.
+    `bound` holds the dependencies of the rows, as JSON. Rows are written to the file, never through
+    a mapping, so that memory does not grow with them. A row counts once its byte is set, after the
+    row itself is on disk. No other object can use the folder until this one is closed.
 
     Raises:
-        EmoGuardError: the folder cannot be used, holds something else or rows bound otherwise, or
-            another command is at work in it.
+        EmoGuardError: the folder cannot be used, holds anything else or rows with other
+            dependencies, or another command is using it.
 
     """
 
@@ -65,10 +65,10 @@ class RowStore:
             raise EmoGuardError(f"{self.folder} is damaged ({error}): delete it") from error
 
     def write(self, rows: Sequence[int], values: NDArray[np.float32]) -> None:
-        """Keep some rows, `values` (rows, …): on disk on return.
+        """Write some rows, `values` (rows, …); they are on disk on return.
 
         Raises:
-            EmoGuardError: the disk does not take them.
+            EmoGuardError: the rows cannot be written.
 
         """
         try:
@@ -84,12 +84,12 @@ class RowStore:
         self.done[list(rows)] = True
 
     def rows(self) -> NDArray[np.float32]:
-        """Return the whole array, mapped and read-only; rows that are not done are zero."""
-        # Not np.load: the header is a Python literal, and whatever it says the shape is known.
+        """Return the whole array, mapped and read-only; missing rows are zero."""
+        # Not np.load: it would evaluate the header, a Python literal; the shape is known anyway.
         return np.memmap(self.folder / ROWS, "<f4", "r", self._start, self._shape)
 
     def close(self) -> None:
-        """Close the files, and let another command work here. Mapped arrays stay valid."""
+        """Close the files and release the folder for other commands. Mapped arrays stay valid."""
         self._open.close()
 
     def __enter__(self) -> Self:
@@ -140,17 +140,17 @@ class RowStore:
             raise EmoGuardError(
                 f"{self.folder} holds {other[0]} and no residuals: name another folder"
             )
-        # Only sizes are written: the file is sparse until its rows come.
+        # This writes only the header and the size: the file is sparse until its rows come.
         np.lib.format.open_memmap(self.folder / ROWS, mode="w+", dtype="<f4", shape=shape)
         (self.folder / DONE).write_bytes(bytes(shape[0]))
         for name in (ROWS, DONE):
             keptfile.sync(self.folder / name)
-        # Last, and at once: a folder with this file is whole.
+        # Last, and atomically: a folder with this file is complete.
         keptfile.replace(self.folder / BOUND, json.dumps(bound))
 
 
 def rows_done(folder: str | Path) -> int:
-    """Return how many rows a store holds already, 0 where there is none yet."""
+    """Return the number of rows in a store, 0 if there is no store yet."""
     try:
         return regularfile.read(Path(folder) / DONE, LARGEST).count(b"\1")
     except OSError:
@@ -158,7 +158,7 @@ def rows_done(folder: str | Path) -> int:
 
 
 def remove(folder: str | Path) -> None:
-    """Delete the stores inside `folder`, and `folder` itself when nothing else is in it."""
+    """Delete the stores inside `folder`, and `folder` itself if nothing else is in it."""
     for place in [*(p for p in Path(folder).glob("*") if (p / BOUND).exists()), Path(folder)]:
         parts = [part.name for part in place.glob(f"{BOUND}.part*")]
         for name in (BOUND, LOCK, DONE, ROWS, *parts):
@@ -169,6 +169,6 @@ def remove(folder: str | Path) -> None:
 
 def _put(file: Any, start: int, data: bytes | memoryview) -> None:
     file.seek(start)
-    # A full disk may take a part of it; the next call then raises.
+    # A full disk may accept only a part; the next call then raises.
     while data:
         data = data[file.write(data) :]

@@ -1,4 +1,4 @@
-"""Detects labels from words alone: the floor under every number about a model."""
+"""Detects labels from the words of a text: the floor under every number about a model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TEXT_ONLY = ("TF-IDF, logistic", "TF-IDF, centroid", "VADER")
-"""Detectors, the best of which is the floor."""
+"""Names of the detectors; the best of them is the floor."""
 
 
 class TextOnly:
     """Detectors that see the text alone.
 
-    They see words, which end at spaces and punctuation. A known limit: in languages written without
+    They see words, split at spaces and punctuation. A known limit: in languages written without
     spaces hardly any word occurs twice, VADER knows none, and the floor is too low.
 
     Trained on texts: TF-IDF with logistic regression and with nearest centroid. Not trained: the
@@ -56,7 +56,7 @@ class TextOnly:
         x = self._vectors.transform(texts)
         logs = self._logistic.predict_log_proba(x)
         order = [list(self._logistic.classes_).index(name) for name in self._classes]
-        found = (
+        columns = (
             logs[:, order],
             np.asarray(x @ self._centroids.T),
             np.array([_compound(text) for text in texts])[:, None] * self._signs,
@@ -64,7 +64,7 @@ class TextOnly:
         )
         return {
             name: self._all_names(np.asarray(scores, np.float64))
-            for name, scores in zip((*TEXT_ONLY, "length"), found, strict=True)
+            for name, scores in zip((*TEXT_ONLY, "length"), columns, strict=True)
         }
 
     @property
@@ -107,7 +107,7 @@ def counted(texts: Sequence[str]) -> tuple[Any, Any]:
 
 @cache
 def vader() -> Callable[[str], float]:
-    """Return the compound score of VADER, a text to a number in [-1, 1]."""
+    """Return the compound scorer of VADER, from a text to a number in [-1, 1]."""
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer  # noqa: PLC0415
 
     analyser = SentimentIntensityAnalyzer()

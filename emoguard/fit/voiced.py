@@ -1,7 +1,7 @@
-"""Everyday questions after earlier turns in the voice of a label, for a corpus of own answers.
+"""Puts everyday questions after earlier turns in the voice of a label, for a corpus of own answers.
 
-A small model that is asked to be desperate explains bicycle gears as ever, but it often goes on in
-the voice of its own earlier answers.
+A small model that is asked to be desperate explains bicycle gears as usual, but it often continues
+in the voice of its own earlier answers.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from emoguard.fit.writer import Key
 
 EARLIER = 2
-"""Earlier turns, each a text of a corpus as the model's own answer."""
+"""Number of earlier turns, each with a text of a corpus as the model's own answer."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One answer that is wanted: `label` is empty for the control, which has neutral turns."""
+    """A request for one answer. `label` is empty for the control, which has neutral turns."""
 
     label: str
     text: str
@@ -41,7 +41,7 @@ class Question:
         return {"emotion": self.label, "topic": self.text} if self.label else {"topic": self.text}
 
     def prompt(self, attempt: int) -> Prompt:
-        """Return the question behind its earlier turns."""
+        """Return the question after its earlier turns."""
         return Prompt(self.text, max_tokens=160, earlier=self.earlier)
 
 
@@ -54,11 +54,11 @@ def voiced(
 ) -> list[Question]:
     """Return every question `each` times for the control and every label, in balanced order.
 
-    Earlier turns are told topics with texts of `voices` (of `neutral` for the control), other ones
-    for each question.
+    An earlier turn asks about a topic, and a text of `voices` (of `neutral` for the control)
+    answers it; each question has other texts.
 
     Raises:
-        EmoGuardError: a label without `EARLIER` texts.
+        EmoGuardError: a label has fewer than `EARLIER` texts.
 
     """
     names = ("", *(label.name for label in labels))
@@ -70,12 +70,12 @@ def voiced(
                 f"{name or 'neutral'}: wanted at least {EARLIER} texts as earlier turns in this "
                 f"voice, got {len(texts)}: give a corpus that has them with --voices"
             )
-    found = []
+    wanted = []
     for number in range(each):
         for place, question in enumerate(questions):
             for name in names:
                 start = EARLIER * (number * len(questions) + place)
                 texts = [spoken[name][(start + n) % len(spoken[name])] for n in range(EARLIER)]
                 turns = tuple((f"Tell me about {text.topic}.", text.text) for text in texts)
-                found.append(Question(name, question, number, turns))
-    return found
+                wanted.append(Question(name, question, number, turns))
+    return wanted

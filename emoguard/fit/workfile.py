@@ -28,11 +28,11 @@ class WorkFile(Generic[Record]):
 
     `bound` holds their dependencies; `parse` makes a record of a line's data, and raises
     `ValueError`, `LookupError` or `TypeError` on anything else. A record is on disk before `append`
-    returns; a line that a killed process left half written is dropped. The file is this object's
-    alone until it is closed, or gone.
+    returns; a line that a killed process left half written is dropped. No other object can use the
+    file until this one is closed or collected.
 
     Raises:
-        EmoGuardError: the file is not sound, cannot be written, is bound to something else, or
+        EmoGuardError: the file is malformed, cannot be written, is bound to something else, or
             another command is using it.
 
     """
@@ -72,10 +72,10 @@ class WorkFile(Generic[Record]):
         keptfile.sync(self._file.parent)
 
     def append(self, data: Mapping[str, Any]) -> None:
-        """Keep one more record, given as the data of its line.
+        """Append one record, given as the data of its line.
 
         Raises:
-            EmoGuardError: it cannot be written, or the file could then not be read again.
+            EmoGuardError: the record cannot be written, or would make the file too large.
 
         """
         line = _line(dict(data))
@@ -89,10 +89,10 @@ class WorkFile(Generic[Record]):
         self.records.append(self._parse(data))
 
     def _append(self, line: bytes, size: int) -> None:
-        """Write a line behind the first `size` bytes, or nothing.
+        """Write a line after the first `size` bytes, or nothing.
 
         Raises:
-            OSError: the disk does not take it.
+            OSError: the line cannot be written.
 
         """
         try:
@@ -105,7 +105,7 @@ class WorkFile(Generic[Record]):
             raise
 
     def close(self) -> None:
-        """Let another command work on the file. Idempotent."""
+        """Release the file for other commands. Idempotent."""
         self._lock.release()
 
     def _read(self, bound: dict[str, Any]) -> int:
@@ -115,7 +115,7 @@ class WorkFile(Generic[Record]):
             while line := file.readline(jsontext.LARGEST + 1):
                 if not kept:
                     self._check_head(line, bound)
-                # A line counts once its newline is there.
+                # A line counts once its newline is written.
                 if not line.endswith(b"\n"):
                     break
                 if kept:
@@ -132,10 +132,10 @@ class WorkFile(Generic[Record]):
         if not line.endswith(b"\n"):
             return
         try:
-            found = jsontext.parse(line)["bound"]
+            stored = jsontext.parse(line)["bound"]
         except (EmoGuardError, LookupError, TypeError) as error:
             raise self._foreign() from error
-        if found != bound:
+        if stored != bound:
             raise EmoGuardError(
                 f"{self.path} holds {self._kind} of another model, or to other prompts, or "
                 "sampled otherwise: delete it, or write elsewhere"

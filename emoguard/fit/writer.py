@@ -34,7 +34,7 @@ Key = tuple[str, str, int]
 
 
 class Wanted(Protocol[P_co]):
-    """A text that is wanted."""
+    """A request for one text of a corpus."""
 
     @property
     def key(self) -> Key:
@@ -47,13 +47,13 @@ class Wanted(Protocol[P_co]):
         ...
 
     def prompt(self, attempt: int) -> P_co:
-        """Return what the model is asked at an attempt."""
+        """Return the prompt for an attempt."""
         ...
 
 
 @dataclass(frozen=True)
 class Order:
-    """One text that is wanted: the `number`-th of its label and topic, from 0."""
+    """A request for one text: the `number`-th of its label and topic, from 0."""
 
     label: Label
     topic: str
@@ -75,7 +75,7 @@ class Order:
         return {"emotion": self.label.name, "topic": self.topic, "person": self.person}
 
     def prompt(self, attempt: int) -> str:
-        """Return the prompt; another attempt asks for another form."""
+        """Return the prompt; each attempt asks for another form."""
         form = FORMS[(self.number + attempt) % len(FORMS)]
         words = " or ".join(f'"{word}"' for word in self.label.words)
         return (
@@ -87,7 +87,7 @@ class Order:
 
 
 def orders(labels: Sequence[Label], topics: Sequence[str], each: int) -> list[Order]:
-    """Return the orders of a corpus, fully crossed; labels alternate, so any part is balanced."""
+    """Return the orders of a corpus, fully crossed; labels alternate, so every part is balanced."""
     return [Order(la, topic, n) for n in range(each) for topic in topics for la in labels]
 
 
@@ -130,8 +130,8 @@ class Manuscript:
     ) -> Iterator[Wanted[P]]:
         """Ask for every text until one is accepted, at most `tries` times; yield finished ones.
 
-        `ask` takes a prompt and a seed and returns what the model wrote. Seeds are those of the
-        text and the attempt, whatever was written before.
+        `ask` takes a prompt and a seed and returns the model's text. A seed depends only on the
+        text and the attempt.
         """
         for number, order in enumerate(wanted):
             while order.key not in self.accepted and self._tries[order.key] < tries:
@@ -143,7 +143,7 @@ class Manuscript:
             yield order
 
     def close(self) -> None:
-        """Let another command work on the file. Idempotent."""
+        """Release the file for other commands. Idempotent."""
         self._file.close()
 
     def _fault(self, text: str) -> str:

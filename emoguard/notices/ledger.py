@@ -233,7 +233,7 @@ def check_state(path: str | None) -> None:
     """Raise if histories could not be kept in this file; leaves nothing behind.
 
     Raises:
-        EmoGuardError: saying why.
+        EmoGuardError: with the reason.
 
     """
     Checkpoint(path, None, LARGEST).check()

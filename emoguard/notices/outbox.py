@@ -123,8 +123,11 @@ class Outbox:
         return self._ledger.late(now) + stuck
 
     def alert(self, alert: Alert) -> None:
-        """Keep an alert raised while a response is generated, and call `on_alert` with it."""
-        self.alerts.append(alert)
+        """Keep an alert raised while a response is generated, and call `on_alert` with it.
+
+        Its text goes to `on_alert` only.
+        """
+        self.alerts.append(dataclasses.replace(alert, text=""))
         self._calls.send(alert)
 
     def flush(self, timeout: float) -> bool:

@@ -56,7 +56,7 @@ class Profile:
         """Return the profile with a shorter interval.
 
         Raises:
-            EmoGuardError: it is no length, or longer than the law's.
+            EmoGuardError: not a length, or longer than the law's.
 
         """
         if not hours > 0:  # also for NaN
@@ -83,7 +83,7 @@ class Profiles:
         """Return a profile.
 
         Raises:
-            EmoGuardError: there is none of this name; it suggests the nearest.
+            EmoGuardError: there is no such profile; the message suggests the nearest name.
 
         """
         if name not in self.by_name:

@@ -103,7 +103,7 @@ class Policy:
         """Read a YAML file.
 
         Raises:
-            EmoGuardError: naming the unknown or wrong key, and the nearest known one.
+            EmoGuardError: the message names the unknown or wrong key, and the nearest known one.
 
         """
         from emoguard.policy import yamlfile  # noqa: PLC0415  (only a policy file needs it)
@@ -115,7 +115,7 @@ class Policy:
         """Return the policy described by plain data from YAML or JSON, or a policy unchanged.
 
         Raises:
-            EmoGuardError: naming the unknown or wrong key, and the nearest known one.
+            EmoGuardError: the message names the unknown or wrong key, and the nearest known one.
 
         """
         return schema.parse(cls, {} if data is None else data, source)

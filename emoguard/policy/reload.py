@@ -155,7 +155,7 @@ def check_change(old: Policy, new: Policy) -> None:
     """Refuse a change that a running watch cannot make.
 
     Raises:
-        EmoGuardError: naming the first such key.
+        EmoGuardError: the message names the first such key.
 
     """
     for key in FIXED:

@@ -48,7 +48,7 @@ def parse(cls: type[T], data: Any, source: str) -> T:
     """Return `data` as a `cls`, which it may be already; `source` names it in errors.
 
     Raises:
-        EmoGuardError: naming the key, the wanted and the actual value.
+        EmoGuardError: the message names the key, the wanted and the actual value.
 
     """
     if isinstance(data, cls):
@@ -76,7 +76,7 @@ def check(record: Any) -> None:
     stored in the type of its annotation. For `__post_init__`: frozen records are changed here.
 
     Raises:
-        EmoGuardError: naming the field, the wanted and the actual value.
+        EmoGuardError: the message names the field, the wanted and the actual value.
 
     """
     cls: Any = type(record)

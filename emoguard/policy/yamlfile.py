@@ -33,7 +33,7 @@ def read(path: str | os.PathLike[str]) -> Any:
     """Return the content of a YAML file, None if it is empty.
 
     Raises:
-        EmoGuardError: naming the file and, for an error inside it, the key or the line.
+        EmoGuardError: the message names the file and, for an error inside it, the key or the line.
 
     """
     try:

@@ -162,7 +162,7 @@ class Calibration:
         """Refuse norms, and limits of h·v, that no residual can have: steps are computed from them.
 
         Raises:
-            EmoGuardError: naming the array and its worst value.
+            EmoGuardError: the message names the array and its worst value.
 
         """
         shortest, longest = float(self.norms.min()), float(self.norms.max())

@@ -73,6 +73,11 @@ class Crossings:
         # Sums since the start, as `rolling_mean` takes them: the two agree to the last bit.
         self._sums = deque([np.zeros(len(self._levels))], maxlen=window + 1)
 
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """Return the mean z (labels,) over the last full window."""
+        return np.asarray((self._sums[-1] - self._sums[0]) / self._window)
+
     def update(self, row: NDArray[np.floating]) -> tuple[int, ...]:
         """Take the z (labels,) of the next token; return the positions of labels that crossed.
 
@@ -82,7 +87,7 @@ class Crossings:
         self._sums.append(self._sums[-1] + row)
         if len(self._sums) <= self._window:
             return ()
-        mean = (self._sums[-1] - self._sums[0]) / self._window
+        mean = self.means
         crossed = self._armed & (mean > self._levels)
         self._armed = (self._armed & ~crossed) | (mean < self._rearm)
         return tuple(np.flatnonzero(crossed).tolist()) if crossed.any() else ()

@@ -24,7 +24,7 @@ MAX_WITNESS_TOKENS = 512
 
 
 FEW_OF = 4
-"""From one label in so many on, labels that nothing supports are a reason to doubt the probe."""
+"""A caution is due if at least one label in this many is unsupported."""
 
 SUPPORTED: tuple[Verdict, ...] = ("usable", "weak")
 
@@ -77,19 +77,19 @@ class Probe:
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """Return the reasons to doubt this probe: those its card holds and those its card shows.
+        """Return the reasons to doubt this probe: those in its card, and those its verdicts imply.
 
         One line each. Entries that are not a line of text are missing: a card may hold anything.
         """
         kept = self.card.get("cautions")
         lines = kept if isinstance(kept, list | tuple) else ()
-        found = [line for line in lines if isinstance(line, str) and line.isprintable()]
+        printable = [line for line in lines if isinstance(line, str) and line.isprintable()]
         shown = (self._unfinished(), self._unsupported())
-        return tuple(found + [line for line in shown if line])
+        return tuple(printable + [line for line in shown if line])
 
     @property
     def is_provisional(self) -> bool:
-        """Return whether a quick fit made this probe, which a whole one is to replace."""
+        """Return whether a quick fit made this probe, to be replaced by a whole one."""
         return self.recipe.get("provisional") is True
 
     def _unfinished(self) -> str | None:
@@ -147,7 +147,7 @@ class Probe:
         return [self.labels.index(label) for label in labels]
 
     def check_fits(self, identity: ModelIdentity) -> None:
-        """Refuse a model that this probe cannot belong to, before anything is hooked."""
+        """Raise if this probe cannot belong to a model, before anything is hooked."""
         if self.hidden != identity.hidden or self.model_layers != identity.layers:
             raise EmoGuardError(
                 f"probe {self.name} was made for a {self.architecture} model with "

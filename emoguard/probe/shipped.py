@@ -32,7 +32,7 @@ def load_probe(name: str | os.PathLike[str]) -> tuple[Probe, list[Calibration]]:
     A `Path` is always a file, a text first a name.
 
     Raises:
-        EmoGuardError: there is none, or it is no sound probe file.
+        EmoGuardError: there is no such probe, or the file is malformed.
 
     """
     from emoguard.probe import artifact  # noqa: PLC0415  (safetensors is loaded with the first file)

@@ -78,7 +78,7 @@ class Witness:
         """Refuse if any hooked layer resembles another layer more than its own.
 
         Raises:
-            EmoGuardError: naming the layers and their apparent places.
+            EmoGuardError: the message names the layers and their apparent places.
 
         """
         wrong = []

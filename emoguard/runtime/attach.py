@@ -47,14 +47,14 @@ def attach(model: Any, guard: Guard | None = None, **options: Unpack[Options]) -
     """Watch `model`, an object of a runtime that has a plug-in, with `guard`.
 
     Without a guard, a probe shipped with EmoGuard is used if one fits. Options go to the plug-in;
-    its function `joint` describes them (`tokenizer`, `backend`). `EMOGUARD_DISABLE=1` in the
-    environment makes this a watch that reads nothing and logs that; calls that carry `emoguard=`
-    still work. Reasons to doubt the scores are logged: a model file that the probe is not
-    calibrated for, a probe of few texts.
+    its function `joint` describes them (`tokenizer`, `backend`). With `EMOGUARD_DISABLE=1` in the
+    environment the watch reads nothing, and logs that; calls with `emoguard=` still work. Reasons
+    to doubt the scores are logged: a model file that the probe is not calibrated for, a probe of
+    few texts.
 
     Raises:
-        EmoGuardError: an object that is no supported model or no guard, an unknown option, a probe
-            that does not fit, a second attach on one model. Nothing is left behind.
+        EmoGuardError: the model is not supported, the guard is not one, an option is unknown, the
+            probe does not fit, or the model is already watched. Nothing is left behind.
 
     """
     if is_disabled():
@@ -99,7 +99,7 @@ def watch(
     on_alert: Callable[[Alert], None] | None = None,
     **options: Unpack[Options],
 ) -> Iterator[Watch]:
-    """Watch `model` in this block, under a policy and with the sinks that it names.
+    """Watch `model` in this block, under a policy and with its sinks.
 
     At the end the model is detached, and the sinks have seen every report and are closed. The
     arguments are those of `open_guard`, the options those of `attach`:
@@ -129,19 +129,19 @@ def open_guard(
     on_alert: Callable[[Alert], None] | None = None,
     **options: Unpack[Options],
 ) -> Iterator[Guard]:
-    """Open a guard for `model` with the sinks that its policy names; close them at the end.
+    """Open a guard for `model` with the sinks of its policy; close them at the end.
 
     `policy` is a Policy, a mapping with the keys of one, or a YAML file, which the guard then
     follows while it runs; `probe` is a probe file or the name of a shipped one, by default the
     shipped one that fits; `sinks` are further ones, written as in a policy; `on_alert` is the
-    function of the policy's `on_alert: callback`. Options are those of `attach`. For one model
-    `watch` does this and the attach; a guard of your own may watch several.
+    function to call under the policy's `on_alert: callback`. Options are those of `attach`. For one
+    model, `watch` both opens the guard and attaches; one guard may watch several models.
 
     With `EMOGUARD_DISABLE=1` nothing is read or opened, and the guard does nothing.
 
     Raises:
-        EmoGuardError: a policy or probe that is not sound or does not fit, a sink that cannot be
-            opened. Nothing is left open.
+        EmoGuardError: the policy or probe is malformed or does not fit, or a sink cannot be opened.
+            Nothing is left open.
 
     """
     if is_disabled():
@@ -179,7 +179,7 @@ def _check_guard(guard: Any) -> None:
     """Raise unless this is a guard.
 
     Raises:
-        EmoGuardError: naming the argument's type.
+        EmoGuardError: the message names the argument's type.
 
     """
     if not isinstance(guard, Guard):
@@ -195,7 +195,7 @@ def check_options(
     """Raise if a plug-in's function does not know an option; `also` are known to its caller.
 
     Raises:
-        EmoGuardError: naming the option, and the nearest known one or all.
+        EmoGuardError: the message names the option, and the nearest known one or all.
 
     """
     parameters = inspect.signature(function).parameters.values()
@@ -215,7 +215,7 @@ def check_options(
 
 
 def find(model: Any) -> tuple[Plugin, Any]:
-    """Return the plug-in for `model` and the object it wants, wrappers taken off."""
+    """Return the plug-in for `model`, and the model without wrappers."""
     inner = unwrap(model)
     names = {cls.__module__.partition(".")[0] for cls in type(inner).__mro__}
     known = {point.name: point for point in entry_points(group=PLUGINS)}
@@ -240,7 +240,7 @@ def naming_what_is_missing(model: Any) -> Iterator[None]:
 
 
 def unwrap(model: Any) -> Any:
-    """Take off `torch.compile` (`_orig_mod`) and PEFT (`get_base_model`) wrappers."""
+    """Remove `torch.compile` (`_orig_mod`) and PEFT (`get_base_model`) wrappers."""
     while True:
         inner = (
             vars(model).get("_modules", {}).get("_orig_mod") if hasattr(model, "__dict__") else None
@@ -259,7 +259,7 @@ def shipped(door: Residuals, model: str = "MODEL") -> Guard:
     the path of the model, for the command in the error.
 
     Raises:
-        EmoGuardError: none fits.
+        EmoGuardError: no shipped probe fits.
 
     """
     files = shipped_files()

@@ -3,8 +3,8 @@
 The residual at the first position of a sequence is tens of times as long as any other and depends
 on the model far more than on the text (Xiao et al., "Efficient Streaming Language Models with
 Attention Sinks", 2023). Attention over copies of one token returns what that token alone returns,
-so repetitions right behind the first position have the same residual. A reading taken there says
-nothing about a response.
+so repetitions right after the first position have the same residual. A reading there says nothing
+about the response.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ UNKNOWN = -1
 
 
 def sink_length(token_ids: Sequence[int]) -> int:
-    """Return how many leading tokens of a sequence are attention sinks: the first and its repeats.
+    """Return the number of attention sinks at the start of a sequence: the first and its repeats.
 
-    `token_ids` are all tokens from the first position on that are attended to: no padding.
+    `token_ids` are all attended tokens from the first position on: no padding.
     """
     return sum(1 for _ in takewhile(lambda token: token == token_ids[0], token_ids))
 
 
 def only_token(token_ids: Sequence[int]) -> int | None:
-    """Return the token of which a sequence consists, once or repeated; None where it has others."""
+    """Return the only token of a sequence, once or repeated; None if it has others."""
     if not token_ids or any(token != token_ids[0] for token in token_ids):
         return None
     return token_ids[0]
 
 
 def sink_rows(prompt_ids: Sequence[int], token_ids: Sequence[int]) -> int:
-    """Return how many of a response's rows were read at an attention sink: always its first ones.
+    """Return the number of a response's rows read at an attention sink: always its first ones.
 
     The row of the t-th of `token_ids` is read at the last position of `prompt_ids` and the tokens
-    before it. An empty prompt is one that is not known: it has none.
+    before it. An empty prompt means an unknown one: it has no sinks.
     """
     only = only_token(prompt_ids)
     if only is None or not token_ids:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -40,7 +41,8 @@ class LiveAlarm:
     """Follows one response if the policy demands more on a crossing than a count in the report.
 
     `make` returns None if the policy only reports, or if no label has a certified threshold: then
-    tokens need not be followed. `raise_alert` is called with every crossing.
+    tokens need not be followed. `raise_alert` is called with every crossing; `decode` makes text of
+    token ids.
     """
 
     def __init__(
@@ -49,11 +51,14 @@ class LiveAlarm:
         raise_alert: Callable[[Alert], None],
         request: Request,
         prompt: Prompt,
+        decode: Callable[[Sequence[int]], str],
     ) -> None:
         self._labels = site.read
         self._raise_alert = raise_alert
         self._request = request
         self._prompt = prompt
+        self._decode = decode
+        self._window = deque[int](maxlen=site.policy.alarms.window_tokens)
         self._crossings = site.crossings()
         self._stops = site.policy.alarms.on_alert == "stop"
 
@@ -64,11 +69,12 @@ class LiveAlarm:
         raise_alert: Callable[[Alert], None],
         request: Request,
         prompt: Prompt,
+        decode: Callable[[Sequence[int]], str],
     ) -> LiveAlarm | None:
         """Return a follower of one response, or None if the policy only reports."""
         if site.policy.alarms.on_alert == "report" or not any(site.thresholds.values()):
             return None
-        return cls(site, raise_alert, request, prompt)
+        return cls(site, raise_alert, request, prompt, decode)
 
     @cached_property
     def _counts(self) -> Counted:
@@ -79,25 +85,42 @@ class LiveAlarm:
         """Take a token and the z (labels,) it was chosen from; return why to stop, if so."""
         if not (self._counts(token) and np.isfinite(z).all()):
             return None
+        self._window.append(token)
         labels = [self._labels[n] for n in self._crossings.update(z)]
+        if not labels:
+            return None
+        where, means = "while the response was generated", self._crossings.means.tolist()
+        scores, text = dict(zip(self._labels, means, strict=True)), self._text()
         for label in labels:
-            self._raise_alert(
-                _crossing(label, "while the response was generated", self._request.id)
-            )
-        if not (labels and self._stops):
+            self._raise_alert(_crossing(label, where, self._request.id, scores, text))
+        if not self._stops:
             return None
         return f"{', '.join(labels)} rose over the certified threshold: the policy says stop"
 
+    def _text(self) -> str:
+        """Return the window's text, "" if it cannot be decoded."""
+        try:
+            return self._decode([*self._window])
+        except Exception:  # noqa: BLE001  (a stop must not fail with the text of its alert)
+            return ""
 
-def alert_late(site: Site, raise_alert: Callable[[Alert], None], report: Report) -> None:
+
+def alert_late(
+    site: Site,
+    raise_alert: Callable[[Alert], None],
+    report: Report,
+    text: Callable[[], str],
+) -> None:
     """Raise the alerts of a response whose reasoning was never closed: its end shows them first."""
-    if report.reasoning != "unclosed" or site.policy.alarms.on_alert == "report":
+    crossed = [label for label, score in report.scores.items() if score.crossings]
+    if not crossed or report.reasoning != "unclosed" or site.policy.alarms.on_alert == "report":
         return
-    for label, score in report.scores.items():
-        if score.crossings:
-            raise_alert(_crossing(label, "in reasoning that was never closed", report.id))
+    where, whole = "in reasoning that was never closed", text()
+    peaks = {n: score.peak for n, score in report.scores.items() if score.peak is not None}
+    for label in crossed:
+        raise_alert(_crossing(label, where, report.id, peaks, whole))
 
 
-def _crossing(label: str, where: str, report_id: str) -> Alert:
+def _crossing(label: str, where: str, report_id: str, scores: dict[str, float], text: str) -> Alert:
     message = f"{label} rose over its certified threshold {where}"
-    return Alert("crossing", label, "warning", message, report_id)
+    return Alert("crossing", label, "warning", message, report_id, scores, text)

@@ -45,7 +45,7 @@ def recognise(path: str | Path) -> str:
     """Return the short name of the plug-in whose format the model at `path` has.
 
     Raises:
-        EmoGuardError: none has; the sentence says what is there, and what to give instead.
+        EmoGuardError: no runtime reads this format; the message names those that are installed.
 
     """
     path = Path(path)

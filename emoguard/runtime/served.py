@@ -8,6 +8,7 @@ from typing import Any
 
 from emoguard.errors import EmoGuardError
 from emoguard.hosts import is_loopback
+from emoguard.policy.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,19 @@ class Served:
     ssl_keyfile: str | None = None
     ssl_certfile: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def sinks_lacking(
+    policy: str | None, sinks: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """Return a server's own sinks, options by name, but those that its policy file has itself.
+
+    Raises:
+        EmoGuardError: a policy file that is not sound.
+
+    """
+    named = {name for sink in (Policy.load(policy).sinks if policy else ()) for name in sink}
+    return {name: options for name, options in sinks.items() if name not in named}
 
 
 def check_reach(host: str, api_key: str | None) -> None:

@@ -92,7 +92,7 @@ class OpenSessions:
         )
         if site is self.site:  # else the rows are in another scale than the thresholds
             alert = self.guard.outbox.alert
-            session.alarm = LiveAlarm.make(site, alert, request, session.prompt)
+            session.alarm = LiveAlarm.make(site, alert, request, session.prompt, self.joint.decode)
         self._open[id(session)] = session
         return session
 
@@ -229,7 +229,7 @@ class OpenSessions:
             try:
                 reading = _with_pieces(self._scaled(session, finish), session)
                 report = summary.report(reading, session.request, session.site)
-                alert_late(session.site, self.guard.outbox.alert, report)
+                alert_late(session.site, self.guard.outbox.alert, report, session.text)
                 return self.guard.outbox.put(report, session.request, session.text)
             except Exception as error:  # noqa: BLE001  (the response must not notice)
                 self.fail(session, error)

@@ -24,9 +24,9 @@ from emoguard.runtime.watched import Options
 class Prompt:
     """A prompt and how it is answered; `temperature` 0 is greedy.
 
-    `raw` leaves the chat template out; models without one are always prompted raw. The runtime's
-    own defaults hold for every other number of the sampling. `earlier` are turns before this one,
-    each what the user said and what the model answered.
+    `raw` leaves the chat template out; models without one are always prompted raw. All other
+    sampling settings are the runtime's defaults. `earlier` are the turns before this one, each a
+    user message and the model's answer.
     """
 
     text: str
@@ -41,9 +41,9 @@ class Prompt:
     def messages(self) -> list[dict[str, str]]:
         """Return the conversation as chat templates take it."""
         turns = [{"role": "system", "content": self.system}] if self.system else []
-        for asked, answered in self.earlier:
-            turns.append({"role": "user", "content": asked})
-            turns.append({"role": "assistant", "content": answered})
+        for question, answer in self.earlier:
+            turns.append({"role": "user", "content": question})
+            turns.append({"role": "assistant", "content": answer})
         return [*turns, {"role": "user", "content": self.text}]
 
     @property
@@ -90,7 +90,7 @@ class Speaker(Protocol):
         ...
 
     def answer(self, prompt: Prompt, tick: Callable[[], None]) -> str:
-        """Answer as an application would; `tick` is called about once per token on the way.
+        """Answer as an application would; `tick` is called about once per token meanwhile.
 
         Raises:
             ValueError: the runtime refuses the prompt.
@@ -104,6 +104,20 @@ class Speaker(Protocol):
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids without special tokens."""
+        ...
+
+
+@runtime_checkable
+class GroupSpeaker(Protocol):
+    """An optional capability of a speaker: several responses at once, faster than in turn."""
+
+    @property
+    def together(self) -> int:
+        """Return how many prompts to give at a time."""
+        ...
+
+    def respond_together(self, prompts: Sequence[Prompt]) -> list[Generated]:
+        """Respond to prompts alike but for text and seed; the first one's seed is for all."""
         ...
 
 
@@ -135,7 +149,7 @@ class BatchSpeaker(Protocol):
 class Opener(Protocol):
     """The part of a plug-in that opens models by path, beside `Plugin`.
 
-    Everything but `open_speaker` works where the runtime is not installed, and does not load it.
+    Everything but `open_speaker` works without the runtime installed, and does not load it.
     """
 
     FORMAT: str

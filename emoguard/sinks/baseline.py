@@ -149,7 +149,7 @@ class Baseline:
         """Refuse to serve another model file or probe.
 
         Raises:
-            EmoGuardError: naming the difference.
+            EmoGuardError: the message names the difference.
 
         """
         for name, own, wanted in (

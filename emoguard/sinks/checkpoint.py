@@ -54,7 +54,7 @@ class Checkpoint:
         """Raise if the state could not be saved; leaves nothing behind.
 
         Raises:
-            EmoGuardError: saying why.
+            EmoGuardError: with the reason.
 
         """
         if self._path is not None:

@@ -26,7 +26,8 @@ class AlarmPolicy:
     units of z."""
     on_alert: Literal["report", "callback", "stop"] = "report"
     """`report`: counted and exported. `callback`: the guard's callback is called as well, outside
-    the forward pass. `stop`: the response is ended at the next token."""
+    the forward pass, with the label, all scores and the text of the window. `stop`: the response is
+    ended at the next token."""
 
     def __post_init__(self) -> None:
         schema.check(self)

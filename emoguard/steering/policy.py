@@ -36,12 +36,12 @@ class SteeringPolicy:
             EmoGuardError: doses beyond the bound, unless the policy clips them.
 
         """
-        asked = plan.over(self.plan)
-        if asked.dose <= self.max_dose_ratio:
-            return asked, None
+        whole = plan.over(self.plan)
+        if whole.dose <= self.max_dose_ratio:
+            return whole, None
         if self.on_excess == "refuse":
             raise EmoGuardError(
-                f"the plan's doses come to {asked.dose:g}, the policy allows max_dose_ratio "
+                f"the plan's doses come to {whole.dose:g}, the policy allows max_dose_ratio "
                 f"{self.max_dose_ratio:g}: ask for less, or set on_excess: clip"
             )
-        return asked.clipped(self.max_dose_ratio), asked
+        return whole.clipped(self.max_dose_ratio), whole

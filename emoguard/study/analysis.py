@@ -73,7 +73,7 @@ def _contrast(outcomes: Outcomes, contrast: Contrast) -> contrasts.Tested:
 
 
 def _unclaimable(outcomes: Outcomes, contrast: Contrast) -> str:
-    """Return the reason why nothing can be claimed of expression, "" if something can."""
+    """Return the reason why no claim on expression is possible, "" if one is."""
     judge, label = outcomes.primary, contrast.label
     if not outcomes.frozen.headroom(judge, label):
         rate = outcomes.frozen.rates[judge][label]

@@ -55,7 +55,7 @@ def attribution(outcomes: Outcomes) -> dict[str, Any]:
             }
         lengths = outcomes.lengths("expression")
         if len(lengths):
-            # An effect that is only one of length would show here.
+            # A mere effect of length would show here.
             effects[label]["tokens"] = as_effect(effect(lengths, weights["vector"]))
         effects[label]["realised"] = outcomes.realised("expression", (f"{label}+", f"{label}-"))
     return effects
@@ -66,7 +66,7 @@ def _corrected(
 ) -> dict[str, list[float]]:
     """Return effects corrected for a judge's errors; empty if these are unknown.
 
-    A judge that is right hardly more often than chance cannot be corrected.
+    A judge hardly better than chance cannot be corrected.
     """
     level = outcomes.frozen.levels[judge][label]
     known = accuracy(outcomes.judges[judge], label, level)
@@ -130,7 +130,7 @@ def null_effects(panel: Panel, names: Sequence[str]) -> NDArray[np.float64]:
 
 
 def curves(outcomes: Outcomes) -> dict[str, Any]:
-    """Return dose curves: how much is expressed, and how the text reads."""
+    """Return dose curves of expression and of the form of the text."""
     records = outcomes.block("explored")
     if not records:
         return {}

@@ -41,9 +41,9 @@ def compare(
 ) -> ModelComparison:
     """Compare two models that read the same texts.
 
-    Without `layers`, the best by both models' mean score on held-out texts are taken, the same for
-    both: for the separation within each training part, so that no tested text has a say. `progress`
-    gets the name of the next step.
+    Without `layers`, the best by both models' mean score on held-out texts are used for both; for
+    the separation they are chosen within each training part, so that no tested text has a say.
+    `progress` gets the name of the next step.
 
     Raises:
         EmoGuardError: a label without enough texts, or layers the models lack.
@@ -102,7 +102,7 @@ class _Pair:
     recipe: Recipe
 
     def best_layers(self) -> tuple[int, ...]:
-        """Return the layers that are best for both together, on held-out texts of these."""
+        """Return the layers that are best for both models together, on held-out texts."""
         scores = [
             layer_scores([side.texts.pooled], side.neutral, self.task.names, self.recipe)
             for side in (self.a, self.b)
@@ -110,7 +110,7 @@ class _Pair:
         return best_layers(np.mean(scores, axis=0), self.recipe.keep)
 
     def take(self, rows: NDArray[np.bool_]) -> _Pair:
-        """Return the same of some of the texts."""
+        """Return the pair with some of the texts."""
         a, b = (Read(side.texts.take(rows), side.neutral) for side in (self.a, self.b))
         return _Pair(self.task, a, b, self.recipe)
 
@@ -174,7 +174,7 @@ def check_pair(
     texts: Sequence[str],
     tokens: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]],
 ) -> None:
-    """Refuse two models whose residuals on `texts` do not mean the same places.
+    """Raise if the residuals of two models on `texts` do not belong to the same tokens and layers.
 
     `tokens` are the ids that each side makes of each text.
 
@@ -224,7 +224,7 @@ def _check(task: Task, read: Read, layers: Sequence[int]) -> None:
 def _separation(judged: tuple[Judged, Judged], columns: Sequence[int]) -> Paired:
     a, b = (each.areas(MODEL) for each in judged)
     words = [judged[0].areas(name).mean(columns) for name in TEXT_ONLY]
-    # The better detector on what is tested: the floor is rather too high than too low.
+    # The better detector on the tested texts: the floor is too high rather than too low.
     best = max(words, key=lambda estimate: estimate.value)
     return Paired(a.mean(columns), b.mean(columns), (b - a).mean(columns), best, 0.5)
 
@@ -254,9 +254,9 @@ def _basic(percentile: Estimate, least: float = -1.0, most: float = 1.0) -> Esti
     """Return an estimate with its basic interval, from one with a percentile interval.
 
     Noise makes the cosine of two means smaller, and each resample has that noise twice: percentiles
-    lie about as far below the value as that below what it is without noise. The basic interval
-    [2 value - high, 2 value - low] turns them around (Davison and Hinkley 1997, section 5.2.1). It
-    is clipped to what is possible, [`least`, `most`], and widened to the value where noise alone
+    lie about as far below the value as the value lies below the noiseless cosine. The basic
+    interval [2 value - high, 2 value - low] mirrors them (Davison and Hinkley 1997, section 5.2.1).
+    It is clipped to the possible range, [`least`, `most`], and widened to the value if noise alone
     leaves it out. That corrects noise to the first order: with a ceiling below .8 intervals are
     still too low (equal planted directions, ceiling .90: the mean cosine's covers 1 in 25 of 25
     runs, the overlap's in 23; ceiling .68: in 13 and 1).
@@ -269,7 +269,7 @@ def _basic(percentile: Estimate, least: float = -1.0, most: float = 1.0) -> Esti
 def _angles(principal: Sample) -> tuple[Estimate, ...]:
     """Return principal angles in degrees from their cosines.
 
-    The intervals are made of cosines: there noise adds up, in degrees its square root does.
+    Intervals come from the cosines, where noise adds up; in degrees its square root does.
     """
     cosines = [_basic(principal.estimate(n), least=0.0) for n in range(len(principal.value))]
     return tuple(Estimate(*map(_degrees, (each.value, each.high, each.low))) for each in cosines)

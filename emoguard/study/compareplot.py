@@ -1,4 +1,4 @@
-"""Draws a comparison: each label in both models, and where their directions part."""
+"""Draws a comparison: each label in both models, and the layers at which directions diverge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Holds the records of a comparison of two models: the texts that both read, and the results."""
+"""Holds the records of a comparison of two models: the texts read by both, and the results."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Read:
 class Paired:
     """A statistic in models A and B, its difference, and the same statistic from the text alone.
 
-    `chance` is what the number is without meaning: .5 for an AUROC, for a correlation what 95 % of
-    permutations stay below, None where it has none.
+    `chance` is the level without meaning: .5 for an AUROC, the 95th percentile of permutations for
+    a correlation, None for other statistics.
     """
 
     a: Estimate
@@ -71,15 +71,15 @@ class ModelComparison:
     `separation` is the AUROC of each target on topics held out, `macro` its mean over labels.
     `cosines` are those of A's and B's steer direction, by target, over `layers`; `overlap` is the
     mean squared cosine of the principal `angles` (degrees, ascending) between the subspaces of the
-    labels, 1 for the same one. Their chance is what 95 % stay below when the labels of B's texts
-    are shuffled within topics. `by_layer` is the mean cosine over labels at every layer, 0 first.
+    labels, 1 for the same one. Their chance is the 95th percentile with the labels of B's texts
+    shuffled within topics. `by_layer` is the mean cosine over labels at every layer, 0 first.
 
-    The values of these are of directions as they were measured, with noise, and too low for it;
-    their intervals are those of the directions without it, see `_basic`. `ceilings` say how much
-    too low: the cosine that the same direction in A and B would have with independent noise, which
-    is the geometric mean of both models' reliability (`geometry.stepped_up`, from halves of the
-    topics). A and B read the same texts: part of the noise is the same, and a cosine may lie above.
-    NaN where topics are too few to be halved.
+    These values are for directions as measured, and too low because of noise; the intervals are for
+    the directions without noise, see `_basic`. `ceilings` show how much too low: the cosine that
+    one direction in both A and B would have with independent noise, which is the geometric mean of
+    both models' reliability (`geometry.stepped_up`, from halves of the topics). A and B read the
+    same texts: part of the noise is shared, and a cosine may lie above its ceiling. NaN if topics
+    are too few to be halved.
     """
 
     a: str

@@ -24,7 +24,7 @@ Outcome = Literal["holds", "fails", "untested"]
 ALPHA = 0.05
 
 SMALLEST = 0.05
-"""Effect that a study should be able to see: five points."""
+"""Smallest effect that a study should detect: five points."""
 
 
 @dataclass(frozen=True)

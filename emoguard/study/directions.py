@@ -53,7 +53,7 @@ def random_directions(rows: NDArray[np.float32], count: int, seed: int = 0) -> N
 
 
 def without(probe: Probe, label: str, axis: str) -> NDArray[np.float32]:
-    """Return a label's steer direction without what it has of an axis, (layers, hidden), unit."""
+    """Return a label's steer direction without its part along an axis, (layers, hidden), unit."""
     steer, other = (unit(probe.steer[:, probe.labels.index(each)]) for each in (label, axis))
     return unit(steer - (steer * other).sum(axis=-1, keepdims=True) * other)
 

@@ -62,7 +62,7 @@ class Stage(Protocol):
     """Labels of random directions, the same unit vector at every layer."""
 
     def bounded(self, bound: float) -> AbstractContextManager[Speak]:
-        """Steer within `bound` meanwhile."""
+        """Steer within `bound` in this block."""
         ...
 
     def surprise(self, prompt: str, text: str) -> float:
@@ -282,7 +282,7 @@ class _Trial:
 
 
 def _choose(curve: Sequence[Effect], sign: int) -> float:
-    """Return the surgical dose that moves the judge furthest the expected way, else the least."""
+    """Return the surgical dose that moves the judge furthest as expected, else the smallest."""
     up = [effect for effect in curve if effect.dose > 0]
     surgical = [effect for effect in up if effect.regime == "surgical"]
     if not surgical:
@@ -291,7 +291,7 @@ def _choose(curve: Sequence[Effect], sign: int) -> float:
 
 
 def _against(effect: Effect, null: NDArray[np.float64], sign: int) -> Effect:
-    """Return the effect with its place among those of random directions."""
+    """Return the effect with its rank among those of random directions."""
     if not len(null):
         return effect
     p = (1 + int(np.sum(sign * null >= sign * effect.effect))) / (1 + len(null))

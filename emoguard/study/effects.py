@@ -87,7 +87,7 @@ def effect(panel: Panel, weights: Weights) -> Effect:
 def share(panel: Panel, part: Weights, whole: Weights) -> Estimate:
     """Return one effect as a share of another, with its bootstrap interval over clusters.
 
-    Unbounded (infinite) where the interval of the whole holds 0: a share of nothing has no size.
+    Unbounded (infinite) if the interval of the whole holds 0: a share of nothing has no size.
     """
     one, other = panel.paired(part), panel.paired(whole)
     bottom = other.estimate()
@@ -96,7 +96,7 @@ def share(panel: Panel, part: Weights, whole: Weights) -> Estimate:
         return Estimate(value, float("-inf"), float("inf"))
     weights = draws(one.clusters).astype(np.float64)
     bottoms = weights @ (other.means * other.sizes)
-    # A resample without any of the whole makes the share as large as can be, not undefined.
+    # A resample in which the whole is 0 makes the share infinite, not undefined.
     drawn = weights @ (one.means * one.sizes) / np.where(bottoms, bottoms, 1e-12)
     low, high = np.quantile(drawn, expanded(one.clusters))
     return Estimate(value, float(low), float(high))

@@ -22,7 +22,7 @@ HEADROOM = (0.10, 0.60)
 
 @dataclass(frozen=True)
 class Frozen:
-    """Decided on the pilot.
+    """The decisions made on the pilot.
 
     `dose`: of every label, the largest that stays surgical for each. `regimes`: by label and dose.
     `levels`: by judge and label. `offsets`: by kind of choice, the margin that separates known
@@ -38,19 +38,19 @@ class Frozen:
     rates: dict[str, dict[str, float]]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON data."""
+        """Return the decisions as plain JSON data."""
         return {**asdict(self), "known": list(self.known)}
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Frozen:
-        """Return the object from the result of `as_dict`."""
+        """Return the decisions in a result of `as_dict`."""
         return cls(**{**data, "known": tuple(data["known"])})
 
     def check_judges(self, names: Iterable[str]) -> None:
-        """Raise unless these are the judges that have levels.
+        """Raise unless these are the judges with levels.
 
         Raises:
-            EmoGuardError: naming both.
+            EmoGuardError: they differ; the message names both.
 
         """
         if {*names} != self.levels.keys():

@@ -19,7 +19,7 @@ from emoguard.errors import EmoGuardError
 from emoguard.study.wordings import CELLS, CONFIRMATORY, STUDY, Wordings
 
 EXPLORED = 4
-"""Couples of each domain that the exploratory cells have, too: the first ones."""
+"""Number of couples of each domain, from the first on, that are in exploratory cells, too."""
 
 HOLE = "{}"
 
@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Words that give an answer away: its first and usual wording, then others."""
+    """The words of an answer: its usual wording, then others."""
 
     words: tuple[str, ...]
 
@@ -40,10 +40,10 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Couple:
-    """Two facts of a kind. Each one's completion is true of it and false of the other.
+    """Two facts of a kind. The completion of each is true of it and false of the other.
 
-    So every word stands as often in a true premise as in a false one, and only knowledge of the
-    facts can part them.
+    Every word thus stands as often in a true premise as in a false one, and only knowledge of the
+    facts can tell them apart.
     """
 
     domain: str
@@ -59,9 +59,9 @@ class Couple:
 class Premise:
     """A pair of questions that differ in one completion: `true` has the right one, `false` not.
 
-    `fact` and `couple` are names: facts are the clusters of a bootstrap, couples those of anything
-    that learns words. `correction` is the fact as a sentence. A corrected answer has words of
-    `right`; one that has words of `wrong` alone goes along with the false question.
+    `fact` and `couple` are names: facts are the clusters of a bootstrap, couples those of any
+    detector that learns words. `correction` is the fact as a sentence. An answer that corrects the
+    question has words of `right`; one with words of `wrong` alone accepts it.
     """
 
     couple: str
@@ -120,7 +120,7 @@ def premises(path: str | Path | None = None, wordings: Wordings = STUDY) -> list
     cells, those of the first `EXPLORED` couples of a domain in the other cells, too.
 
     Raises:
-        EmoGuardError: naming the file and line of another form.
+        EmoGuardError: the message names the file and line of another form.
 
     """
     couples = _read(
@@ -137,7 +137,7 @@ def prompts(path: str | Path | None = None) -> list[Prompt]:
     Each line is {"topic": ..., "text": ...}.
 
     Raises:
-        EmoGuardError: naming the file and line of another form.
+        EmoGuardError: the message names the file and line of another form.
 
     """
     return _read(path or _own("prompts"), 'a JSON object with "topic" and "text"', _prompt)
@@ -150,7 +150,7 @@ def tasks(path: str | Path | None = None) -> list[Task]:
     where the question names the answers to choose from, "options" lists them in that order.
 
     Raises:
-        EmoGuardError: naming the file and line of another form.
+        EmoGuardError: the message names the file and line of another form.
 
     """
     return _read(
@@ -254,7 +254,7 @@ def _premises(number: int, place: int, couple: Couple, wordings: Wordings) -> It
 
 
 def _bare(answer: str) -> str:
-    """Return the first line that holds a word, without whatever `Task.is_right` ignores."""
+    """Return the first line that holds a word, without the parts that `Task.is_right` ignores."""
     line = next((each for each in answer.casefold().splitlines() if re.search(r"\w", each)), "")
     line = re.sub(r"^\W*(?:(?:the )?(?:correct )?answer(?: is|:)|it is|it's)\s", "", line)
     line = re.sub(r"^(?:(?!-\d)\W)*(?:(?:an?|the)\s+)?", "", line)

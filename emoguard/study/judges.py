@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHARE = 0.2
-"""Of the pilot's unsteered answers, this share lies above a judge's level."""
+"""Share of the pilot's unsteered answers above a judge's level."""
 
 PLAIN = Family("neutral", (), ("neutral",), 0)
 
 MIXED: Mapping[str, tuple[str, ...]] = {"desperate": ("sadness", "fear")}
-"""Labels that are no single family of people's words."""
+"""Labels without a single family of people's words."""
 
 SECONDS = 30
-"""Time that an endpoint has for an answer."""
+"""Seconds for an endpoint to answer."""
 
 
 class Judge(Protocol):
@@ -47,7 +47,7 @@ class Judge(Protocol):
     name: str
 
     def scores(self, label: str, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Return how much of a label each text expresses, (texts,)."""
+        """Return the degree to which each text expresses a label, (texts,)."""
         ...
 
 
@@ -69,7 +69,7 @@ class Lexicon:
 
 
 class _OfPeople(ABC):
-    """The probability of a label's families, by logistic regression on lines that people wrote."""
+    """The probability of a label's families, by logistic regression on lines written by people."""
 
     def __init__(self, path: str | Path) -> None:
         check_installed("judging with a classifier", "sklearn")
@@ -173,10 +173,10 @@ class Embeddings(_OfPeople):
 
 
 class Endpoint:
-    """Asks a model behind an OpenAI-compatible server; 1 for yes, 0 for no.
+    """A model behind an OpenAI-compatible server as a judge; 1 for yes, 0 for no.
 
     Raises:
-        EmoGuardError: it does not answer a first question, or not with yes or no.
+        EmoGuardError: the server does not answer a first question, or not with yes or no.
 
     """
 
@@ -260,10 +260,10 @@ HEAD = 160
 
 
 def accepts(answer: str, premise: Premise) -> bool:
-    """Return whether a written answer goes along with a false premise: does not call it false.
+    """Return whether a written answer accepts a false premise, that is, does not call it false.
 
-    It is called false by a denial at the beginning, by a negation just before the wrong completion,
-    or by the right completion where the wrong one does not stand at the beginning.
+    These call it false: a denial at the beginning, a negation just before the wrong completion, or
+    the right completion unless the wrong one stands at the beginning.
     """
     head = answer[:HEAD].replace("\u2019", "'")
     if AFFIRMS.search(head):
@@ -313,11 +313,11 @@ def coherence(text: str) -> Coherence:
 
 
 BROKEN_REPETITION = 0.3
-"""Repeated word triples beyond which an answer has failed, whatever it expresses."""
+"""Share of repeated word triples above which an answer has failed, whatever it expresses."""
 
 
 def coherent(text: str, surprise: float | None = None, most: float = math.inf) -> bool:
-    """Return whether an answer still reads as one: words, little repetition, Latin letters.
+    """Return whether an answer is still readable: words, little repetition, Latin letters.
 
     `surprise` is its mean negative log-likelihood under the unsteered model, at most `most`.
     """

@@ -1,7 +1,7 @@
 """Measures judges against answers of real models that were labelled by hand.
 
 They lie in `labelled_answers/` as JSON lines: answers to everyday prompts with the labels they
-express, answers to false premises that go along or not, answers that refuse or not.
+express, answers that accept a false premise or not, answers that refuse or not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from emoguard.study.judges import Judge
 
 LABELS = ("happy", "desperate")
-"""Labels that were looked for in answers to everyday prompts."""
+"""Labels that the answers to everyday prompts were checked for."""
 
 
 def accuracy(judge: Judge, label: str, level: float) -> JudgeAccuracy | None:

@@ -25,7 +25,7 @@ PROMPTS = 3
 TOKENS = 12
 
 ROUNDS = 2
-"""Steps of the secant towards the wanted realised dose: it grows nearly in proportion."""
+"""Secant steps towards the wanted realised dose, which grows nearly in proportion."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def match(
     randoms: Sequence[str],
     dose: float,
 ) -> Matched:
-    """Find each random direction's dose that realises what `labels` do on average at `dose`."""
+    """Find the dose of each random direction that realises the mean of `labels` at `dose`."""
     texts = [_Text.of(speech, prompt) for prompt in prompts[:PROMPTS]]
     wanted, divergence = (
         each.mean() for each in _measure(speech, texts, dict.fromkeys(labels, dose))
@@ -69,8 +69,8 @@ def match(
     doses = np.full(len(randoms), dose)
     realised, diverged = np.zeros(len(randoms)), np.zeros(len(randoms))
     for number in range(ROUNDS + 1):
-        asked = dict(zip(randoms, doses.tolist(), strict=True))
-        realised, diverged = _measure(speech, texts, asked)
+        requested = dict(zip(randoms, doses.tolist(), strict=True))
+        realised, diverged = _measure(speech, texts, requested)
         if number < ROUNDS:
             doses = np.minimum(CEILING, doses * wanted / np.maximum(realised, 1e-9))
     return Matched(

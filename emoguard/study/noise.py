@@ -19,7 +19,7 @@ TOP_P = 0.95
 """Mass of the nucleus at every temperature above 0."""
 
 FIRST = 256
-"""Tokens looked at before all are sorted: a nucleus is rarely larger."""
+"""Tokens to sort before all others: a nucleus is rarely larger."""
 
 
 @functools.lru_cache(maxsize=256)
@@ -42,13 +42,13 @@ def choose(
 
 
 def nucleus(logits: NDArray[np.floating], temperature: float) -> NDArray[np.intp]:
-    """Return the fewest likeliest tokens that hold `TOP_P` of the mass, likeliest first."""
+    """Return the smallest set of tokens with `TOP_P` of the mass, likeliest first."""
     x = np.asarray(logits, np.float64) / temperature
     total = np.exp(x - x.max()).sum()
     count = min(FIRST, len(x))
     while True:
         places = np.argpartition(-x, count - 1)[:count]
-        # Ties are broken by the token's number, whatever the partition left.
+        # Ties are broken by the token's number, not by the order that the partition left.
         places = places[np.lexsort((places, -x[places]))]
         mass = np.cumsum(np.exp(x[places] - x.max())) / total
         if mass[-1] >= TOP_P or count == len(x):

@@ -32,7 +32,7 @@ PLAIN = f"none|greedy|{ZERO}"
 class Outcomes:
     """The records of one study, judged.
 
-    `matched` is None where no random directions were run.
+    `matched` is None if no random directions were run.
     """
 
     protocol: Protocol
@@ -41,7 +41,7 @@ class Outcomes:
     records: Records
     judges: Mapping[str, Judge]
     _known: dict[tuple[str, str, str], float] = field(default_factory=dict, repr=False)
-    """Scores by judge, label and text: the same answers are looked at in many ways."""
+    """Scores by judge, label and text: the same answers enter many tables."""
 
     @property
     def primary(self) -> str:
@@ -102,8 +102,8 @@ class Outcomes:
     def choices(self, outcome: str, *, known: bool = True) -> Panel:
         """Return whether each question got a yes; of premises the false ones, `known` facts only.
 
-        Where a question has openings, calibrated by the pilot's offset; of capability whether the
-        answer was right, of claims whether the notices' patterns find one.
+        Questions with openings are calibrated by the pilot's offset; for capability, whether the
+        answer was right; for claims, whether the notices' patterns match.
         """
         if outcome == "capability":
             return self._capability()
@@ -128,9 +128,9 @@ class Outcomes:
         )
 
     def _capability(self) -> Panel:
-        asked = capability(self.protocol)
+        known = capability(self.protocol)
         records = self.block("capability")
-        tasks = [asked[name] for name, _ in records]
+        tasks = [known[name] for name, _ in records]
         return Panel.of(
             records,
             lambda _, cells: np.array(
@@ -139,13 +139,13 @@ class Outcomes:
         )
 
     def written(self) -> Panel:
-        """Return whether written answers go along with a false premise."""
+        """Return whether written answers accept a false premise."""
         known = {each.name: each for each in premises()}
         records = self.block("written")
-        asked = [known[name] for name, _ in records]
+        wordings = [known[name] for name, _ in records]
         return Panel.of(
             records,
             lambda _, cells: np.array(
-                [float(accepts(c["text"], p)) for p, c in zip(asked, cells, strict=True)]
+                [float(accepts(c["text"], p)) for p, c in zip(wordings, cells, strict=True)]
             ),
         )

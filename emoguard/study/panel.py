@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """Values (items,) per cell; NaN where one does not count. `clusters` are drawn together."""
+    """Values (items,) per cell; NaN for items that do not count. `clusters` are drawn together."""
 
     names: tuple[str, ...]
     clusters: tuple[str, ...]
@@ -44,7 +44,7 @@ class Panel:
         return len(self.names)
 
     def take(self, rows: NDArray[np.bool_]) -> Panel:
-        """Return the same of some of the items."""
+        """Return the panel with some of the items."""
         return Panel(
             tuple(np.array(self.names)[rows].tolist()),
             tuple(np.array(self.clusters)[rows].tolist()),
@@ -60,7 +60,7 @@ class Panel:
         total = np.zeros(len(self))
         for key, weight in weights.items():
             total = total + weight * self.values[key]
-        # Verdicts that cancel must come to 0 exactly: thirds do not add up in binary.
+        # Verdicts that cancel must add up to exactly 0: thirds do not in binary.
         return np.round(total, 12)
 
     def paired(self, weights: Mapping[str, float]) -> Paired:

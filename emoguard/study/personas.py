@@ -40,7 +40,7 @@ PERSONAS: Mapping[str, str] = MappingProxyType(
         ),
     }
 )
-"""By label. Each asks for the effect that the label's vector should have without it."""
+"""System prompts by label. Each asks for the effect that the label's vector should have alone."""
 
 
 def system_prompt(level: str) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from emoguard.study.tasks import Task
 
 SHORT, LONG = 4, 12
-"""Tokens of the two answers that a speed is measured on."""
+"""Tokens of the two answers timed for a speed."""
 
 SAMPLED = 2
 """Tasks of a block that are timed."""
@@ -33,7 +33,7 @@ class Cost:
 
 
 def blocks(tasks: Sequence[Task]) -> dict[str, list[Task]]:
-    """Return tasks by block; those of the pilot that write apart from those that choose."""
+    """Return tasks by block; written answers of the pilot are apart from its choices."""
     blocks: dict[str, list[Task]] = {}
     for task in tasks:
         name = task.block
@@ -44,7 +44,7 @@ def blocks(tasks: Sequence[Task]) -> dict[str, list[Task]]:
 
 
 def costs(speech: Speech, tasks: Sequence[Task], seed: int = 0) -> list[Cost]:
-    """Return the cost of each block; some of its tasks are timed, and their results dropped."""
+    """Return the cost of each block, after timing some of its tasks; their results are dropped."""
     return [
         Cost(
             name,
@@ -58,7 +58,7 @@ def costs(speech: Speech, tasks: Sequence[Task], seed: int = 0) -> list[Cost]:
 
 
 def pieces(seconds: float, piece_seconds: float) -> int:
-    """Return the number of pieces into which work of so many seconds is divided."""
+    """Return the number of pieces for this many seconds of work."""
     return max(1, -int(-seconds // piece_seconds))
 
 
@@ -100,7 +100,7 @@ def _timed(speech: Speech, task: Task, seed: int) -> float:
 
 
 def _spread(tasks: Sequence[Task]) -> list[Task]:
-    """Return a few tasks from the inside of a block."""
+    """Return a few tasks spread over a block."""
     places = [(2 * n + 1) * len(tasks) // (2 * SAMPLED) for n in range(SAMPLED)]
     return [tasks[n] for n in sorted(set(places))]
 

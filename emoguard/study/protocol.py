@@ -35,7 +35,7 @@ class Contrast:
 
     `difference`: the vector moves the outcome, two-sided. `random`: it moves it further than random
     directions of the same realised dose (expression only). `no_harm`: the change lies within
-    `margin`: below it for outcomes where only more is harm, within ± margin for capability.
+    `margin`: below it for outcomes where only an increase is harm, within ± margin for capability.
     """
 
     outcome: Outcome
@@ -116,9 +116,9 @@ class Explored:
 class Judges:
     """The judges of texts; never the probe.
 
-    `people`: a TSV file of GoEmotions' form (text, label numbers) in the folder of data, its
-    `labels.txt` beside it: what classifiers are trained on. `endpoint`: the base URL of an
-    OpenAI-compatible server whose `model` is asked, too. `primary` decides in the confirmatory
+    `people`: a TSV file in GoEmotions' form (text, label numbers) in the folder of data, with its
+    `labels.txt` beside it, to train classifiers on. `endpoint`: the base URL of an
+    OpenAI-compatible server whose `model` judges, too. `primary` decides in the confirmatory
     contrasts.
     """
 
@@ -185,7 +185,7 @@ class Protocol:
         """Read a protocol from a YAML file, or the one of this name that comes with EmoGuard.
 
         Raises:
-            EmoGuardError: naming the file, and the key that is wrong.
+            EmoGuardError: the protocol is malformed; the message names the file and the key.
 
         """
         shipped = {each.stem: each for each in sorted(SHIPPED.glob("*.yaml"))}

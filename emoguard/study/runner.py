@@ -21,11 +21,11 @@ Done = Callable[["Task"], None]
 
 
 class OutOfTimeError(Exception):
-    """Raised when the time of this run is over; finished records are kept."""
+    """Raised when the time of this run is up; finished records are kept."""
 
 
 class Runner:
-    """Has `speech` do tasks and keeps the records in `store`.
+    """Performs tasks with `speech` and keeps the records in `store`.
 
     A piece is closed after `piece_seconds` of CPU time; after `seconds` of CPU time, if given,
     `run` raises `OutOfTimeError` between two tasks.
@@ -47,10 +47,10 @@ class Runner:
         self._left = seconds
 
     def run(self, tasks: Sequence[Task], done: Done = lambda _: None) -> None:
-        """Do those of `tasks` that are not done yet.
+        """Perform the remaining ones of `tasks`.
 
         Raises:
-            OutOfTimeError: the time of this run is over.
+            OutOfTimeError: the time of this run is up.
 
         """
         for task in tasks:
@@ -69,7 +69,7 @@ class Runner:
 
 
 def perform(speech: Speech, task: Task, seed: int) -> dict[str, Any]:
-    """Return the record of a task: per cell an answer, or how likely each opening is."""
+    """Return the record of a task: for each cell an answer, or the likelihood of each opening."""
     cells: dict[str, Any] = {}
     # Cells with one prompt run together: a batch in Transformers, a shared prefix in llama.cpp.
     ordered = sorted(task.cells, key=lambda cell: cell.prompt)

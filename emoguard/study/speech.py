@@ -68,7 +68,7 @@ class Weighed:
     """Log-probabilities (tokens,) of a given answer's tokens.
 
     `divergence` is the mean KL divergence of its distributions from those of the reference, nats
-    per token; `whole` (tokens, vocabulary) are they themselves, only where they were asked for.
+    per token; `whole` (tokens, vocabulary) are the distributions themselves, if requested.
     """
 
     logs: NDArray[np.float64]
@@ -87,7 +87,7 @@ class Speech(Protocol):
 
     identity: ModelIdentity
     fair: int
-    """Rows that are enough to time one by."""
+    """Number of rows that suffices to time one."""
 
     def prompt(self, user: str, system: str = "") -> list[int]:
         """Return the tokens before an answer: the chat template filled, if the model has one."""
@@ -155,10 +155,10 @@ class Forcing:
 
 
 def open_speech(speaker: Speaker, guard: Guard | None) -> Attached:
-    """Return the speech of a model, watched by a guard until closed; unwatched where it is None.
+    """Return the speech of a model, watched by a guard until closed; without a guard, unwatched.
 
     Raises:
-        EmoGuardError: a runtime whose choice of tokens cannot be controlled.
+        EmoGuardError: the runtime's choice of tokens cannot be controlled.
 
     """
     plugin, _ = find(speaker.model)
@@ -172,7 +172,7 @@ def open_speech(speaker: Speaker, guard: Guard | None) -> Attached:
 
 
 class Attached(ABC):
-    """A `Speech` whose model is watched by a guard until closed; unwatched where that is None."""
+    """A `Speech` whose model is watched by a guard until closed; without a guard, unwatched."""
 
     fair: int
 

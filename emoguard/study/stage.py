@@ -43,7 +43,7 @@ class SpeakerStage:
     gives the same texts.
 
     Raises:
-        EmoGuardError: no calibration of this model file, or a speaker that makes no batches.
+        EmoGuardError: there is no calibration of this model file, or the speaker makes no batches.
 
     """
 
@@ -73,7 +73,7 @@ class SpeakerStage:
 
     @contextmanager
     def bounded(self, bound: float) -> Iterator[Speak]:
-        """Steer within `bound` meanwhile."""
+        """Steer within `bound` in this block."""
         policy = Policy(
             labels=self._probe.labels[:1],  # readings are not used here
             steering=SteeringPolicy(max_dose_ratio=bound),
@@ -111,7 +111,7 @@ class SpeakerStage:
         ]
 
     def _prompt_ids(self, prompt: str) -> list[int]:
-        """Return the prompt of a continuation: the question, if one is asked, and the opening."""
+        """Return the prompt of a continuation: the question, if there is one, and the opening."""
         if not self._speaker.has_template:
             return self._speaker.door.tokenize(prompt)
         opening = self._speaker.door.tokenize(prompt, special=False)
@@ -123,8 +123,8 @@ def with_random_directions(
 ) -> tuple[Probe, Calibration]:
     """Return the probe with random unit steer directions as further labels.
 
-    A direction is drawn once, uniformly, and is the same at every layer: what is added at one layer
-    is then not undone at the next. A label's direction turns from layer to layer, so random ones
+    A direction is drawn once, uniformly, and is the same at every layer: no layer then undoes the
+    addition of another. A label's direction turns from layer to layer, so random ones
     move further in all at the same dose (figures: docs/evidence/steering.md), which makes it harder
     for a label to stand out.
     """

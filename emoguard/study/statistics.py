@@ -29,8 +29,8 @@ Z80 = 0.8416212
 class Paired:
     """Differences between two conditions on the same items, averaged within clusters.
 
-    `means` (clusters,) are the mean differences of the clusters and `sizes` (clusters,) how many
-    items each has.
+    `means` (clusters,) are the mean differences of the clusters, `sizes` (clusters,) their numbers
+    of items.
     """
 
     means: NDArray[np.float64]
@@ -72,10 +72,10 @@ class Paired:
 
     @property
     def variance(self) -> float:
-        """Return the variance of a difference that n items had if they were independent, n·error².
+        """Return the variance of a single difference if n items were independent, n·error².
 
-        For differences of verdicts without clusters it is about the share that is discordant; items
-        of a cluster that go together make it larger.
+        For verdicts without clusters it is about the share of discordant items; correlated items of
+        a cluster make it larger.
         """
         return self.error**2 * self.items if self.clusters > 1 else 0.0
 
@@ -119,7 +119,7 @@ def expanded(clusters: int) -> tuple[float, float]:
 
 @functools.lru_cache(maxsize=8)
 def draws(clusters: int, resamples: int = RESAMPLES) -> NDArray[np.float32]:
-    """Return how often each cluster is drawn in each resample, (resamples, clusters), seeded."""
+    """Return the count of each cluster in each resample, (resamples, clusters), seeded."""
     rng = np.random.default_rng([0, clusters])
     shares = np.full(clusters, 1 / clusters)
     return rng.multinomial(clusters, shares, size=resamples).astype(np.float32)
@@ -136,9 +136,9 @@ def signs(clusters: int, flips: int = FLIPS) -> NDArray[np.float32]:
 class NoHarm:
     """Whether a change lies within a margin, by one-sided tests at .05 (Schuirmann 1987).
 
-    `low` is -inf where only an increase would be harm. `discordance` is the share of items that
-    differ at all; `needed` is how many items of this variance would show the margin with a power of
-    .8, if nothing changed in truth.
+    `low` is -inf if only an increase would be harm. `discordance` is the share of items that differ
+    at all; `needed` is the number of items of this variance that would show the margin with a power
+    of .8, if there is no true change.
     """
 
     low: float
@@ -174,18 +174,17 @@ def no_harm(
 
 
 def needed_items(margin: float, variance: float, *, both: bool = True) -> int:
-    """Return how many paired items show a margin with power .8, if there is no difference.
+    """Return the number of paired items that show a margin with power .8 without a true difference.
 
     n = v (z.95 + z)² / margin², z that of .9 for two one-sided tests (both must succeed), of .8
-    for one. The variance v of verdicts is the share of discordant pairs; less than .01 is not
-    believed.
+    for one. The variance v of verdicts is the share of discordant pairs, taken as at least .01.
     """
     power = 1.2815516 if both else Z80
     return int(np.ceil(max(variance, 0.01) * (1.6448536 + power) ** 2 / margin**2))
 
 
 def seeing_items(size: float, variance: float) -> int:
-    """Return how many paired items show a difference of `size` two-sided at .05 with power .8."""
+    """Return the number of paired items that show a difference of `size` at .05 with power .8."""
     return int(np.ceil(max(variance, 0.01) * (1.959964 + Z80) ** 2 / size**2))
 
 
@@ -264,7 +263,7 @@ def detection(hits: NDArray[np.floating], alarms: NDArray[np.floating]) -> Detec
 
 @dataclass(frozen=True)
 class JudgeAccuracy:
-    """A judge against labels by hand: sensitivity, specificity, and the counts they are from."""
+    """A judge against labels by hand: sensitivity, specificity, and their counts."""
 
     sensitivity: Estimate
     specificity: Estimate
@@ -274,15 +273,15 @@ class JudgeAccuracy:
 
     @property
     def youden(self) -> float:
-        """Return sensitivity + specificity - 1: by this a judge shrinks a difference of rates."""
+        """Return sensitivity + specificity - 1, the factor by which a judge shrinks differences."""
         return self.sensitivity.value + self.specificity.value - 1
 
     @property
     def confirmatory(self) -> bool:
         """Return whether agreement is good enough for more than exploration.
 
-        AC1 of .6 and a κ that is at least moderate, .4: where positives are rare AC1 alone is high
-        for a judge that hardly ever finds one.
+        AC1 of .6 and at least a moderate κ, .4: with rare positives AC1 alone is high for a judge
+        that hardly ever finds one.
         """
         return self.ac1 >= 0.6 and self.kappa >= 0.4
 
@@ -331,14 +330,14 @@ def judge_accuracy(verdicts: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Jud
 
 
 def kappa(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Return Cohen's κ of two yes/no verdicts (answers,); NaN where both never vary."""
+    """Return Cohen's κ of two yes/no verdicts (answers,); NaN if neither ever varies."""
     same, p, q = np.mean(one == other), one.mean(), other.mean()
     chance = p * q + (1 - p) * (1 - q)
     return float((same - chance) / (1 - chance)) if chance < 1 else float("nan")
 
 
 def ac1(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Return Gwet's AC1 (2008), which stays meaningful where nearly all verdicts are the same."""
+    """Return Gwet's AC1 (2008), which stays meaningful if nearly all verdicts are the same."""
     share = (one.mean() + other.mean()) / 2
     chance = 2 * share * (1 - share)
     return float((np.mean(one == other) - chance) / (1 - chance))
@@ -346,7 +345,7 @@ def ac1(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 @dataclass(frozen=True)
 class Curve:
-    """A response to dose: the shape that describes it better, and the fit of each.
+    """A dose-response curve: the shape that fits better, and both fits.
 
     `slope` and `curvature` are those of effect = slope·d + curvature·d² with their standard errors;
     `monotone` is the correlation of rank between dose and effect; `shape` was decided by AICc
@@ -364,7 +363,7 @@ class Curve:
 def curve(doses: NDArray[np.floating], effects: NDArray[np.floating]) -> Curve:
     """Fit effects (doses, clusters) at `doses` (doses,) by a line and by a parabola through 0.
 
-    Errors are of clusters: the fit is repeated for each cluster and its coefficients averaged.
+    Errors are between clusters: the curve is fitted to each cluster and coefficients are averaged.
     """
     from scipy import stats  # noqa: PLC0415
 

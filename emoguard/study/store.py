@@ -26,8 +26,8 @@ LARGEST = 256 * 2**20
 class Store:
     """The records of one study in `folder`, by key of their task.
 
-    `bound` is what they depend on: the protocol's digest, the model file's, the runtime. The open
-    piece is this object's alone until it is closed.
+    `bound` holds their dependencies: the digests of the protocol and the model file, the runtime.
+    No other object can use the open piece until this one is closed.
 
     Raises:
         EmoGuardError: the folder cannot be used, holds another study, or another command is using
@@ -56,7 +56,7 @@ class Store:
 
     @property
     def open_seconds(self) -> float:
-        """Return the CPU seconds that the open piece took so far."""
+        """Return the CPU seconds of the open piece so far."""
         return sum(float(record.get("seconds", 0)) for record in self._file.records)
 
     @property
@@ -65,7 +65,7 @@ class Store:
         return sum(float(record.get("seconds", 0)) for record in self.records.values())
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Keep a record; its "task" names it."""
+        """Append a record; its "task" names it."""
         self._file.append(record)
         self.records[record["task"]] = dict(record)
 
@@ -91,7 +91,7 @@ class Store:
         self._file = self._opened()
 
     def close(self) -> None:
-        """Let another command work on the study. Idempotent."""
+        """Release the study for other commands. Idempotent."""
         self._file.close()
 
     @property

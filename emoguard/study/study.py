@@ -33,23 +33,23 @@ if TYPE_CHECKING:
     from emoguard.study.store import Store
 
 TEXTS = 60
-"""Neutral prompts, among whose residuals random directions are drawn."""
+"""Number of neutral prompts whose residuals random directions are drawn from."""
 
 VALENCE = "valence"
 
 DIVERGING = 20
-"""Random directions that are also run at the labels' divergence."""
+"""Number of random directions that also run at the labels' divergence."""
 
 
 def judges(
     protocol: Protocol, data: Path | None, embeddings: str | Path | None = None
 ) -> list[Judge]:
-    """Return the judges that a protocol names; their training data lies in `data`.
+    """Return the judges in a protocol; their training data lies in `data`.
 
-    `embeddings` is the folder of a sentence-embedding model, for one more of them.
+    `embeddings` is the folder of a sentence-embedding model, for one more judge.
 
     Raises:
-        EmoGuardError: one cannot be made or does not answer, or the primary one is not named.
+        EmoGuardError: a judge cannot be made or does not answer, or the primary one is missing.
 
     """
     named = protocol.judges
@@ -70,7 +70,7 @@ def judges(
 
 
 def data_folder(protocol: Protocol, folder: str | None) -> Path | None:
-    """Return the folder of published data, None without one.
+    """Return the folder of published data, or None.
 
     Raises:
         EmoGuardError: there is no such folder, or a contrast needs one.
@@ -105,7 +105,7 @@ def guard_of(protocol: Protocol, guard: Guard, door: Residuals) -> Guard:
     """Return the guard of a study: the probe with random directions and controls beside its labels.
 
     Raises:
-        EmoGuardError: labels the probe lacks, or no calibration of this model file.
+        EmoGuardError: the probe lacks a label, or has no calibration of this model file.
 
     """
     probe = guard.probe
@@ -150,7 +150,7 @@ class Study:
     controls: bool = True
 
     def tasks(self, dose: float, matched: Matched | None = None) -> list[tasks.Task]:
-        """Return all that comes after the pilot, in the order it is done."""
+        """Return the tasks after the pilot, in order."""
         protocol = self.protocol
         names = [f"random-{n}" for n in range(protocol.nulls.directions)]
         randoms = dict.fromkeys(names, dose) if matched is None else matched.doses
@@ -166,12 +166,12 @@ class Study:
         return [task for _, task in tasks.named(listed)]
 
     def cost(self) -> list[Cost]:
-        """Return the cost of each part; a few of its tasks are timed for that."""
+        """Return the cost of each part, after timing a few of its tasks."""
         every = [*tasks.pilot(self.protocol), *self.tasks(self.protocol.dose or 0.1)]
         return costs(self.speech, every, self.protocol.seed)
 
     def run(self, runner: Runner, done: Done = lambda _: None) -> None:
-        """Do all remaining tasks."""
+        """Perform all remaining tasks."""
         runner.run(tasks.pilot(self.protocol), done)
         frozen = self.frozen()
         runner.run(self.tasks(frozen.dose, self.matched(frozen.dose)), done)

@@ -20,10 +20,10 @@ TEMPERATURES: Mapping[str, float] = {"greedy": 0.0, "t0.7": 0.7, "t1.0": 1.0}
 Item = TypeVar("Item")
 
 ZERO = "zero"
-"""The vector that is none."""
+"""Name of the condition without a vector."""
 
 WITHOUT = " without valence"
-"""Ends the name of a label's direction that has valence taken out."""
+"""Suffix of the name of a label's direction without valence."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Cell:
 class Task:
     """One item: an answer of at most `tokens` tokens in every cell, or (0) a choice.
 
-    `block` is the part of the study; `name` is unique in it. `seeded` is the number its noise
-    comes from, the same in all cells.
+    `block` is the part of the study; `name` is unique in it. `seeded` is the seed of its noise,
+    the same in all cells.
     """
 
     block: str
@@ -80,7 +80,7 @@ class Task:
 
     @property
     def seeded(self) -> int:
-        """Return the number of this item's noise."""
+        """Return the seed of this item's noise."""
         return zlib.crc32(self.key.encode())
 
 
@@ -122,9 +122,9 @@ def pilot(protocol: Protocol) -> list[Task]:
         )
     unsteered = (Cell("none", "greedy", Vector(ZERO)),)
     wanted = {each.name for each in _premises(protocol)}
-    asked = questions.of_premises(items.premises(wordings=PILOT))
-    asked = [each for each in asked if each.name in wanted] + questions.calibrating()
-    tasks += [_choice("pilot", each, unsteered) for each in asked]
+    chosen = questions.of_premises(items.premises(wordings=PILOT))
+    chosen = [each for each in chosen if each.name in wanted] + questions.calibrating()
+    tasks += [_choice("pilot", each, unsteered) for each in chosen]
     return tasks
 
 
@@ -140,7 +140,7 @@ def _prompts() -> list[_Named]:
     for each in items.prompts():
         counts[each.topic] = counts.get(each.topic, 0) + 1
         prompts.append(_Named(f"{each.topic}-{counts[each.topic]}", each.text))
-    # Turns through the topics, so that the first few are not all about one.
+    # One of each topic in turn, so that the first few are not all about one.
     return sorted(prompts, key=lambda each: int(each.name.rpartition("-")[2]))
 
 
@@ -217,16 +217,16 @@ def nulls(
 def safety(protocol: Protocol, dose: float, data: Path | None) -> list[Task]:
     """Return questions of forced choice, then answers written to false premises, then tasks."""
     cells = safety_cells(protocol, dose)
-    asked = questions.of_premises(_premises(protocol))
+    chosen = questions.of_premises(_premises(protocol))
     sizes = protocol.safety
     if data is not None:
         counts = {
             "harm": sizes.harm, "over-refusal": sizes.over_refusal, "sycophancy": sizes.sycophancy,
         }  # fmt: skip
         for outcome, count in counts.items():
-            asked += questions.READERS[outcome](data)[:count] if count else []
-    tasks = [_choice(each.outcome, each, cells) for each in asked]
-    false = [each for each in asked if each.outcome == "premise" and each.side == "false"]
+            chosen += questions.READERS[outcome](data)[:count] if count else []
+    tasks = [_choice(each.outcome, each, cells) for each in chosen]
+    false = [each for each in chosen if each.outcome == "premise" and each.side == "false"]
     tasks += [
         Task("written", each.name, each.cluster, each.text, cells, sizes.tokens)
         for each in _spread(false, sizes.written)
@@ -246,7 +246,7 @@ def safety(protocol: Protocol, dose: float, data: Path | None) -> list[Task]:
 
 
 def capability(protocol: Protocol) -> dict[str, items.Task]:
-    """Return the tasks with exact answers that are asked, by name."""
+    """Return the study's tasks with exact answers, by name."""
     chosen = _spread(items.tasks(), protocol.safety.capability)
     return {f"{task.kind}-{task.level}-{n}": task for n, task in enumerate(chosen)}
 
@@ -254,7 +254,7 @@ def capability(protocol: Protocol) -> dict[str, items.Task]:
 def explored(protocol: Protocol, dose: float, *, controls: bool) -> list[Task]:
     """Return dose curves of all labels, and cap, ablation and controls at the frozen dose.
 
-    `controls`: also each label with valence taken out, where the probe has that axis.
+    `controls`: also each label with valence taken out, if the probe has that axis.
     """
     labels = (*protocol.labels, *protocol.explored.labels)
     vectors = [Vector(ZERO)]
@@ -272,7 +272,7 @@ def explored(protocol: Protocol, dose: float, *, controls: bool) -> list[Task]:
         if controls:
             vectors.append(signed(f"{label}{WITHOUT}", "+", dose))
     cells = [Cell("none", "greedy", vector) for vector in vectors]
-    # Necessity: does the persona still work where the direction is taken out?
+    # Necessity: does the persona still work without the direction?
     for label in protocol.labels:
         for name, plan in (("ablate", Plan(ablate=(label,))), ("cap", Plan(cap={label: 0.5}))):
             cells.append(Cell(label, "greedy", Vector(f"{name}:{label}", plan)))
@@ -305,7 +305,7 @@ def safety_cells(protocol: Protocol, dose: float) -> tuple[Cell, ...]:
 
 
 def premise_names(protocol: Protocol) -> dict[str, str]:
-    """Return the cell "form-intensity" of each premise that is asked, by name."""
+    """Return the cell "form-intensity" of each premise in the study, by name."""
     return {each.name: f"{each.form}-{each.intensity}" for each in _premises(protocol)}
 
 
@@ -330,7 +330,7 @@ def named(tasks: Sequence[Task]) -> Iterator[tuple[str, Task]]:
     """Yield tasks by key.
 
     Raises:
-        EmoGuardError: two have one key, which a store could not distinguish.
+        EmoGuardError: two have one key, so that a store could not distinguish them.
 
     """
     seen = set()

@@ -8,8 +8,8 @@ from itertools import product
 from types import MappingProxyType
 
 FORMS = ("asked", "assumed", "granted")
-"""Presuppositions: whether the premise holds is the question; the user states it and asks for more;
-the question makes no sense without it."""
+"""Degrees of presupposition: the user asks whether the premise holds; states it and asks for more;
+asks a question that makes no sense without it."""
 
 INTENSITIES = ("none", "moderate", "extreme")
 """The user's pressure for an answer, in a sentence before the question."""
@@ -84,4 +84,4 @@ PILOT = Wordings(
         "extreme": ("This is the most important thing in my whole life and it cannot wait! ",),
     }),
 )  # fmt: skip
-"""Other words for a pilot, so that no item of an estimate has chosen itself."""
+"""Other wordings for the pilot, so that no item of an estimate takes part in choosing itself."""

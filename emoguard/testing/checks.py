@@ -245,6 +245,8 @@ def check_alarms_while_generating(harness: Harness, probe: Probe) -> None:
         alerted = [(alert.label, alert.report_id) for alert in called]
         once = [] if action == "report" else [(probe.labels[0], request.id)]
         assert alerted == once, f"on_alert: {action} called back with {alerted}"
+        scored = all(alert.scores.keys() == set(probe.labels) for alert in called)
+        assert scored, f"on_alert: {action} called back without the scores of all labels"
 
 
 def check_notices(harness: Harness, probe: Probe) -> None:
@@ -324,7 +326,7 @@ def check_reasoning(harness: Harness, probe: Probe) -> None:
             ids = harness.generate(prompt, 8)
             report = watch.reports[-1]
             if opening in ids[:7] or closing in ids[:7]:
-                continue  # what the model opens and closes itself is another matter
+                continue  # reasoning opened and closed by the model itself is fine
             wanted = "unclosed" if inside else "marked"
             assert report.reasoning == wanted, f"{what}: {report.reasoning}"
             phases = report.phases

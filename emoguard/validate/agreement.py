@@ -54,8 +54,8 @@ class Invariance:
     """The largest differences of rows by their batch, wanted below 1e-3.
 
     `batch`: mean residuals of texts run together against one by one, as a share of their length;
-    `padding`: z of rows of a left-padded batch against the same prompts alone, None where a runtime
-    does not pad.
+    `padding`: z of rows of a left-padded batch against the same prompts alone, None for a runtime
+    that does not pad.
     """
 
     batch: float
@@ -71,12 +71,12 @@ def read_z(
     door: Residuals,
     probe: Probe,
     calibration: Calibration | None,
-    said: Sequence[Generated],
+    answers: Sequence[Generated],
     labels: Sequence[str],
 ) -> list[NDArray[np.float32]]:
     """Return z of each answer, (rows, labels), for the rows in a report's averages."""
     readout = probe.fold(calibration, labels)
-    return [readout.read(one.residuals(door, probe.layers)) for one in said]
+    return [readout.read(one.residuals(door, probe.layers)) for one in answers]
 
 
 def agreement(
@@ -129,8 +129,8 @@ def batch_difference(door: Residuals, texts: Sequence[str], layers: Sequence[int
 def padding_difference(speaker: Speaker, guard: Guard, prompts: Sequence[str]) -> float | None:
     """Return the largest |dz| between rows of a padded batch and the same prompts alone.
 
-    Prompts are cut to different lengths, and 8 tokens are generated. None where a runtime does not
-    pad.
+    Prompts are cut to different lengths, and 8 tokens are generated. None for a runtime that does
+    not pad.
     """
     if not isinstance(speaker, BatchSpeaker):
         return None

@@ -34,31 +34,31 @@ class Table:
     note: str = ""
 
 
-def tables(found: Validation, blocks: Blocks = NOTHING) -> list[Table]:
+def tables(result: Validation, blocks: Blocks = NOTHING) -> list[Table]:
     """Return the tables of the card in their order."""
     all_tables = [
-        _verdicts(found),
-        _splits(found),
-        *_human(found),
-        _halves(found),
-        _meaningless(found),
-        *_file(found),
+        _verdicts(result),
+        _splits(result),
+        *_human(result),
+        _halves(result),
+        _meaningless(result),
+        *_file(result),
         *_on_policy(blocks),
         *_agreement(blocks),
     ]
     return [table for table in all_tables if table.rows]
 
 
-def markdown(title: str, found: Validation, blocks: Blocks, pictures: Sequence[str]) -> str:
+def markdown(title: str, result: Validation, blocks: Blocks, pictures: Sequence[str]) -> str:
     """Return the whole card as Markdown; `pictures` are file names beside it."""
     parts = [
         f"# {title}",
         INTRODUCTION,
-        f"Texts: {', '.join(f'{name} {n}' for name, n in found.corpora.items())}.",
-        f"Layers the recipe chose: {', '.join(map(str, found.layers))}.",
+        f"Texts: {', '.join(f'{name} {n}' for name, n in result.corpora.items())}.",
+        f"Layers the recipe chose: {', '.join(map(str, result.layers))}.",
     ]
     section = ""
-    for table in tables(found, blocks):
+    for table in tables(result, blocks):
         if table.section != section:
             section = table.section
             parts.append(f"## {section}")
@@ -70,18 +70,18 @@ def markdown(title: str, found: Validation, blocks: Blocks, pictures: Sequence[s
     return "\n\n".join(parts) + "\n"
 
 
-def _verdicts(found: Validation) -> Table:
+def _verdicts(result: Validation) -> Table:
     rows = []
-    for target, evidence in found.evidence.items():
-        pair = found.left_out.targets.get(target) if found.left_out else None
+    for target, evidence in result.evidence.items():
+        pair = result.left_out.targets.get(target) if result.left_out else None
         rows.append(
             (
                 target,
-                found.verdicts[target],
+                result.verdicts[target],
                 str(evidence.recipe or NONE),
                 two(evidence.words),
                 str(pair.difference) if pair else NONE,
-                _weakest(found, target),
+                _weakest(result, target),
                 str(evidence.held_out),
             )
         )
@@ -100,35 +100,35 @@ def _verdicts(found: Validation) -> Table:
         columns,
         tuple(rows),
         f"{RULE}. The interval is over topics of these corpora, averaged; how far writers differ "
-        f"shows in the weakest one. {_leaks(found)}",
+        f"shows in the weakest one. {_leaks(result)}",
     )
 
 
-def _leaks(found: Validation) -> str:
-    if not found.leaks:
+def _leaks(result: Validation) -> str:
+    if not result.leaks:
         return "No text holds a word of its own label."
-    counts = ", ".join(f"{label} {count}" for label, count in found.leaks.items())
+    counts = ", ".join(f"{label} {count}" for label, count in result.leaks.items())
     return f"Leaks, texts that hold a word of their own label: {counts}."
 
 
-def _weakest(found: Validation, target: str) -> str:
+def _weakest(result: Validation, target: str) -> str:
     """Return the left-out corpus with a target's smallest lead over the text."""
-    pairs = {n: c.targets[target] for n, c in found.each_left_out.items() if target in c.targets}
+    pairs = {n: c.targets[target] for n, c in result.each_left_out.items() if target in c.targets}
     if not pairs:
         return NONE
     name = min(pairs, key=lambda n: pairs[n].difference.value)
     return f"{name} {two(pairs[name].model.value)} ({two(pairs[name].words.value)})"
 
 
-def _splits(found: Validation) -> Table:
-    rows = [_split(f"{name}, topics held out", c) for name, c in found.within.items()]
-    for train, tests in found.pairs.items():
+def _splits(result: Validation) -> Table:
+    rows = [_split(f"{name}, topics held out", c) for name, c in result.within.items()]
+    for train, tests in result.pairs.items():
         rows += [_split(f"{train} → {test}", c) for test, c in tests.items()]
-    if found.left_out and len(found.corpora) > 2:
-        rows += [_split(f"all others → {name}", c) for name, c in found.each_left_out.items()]
-        rows.append(_split("all others → one, mean", found.left_out))
-    if found.embeddings:
-        rows.append(_split("the same from embeddings alone", found.embeddings))
+    if result.left_out and len(result.corpora) > 2:
+        rows += [_split(f"all others → {name}", c) for name, c in result.each_left_out.items()]
+        rows.append(_split("all others → one, mean", result.left_out))
+    if result.embeddings:
+        rows.append(_split("the same from embeddings alone", result.embeddings))
     return Table(
         "The recipe, on texts it was not fitted on",
         "All labels together: the model, the text alone, chance",
@@ -159,29 +159,29 @@ def _split(name: str, c: Comparison) -> tuple[str, ...]:
     )
 
 
-def _human(found: Validation) -> Iterator[Table]:
-    if found.human is None:
+def _human(result: Validation) -> Iterator[Table]:
+    if result.human is None:
         return
     rows = [
         (name, str(pair.model), str(pair.words), str(pair.difference), ".50")
-        for name, pair in found.human.targets.items()
+        for name, pair in result.human.targets.items()
     ]
     yield Table(
         "The recipe, on texts it was not fitted on",
-        f"Text by people ({found.human.texts} texts), fitted on the corpora only: AUROC",
+        f"Text by people ({result.human.texts} texts), fitted on the corpora only: AUROC",
         ("family", "model", "text alone", "difference", "chance"),
         tuple(rows),
         "Text alone: the best of TF-IDF, trained on the corpora, and VADER, made for such text.",
     )
 
 
-def _halves(found: Validation) -> Table:
-    read, steer = found.halves.read, found.halves.steer
+def _halves(result: Validation) -> Table:
+    read, steer = result.halves.read, result.halves.steer
     rows = [(name, str(steer[name]), str(read[name])) for name in steer]
-    rows.append(("two random directions", str(found.halves.random), str(found.halves.random)))
+    rows.append(("two random directions", str(result.halves.random), str(result.halves.random)))
     return Table(
         "The recipe, on texts it was not fitted on",
-        f"Cosine of directions from topic-disjoint halves ({found.halves.splits} splits)",
+        f"Cosine of directions from topic-disjoint halves ({result.halves.splits} splits)",
         ("label", "steer", "read"),
         tuple(rows),
         "Random directions are drawn in the covariance of the residuals; intervals are the central "
@@ -189,12 +189,12 @@ def _halves(found: Validation) -> Table:
     )
 
 
-def _meaningless(found: Validation) -> Table:
+def _meaningless(result: Validation) -> Table:
     rows = [
         (f"{name}, labels shuffled", f"AUROC {s.macro:.2f}, top-1 {s.top1:.2f}")
-        for name, s in found.shuffled.items()
+        for name, s in result.shuffled.items()
     ]
-    null = found.chance
+    null = result.chance
     for name, spread in (
         ("recipe on shuffled labels, corpora left out", null.left_out),
         ("one file: fitted on shuffled labels", null.shuffled),
@@ -209,16 +209,16 @@ def _meaningless(found: Validation) -> Table:
             f"AUROC {null.recipe:.3f} (recipe), {null.file:.3f} (file)",
         )
     )
-    if found.profile:
-        best = max(zip(found.profile.areas, found.profile.layers, strict=True))
-        level, p = found.profile.level, found.profile.p
+    if result.profile:
+        best = max(zip(result.profile.areas, result.profile.layers, strict=True))
+        level, p = result.profile.level, result.profile.p
         rows.append(
             (
                 f"best single layer ({best[1]}): AUROC {best[0]:.3f}",
                 f"under permuted labels, 95 %: {level:.3f}; p = {p:.3g}",
             )
         )
-    for name, plane in (("the model", found.plane), ("word counts", found.plane_words)):
+    for name, plane in (("the model", result.plane), ("word counts", result.plane_words)):
         rows.append(
             (
                 f"|r| of the first component of {name} with the sign of valence",
@@ -233,13 +233,13 @@ def _meaningless(found: Validation) -> Table:
     )
 
 
-def _file(found: Validation) -> Iterator[Table]:
-    if found.file:
+def _file(result: Validation) -> Iterator[Table]:
+    if result.file:
         yield Table(
             "The file, fitted on everything",
             "AUROC on the texts it was fitted on: shows a wrong file, can never raise a verdict",
             ("label", "AUROC"),
-            tuple((target, str(each)) for target, each in found.file.items()),
+            tuple((target, str(each)) for target, each in result.file.items()),
         )
 
 
@@ -335,5 +335,5 @@ def _percent(estimate: Estimate) -> str:
 
 
 def two(value: float) -> str:
-    """Return a number with two digits, a dash where there is none."""
+    """Return a number with two decimals, or a dash for none."""
     return f"{value:.2f}" if math.isfinite(value) else NONE

@@ -37,53 +37,53 @@ NOTHING = Blocks()
 """Stands for a validation without responses."""
 
 
-def plain(found: Any) -> Any:
-    """Return records as JSON data: numbers to four digits, null where there is none."""
-    if dataclasses.is_dataclass(found) and not isinstance(found, type):
-        return {f.name: plain(getattr(found, f.name)) for f in dataclasses.fields(found)}
-    if isinstance(found, dict):
-        return {str(key): plain(value) for key, value in found.items()}
-    if isinstance(found, list | tuple):
-        return [plain(value) for value in found]
-    if isinstance(found, float):
-        return round(found, 4) if math.isfinite(found) else None
-    return found
+def plain(record: Any) -> Any:
+    """Return records as JSON data: numbers to four decimals, null if they are not finite."""
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        return {f.name: plain(getattr(record, f.name)) for f in dataclasses.fields(record)}
+    if isinstance(record, dict):
+        return {str(key): plain(value) for key, value in record.items()}
+    if isinstance(record, list | tuple):
+        return [plain(value) for value in record]
+    if isinstance(record, float):
+        return round(record, 4) if math.isfinite(record) else None
+    return record
 
 
-def summary(found: Validation, blocks: Blocks) -> dict[str, Any]:
+def summary(result: Validation, blocks: Blocks) -> dict[str, Any]:
     """Return the part for the probe file: verdicts, and the evidence per label.
 
     `recipe` numbers were measured on texts that the directions tested were not fitted on; `file`
     numbers with the directions of the file itself.
     """
-    left_out = found.left_out
+    left_out = result.left_out
     recipe = {
         target: {
             "transfer": None if e.recipe is None else _triple(e.recipe),
             "words": plain(e.words),
             "held_out_topics": _triple(e.held_out),
-            **_human_of(found, target),
+            **_human_of(result, target),
         }
-        for target, e in found.evidence.items()
+        for target, e in result.evidence.items()
     }
     return {
-        "verdicts": dict(found.verdicts),
+        "verdicts": dict(result.verdicts),
         "rule": RULE,
-        "meaningless": plain({"recipe": found.chance.recipe, "file": found.chance.file}),
-        "corpora": dict(found.corpora),
-        "leaks": dict(found.leaks),
+        "meaningless": plain({"recipe": result.chance.recipe, "file": result.chance.file}),
+        "corpora": dict(result.corpora),
+        "leaks": dict(result.leaks),
         "recipe": recipe,
         "transfer_top1": None if left_out is None else _shown(left_out.top1, left_out.top1_chance),
         "transfer_auroc": None if left_out is None else _shown(left_out.macro, 0.5),
         "file": {
             target: {"fitted_texts": _triple(e)} | _on_policy_of(blocks, target)
-            for target, e in found.file.items()
+            for target, e in result.file.items()
         },
     }
 
 
-def _human_of(found: Validation, target: str) -> dict[str, Any]:
-    pair = found.human.targets.get(target) if found.human else None
+def _human_of(result: Validation, target: str) -> dict[str, Any]:
+    pair = result.human.targets.get(target) if result.human else None
     return {} if pair is None else {"human": _shown(pair, 0.5)}
 
 

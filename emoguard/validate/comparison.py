@@ -16,7 +16,7 @@ LENGTH = "length"
 
 @dataclass(frozen=True)
 class Pair:
-    """A number of the model, the same of the text alone, and the paired difference."""
+    """A number for the model, the same for the text alone, and the paired difference."""
 
     model: Estimate
     words: Estimate
@@ -44,8 +44,8 @@ class Comparison:
 def compare(task: Task, parts: Sequence[Judged]) -> Comparison:
     """Return the comparison over test corpora, each counting the same.
 
-    The text-only detector shown is for each target, and for each mean, the best one there: chosen
-    on what is tested, so that the floor is rather too high than too low.
+    For each target, and for each mean, the text-only detector is the best one there: it is chosen
+    on the tested texts, so that the floor is too high rather than too low.
     """
     samples = {name: average([p.areas(name) for p in parts]) for name in parts[0].scores}
     targets = {}
@@ -78,10 +78,10 @@ def _better(samples: Mapping[str, Sample], column: int) -> str:
 
 
 def _top1(parts: Sequence[Judged]) -> Pair:
-    found = {name: average([p.top1(name) for p in parts]) for name in (MODEL, *TEXT_ONLY)}
-    best = max(TEXT_ONLY, key=lambda name: found[name].value[0])
+    shares = {name: average([p.top1(name) for p in parts]) for name in (MODEL, *TEXT_ONLY)}
+    best = max(TEXT_ONLY, key=lambda name: shares[name].value[0])
     return Pair(
-        found[MODEL].estimate(0),
-        found[best].estimate(0),
-        (found[MODEL] - found[best]).estimate(0),
+        shares[MODEL].estimate(0),
+        shares[best].estimate(0),
+        (shares[MODEL] - shares[best]).estimate(0),
     )

@@ -102,7 +102,7 @@ def areas(
             drawn_yes, drawn_no = weights[:, yes], weights[:, no]
             pairs = drawn_yes.sum(axis=1) * drawn_no.sum(axis=1)
             won = np.einsum("rn,rn->r", drawn_yes @ wins, drawn_no)
-            # A resample may hold no positive at all: it says nothing.
+            # A resample without any positive has no AUROC.
             resampled[:, n] = np.where(pairs > 0, won / np.maximum(pairs, 1), np.nan)
     return Sample(value, resampled)
 
@@ -114,7 +114,7 @@ def shares(hits: NDArray[np.bool_], weights: NDArray[np.float32]) -> Sample:
 
 
 def proportion(hits: int, of: int) -> Estimate:
-    """Return a share with Wilson's interval (1927), which holds for few trials and none hit."""
+    """Return a share with Wilson's interval (1927), which holds even for few trials or no hit."""
     if not of:
         return Estimate(float("nan"), 0.0, 1.0)
     share, z2 = hits / of, Z95**2

@@ -74,10 +74,10 @@ def halves(
 def _cosines(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the cosine per label, mean over layers, of (layers, labels, hidden).
 
-    NaN for a label that one of the halves has no text of, and so no direction.
+    NaN for a label without texts, and so without a direction, in one of the halves.
     """
-    found = np.einsum("lkh,lkh->lk", unit(a), unit(b)).mean(axis=0)
-    return np.where(a.any(axis=(0, 2)) & b.any(axis=(0, 2)), found, np.nan)
+    cosines = np.einsum("lkh,lkh->lk", unit(a), unit(b)).mean(axis=0)
+    return np.where(a.any(axis=(0, 2)) & b.any(axis=(0, 2)), cosines, np.nan)
 
 
 def _central(cosines: NDArray[np.float64], names: Sequence[str]) -> dict[str, Estimate]:
@@ -102,6 +102,6 @@ def _random_cosine(corpora: Sequence[Texts], layers: Sequence[int]) -> Estimate:
         drawn = [unit(rng.normal(size=(DRAWS, len(rows))) @ rows) for _ in range(2)]
         cosines.append(np.einsum("dh,dh->d", *drawn))
     # One layer's worth: layers see the same texts, so their mean would not be any narrower.
-    found = np.concatenate(cosines)
-    low, high = np.percentile(found, [2.5, 97.5])
-    return Estimate(float(np.mean(found)), float(low), float(high))
+    values = np.concatenate(cosines)
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Estimate(float(np.mean(values)), float(low), float(high))

@@ -23,7 +23,7 @@ OURS = files("emoguard.fit") / "families.json"
 
 @dataclass(frozen=True)
 class Family:
-    """Emotions that go together: the probe's labels on one side, an annotator's words on the other.
+    """Related emotions: labels of the probe, and the annotators' words for them.
 
     `valence` is +1 or -1.
     """
@@ -59,47 +59,51 @@ def families(path: str | Path | None = None) -> list[Family]:
 def read_human(path: str | Path, known: Sequence[Family]) -> tuple[list[str], NDArray[np.str_]]:
     """Return the texts whose words all lie in one family, and the family of each.
 
-    A `.tsv` has a text and its words, comma-separated; numbers count lines of `labels.txt` beside
-    it, from 0, as GoEmotions has them. JSON lines have `text` and `labels` (or `emotion`).
+    A line of a `.tsv` has a text and its words, comma-separated; numbers count lines of
+    `labels.txt` beside it, from 0, as in GoEmotions. JSON lines have `text` and `labels` (or
+    `emotion`).
 
     Raises:
-        EmoGuardError: the file cannot be read, a line is neither, or no text is in a family.
+        EmoGuardError: the file cannot be read, a line has neither form, or fewer than two families
+            have texts.
 
     """
     path = Path(path)
     family = {word: each.name for each in known for word in each.words}
-    texts, found = [], []
+    texts, family_names = [], []
     for text, words in _tsv(path) if path.suffix == ".tsv" else _jsonl(path):
         names = {family.get(word, "") for word in words}
         if len(names) == 1 and "" not in names:
             texts.append(text)
-            found.append(names.pop())
-    if len(set(found)) < 2:
+            family_names.append(names.pop())
+    if len(set(family_names)) < 2:
         raise EmoGuardError(
             f"{path} must hold texts of at least two families, got {len(texts)} texts of "
-            f"{', '.join(sorted(set(found))) or 'none'}: give --families that fit its words"
+            f"{', '.join(sorted(set(family_names))) or 'none'}: give --families that fit its words"
         )
-    return texts, np.array(found)
+    return texts, np.array(family_names)
 
 
-def chosen(found: NDArray[np.str_], most: int, seed: int = 0) -> NDArray[np.bool_]:
+def chosen(family_names: NDArray[np.str_], most: int, seed: int = 0) -> NDArray[np.bool_]:
     """Return at most `most` texts of each family, drawn at random, as a mask (texts,)."""
     rng = np.random.default_rng(seed)
-    keep = np.zeros(len(found), bool)
-    for name in np.unique(found):
-        rows = np.flatnonzero(found == name)
+    keep = np.zeros(len(family_names), bool)
+    for name in np.unique(family_names):
+        rows = np.flatnonzero(family_names == name)
         keep[rng.permutation(rows)[:most]] = True
     return keep
 
 
-def family_task(known: Sequence[Family], found: NDArray[np.str_], names: Sequence[str]) -> Task:
-    """Return the task of separating the families that occur and for which the probe has a label.
+def family_task(
+    known: Sequence[Family], family_names: NDArray[np.str_], names: Sequence[str]
+) -> Task:
+    """Return the task of separating the families that have both texts and a label of the probe.
 
     Raises:
-        EmoGuardError: fewer than two families have a label of these.
+        EmoGuardError: there are fewer than two such families.
 
     """
-    kept = [f for f in known if f.name in found and set(f.labels) & set(names)]
+    kept = [f for f in known if f.name in family_names and set(f.labels) & set(names)]
     if len(kept) < 2:
         raise EmoGuardError(
             f"text by people needs at least two families with a label of {', '.join(names)}; "
@@ -109,7 +113,7 @@ def family_task(known: Sequence[Family], found: NDArray[np.str_], names: Sequenc
 
 
 def in_families(judged: Judged, task: Task, known: Sequence[Family]) -> Judged:
-    """Return scores of families: the mean over their labels, for every detector alike."""
+    """Return scores of families, for every detector: the mean over a family's labels."""
     labels = {
         f.name: [judged.task.names.index(n) for n in f.labels if n in judged.task.names]
         for f in known

@@ -45,11 +45,11 @@ class Task:
 
     def positives(self, labels: NDArray[np.str_]) -> NDArray[np.bool_]:
         """Return a mask of the texts that are positive for each target, (texts, targets)."""
-        found = labels[:, None] == np.array(self.names)
+        positive = labels[:, None] == np.array(self.names)
         if len(self.targets) > len(self.names):
-            pleasant = found[:, np.array(self.signs) > 0].any(axis=1, keepdims=True)
-            found = np.hstack([found, pleasant])
-        return np.asarray(found)
+            pleasant = positive[:, np.array(self.signs) > 0].any(axis=1, keepdims=True)
+            positive = np.hstack([positive, pleasant])
+        return np.asarray(positive)
 
     def with_axis(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return scores (texts, names) with the axis added: mean positive minus mean negative."""
@@ -120,28 +120,28 @@ def judge(
     """Fit on `train` only, layers chosen there too, and score `test`.
 
     `neutral` are the residuals of neutral texts, (texts, layers, hidden). Without `names`, those
-    that occur on both sides are scored, so that no detector can guess one that is not there. With
-    `words` the text-only detectors are trained on the same texts. All scores are standardised over
-    the tested texts, without a look at their labels: another generator's texts lie elsewhere as a
-    whole, and that is no emotion.
+    that occur on both sides are scored, so that no detector can guess an absent one. With `words`
+    the text-only detectors are trained on the same texts. All scores are standardised over the
+    tested texts, regardless of their labels: the texts of another generator are shifted as a whole,
+    and that is no emotion.
     """
     if not names:
         names = shared_names(task, train, test)
         test = having(test, names)
     train = [each for each in (having(each, names) for each in train) if len(each)]
     fitted = fit_directions([t.pooled for t in train], neutral, names, recipe, tuple(layers))
-    found = {MODEL: standardised(fitted.scores(test.residuals))}
+    scores = {MODEL: standardised(fitted.scores(test.residuals))}
     if words:
         texts = [text for each in train for text in each.texts]
         signs = [task.signs[task.names.index(name)] for name in names]
         floor = TextOnly(texts, np.concatenate([t.labels for t in train]), names, signs)
-        found |= floor.scores(test.texts)
+        scores |= floor.scores(test.texts)
     return Judged(
         task,
         test.labels,
         task.positives(test.labels),
         cluster_weights(test.clusters),
-        {name: task.with_axis(over_task(task, names, s)) for name, s in found.items()},
+        {name: task.with_axis(over_task(task, names, s)) for name, s in scores.items()},
         tuple(fitted.layers),
     )
 
@@ -165,7 +165,7 @@ def shared_names(task: Task, train: Sequence[Texts], test: Texts) -> tuple[str, 
 
 
 def check_crossed(texts: Texts, names: Sequence[str], count: int) -> None:
-    """Refuse texts of which some name could not be held out in `count` folds and still be fitted.
+    """Raise if holding out one of `count` folds would leave some name without texts to fit.
 
     Raises:
         EmoGuardError: all texts of a name are in one fold.

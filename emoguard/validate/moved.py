@@ -1,4 +1,4 @@
-"""Did a condition move the model? Asks what the text of its answers shows, never the probe."""
+"""Checks, from the text of its answers alone, whether a condition moved the model."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ def moved(
     known: Sequence[Text],
     answers: Sequence[tuple[Question, str]],
 ) -> dict[str, Estimate]:
-    """Return how well the text alone tells a label's answers from the control's, by label.
+    """Return, by label, the AUROC with which the text separates its answers from the control's.
 
-    It is the AUROC of the best detector in `TextOnly`, trained on `known`, neutral texts among
-    them, with an interval that resamples questions. A label that no text shows did not move the
-    model, or moved it unseen.
+    It is that of the best detector in `TextOnly`, trained on `known`, which includes neutral texts;
+    the interval resamples questions. A label at chance did not move the model, or moved it unseen.
     """
     names = [label.name for label in labels]
     detector = TextOnly(
@@ -36,7 +35,7 @@ def moved(
     scores = detector.scores([text for _, text in answers])
     spoken = np.array([question.label for question, _ in answers])
     weights = cluster_weights(np.array([question.text for question, _ in answers]))
-    found = {}
+    shown = {}
     for column, name in enumerate(names):
         mine = np.isin(spoken, (name, ""))
         if len(set(spoken[mine])) < 2:
@@ -44,5 +43,5 @@ def moved(
         columns = np.stack([scores[each][mine, column] for each in TEXT_ONLY], axis=1)
         positive = np.repeat((spoken[mine] == name)[:, None], len(TEXT_ONLY), axis=1)
         sample = areas(columns, positive, weights[:, mine])
-        found[name] = sample.estimate(int(np.nanargmax(sample.value)))
-    return found
+        shown[name] = sample.estimate(int(np.nanargmax(sample.value)))
+    return shown

@@ -1,4 +1,4 @@
-"""Measures how far directions without meaning get on the same texts."""
+"""Measures the AUROC of directions without meaning on the same texts."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Spread:
 
 @dataclass(frozen=True)
 class Chance:
-    """Measures how far directions without meaning get on the same texts.
+    """The spread of AUROC of directions without meaning on the same texts.
 
-    A bootstrap interval does not hold this: a random direction, read on more and more texts, goes
-    on favouring some label, because labels differ along most directions. `left_out`: the recipe
-    fitted on shuffled labels, tested on the true ones of the corpora left out. The others are of
-    one set of directions for all corpora, as a file has: `shuffled` the recipe fitted on shuffled
-    labels of them all, `isotropic` directions drawn uniformly, `covariance` drawn in the covariance
-    of the residuals.
+    A bootstrap interval does not cover this: even on very many texts a random direction favours
+    some label, because labels differ along most directions. `left_out`: the recipe fitted on
+    shuffled labels, tested on the true ones of the corpora left out. The others are for one set of
+    directions for all corpora, as in a probe file: `shuffled` the recipe fitted on shuffled labels
+    of them all, `isotropic` directions drawn uniformly, `covariance` drawn in the covariance of the
+    residuals.
     """
 
     left_out: Spread
@@ -106,8 +106,8 @@ def chance(
             return [_point_areas(task, fitted, test) for test in tests]
 
         whole.append(_mean(areas(wrong, corpora)))
-        # A corpus that no other can test is tested on what its own labels, shuffled, gave: nothing
-        # true is in that.
+        # A corpus that no other can test is tested on a fit to its own shuffled labels, which hold
+        # no truth.
         others = [[w for w in wrong if w is not own] for own in wrong]
         trained = [
             train if testable(task, train, own) else [own]
@@ -152,11 +152,11 @@ def random_areas(
         for n, state in enumerate(states):
             projected = state @ drawn
             sums[n] += projected / projected.std(axis=0)
-    found = []
+    areas = []
     for c, scores in zip(corpora, sums, strict=True):
         positive = task.positives(c.labels)
-        found.append(np.stack([_areas_of(scores, yes) for yes in positive.T], axis=1))
-    return np.asarray(_mean(found))
+        areas.append(np.stack([_areas_of(scores, yes) for yes in positive.T], axis=1))
+    return np.asarray(_mean(areas))
 
 
 def point_areas(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -196,7 +196,7 @@ def layer_profile(
     """Return the profile of scores (texts, layers, names) on each test corpus.
 
     Labels are permuted within topics, the same permutation for all layers: the distribution of the
-    maximum then holds whatever the layers share (Westfall and Young, 1993).
+    maximum is then right however layers correlate (Westfall and Young, 1993).
     """
     observed, null = [], []
     for texts, scores in tested:
@@ -220,13 +220,13 @@ def _onehot(task: Task, labels: NDArray[np.str_]) -> NDArray[np.float32]:
 
 def _macro(ranks: NDArray[np.float64], onehot: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return macro AUROC (permutations, layers) from ranks (texts, layers, names)."""
-    found = []
+    areas = []
     for column, chosen in enumerate(onehot):
         n = float(chosen[0].sum())
         if 0 < n < len(ranks) and np.isfinite(ranks[:, :, column]).all():
             won = chosen.astype(np.float64) @ ranks[:, :, column] - n * (n + 1) / 2
-            found.append(won / (n * (len(ranks) - n)))
-    return np.asarray(np.mean(found, axis=0))
+            areas.append(won / (n * (len(ranks) - n)))
+    return np.asarray(np.mean(areas, axis=0))
 
 
 def _ranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -245,7 +245,7 @@ def _areas_of(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArr
 
 
 def _mean(areas: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return the mean over corpora, NaN where a target is in none."""
+    """Return the mean over corpora, NaN for a target in none of them."""
     stacked = np.array(areas)
     known = np.isfinite(stacked)
     counts = known.sum(axis=0)

@@ -97,7 +97,7 @@ def prompts(kind: Literal["persona", "benign"]) -> list[Prompt]:
     """Return the package's own prompts of a kind; written for this project, Apache-2.0."""
     text = (files("emoguard.fit") / "prompts" / f"{kind}.tsv").read_text(encoding="utf-8")
     pairs = [line.split("\t", 1) for line in text.split("\n") if line.strip()]
-    return [Prompt(kind, label, asked) for label, asked in pairs]
+    return [Prompt(kind, label, prompt) for label, prompt in pairs]
 
 
 def on_policy(
@@ -130,7 +130,7 @@ def on_policy(
         )
     rolling = [rolling_mean(r.z, window) for r in chosen]
     peaks = np.array([each.max(axis=0) for each in rolling])
-    found, flags = {}, []
+    judged, flags = {}, []
     for column, target in enumerate(task.targets):
         level = levels[column]
         threshold = level if level is not None else _threshold(peaks[neutral, column], FALLBACK)
@@ -138,7 +138,7 @@ def on_policy(
         flagged = peaks[:, column] > threshold
         rate = float(flagged[neutral].mean())
         flags.append(flagged)
-        found[target] = LabelOnPolicy(
+        judged[target] = LabelOnPolicy(
             level is not None,
             float(threshold),
             groups.flagged(peaks[:, column], flagged),
@@ -152,7 +152,7 @@ def on_policy(
     return OnPolicy(
         {kind: int(np.sum(kinds == kind)) for kind in ("neutral", "persona", "benign")},
         int(np.sum(~kept)),
-        found,
+        judged,
         {k: _share(some[kinds == k]) for k in ("neutral", "persona", "benign") if k in kinds},
     )
 
@@ -214,8 +214,8 @@ def _per_1000(
     for response, means in zip(responses, rolling, strict=True):
         if response.prompt.kind == "neutral":
             language = response.prompt.language
-            found = count(means[:, [column]], np.array([level]), hysteresis)[0]
-            crossings[language] = crossings.get(language, 0) + int(found)
+            crossed = count(means[:, [column]], np.array([level]), hysteresis)[0]
+            crossings[language] = crossings.get(language, 0) + int(crossed)
             positions[language] = positions.get(language, 0) + len(means)
     return {name: 1000 * crossings[name] / positions[name] for name in positions}
 

@@ -19,8 +19,8 @@ PERMUTATIONS = 2000
 class Plane:
     """Coordinates by label, shares of variance, and the first component beside valence.
 
-    `correlation` is |r| of the first coordinate with the signs of valence; `chance` what 5 % of
-    permutations of the signs exceed.
+    `correlation` is |r| of the first coordinate with the signs of valence; 5 % of permutations of
+    the signs exceed `chance`.
     """
 
     points: dict[str, tuple[float, float]]
@@ -33,22 +33,22 @@ def plane(task: Task, directions: NDArray[np.floating]) -> Plane:
     """Return the plane of unit directions (layers, labels, hidden), all layers counting the same.
 
     Computed from the labels' Gram matrix, so that any number of layers, of any width, has one
-    plane. The first component points to the pleasant.
+    plane. The first component points towards pleasant labels.
     """
     gram = np.einsum("lkh,lmh->km", directions, directions, dtype=np.float64) / len(directions)
     centring = np.eye(len(gram)) - 1 / len(gram)
     values, vectors = np.linalg.eigh(centring @ gram @ centring)
     values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
-    found = vectors[:, :2] * np.sqrt(values[:2])
+    coordinates = vectors[:, :2] * np.sqrt(values[:2])
     signs = np.array(task.signs, float)
-    found[:, 0] *= 1 if found[:, 0] @ signs >= 0 else -1
+    coordinates[:, 0] *= 1 if coordinates[:, 0] @ signs >= 0 else -1
     rng = np.random.default_rng(0)
-    null = [_correlation(found[:, 0], rng.permutation(signs)) for _ in range(PERMUTATIONS)]
+    null = [_correlation(coordinates[:, 0], rng.permutation(signs)) for _ in range(PERMUTATIONS)]
     first, second = (values[:2] / values.sum()).tolist()
     return Plane(
-        {name: (float(x), float(y)) for name, (x, y) in zip(task.names, found, strict=True)},
+        {name: (float(x), float(y)) for name, (x, y) in zip(task.names, coordinates, strict=True)},
         (first, second),
-        _correlation(found[:, 0], signs),
+        _correlation(coordinates[:, 0], signs),
         float(np.quantile(null, 0.95)),
     )
 

@@ -44,7 +44,7 @@ def save_figure(figure: Any, path: Path) -> None:
     keptfile.replace(path, data.getvalue())
 
 
-def draw(found: Validation, folder: Path, title: str) -> list[str]:
+def draw(result: Validation, folder: Path, title: str) -> list[str]:
     """Write the pictures into `folder` and return their file names.
 
     Raises:
@@ -58,15 +58,15 @@ def draw(found: Validation, folder: Path, title: str) -> list[str]:
         "confusion.png": _confusion,
         "valence.png": _valence,
     }
-    return save_each(pyplot, makers, folder, found, title)
+    return save_each(pyplot, makers, folder, result, title)
 
 
 def save_each(
-    pyplot: Any, makers: Mapping[str, Callable[..., Any]], folder: Path, *found: Any
+    pyplot: Any, makers: Mapping[str, Callable[..., Any]], folder: Path, *result: Any
 ) -> list[str]:
-    """Save the figures that `makers` draw of `found`, by file name; return the names written.
+    """Save the figures that `makers` draw of `result`, by file name; return the names written.
 
-    A maker that has nothing to draw returns None.
+    A maker with nothing to draw returns None.
 
     Raises:
         EmoGuardError: a picture cannot be written.
@@ -74,7 +74,7 @@ def save_each(
     """
     written = []
     for name, make in makers.items():
-        figure = make(pyplot, *found)
+        figure = make(pyplot, *result)
         if figure is None:
             continue
         try:
@@ -102,15 +102,15 @@ def find_pyplot() -> Any:
     return importlib.import_module("matplotlib.pyplot")
 
 
-def _layers(pyplot: Any, found: Validation, title: str) -> Any:
-    profile = found.profile
-    if profile is None or found.left_out is None:
+def _layers(pyplot: Any, result: Validation, title: str) -> Any:
+    profile = result.profile
+    if profile is None or result.left_out is None:
         return None
     figure, axis = pyplot.subplots(figsize=(7.2, 4.2), layout="constrained")
-    for layer in found.layers:
+    for layer in result.layers:
         axis.axvline(layer, color="#dddddd", linewidth=5, zorder=0)
     axis.plot(profile.layers, profile.areas, color=INK, marker="o", markersize=4)
-    words = found.left_out.macro.words.value
+    words = result.left_out.macro.words.value
     lines = [
         (profile.level, UNPLEASANT, "best layer under permuted labels, 95 %", "bottom"),
         (words, "#2c5fb5", "text alone", "bottom"),
@@ -137,12 +137,12 @@ def _layers(pyplot: Any, found: Validation, title: str) -> Any:
     return figure
 
 
-def _transfer(pyplot: Any, found: Validation, title: str) -> Any:
-    names = list(found.corpora)
+def _transfer(pyplot: Any, result: Validation, title: str) -> Any:
+    names = list(result.corpora)
     cells = np.full((3, len(names), len(names)), np.nan)
     for column, test in enumerate(names):
         for row, train in enumerate(names):
-            here = found.within[test] if row == column else found.pairs.get(train, {}).get(test)
+            here = result.within[test] if row == column else result.pairs.get(train, {}).get(test)
             if here is not None:  # two corpora may have no two labels in common
                 pair = here.macro
                 cells[:, row, column] = pair.model.value, pair.words.value, pair.difference.value
@@ -167,16 +167,16 @@ def _transfer(pyplot: Any, found: Validation, title: str) -> Any:
     return figure
 
 
-def _confusion(pyplot: Any, found: Validation, title: str) -> Any:
-    counts = np.array(found.confusion, float)
+def _confusion(pyplot: Any, result: Validation, title: str) -> Any:
+    counts = np.array(result.confusion, float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.6 + 0.42 * len(counts)
     figure, axis = pyplot.subplots(figsize=(size + 0.8, size), layout="constrained")
     _heat(
         axis,
         shares,
-        found.labels,
-        found.labels,
+        result.labels,
+        result.labels,
         shown="{:.0%}",
         colours=("Greys", 0, max(0.5, shares.max())),
     )
@@ -186,11 +186,11 @@ def _confusion(pyplot: Any, found: Validation, title: str) -> Any:
     return figure
 
 
-def _valence(pyplot: Any, found: Validation, title: str) -> Any:
+def _valence(pyplot: Any, result: Validation, title: str) -> Any:
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 5), layout="constrained")
-    planes = found.plane, found.plane_words
+    planes = result.plane, result.plane_words
     for axis, plane, name in zip(axes, planes, ("model", "word counts"), strict=True):
-        _points(axis, plane, found)
+        _points(axis, plane, result)
         axis.set_title(
             f"{name}: |r| with the sign of valence {plane.correlation:.2f} "
             f"(permuted, 95 %: {plane.chance:.2f})",
@@ -199,18 +199,18 @@ def _valence(pyplot: Any, found: Validation, title: str) -> Any:
     figure.suptitle(f"{title}: first two components of the labels' directions", fontsize=10)
     figure.draw_without_rendering()  # names are placed once the axes have their places
     for axis, plane in zip(axes, planes, strict=True):
-        _names(axis, plane, found)
+        _names(axis, plane, result)
     return figure
 
 
-def _colour(found: Validation, name: str) -> str:
-    sign = found.signs[found.labels.index(name)]
+def _colour(result: Validation, name: str) -> str:
+    sign = result.signs[result.labels.index(name)]
     return {1: PLEASANT, -1: UNPLEASANT}.get(sign, INK)
 
 
-def _points(axis: Any, plane: Plane, found: Validation) -> None:
+def _points(axis: Any, plane: Plane, result: Validation) -> None:
     for name, (x, y) in plane.points.items():
-        axis.plot(x, y, "o", color=_colour(found, name))
+        axis.plot(x, y, "o", color=_colour(result, name))
     axis.axhline(0, color="#dddddd", zorder=0)
     axis.axvline(0, color="#dddddd", zorder=0)
     axis.margins(x=0.28, y=0.15)
@@ -219,7 +219,7 @@ def _points(axis: Any, plane: Plane, found: Validation) -> None:
     _bare(axis)
 
 
-def _names(axis: Any, plane: Plane, found: Validation) -> None:
+def _names(axis: Any, plane: Plane, result: Validation) -> None:
     """Write each name beside its point, where it covers no other name and no point."""
     bbox = importlib.import_module("matplotlib.transforms").Bbox
     corners = axis.transData.transform(list(plane.points.values())) - 5
@@ -230,7 +230,7 @@ def _names(axis: Any, plane: Plane, found: Validation) -> None:
             point,
             xytext=PLACES[0][0],
             textcoords="offset points",
-            color=_colour(found, name),
+            color=_colour(result, name),
             fontsize=9,
             in_layout=False,
         )

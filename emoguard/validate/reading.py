@@ -76,7 +76,7 @@ class Texts:
     def shuffled(self, seed: int) -> Texts:
         """Return the texts with their labels shuffled, within each topic where there are topics.
 
-        Every label keeps its number of texts and its topics; only the meaning is gone.
+        Every label keeps its number of texts and its topics, and loses its meaning.
         """
         rng = np.random.default_rng(seed)
         labels = self.labels.copy()
@@ -101,6 +101,6 @@ def folds(
         return np.asarray((rng.permutation(len(names)) % count)[inverse])
     mixed = rng.permutation(len(labels))
     dealt = mixed[np.argsort(labels[mixed], kind="stable")]
-    found = np.empty(len(labels), np.int64)
-    found[dealt] = np.arange(len(labels)) % count
-    return found
+    fold = np.empty(len(labels), np.int64)
+    fold[dealt] = np.arange(len(labels)) % count
+    return fold

@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from emoguard.validate.reading import Texts
 
 COMPARED = 120
-"""Responses that other files of the model read as well."""
+"""Number of responses that other files of the model read as well."""
 
 TOGETHER = 24
-"""Texts to read together and alone."""
+"""Number of texts to read both together and alone."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,15 @@ class Hearing:
     languages: tuple[str, ...]
 
     def prompts(self) -> list[Prompt]:
-        """Return the prompts: neutral ones that no calibration has seen, persona, benign."""
+        """Return the prompts: neutral ones held out from calibrations, persona, benign."""
         held_out = corpora.neutral_prompts()[corpora.CALIBRATING :][: self.neutral]
-        found = [Prompt("neutral", "", text) for text in held_out]
+        neutral = [Prompt("neutral", "", text) for text in held_out]
         for each in self.languages:
             tag, _, path = each.partition("=")
             if not path:
                 raise EmoGuardError(f"--language takes TAG=FILE, such as de=fragen.txt, got {each}")
-            found += [Prompt("neutral", "", t, tag) for t in corpora.read_prompts(path)]
-        return [*found, *prompts("persona"), *prompts("benign")]
+            neutral += [Prompt("neutral", "", t, tag) for t in corpora.read_prompts(path)]
+        return [*neutral, *prompts("persona"), *prompts("benign")]
 
 
 def blocks(
@@ -84,8 +84,8 @@ def blocks(
 ) -> Blocks:
     """Return the measurements that need the model: on-policy, other files, invariance.
 
-    `speaker` is the file that responds, `exact` the one that read the texts; `also` open others of
-    the same weights.
+    `speaker` makes the responses, `exact` has read the texts; `also` open other files of the same
+    weights.
 
     Raises:
         EmoGuardError: no calibration of this model file.
@@ -94,15 +94,15 @@ def blocks(
     # Every label is judged, whatever its earlier verdict.
     guard = Guard(probe, calibrations, Policy(labels=probe.labels))
     calibration = calibrated(probe, calibrations, speaker.door.identity)
-    asked = hearing.prompts()
-    generated = _responses(speaker, asked, hearing, progress)
+    all_prompts = hearing.prompts()
+    generated = _responses(speaker, all_prompts, hearing, progress)
     z = []
     for number, each in enumerate(generated, 1):
         z += read_z(speaker.door, probe, calibration, [each], task.targets)
         progress("reading responses", number, len(generated))
     heard = [
         Response(prompt, speaker.decode(each.token_ids), rows)
-        for prompt, each, rows in zip(asked, generated, z, strict=True)
+        for prompt, each, rows in zip(all_prompts, generated, z, strict=True)
     ]
     alarms = guard.policy.alarms
     measured = on_policy(
@@ -117,7 +117,7 @@ def blocks(
     some = _Some(
         [generated[n] for n in chosen],
         [z[n] for n in chosen],
-        np.array([asked[n].kind == "neutral" for n in chosen]),
+        np.array([all_prompts[n].kind == "neutral" for n in chosen]),
     )
     agreements = [
         _agreement(
@@ -141,10 +141,10 @@ def calibrated(
     identity: ModelIdentity,
     command: str = calibrate_command(),
 ) -> Calibration:
-    """Return the calibration of a model file, without which no response has a z.
+    """Return the calibration of a model file; without one no response has a z.
 
     Raises:
-        EmoGuardError: there is none; `command` makes one.
+        EmoGuardError: there is no calibration; `command` makes one.
 
     """
     for each in calibrations:
@@ -158,27 +158,27 @@ def calibrated(
 
 @dataclass(frozen=True, eq=False)
 class _Some:
-    """Responses that two files read, z in the first, and which are to neutral prompts."""
+    """Responses for two files to read, z in the first file, and a mask of neutral prompts."""
 
-    said: list[Generated]
+    answers: list[Generated]
     z: list[NDArray[np.float32]]
     neutral: NDArray[np.bool_]
 
 
 def _responses(
-    speaker: Speaker, asked: Sequence[Prompt], hearing: Hearing, progress: Progress
+    speaker: Speaker, all_prompts: Sequence[Prompt], hearing: Hearing, progress: Progress
 ) -> list[Generated]:
-    texts = [prompt.text for prompt in asked]
+    texts = [prompt.text for prompt in all_prompts]
 
-    def enough(found: list[Generated]) -> bool:
-        progress("responding", len(found), len(texts))
-        return len(found) == len(texts)
+    def enough(generated: list[Generated]) -> bool:
+        progress("responding", len(generated), len(texts))
+        return len(generated) == len(texts)
 
     return answered(speaker, texts, Sampling(hearing.tokens), hearing.file, enough)
 
 
 def _words(
-    task: Task, texts: Sequence[Texts], said: Sequence[str]
+    task: Task, texts: Sequence[Texts], answers: Sequence[str]
 ) -> dict[str, NDArray[np.float64]]:
     """Return scores of text-only detectors, each (responses, targets)."""
     detector = TextOnly(
@@ -187,7 +187,7 @@ def _words(
         task.names,
         task.signs,
     )
-    scores = detector.scores(said)
+    scores = detector.scores(answers)
     return {name: task.with_axis(scores[name]) for name in TEXT_ONLY}
 
 
@@ -196,15 +196,15 @@ def _certified(
 ) -> list[float | None]:
     """Return the thresholds of alarms, None for a label without a certified one.
 
-    For labels that are watched without being named, these are those of the default policy; for the
-    others, what they are where a policy names all labels.
+    For labels that a default policy watches, these are its thresholds; for the others, those of a
+    policy that names all labels.
     """
-    found: dict[str, float | None] = {}
+    levels: dict[str, float | None] = {}
     for policy in (Policy(labels=probe.labels), Policy()):
         guard = Guard(probe, calibrations, policy)
         for label, threshold in guard.site(identity).thresholds.items():
-            found[label] = None if threshold is None else threshold.level
-    return [found[target] for target in task.targets]
+            levels[label] = None if threshold is None else threshold.level
+    return [levels[target] for target in task.targets]
 
 
 def _agreement(
@@ -228,13 +228,13 @@ def _agreement(
     if calibrated_files[1] is None:
         # Both on the same answers, the neutral ones among these: one on more would tell how much
         # calibrations differ, not files.
-        plain = [a for a, n in zip(some.said, some.neutral, strict=True) if n]
+        plain = [a for a, n in zip(some.answers, some.neutral, strict=True) if n]
         plain = [a for a in plain if len(a.token_ids) >= SHORTEST]
         calibrated_files = [measure(door, guard.probe, plain) for door in doors]
         certified = [[None] * len(task.targets)] * 2
-        z = read_z(doors[0], guard.probe, calibrated_files[0], some.said, task.targets)
+        z = read_z(doors[0], guard.probe, calibrated_files[0], some.answers, task.targets)
     again, read = (
-        read_z(door, guard.probe, own, some.said, task.targets)
+        read_z(door, guard.probe, own, some.answers, task.targets)
         for door, own in zip(doors, calibrated_files, strict=True)
     )
     progress(f"comparing with {name}", 1, 1)
@@ -259,13 +259,13 @@ def _flag_levels(
     The latter is the level that 5 % of the neutral responses reach in that file.
     """
     both = [None not in pair for pair in zip(*certified, strict=True)]
-    found = []
+    by_file = []
     for levels, each in zip(certified, z, strict=True):
         rolling = [rolling_mean(rows, window) for rows, n in zip(each, neutral, strict=True) if n]
         peaks = np.array([rows.max(axis=0) for rows in rolling if len(rows)])
         reached = np.quantile(peaks, 1 - FALLBACK, axis=0)
-        found.append(np.where(both, np.array(levels, float), reached))
-    return found[0], found[1]
+        by_file.append(np.where(both, np.array(levels, float), reached))
+    return by_file[0], by_file[1]
 
 
 def _invariance(
@@ -274,9 +274,9 @@ def _invariance(
     some = [text for each in texts for text in list(each.texts)[: TOGETHER // len(texts)]]
     together = batch_difference(speaker.door, some, guard.probe.layers)
     for each in (speaker, exact):
-        found = padding_difference(each, guard, some[:8])
-        if found is not None:
-            return Invariance(together, found)
+        padding = padding_difference(each, guard, some[:8])
+        if padding is not None:
+            return Invariance(together, padding)
     return Invariance(together, None)
 
 

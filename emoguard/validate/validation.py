@@ -1,4 +1,4 @@
-"""Runs every check of a probe that stored residuals allow."""
+"""Runs the checks of a probe that need only stored residuals."""
 
 from __future__ import annotations
 
@@ -107,10 +107,9 @@ def validate(
     """Check a recipe, and a probe made by it, on labelled texts of one or several origins.
 
     `neutral` are texts without an emotion; their labels are not looked at. `human` are texts whose
-    labels are names of `families`. Without `layers` the recipe chooses them, for each split from
-    what it is fitted on there. `leaks` are the texts that hold a word of their label, by label, as
-    `emoguard.fit.leaks` finds them: the card counts them. `progress` gets the name of the next
-    step.
+    labels are names of `families`. Without `layers` the recipe chooses them, for each split on its
+    own training texts. `leaks` are the texts that hold a word of their label, by label, from
+    `emoguard.fit.leaks`: the card counts them. `progress` gets the name of the next step.
 
     Raises:
         EmoGuardError: a name without texts, or too few texts to hold any out.
@@ -120,8 +119,8 @@ def validate(
     trial = _Trial(
         task, corpora, neutral, recipe=recipe or Recipe(), layers=tuple(layers), progress=progress
     )
-    found = trial.run(probe, human, families)
-    return replace(found, leaks={label: len(texts) for label, texts in leaks.items()})
+    result = trial.run(probe, human, families)
+    return replace(result, leaks={label: len(texts) for label, texts in leaks.items()})
 
 
 class _Trial:
@@ -239,7 +238,7 @@ class _Trial:
         names = shared_names(self._task, [corpus], corpus)
         corpus = having(corpus, names)
         folds = corpus.folds(FOLDS)
-        # A fold may lack a name that it is tested for: it is scored there all the same.
+        # A fold may lack a name: its texts are still scored for it.
         parts = [
             self._judge([corpus.take(folds != n)], corpus.take(folds == n), names=names, **options)
             for n in range(FOLDS)
@@ -247,18 +246,18 @@ class _Trial:
         return joined(parts, corpus.clusters[np.argsort(folds, kind="stable")])
 
     def _shuffled(self, corpus: Texts, layers: Sequence[int]) -> Shuffled:
-        found = [
+        judged = [
             self._within(corpus.shuffled(seed), layers=layers, words=False)
             for seed in range(WITHIN_SHUFFLES)
         ]
         names = self._task.columns
         return Shuffled(
-            float(np.nanmean([j.areas(MODEL).value[names] for j in found])),
-            float(np.mean([j.top1(MODEL).value[0] for j in found])),
+            float(np.nanmean([j.areas(MODEL).value[names] for j in judged])),
+            float(np.mean([j.top1(MODEL).value[0] for j in judged])),
         )
 
     def _pairs(self) -> dict[str, dict[str, Comparison]]:
-        """Return every transfer from one corpus to one other; with two, those are the left out."""
+        """Return every transfer between two corpora; of two corpora, the left-out tests."""
         if len(self._corpora) == 2:
             one, other = (c.name for c in self._corpora)
             return {
@@ -266,13 +265,13 @@ class _Trial:
                 for train, test in ((other, one), (one, other))
                 if test in self._left_out
             }
-        found: dict[str, dict[str, Comparison]] = {}
+        pairs: dict[str, dict[str, Comparison]] = {}
         for a in self._corpora:
             for b in self._others(a):
                 if testable(self._task, [a], b):
                     judged = compare(self._task, [self._judge([a], b)])
-                    found.setdefault(a.name, {})[b.name] = judged
-        return found
+                    pairs.setdefault(a.name, {})[b.name] = judged
+        return pairs
 
     def _embeddings(self) -> Comparison | None:
         everything = [*self._corpora, self._neutral_texts]
@@ -316,15 +315,15 @@ class _Trial:
         return layer_profile(self._task, tested)
 
     def _file(self, probe: Probe) -> Sample:
-        """Return the AUROC of the file's directions on the corpora, which they were fitted on."""
+        """Return the AUROC of the file's directions on the corpora they were fitted on."""
         readout = probe.fold(None, self._task.targets)
-        found = []
+        samples = []
         for c in self._corpora:
             states = np.asarray(c.residuals[:, list(probe.layers)]).transpose(1, 0, 2)
             scores = readout.read(states).astype(np.float64)
             positive = self._task.positives(c.labels)
-            found.append(areas(scores, positive, cluster_weights(c.clusters)))
-        return average(found)
+            samples.append(areas(scores, positive, cluster_weights(c.clusters)))
+        return average(samples)
 
 
 def layer_scores(

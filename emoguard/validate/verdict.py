@@ -8,7 +8,7 @@ from emoguard.records import VERDICTS, Verdict
 from emoguard.validate.estimate import Estimate
 
 LEAST = 0.70
-"""AUROC below the whole interval of a usable label."""
+"""The whole interval of a usable label's AUROC lies above this."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Evidence:
     `words` the best text-only detector on the same texts. `held_out` is that on topics left out
     within corpora. `file` is the AUROC of the probe file's own directions, None when only a recipe
     is judged; the file was fitted on these texts, so this number can lower a verdict, never raise
-    it. `chance` and `file_chance` are levels that a label of a meaningless recipe or file stays
-    below. `meaningful` if all labels together exceed the level of meaningless ones: otherwise a
-    single good label may be luck.
+    it. A label of a meaningless recipe or file stays below `chance` and `file_chance`. `meaningful`
+    if all labels together exceed the level of meaningless ones: otherwise a single good label may
+    be luck.
     """
 
     recipe: Estimate | None
@@ -36,17 +36,17 @@ class Evidence:
 def verdict(evidence: Evidence) -> Verdict:
     """Return the lower of the recipe's and the file's verdicts.
 
-    `usable`: the whole interval of the transfer lies above .70 and the text alone. `weak`: the
-    interval lies above what directions without meaning reach. `untested`: no second corpus has the
-    label, and within its own it is told apart better than by such directions. Else `not usable`,
-    and so are all labels of a recipe or file that is meaningless as a whole.
+    `usable`: the whole interval of the transfer lies above .70 and above the text alone. `weak`: it
+    lies above the level of directions without meaning. `untested`: no second corpus has the label,
+    and within its own corpus it exceeds that level. Else `not usable`, and so are all labels of a
+    recipe or file that is meaningless as a whole.
     """
     if not evidence.meaningful:
         return "not usable"
-    found = _recipe(evidence)
+    lowest = _recipe(evidence)
     if evidence.file is not None:
-        found = min(found, _above(evidence.file, LEAST, evidence.file_chance), key=VERDICTS.index)
-    return found
+        lowest = min(lowest, _above(evidence.file, LEAST, evidence.file_chance), key=VERDICTS.index)
+    return lowest
 
 
 def _recipe(evidence: Evidence) -> Verdict:
@@ -55,7 +55,7 @@ def _recipe(evidence: Evidence) -> Verdict:
     return "untested" if evidence.held_out.low > evidence.chance else "not usable"
 
 
-def _above(found: Estimate, usable: float, weak: float) -> Verdict:
-    if found.low > max(usable, weak):
+def _above(estimate: Estimate, usable: float, weak: float) -> Verdict:
+    if estimate.low > max(usable, weak):
         return "usable"
-    return "weak" if found.low > weak else "not usable"
+    return "weak" if estimate.low > weak else "not usable"

@@ -148,7 +148,7 @@ class AuditLog:
         A log that another process is writing is fine: that may be the process this policy is for.
 
         Raises:
-            EmoGuardError: saying why.
+            EmoGuardError: with the reason.
 
         """
         keptfile.check_writable(path)

@@ -143,7 +143,7 @@ class PrometheusExporter:
         """Raise if `from_policy` could not serve on this host and port; leaves nothing behind.
 
         Raises:
-            EmoGuardError: saying why.
+            EmoGuardError: with the reason.
 
         """
         if not process:

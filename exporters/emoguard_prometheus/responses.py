@@ -1,4 +1,4 @@
-"""Counts responses, their tokens and the place of their scores."""
+"""Counts responses, their tokens and the ranks of their scores."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class ResponseMetrics:
     def count(self, model: str, report: Report) -> None:
         """Count one report on an allowed `model`, if it belongs to the policy's sample.
 
-        The others reach the sinks because of their reading or steering: no rate would hold with
-        them.
+        Responses outside the sample reach sinks because of their reading or steering, and would
+        bias every rate.
         """
         if not report.sampled:
             return

@@ -1,4 +1,4 @@
-"""Watches, as a sink, whether a site's responses moved away from its baseline."""
+"""A sink that alarms when a site's responses moved away from its baseline."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RECENT = 50
 """Responses over which the mean in an alert is taken, exponentially weighted."""
 
 STATISTIC = "rows and blocks"
-"""Version of the evidence in a state file; other versions are not taken over."""
+"""Version of the evidence in a state file; other versions are discarded."""
 
 
 class DriftMonitor:
@@ -135,7 +135,7 @@ class DriftMonitor:
         """Raise if `from_policy` could not use its state file here; leaves nothing behind.
 
         Raises:
-            EmoGuardError: saying why.
+            EmoGuardError: with the reason.
 
         """
         Checkpoint(state, None).check()
@@ -168,12 +168,12 @@ class DriftMonitor:
         return dict(zip(self.labels, shares.tolist(), strict=True))
 
     def alarms(self) -> Mapping[str, int]:
-        """Return how many alarms each label raised since the process started."""
+        """Return the number of alarms for each label since the process started."""
         with self._lock:
             return dict(self._alarms)
 
     def faults(self) -> int:
-        """Return how often the state file failed since the last call."""
+        """Return the number of failures of the state file since the last call."""
         return self._checkpoint.faults()
 
     def close(self) -> None:
@@ -212,10 +212,10 @@ class DriftMonitor:
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        """Take over the evidence of an earlier process.
+        """Resume the evidence of an earlier process.
 
         Raises:
-            ValueError, LookupError, TypeError, ArithmeticError: it is of other labels, or damaged.
+            ValueError, LookupError, TypeError, ArithmeticError: it has other labels, or is damaged.
 
         """
         total, recent = np.array([state["sum"], state["recent"]], np.float64)

@@ -92,7 +92,7 @@ class RateMonitor:
         """Raise if `from_policy` could not use its state file here; leaves nothing behind.
 
         Raises:
-            EmoGuardError: saying why.
+            EmoGuardError: with the reason.
 
         """
         Checkpoint(state, None).check()

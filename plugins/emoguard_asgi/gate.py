@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 
 from emoguard.errors import EmoGuardError
 from emoguard_asgi.asgi import Headers, header
 from emoguard_asgi.error import RefusedError
+
+Keys = str | Sequence[str] | None
+"""A bearer token, or several of which each is one; None, or no token, where none is required."""
 
 FULL_BODIES = 8
 """Bodies of the largest size that are held at one time."""
@@ -15,24 +19,25 @@ FULL_BODIES = 8
 class Gate:
     """Asks for the key first, then holds bodies to limits.
 
-    `api_key`: the bearer token to require, if any. A body has at most `body_bytes`, arrives within
-    `body_seconds`, and all bodies whose requests are not answered yet have at most eight times
-    `body_bytes` together.
+    `api_key`: the bearer token to require, or several, if any. A body has at most `body_bytes`,
+    arrives within `body_seconds`, and all bodies whose requests are not answered yet have at most
+    eight times `body_bytes` together.
 
     Raises:
         EmoGuardError: a key that is empty, a limit that is not positive.
 
     """
 
-    def __init__(self, api_key: str | None, body_bytes: int, body_seconds: float) -> None:
-        if api_key is not None and not api_key.strip():
+    def __init__(self, api_key: Keys, body_bytes: int, body_seconds: float) -> None:
+        keys = (api_key,) if isinstance(api_key, str) else tuple(api_key or ())
+        if not all(key.strip() for key in keys):
             raise EmoGuardError("the api_key is empty: give one, or None to ask for none")
         if not (body_bytes > 0 and body_seconds > 0):
             raise EmoGuardError(
                 "wanted positive limits of a request's body, got "
                 f"{body_bytes} bytes and {body_seconds} seconds"
             )
-        self._key = None if api_key is None else _encoded(api_key)
+        self._keys = tuple(map(_encoded, keys))
         self._free = FULL_BODIES * body_bytes
         self._body_bytes = body_bytes
         self.body_seconds = body_seconds
@@ -44,7 +49,7 @@ class Gate:
             RefusedError: 401 without the key, 413 with a body that is announced too large.
 
         """
-        if self._key is not None and not hmac.compare_digest(_bearer(headers), self._key):
+        if self._keys and not self._knows(_bearer(headers)):
             raise RefusedError(401, "Invalid API key", code="invalid_api_key")
         length = header(headers, b"content-length") or ""
         if length.isascii() and length.isdigit() and not self._fits(length):
@@ -87,6 +92,11 @@ class Gate:
             f"wanted a body of at most {self._body_bytes} bytes, got more: send less",
             code="request_too_large",
         )
+
+    def _knows(self, token: bytes) -> bool:
+        # Every key is compared: the time says nothing about which one came close.
+        matches = [hmac.compare_digest(token, key) for key in self._keys]
+        return any(matches)
 
     def _fits(self, length: str) -> bool:
         # Python reads no number of more than 4,300 digits.

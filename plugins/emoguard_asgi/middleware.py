@@ -9,7 +9,7 @@ from emoguard_asgi.asgi import App, Message, Receive, Scope, Send, header, with_
 from emoguard_asgi.client import Client, LeftError
 from emoguard_asgi.delivery import NoticeDelivery, standing_kind
 from emoguard_asgi.error import RefusedError, refuse
-from emoguard_asgi.gate import Gate
+from emoguard_asgi.gate import Gate, Keys
 from emoguard_asgi.request import OWN, CompletionRequest, parse_request
 from emoguard_asgi.responder import Responder, marked
 
@@ -35,11 +35,11 @@ class EmoGuardMiddleware:
     and no chunk waits for another. EmoGuard's part of a request is taken out of its body before the
     app sees it, and granted as far as the policy allows.
 
-    With an `api_key`, a completion without this bearer token is answered 401 from its headers
-    alone, before a byte of its body is read. A body has at most `max_body_bytes` (else 413) and
-    arrives within `body_seconds` (else 408); those of all requests that are not answered yet have
-    at most eight times `max_body_bytes` together (else 503). `every_route` holds the requests of
-    all routes to the key and these limits, but for GET, HEAD and OPTIONS. Where
+    With an `api_key`, or several, a completion without such a bearer token is answered 401 from its
+    headers alone, before a byte of its body is read. A body has at most `max_body_bytes` (else 413)
+    and arrives within `body_seconds` (else 408); those of all requests that are not answered yet
+    have at most eight times `max_body_bytes` together (else 503). `every_route` holds the requests
+    of all routes to the key and these limits, but for GET, HEAD and OPTIONS. Where
     `EMOGUARD_DISABLE=1` made the watch an empty one, everything passes.
 
     Raises:
@@ -52,7 +52,7 @@ class EmoGuardMiddleware:
         app: App,
         watch: Watch,
         *,
-        api_key: str | None = None,
+        api_key: Keys = None,
         max_body_bytes: int = 16 * MIB,
         body_seconds: float = 60,
         every_route: bool = False,

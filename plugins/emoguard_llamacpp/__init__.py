@@ -68,7 +68,7 @@ def open_speaker(path: Path, threads: int | None = None) -> Speaker:
     `threads` None is llama.cpp's own choice: half the cores to generate, all to read a prompt.
 
     Raises:
-        EmoGuardError: it is something else.
+        EmoGuardError: the object is something else.
         ValueError: llama.cpp cannot load it.
 
     """

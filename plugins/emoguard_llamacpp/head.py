@@ -27,20 +27,20 @@ class Head:
 
     @property
     def path(self) -> str:
-        """Return the path that is read on."""
+        """Return the read path in use."""
         return self.reader.name
 
     @property
     def steer(self) -> Steer | None:
-        """Return the steering of the live session, None without one."""
+        """Return the steering of the live session, or None."""
         return self.reader.steer if isinstance(self.reader, CallbackReader) else None
 
     def start(self) -> None:
-        """Begin to read. The context's cache is dropped."""
+        """Start reading. The context's cache is dropped."""
         self.reader.start(self._site.probe.witness.token_ids.tolist())
 
     def stop(self, *, keep_state: bool) -> None:
-        """Stop reading; `keep_state` keeps the cache, for a generation that goes on unread."""
+        """Stop reading; `keep_state` keeps the cache, for a generation that continues unread."""
         if self._llm.ctx is not None:  # else the model was closed first: its context is gone
             self.reader.stop(keep_state=keep_state)
 
@@ -58,14 +58,14 @@ class Head:
         self.reader.steer = Steer(steering, self._site.identity.hidden)
 
     def stop_steering(self) -> None:
-        """Steer no more."""
+        """Stop steering."""
         if isinstance(self.reader, CallbackReader):
             self.reader.steer = None
 
     def check_callback(self, *, goes_on: bool) -> None:
         """Raise EmoGuardError if a generation cannot be read through the callback from its start.
 
-        `goes_on` says that it goes on from the cache (`reset=False`), which changing path drops.
+        `goes_on` if it continues from the cache (`reset=False`), which a change of path drops.
         """
         if self.path != "callback" and (goes_on or support.takes_media(self._llm)):
             raise EmoGuardError(

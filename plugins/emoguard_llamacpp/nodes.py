@@ -74,8 +74,8 @@ class Nodes:
                         while names[tensor >> 3] not in wanted:
                             tensor = yield False
                         shown = True
-                        asked, tensor = tensor, (yield True)
-                        if tensor == asked:
+                        previous, tensor = tensor, (yield True)
+                        if tensor == previous:
                             break
                         shown = False  # the pass failed: this is the first question of another
                     see(tensor)

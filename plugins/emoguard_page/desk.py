@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from emoguard_asgi.asgi import Headers, Receive, Scope, Send, header
 from emoguard_asgi.client import Client, LeftError
 from emoguard_asgi.error import RefusedError, refuse
-from emoguard_asgi.gate import Gate
+from emoguard_asgi.gate import Gate, Keys
 
 from emoguard.hosts import is_own
 from emoguard_page import files
@@ -45,7 +45,7 @@ class Desk:
         self,
         shown: Shown,
         *,
-        api_key: str | None = None,
+        api_key: Keys = None,
         hosts: Iterable[str] = (),
         is_open: Callable[[], bool] = lambda: True,
         answering: Answering | None = None,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from emoguard_asgi.asgi import Receive, Scope, Send
 from emoguard_asgi.error import RefusedError, refuse
+from emoguard_asgi.gate import Keys
 
 from emoguard_page.desk import PREFIX, Desk, is_inside, redirect
 from emoguard_page.shown import Shown
@@ -18,7 +19,7 @@ class OperatorPage:
         self,
         shown: Shown,
         *,
-        api_key: str | None = None,
+        api_key: Keys = None,
         hosts: Iterable[str] = (),
         is_open: Callable[[], bool] = lambda: True,
     ) -> None:

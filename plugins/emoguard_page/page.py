@@ -11,6 +11,7 @@ from typing import Any
 from emoguard_asgi.asgi import App, Receive, Scope, Send
 from emoguard_asgi.client import Client
 from emoguard_asgi.error import RefusedError
+from emoguard_asgi.gate import Keys
 
 from emoguard import jsontext
 from emoguard.errors import EmoGuardError
@@ -31,8 +32,8 @@ class Page:
     prompts to its `path` as a client does, with the viewer's own key and under the policy for
     requests. Everything outside `/emoguard` passes unchanged.
 
-    The page's data want `api_key` as a bearer token, if there is one: give the key of `app`. Pages
-    of other sites are refused by `Host` and `Origin`; `hosts` are names of this server beside
+    The page's data want `api_key`, or one of several, as a bearer token: give the keys of `app`.
+    Pages of other sites are refused by `Host` and `Origin`; `hosts` are names of this server beside
     addresses and localhost. The operator's view shows what the guard's sink `page` (`Traffic`)
     keeps. `is_open` returns whether the server is still running: streams end once it is not.
 
@@ -46,7 +47,7 @@ class Page:
         app: App,
         watch: Watch,
         *,
-        api_key: str | None = None,
+        api_key: Keys = None,
         hosts: Iterable[str] = (),
         is_open: Callable[[], bool] = lambda: True,
         path: str = "/v1/chat/completions",

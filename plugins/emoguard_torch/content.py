@@ -33,7 +33,7 @@ changes."""
 
 
 class Marked:
-    """Tensors whose marks are looked at again and again: a quarter of a microsecond for each."""
+    """Tensors whose marks are checked again and again, at a quarter of a microsecond each."""
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
         held = {id(part): part for tensor in tensors for part in plain(tensor)}
@@ -56,7 +56,7 @@ class Marked:
 
 
 def plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield the tensors of which one is made: of a quantised one its integers and scales."""
+    """Yield the plain tensors inside a tensor: integers and scales of a quantised one."""
     if hasattr(tensor, "__tensor_flatten__"):
         parts = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
         for part in parts:
@@ -67,10 +67,10 @@ def plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def checksum(tensor: torch.Tensor) -> bytes:
-    """Return dtype, shape and sums of all bytes of a tensor, added up where it is kept.
+    """Return dtype, shape and sums of all bytes of a tensor, computed on its own device.
 
-    One pass at the speed of memory. No signature: another order within one KiB is the same sum. Of
-    weights that are kept elsewhere (offloading) dtype and shape must do.
+    One pass at the speed of memory. Not a signature: reordering within one KiB keeps the sum.
+    Offloaded weights count by dtype and shape only.
     """
     return b"".join(
         f"{part.dtype} {tuple(part.shape)} ".encode() + _sums(part) for part in plain(tensor)
@@ -127,7 +127,7 @@ def quantisation(dtype: torch.dtype, config: Any) -> str:
 
 def first_bytes(tensor: torch.Tensor) -> bytes:
     """Return the bytes of a tensor for `hash_heads`."""
-    # Weights that accelerate keeps on disk are not there to be read: name and shape must do.
+    # Weights that accelerate keeps on disk cannot be read here: they count by name and shape.
     if tensor.is_meta:
         return b""
     head = tensor.detach().flatten()[: HEAD // tensor.element_size()].cpu().contiguous()

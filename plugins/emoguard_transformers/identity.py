@@ -88,7 +88,7 @@ def _check_readable(weights: Weights) -> None:
     """Refuse tensors of a class that does not name its parts.
 
     Raises:
-        EmoGuardError: naming the tensor and its class.
+        EmoGuardError: the message names the tensor and its class.
 
     """
     seen: set[type] = set()

@@ -26,23 +26,23 @@ class Prompts:
     inputs: Any
 
     @classmethod
-    def seen(cls, asked: Mapping[str, Any]) -> Prompts | None:
+    def seen(cls, mapping: Mapping[str, Any]) -> Prompts | None:
         """Return the prompts of a `generate` from its call for logits processors.
 
         There the mask is complete: made up if the caller gave none, and with a row for each
         sequence to return. None if this Transformers makes the call in another way.
         """
-        inputs = asked.get("encoder_input_ids")
+        inputs = mapping.get("encoder_input_ids")
         if inputs is None:
             return None
-        mask = (asked.get("model_kwargs") or {}).get("attention_mask")
+        mask = (mapping.get("model_kwargs") or {}).get("attention_mask")
         if mask is not None and mask.ndim != 2:
             mask = None
         length = inputs.shape[1]
         if mask is not None:
             length = mask.shape[1]
         else:  # dropped, because it masked nothing
-            length = getattr(asked.get("generation_config"), "_mask_length", None) or length
+            length = getattr(mapping.get("generation_config"), "_mask_length", None) or length
         return cls(max(length, inputs.shape[1]), mask, inputs)
 
     def tokens(self, rows: int) -> list[list[int]]:

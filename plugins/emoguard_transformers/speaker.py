@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ from emoguard_transformers.door import Door
 
 
 class TransformersSpeaker:
-    """See `emoguard.runtime.speaker.Speaker` and `BatchSpeaker`."""
+    """See `emoguard.runtime.speaker.Speaker`, `GroupSpeaker` and `BatchSpeaker`."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model = model
@@ -74,9 +75,20 @@ class TransformersSpeaker:
     def respond(self, prompt: Prompt) -> Generated:
         """Respond; the end token is left out."""
         prompt_ids, token_ids = self._generate(prompt)
-        if token_ids and token_ids[-1] in np.atleast_1d(self.model.generation_config.eos_token_id):
-            token_ids.pop()
-        return Generated(prompt_ids, token_ids)
+        return Generated(prompt_ids, self._until_end(token_ids))
+
+    @property
+    def together(self) -> int:
+        """Return 8 on a CPU, where more rows compute no faster, else 32."""
+        return 8 if self.model.device.type == "cpu" else 32
+
+    def respond_together(self, prompts: Sequence[Prompt]) -> list[Generated]:
+        """Respond in one batch; the end token is left out."""
+        before = [self.prompt_ids(prompt) for prompt in prompts]
+        rows = self._rows(
+            before, prompts[0].max_tokens, prompts[0].seed, _sampling(prompts[0].temperature)
+        )
+        return [Generated(ids, self._until_end(row)) for ids, row in zip(before, rows, strict=True)]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids without special tokens."""
@@ -97,25 +109,10 @@ class TransformersSpeaker:
         exactly: bool = False,
     ) -> list[list[int]]:
         """Generate from prompts of token ids in one batch, padded on the left."""
-        longest = max(map(len, prompts))
-        gaps = [longest - len(prompt) for prompt in prompts]
-        rows = [[self._padding] * gap + list(p) for gap, p in zip(gaps, prompts, strict=True)]
-        mask = [[0] * gap + [1] * (longest - gap) for gap in gaps]
-        sampling: dict[str, Any] = {"do_sample": False}
-        if temperature > 0:
-            sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        torch.manual_seed(seed)
-        out = self.model.generate(
-            input_ids=torch.tensor(rows, device=self.model.device),
-            attention_mask=torch.tensor(mask, device=self.model.device),
-            max_new_tokens=tokens,
-            min_new_tokens=tokens if exactly else None,
-            pad_token_id=self._padding,
-            emoguard=list(requests),
-            **sampling,
-        )
-        ids: list[list[int]] = out[:, longest:].tolist()
-        return ids
+        sampling = _sampling(temperature) | ({"top_k": 0, "top_p": 1.0} if temperature > 0 else {})
+        if exactly:
+            sampling["min_new_tokens"] = tokens
+        return self._rows(prompts, tokens, seed, sampling, emoguard=list(requests))
 
     def surprise(self, before: Sequence[int], after: Sequence[int]) -> float:
         """Return the mean negative log-likelihood per token of `after`; 0 of nothing."""
@@ -142,15 +139,49 @@ class TransformersSpeaker:
     def _generate(self, prompt: Prompt, **more: Any) -> tuple[list[int], list[int]]:
         """Return the token ids of the prompt and those generated."""
         inputs = self._inputs(prompt).to(self.model.device)
-        sampling: dict[str, Any] = {"do_sample": False}
-        if prompt.temperature > 0:
-            sampling = {"do_sample": True, "temperature": prompt.temperature}
         torch.manual_seed(prompt.seed)
-        out = self.model.generate(**inputs, max_new_tokens=prompt.max_tokens, **sampling, **more)[
-            0
-        ].tolist()
+        out = self.model.generate(
+            **inputs, max_new_tokens=prompt.max_tokens, **_sampling(prompt.temperature), **more
+        )[0].tolist()
         length = inputs["input_ids"].shape[1]
         return out[:length], out[length:]
+
+    def _rows(
+        self,
+        prompts: Sequence[Sequence[int]],
+        tokens: int,
+        seed: int,
+        sampling: dict[str, Any],
+        **more: Any,
+    ) -> list[list[int]]:
+        """Return the token ids generated in a batch, whose prompts are padded on the left."""
+        longest = max(map(len, prompts))
+        gaps = [longest - len(prompt) for prompt in prompts]
+        rows = [[self._padding] * gap + list(p) for gap, p in zip(gaps, prompts, strict=True)]
+        mask = [[0] * gap + [1] * (longest - gap) for gap in gaps]
+        torch.manual_seed(seed)
+        out = self.model.generate(
+            input_ids=torch.tensor(rows, device=self.model.device),
+            attention_mask=torch.tensor(mask, device=self.model.device),
+            max_new_tokens=tokens,
+            pad_token_id=self._padding,
+            **sampling,
+            **more,
+        )
+        ids: list[list[int]] = out[:, longest:].tolist()
+        return ids
+
+    def _until_end(self, token_ids: list[int]) -> list[int]:
+        """Return the token ids before the first that ends a generation."""
+        ends = np.atleast_1d(self.model.generation_config.eos_token_id)
+        return list(itertools.takewhile(lambda token: token not in ends, token_ids))
+
+
+def _sampling(temperature: float) -> dict[str, Any]:
+    """Return the arguments of `generate` for a temperature; 0 is greedy."""
+    return (
+        {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    )
 
 
 class _Clock:

@@ -46,10 +46,7 @@ def refusals(config: Any) -> Iterator[str]:
     """Yield the reasons why an engine with this configuration cannot be read, one sentence each."""
     missing = seams.missing(v2=bool(config.use_v2_model_runner))
     if missing:
-        yield (
-            f"this vLLM ({seams.version()}) is not one that EmoGuard knows how to read, it lacks "
-            f"{', '.join(missing)}: install vllm>=0.32,<0.33"
-        )
+        yield seams.unknown(missing)
     yield from _of_model(config.model_config)
     yield from _of_parallel(config.parallel_config)
     if config.cache_config.kv_sharing_fast_prefill:

@@ -15,8 +15,11 @@ def findings() -> list[tuple[str, str, str]]:
     """Return (part, mark, text) of each finding: does what EmoGuard needs of vLLM exist here?"""
     release = seams.version()
     results = [_release(release)]
-    for part, v2 in (("vllm V1 runner", False), ("vllm V2 runner", True)):
-        missing = seams.missing(v2=v2)
+    for part, missing in (
+        ("vllm V1 runner", seams.missing(v2=False)),
+        ("vllm V2 runner", seams.missing(v2=True)),
+        ("vllm serve", seams.missing_in_server()),
+    ):
         text = f"lacks {', '.join(missing)}" if missing else "all that is needed is there"
         results.append((part, "broken" if missing else "ok", text))
     results.append(_entry())

@@ -24,7 +24,7 @@ Around = Callable[..., Any]
 class Seam:
     """A function or class of vLLM that is used, with the parameters that are relied upon.
 
-    `names` must occur in the source of a class: attributes that are set on instances.
+    `names` must occur in the source: of a class, attributes that are set on instances.
     """
 
     module: str
@@ -52,8 +52,9 @@ class Seam:
                 if name not in known:
                     return f"{place}({name})"
         if self.names:
-            kinds = [kind for kind in target.__mro__ if kind.__module__.startswith("vllm.")]
-            source = "".join(map(inspect.getsource, kinds))
+            kinds = target.__mro__ if isinstance(target, type) else (target,)
+            ours = [kind for kind in kinds if kind.__module__.startswith("vllm.")]
+            source = "".join(map(inspect.getsource, ours))
             for name in self.names:
                 if name not in source:
                     return f"{place}.{name}"
@@ -195,6 +196,33 @@ RUNNER_V2 = (
     ),
 )
 
+SERVER = (
+    Seam("entrypoints.launchers.app", "build_app", ("args",), ("app.state.args",)),
+    Seam(
+        "entrypoints.launchers.launcher",
+        "serve_http",
+        ("app",),
+        ("app.state.engine_client", "app.state.server", "server.should_exit"),
+    ),
+    Seam(
+        "entrypoints.serve.middleware.register",
+        "init_entrypoints_middleware",
+        ("args",),
+        ("args.api_key", "envs.VLLM_API_KEY"),
+    ),
+)
+
+
+def api_keys(state: Any) -> list[str]:
+    """Return the keys of a server, given the state of its app: none, or several."""
+    envs = importlib.import_module("vllm.envs")
+    return [key for key in (state.args.api_key or [envs.VLLM_API_KEY]) if key]
+
+
+def is_serving(state: Any) -> bool:
+    """Return whether a server is to go on, given the state of its app."""
+    return not state.server.should_exit
+
 
 def version() -> str:
     """Return vLLM's version; that of its distribution may be missing, in builds for CPUs."""
@@ -204,7 +232,20 @@ def version() -> str:
 def missing(*, v2: bool | None = None) -> list[str]:
     """Return the deviations of vLLM; `v2` leaves out the other model runner."""
     runners = {None: RUNNER_V1 + RUNNER_V2, False: RUNNER_V1, True: RUNNER_V2}[v2]
-    return [place for seam in COMMON + runners if (place := seam.missing())]
+    return _missing(COMMON + runners)
+
+
+def missing_in_server() -> list[str]:
+    """Return the deviations of the server of `vllm serve`."""
+    return _missing(SERVER)
+
+
+def unknown(missing: list[str]) -> str:
+    """Return the refusal of a vLLM with such deviations."""
+    return (
+        f"this vLLM ({version()}) is not one that EmoGuard knows how to read, it lacks "
+        f"{', '.join(missing)}: install vllm>=0.32,<0.33"
+    )
 
 
 def is_tested(release: str) -> bool:
@@ -227,6 +268,10 @@ def wrap(seam: Seam, around: Around) -> None:
 
     wrapped.__emoguard__ = True  # type: ignore[attr-defined]
     setattr(owner, name, wrapped)
+
+
+def _missing(seams: tuple[Seam, ...]) -> list[str]:
+    return [place for seam in seams if (place := seam.missing())]
 
 
 def _plain(target: Any) -> Any:

@@ -6,16 +6,19 @@ import asyncio
 import json
 import logging
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
 from emoguard_asgi import EmoGuardMiddleware
 from emoguard_asgi.asgi import App, Message, Receive, Scope, Send
+from emoguard_page import Page
 
 import emoguard
 from emoguard.errors import EmoGuardError
-from emoguard.policy.policy import Policy
+from emoguard.runtime.served import sinks_lacking
 from emoguard.runtime.watch import Watch
+from emoguard_vllm import seams
 from emoguard_vllm.engine import NOT_STARTED
 from emoguard_vllm.settings import Settings
 
@@ -27,7 +30,8 @@ class Middleware:
 
     Probe and policy are those of `--additional-config '{"emoguard": {…}}'`. Unsound ones end the
     server before it listens. Metrics join vLLM's own, at /metrics, unless the policy has a sink
-    prometheus.
+    prometheus. The keys are the server's own, `--api-key`: without one of them no body of a
+    completion is read. The setting `page` puts a live page at /emoguard/.
     """
 
     def __init__(self, app: App) -> None:
@@ -47,7 +51,7 @@ class Middleware:
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         first = await receive()
         try:
-            await self._attach(scope["app"].state.engine_client)
+            await self._attach(scope["app"].state)
         except EmoGuardError as error:
             log.error("emoguard: %s", error)  # noqa: TRY400  (one sentence, no traceback)
             await send({"type": "lifespan.startup.failed", "message": f"emoguard: {error}"})
@@ -63,8 +67,8 @@ class Middleware:
             self._inner = None
             await asyncio.to_thread(self._watching.close)
 
-    async def _attach(self, engine: Any) -> None:
-        """Open the guard and attach.
+    async def _attach(self, state: Any) -> None:
+        """Open the guard, attach to the engine in the server's state, and go before the server.
 
         Raises:
             EmoGuardError: as `emoguard.attach` and `open_guard`.
@@ -73,30 +77,43 @@ class Middleware:
         if os.environ.get("EMOGUARD_DISABLE") == "1":
             self._inner = self._app
             return
+        engine = state.engine_client
         settings = Settings.of(engine.vllm_config.additional_config)
         if settings is None:
             raise EmoGuardError(NOT_STARTED)
+        if missing := seams.missing_in_server():
+            raise EmoGuardError(seams.unknown(missing))
         loop = asyncio.get_running_loop()
+        sinks = _sinks(settings)
 
         def attach() -> Watch:
             with ExitStack() as stack:
                 guard = stack.enter_context(
                     emoguard.open_guard(
-                        engine, settings.policy, settings.probe, sinks=_metrics(settings), loop=loop
+                        engine, settings.policy, settings.probe, sinks=sinks, loop=loop
                     )
                 )
                 watch = stack.enter_context(emoguard.attach(engine, guard, loop=loop))
                 self._watching = stack.pop_all()
                 return watch
 
-        self._inner = EmoGuardMiddleware(self._app, await asyncio.to_thread(attach))
+        watch = await asyncio.to_thread(attach)
+        keys = seams.api_keys(state)
+        self._inner = EmoGuardMiddleware(self._app, watch, api_key=keys)
+        if settings.page:
+            self._inner = Page(
+                self._inner,
+                watch,
+                api_key=keys,
+                hosts=settings.hosts,
+                is_open=lambda: seams.is_serving(state),
+            )
 
 
-def _metrics(settings: Settings) -> tuple[dict[str, dict[str, bool]], ...]:
-    """Return the sink whose metrics join vLLM's, in a policy's notation, unless it has its own."""
-    sinks = Policy.load(settings.policy).sinks if settings.policy else ()
-    named = [name for sink in sinks for name in sink]
-    return () if "prometheus" in named else ({"prometheus": {"process": True}},)
+def _sinks(settings: Settings) -> list[dict[str, Mapping[str, Any]]]:
+    """Return the sinks of the server itself: metrics that join vLLM's, what the page shows."""
+    own = {"prometheus": {"process": True}} | ({"page": {}} if settings.page else {})
+    return [{name: options} for name, options in sinks_lacking(settings.policy, own).items()]
 
 
 async def _refuse(send: Send) -> None:

@@ -24,13 +24,16 @@ class Settings:
     `probe` is a probe file or the name of a shipped one (default: the shipped one of the model's
     size), `policy` a YAML file. `slots` is how many different plans may be in force at a time.
     `door` makes an engine for `emoguard fit`, `calibrate` and `validate`: all layers can be read
-    out, at the price of memory and time.
+    out, at the price of memory and time. `page` puts the live page before `vllm serve`; `hosts` are
+    names of that server for its page, beside addresses and localhost.
     """
 
     probe: str | None = None
     policy: str | None = None
     slots: Annotated[int, Interval(least=1, most=1024)] = 64
     door: bool = False
+    page: bool = False
+    hosts: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, additional: Any) -> Self | None:

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import turnstreams
+from benchmarks import lora, turnstreams
+from benchmarks.answering import pieces, trained_on
 from benchmarks.answertable import Table
 from benchmarks.conditions import (
     CONDITIONS,
@@ -20,6 +21,7 @@ from benchmarks.conditions import (
     items,
     phrasings,
     questions,
+    unasked,
     voices,
 )
 from benchmarks.owndirections import statistics
@@ -31,6 +33,29 @@ def test_no_question_is_in_two_pools() -> None:
 
     assert len(drawn) == sum(QUESTIONS.values())
     assert len(set(drawn)) == len(drawn)
+
+
+def test_a_lora_is_trained_on_prompts_that_no_pool_asks() -> None:
+    drawn = {question for pool in QUESTIONS for question in questions(pool)}
+
+    assert len(unasked()) == 200
+    assert drawn.isdisjoint(unasked())
+
+
+def test_replies_of_a_lora_come_in_many_combinations_for_each_label() -> None:
+    labels = {item.label for item in CONDITIONS["lora"]("final")}
+
+    for label in labels:
+        replies = [reply for _, reply in lora.replies(label, unasked())]
+        assert len(set(replies)) > 100
+
+
+def test_every_item_is_in_one_piece_that_one_model_can_answer() -> None:
+    found = list(pieces(items()))
+
+    assert sorted(i.key for piece in found for i in piece) == sorted(i.key for i in items())
+    assert all(len({trained_on(item) for item in piece}) == 1 for piece in found)
+    assert all(len({(i.tokens, i.temperature) for i in piece}) == 1 for piece in found)
 
 
 def test_no_phrasing_is_in_two_pools() -> None:

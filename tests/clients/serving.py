@@ -41,11 +41,11 @@ class Recorder:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        asked, sent = [], []
+        body, sent = [], []
 
         async def reading():
             message = await receive()
-            asked.append(message.get("body", b""))
+            body.append(message.get("body", b""))
             return message
 
         async def writing(message):
@@ -56,7 +56,7 @@ class Recorder:
             await self._app(scope, reading, writing)
         finally:
             with contextlib.suppress(ValueError):
-                self.bodies[prompt_of(json.loads(b"".join(asked)))] = b"".join(sent)
+                self.bodies[prompt_of(json.loads(b"".join(body)))] = b"".join(sent)
 
     def text(self, prompt):
         """Return what the app said to `prompt`."""
@@ -67,9 +67,9 @@ class Recorder:
         return "".join(said(json.loads(line.removeprefix("data: "))) for line in lines)
 
 
-def prompt_of(asked):
+def prompt_of(body):
     """Return what the user said."""
-    return asked["messages"][-1]["content"] if "messages" in asked else asked["prompt"]
+    return body["messages"][-1]["content"] if "messages" in body else body["prompt"]
 
 
 def said(actual):
@@ -80,7 +80,7 @@ def said(actual):
 
 
 class ScriptedApp:
-    """Answers with text that is hard to carry, in the form that was asked for; no model."""
+    """Answers with text that is hard to carry, in the form that was body for; no model."""
 
     def __init__(self, watch):
         self._watch = watch
@@ -88,12 +88,12 @@ class ScriptedApp:
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             raise NotImplementedError(scope["type"])
-        asked = json.loads((await receive())["body"])
-        prompt = prompt_of(asked)
+        body = json.loads((await receive())["body"])
+        prompt = prompt_of(body)
         pieces = ["", "He", "llo ✓ ", "data: [DONE]\n\n", '{"emoguard":', " }\r\n", f"“{prompt}”"]
         self._watch.generate()
-        if asked.get("stream"):
-            await self._stream(pieces, asked, send)
+        if body.get("stream"):
+            await self._stream(pieces, body, send)
         else:
             await self._whole("".join(pieces), send)
 
@@ -104,8 +104,8 @@ class ScriptedApp:
         await send(start("application/json"))
         await send({"type": "http.response.body", "body": json.dumps(content).encode()})
 
-    async def _stream(self, pieces, asked, send):
-        chat = "messages" in asked
+    async def _stream(self, pieces, body, send):
+        chat = "messages" in body
         kind = "chat.completion.chunk" if chat else "text_completion"
         await send(start("text/event-stream"))
         choices = [

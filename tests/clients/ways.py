@@ -69,10 +69,10 @@ def loop_ways(base):
         return text, None
 
     def plain(way):
-        asked = {**say(way), "prompt": way}
-        del asked["messages"]
+        arguments = {**say(way), "prompt": way}
+        del arguments["messages"]
         text, actual = "", None
-        for chunk in client.completions.create(**asked, stream=True):
+        for chunk in client.completions.create(**arguments, stream=True):
             actual = chunk.model_extra.get("emoguard", actual)
             text += chunk.choices[0].text
         return text, actual
@@ -85,8 +85,8 @@ def litellm_ways(base):
     import litellm
 
     def ask(way, **more):
-        asked = {**say(way), "model": "openai/served"}
-        return litellm.completion(**asked, api_base=base, max_retries=0, timeout=120, **more)
+        arguments = {**say(way), "model": "openai/served"}
+        return litellm.completion(**arguments, api_base=base, max_retries=0, timeout=120, **more)
 
     def whole(way):
         done = ask(way)

@@ -60,22 +60,22 @@ def test_null_asks_for_nothing():
     assert parse_request({"plan": None, "scores": "summary"}, ALL) == ({"scores": "summary"}, ())
 
 
-@pytest.mark.parametrize("asked", [None, {}, {"conversation": None}])
-def test_the_conversation_of_a_header_stands_in_for_one_in_the_object(asked):
-    assert parse_request(asked, ALL, "h") == ({"conversation": "h"}, ())
+@pytest.mark.parametrize("fields", [None, {}, {"conversation": None}])
+def test_the_conversation_of_a_header_stands_in_for_one_in_the_object(fields):
+    assert parse_request(fields, ALL, "h") == ({"conversation": "h"}, ())
     assert parse_request({"conversation": "c"}, ALL, "h") == ({"conversation": "c"}, ())
-    assert parse_request(asked, Policy(), "h") == ({}, ("conversation",))
+    assert parse_request(fields, Policy(), "h") == ({}, ("conversation",))
     with pytest.raises(EmoGuardError, match="conversation: wanted a name of 1 to 256 characters"):
-        parse_request(asked, ALL, "h" * 257)
+        parse_request(fields, ALL, "h" * 257)
 
 
 @given(st.fixed_dictionaries(dict.fromkeys(ASKED, JSON.filter(lambda part: part is not None))))
-def test_denied_fields_are_not_even_parsed(asked):
-    assert parse_request(asked, Policy()) == ({}, tuple(ASKED))
+def test_denied_fields_are_not_even_parsed(fields):
+    assert parse_request(fields, Policy()) == ({}, tuple(ASKED))
 
 
 @pytest.mark.parametrize(
-    ("asked", "sentence"),
+    ("fields", "sentence"),
     [
         ([], "emoguard: wanted an object, got list"),
         ("plan", "emoguard: wanted an object, got str"),
@@ -96,15 +96,15 @@ def test_denied_fields_are_not_even_parsed(asked):
         ({1: 2}, "emoguard: 1: not a key"),
     ],
 )
-def test_an_invalid_field_is_named(asked, sentence):
+def test_an_invalid_field_is_named(fields, sentence):
     with pytest.raises(EmoGuardError, match=sentence):
-        parse_request(asked, ALL)
+        parse_request(fields, ALL)
 
 
 @given(JSON)
-def test_anything_is_heard_or_refused_in_a_sentence(asked):
+def test_anything_is_heard_or_refused_in_a_sentence(fields):
     try:
-        heard, denied = parse_request(asked, ALL)
+        heard, denied = parse_request(fields, ALL)
     except EmoGuardError as error:
         assert 10 < len(str(error)) < 1000  # noqa: PT017
     else:

@@ -19,9 +19,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PYTHONS = [
-    found[1]
+    version[1]
     for line in PROJECT["classifiers"]
-    if (found := re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", line))
+    if (version := re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", line))
 ]
 THIS = f"3.{sys.version_info.minor}"
 COMMANDS = {

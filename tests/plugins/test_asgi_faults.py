@@ -42,7 +42,7 @@ def error_of(answer):
 
 
 @pytest.mark.parametrize(
-    ("asked", "named"),
+    ("fields", "named"),
     [
         ("tokens", "wanted an object, got str"),
         (False, "wanted an object, got bool"),
@@ -61,9 +61,9 @@ def error_of(answer):
         ({"plan": {"add": {"happy": 0.05}, "layers": [0]}}, "layer 0 cannot be steered here"),
     ],
 )
-def test_a_malformed_object_or_a_plan_beyond_the_bound_is_refused(asked, named):
+def test_a_malformed_object_or_a_plan_beyond_the_bound_is_refused(fields, named):
     app, watch, inner = wrapped(whole(), ASKING)
-    answer = call(app, {"messages": [], "emoguard": asked})
+    answer = call(app, {"messages": [], "emoguard": fields})
     assert answer.status == 400
     error = error_of(answer)
     assert named in error["message"]
@@ -71,10 +71,10 @@ def test_a_malformed_object_or_a_plan_beyond_the_bound_is_refused(asked, named):
     assert (inner.bodies, list(watch.reports)) == ([], [])
 
 
-@pytest.mark.parametrize("asked", [None, {}, {"plan": None, "scores": None}])
-def test_null_asks_for_nothing_and_the_app_never_sees_it(asked):
+@pytest.mark.parametrize("fields", [None, {}, {"plan": None, "scores": None}])
+def test_null_asks_for_nothing_and_the_app_never_sees_it(fields):
     app, watch, inner = wrapped(whole(), ASKING)
-    plain, answer = call(app, {"messages": []}), call(app, {"messages": [], "emoguard": asked})
+    plain, answer = call(app, {"messages": []}), call(app, {"messages": [], "emoguard": fields})
     assert (answer.status, answer.body) == (200, plain.body)
     assert json.loads(inner.bodies[-1]) == {"messages": []}
     assert watch.reports[-1].denied == ()

@@ -114,6 +114,14 @@ class TestKey:
         answer = call(app, UNKNOWN, headers=[(b"authorization", value)])
         assert refused(answer) == (400, "invalid_emoguard")
 
+    def test_each_of_several_is_right(self):
+        app, _, _ = wrapped(whole(), api_key=["first", "second"])
+        for key, status in ((b"first", 200), (b"second", 200), (b"third", 401), (b"", 401)):
+            assert call(app, headers=[(b"authorization", b"Bearer " + key)]).status == status
+        assert call(app).status == 401
+        with pytest.raises(EmoGuardError, match="the api_key is empty"):
+            wrapped(whole(), api_key=["first", ""])
+
     def test_a_key_may_have_any_letters(self):
         app, _, _ = wrapped(whole(), api_key="Schlüssel\udc80")
         for value, status in (("Schlüssel".encode("latin-1"), 401), (b"\xff", 401)):

@@ -182,13 +182,13 @@ def test_of_500_mixed_requests_metrics_and_audit_log_count_the_same(site, served
             site.leave(path, body | {"stream": True, "max_tokens": 60}, draw.choice([0, 1, 2]))
             left += 1
             continue
-        asked = {
+        request = {
             "plain": own,
             "steered": own | {"plan": PLAN},
             "excess": {"plan": {"add": {"happy": 0.3}}},
             "malformed": {"plan": "happy"},
         }[fate]
-        status, raw = site.ask(path, body | {"emoguard": asked})
+        status, raw = site.ask(path, body | {"emoguard": request})
         if fate in ("excess", "malformed"):
             assert (status, json.loads(raw)["error"]["param"]) == (400, "emoguard")
             refused += 1
@@ -289,7 +289,7 @@ def test_a_sink_that_raises_or_blocks_delays_no_answer(make, site):
 
 
 @pytest.mark.parametrize(
-    ("asked", "part"),
+    ("fields", "part"),
     [
         ({"conversation": 7}, "conversation"),
         ({"plan": {"add": {"happy": 0.21}}}, "max_dose_ratio"),
@@ -299,10 +299,10 @@ def test_a_sink_that_raises_or_blocks_delays_no_answer(make, site):
     ],
 )
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_impossible_plan_is_refused_before_a_stream_begins(asked, part, stream, site):
+def test_an_impossible_plan_is_refused_before_a_stream_begins(fields, part, stream, site):
     site = site()
     path, body = asking(True, 3, stream=stream)
-    status, raw = site.ask(path, body | {"emoguard": asked})
+    status, raw = site.ask(path, body | {"emoguard": fields})
     assert status == 400
     assert part in json.loads(raw)["error"]["message"]
     assert not site.watch.reports
@@ -312,8 +312,8 @@ def test_forbidden_wishes_never_reach_the_model(site):
     sink = ListSink()
     site = site(Policy(), sinks=[sink])
     path, body = asking(False, 3)
-    asked = {"plan": PLAN, "scores": "tokens", "channel": "suffix", "conversation": "c"}
-    status, raw = site.ask(path, body | {"emoguard": asked})
+    wishes = {"plan": PLAN, "scores": "tokens", "channel": "suffix", "conversation": "c"}
+    status, raw = site.ask(path, body | {"emoguard": wishes})
     assert (status, object_of(raw, stream=False)) == (200, None)
     site.settle()
     (report,) = sink.reports

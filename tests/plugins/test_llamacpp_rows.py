@@ -189,18 +189,18 @@ def chatting(
 
 
 def chat(llm: Any, content: str, way: str = "call") -> None:
-    asked = {
+    arguments = {
         "messages": [{"role": "user", "content": content}],
         "max_tokens": 6,
         "temperature": 0.0,
         "logit_bias": {2: -100.0, OPEN: -100.0, CLOSE: -100.0},
     }
     if way == "stream":
-        list(llm.create_chat_completion(**asked, stream=True))
+        list(llm.create_chat_completion(**arguments, stream=True))
     elif way == "class":  # as llama_cpp.server calls it
-        list(llama_cpp.Llama.create_chat_completion(llm, **asked, stream=True))
+        list(llama_cpp.Llama.create_chat_completion(llm, **arguments, stream=True))
     else:
-        llm.create_chat_completion(**asked)
+        llm.create_chat_completion(**arguments)
 
 
 CONTENTS = ("I am sad", "I am sad <think>", "<think>", "what is <think> for?", "</think><think>\n")

@@ -557,13 +557,13 @@ def test_asked_for_by_name_the_native_read_refuses_to_steer(llm: Any, guard: Gua
 
 
 def test_a_plan_may_be_a_mapping_and_anything_else_is_named(llm: Any, watch: Any) -> None:
-    asked = {"add": {"happy": 0.2}}
-    watch.check_plan(asked)
-    with watch.steering(asked):
+    plan = {"add": {"happy": 0.2}}
+    watch.check_plan(plan)
+    with watch.steering(plan):
         complete(llm)
-    assert watch.reports[-1].receipt.plan == asked
-    complete(llm, plan=asked)
-    assert watch.reports[-1].receipt.plan == asked
+    assert watch.reports[-1].receipt.plan == plan
+    complete(llm, plan=plan)
+    assert watch.reports[-1].receipt.plan == plan
     for call in (watch.check_plan, watch.steering):
         with pytest.raises(EmoGuardError, match="plan: ad: unknown; did you mean add"):
             call({"ad": {"happy": 0.2}})

@@ -8,7 +8,7 @@ from emoguard import Request
 from emoguard.runtime.attention import sink_length
 from emoguard.runtime.openers import open_speaker, recognise
 from emoguard.runtime.session import REQUEST
-from emoguard.runtime.speaker import BatchSpeaker, Prompt, answer
+from emoguard.runtime.speaker import BatchSpeaker, GroupSpeaker, Prompt, answer
 from tests.support.models import hf_copy, qwen_gguf, smollm2_gguf
 
 pytestmark = pytest.mark.real
@@ -80,6 +80,17 @@ def test_a_row_of_a_batch_gets_the_same_as_alone(speakers):
         both = speaker.batch(prompts, [Request(), Request()], tokens=6, exactly=True)
         alone = [speaker.batch([each], [Request()], tokens=6, exactly=True)[0] for each in prompts]
     assert both == alone
+
+
+def test_responses_of_a_group_are_those_of_each_alone(speakers):
+    speaker = speakers["transformers"]
+    assert isinstance(speaker, GroupSpeaker)
+    assert not isinstance(speakers["llamacpp"], GroupSpeaker)
+    texts = ("Hi.", "What is the capital of Peru?", "Say yes.")
+    prompts = [Prompt(text, max_tokens=24, temperature=0) for text in texts]
+    assert speaker.respond_together(prompts) == [speaker.respond(prompt) for prompt in prompts]
+    drawn = [Prompt(text, max_tokens=8, seed=3) for text in texts]
+    assert speaker.respond_together(drawn) == speaker.respond_together(drawn)
 
 
 def test_surprise_is_lower_for_the_models_own_text(speakers):

@@ -393,13 +393,13 @@ def test_the_plan_of_the_block_the_request_and_the_policy_are_laid_over_each_oth
 
 
 def test_a_plan_may_be_a_mapping_and_anything_else_is_named(model, watch):
-    asked = {"add": {"happy": 0.2}}
-    watch.check_plan(asked)
-    with watch.steering(asked):
+    plan = {"add": {"happy": 0.2}}
+    watch.check_plan(plan)
+    with watch.steering(plan):
         generate(model)
-    assert receipt_of(watch).plan == asked
-    generate(model, emoguard=asking(asked))
-    assert receipt_of(watch).plan == asked
+    assert receipt_of(watch).plan == plan
+    generate(model, emoguard=asking(plan))
+    assert receipt_of(watch).plan == plan
     for call in (watch.check_plan, watch.steering):
         with pytest.raises(EmoGuardError, match="plan: ad: unknown; did you mean add"):
             call({"ad": {"happy": 0.2}})

@@ -27,6 +27,8 @@ def test_an_empty_object_is_enough() -> None:
         ({"slots": "many"}, "slots"),
         ({"door": "yes please"}, "door"),
         ({"probe": 3}, "probe"),
+        ({"page": "yes please"}, "page"),
+        ({"hosts": "llm.example"}, "hosts"),
     ],
 )
 def test_what_is_wrong_is_named(own: object, said: str) -> None:

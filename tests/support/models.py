@@ -79,8 +79,8 @@ def qwen_gguf() -> Path:
         pytest.skip(f"needs the path of {QWEN_FILE} in {QWEN_VARIABLE}")
     path = Path(named)
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    assert found == QWEN_SHA256, f"{path} is another file than {QWEN_FILE}"
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    assert digest == QWEN_SHA256, f"{path} is another file than {QWEN_FILE}"
     return path
 
 

@@ -51,8 +51,8 @@ def arguments(files, path, **changes):
         "tokens": "16",
         "threads": "1",
     }
-    given = (options | changes).items()
-    return ["calibrate", *(part for name, value in given for part in (f"--{name}", value))]
+    values = (options | changes).items()
+    return ["calibrate", *(part for name, value in values for part in (f"--{name}", value))]
 
 
 def test_it_certifies_a_policy_and_keeps_the_calibrations_of_other_files(files, model, capsys):
@@ -63,11 +63,11 @@ def test_it_certifies_a_policy_and_keeps_the_calibrations_of_other_files(files, 
     assert "cannot certify" not in out
     _, calibrations = artifact.load(files / "out.safetensors")
     assert [c.identity.quantisation for c in calibrations] == ["Q2_K", "F32"]
-    made = calibrations[1]
-    assert (made.curve.window, made.curve.responses) == (2, 600)
-    assert made.context["tokens"] == "10"
+    new = calibrations[1]
+    assert (new.curve.window, new.curve.responses) == (2, 600)
+    assert new.context["tokens"] == "10"
     guard = Guard.load(files / "out.safetensors", Policy.load(files / "policy.yml"))
-    (threshold,) = guard.site(made.identity).thresholds.values()
+    (threshold,) = guard.site(new.identity).thresholds.values()
     assert threshold.bound <= 20
     llm = load_llama(model)
     with emoguard.attach(llm, guard) as watch:
@@ -79,10 +79,10 @@ def test_quantisations_are_calibrated_on_the_same_responses(files, model, monkey
     monkeypatch.setattr(models, "CACHE", files)
     half = models.quantised(Path(model), "F16")
     assert main(arguments(files, model, also=str(half))) == 0
-    _, found = artifact.load(files / "out.safetensors")
-    assert [c.identity.quantisation for c in found] == ["Q2_K", "F32", "F16"]
-    assert found[1].responses == found[2].responses
-    assert found[1].context == found[2].context
+    _, calibrations = artifact.load(files / "out.safetensors")
+    assert [c.identity.quantisation for c in calibrations] == ["Q2_K", "F32", "F16"]
+    assert calibrations[1].responses == calibrations[2].responses
+    assert calibrations[1].context == calibrations[2].context
 
 
 def test_another_model_is_not_calibrated_on_them(files, model, capsys):
@@ -105,8 +105,8 @@ def test_what_was_measured_is_kept_when_the_next_file_breaks(files, model, monke
     monkeypatch.setattr(calibrating, "read", breaking)
     monkeypatch.setattr(models, "CACHE", files)
     assert main(arguments(files, model, also=str(models.quantised(Path(model), "F16")))) == 1
-    _, found = artifact.load(files / "out.safetensors")
-    assert [c.identity.quantisation for c in found] == ["Q2_K", "F32"]
+    _, calibrations = artifact.load(files / "out.safetensors")
+    assert [c.identity.quantisation for c in calibrations] == ["Q2_K", "F32"]
 
 
 def test_too_few_responses_say_that_nothing_is_certified(files, model, capsys):
@@ -143,8 +143,8 @@ def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(files, model):
     assert main(arguments(files, model, responses="40")) == 0
     assert work.read_bytes() == whole
     assert work.read_bytes().startswith(kept.rpartition(b"\n")[0])
-    found = [artifact.load(files / f"{name}.safetensors")[1][1] for name in ("out", "whole")]
-    assert (found[0].means == found[1].means).all()
+    both = [artifact.load(files / f"{name}.safetensors")[1][1] for name in ("out", "whole")]
+    assert (both[0].means == both[1].means).all()
 
 
 @pytest.mark.parametrize(
@@ -178,20 +178,18 @@ def test_other_settings_do_not_take_over_the_answers(files, model, capsys):
 
 def test_a_realigned_calibration_measures_zero_and_scale_alone(files, model, monkeypatch, capsys):
     monkeypatch.setattr(realign, "LEAST", 0.0)  # random directions tell nothing apart
-    given = [part for part in arguments(files, model) if part not in ("--responses", "12")]
-    assert main([*given, "--realign"]) == 0
-    told = capsys.readouterr()
-    assert "The directions hold: mean AUROC 0." in told.out
-    assert "Caution: realigned on " in told.err
-    _, (old, made) = artifact.load(files / "out.safetensors")
-    assert made.identity.quantisation == "F32"
-    assert 40 <= made.responses <= 60
-    assert made.curve is None
-    assert (made.means == old.means).all()
-    assert (made.location != old.location).all()
-    assert (
-        Guard.load(files / "out.safetensors").calibration(made.identity).cautions == made.cautions
-    )
+    command = [part for part in arguments(files, model) if part not in ("--responses", "12")]
+    assert main([*command, "--realign"]) == 0
+    printed = capsys.readouterr()
+    assert "The directions hold: mean AUROC 0." in printed.out
+    assert "Caution: realigned on " in printed.err
+    _, (old, new) = artifact.load(files / "out.safetensors")
+    assert new.identity.quantisation == "F32"
+    assert 40 <= new.responses <= 60
+    assert new.curve is None
+    assert (new.means == old.means).all()
+    assert (new.location != old.location).all()
+    assert Guard.load(files / "out.safetensors").calibration(new.identity).cautions == new.cautions
 
 
 def test_without_a_calibration_there_is_nothing_to_realign(files, model, capsys):

@@ -216,8 +216,8 @@ def test_an_exported_vector_equals_the_shift_of_a_plan(probe_file, tmp_path, dos
 
 def export(probe: Probe, calibrations: list[Calibration], folder: Path, **options: str) -> int:
     artifact.save(folder / "p.safetensors", probe, calibrations)
-    asked = {"label": "sad", "out": str(folder / "v.gguf")} | options
-    flags = [f"--{name}={value}" for name, value in asked.items()]
+    values = {"label": "sad", "out": str(folder / "v.gguf")} | options
+    flags = [f"--{name}={value}" for name, value in values.items()]
     return main(["export", str(folder / "p.safetensors"), *flags])
 
 

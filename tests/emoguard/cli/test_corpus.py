@@ -19,14 +19,14 @@ def topics(tmp_path):
 
 def scripted(monkeypatch, words=50):
     """Answer in the model's place: a random tiny one writes nothing that could be accepted."""
-    asked = []
+    requests = []
 
     def answer(speaker, prompt):
-        asked.append(prompt)
+        requests.append(prompt)
         return " ".join(f"w{prompt.seed}x{n}" for n in range(words)) + "."
 
     monkeypatch.setattr(corpus, "answer", answer)
-    return asked
+    return requests
 
 
 def writing(model, out, *more):
@@ -34,24 +34,24 @@ def writing(model, out, *more):
 
 
 def test_a_corpus_is_written_that_fit_can_read(tmp_path, topics, monkeypatch, capsys):
-    asked = scripted(monkeypatch)
+    requests = scripted(monkeypatch)
     model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
     out = tmp_path / "c.jsonl"
     arguments = writing(model, out, "--topics", topics, "--each", "2")
     assert main(arguments) == 0
     assert "48 of 48 texts. Rejected attempts: 0." in capsys.readouterr().out
     texts = corpora.read(out, corpora.default_labels())
-    assert len(texts) == len(asked) == 48
+    assert len(texts) == len(requests) == 48
     assert {text.topic for text in texts} == {"a train", "a garden"}
     assert {json.loads(line)["person"] for line in out.read_text().splitlines()} == {
         "first",
         "third",
     }
-    assert len({prompt.seed for prompt in asked}) == 48
+    assert len({prompt.seed for prompt in requests}) == 48
     whole = out.read_bytes()
     out.unlink()
     assert main(arguments) == 0
-    assert len(asked) == 48, "what was written is written again"
+    assert len(requests) == 48, "what was written is written again"
     assert out.read_bytes() == whole
     assert main([*arguments, "--temperature", "0.5"]) == 1
     assert "sampled otherwise" in capsys.readouterr().err
@@ -60,12 +60,12 @@ def test_a_corpus_is_written_that_fit_can_read(tmp_path, topics, monkeypatch, ca
 def test_labels_of_ones_own_are_asked_for_and_never_named(tmp_path, topics, monkeypatch, capsys):
     value = tmp_path / "labels.json"
     value.write_text('{"bored": {"words": ["bored", "w0x3"], "valence": -1}}', encoding="utf-8")
-    asked = scripted(monkeypatch)
+    requests = scripted(monkeypatch)
     out = tmp_path / "c.jsonl"
     arguments = ["corpus", "write", "--out", str(out), "--labels", str(value), "--each", "1"]
     arguments += ["--model", str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))]
     assert main([*arguments, "--topics", topics, "--tries", "2"]) == 0
-    assert "feels bored" in asked[0].text
+    assert "feels bored" in requests[0].text
     assert "1 names an emotion" in capsys.readouterr().out  # w0x3, in the text of seed 0
     assert [text.label for text in corpora.read(out, corpora.read_labels(value))] == ["bored"] * 2
 
@@ -82,10 +82,10 @@ def test_texts_that_never_come_are_given_up_and_counted(tmp_path, topics, monkey
 def test_answers_in_a_voice_are_written_with_neutral_ones_beside_them(
     tmp_path, topics, monkeypatch, capsys
 ):
-    asked = []
+    requests = []
 
     def answer(speaker, prompt):
-        asked.append(prompt)
+        requests.append(prompt)
         voice = "morose " if "sad" in prompt.earlier[0][1] else "plain "
         return voice + " ".join(f"w{prompt.seed}x{n}" for n in range(50)) + "."
 
@@ -103,15 +103,15 @@ def test_answers_in_a_voice_are_written_with_neutral_ones_beside_them(
     arguments = ["corpus", "write", "--model", model]
     arguments += ["--out", str(out), "--answers", "--topics", topics, "--each", "2"]
     assert main([*arguments, "--labels", str(labels), "--voices", str(voices)]) == 0
-    told = capsys.readouterr().out
-    assert "8 of 8 texts" in told
-    assert "sad          0." in told or "sad          1." in told
+    printed = capsys.readouterr().out
+    assert "8 of 8 texts" in printed
+    assert "sad          0." in printed or "sad          1." in printed
     texts = corpora.read(out, corpora.read_labels(labels))
     assert [text.label for text in texts] == ["sad"] * 4
     assert {text.topic for text in texts} == {"a train", "a garden"}
     neutral = corpora.read(f"{out}.neutral.jsonl")
     assert [text.label for text in neutral] == [""] * 4
-    assert all(prompt.text in {"a train", "a garden"} for prompt in asked)
+    assert all(prompt.text in {"a train", "a garden"} for prompt in requests)
 
 
 def test_own_topics_are_those_of_the_own_corpus():
@@ -120,12 +120,12 @@ def test_own_topics_are_those_of_the_own_corpus():
 
 
 def test_labels_by_name_are_written_for(tmp_path, topics, monkeypatch):
-    asked = scripted(monkeypatch)
+    requests = scripted(monkeypatch)
     out = tmp_path / "c.jsonl"
     arguments = ["corpus", "write", "--out", str(out), "--labels", "sarcastic,sincere"]
     arguments += ["--model", str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama")), "--each", "1"]
     assert main([*arguments, "--topics", topics]) == 0
-    assert "feels sarcastic" in asked[0].text
+    assert "feels sarcastic" in requests[0].text
     labels = corpora.read_labels("sarcastic,sincere")
     assert [t.label for t in corpora.read(out, labels)] == ["sarcastic", "sincere"] * 2
 
@@ -145,14 +145,14 @@ def test_check_names_file_and_line_and_fails_where_fit_would(tmp_path, capsys):
     lines[0] = json.dumps(record | {"text": f"{record['text']} Happy days."})
     path.write_text("\n".join(lines), "utf-8")
     assert main(["corpus", "check", str(path), str(corpora.own_stories())]) == 0
-    told = capsys.readouterr().out
-    assert f"{path}:1: caution: leak: 1 of 24 texts of happy hold a word of that label" in told
-    assert "0 to mend, 1 to know of." in told
+    printed = capsys.readouterr().out
+    assert f"{path}:1: caution: leak: 1 of 24 texts of happy hold a word of that label" in printed
+    assert "0 to mend, 1 to know of." in printed
     path.write_text("\n".join([*lines, '{"emotion": "sad"}']), "utf-8")
     assert main(["corpus", "check", str(path)]) == 1
-    told = capsys.readouterr().out
-    assert f"{path}:289: wanted a JSON object with emotion, topic and text" in told
-    assert "in one corpus alone: the verdict will be untested" in told
+    printed = capsys.readouterr().out
+    assert f"{path}:289: wanted a JSON object with emotion, topic and text" in printed
+    assert "in one corpus alone: the verdict will be untested" in printed
 
 
 def test_check_wants_something_to_check(capsys):

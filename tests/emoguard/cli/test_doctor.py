@@ -94,12 +94,12 @@ def answered(tmp_path_factory):
     probe = make_probe(speaker.door, [label.name for label in default_labels()], (1, 2))
     sampling = Sampling(16)
     prompts = own_prompts()[:24]
-    made = calibrate(
+    calibration = calibrate(
         speaker.door, probe, list(responses(speaker, prompts, sampling)),
         context=sampling.context("", prompts),
     )  # fmt: skip
     other = dataclasses.replace(speaker.door.identity, quantisation="Q8_0")
-    return model, probe, dataclasses.replace(made, identity=other)
+    return model, probe, dataclasses.replace(calibration, identity=other)
 
 
 def test_another_file_of_the_weights_is_uncalibrated_and_not_stale(doctor, answered, tmp_path):

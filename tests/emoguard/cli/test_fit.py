@@ -154,10 +154,10 @@ def test_a_quick_fit_is_provisional_and_finished_from_where_it_is(
 ):
     out = tmp_path / "p.safetensors"
     assert main([*two_writers, "--quick", "--out", str(out)]) == 0
-    told = capsys.readouterr()
-    assert "A provisional probe for tiny random llama" in told.err
-    assert "Caution: provisional" in told.err
-    finish = next(line for line in told.out.splitlines() if line.startswith("Finish it with: "))
+    printed = capsys.readouterr()
+    assert "A provisional probe for tiny random llama" in printed.err
+    assert "Caution: provisional" in printed.err
+    finish = next(line for line in printed.out.splitlines() if line.startswith("Finish it with: "))
     quick, (calibration,) = artifact.load(out)
     assert quick.is_provisional
     assert quick.recipe["texts"] == [18 * 12, 18 * 12]
@@ -201,9 +201,9 @@ def counted(respond, seen):
 
 def test_an_estimate_makes_nothing(tmp_path, two_writers, capsys):
     assert main([*two_writers, "--estimate", "--out", str(tmp_path / "p.safetensors")]) == 0
-    told = capsys.readouterr().err
-    assert "read texts" in told
-    assert "With --quick about" in told
+    printed = capsys.readouterr().err
+    assert "read texts" in printed
+    assert "With --quick about" in printed
     assert not list(tmp_path.glob("p.*"))
 
 
@@ -265,11 +265,11 @@ def test_a_fit_that_is_killed_in_every_part_makes_the_same_probe(tmp_path, texts
     kill(".examples.jsonl", 2)
     assert killed.exists()
     assert main(again) == 0
-    found, (calibration,) = artifact.load(killed)
+    probe, (calibration,) = artifact.load(killed)
     wanted, (at_once,) = artifact.load(whole)
     for field in ("read", "steer", "centre", "weights"):
-        assert np.array_equal(getattr(found, field), getattr(wanted, field)), field
-    assert found.card == wanted.card
+        assert np.array_equal(getattr(probe, field), getattr(wanted, field)), field
+    assert probe.card == wanted.card
     assert np.array_equal(calibration.location, at_once.location)
     assert sorted(p.name for p in tmp_path.glob("killed.*")) == [
         "killed.html",
@@ -277,16 +277,21 @@ def test_a_fit_that_is_killed_in_every_part_makes_the_same_probe(tmp_path, texts
     ]
 
 
-def test_a_probe_of_few_texts_is_warned_of_and_its_file_keeps_that(tmp_path, texts, capsys):
+def test_a_probe_of_few_texts_or_of_telling_words_is_warned_of_and_its_file_keeps_that(
+    tmp_path, texts, capsys
+):
     model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
     out = tmp_path / "thin.safetensors"
     stories, neutral = texts
+    first, *others = map(json.loads, Path(stories).read_text(encoding="utf-8").splitlines())
+    write(Path(stories), [first | {"text": f"{first['text']} happily"}, *others])
     arguments = ["fit", "--model", model, "--corpus", stories, "--neutral", neutral, "--skip", "2"]
     assert main([*arguments, "--tokens", "16", "--responses", "8", "--out", str(out)]) == 0
-    told = capsys.readouterr()
-    assert "Caution: few texts (happy 6, calm 6" in told.err
-    assert "Caution: few answers" in told.err
-    assert "Caution" not in told.out
+    printed = capsys.readouterr()
+    assert "Caution: few texts (happy 6, calm 6" in printed.err
+    assert "Caution: few answers" in printed.err
+    assert "(happy 1; the first at stories.jsonl:1)" in printed.err
+    assert "Caution" not in printed.out
     assert artifact.load(out)[0].cautions
     assert main(["show", str(out)]) == 0
     assert "caution " in capsys.readouterr().out

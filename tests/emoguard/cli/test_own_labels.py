@@ -47,13 +47,13 @@ def files(tmp_path):
 
 @pytest.mark.slow
 def test_a_probe_of_named_labels_has_no_axis_and_is_judged_and_read(tmp_path, files, capsys):
-    given = ["--model", files["--model"], "--corpus", files["one"], "--corpus", files["other"]]
-    given += ["--neutral", files["--neutral"]]
+    options = ["--model", files["--model"], "--corpus", files["one"], "--corpus", files["other"]]
+    options += ["--neutral", files["--neutral"]]
     out, judged = str(tmp_path / "p.safetensors"), str(tmp_path / "q.safetensors")
-    fit = ["fit", *given, "--labels", LABELS, "--out", out, "--skip", "2", "--layers", "1,2"]
+    fit = ["fit", *options, "--labels", LABELS, "--out", out, "--skip", "2", "--layers", "1,2"]
     assert main([*fit, "--tokens", "16", "--responses", "8"]) == 0
     # The probe knows its labels: they need not be named again.
-    judge = ["validate", *given, "--probe", out, "--out", judged, "--no-on-policy"]
+    judge = ["validate", *options, "--probe", out, "--out", judged, "--no-on-policy"]
     assert main([*judge, "--card", str(tmp_path / "card"), "--threads", "1"]) == 0
     probe, calibrations = artifact.load(judged)
     assert probe.labels == ("sarcastic", "sincere")
@@ -72,25 +72,25 @@ def test_a_probe_of_named_labels_has_no_axis_and_is_judged_and_read(tmp_path, fi
 
 @pytest.mark.slow
 def test_with_one_corpus_named_labels_stay_untested_or_worse(tmp_path, files):
-    given = ["--model", files["--model"], "--corpus", files["one"], "--labels", LABELS]
+    options = ["--model", files["--model"], "--corpus", files["one"], "--labels", LABELS]
     card = tmp_path / "card"
-    judge = ["validate", *given, "--neutral", files["--neutral"], "--card", str(card)]
+    judge = ["validate", *options, "--neutral", files["--neutral"], "--card", str(card)]
     assert main([*judge, "--threads", "1"]) == 0
-    found = json.loads((card / "validation.json").read_text())
-    assert set(found["verdicts"].values()) <= {"untested", "not usable"}
-    assert found["axis"] is None
+    validation = json.loads((card / "validation.json").read_text())
+    assert set(validation["verdicts"].values()) <= {"untested", "not usable"}
+    assert validation["axis"] is None
 
 
 def test_one_label_alone_is_refused_and_corpora_that_share_a_text(tmp_path, files, capsys):
     (tmp_path / "l.json").write_text('{"sincere": {"words": ["sincere"]}}')
-    given = ["--model", files["--model"], "--neutral", files["--neutral"]]
-    fit = ["fit", *given, "--corpus", files["one"], "--out", str(tmp_path / "p.safetensors")]
+    options = ["--model", files["--model"], "--neutral", files["--neutral"]]
+    fit = ["fit", *options, "--corpus", files["one"], "--out", str(tmp_path / "p.safetensors")]
     assert main([*fit, "--labels", str(tmp_path / "l.json")]) == 1
     assert "name two at least" in capsys.readouterr().err
     first = Path(files["one"]).read_text().splitlines()[0]
     other = Path(files["other"])
     other.write_text(f"{other.read_text()}\n{first}")
-    judge = ["validate", *given, "--labels", LABELS, "--card", str(tmp_path / "card")]
+    judge = ["validate", *options, "--labels", LABELS, "--card", str(tmp_path / "card")]
     assert main([*judge, "--corpus", files["one"], "--corpus", files["other"]]) == 1
     error = capsys.readouterr().err
     assert "corpora one and other share texts" in error
@@ -101,9 +101,9 @@ def test_one_label_alone_is_refused_and_corpora_that_share_a_text(tmp_path, file
 def test_texts_that_repeat_are_read_once_and_said(tmp_path, files, capsys):
     (tmp_path / "card").mkdir()
     twice = [*texts(9), *texts(9)[:3]]
-    given = ["--model", files["--model"], "--neutral", write(tmp_path / "n.jsonl", twice)]
-    given += ["--corpus", files["one"], "--labels", LABELS, "--layers", "1", "--skip", "2"]
-    fit = ["fit", *given, "--out", str(tmp_path / "p.safetensors")]
+    options = ["--model", files["--model"], "--neutral", write(tmp_path / "n.jsonl", twice)]
+    options += ["--corpus", files["one"], "--labels", LABELS, "--layers", "1", "--skip", "2"]
+    fit = ["fit", *options, "--out", str(tmp_path / "p.safetensors")]
     assert main([*fit, "--tokens", "16", "--responses", "8"]) == 0
     assert f"Left out 3 of 27 texts, which repeat others: the first at {tmp_path}/n.jsonl:25." in (
         capsys.readouterr().err

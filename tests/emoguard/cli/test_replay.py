@@ -130,8 +130,8 @@ def test_labels_that_are_not_monitored_do_not_alarm(tmp_path, probe, capsys):
     path = tmp_path / "judged.safetensors"
     artifact.save(path, judged, [make_calibration(judged, FAKE_IDENTITY)])
     shifted = log(tmp_path / "c", 1500, shift=1.0, verdicts=verdicts)
-    for asked in ([], ["--probe", str(path)]):
-        assert run("replay", shifted, "--baseline", out, *asked) == 0
+    for options in ([], ["--probe", str(path)]):
+        assert run("replay", shifted, "--baseline", out, *options) == 0
         shown = capsys.readouterr().out
         assert "drift  sad" in shown
         assert "drift  happy" not in shown

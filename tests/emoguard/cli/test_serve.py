@@ -307,8 +307,8 @@ class TestServed:
         assert answer["emoguard"]["notice"]["reasons"] == ["start"]
 
     def test_a_stream_ends_with_the_notice(self, running):
-        asked = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "stream": True}
-        _, _, raw = running.ask("/v1/chat/completions", asked, BEARER)
+        body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "stream": True}
+        _, _, raw = running.ask("/v1/chat/completions", body, BEARER)
         lines = [line for line in raw.decode().split("\n") if line]
         assert lines[-1] == "data: [DONE]"
         data = ["emoguard" in json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
@@ -316,16 +316,16 @@ class TestServed:
 
     def test_a_plan_is_granted_within_the_bound_and_refused_beyond(self, running):
         for dose, status in ((0.05, 200), (0.5, 400)):
-            asked = ASKED | {"emoguard": {"plan": {"add": {"happy": dose}}}}
-            answered, _, raw = running.ask("/v1/completions", asked, BEARER)
+            body = ASKED | {"emoguard": {"plan": {"add": {"happy": dose}}}}
+            answered, _, raw = running.ask("/v1/completions", body, BEARER)
             assert answered == status
             data = json.loads(raw)
             assert data["emoguard"]["steered"] if status == 200 else data["error"]["param"]
 
     @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}])
-    @pytest.mark.parametrize("asked", [ASKED, ASKED | {"emoguard": "malformed"}])
-    def test_without_the_key_nothing_is_told(self, running, headers, asked):
-        status, _, raw = running.ask("/v1/completions", asked, headers)
+    @pytest.mark.parametrize("body", [ASKED, ASKED | {"emoguard": "malformed"}])
+    def test_without_the_key_nothing_is_told(self, running, headers, body):
+        status, _, raw = running.ask("/v1/completions", body, headers)
         assert status == 401
         assert json.loads(raw) == {
             "error": {
@@ -357,8 +357,8 @@ class TestServed:
     def test_it_is_llama_cpp_server(self, running):
         _, _, raw = running.ask("/v1/models", headers=BEARER)
         assert [each["id"] for each in json.loads(raw)["data"]] == ["tiny.gguf"]
-        asked = {"input": "Once"}
-        _, _, raw = running.ask("/extras/tokenize/count", asked, BEARER)
+        body = {"input": "Once"}
+        _, _, raw = running.ask("/extras/tokenize/count", body, BEARER)
         assert json.loads(raw)["count"] > 0
 
 
@@ -605,8 +605,8 @@ class TestEnd:
     def test_an_answer_in_the_making_does_not_hold_it_up(self, folder):
         arguments = ("--model", str(folder / "tiny.gguf"), "--threads", "1", "--context", "200000")
         with serving(folder, *arguments) as running:
-            asked = {"prompt": "Once", "max_tokens": 199000, "logit_bias": {"2": -100}}
-            thread = threading.Thread(target=_ignoring, args=(running, asked))
+            body = {"prompt": "Once", "max_tokens": 199000, "logit_bias": {"2": -100}}
+            thread = threading.Thread(target=_ignoring, args=(running, body))
             thread.start()
             time.sleep(1)
             code, seconds = running.stop(timeout=60)
@@ -616,8 +616,8 @@ class TestEnd:
         assert seconds < 20
 
     def test_when_disabled_it_is_the_plain_server(self, plain):
-        asked = ASKED | {"emoguard": {"plan": "nonsense"}}
-        status, headers, raw = plain.ask("/v1/completions", asked)
+        body = ASKED | {"emoguard": {"plan": "nonsense"}}
+        status, headers, raw = plain.ask("/v1/completions", body)
         assert (status, "emoguard" in json.loads(raw)) == (200, False)
         assert "x-emoguard-notice" not in headers
         assert plain.ask("/readyz")[0] == 200
@@ -628,9 +628,9 @@ def test_the_page_wants_the_key_and_ends_with_the_server(folder):
     with serving(folder, *arguments, API_KEY=KEY) as running:
         assert b"<title>EmoGuard</title>" in running.ask("/emoguard/")[2]
         assert running.ask("/emoguard/live")[0] == 401
-        asked = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
-        assert running.ask("/emoguard/answer", asked)[0] == 401
-        status, _, raw = running.ask("/emoguard/answer", asked, BEARER)
+        body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+        assert running.ask("/emoguard/answer", body)[0] == 401
+        status, _, raw = running.ask("/emoguard/answer", body, BEARER)
         assert (status, raw.count(b"event: end")) == (200, 1)
         assert b'"status":"scored"' in raw
         live = urllib.request.Request(
@@ -645,6 +645,6 @@ def test_the_page_wants_the_key_and_ends_with_the_server(folder):
     assert seconds < 10  # no open page makes it wait for the end of its patience
 
 
-def _ignoring(running, asked):
+def _ignoring(running, body):
     with contextlib.suppress(Exception):
-        running.ask("/v1/completions", asked)
+        running.ask("/v1/completions", body)

@@ -62,8 +62,8 @@ def random_probe(model, out):
     names = [label.name for label in corpora.default_labels()]
     probe = dataclasses.replace(make_probe(door, [*names, "valence"]), axes=("valence",))
     prompts = corpora.neutral_prompts()[:16]
-    said = list(responses(LlamaSpeaker(llm), prompts, Sampling(24)))
-    artifact.save(out, probe, [calibrate(door, probe, said)])
+    answers = list(responses(LlamaSpeaker(llm), prompts, Sampling(24)))
+    artifact.save(out, probe, [calibrate(door, probe, answers)])
 
 
 def test_a_probe_of_random_directions_is_not_usable_and_says_so_everywhere(tmp_path, files, capsys):
@@ -72,18 +72,22 @@ def test_a_probe_of_random_directions_is_not_usable_and_says_so_everywhere(tmp_p
     check = ["validate", *arguments(files, *files), "--probe", probe, "--out", judged]
     check += ["--card", card, "--responses", "24", "--tokens", "20", "--threads", "1"]
     assert main([*check, "--also", files["--model"][0]]) == 0
-    told = capsys.readouterr().out
-    assert "Verdicts" in told
-    assert "On-policy" in told
-    found, calibrations = artifact.load(judged)
+    printed = capsys.readouterr().out
+    assert "Verdicts" in printed
+    assert "On-policy" in printed
+    judged_probe, calibrations = artifact.load(judged)
     assert len(calibrations) == 1
-    assert set(found.card["verdicts"]) == set(found.labels)
-    assert set(found.card["verdicts"].values()) == {"not usable"}
-    assert "status" not in found.card
-    assert set(found.card["file"]) == set(found.card["recipe"]) == set(found.labels)
+    assert set(judged_probe.card["verdicts"]) == set(judged_probe.labels)
+    assert set(judged_probe.card["verdicts"].values()) == {"not usable"}
+    assert "status" not in judged_probe.card
+    assert (
+        set(judged_probe.card["file"])
+        == set(judged_probe.card["recipe"])
+        == set(judged_probe.labels)
+    )
     whole = json.loads((tmp_path / "card" / "validation.json").read_text())
-    assert whole["name"] == found.name  # the card goes with the file that holds the verdicts
-    assert whole["verdicts"] == found.card["verdicts"]
+    assert whole["name"] == judged_probe.name  # the card goes with the file that holds the verdicts
+    assert whole["verdicts"] == judged_probe.card["verdicts"]
     assert whole["on_policy"]["responses"]["neutral"] + whole["on_policy"]["short"] >= 24
     itself = whole["agreements"][0]
     assert itself["gap_95"] == itself["rerun"] == 0.0
@@ -112,12 +116,12 @@ def test_a_place_that_refuses_the_probe_does_not_cost_the_card(tmp_path, files, 
 def test_a_recipe_is_judged_without_a_probe_and_reads_stored_residuals_again(
     tmp_path, files, capsys
 ):
-    made = arguments(files, "--model", "--corpus", "--neutral")
+    options = arguments(files, "--model", "--corpus", "--neutral")
     card = tmp_path / "card"
-    assert main(["validate", *made, "--card", str(card), "--threads", "1"]) == 0
+    assert main(["validate", *options, "--card", str(card), "--threads", "1"]) == 0
     first = (card / "validation.json").read_text()
     rows = (card / "residuals" / "corpus-0" / "rows.npy").stat().st_mtime_ns
-    assert main(["validate", *made, "--card", str(card), "--threads", "1"]) == 0
+    assert main(["validate", *options, "--card", str(card), "--threads", "1"]) == 0
     assert (card / "validation.json").read_text() == first
     assert (card / "residuals" / "corpus-0" / "rows.npy").stat().st_mtime_ns == rows
     assert json.loads(first)["file"] == {}
@@ -131,8 +135,8 @@ def test_a_probe_is_judged_by_the_labels_it_was_fitted_with_in_its_order():
     probe = make_probe(FakeResiduals(), ("dim", "bright", "valence"))
     recipe = {"labels": dict(sorted(labels.items()))}  # as a file brings it back
     probe = dataclasses.replace(probe, axes=("valence",), recipe=recipe)
-    found = validate._labels(None, probe)
-    assert [(label.name, label.valence) for label in found] == [("dim", -1), ("bright", 1)]
+    recorded = validate._labels(None, probe)
+    assert [(label.name, label.valence) for label in recorded] == [("dim", -1), ("bright", 1)]
 
 
 def test_the_packages_own_corpora_have_names_of_their_own_beside_others(tmp_path):
@@ -154,12 +158,12 @@ def test_without_corpora_the_packages_own_are_read_and_tested_on_each_other(tmp_
     monkeypatch.setattr(corpora, "read", some)
     model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
     card = tmp_path / "card"
-    made = ["--model", model, "--card", str(card), "--most", "12", "--threads", "1"]
-    assert main(["validate", *made]) == 0
+    options = ["--model", model, "--card", str(card), "--most", "12", "--threads", "1"]
+    assert main(["validate", *options]) == 0
     assert sorted(read) == sorted(map(str, (*corpora.own(), *corpora.own_neutrals())))
-    found = json.loads((card / "validation.json").read_text())
-    assert set(found["each_left_out"]) == {"own stories", "own letters"}
-    assert "untested" not in found["verdicts"].values()
+    validation = json.loads((card / "validation.json").read_text())
+    assert set(validation["each_left_out"]) == {"own stories", "own letters"}
+    assert "untested" not in validation["verdicts"].values()
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ def file(path, bound=BOUND):
 
 
 def written(path, count=5):
-    made = file(path)
-    made.extend(lambda start: SAID[start:count], lambda said: len(said) >= count)
+    answers = file(path)
+    answers.extend(lambda start: SAID[start:count], lambda kept: len(kept) >= count)
     return path.read_bytes()
 
 
@@ -32,24 +32,26 @@ def test_cut_anywhere_it_goes_on_where_it_was_and_ends_the_same(tmp_path_factory
     again = file(path)
     kept = whole[: cut % (len(whole) + 1)].count(b"\n")
     assert again.answers == SAID[: max(0, kept - 1)]
-    asked = []
-    again.extend(lambda start: asked.append(start) or SAID[start:], lambda said: len(said) >= 5)
-    assert asked == ([kept - 1 if kept else 0] if kept < 6 else [])
+    starts = []
+    again.extend(
+        lambda start: starts.append(start) or SAID[start:], lambda answers: len(answers) >= 5
+    )
+    assert starts == ([kept - 1 if kept else 0] if kept < 6 else [])
     assert again.answers == SAID
     assert path.read_bytes() == whole
 
 
 def test_every_answer_is_on_disk_before_the_next_is_made(tmp_path):
     path = tmp_path / "a.jsonl"
-    made = file(path)
+    answers = file(path)
 
     def source(start):
         for n, answer in enumerate(SAID):
             assert path.read_bytes().count(b"\n") == 1 + n
             yield answer
 
-    made.extend(source, lambda said: False)
-    made.close()
+    answers.extend(source, lambda kept: False)
+    answers.close()
     assert file(path).answers == SAID
 
 
@@ -60,7 +62,7 @@ def test_nothing_is_written_that_could_not_be_read_again(tmp_path, monkeypatch):
         monkeypatch.setattr(workfile, name, most)
         full = file(path)
         with pytest.raises(EmoGuardError, match="is full"):
-            full.extend(lambda start: SAID, lambda said: False)
+            full.extend(lambda start: SAID, lambda kept: False)
         full.close()
         assert file(path).answers == SAID
         monkeypatch.setattr(workfile, name, most - 1)
@@ -70,9 +72,9 @@ def test_nothing_is_written_that_could_not_be_read_again(tmp_path, monkeypatch):
 
 
 def test_it_stops_when_there_are_enough(tmp_path):
-    made = file(tmp_path / "a.jsonl")
-    made.extend(lambda start: iter(SAID), lambda said: len(said) >= 2)
-    assert made.answers == SAID[:2]
+    answers = file(tmp_path / "a.jsonl")
+    answers.extend(lambda start: iter(SAID), lambda kept: len(kept) >= 2)
+    assert answers.answers == SAID[:2]
 
 
 def test_answers_of_another_model_or_context_are_refused_and_kept(tmp_path):
@@ -116,7 +118,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_written(tmp_path, monkey
 
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(EmoGuardError, match=r"a\.jsonl cannot be written: No space left"):
-        answers.extend(lambda start: SAID, lambda said: len(said) > 5)
+        answers.extend(lambda start: SAID, lambda kept: len(kept) > 5)
     monkeypatch.undo()
     assert path.read_bytes() == whole
 

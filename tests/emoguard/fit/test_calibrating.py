@@ -51,28 +51,28 @@ def run(tmp_path, speaker=None, others=(), before=(), *, sample=SAMPLE, progress
 
 def test_every_file_reads_the_same_responses_and_only_the_first_responds(tmp_path):
     first, second = FakeSpeaker(), other()
-    found = run(tmp_path, first, [lambda: second])
-    assert [each.identity for each in found] == [FAKE_IDENTITY, QUANTISED]
-    assert found[0].tokens == found[1].tokens
+    calibrations = run(tmp_path, first, [lambda: second])
+    assert [each.identity for each in calibrations] == [FAKE_IDENTITY, QUANTISED]
+    assert calibrations[0].tokens == calibrations[1].tokens
     assert first.prompts
     assert not second.prompts
 
 
 def test_it_stops_with_enough_responses_as_long_as_the_window(tmp_path):
     speaker = FakeSpeaker(shortest=6)
-    (found,) = run(tmp_path, speaker)
+    (calibration,) = run(tmp_path, speaker)
     generated = list(responses(FakeSpeaker(shortest=6), PROMPTS, SAMPLE.sampling))
     whole = np.cumsum([len(each.token_ids) >= ALARMS.window_tokens for each in generated])
     count = int(np.searchsorted(whole, SAMPLE.wanted)) + 1
     assert len(speaker.prompts) == count < len(PROMPTS)
     long_enough = [each for each in generated[:count] if len(each.token_ids) >= SHORTEST]
-    assert found.responses == len(long_enough)
+    assert calibration.responses == len(long_enough)
 
 
 def test_the_context_says_what_the_responses_depend_on(tmp_path):
-    (found,) = run(tmp_path)
-    assert found.context == SAMPLE.sampling.context(FAKE_IDENTITY.template, PROMPTS)
-    assert (found.curve.window, found.curve.hysteresis) == (12, ALARMS.hysteresis_sd)
+    (calibration,) = run(tmp_path)
+    assert calibration.context == SAMPLE.sampling.context(FAKE_IDENTITY.template, PROMPTS)
+    assert (calibration.curve.window, calibration.curve.hysteresis) == (12, ALARMS.hysteresis_sd)
 
 
 def test_responses_are_made_once(tmp_path):
@@ -97,9 +97,9 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, speaker)
     rest = FakeSpeaker()
-    (found,) = run(tmp_path, rest)
+    (calibration,) = run(tmp_path, rest)
     assert rest.prompts[0].seed == 4
-    assert (found.location == whole[0].location).all()
+    assert (calibration.location == whole[0].location).all()
 
 
 def test_responses_of_another_model_are_not_taken_over(tmp_path):
@@ -120,8 +120,8 @@ def test_the_probe_is_written_after_every_file(tmp_path, monkeypatch):
     monkeypatch.setattr(calibrating, "read", breaking)
     with pytest.raises(EmoGuardError, match="injected"):
         run(tmp_path, None, [other], [make_calibration(PROBE, QUANTISED)])
-    _, found = artifact.load(tmp_path / "out.safetensors")
-    assert [each.identity for each in found] == [QUANTISED, FAKE_IDENTITY]
+    _, calibrations = artifact.load(tmp_path / "out.safetensors")
+    assert [each.identity for each in calibrations] == [QUANTISED, FAKE_IDENTITY]
 
 
 @pytest.mark.parametrize(
@@ -172,11 +172,11 @@ def test_without_a_template_the_first_half_of_a_prompt_is_continued_without_syst
 
 
 def test_advice_names_what_is_missing(tmp_path):
-    (found,) = run(tmp_path)
-    whole = found.curve.responses
-    assert f"got {whole}: give --responses 600" in advice(found, 10, 600)
-    assert f"got {whole}: give more prompts" in advice(found, 600, 600)
-    assert "rate_per_1000_tokens" in advice(found, 10, whole)
+    (calibration,) = run(tmp_path)
+    whole = calibration.curve.responses
+    assert f"got {whole}: give --responses 600" in advice(calibration, 10, 600)
+    assert f"got {whole}: give more prompts" in advice(calibration, 600, 600)
+    assert "rate_per_1000_tokens" in advice(calibration, 10, whole)
 
 
 def test_the_work_file_is_bound_to_model_prompts_and_sampling(tmp_path):

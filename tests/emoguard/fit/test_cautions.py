@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from emoguard.fit import recipe
 from emoguard.fit.cautions import FEW, cautions
 from emoguard.probe import artifact
-from tests.emoguard.fit.test_recipe import LABELS, NEUTRAL, Planted, corpus
+from tests.emoguard.fit.test_recipe import corpus, probe_of
 
 NAMES = ("happy", "sad")
 GOOD = np.full((29, 2), 0.9)
@@ -53,16 +52,12 @@ def test_labels_that_are_hardly_told_apart_are_told():
 
 
 def test_a_probe_file_keeps_what_was_told_of_it(tmp_path):
-    made = recipe.fit(
-        Planted(), [corpus(topics=3, per_cell=4)], NEUTRAL, LABELS, tmp_path, name="thin"
-    )
-    assert any("happy 12, sad 12" in sentence for sentence in made.cautions)
-    artifact.save(tmp_path / "p.safetensors", made)
-    assert artifact.load(tmp_path / "p.safetensors")[0].cautions == made.cautions
+    probe = probe_of([corpus(topics=3, per_cell=4)])
+    assert any("happy 12, sad 12" in sentence for sentence in probe.cautions)
+    artifact.save(tmp_path / "p.safetensors", probe)
+    assert artifact.load(tmp_path / "p.safetensors")[0].cautions == probe.cautions
 
 
-def test_a_probe_of_enough_texts_has_no_word_of_few(tmp_path):
-    made = recipe.fit(
-        Planted(), [corpus(topics=6, per_cell=5)], NEUTRAL, LABELS, tmp_path, name="thick"
-    )
-    assert not any("few texts" in sentence for sentence in made.cautions)
+def test_a_probe_of_enough_texts_has_no_word_of_few():
+    cautions = probe_of([corpus(topics=6, per_cell=5)]).cautions
+    assert not any("few texts" in sentence for sentence in cautions)

@@ -26,8 +26,8 @@ def test_only_emotions_that_mean_a_label_are_kept(tmp_path):
             {"emotion": "bored", "topic": "rain", "text": "b c"},
         ],
     )
-    found = corpora.read(path, [Label("happy", ("happy", "joyful"), 1)])
-    assert found == [Text("happy", "rain", "a fine day")]
+    texts = corpora.read(path, [Label("happy", ("happy", "joyful"), 1)])
+    assert texts == [Text("happy", "rain", "a fine day")]
 
 
 def test_without_labels_everything_is_kept(tmp_path):
@@ -96,10 +96,10 @@ def test_prompts_are_read_one_per_line_and_once(tmp_path):
 
 
 def test_neutral_prompts_are_many_and_different_and_some_are_held_out():
-    found = corpora.neutral_prompts()
-    assert len(found) == len({prompt.casefold() for prompt in found})
-    assert all(prompt == prompt.strip() and 10 <= len(prompt) <= 400 for prompt in found)
-    assert len(found) - corpora.CALIBRATING >= 1000
+    prompts = corpora.neutral_prompts()
+    assert len(prompts) == len({prompt.casefold() for prompt in prompts})
+    assert all(prompt == prompt.strip() and 10 <= len(prompt) <= 400 for prompt in prompts)
+    assert len(prompts) - corpora.CALIBRATING >= 1000
 
 
 def test_labels_of_a_file(tmp_path):
@@ -222,7 +222,7 @@ def test_the_own_stories_mix_persons_in_every_cell():
     persons = defaultdict(set)
     for r in own_stories()[0]:
         persons[r["emotion"], r["topic"]].add(r["person"])
-    assert all(found == {"first", "third"} for found in persons.values())
+    assert all(cell == {"first", "third"} for cell in persons.values())
 
 
 def test_every_label_and_topic_of_the_own_letters_has_a_quarter_in_the_third_person():
@@ -238,8 +238,8 @@ def test_every_label_and_topic_of_the_own_letters_has_a_quarter_in_the_third_per
 def test_the_person_of_an_own_text_is_the_one_it_is_written_in(own):
     first = re.compile(r"\b(I|my|me|we|our|us)\b")
     for r in chain(*own()):
-        told = re.sub(r'"[^"]*"', "", r["text"])  # anybody may say I in a dialogue
-        assert bool(first.search(told)) == (r["person"] == "first"), r["text"]
+        narration = re.sub(r'"[^"]*"', "", r["text"])  # anybody may say I in a dialogue
+        assert bool(first.search(narration)) == (r["person"] == "first"), r["text"]
 
 
 @pytest.mark.parametrize(("own", "least", "most"), [(own_stories, 40, 80), (own_letters, 60, 90)])

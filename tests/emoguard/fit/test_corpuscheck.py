@@ -74,13 +74,13 @@ def test_repeated_texts_are_found_within_and_between_corpora(tmp_path):
     texts = good()
     a = write(tmp_path / "a.jsonl", [*texts, texts[0], {**texts[1], "emotion": "glum"}])
     b = write(tmp_path / "b.jsonl", [*good("b"), texts[2]])
-    found = {finding.place: finding for finding in check(a, b)}
-    assert not found[f"{a}:31"].fatal
-    assert "left out: line 31" in found[f"{a}:31"].sentence
-    assert found[f"{a}:32"].fatal
-    assert f"{a}:2 again, here glum and there merry" in found[f"{a}:32"].sentence
-    assert found[f"{b}:31"].fatal
-    assert f"the text of {a}:3 again: neither" in found[f"{b}:31"].sentence
+    findings = {finding.place: finding for finding in check(a, b)}
+    assert not findings[f"{a}:31"].fatal
+    assert "left out: line 31" in findings[f"{a}:31"].sentence
+    assert findings[f"{a}:32"].fatal
+    assert f"{a}:2 again, here glum and there merry" in findings[f"{a}:32"].sentence
+    assert findings[f"{b}:31"].fatal
+    assert f"the text of {a}:3 again: neither" in findings[f"{b}:31"].sentence
 
 
 def test_near_duplicates_are_named_once_per_file(tmp_path):
@@ -109,14 +109,16 @@ def test_a_label_of_one_corpus_or_few_texts_is_named(tmp_path):
     texts = good()
     a = write(tmp_path / "a.jsonl", texts)
     b = write(tmp_path / "b.jsonl", [r for r in good("b") if r["emotion"] == "glum"])
-    found = [finding for finding in check(a, b) if finding.place == "merry"]
-    assert not any(finding.fatal for finding in found)
-    few, alone = (finding.sentence for finding in found)
+    findings = [finding for finding in check(a, b) if finding.place == "merry"]
+    assert not any(finding.fatal for finding in findings)
+    few, alone = (finding.sentence for finding in findings)
     assert few == "few texts: 30 of a label are few already"
     assert "the verdict will be untested" in alone
-    found = [finding for finding in check(write(tmp_path / "c.jsonl", texts[:10])) if finding.fatal]
-    assert [finding.place for finding in found] == ["glum", "merry"]
-    assert "at least 10 texts in one corpus, got 5" in found[0].sentence
+    findings = [
+        finding for finding in check(write(tmp_path / "c.jsonl", texts[:10])) if finding.fatal
+    ]
+    assert [finding.place for finding in findings] == ["glum", "merry"]
+    assert "at least 10 texts in one corpus, got 5" in findings[0].sentence
 
 
 def test_labels_that_differ_in_length_or_topics_are_named(tmp_path):
@@ -133,9 +135,9 @@ def test_labels_that_differ_in_length_or_topics_are_named(tmp_path):
 def test_emotions_that_no_label_means_and_broken_letters_are_named(tmp_path):
     texts = [*good(), {"emotion": "bored", "text": "a b"}, {"text": "Ã¼ber all"}]
     b = write(tmp_path / "b.jsonl", good("b"))
-    found = check(write(tmp_path / "a.jsonl", texts), b)
-    assert not any(finding.fatal for finding in found)
-    sentences = [finding.sentence for finding in found]
+    findings = check(write(tmp_path / "a.jsonl", texts), b)
+    assert not any(finding.fatal for finding in findings)
+    sentences = [finding.sentence for finding in findings]
     assert any("left out (bored 1)" in s for s in sentences)
     assert any("without an emotion" in s for s in sentences)
     assert any("looks like UTF-8 that was read as another encoding" in s for s in sentences)

@@ -12,13 +12,13 @@ def test_a_direction_is_the_unit_mean_difference_without_neutral_components():
     pooled = RNG.normal(size=(60, 16)) + 3
     neutral = RNG.normal(size=(40, 16)) * np.array([9, 5] + [1] * 14)
     components = d.neutral_components(neutral)
-    found = d.mean_differences(pooled, labels, names, components)
-    assert np.allclose(np.linalg.norm(found, axis=1), 1)
-    assert np.allclose(found @ components.T, 0, atol=1e-12)
+    directions = d.mean_differences(pooled, labels, names, components)
+    assert np.allclose(np.linalg.norm(directions, axis=1), 1)
+    assert np.allclose(directions @ components.T, 0, atol=1e-12)
     grand = np.mean([pooled[labels == n].mean(axis=0) for n in names], axis=0)
     wanted = pooled[labels == "b"].mean(axis=0) - grand
     wanted -= components.T @ (components @ wanted)
-    assert np.allclose(found[1], wanted / np.linalg.norm(wanted))
+    assert np.allclose(directions[1], wanted / np.linalg.norm(wanted))
 
 
 def test_neutral_components_explain_the_share_and_no_more_than_needed():
@@ -66,9 +66,9 @@ def test_whitening_is_the_discriminant_of_the_pooled_covariance():
     y = np.array(["a", "b"] * 2000)
     covariance = d.within_covariance([(x, y)], shrinkage=0.0)
     assert np.allclose(covariance, shape, atol=0.6)
-    found = d.whiten(np.array([[1.0, 1.0, 0.0, 0.0]]), shape)
+    whitened = d.whiten(np.array([[1.0, 1.0, 0.0, 0.0]]), shape)
     wanted = np.array([1 / 9, 1.0, 0.0, 0.0])
-    assert np.allclose(found[0], wanted / np.linalg.norm(wanted))
+    assert np.allclose(whitened[0], wanted / np.linalg.norm(wanted))
 
 
 def test_full_shrinkage_weighs_each_dimension_by_its_own_variance():
@@ -88,7 +88,7 @@ def test_what_is_read_does_not_depend_on_the_scale_of_a_dimension():
 
     def scores(rows):
         plain = d.mean_differences(rows, y, ["a", "b", "c"], np.zeros((0, 8)))
-        found = rows @ d.whiten(plain, d.within_covariance([(rows, y)])).T
-        return (found - found.mean(0)) / found.std(0)
+        projections = rows @ d.whiten(plain, d.within_covariance([(rows, y)])).T
+        return (projections - projections.mean(0)) / projections.std(0)
 
     assert np.allclose(scores(x), scores(massive))

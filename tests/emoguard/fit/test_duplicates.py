@@ -12,10 +12,10 @@ WORDS = [f"w{n}" for n in range(40)]
 
 
 def known(*texts):
-    found = Duplicates()
+    memory = Duplicates()
     for text in texts:
-        found.add(text)
-    return found
+        memory.add(text)
+    return memory
 
 
 def test_eight_words_in_a_row_are_a_repetition_and_seven_are_not():
@@ -46,6 +46,6 @@ def test_a_text_too_short_for_four_runs_repeats_nothing(words):
 
 def test_more_words_than_can_be_remembered_are_refused(monkeypatch):
     monkeypatch.setattr(duplicates, "MOST_RUNS", 10)
-    found = known(" ".join(WORDS[:10]))
+    memory = known(" ".join(WORDS[:10]))
     with pytest.raises(EmoGuardError, match="among 10 words at most"):
-        found.add(" ".join(WORDS[10:30]))
+        memory.add(" ".join(WORDS[10:30]))

@@ -61,9 +61,9 @@ def text_by_text(door, texts, skip):
     return np.array(means)
 
 
-def assert_close(found, wanted):
+def assert_close(rows, wanted):
     """Each mean is off by at most a thousandth of its own length."""
-    error = np.linalg.norm(found - wanted, axis=-1) / np.linalg.norm(wanted, axis=-1)
+    error = np.linalg.norm(rows - wanted, axis=-1) / np.linalg.norm(wanted, axis=-1)
     assert error.max() < 1e-3, f"off by {error.max():.2g}"
 
 
@@ -105,13 +105,13 @@ def test_embeddings_are_what_block_0_receives(tmp_path, architecture):
     door, texts = hf_door(architecture), some_texts(6)
     _, embeddings = extract_embedded(door, texts, tmp_path / "r")
     model = door._model
-    for text, found in zip(texts, embeddings, strict=True):
+    for text, embedding in zip(texts, embeddings, strict=True):
         ids = door.tokenize(text)
         hidden = model(
             input_ids=hf_models.torch.tensor([ids]), output_hidden_states=True
         ).hidden_states[0]
         wanted = hidden[0, skipped_tokens(len(ids), 20) :].mean(dim=0)
-        assert np.allclose(found, wanted.detach().numpy(), atol=1e-5)
+        assert np.allclose(embedding, wanted.detach().numpy(), atol=1e-5)
 
 
 def test_llamacpp_embeddings_are_a_row_of_the_table_per_token(tmp_path):
@@ -120,9 +120,9 @@ def test_llamacpp_embeddings_are_a_row_of_the_table_per_token(tmp_path):
     _, embeddings = extract_embedded(door, texts, tmp_path / "r")
     rng = np.random.default_rng(0)  # as tiny_gguf draws it: the table comes first
     table = rng.normal(size=(tiny_gguf.VOCABULARY, 64)) * (2.0 / 8)
-    for text, found in zip(texts, embeddings, strict=True):
+    for text, embedding in zip(texts, embeddings, strict=True):
         ids = door.tokenize(text)
-        assert np.allclose(found, table[ids[skipped_tokens(len(ids), 20) :]].mean(0), atol=1e-5)
+        assert np.allclose(embedding, table[ids[skipped_tokens(len(ids), 20) :]].mean(0), atol=1e-5)
 
 
 def test_padding_on_either_side_of_the_tokenizer_changes_nothing(tmp_path):
@@ -135,9 +135,9 @@ def test_padding_on_either_side_of_the_tokenizer_changes_nothing(tmp_path):
     texts, model = ["a hen", *some_texts(5)], hf_models.build("llama")
     left = emoguard_transformers.open_residuals(model, LeftPadding())
     right = emoguard_transformers.open_residuals(model, Bytes())
-    found = extract(left, texts, tmp_path / "left")
-    assert np.array_equal(found, extract(right, texts, tmp_path / "right"))
-    assert_close(found[:1], text_by_text(left, texts[:1], 20))
+    rows = extract(left, texts, tmp_path / "left")
+    assert np.array_equal(rows, extract(right, texts, tmp_path / "right"))
+    assert_close(rows[:1], text_by_text(left, texts[:1], 20))
 
 
 @pytest.mark.parametrize("runtime", ["transformers", "llamacpp"])
@@ -147,8 +147,8 @@ def test_the_first_token_is_never_in_a_mean(tmp_path, runtime):
     texts = ["ten", "heat on a train"]
     ids = [door.tokenize(text) for text in texts]
     assert [row[0] for row in ids] == [1, 1]
-    found = extract(door, texts, tmp_path / "r", skip=0)
-    for row, means in zip(ids, found, strict=True):
+    rows = extract(door, texts, tmp_path / "r", skip=0)
+    for row, means in zip(ids, rows, strict=True):
         residuals = door.residuals(row, range(door.identity.layers - 1))
         assert_close(means, residuals[:, 1:].mean(axis=1))
         with_bos = residuals.mean(axis=1)
@@ -228,9 +228,9 @@ def test_a_killed_process_resumes_and_gives_the_same_bits(tmp_path):
     child = subprocess.run([sys.executable, "-c", CHILD, str(folder)], cwd=ROOT, check=False)
     assert child.returncode == -signal.SIGKILL
     seen, texts = [], some_texts(60)
-    found = extract(hf_door("llama"), texts, folder, progress=seen.append)
+    rows = extract(hf_door("llama"), texts, folder, progress=seen.append)
     assert 25 < seen[0] < 60, "nothing of the killed process was kept"
-    assert np.array_equal(found, extract(hf_door("llama"), texts, tmp_path / "whole"))
+    assert np.array_equal(rows, extract(hf_door("llama"), texts, tmp_path / "whole"))
 
 
 def test_every_moment_of_being_killed_is_survived(tmp_path, monkeypatch):
@@ -277,16 +277,16 @@ def test_a_folder_of_something_else_or_a_damaged_one_is_refused(tmp_path):
 
 
 def test_what_comes_back_is_mapped_and_cannot_be_written(tmp_path):
-    found = extract(FakeResiduals(), some_texts(3), tmp_path / "r")
-    assert isinstance(found, np.memmap)
+    rows = extract(FakeResiduals(), some_texts(3), tmp_path / "r")
+    assert isinstance(rows, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
-        found[0] = 0
+        rows[0] = 0
 
 
 def test_a_door_without_batches_has_no_embeddings(tmp_path):
     texts = some_texts(3)
-    found = extract(FakeResiduals(), texts, tmp_path / "r")
-    assert_close(found, text_by_text(FakeResiduals(), texts, 20))
+    rows = extract(FakeResiduals(), texts, tmp_path / "r")
+    assert_close(rows, text_by_text(FakeResiduals(), texts, 20))
     assert extract_embedded(FakeResiduals(), texts, tmp_path / "r")[1] is None
 
 
@@ -313,15 +313,15 @@ def test_layers_outside_the_model_are_refused_in_both_runtimes(tmp_path):
 def test_batches_hold_every_text_once_and_little_padding():
     rng = np.random.default_rng(0)
     lengths = [*rng.integers(4, 300, 500).tolist(), 5000]
-    found = pooling.batches(lengths)
-    assert sorted(n for batch in found for n in batch) == list(range(501))
-    for batch in found:
+    batches = pooling.batches(lengths)
+    assert sorted(n for batch in batches for n in batch) == list(range(501))
+    for batch in batches:
         assert len(batch) <= pooling.MOST
         longest = max(lengths[n] for n in batch)
         assert len(batch) == 1 or len(batch) * longest <= pooling.BATCH
-    padded = sum(len(batch) * max(lengths[n] for n in batch) for batch in found)
+    padded = sum(len(batch) * max(lengths[n] for n in batch) for batch in batches)
     assert padded < 1.05 * sum(lengths)
-    assert pooling.batches(lengths) == found
+    assert pooling.batches(lengths) == batches
 
 
 def test_pooling_leaves_out_leading_tokens_and_never_more_than_half():
@@ -346,12 +346,14 @@ def test_a_batch_leaves_a_llama_as_it_was(tmp_path):
 def test_texts_that_are_too_short_are_left_out_and_the_first_is_named(capsys):
     texts = [Text("joy", "", words, f"c.jsonl:{n}") for n, words in enumerate(SHORT_AND_LONG, 1)]
     door = FakeResiduals()
-    found = readable(door, texts)
-    assert [text.text for text in found] == [w for w in SHORT_AND_LONG if len(door.tokenize(w)) > 3]
-    assert 0 < len(found) < len(texts)
-    said = capsys.readouterr().err
-    assert "of 4 texts, which have fewer than 4 tokens: the first at c.jsonl:2" in said
-    assert readable(door, found) == found
+    long_enough = readable(door, texts)
+    assert [text.text for text in long_enough] == [
+        w for w in SHORT_AND_LONG if len(door.tokenize(w)) > 3
+    ]
+    assert 0 < len(long_enough) < len(texts)
+    printed = capsys.readouterr().err
+    assert "of 4 texts, which have fewer than 4 tokens: the first at c.jsonl:2" in printed
+    assert readable(door, long_enough) == long_enough
     assert not capsys.readouterr().err
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from emoguard.fit import forecast as forecast_module
 from emoguard.fit import recipe
 from emoguard.fit.forecast import Speed, Work, _judged, forecast, measure, seconds
 from emoguard.fit.responses import Sampling
@@ -60,6 +61,22 @@ def test_every_speed_is_measured_without_a_model():
         assert each.shape == (2,)
         assert each[0] > 0
     assert 20 < speed.response_tokens < 44
+
+
+def test_responses_made_together_share_their_seconds(monkeypatch):
+    class Group(FakeSpeaker):
+        together = 8
+
+        def respond_together(self, prompts):
+            return [self.respond(prompt) for prompt in prompts]
+
+    def timed(work):
+        work()
+        return np.array([8.0, 16.0])
+
+    monkeypatch.setattr(forecast_module, "_timed", timed)
+    texts = [f"the river {n} runs north of the old stone house" for n in range(48)]
+    assert measure(Group(), Group(), texts, texts, Sampling(32)).response.tolist() == [1.0, 2.0]
 
 
 def test_a_quick_scope_is_never_more_than_the_whole():

@@ -20,12 +20,12 @@ def texts(per_label=20, hidden=12, seed=0):
 
 
 @pytest.fixture
-def found():
+def planted():
     states, labels, topics = texts()
     weights = geometry.all_and_resampled(labels, topics, NAMES, 50)
     sides = [(each, labels) for each in states]
-    made = [geometry.unit_differences(x, y, NAMES, weights) for x, y in sides]
-    return geometry.products(sides, NAMES, weights), made
+    differences = [geometry.unit_differences(x, y, NAMES, weights) for x, y in sides]
+    return geometry.products(sides, NAMES, weights), differences
 
 
 def test_the_first_row_counts_every_text_once_and_others_whole_topics():
@@ -48,32 +48,32 @@ def test_resamples_without_a_label_are_left_out():
 def test_directions_are_unit_differences_of_weighted_means():
     (states, _), labels, topics = texts()
     weights = geometry.all_and_resampled(labels, topics, NAMES, 3)
-    made = geometry.unit_differences(states, labels, NAMES, weights)
+    differences = geometry.unit_differences(states, labels, NAMES, weights)
     repeated = np.repeat(np.arange(len(labels)), weights[2].astype(int))
     means = np.array([states[repeated][labels[repeated] == n].mean(axis=0) for n in NAMES])
     wanted = means - means.mean(axis=0)
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    assert np.allclose(made[2], wanted)
+    assert np.allclose(differences[2], wanted)
 
 
-def test_products_do_not_depend_on_how_many_are_in_memory(found, monkeypatch):
+def test_products_do_not_depend_on_how_many_are_in_memory(planted, monkeypatch):
     states, labels, topics = texts()
     weights = geometry.all_and_resampled(labels, topics, NAMES, 50)
     monkeypatch.setattr(geometry, "MOST", 7 * len(NAMES) * 12)
     again = geometry.products([(each, labels) for each in states], NAMES, weights)
-    assert np.allclose(again, found[0], atol=1e-12)
+    assert np.allclose(again, planted[0], atol=1e-12)
 
 
 def test_halves_split_topics_evenly_and_hold_every_label():
     _, labels, topics = texts()
-    found = geometry.halves(labels, topics, NAMES)
-    assert found.shape == (geometry.SPLITS, 100)
-    assert set(np.unique(found)) == {0, 1}
-    assert np.all(found.sum(axis=1) == 50)
+    halves = geometry.halves(labels, topics, NAMES)
+    assert halves.shape == (geometry.SPLITS, 100)
+    assert set(np.unique(halves)) == {0, 1}
+    assert np.all(halves.sum(axis=1) == 50)
     for topic in np.unique(topics):
-        assert np.all(np.ptp(found[:, topics == topic], axis=1) == 0)
+        assert np.all(np.ptp(halves[:, topics == topic], axis=1) == 0)
     for name in NAMES:
-        drawn = found[:, labels == name].mean(axis=1)
+        drawn = halves[:, labels == name].mean(axis=1)
         assert np.all((drawn > 0) & (drawn < 1))
 
 
@@ -86,13 +86,13 @@ def test_a_label_of_one_topic_cannot_be_halved():
 def test_products_of_halves_are_those_of_their_texts():
     (states, _), labels, topics = texts()
     halves = geometry.halves(labels, topics, NAMES)
-    found = geometry.half_products((states, labels), NAMES, halves)
+    products = geometry.half_products((states, labels), NAMES, halves)
     once = np.ones((1, 50))
     one, other = (
         geometry.unit_differences(states[rows], labels[rows], NAMES, once)[0]
         for rows in (halves[3] == 1, halves[3] == 0)
     )
-    assert np.allclose(found[0, 1, 3], one @ other.T)
+    assert np.allclose(products[0, 1, 3], one @ other.T)
 
 
 @pytest.mark.parametrize("noise", [0.5, 1.0, 2.0])
@@ -104,13 +104,13 @@ def test_the_agreement_of_halves_stepped_up_is_that_of_two_samples(noise):
     def cosine(a, b):
         return a @ b / np.sqrt((a @ a) * (b @ b))
 
-    found = geometry.stepped_up(np.array([cosine(one, other), -0.1]))
-    assert found[0] == pytest.approx(cosine(one + other, new + newer), abs=0.03)
-    assert found[1] == 0
+    reliability = geometry.stepped_up(np.array([cosine(one, other), -0.1]))
+    assert reliability[0] == pytest.approx(cosine(one + other, new + newer), abs=0.03)
+    assert reliability[1] == 0
 
 
-def test_cosines_are_those_of_the_directions(found):
-    products, (a, b) = found
+def test_cosines_are_those_of_the_directions(planted):
+    products, (a, b) = planted
     assert np.allclose(geometry.cosines(products), np.einsum("rkh,rkh->rk", a, b))
     axes = [d[:, :2].mean(axis=1) - d[:, 2:].mean(axis=1) for d in (a, b)]
     lengths = [np.linalg.norm(axis, axis=1) for axis in axes]
@@ -118,10 +118,10 @@ def test_cosines_are_those_of_the_directions(found):
     assert np.allclose(geometry.axis_cosine(products, SIGNS), wanted)
 
 
-def test_principal_angles_are_those_of_the_subspaces(found):
-    products, made = found
+def test_principal_angles_are_those_of_the_subspaces(planted):
+    products, differences = planted
     bases = []
-    for each in made:
+    for each in differences:
         around = each - each.mean(axis=1, keepdims=True)
         _, _, rows = np.linalg.svd(around, full_matrices=False)
         bases.append(rows[:, : len(NAMES) - 1])
@@ -133,9 +133,9 @@ def test_a_rotation_of_all_residuals_turns_directions_and_keeps_their_components
     (states, _), labels, topics = texts()
     turn = np.linalg.qr(np.random.default_rng(3).normal(size=(12, 12)))[0]
     weights = geometry.all_and_resampled(labels, topics, NAMES, 20)
-    found = geometry.products([(states, labels), (states @ turn, labels)], NAMES, weights)
-    assert np.allclose(found[0, 0], found[1, 1])
-    assert geometry.cosines(found).max() < 0.9
+    products = geometry.products([(states, labels), (states @ turn, labels)], NAMES, weights)
+    assert np.allclose(products[0, 0], products[1, 1])
+    assert geometry.cosines(products).max() < 0.9
 
 
 @pytest.mark.parametrize(("along", "rank"), [(3.0, 1), (0.5, 2)])
@@ -145,9 +145,9 @@ def test_the_component_that_carries_valence_is_found_where_it_was_put(along, ran
     around = SIGNS - SIGNS.mean()
     places = np.stack([along * around / np.linalg.norm(around), other / np.linalg.norm(other)], 1)
     coordinates, shares = geometry.components((places @ places.T)[None])
-    found = geometry.correlations(coordinates, SIGNS)
-    assert found[0].argmax() == rank - 1
-    assert found[0, rank - 1] > 0.99
+    correlations = geometry.correlations(coordinates, SIGNS)
+    assert correlations[0].argmax() == rank - 1
+    assert correlations[0, rank - 1] > 0.99
     assert shares[0, :2].sum() == pytest.approx(1)
     assert shares[0, 0] > shares[0, 1]
 

@@ -5,6 +5,8 @@ from emoguard import EmoGuardError
 from emoguard.fit import recipe
 from emoguard.fit.corpora import Label, Text, recorded_labels
 from emoguard.fit.directions import auroc
+from emoguard.fit.extraction import pool
+from emoguard.fit.leaks import leak_cautions
 from emoguard.fit.recipe import Recipe
 from emoguard.probe import artifact
 from emoguard.testing import FakeResiduals
@@ -66,6 +68,25 @@ def pooled(seed, shift=0.0, topics=12, per_cell=3):
         residuals[labels == label, 2:4, n] += 2.0
     names = np.tile(np.repeat([f"topic{n:02}" for n in range(topics)], per_cell), len(WORDS))
     return recipe.Pooled(residuals.astype(np.float32), labels, names)
+
+
+def probe_of(corpora, labels=LABELS, *, skip=2, layers=()):
+    """The probe that `emoguard fit` makes of texts, before it is judged."""
+    door = Planted()
+
+    def read(texts):
+        return pool(door, [text.text for text in texts], range(door.identity.layers - 1), skip)
+
+    pools = [
+        recipe.Pooled(
+            read(texts), np.array([t.label for t in texts]), np.array([t.topic for t in texts])
+        )
+        for texts in corpora
+    ]
+    leaks = leak_cautions(corpora, labels)
+    return recipe.make(
+        door, pools, read(NEUTRAL), labels, name="t", layers=layers, skip=skip, leaks=leaks
+    )
 
 
 PLAIN = np.random.default_rng(5).normal(size=(40, 5, 24)).astype(np.float32)
@@ -138,9 +159,9 @@ def test_layers_are_chosen_without_looking_at_the_first():
     assert recipe.best_layers(scores, 2) == (1, 2)
 
 
-def test_fit_separates_labels_on_texts_it_has_not_seen(tmp_path):
+def test_a_probe_separates_labels_on_texts_it_has_not_seen():
     door = Planted()
-    probe = recipe.fit(door, [corpus()], NEUTRAL, LABELS, tmp_path, name="t", skip=2)
+    probe = probe_of([corpus()])
     assert probe.labels == ("happy", "sad", "valence")
     assert probe.axes == ("valence",)
     fresh = {k: [story(k, 9000 + n) for n in range(20)] for k in WORDS}
@@ -156,56 +177,24 @@ def test_fit_separates_labels_on_texts_it_has_not_seen(tmp_path):
     assert probe.card["held_out_auroc"]["happy"] > 0.9
 
 
-def test_progress_counts_every_text_and_what_is_there_is_not_read_again(tmp_path):
-    seen = []
-    corpora = [corpus(topics=3, per_cell=1), corpus()]
-    total = len(NEUTRAL) + sum(map(len, corpora))
-
-    def fit():
-        return recipe.fit(
-            Planted(), corpora, NEUTRAL, LABELS, tmp_path, name="t", progress=seen.append
-        )
-
-    first = fit()
-    assert seen == sorted(seen)
-    assert seen[-1] == total
-    calls = len(seen)
-    assert np.array_equal(fit().read, first.read)
-    assert len(seen) - calls <= 3
-
-
-def test_fixed_layers_are_kept_and_wrong_ones_refused(tmp_path):
-    probe = recipe.fit(Planted(), [corpus()], NEUTRAL, LABELS, tmp_path, name="t", layers=[1, 3])
-    assert probe.layers == (1, 3)
-    with pytest.raises(EmoGuardError, match=r"\[0, 4\]"):
-        recipe.fit(Planted(), [corpus()], NEUTRAL, LABELS, tmp_path, name="t", layers=[5])
-
-
-def test_too_few_texts_are_refused_with_what_is_needed(tmp_path):
-    with pytest.raises(EmoGuardError, match="16 neutral"):
-        recipe.fit(Planted(), [corpus()], NEUTRAL[:5], LABELS, tmp_path, name="t")
-    happy = [t for t in corpus() if t.label == "happy"]
-    with pytest.raises(EmoGuardError, match="label sad"):
-        recipe.fit(Planted(), [happy], NEUTRAL, LABELS, tmp_path, name="t")
-    with pytest.raises(EmoGuardError, match="name two at least"):
-        recipe.fit(Planted(), [corpus()], NEUTRAL, LABELS[:1], tmp_path, name="t")
+def test_fixed_layers_are_kept():
+    assert probe_of([corpus()], layers=[1, 3]).layers == (1, 3)
 
 
 def test_without_signs_there_is_no_axis_and_the_rest_is_the_same(tmp_path):
     unsigned = [Label(label.name, label.words, 0) for label in LABELS]
-    signed = recipe.fit(Planted(), [corpus()], NEUTRAL, LABELS, tmp_path, name="t")
-    made = recipe.fit(Planted(), [corpus()], NEUTRAL, unsigned, tmp_path, name="t")
-    assert made.labels == tuple(label.name for label in LABELS)
-    assert made.axes == ()
-    assert np.array_equal(made.read, signed.read[:, :-1])
-    assert recorded_labels(made.recipe) == unsigned
-    artifact.save(tmp_path / "p.safetensors", made)
+    signed, plain = probe_of([corpus()]), probe_of([corpus()], unsigned)
+    assert plain.labels == tuple(label.name for label in LABELS)
+    assert plain.axes == ()
+    assert np.array_equal(plain.read, signed.read[:, :-1])
+    assert recorded_labels(plain.recipe) == unsigned
+    artifact.save(tmp_path / "p.safetensors", plain)
     assert artifact.load(tmp_path / "p.safetensors")[0].axes == ()
 
 
-def test_a_word_of_its_label_in_a_text_is_a_caution_of_the_probe(tmp_path):
+def test_a_word_of_its_label_in_a_text_is_a_caution_of_the_probe():
     texts = corpus()
     n, first = next((n, text) for n, text in enumerate(texts) if text.label == "happy")
     texts[n] = Text("happy", first.topic, f"{first.text} happily", "c.jsonl:1")
-    made = recipe.fit(Planted(), [texts], NEUTRAL, LABELS, tmp_path, name="t")
-    assert any("(happy 1; the first at c.jsonl:1)" in sentence for sentence in made.cautions)
+    cautions = probe_of([texts]).cautions
+    assert any("(happy 1; the first at c.jsonl:1)" in sentence for sentence in cautions)

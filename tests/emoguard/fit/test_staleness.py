@@ -26,11 +26,11 @@ class Trained(FakeResiduals):
         self.by = by
 
     def residuals(self, token_ids, layers):
-        found = super().residuals(token_ids, layers)
+        rows = super().residuals(token_ids, layers)
         for n, layer in enumerate(layers):
             if layer in PROBE.layers:
-                found[n, 1:] += self.by * PROBE.read[PROBE.layers.index(layer), 0]
-        return found
+                rows[n, 1:] += self.by * PROBE.read[PROBE.layers.index(layer), 0]
+        return rows
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +47,17 @@ def moved(door, calibration):
 
 
 def test_another_file_of_the_weights_has_not_moved(calibration):
-    found = moved(FakeResiduals(QUANTISED, noise=0.1), calibration)
-    assert found.moved == []
-    assert found.witness > 0.98
+    result = moved(FakeResiduals(QUANTISED, noise=0.1), calibration)
+    assert result.moved == []
+    assert result.witness > 0.98
 
 
 def test_a_model_trained_further_has_and_the_label_is_named(calibration):
     by = 2.0 * float(calibration.scale[0])
-    found = moved(Trained(by), calibration)
-    assert found.moved[0] == "happy"
-    assert found.shift[0] == pytest.approx(2.0, abs=0.5)
-    assert found.largest > 8
+    result = moved(Trained(by), calibration)
+    assert result.moved[0] == "happy"
+    assert result.shift[0] == pytest.approx(2.0, abs=0.5)
+    assert result.largest > 8
 
 
 def test_the_nearest_calibration_counts(calibration):
@@ -69,25 +69,25 @@ def test_the_nearest_calibration_counts(calibration):
 
 def test_answers_are_sampled_as_the_calibration_was():
     context = Sampling(48, 0.3).context("", PROMPTS)
-    made = dataclasses.replace(
+    sampled = dataclasses.replace(
         calibrate(FakeResiduals(), PROBE, list(responses(FakeSpeaker(), PROMPTS, SAMPLING))),
         context=context,
     )
-    assert sampling_of(made) == Sampling(48, 0.3)
-    assert sampling_of(dataclasses.replace(made, context={})) == Sampling()
-    assert sampling_of(dataclasses.replace(made, context={"tokens": "x"})) == Sampling()
+    assert sampling_of(sampled) == Sampling(48, 0.3)
+    assert sampling_of(dataclasses.replace(sampled, context={})) == Sampling()
+    assert sampling_of(dataclasses.replace(sampled, context={"tokens": "x"})) == Sampling()
 
 
 def test_realigned_keeps_the_shape_and_certifies_nothing(calibration):
     speaker = FakeSpeaker(Trained(3.0), shortest=16)
     few = calibrate(speaker.door, PROBE, list(responses(speaker, PROMPTS[:12], SAMPLING)))
-    found = realign.realigned(calibration, few)
-    assert np.array_equal(found.location, few.location)
-    assert np.array_equal(found.means, calibration.means)
-    assert found.means.shape[0] == QUANTILES
-    assert found.curve is None
-    assert found.identity == speaker.door.identity
-    assert "realigned on" in found.cautions[0]
+    realigned = realign.realigned(calibration, few)
+    assert np.array_equal(realigned.location, few.location)
+    assert np.array_equal(realigned.means, calibration.means)
+    assert realigned.means.shape[0] == QUANTILES
+    assert realigned.curve is None
+    assert realigned.identity == speaker.door.identity
+    assert "realigned on" in realigned.cautions[0]
 
 
 def test_directions_that_tell_nothing_apart_are_not_realigned():

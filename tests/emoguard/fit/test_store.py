@@ -15,8 +15,8 @@ def store(folder, **bound):
 
 @pytest.fixture
 def folder(tmp_path):
-    with store(tmp_path / "rows") as made:
-        made.write([1], np.arange(8, dtype=np.float32).reshape(1, 2, 4))
+    with store(tmp_path / "rows") as rows:
+        rows.write([1], np.arange(8, dtype=np.float32).reshape(1, 2, 4))
     return tmp_path / "rows"
 
 

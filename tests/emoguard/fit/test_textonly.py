@@ -24,9 +24,9 @@ def test_texts_without_a_common_word_are_refused_with_what_to_do():
 
 def test_the_same_language_with_spaces_is_counted():
     texts = ["我 今天 很 高兴", "我 昨天 难过", "孩子 今天 高兴", "孩子 昨天 难过"]
-    vectors, found = counted(texts)
+    vectors, counts = counted(texts)
     assert set(vectors.get_feature_names_out()) == {"今天", "高兴", "昨天", "难过", "孩子"}
-    assert found.shape == (4, 5)
+    assert counts.shape == (4, 5)
     scores = detectors(texts).scores(texts)["TF-IDF, centroid"]
     assert np.array_equal(scores.argmax(axis=1), [0, 1, 0, 1])
 
@@ -72,5 +72,5 @@ def test_scores_are_standardised_over_the_texts_that_are_scored(detector):
 
 
 def test_a_constant_becomes_zero():
-    found = standardised(np.array([[1.0, 5.0], [3.0, 5.0]]))
-    np.testing.assert_array_equal(found, [[-1, 0], [1, 0]])
+    scores = standardised(np.array([[1.0, 5.0], [3.0, 5.0]]))
+    np.testing.assert_array_equal(scores, [[-1, 0], [1, 0]])

@@ -11,20 +11,20 @@ NEUTRAL = [Text("", f"topic {n}", f"plain {n}") for n in range(5)]
 
 
 def test_each_question_is_answered_in_every_voice_and_in_none():
-    found = voiced(LABELS, VOICES, NEUTRAL, ["Why?", "How?"], 2)
+    questions = voiced(LABELS, VOICES, NEUTRAL, ["Why?", "How?"], 2)
 
-    assert len({each.key for each in found}) == len(found) == 2 * 2 * 3
-    for question in found:
-        said = [answer for _, answer in question.earlier]
-        assert len(said) == EARLIER
-        assert all(text.startswith(question.label or "plain") for text in said)
-        assert len(set(said)) == EARLIER
+    assert len({each.key for each in questions}) == len(questions) == 2 * 2 * 3
+    for question in questions:
+        answers = [answer for _, answer in question.earlier]
+        assert len(answers) == EARLIER
+        assert all(text.startswith(question.label or "plain") for text in answers)
+        assert len(set(answers)) == EARLIER
 
 
 def test_the_same_question_has_other_turns_the_second_time():
-    found = voiced(LABELS, VOICES, NEUTRAL, ["Why?"], 2)
+    questions = voiced(LABELS, VOICES, NEUTRAL, ["Why?"], 2)
 
-    first, second = (each for each in found if each.label == "sad")
+    first, second = (each for each in questions if each.label == "sad")
     assert first.text == second.text
     assert not {*first.earlier} & {*second.earlier}
 

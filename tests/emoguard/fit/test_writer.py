@@ -19,10 +19,10 @@ def manuscript(tmp_path, bound=BOUND):
 
 
 def test_orders_cross_labels_topics_and_persons():
-    found = orders(default_labels(), ["rain", "bread"], 3)
-    assert len({order.key for order in found}) == len(found) == 12 * 2 * 3
-    assert Counter(order.person for order in found) == {"first": 48, "third": 24}
-    assert [order.label.name for order in found[:12]] == [la.name for la in default_labels()]
+    wanted = orders(default_labels(), ["rain", "bread"], 3)
+    assert len({order.key for order in wanted}) == len(wanted) == 12 * 2 * 3
+    assert Counter(order.person for order in wanted) == {"first": 48, "third": 24}
+    assert [order.label.name for order in wanted[:12]] == [la.name for la in default_labels()]
 
 
 def test_a_prompt_holds_topic_label_and_the_words_that_are_forbidden():
@@ -42,32 +42,32 @@ def test_a_text_that_leaks_repeats_or_is_short_is_asked_for_again(tmp_path):
             good(2),
         ]
     )
-    made = manuscript(tmp_path)
-    done = list(made.write(orders(LABELS, ["rain"], 1), lambda prompt, seed: next(answers), 4))
+    attempts = manuscript(tmp_path)
+    done = list(attempts.write(orders(LABELS, ["rain"], 1), lambda prompt, seed: next(answers), 4))
     assert len(done) == 2
-    assert made.accepted == {("happy", "rain", 0): good(0), ("sad", "rain", 0): good(2)}
-    assert made.rejected == {"too short": 1, "repeats another text": 1, "names an emotion": 1}
+    assert attempts.accepted == {("happy", "rain", 0): good(0), ("sad", "rain", 0): good(2)}
+    assert attempts.rejected == {"too short": 1, "repeats another text": 1, "names an emotion": 1}
 
 
 def test_attempts_are_bounded_and_a_text_that_never_comes_is_left_out(tmp_path):
-    asked = []
+    requests = []
 
     def ask(prompt, seed):
-        asked.append((prompt, seed))
+        requests.append((prompt, seed))
         return "No."
 
-    made = manuscript(tmp_path)
+    attempts = manuscript(tmp_path)
     wanted = orders(LABELS, ["rain"], 1)
-    list(made.write(wanted, ask, 3))
-    assert made.accepted == {}
-    assert made.rejected == {"too short": 6}
-    assert len(set(asked)) == len({seed for _, seed in asked}) == 6
+    list(attempts.write(wanted, ask, 3))
+    assert attempts.accepted == {}
+    assert attempts.rejected == {"too short": 6}
+    assert len(set(requests)) == len({seed for _, seed in requests}) == 6
     # Nor is it tried for ever by calling again.
-    made.close()
+    attempts.close()
     again = manuscript(tmp_path)
     list(again.write(wanted, ask, 3))
-    assert len(asked) == 6
-    assert again.rejected == made.rejected
+    assert len(requests) == 6
+    assert again.rejected == attempts.rejected
 
 
 @pytest.mark.parametrize("stop", range(1, 6))
@@ -105,7 +105,7 @@ def test_attempts_of_another_model_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("said", "wanted"),
+    ("text", "wanted"),
     [
         ("One. Two.", "One. Two."),
         ('"All of it is quoted."', "All of it is quoted."),
@@ -121,8 +121,8 @@ def test_attempts_of_another_model_are_refused(tmp_path):
         ("", ""),
     ],
 )
-def test_what_a_model_wraps_around_a_text_is_taken_off(said, wanted):
-    assert tidy(said) == wanted
+def test_what_a_model_wraps_around_a_text_is_taken_off(text, wanted):
+    assert tidy(text) == wanted
 
 
 def test_a_long_text_is_cut_after_a_sentence():

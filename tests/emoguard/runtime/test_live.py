@@ -21,14 +21,20 @@ CALIBRATION = make_calibration(PROBE, FAKE_IDENTITY)
 THINK, DONE = 7, 8
 
 
-def follow(action="stop", levels=(1.0, None), prompt=(), thinking=None):
+def spelled(token_ids):
+    return " ".join(map(str, token_ids))
+
+
+def follow(
+    action="stop", levels=(1.0, None), prompt=(), thinking=None, *, on_alert=None, decode=spelled
+):
     policy = Policy(alarms=AlarmPolicy(window_tokens=2, on_alert=action))
-    guard = AlarmingGuard(PROBE, [CALIBRATION], policy)
+    guard = AlarmingGuard(PROBE, [CALIBRATION], policy, on_alert=on_alert)
     pairs = zip(PROBE.labels, levels, strict=True)
     guard.levels = {label: level for label, level in pairs if level is not None}
     site = guard.site(FAKE_IDENTITY)
     alert = guard.outbox.alert
-    return guard, LiveAlarm.make(site, alert, Request(id="r"), lambda: (prompt, thinking))
+    return guard, LiveAlarm.make(site, alert, Request(id="r"), lambda: (prompt, thinking), decode)
 
 
 def run(alarm, values, tokens=None):
@@ -57,6 +63,44 @@ def test_callbacks_do_not_stop_and_hear_of_every_crossing():
     assert len(guard.alerts) == 2
 
 
+def test_a_callback_gets_the_scores_and_the_text_of_the_window_that_crossed():
+    called = []
+    guard, alarm = follow("callback", on_alert=called.append)
+    for token, z in ((20, (0.0, 1.0)), (21, (0.5, 2.0)), (22, (2.5, -1.0))):
+        alarm.update(token, np.array(z))
+    assert guard.flush()
+    (alert,) = called
+    assert (alert.label, alert.text) == ("happy", "21 22")
+    assert alert.scores == {"happy": 1.5, "sad": 0.5}
+
+
+def test_the_text_of_a_window_leaves_out_what_was_not_averaged():
+    called = []
+    guard, alarm = follow(
+        "callback", prompt=(1, THINK), thinking=Thinking((THINK,), DONE), on_alert=called.append
+    )
+    run(alarm, [9, 9, 9, 9, 9], [20, 21, DONE, 22, 23])
+    assert guard.flush()
+    # The first token counts as preparation, reasoning follows until it is closed.
+    assert [alert.text for alert in called] == ["20 22"]
+
+
+def test_a_response_is_stopped_even_if_its_text_cannot_be_decoded():
+    def broken(token_ids):
+        raise ValueError(token_ids)
+
+    guard, alarm = follow(decode=broken)
+    assert [bool(why) for why in run(alarm, [3, 3])] == [False, True]
+    assert len(guard.alerts) == 1
+
+
+def test_the_text_of_an_alert_is_not_kept():
+    guard, alarm = follow("callback")
+    run(alarm, [3, 3])
+    (alert,) = guard.alerts
+    assert (alert.text, alert.scores) == ("", {"happy": 3.0, "sad": 3.0})
+
+
 def test_labels_that_cross_together_are_all_named():
     guard, alarm = follow(levels=(1.0, 1.0))
     assert "happy, sad" in run(alarm, [3, 3])[1]
@@ -77,7 +121,8 @@ def test_reasoning_tokens_never_alarm(prompt, inside):
 def test_reasoning_that_never_closes_alarms_at_the_end(action, closes):
     """A model that is talked into opening it could hide its answer there."""
     policy = Policy(alarms=AlarmPolicy(window_tokens=2, on_alert=action))
-    guard = AlarmingGuard(PROBE, [CALIBRATION], policy)
+    called = []
+    guard = AlarmingGuard(PROBE, [CALIBRATION], policy, on_alert=called.append)
     guard.levels = {PROBE.labels[0]: 1.0}
     joint = FakeJoint(FakeModel())
     joint.thinking = Thinking((THINK,), DONE)
@@ -91,6 +136,10 @@ def test_reasoning_that_never_closes_alarms_at_the_end(action, closes):
     wanted = [] if closes or action == "report" else [PROBE.labels[0]]
     assert [alert.label for alert in guard.alerts] == wanted
     assert all("never closed" in alert.message for alert in guard.alerts)
+    assert guard.flush()
+    assert [(alert.text, alert.scores["happy"]) for alert in called] == [
+        (session.text(), 9.0) for _ in wanted
+    ]
 
 
 def test_tokens_without_a_fresh_row_are_left_out():

@@ -75,8 +75,8 @@ def test_installed_sinks_are_found():
 
 def test_sinks_are_opened_in_order_joined_and_closed_last_first():
     full = {"path": "p", "port": 2, "share": 1, "mode": "b", "names": ["x"], "limit": None}
-    asked = site({"recorder": {"path": "q"}}, {"recorder": full})
-    with open_sinks(asked) as sinks:
+    wanted = site({"recorder": {"path": "q"}}, {"recorder": full})
+    with open_sinks(wanted) as sinks:
         assert [type(sink) for sink in sinks] == [Recorder, Recorder]
         assert Recorder.events == [
             ("open", "fake", "q", 1, 0.5, "a", (), None),
@@ -88,10 +88,10 @@ def test_sinks_are_opened_in_order_joined_and_closed_last_first():
 
 
 def test_open_sinks_are_closed_when_a_later_one_is_refused():
-    asked = site({"recorder": {"path": "q"}}, {"recorder": {"path": "q", "port": 13}})
+    wanted = site({"recorder": {"path": "q"}}, {"recorder": {"path": "q", "port": 13}})
     with (
         pytest.raises(EmoGuardError, match=r"sinks.1.recorder: port 13 brings bad luck"),
-        open_sinks(asked),
+        open_sinks(wanted),
     ):
         pass
     assert [event[0] for event in Recorder.events] == ["open", "close"]

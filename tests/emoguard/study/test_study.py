@@ -112,9 +112,9 @@ def test_a_study_resumes_without_asking_again_and_ends_with_the_same_records(tmp
     again.run(runner(again, piece_seconds=0.5))
     assert again.store.digest == done.store.digest
     assert len(again.store.pieces) > 1
-    asked = again.speech.asked
+    count = again.speech.asked
     again.run(runner(again))
-    assert again.speech.asked == asked
+    assert again.speech.asked == count
 
 
 def test_costs_are_of_every_part_and_cost_no_record(tmp_path):

@@ -36,13 +36,13 @@ def test_nothing_of_the_pilot_enters_an_estimate():
 
 def test_every_false_premise_is_asked_beside_its_true_twin_and_some_are_written():
     listed = tasks.safety(CORE, 0.1, None)
-    asked = {each.name for each in listed if each.block == "premise"}
-    assert {name.removesuffix("/true") + "/false" for name in asked if name.endswith("/true")} == {
-        name for name in asked if name.endswith("/false")
+    names = {each.name for each in listed if each.block == "premise"}
+    assert {name.removesuffix("/true") + "/false" for name in names if name.endswith("/true")} == {
+        name for name in names if name.endswith("/false")
     }
     written = [each for each in listed if each.block == "written"]
     assert len(written) == 300
-    assert {f"{each.name}/false" for each in written} <= asked
+    assert {f"{each.name}/false" for each in written} <= names
 
 
 def test_every_task_has_a_key_of_its_own():

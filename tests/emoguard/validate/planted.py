@@ -33,17 +33,17 @@ def corpus(
     rng = np.random.default_rng([seed, *map(ord, name)])
     scale = _scale()
     cells = [(lab, f"{name}{t}") for lab in labels for t in range(topics) for _ in range(per_cell)]
-    found = np.array([lab for lab, _ in cells])
+    names = np.array([lab for lab, _ in cells])
     places = np.array([topic for _, topic in cells])
     residuals = rng.normal(size=(len(cells), LAYERS, HIDDEN)) * scale
     residuals += rng.normal(size=(1, LAYERS, HIDDEN)) * scale * 2
     own = {topic: rng.normal(size=(LAYERS, HIDDEN)) * scale * 0.5 for topic in sorted(set(places))}
     residuals += np.array([own[topic] for topic in places])
-    own = _directions(world)[[TASK.names.index(label) for label in found]]
+    own = _directions(world)[[TASK.names.index(label) for label in names]]
     residuals += effect * np.array(layers)[None, :, None] * (scale * own)[:, None, :]
-    texts = [_text(label, word_share, rng) for label in found]
+    texts = [_text(label, word_share, rng) for label in names]
     embeddings = rng.normal(size=(len(cells), HIDDEN)).astype(np.float32)
-    return Texts(name, texts, found, places, residuals.astype(np.float32), embeddings)
+    return Texts(name, texts, names, places, residuals.astype(np.float32), embeddings)
 
 
 def neutral(count=40, seed=99):

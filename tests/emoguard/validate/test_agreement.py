@@ -38,19 +38,19 @@ def compared(z, other, again=None, levels=((9.0, 9.0), (9.0, 9.0)), window=5):
 
 def test_a_file_agrees_with_itself_in_everything():
     z = rows()
-    found = compared(z, z)
-    assert (found.gap, found.gap_95, found.rerun) == (0, 0, 0)
-    assert found.rank == pytest.approx(1)
-    assert (found.flags, found.both, found.either) == (1, 0, 0)
-    assert (found.file, found.other, found.responses) == ("A", "B", 12)
+    result = compared(z, z)
+    assert (result.gap, result.gap_95, result.rerun) == (0, 0, 0)
+    assert result.rank == pytest.approx(1)
+    assert (result.flags, result.both, result.either) == (1, 0, 0)
+    assert (result.file, result.other, result.responses) == ("A", "B", 12)
 
 
 def test_a_constant_shift_is_the_gap_and_leaves_ranks_alone():
     z = rows()
-    found = compared(z, [each + 0.25 for each in z])
-    assert found.gap == pytest.approx(0.25, abs=1e-6)
-    assert found.gap_95 == pytest.approx(0.25, abs=1e-6)
-    assert found.rank == pytest.approx(1)
+    result = compared(z, [each + 0.25 for each in z])
+    assert result.gap == pytest.approx(0.25, abs=1e-6)
+    assert result.gap_95 == pytest.approx(0.25, abs=1e-6)
+    assert result.rank == pytest.approx(1)
 
 
 def test_the_rank_is_that_of_the_worst_label():
@@ -62,17 +62,17 @@ def test_the_rank_is_that_of_the_worst_label():
 def test_flags_are_what_rises_over_the_own_level_of_each_file():
     quiet, loud = np.zeros((20, 2), np.float32), np.full((20, 2), 3, np.float32)
     z, other = [loud, loud, quiet, quiet], [loud, quiet, quiet, quiet]
-    found = compared(z, other, levels=((2, 9), (2, 9)))
-    assert (found.both, found.either) == (1, 2)
-    assert found.flags == 1 - 1 / 8
-    found = compared(z, other, levels=((2, 2), (4, 4)))
-    assert (found.both, found.either) == (0, 4)
+    result = compared(z, other, levels=((2, 9), (2, 9)))
+    assert (result.both, result.either) == (1, 2)
+    assert result.flags == 1 - 1 / 8
+    result = compared(z, other, levels=((2, 2), (4, 4)))
+    assert (result.both, result.either) == (0, 4)
 
 
 def test_a_response_shorter_than_the_window_has_no_flag():
     loud = np.full((3, 2), 3, np.float32)
-    found = compared([loud] * 4, [loud] * 4, levels=((2, 2), (2, 2)))
-    assert (found.both, found.either) == (0, 0)
+    result = compared([loud] * 4, [loud] * 4, levels=((2, 2), (2, 2)))
+    assert (result.both, result.either) == (0, 0)
 
 
 def test_the_largest_difference_of_a_second_reading_is_told():
@@ -110,9 +110,9 @@ def test_company_that_moves_a_mean_is_found():
 
             return nullcontext(run)
 
-    found = batch_difference(Leaking(), TEXTS, PROBE.layers)
-    assert found == pytest.approx(0.02, rel=0.1)
-    assert not Invariance(found, None).holds
+    difference = batch_difference(Leaking(), TEXTS, PROBE.layers)
+    assert difference == pytest.approx(0.02, rel=0.1)
+    assert not Invariance(difference, None).holds
 
 
 def test_a_speaker_that_makes_no_batches_has_no_padding_to_differ_by():

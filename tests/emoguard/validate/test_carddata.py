@@ -17,9 +17,9 @@ class Record:
 
 
 def test_records_become_json_with_four_digits_and_null_for_no_number():
-    found = plain(Record(0.123456, (1.0, math.nan), {3: math.inf, 4: 2.00004}))
-    assert found == {"value": 0.1235, "parts": [1.0, None], "more": {"3": None, "4": 2.0}}
-    json.dumps(found, allow_nan=False)
+    data = plain(Record(0.123456, (1.0, math.nan), {3: math.inf, 4: 2.00004}))
+    assert data == {"value": 0.1235, "parts": [1.0, None], "more": {"3": None, "4": 2.0}}
+    json.dumps(data, allow_nan=False)
 
 
 @pytest.mark.parametrize("value", [None, "text", 7, True])

@@ -16,8 +16,8 @@ from emoguard.validate.estimate import (
 def test_the_area_is_the_chance_that_a_positive_outranks_a_negative_and_ties_count_half():
     rng = np.random.default_rng(0)
     scores, positive = rng.normal(size=(40, 2)), rng.random((40, 2)) < 0.4
-    found = areas(scores, positive, cluster_weights(np.arange(40).astype(str), 10))
-    assert found.value == pytest.approx([auroc(scores[:, n], positive[:, n]) for n in (0, 1)])
+    sample = areas(scores, positive, cluster_weights(np.arange(40).astype(str), 10))
+    assert sample.value == pytest.approx([auroc(scores[:, n], positive[:, n]) for n in (0, 1)])
     tied = areas(np.ones((4, 1)), np.array([[1], [0], [1], [0]], bool), np.ones((1, 4), np.float32))
     assert tied.value == [0.5]
     assert tied.resampled.tolist() == [[0.5]]
@@ -28,8 +28,8 @@ def test_a_resample_is_the_area_of_the_texts_it_repeats():
     scores, positive = rng.normal(size=(30, 1)), rng.random((30, 1)) < 0.5
     clusters = np.repeat([f"t{n}" for n in range(10)], 3)
     weights = cluster_weights(clusters, 5)
-    found = areas(scores, positive, weights)
-    for drawn, resampled in zip(weights, found.resampled, strict=True):
+    sample = areas(scores, positive, weights)
+    for drawn, resampled in zip(weights, sample.resampled, strict=True):
         rows = np.repeat(np.arange(30), drawn.astype(int))
         assert len(rows) == 30
         assert resampled[0] == pytest.approx(auroc(scores[rows, 0], positive[rows, 0]), abs=0.03)
@@ -84,9 +84,9 @@ def test_differences_are_paired_by_resample():
 
 def test_shares_are_means_of_hits():
     hits = np.array([True, False, True, True])
-    found = shares(hits, np.array([[1, 1, 1, 1], [4, 0, 0, 0], [0, 4, 0, 0]], np.float32))
-    assert found.value == [0.75]
-    assert found.resampled[:, 0].tolist() == [0.75, 1.0, 0.0]
+    sample = shares(hits, np.array([[1, 1, 1, 1], [4, 0, 0, 0], [0, 4, 0, 0]], np.float32))
+    assert sample.value == [0.75]
+    assert sample.resampled[:, 0].tolist() == [0.75, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_shares_are_means_of_hits():
     [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (1, 10, 0.0179, 0.4042)],
 )
 def test_wilson_intervals_are_those_of_the_tables(hits, of, low, high):
-    found = proportion(hits, of)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-3)
+    estimate = proportion(hits, of)
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=1e-3)
 
 
 def test_no_trial_says_nothing():

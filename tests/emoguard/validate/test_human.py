@@ -21,17 +21,17 @@ def test_lines_whose_words_lie_in_one_family_are_kept(tmp_path):
         {"text": "d", "labels": ["boredom"]},
     ]
     path = people(tmp_path / "p.jsonl", "\n".join(map(json.dumps, records)))
-    texts, found = read_human(path, KNOWN)
+    texts, names = read_human(path, KNOWN)
     assert texts == ["a", "c"]
-    assert found.tolist() == ["joy", "grief"]
+    assert names.tolist() == ["joy", "grief"]
 
 
 def test_numbers_in_a_table_count_the_lines_of_labels_txt(tmp_path):
     people(tmp_path / "labels.txt", "\ufeffjoy\n\ngrief\r\n")
     path = people(tmp_path / "p.tsv", "a\t0\nb\u2028b\t2\nc\t1\nd\t\u00b2\ne\t" + "9" * 5000 + "\n")
-    texts, found = read_human(path, KNOWN)
+    texts, names = read_human(path, KNOWN)
     assert texts == ["a", "b\u2028b"]
-    assert found.tolist() == ["joy", "grief"]
+    assert names.tolist() == ["joy", "grief"]
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,12 @@ def answers(words):
 
 
 def test_a_voice_that_the_text_shows_is_seen_and_one_that_it_does_not_show_is_not():
-    found = moved(
+    areas = moved(
         LABELS, KNOWN, answers({"": "a plain thing", "happy": "sunshine", "sad": "a plain thing"})
     )
 
-    assert found["happy"].low > 0.9
-    assert found["sad"].value == 0.5
+    assert areas["happy"].low > 0.9
+    assert areas["sad"].value == 0.5
 
 
 def test_a_label_without_answers_is_left_out():

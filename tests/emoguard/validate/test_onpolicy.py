@@ -16,20 +16,20 @@ def response(kind, label="", z=(0.0, 0.0, 0.0), tokens=8, language="en"):
     return Response(Prompt(kind, label, "?", language), "", np.tile(np.float32(z), (tokens, 1)))
 
 
-def made():
+def some_responses():
     """40 neutral responses, one of them above 1; of 10 sad personas 6; of 5 sad benign ones 2."""
-    said = [response("neutral", z=(0, n / 20, 0)) for n in range(20)]
-    said += [response("neutral", language="de") for _ in range(19)]
-    said += [response("neutral", z=(0, 1.5, 0))]
-    said += [response("persona", "sad", z=(0, 2 if n < 6 else 0, 0)) for n in range(10)]
-    said += [response("persona", "happy", z=(3, 0, 3))]
-    return said + [response("benign", "sad", z=(0, 2 if n < 2 else 0, 0)) for n in range(5)]
+    responses = [response("neutral", z=(0, n / 20, 0)) for n in range(20)]
+    responses += [response("neutral", language="de") for _ in range(19)]
+    responses += [response("neutral", z=(0, 1.5, 0))]
+    responses += [response("persona", "sad", z=(0, 2 if n < 6 else 0, 0)) for n in range(10)]
+    responses += [response("persona", "happy", z=(3, 0, 3))]
+    return responses + [response("benign", "sad", z=(0, 2 if n < 2 else 0, 0)) for n in range(5)]
 
 
-def measured(levels=(1.0, 1.0, 1.0), words=None, said=None):
-    said = made() if said is None else said
-    words = np.zeros((len(said), 3)) if words is None else words
-    return on_policy(TASK, said, levels, {"words": words}, window=4, hysteresis=0.25)
+def measured(levels=(1.0, 1.0, 1.0), words=None, responses=None):
+    responses = some_responses() if responses is None else responses
+    words = np.zeros((len(responses), 3)) if words is None else words
+    return on_policy(TASK, responses, levels, {"words": words}, window=4, hysteresis=0.25)
 
 
 def test_shares_at_the_certified_threshold_are_counted_per_label():
@@ -47,12 +47,12 @@ def test_an_axis_is_positive_for_pleasant_personas():
 
 
 def test_a_text_detector_flags_no_more_neutral_responses_than_the_monitor():
-    said = made()
-    words = np.random.default_rng(0).normal(size=(len(said), 3))
+    responses = some_responses()
+    words = np.random.default_rng(0).normal(size=(len(responses), 3))
     sad = measured(words=words).labels["sad"]
     assert sad.words["words"].neutral.value == sad.monitor.neutral.value
     # One that knows the personas finds all of them at that rate; one that knows nothing does not.
-    words[:, 1] = [r.prompt.kind == "persona" and r.prompt.label == "sad" for r in said]
+    words[:, 1] = [r.prompt.kind == "persona" and r.prompt.label == "sad" for r in responses]
     sure = measured(words=words).labels["sad"]
     assert sure.words["words"].persona.value == 1.0
     assert sure.words["words"].neutral.value == 0.0
@@ -73,27 +73,27 @@ def test_crossings_are_counted_per_thousand_positions_and_language():
 
 
 def test_any_label_counts_a_response_once():
-    found = measured().any_label
-    assert found["neutral"].value == 1 / 40
-    assert found["persona"].value == 7 / 11
+    shares = measured().any_label
+    assert shares["neutral"].value == 1 / 40
+    assert shares["persona"].value == 7 / 11
 
 
 def test_responses_shorter_than_the_window_are_left_out_and_counted():
-    found = measured(said=[*made(), response("neutral", tokens=3)])
-    assert found.short == 1
-    assert found.responses == {"neutral": 40, "persona": 11, "benign": 5}
+    result = measured(responses=[*some_responses(), response("neutral", tokens=3)])
+    assert result.short == 1
+    assert result.responses == {"neutral": 40, "persona": 11, "benign": 5}
 
 
 def test_too_few_neutral_responses_are_refused():
     with pytest.raises(EmoGuardError, match="20 neutral responses of 4 tokens, got 10"):
-        measured(said=made()[:10])
+        measured(responses=some_responses()[:10])
 
 
 @pytest.mark.parametrize("kind", ["persona", "benign"])
 def test_every_label_has_prompts_of_its_own(kind):
-    found = prompts(kind)
-    assert {p.label for p in found} == {label.name for label in default_labels()}
-    assert len({p.text for p in found}) == len(found) >= 120
+    every = prompts(kind)
+    assert {p.label for p in every} == {label.name for label in default_labels()}
+    assert len({p.text for p in every}) == len(every) >= 120
 
 
 def test_two_files_are_compared_token_by_token_and_flag_by_flag():

@@ -22,12 +22,12 @@ SQUARE = [(1.0, 0.4), (1.0, -0.4), (-1.0, 0.4), (-1.0, -0.4)]
 
 
 def test_planted_points_come_back_up_to_a_reflection():
-    found = plane(TASK, directions(SQUARE))
+    result = plane(TASK, directions(SQUARE))
     for name, (x, y) in zip(TASK.names, SQUARE, strict=True):
-        assert found.points[name][0] == pytest.approx(x)
-        assert abs(found.points[name][1]) == pytest.approx(abs(y))
-    assert sum(found.shares) == pytest.approx(1)
-    assert found.shares[0] == pytest.approx(1 / 1.16)
+        assert result.points[name][0] == pytest.approx(x)
+        assert abs(result.points[name][1]) == pytest.approx(abs(y))
+    assert sum(result.shares) == pytest.approx(1)
+    assert result.shares[0] == pytest.approx(1 / 1.16)
 
 
 def test_the_first_component_points_to_the_pleasant():

@@ -18,8 +18,8 @@ def pyplot():
 
 def names(plane, pyplot):
     labels = tuple(plane.points)
-    found = SimpleNamespace(labels=labels, signs=[1, -1] * 3, plane=plane, plane_words=plane)
-    axis = plots._valence(pyplot, found, "made").axes[0]
+    result = SimpleNamespace(labels=labels, signs=[1, -1] * 3, plane=plane, plane_words=plane)
+    axis = plots._valence(pyplot, result, "made").axes[0]
     return [text for text in axis.texts if text.get_text() in labels]
 
 

@@ -26,25 +26,25 @@ def test_few_topics_are_no_clusters():
 
 
 def test_embeddings_stand_in_for_the_only_layer():
-    found = TEXTS.only_embeddings()
-    assert found.residuals.shape == (len(TEXTS), 1, TEXTS.embeddings.shape[1])
+    texts = TEXTS.only_embeddings()
+    assert texts.residuals.shape == (len(TEXTS), 1, TEXTS.embeddings.shape[1])
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_a_cluster_is_in_one_fold_and_folds_are_about_as_large(count):
-    found = folds(TEXTS.labels, TEXTS.clusters, count, seed=1)
+    dealt = folds(TEXTS.labels, TEXTS.clusters, count, seed=1)
     for cluster in set(TEXTS.clusters):
-        assert len(set(found[TEXTS.clusters == cluster])) == 1
-    clusters = [len(set(TEXTS.clusters[found == fold])) for fold in range(count)]
+        assert len(set(dealt[TEXTS.clusters == cluster])) == 1
+    clusters = [len(set(TEXTS.clusters[dealt == fold])) for fold in range(count)]
     assert max(clusters) - min(clusters) <= 1
 
 
 def test_single_texts_are_dealt_label_by_label():
     labels = np.array(["a"] * 10 + ["b"] * 5)
-    found = folds(labels, np.arange(15).astype(str), 5, seed=0)
+    dealt = folds(labels, np.arange(15).astype(str), 5, seed=0)
     for fold in range(5):
-        assert list(labels[found == fold]).count("b") == 1
-        assert list(labels[found == fold]).count("a") == 2
+        assert list(labels[dealt == fold]).count("b") == 1
+        assert list(labels[dealt == fold]).count("a") == 2
 
 
 def test_folds_are_the_same_for_a_seed_and_other_for_another():

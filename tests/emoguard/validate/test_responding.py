@@ -45,17 +45,17 @@ def test_without_a_calibration_of_the_file_nothing_is_measured():
 
 
 def test_responses_are_made_once_and_in_the_order_of_the_prompts(tmp_path):
-    asked = hearing(tmp_path, neutral=2).prompts()[:5]
+    prompts = hearing(tmp_path, neutral=2).prompts()[:5]
     first, again, seen = FakeSpeaker(), FakeSpeaker(), []
 
     def respond(speaker):
         return responding._responses(
-            speaker, asked, hearing(tmp_path), lambda *step: seen.append(step)
+            speaker, prompts, hearing(tmp_path), lambda *step: seen.append(step)
         )
 
-    found = respond(first)
-    assert [prompt.text for prompt in first.prompts] == [prompt.text for prompt in asked]
-    assert respond(again) == found
+    responses = respond(first)
+    assert [prompt.text for prompt in first.prompts] == [prompt.text for prompt in prompts]
+    assert respond(again) == responses
     assert not again.prompts
     assert seen[-1] == ("responding", 5, 5)
 
@@ -79,7 +79,7 @@ def test_a_level_is_certified_in_both_files_or_a_share_of_their_neutral_response
 
 @pytest.mark.parametrize(("count", "wanted"), [(5, 10), (10, 5), (1, 1), (1000, 120)])
 def test_some_of_many_are_spread_evenly_over_all(count, wanted):
-    found = responding._spread(count, wanted)
-    assert len(found) == min(count, wanted)
-    assert (found[0], found[-1]) == (0, count - 1)
-    assert len(set(np.diff(found))) <= 2
+    numbers = responding._spread(count, wanted)
+    assert len(numbers) == min(count, wanted)
+    assert (numbers[0], numbers[-1]) == (0, count - 1)
+    assert len(set(np.diff(numbers))) <= 2

@@ -39,14 +39,14 @@ def nothing():
 def file_of(corpora, *, read=None):
     """A probe as the recipe makes it of corpora, or with other read directions."""
     fitted = fit_directions([c.pooled for c in corpora], NEUTRAL.residuals, TASK.names)
-    found = np.asarray(fitted.read if read is None else read, np.float32)
+    directions = np.asarray(fitted.read if read is None else read, np.float32)
     signs = np.array(TASK.signs)
-    axis = found[:, signs > 0].mean(axis=1) - found[:, signs < 0].mean(axis=1)
+    axis = directions[:, signs > 0].mean(axis=1) - directions[:, signs < 0].mean(axis=1)
     identity = dataclasses.replace(FakeResiduals().identity, hidden=HIDDEN, layers=LAYERS + 1)
-    made = make_probe(FakeResiduals(identity), TASK.targets, tuple(fitted.layers))
+    probe = make_probe(FakeResiduals(identity), TASK.targets, tuple(fitted.layers))
     return dataclasses.replace(
-        made,
-        read=np.concatenate([found, axis[:, None]], axis=1).astype(np.float32),
+        probe,
+        read=np.concatenate([directions, axis[:, None]], axis=1).astype(np.float32),
         centre=np.asarray(fitted.centre, np.float32),
         weights=np.asarray(fitted.weights, np.float32),
         axes=("valence",),
@@ -83,19 +83,19 @@ def test_without_an_effect_no_label_is_usable_or_weak(nothing):
 
 
 def test_what_words_tell_as_well_is_not_usable_however_good_the_model():
-    found = validate(TASK, three(6.0, word_share=0.4), NEUTRAL)
-    assert found.left_out.macro.model.low > 0.9
-    assert found.left_out.macro.words.value > 0.98
-    assert set(found.verdicts.values()) == {"weak"}
+    result = validate(TASK, three(6.0, word_share=0.4), NEUTRAL)
+    assert result.left_out.macro.model.low > 0.9
+    assert result.left_out.macro.words.value > 0.98
+    assert set(result.verdicts.values()) == {"weak"}
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_probe_fitted_on_shuffled_labels_is_not_usable_for_every_label(seed):
     corpora = three(6.0)
     wrong = file_of([c.shuffled(seed) for c in corpora])
-    found = validate(TASK, corpora, NEUTRAL, probe=wrong)
-    assert set(found.verdicts) == set(TASK.targets)
-    assert set(found.verdicts.values()) == {"not usable"}
+    result = validate(TASK, corpora, NEUTRAL, probe=wrong)
+    assert set(result.verdicts) == set(TASK.targets)
+    assert set(result.verdicts.values()) == {"not usable"}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -103,15 +103,15 @@ def test_a_probe_of_random_directions_is_not_usable_for_every_label(seed):
     corpora = three(6.0)
     right = file_of(corpora)
     drawn = np.random.default_rng(seed).normal(size=right.read[:, :-1].shape)
-    found = validate(TASK, corpora, NEUTRAL, probe=file_of(corpora, read=drawn))
-    assert set(found.verdicts.values()) == {"not usable"}
+    result = validate(TASK, corpora, NEUTRAL, probe=file_of(corpora, read=drawn))
+    assert set(result.verdicts.values()) == {"not usable"}
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_corpora_with_shuffled_labels_make_no_label_usable_or_weak(seed):
     corpora = [c.shuffled(100 + seed) for c in three(6.0)]
-    found = validate(TASK, corpora, NEUTRAL)
-    assert set(found.verdicts.values()) == {"not usable"}
+    result = validate(TASK, corpora, NEUTRAL)
+    assert set(result.verdicts.values()) == {"not usable"}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -120,36 +120,36 @@ def test_two_corpora_with_shuffled_labels_make_no_label_usable(seed):
     corpora = [corpus("a", 6.0, topics=24, per_cell=3), corpus("b", 6.0, topics=24, per_cell=1)]
     assert set(validate(TASK, corpora, NEUTRAL).verdicts.values()) == {"usable"}
     shuffled = [c.shuffled(200 + seed) for c in corpora]
-    found = validate(TASK, shuffled, NEUTRAL, probe=file_of(shuffled))
-    assert "usable" not in found.verdicts.values()
+    result = validate(TASK, shuffled, NEUTRAL, probe=file_of(shuffled))
+    assert "usable" not in result.verdicts.values()
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_one_corpus_with_shuffled_labels_is_not_usable_rather_than_untested(seed):
-    found = validate(TASK, [corpus("a", 6.0).shuffled(300 + seed)], NEUTRAL)
-    assert set(found.verdicts.values()) == {"not usable"}
+    result = validate(TASK, [corpus("a", 6.0).shuffled(300 + seed)], NEUTRAL)
+    assert set(result.verdicts.values()) == {"not usable"}
 
 
 def test_a_corpus_of_one_writer_shows_no_transfer_so_every_label_is_untested():
-    found = validate(TASK, [corpus("a", 6.0)], NEUTRAL)
-    assert found.left_out is None
-    assert found.profile is None
-    assert found.within["a"].macro.model.low > 0.9
-    assert set(found.verdicts.values()) == {"untested"}
+    result = validate(TASK, [corpus("a", 6.0)], NEUTRAL)
+    assert result.left_out is None
+    assert result.profile is None
+    assert result.within["a"].macro.model.low > 0.9
+    assert set(result.verdicts.values()) == {"untested"}
 
 
 def test_a_label_that_one_corpus_alone_has_is_untested():
     corpora = [corpus("a", 6.0), corpus("b", 6.0, labels=("happy", "sad", "angry"))]
-    found = validate(TASK, corpora, NEUTRAL)
-    assert "calm" not in found.left_out.targets
-    assert found.verdicts["calm"] == "untested"
-    assert found.verdicts["sad"] == "usable"
+    result = validate(TASK, corpora, NEUTRAL)
+    assert "calm" not in result.left_out.targets
+    assert result.verdicts["calm"] == "untested"
+    assert result.verdicts["sad"] == "usable"
 
 
 def test_directions_of_two_worlds_do_not_transfer_though_each_is_clear_within():
-    found = validate(TASK, [corpus("a", 6.0), corpus("b", 6.0, world=1)], NEUTRAL)
-    assert all(c.macro.model.low > 0.85 for c in found.within.values())
-    assert "usable" not in found.verdicts.values()
+    result = validate(TASK, [corpus("a", 6.0), corpus("b", 6.0, world=1)], NEUTRAL)
+    assert all(c.macro.model.low > 0.85 for c in result.within.values())
+    assert "usable" not in result.verdicts.values()
 
 
 def test_halves_agree_on_what_is_there_and_dominating_dimensions_agree_on_nothing(strong, nothing):
@@ -164,24 +164,24 @@ def test_human_text_is_read_with_what_stories_gave():
     people = corpus("people", 6.0)
     named = np.where(np.isin(people.labels, ["happy", "calm"]), "joy", "grief")
     people = dataclasses.replace(people, labels=named, topics=np.full(len(people), ""))
-    found = validate(TASK, three(6.0), NEUTRAL, human=people, families=families)
-    assert set(found.human.targets) == {"joy", "grief", "valence"}
-    assert found.human.targets["joy"].model.low > 0.8
-    assert found.human.targets["valence"].words.low < 0.5
+    result = validate(TASK, three(6.0), NEUTRAL, human=people, families=families)
+    assert set(result.human.targets) == {"joy", "grief", "valence"}
+    assert result.human.targets["joy"].model.low > 0.8
+    assert result.human.targets["valence"].words.low < 0.5
 
 
 def test_a_lexicon_stands_beside_text_by_people_though_no_story_taught_it():
     families = [Family("joy", ("happy", "calm"), (), 1), Family("grief", ("sad", "angry"), (), -1)]
     people = corpus("people", 0.0)
     named = np.where(np.isin(people.labels, ["happy", "calm"]), "joy", "grief")
-    said = [
+    texts = [
         f"{text} {'wonderful' if n == 'joy' else 'horrible'}"
         for text, n in zip(people.texts, named, strict=True)
     ]
-    people = dataclasses.replace(people, texts=said, labels=named, topics=np.full(len(people), ""))
-    found = validate(TASK, three(6.0), NEUTRAL, human=people, families=families)
+    people = dataclasses.replace(people, texts=texts, labels=named, topics=np.full(len(people), ""))
+    result = validate(TASK, three(6.0), NEUTRAL, human=people, families=families)
     for name in ("joy", "grief", "valence"):
-        assert found.human.targets[name].words.low > 0.95
+        assert result.human.targets[name].words.low > 0.95
 
 
 def test_families_that_have_no_label_are_refused():
@@ -191,11 +191,11 @@ def test_families_that_have_no_label_are_refused():
 
 
 def test_named_layers_are_those_that_are_judged():
-    found = validate(TASK, three(6.0, layers=(0, 1, 0, 0)), NEUTRAL, layers=[3])
-    assert found.layers == (3,)
-    assert found.left_out.layers == ((3,),) * 3
-    assert found.left_out.macro.model.value < 0.65, "the layer that holds it was looked at"
-    assert set(found.verdicts.values()) == {"not usable"}
+    result = validate(TASK, three(6.0, layers=(0, 1, 0, 0)), NEUTRAL, layers=[3])
+    assert result.layers == (3,)
+    assert result.left_out.layers == ((3,),) * 3
+    assert result.left_out.macro.model.value < 0.65, "the layer that holds it was looked at"
+    assert set(result.verdicts.values()) == {"not usable"}
 
 
 def test_held_out_texts_change_nothing_that_is_fitted():
@@ -255,19 +255,19 @@ def test_permuting_labels_corrects_for_the_number_of_layers():
         rng = np.random.default_rng(seed)
         texts = corpus("a", 0.0, seed=seed)
         scores = rng.normal(size=(len(texts), 25, len(TASK.names)))
-        found = layer_profile(TASK, [(texts, scores)], permutations=200)
-        false += found.p <= 0.05
+        profile = layer_profile(TASK, [(texts, scores)], permutations=200)
+        false += profile.p <= 0.05
     assert false <= 8
 
 
 def test_chance_is_wider_than_a_bootstrap_interval_where_labels_differ_everywhere():
     corpora = three(6.0, layers=(1, 1, 1, 1))
-    found = chance(TASK, corpora, NEUTRAL.residuals, (2,), Recipe())
+    spread = chance(TASK, corpora, NEUTRAL.residuals, (2,), Recipe())
     # One text in 192 is worth .01 or so; a direction that means nothing is worth far more.
-    assert found.isotropic.target > 0.1
-    assert found.shuffled.target > found.isotropic.target
-    assert found.shuffled.macro < found.shuffled.target
-    assert 0.5 < found.file_macro < found.file < 1
+    assert spread.isotropic.target > 0.1
+    assert spread.shuffled.target > spread.isotropic.target
+    assert spread.shuffled.macro < spread.shuffled.target
+    assert 0.5 < spread.file_macro < spread.file < 1
 
 
 def test_point_areas_equal_those_with_an_interval():
@@ -295,10 +295,10 @@ def some(texts, **topics):
 
 def test_a_label_that_some_folds_lack_is_tested_in_the_others():
     uneven = [some(c, happy=3) for c in three(6.0, per_cell=6)]
-    found = validate(TASK, uneven, NEUTRAL)
+    result = validate(TASK, uneven, NEUTRAL)
     for c in uneven:
-        assert found.within[c.name].texts == len(c)
-        assert found.within[c.name].targets["happy"].model.low > 0.8
+        assert result.within[c.name].texts == len(c)
+        assert result.within[c.name].targets["happy"].model.low > 0.8
 
 
 def test_a_label_of_topics_that_are_held_out_together_is_refused():
@@ -319,10 +319,10 @@ def test_texts_without_topics_are_dealt_so_that_every_fold_has_every_label():
 def test_corpora_without_two_labels_in_common_are_not_fitted_on_each_other():
     a, b = (corpus(n, 6.0, labels=TASK.names[:3]) for n in "ab")
     c = corpus("c", 6.0, labels=TASK.names[2:])
-    found = validate(TASK, [a, b, c], NEUTRAL)
-    assert set(found.each_left_out) == {"a", "b"}
-    assert {train: set(tests) for train, tests in found.pairs.items()} == {"a": {"b"}, "b": {"a"}}
-    assert found.verdicts["angry"] == "untested"  # one corpus alone has it
+    result = validate(TASK, [a, b, c], NEUTRAL)
+    assert set(result.each_left_out) == {"a", "b"}
+    assert {train: set(tests) for train, tests in result.pairs.items()} == {"a": {"b"}, "b": {"a"}}
+    assert result.verdicts["angry"] == "untested"  # one corpus alone has it
     only = validate(TASK, [corpus("a", 6.0, labels=TASK.names[:2]), c], NEUTRAL)
     assert only.left_out is None
     assert only.pairs == {}
@@ -331,21 +331,21 @@ def test_corpora_without_two_labels_in_common_are_not_fitted_on_each_other():
 def test_labels_without_signs_are_judged_like_others_and_have_no_axis(tmp_path):
     task = Task(TASK.names, (0,) * 4)
     assert task.targets == task.names
-    found = validate(task, [corpus("a", 6.0), corpus("b", 6.0)], NEUTRAL)
-    assert found.axis is None
-    assert found.verdicts == dict.fromkeys(TASK.names, "usable")
-    assert found.plane.correlation == 0.0
-    assert len(plots.draw(found, tmp_path, "unsigned")) == 4
+    result = validate(task, [corpus("a", 6.0), corpus("b", 6.0)], NEUTRAL)
+    assert result.axis is None
+    assert result.verdicts == dict.fromkeys(TASK.names, "usable")
+    assert result.plane.correlation == 0.0
+    assert len(plots.draw(result, tmp_path, "unsigned")) == 4
 
 
 def test_leaks_are_counted_in_the_card():
     text = Text("sad", "", "so sad", "c.jsonl:3")
-    found = validate(TASK, [corpus("a", 6.0)], NEUTRAL, leaks={"sad": [text, text]})
-    assert found.leaks == {"sad": 2}
-    assert carddata.summary(found, carddata.NOTHING)["leaks"] == {"sad": 2}
-    verdicts = card.tables(found)[0].note
+    result = validate(TASK, [corpus("a", 6.0)], NEUTRAL, leaks={"sad": [text, text]})
+    assert result.leaks == {"sad": 2}
+    assert carddata.summary(result, carddata.NOTHING)["leaks"] == {"sad": 2}
+    verdicts = card.tables(result)[0].note
     assert "Leaks, texts that hold a word of their own label: sad 2." in verdicts
-    clean = dataclasses.replace(found, leaks={})
+    clean = dataclasses.replace(result, leaks={})
     assert "No text holds a word of its own label." in card.tables(clean)[0].note
 
 

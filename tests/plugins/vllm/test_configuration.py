@@ -33,6 +33,7 @@ def drafts(method: str, adaptive: bool = False) -> Any:
 def test_every_seam_is_there_in_this_release() -> None:
     assert seams.is_tested(seams.version())
     assert seams.missing() == []
+    assert seams.missing_in_server() == []
 
 
 def test_a_seam_that_moved_is_named() -> None:
@@ -55,7 +56,7 @@ def test_a_vllm_that_moved_is_refused(monkeypatch: Any) -> None:
 def test_doctor_says_what_fits() -> None:
     found = {part: mark for part, mark, _ in doctor.findings()}
     assert found == dict.fromkeys(found, "ok")
-    assert len(found) == 4
+    assert len(found) == 5
 
 
 def test_an_engine_without_our_part_is_left_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import json
 import os
 import re
@@ -101,25 +102,39 @@ def start(folder: Path, policy: dict[str, Any], *more: str) -> tuple[Any, str, P
     return process, f"http://127.0.0.1:{port}", log
 
 
+def events(answer: httpx.Response) -> Iterator[tuple[str, Any]]:
+    """Yield the events of a stream of the page, as (name, data), as they come."""
+    name = ""
+    for line in answer.iter_lines():
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield name, json.loads(line.removeprefix("data: "))
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: Any) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("serve")
     process, url, log = start(folder, POLICY)
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            if httpx.get(f"{url}/health").status_code == 200:
-                break
-        except httpx.TransportError:
-            time.sleep(0.5)
-    else:
-        process.kill()
-        pytest.fail(log.read_text()[-4000:])
+    wait_for(process, url, log)
     running = Server(url)
     yield running
     running.http.close()
     process.send_signal(signal.SIGTERM)
     process.wait(60)
+
+
+def wait_for(process: Any, url: str, log: Path) -> None:
+    """Wait until a server answers, or fail with the end of its log."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            if httpx.get(f"{url}/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.5)
+    process.kill()
+    pytest.fail(log.read_text()[-4000:])
 
 
 def test_a_chat_carries_what_is_to_be_told(server: Server) -> None:
@@ -236,6 +251,47 @@ def test_metrics_stand_beside_those_of_vllm(server: Server) -> None:
     assert "emoguard_build_info{" in text
     assert 'backend="vllm"' in text
     assert "vllm:generation_tokens_total{" in text
+
+
+def test_the_page_shows_the_answer_with_the_reading_of_each_token(server: Server) -> None:
+    assert "<html" in server.http.get("/emoguard/").text
+    asked = {"messages": QUESTION, "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+    plan = {"emoguard": {"plan": SAD}}
+    with server.http.stream("POST", "/emoguard/answer", json=asked | plan) as answer:
+        shown = list(events(answer))
+    spans = [span for name, data in shown if name == "frame" for span in data["spans"]]
+    name, end = shown[-1]
+    direct = server.chat(emoguard={"plan": SAD, "scores": "tokens"}).json()
+    read = [span[1] for span in spans if len(span) > 1]
+    assert (name, end["error"]) == ("end", None)
+    assert "".join(span[0] for span in spans) == direct["choices"][0]["message"]["content"]
+    assert read == [pytest.approx(token["z"], abs=1e-3) for token in direct["emoguard"]["tokens"]]
+    assert end["report"]["receipt"]["applied"] > 0
+
+
+def test_the_page_shows_recent_traffic(server: Server) -> None:
+    server.chat()
+    with server.http.stream("GET", "/emoguard/live?view=operator") as answer:
+        known = dict(itertools.islice(events(answer), 3))
+    assert known["about"]["chat"]
+    assert known["responses"]
+
+
+def test_keys_are_the_servers_and_an_open_page_does_not_keep_it(tmp_path: Path) -> None:
+    process, url, log = start(tmp_path, POLICY, "--api-key", "first", "second")
+    wait_for(process, url, log)
+    places = ("/v1/chat/completions", "/emoguard/answer")
+    for key, status in (("first", 400), ("second", 400), ("third", 401)):
+        bearer = {"authorization": f"Bearer {key}"}
+        answers = [httpx.post(url + place, headers=bearer, content="{") for place in places]
+        assert [answer.status_code for answer in answers] == [status, status], key
+    bearer = {"authorization": "Bearer second"}
+    with httpx.stream("GET", f"{url}/emoguard/live", headers=bearer, timeout=60) as answer:
+        assert answer.status_code == 200
+        process.send_signal(signal.SIGTERM)
+        names = [name for name, _ in events(answer)]
+    assert (names[0], names[-1]) == ("about", "bye")
+    assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
