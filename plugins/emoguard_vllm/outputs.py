@@ -7,7 +7,7 @@ from typing import Any
 
 from emoguard_vllm.runner import guarded
 from emoguard_vllm.settings import KEY
-from emoguard_vllm.wire import Carried
+from emoguard_vllm.wire import Carried, Step
 from emoguard_vllm.worker import Gathered, Worker
 
 
@@ -27,12 +27,7 @@ def attach(output: Any, gathered: Gathered | None, worker: Worker) -> Any:
 
 
 def _put(output: Any, gathered: Gathered) -> None:
-    by_request = {}
-    for request, tokens in zip(output.req_ids, output.sampled_token_ids, strict=True):
-        carried = gathered.carried(request, len(tokens))
-        if carried is not None:
-            by_request[request] = carried
-    output.emoguard = by_request
+    output.emoguard = gathered.step()
 
 
 def _later(output: Any, gathered: Gathered, worker: Worker) -> Any:
@@ -58,15 +53,17 @@ def forward(
     plain: Callable[..., Any], scheduler: Any, scheduled: Any, output: Any, *args: Any, **kw: Any
 ) -> Any:
     """Pass the rows on in the EngineCore: with each output, as many as it has tokens."""
-    by_request: dict[str, Carried] = getattr(output, KEY, None) or {}
+    step: Step | None = getattr(output, KEY, None)
     groups = plain(scheduler, scheduled, output, *args, **kw)
-    if by_request:
+    if step is not None:
         for group in groups.values():
             for each in group.outputs:
-                carried = by_request.get(each.request_id)
-                if carried is not None and each.new_token_ids:
-                    packed = carried.pack(len(each.new_token_ids))
-                    each.kv_transfer_params = {**(each.kv_transfer_params or {}), KEY: packed}
+                carried = step.carried(each.request_id, len(each.new_token_ids))
+                if carried is not None:
+                    each.kv_transfer_params = {
+                        **(each.kv_transfer_params or {}),
+                        KEY: carried.pack(),
+                    }
     return groups
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from emoguard_vllm.outputs import attach
 from emoguard_vllm.runner import gathered, of, prepare
-from emoguard_vllm.worker import Worker
+from emoguard_vllm.worker import Part, Worker
 
 
 def load(plain: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
@@ -21,6 +21,22 @@ def enter(worker: Worker, scheduled: Any) -> None:
     """Pass new and ended requests to the worker."""
     news = [(new.req_id, new.sampling_params) for new in scheduled.scheduled_new_reqs]
     worker.enter(news, scheduled.finished_req_ids)
+
+
+def parts(
+    requests: Sequence[str],
+    counts: Sequence[int],
+    past: Sequence[int],
+    drafts: Mapping[str, Sequence[int]],
+) -> list[Part]:
+    """Return the parts of a step: of each request as many rows as `counts` has, one by one."""
+    found, start = [], 0
+    for request, count, begin in zip(requests, counts, past, strict=False):
+        end = start + count
+        reads = range(end - 1 - len(drafts.get(request, ())), end)
+        found.append(Part(request, start, count, begin, reads))
+        start = end
+    return found
 
 
 def sample(plain: Callable[..., Any], runner: Any, grammar: Any) -> Any:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from emoguard_vllm import seams
 from emoguard_vllm.relay import receive, send
 from emoguard_vllm.runner import guarded, of
-from emoguard_vllm.steps import enter, load, sample
-from emoguard_vllm.worker import Part
+from emoguard_vllm.steps import enter, load, parts, sample
 
 
 def register() -> None:
@@ -47,17 +44,11 @@ def _prepare_inputs(
         return prepared
     batch = runner.input_batch
     with guarded(worker):
-        ends = np.cumsum(counts).tolist()
+        past = batch.num_computed_tokens_cpu[: len(counts)].tolist()
         drafts = scheduled.scheduled_spec_decode_tokens
-        parts = []
-        for number, request in enumerate(batch.req_ids):
-            count, end = int(counts[number]), ends[number]
-            past = int(batch.num_computed_tokens_cpu[number])
-            reads = range(end - 1 - len(drafts.get(request, ())), end)
-            parts.append(Part(request, end - count, count, past, reads))
         worker.place(
-            ends[-1],
-            parts,
+            scheduled.total_num_scheduled_tokens,
+            parts(batch.req_ids, counts.tolist(), past, drafts),
             lambda n: batch.token_ids_cpu[n, : batch.num_tokens_no_spec[n]].tolist(),
         )
     return prepared

@@ -7,8 +7,7 @@ from typing import Any
 
 from emoguard_vllm import seams
 from emoguard_vllm.runner import guarded, of
-from emoguard_vllm.steps import enter, load, sample
-from emoguard_vllm.worker import Part
+from emoguard_vllm.steps import enter, load, parts, sample
 
 
 def register() -> None:
@@ -47,12 +46,6 @@ def _prepare_inputs(
     with guarded(worker):
         counts = batch.num_scheduled_tokens.tolist()
         past = batch.num_computed_tokens_np.tolist()
-        drafts = scheduled.scheduled_spec_decode_tokens
-        parts, start = [], 0
-        for number, request in enumerate(batch.req_ids):
-            end = start + counts[number]
-            reads = range(end - 1 - len(drafts.get(request, ())), end)
-            parts.append(Part(request, start, counts[number], past[number], reads))
-            start = end
-        worker.place(start, parts, lambda _: ())
+        placed = parts(batch.req_ids, counts, past, scheduled.scheduled_spec_decode_tokens)
+        worker.place(scheduled.total_num_scheduled_tokens, placed, lambda _: ())
     return batch

@@ -47,13 +47,40 @@ class Carried:
     reading: str | None = None
     steering: str | None = None
 
-    def pack(self, tokens: int) -> list[Any]:
-        """Return plain data with the rows of the first `tokens`."""
-        rows = np.ascontiguousarray(self.rows[:tokens], np.float32)
-        return [rows.shape[1], rows.tobytes(), self.reading, self.steering]
+    def pack(self) -> list[Any]:
+        """Return plain data."""
+        return [self.rows.shape[1], self.rows.tobytes(), self.reading, self.steering]
 
     @classmethod
     def unpack(cls, data: Sequence[Any]) -> Self:
         """Return the rows that `pack` packed."""
         width, rows, reading, steering = data
         return cls(np.frombuffer(rows, np.float32).reshape(-1, width), reading, steering)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Rows (n, labels + 3) of all tokens of one step; travels from a worker to the EngineCore.
+
+    `spans` assigns them to sequences, `reading` is an error for all, `steering` the errors by
+    sequence.
+    """
+
+    rows: NDArray[np.float32]
+    spans: Mapping[str, range]
+    reading: str | None
+    steering: Mapping[str, str]
+
+    def carried(self, request: str, tokens: int) -> Carried | None:
+        """Return the rows to send with the first `tokens` of a request's tokens."""
+        span = self.spans.get(request)
+        if span is None or not tokens:
+            return None
+        rows = self.rows[span.start : span.stop][:tokens]
+        if len(rows) < tokens:  # lost
+            rows = np.full((tokens, self.rows.shape[1]), np.nan, np.float32)
+        broken = self.steering.get(request)
+        if broken is not None:
+            rows = rows.copy()
+            rows[:, -MOVES:] = np.nan
+        return Carried(rows, self.reading, broken)

@@ -26,7 +26,7 @@ from emoguard_vllm.blocks import find_blocks
 from emoguard_vllm.buffers import KEPT, Buffers, Planned, pick
 from emoguard_vllm.settings import KEY, Layout
 from emoguard_vllm.slots import Slots
-from emoguard_vllm.wire import Carried, Order
+from emoguard_vllm.wire import Order, Step
 
 log = logging.getLogger("emoguard")
 
@@ -45,7 +45,7 @@ Moved = tuple[str, range]
 """A plan, and the rows of a step that it moves."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Part:
     """The rows of one sequence in a step: `count` of them from row `start` on.
 
@@ -62,30 +62,16 @@ class Part:
 
 @dataclass(eq=False)
 class Gathered:
-    """The rows of a step on their way to the host.
+    """The rows of a step on their way to the host; the rest as in a `Step`."""
 
-    `spans` assigns them to sequences, `reading` is an error for all, `steering` the errors by
-    sequence.
-    """
-
-    spans: dict[str, range]
+    spans: Mapping[str, range]
     ready: Callable[[], NDArray[np.float32]]
     reading: str | None
     steering: Mapping[str, str]
 
-    def carried(self, request: str, tokens: int) -> Carried | None:
-        """Return the rows to send with the first `tokens` of a request's tokens."""
-        span = self.spans.get(request)
-        if span is None or not tokens:
-            return None
-        rows = self.ready()[span.start : span.stop][:tokens]
-        if len(rows) < tokens:  # lost
-            rows = np.full((tokens, rows.shape[1]), np.nan, np.float32)
-        broken = self.steering.get(request)
-        if broken is not None:
-            rows = rows.copy()
-            rows[:, -MOVES:] = np.nan
-        return Carried(rows, self.reading, broken)
+    def step(self) -> Step:
+        """Wait for the rows, and return them."""
+        return Step(self.ready(), self.spans, self.reading, self.steering)
 
 
 class Worker:
@@ -118,7 +104,9 @@ class Worker:
         self._labels = 0
         self._columns: torch.Tensor | None = None
         self._lost: str | None = None
-        self._parts: list[Part] = []
+        self._spans: dict[str, range] = {}
+        self._reads: list[int] = []
+        self._doors_here: list[tuple[str, int]] = []
         self._doors: dict[str, list[NDArray[np.float32]]] = {}
         self._probe: Probe | None = None
         self._calibrations: dict[str, Calibration] = {}
@@ -173,22 +161,29 @@ class Worker:
 
     def place(self, rows: int, parts: Sequence[Part], tokens: Callable[[int], Any]) -> None:
         """Place the rows of a step; `tokens(n)` are the token ids of part number n."""
-        self._parts = list(parts)
+        self._doors_here = []
+        self._spans, self._reads = {}, []
         keep: list[int] = []
         moved: list[Moved] = []
         for number, part in enumerate(parts):
             sequence = self._sequences.get(part.request)
             if sequence is None:
                 continue
-            if sequence.order.door:
+            order = sequence.order
+            if order.door:
+                self._doors_here.append((part.request, part.count))
                 keep += range(part.start, part.start + part.count)
+            else:
+                before = len(self._reads)
+                self._reads += part.reads
+                self._spans[part.request] = range(before, len(self._reads))
             if sequence.steering is not None and sequence.broken is None:
-                first = sequence.order.first
-                if sequence.order.sink:
+                first = order.first
+                if order.sink:
                     first = max(first, sink_length(list(tokens(number))))
-                begin = part.start + max(first - part.past, 0)
-                if begin < part.start + part.count:
-                    moved.append((sequence.key, range(begin, part.start + part.count)))
+                begin, end = part.start + max(first - part.past, 0), part.start + part.count
+                if begin < end:
+                    moved.append((sequence.key, range(begin, end)))
         self.buffers.begin(rows, self._planned(moved), keep[: self.buffers.room])
 
     def gather(self) -> Gathered | None:
@@ -196,21 +191,14 @@ class Worker:
         if self._lost is not None:
             return self.lost()
         self._keep()
-        spans: dict[str, range] = {}
-        places: list[int] = []
-        for part in self._parts:
-            sequence = self._sequences.get(part.request)
-            if sequence is not None and not sequence.order.door:
-                spans[part.request] = range(len(places), len(places) + len(part.reads))
-                places += part.reads
-        if not places:
+        if not self._reads:
             return None
-        rows = self.buffers.rows(places)
+        rows = self.buffers.rows(self._reads)
         if self.upstream is not None:
-            rows = rows + pick(self.upstream, 0, places)
+            rows = rows + pick(self.upstream, 0, self._reads)
         if self._columns is not None:
             rows = rows.index_select(1, self._columns)
-        return Gathered(spans, _home(rows), self.buffers.broken.reading, self._broken())
+        return Gathered(self._spans, _home(rows), self.buffers.broken.reading, self._broken())
 
     def relayed(self, rows: int) -> torch.Tensor:
         """Return z and moves of all rows of this step, for the next pipeline stage: (rows, n).
@@ -301,14 +289,12 @@ class Worker:
 
     def _keep(self) -> None:
         """Keep the residuals of the requests that ask for them."""
-        if not self._doors:
-            return
         begin = 0
-        for part in self._parts:
-            if part.request in self._doors:
-                kept = self.buffers.kept[:, begin : begin + part.count].float().cpu().numpy()
-                self._doors[part.request].append(kept.copy())
-                begin += part.count
+        for request, count in self._doors_here:
+            kept = self.buffers.kept[:, begin : begin + count].float().cpu().numpy()
+            if request in self._doors:  # nobody has taken them yet
+                self._doors[request].append(kept.copy())
+            begin += count
 
 
 def _home(rows: torch.Tensor) -> Callable[[], NDArray[np.float32]]:

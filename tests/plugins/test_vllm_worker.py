@@ -92,10 +92,10 @@ def test_a_row_is_that_of_the_last_position(worker: Worker) -> None:
     assert torch.equal(given, out)
     wanted = PROBE.fold(CALIBRATION, PROBE.labels).read(np.stack([given.numpy()] * 2))
     for request, place in (("a", 7), ("b", 8)):
-        rows = gathered.carried(request, 1).rows
+        rows = gathered.step().carried(request, 1).rows
         assert np.allclose(rows[0, :2], wanted[place], atol=1e-4)
-    assert gathered.carried("c", 1) is None
-    assert gathered.carried("a", 0) is None
+    assert gathered.step().carried("c", 1) is None
+    assert gathered.step().carried("a", 0) is None
 
 
 def test_only_positions_from_the_first_on_are_moved_also_when_computed_again(
@@ -112,7 +112,7 @@ def test_only_positions_from_the_first_on_are_moved_also_when_computed_again(
 def test_drafts_each_have_a_row(worker: Worker) -> None:
     follow(worker, a=plan(first=3))
     _, _, gathered = step(worker, ("a", 3, 4), drafts=3)
-    carried = gathered.carried("a", 2)
+    carried = gathered.step().carried("a", 2)
     assert carried.rows.shape == (2, 5)
     assert (carried.rows[:, 2] > 0).all()
 
@@ -122,7 +122,7 @@ def test_an_attention_sink_is_left_alone_as_long_as_it_lasts(worker: Worker) -> 
     assert moved(*step(worker, ("a", 0, 3), tokens=[4, 4, 4])[:2]) == []
     given, out, gathered = step(worker, ("a", 3, 1), tokens=[4, 4, 4, 4])
     assert torch.equal(given, out)
-    assert gathered.carried("a", 1).rows[0, 2:].tolist() == [0, 0, 0]
+    assert gathered.step().carried("a", 1).rows[0, 2:].tolist() == [0, 0, 0]
     assert moved(*step(worker, ("a", 4, 1), tokens=[4, 4, 4, 4, 9])[:2]) == [0]
 
 
@@ -130,7 +130,7 @@ def test_plans_beyond_the_slots_are_reported_not_dropped(worker: Worker) -> None
     follow(worker, **{str(n): plan(first=0, bound=0.1 + n / 100) for n in range(3)})
     given, out, gathered = step(worker, ("0", 0, 1), ("1", 0, 1), ("2", 0, 1))
     assert moved(given, out) == [0, 1]
-    carried = gathered.carried("2", 1)
+    carried = gathered.step().carried("2", 1)
     assert carried.steering is not None
     assert np.isnan(carried.rows[0, 2:]).all()
     worker.enter([], ["0"])
@@ -142,7 +142,7 @@ def test_a_plan_that_cannot_be_prepared_is_reported(worker: Worker) -> None:
     follow(worker, a=plan(calibration="of another file"))
     given, out, gathered = step(worker, ("a", 0, 2))
     assert torch.equal(given, out)
-    assert "needs a calibration" in gathered.carried("a", 1).steering
+    assert "needs a calibration" in gathered.step().carried("a", 1).steering
 
 
 def test_moves_of_an_earlier_step_are_not_taken_for_this_one(worker: Worker) -> None:
@@ -150,7 +150,7 @@ def test_moves_of_an_earlier_step_are_not_taken_for_this_one(worker: Worker) -> 
     step(worker, ("a", 0, 3))
     follow(worker, b=plan(first=9))
     _, _, gathered = step(worker, ("b", 0, 3))
-    assert gathered.carried("b", 1).rows[0, 2:].tolist() == [0, 0, 0]
+    assert gathered.step().carried("b", 1).rows[0, 2:].tolist() == [0, 0, 0]
 
 
 def test_the_same_plan_moves_along_the_directions_of_another_probe(worker: Worker) -> None:
@@ -167,7 +167,7 @@ def test_the_same_plan_moves_along_the_directions_of_another_probe(worker: Worke
         worker.stop()
     assert not torch.equal(*outs)
     wanted = other.fold(calibration, other.labels).read(given.numpy()[None])
-    assert np.allclose(gathered.carried("a", 1).rows[0, :2], wanted[-1], atol=1e-4)
+    assert np.allclose(gathered.step().carried("a", 1).rows[0, :2], wanted[-1], atol=1e-4)
 
 
 def test_what_breaks_in_steering_ends_it_for_all_that_are_steered(
@@ -181,12 +181,12 @@ def test_what_breaks_in_steering_ends_it_for_all_that_are_steered(
         patch.setattr("emoguard_vllm.buffers.move", broken)
         given, out, gathered = step(worker, ("a", 0, 1), ("b", 0, 1))
     assert torch.equal(given, out)
-    assert gathered.carried("a", 1).steering == "RuntimeError: injected"
-    assert gathered.carried("b", 1).steering is None
+    assert gathered.step().carried("a", 1).steering == "RuntimeError: injected"
+    assert gathered.step().carried("b", 1).steering is None
     given, out, gathered = step(worker, ("a", 1, 1))
     assert torch.equal(given, out)
-    assert np.isnan(gathered.carried("a", 1).rows[0, 2:]).all()
-    assert np.isfinite(gathered.carried("a", 1).rows[0, :2]).all()
+    assert np.isnan(gathered.step().carried("a", 1).rows[0, 2:]).all()
+    assert np.isfinite(gathered.step().carried("a", 1).rows[0, :2]).all()
 
 
 def test_a_fault_of_ours_loses_the_rows_of_one_step(worker: Worker) -> None:
@@ -194,12 +194,12 @@ def test_a_fault_of_ours_loses_the_rows_of_one_step(worker: Worker) -> None:
     step(worker, ("a", 0, 2))
     worker.break_off("KeyError: injected")
     gathered = worker.gather()
-    carried = gathered.carried("a", 2)
+    carried = gathered.step().carried("a", 2)
     assert carried.reading == "KeyError: injected"
     assert carried.rows.shape == (2, 5)
     assert np.isnan(carried.rows).all()
     worker.enter([], [])
-    assert step(worker, ("a", 2, 1))[2].carried("a", 1).reading is None
+    assert step(worker, ("a", 2, 1))[2].step().carried("a", 1).reading is None
 
 
 def test_the_door_keeps_residuals_of_all_chunks(worker: Worker) -> None:
@@ -233,7 +233,7 @@ def test_stages_pass_on_what_they_read() -> None:
             stage.model.layers = model.model.layers[first:end]
             hidden = stage(hidden)
             upstream = worker.relayed(4)
-        return worker.gather().carried("a", 1).rows
+        return worker.gather().step().carried("a", 1).rows
 
     assert np.allclose(run([(0, 6)]), run([(0, 2), (2, 6)]), atol=1e-5)
 
@@ -264,6 +264,6 @@ def test_slots_count_plans() -> None:
 def test_rows_travel_unchanged() -> None:
     rows = np.arange(15, dtype=np.float32).reshape(3, 5)
     rows[1, 2] = np.nan
-    found = Carried.unpack(Carried(rows, None, "broke").pack(2))
-    assert np.array_equal(found.rows, rows[:2], equal_nan=True)
+    found = Carried.unpack(Carried(rows, None, "broke").pack())
+    assert np.array_equal(found.rows, rows, equal_nan=True)
     assert (found.reading, found.steering) == (None, "broke")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from emoguard_transformers.speaker import TransformersSpeaker
 from emoguard_vllm.speaker import VllmSpeaker
 
 from emoguard.errors import EmoGuardError
+from emoguard.fit import corpora
 from emoguard.probe.witness import WITNESS_TEXT
 from emoguard.runtime.speaker import Prompt
 from tests.plugins.vllm.asking import prompts
@@ -67,3 +69,27 @@ def test_emoguard_calibrate_runs_on_an_engine(tmp_path: Path) -> None:
     (calibration,) = made
     assert calibration.curve.responses == 8  # as long as the alarm window; shorter ones count apart
     assert calibration.responses >= 8
+
+
+@pytest.mark.long
+def test_emoguard_fits_on_an_engine_as_on_transformers_and_judges(tmp_path: Path) -> None:
+    from emoguard.cli import main
+    from emoguard.probe import artifact
+    from tests.support.models import hf_copy, smollm2_gguf
+
+    neutral = tmp_path / "neutral.jsonl"
+    neutral.write_text("\n".join(corpora.own_neutral().read_text().splitlines()[:20]))
+    few = ["--model", str(hf_copy(smollm2_gguf())), "--neutral", str(neutral), "--most", "10"]
+    answers = ["--layers", "14,20", "--responses", "8", "--tokens", "16"]
+    places = [tmp_path / f"{runtime}.safetensors" for runtime in ("vllm", "transformers")]
+    for place in places:
+        arguments = ["fit", *few, *answers, "--runtime", place.stem, "--out", str(place)]
+        assert main(arguments) == 0
+    ours, theirs = (artifact.load(place)[0] for place in places)
+    apart = 1 - (ours.steer.astype(float) * theirs.steer).sum(axis=2)
+    print(f"fit: 1 - cosine of directions {apart.max():.2g}")
+    assert apart.max() < 1e-6
+    judged = ["--runtime", "vllm", "--probe", str(places[0]), "--card", str(tmp_path)]
+    assert main(["validate", *few, *judged, "--no-on-policy"]) == 0
+    card = json.loads((tmp_path / "validation.json").read_text())
+    assert card["verdicts"].keys() >= set(card["labels"])
