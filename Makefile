@@ -27,7 +27,7 @@ test: export OMP_NUM_THREADS := 1
 test: check
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-# While you work: everything that needs neither a runtime nor a model, in about two minutes.
+# While you work: everything that needs neither a runtime nor a model, on fewer random examples.
 test-fast: export OMP_NUM_THREADS := 1
 test-fast: $(VENV)/.fast
 	$(BIN)/python -m pytest --fast -n auto -q

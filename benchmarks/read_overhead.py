@@ -230,16 +230,16 @@ def _graph_nodes(llm: Any) -> int:
     """Return the number of graph nodes that llama.cpp calls the callback for in one decode."""
     from emoguard_llamacpp import ctypes_llama
 
-    asked = 0
+    calls = 0
 
     def pass_by(_tensor: int) -> bool:
-        nonlocal asked
-        asked += 1
+        nonlocal calls
+        calls += 1
         return False
 
     with ctypes_llama.own_context(llm, 1, 1, pass_by) as context:
         ctypes_llama.decode(context, [llm.token_bos()])
-    return asked
+    return calls
 
 
 def _transformers_rows(name: str, suffix: str, pairs: int) -> list[Row]:

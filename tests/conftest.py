@@ -15,6 +15,7 @@ from tests.support.runtimes import loads_runtime
 # Machines are shared and noisy: how long an example takes is no property of the code. Speed is
 # measured in benchmarks/.
 settings.register_profile("emoguard", deadline=None)
+settings.register_profile("fast", settings.get_profile("emoguard"), max_examples=20)
 settings.load_profile("emoguard")
 
 
@@ -22,8 +23,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fast",
         action="store_true",
-        help="leave out what loads a runtime, and tests marked slow or real",
+        help="leave out what loads a runtime, and tests marked slow or real; draw fewer examples",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--fast"):
+        settings.load_profile("fast")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

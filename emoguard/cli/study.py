@@ -91,7 +91,7 @@ def study(
     for level in prompt_levels(protocol):
         system_prompt(level)  # a label without a persona is refused here
     folder = data_folder(protocol, data)
-    asked = judges(protocol, folder, embeddings)
+    chosen = judges(protocol, folder, embeddings)
     speaker = open_speaker(path, runtime, threads)
     guard = guard_for(speaker, probe, path)
     door = speaker.door
@@ -110,7 +110,7 @@ def study(
     }
     with closing(store), open_speech(speaker, wide) as speech:
         work = Study(
-            protocol, speech, store, asked, folder, guard.probe.verdicts,
+            protocol, speech, store, chosen, folder, guard.probe.verdicts,
             controls="valence" in guard.probe.labels,
         )  # fmt: skip
         about["estimated seconds"] = _planned(work, about)

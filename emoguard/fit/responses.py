@@ -144,13 +144,13 @@ def respond(
     texts, system = prompts, sampling.system
     if not speaker.has_template:
         texts, system = [first_half(prompt) for prompt in prompts], ""
-    asked = [
+    wanted = [
         Prompt(text, system, sampling.tokens, sampling.temperature, first + number)
         for number, text in enumerate(texts)
     ]
     if isinstance(speaker, GroupSpeaker):
-        return speaker.respond_together(asked)
-    return [speaker.respond(prompt) for prompt in asked]
+        return speaker.respond_together(wanted)
+    return [speaker.respond(prompt) for prompt in wanted]
 
 
 def first_half(text: str) -> str:

@@ -278,7 +278,7 @@ def test_a_rotated_file_that_is_gone_is_found(tmp_path):
     assert verify([first, second, *rest], KEY, lines=40).findings == []
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(data=st.data())
 def test_any_change_of_a_byte_is_found(tmp_path_factory, sound, data):
     log = bytearray(b"".join(sound))
@@ -289,7 +289,6 @@ def test_any_change_of_a_byte_is_found(tmp_path_factory, sound, data):
     assert verify([path], KEY, lines=LINES).findings
 
 
-@settings(max_examples=100, deadline=None)
 @given(junk=st.binary(max_size=300))
 def test_any_bytes_are_read_without_an_error(tmp_path_factory, sound, junk):
     path = tmp_path_factory.getbasetemp() / "junk"

@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from emoguard import Plan, Policy
@@ -98,7 +98,6 @@ class TestNotice:
         parts = call(app).parts
         assert [without_object(p) if b"emoguard" in p else p for p in parts] == [*STREAM, b""]
 
-    @settings(max_examples=60, deadline=None)
     @given(st.lists(st.integers(1, len(RAW) - 1), max_size=8))
     def test_a_stream_may_be_cut_anywhere(self, cuts):
         places = [0, *sorted(cuts), len(RAW)]

@@ -9,9 +9,9 @@ FAKE_PLUGIN = """
 from emoguard.testing import FakeJoint, FakeModel, FakeResiduals
 def open_residuals(model, backend="auto"): return FakeResiduals()
 def joint(model, backend="auto"):
-    made = FakeJoint(FakeModel())
-    made.asked = backend
-    return made
+    fake = FakeJoint(FakeModel())
+    fake.asked = backend
+    return fake
 """
 
 

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from emoguard import EmoGuardError, Guard, Policy, Request
@@ -96,14 +96,12 @@ WAITS = st.lists(st.floats(1, 5 * HOUR) | st.floats(1, 900), min_size=2, max_siz
 RESTARTS = st.none() | st.integers(0, 39)
 
 
-@settings(max_examples=100, deadline=None)
 @given(policy=policies(), waits=WAITS, restart=RESTARTS)
 def test_no_interval_is_late_by_more_than_one_response(tmp_path_factory, policy, waits, restart):
     path = tmp_path_factory.mktemp("state") / "notices.json"
     assert_never_late(policy, run(replace(policy, state=str(path)), waits, restart))
 
 
-@settings(max_examples=100, deadline=None)
 @given(policy=policies(), waits=WAITS, restart=RESTARTS, lost=st.lists(st.booleans(), min_size=40))
 def test_a_lost_notice_is_due_until_it_is_given(tmp_path_factory, policy, waits, restart, lost):
     path = tmp_path_factory.mktemp("state") / "notices.json"
@@ -118,7 +116,6 @@ def test_a_lost_notice_is_due_until_it_is_given(tmp_path_factory, policy, waits,
             assert (actual.channel is None) == (finish == "cancelled")
 
 
-@settings(max_examples=60, deadline=None)
 @given(policy=policies(), waits=WAITS, saved=st.integers(0, 39), killed=st.integers(0, 39))
 def test_a_process_that_is_killed_makes_notices_early_never_late(
     tmp_path_factory, policy, waits, saved, killed

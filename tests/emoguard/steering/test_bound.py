@@ -197,7 +197,7 @@ def plans(draw):
     st.integers(0, 2**32 - 1),
     st.integers(-40, 38),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=4 * settings.default.max_examples)
 @example(Plan(add={"sad": 1e6}), 0.1, np.float16, 0, -7)
 @example(Plan(add={"sad": 1e6}), 0.1, np.float32, 0, -40)
 def test_dose_never_exceeds_the_bound(plan, bound, dtype, seed, exponent):
@@ -223,7 +223,7 @@ sizes = st.floats(-45, 38.4)
     st.sampled_from(DTYPES),
     st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=4 * settings.default.max_examples)
 @example((35.0, 0.0, -7.0), -1.0, np.float32, 0)
 @example((38.4, 38.4, -11.0), -1.0, np.float32, 1)
 def test_numbers_that_no_file_may_hold_never_exceed_the_bound(exponents, bound, dtype, seed):

@@ -125,6 +125,7 @@ def test_intervals_of_noisy_directions_hold_their_estimate_and_the_truth(noisy):
     assert hits.sum(axis=0).min() >= 7
 
 
+@pytest.mark.slow
 def test_equal_directions_are_as_near_as_the_ceiling_and_turned_ones_are_not(noisy):
     assert np.mean([f.cosine.value for f in noisy]) < 0.93
     for target in TASK.targets:

@@ -70,6 +70,7 @@ def test_a_vector_that_moves_expression_is_found_to(results):
     assert effects["vector reversed"]["all"]["estimate"][0] < 0
 
 
+@pytest.mark.slow
 def test_a_margin_that_too_few_items_can_show_stays_untested_with_the_number_needed(results):
     harm = results["contrasts"][2]
     assert harm["verdict"] == "untested"
@@ -77,6 +78,7 @@ def test_a_margin_that_too_few_items_can_show_stays_untested_with_the_number_nee
     assert f"{harm['needed']} items needed" in results["verdict"]
 
 
+@pytest.mark.slow
 def test_the_tracks_are_apart(results):
     assert set(results) == {
         "emoguard", "about", "pilot", "reproducible", "causal", "safety", "contrasts", "verdict",
@@ -87,6 +89,7 @@ def test_the_tracks_are_apart(results):
     assert "Nothing of it transfers to larger models" in text
 
 
+@pytest.mark.slow
 def test_random_directions_are_matched_in_realised_dose(results):
     low, high = results["causal"]["nulls"]["matched"][1:]
     assert 0.98 <= low <= high <= 1.02
@@ -94,6 +97,7 @@ def test_random_directions_are_matched_in_realised_dose(results):
     assert results["causal"]["nulls"]["realised, random"][0] == pytest.approx(realised, rel=0.02)
 
 
+@pytest.mark.slow
 def test_frozen_decisions_are_used_and_never_made_again(done):
     before = done.store.records["frozen"]["data"]
     assert done.frozen().dose == 0.2
@@ -126,6 +130,7 @@ def test_costs_are_of_every_part_and_cost_no_record(tmp_path):
     assert not study.store.records
 
 
+@pytest.mark.slow
 def test_results_are_json_and_draw_again_without_the_run(tmp_path, results):
     again = json.loads(json.dumps(results, allow_nan=False))
     assert markdown(again) == markdown(results)
@@ -135,6 +140,7 @@ def test_results_are_json_and_draw_again_without_the_run(tmp_path, results):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_other_judges_than_the_pilot_had_are_refused(done):
     class Other(Lexicon):
         name = "other"
