@@ -76,7 +76,6 @@ def second_runner() -> None:
 def ray_cluster() -> None:
     """Start Ray on this machine with a GPU that is none: vLLM asks Ray for one a worker."""
     import ray
-    from vllm.platforms.cpu import CpuPlatform
 
     ray.init(
         address="local",
@@ -85,6 +84,14 @@ def ray_cluster() -> None:
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=200 * 2**20,
+        runtime_env={"worker_process_setup_hook": name_ray_device},
         _node_ip_address="127.0.0.1",
     )
+    name_ray_device()
+
+
+def name_ray_device() -> None:
+    """Have vLLM look for that GPU, in this process."""
+    from vllm.platforms.cpu import CpuPlatform
+
     CpuPlatform.ray_device_key = "GPU"
