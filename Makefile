@@ -103,10 +103,14 @@ SOURCES = --source "the package's own corpora, Apache-2.0" \
 	--source "situations of EmotionScope, MIT licence"
 MODEL = $$($(BIN)/python -c "from tests.support import models as m; print(m.$(1))")
 QUANTISED = $$($(BIN)/python -c "from tests.support import models as m; print(m.quantised(m.$(1)(), '$(2)'))")
-# name, function of its GGUF file, further quantisations to compare with
-define make-probe
+# name: answers of earlier runs, which are not made again
+define kept-answers
 test -e .cache/$(1).safetensors.answers.jsonl || \
 	gunzip -c benchmarks/answers/$(1).jsonl.gz > .cache/$(1).safetensors.answers.jsonl
+endef
+# name, function of its GGUF file, further quantisations to compare with
+define make-probe
+$(call kept-answers,$(1))
 $(BIN)/emoguard fit --model $(call MODEL,hf_copy(m.$(2)())) --responder $(call MODEL,$(2)()) \
 	--also $(call MODEL,bf16_copy(m.$(2)())) $(TEXTS) $(SOURCES) --keep \
 	--name $(1) --out .cache/$(1).safetensors
@@ -131,6 +135,7 @@ probe-gemma: $(VENV)/.dev
 QWEN := qwen2.5-coder-0.5b-instruct
 
 probe-qwen: $(VENV)/.dev
+	$(call kept-answers,$(QWEN))
 	$(BIN)/emoguard fit --model $(call MODEL,qwen_gguf()) --also $(call MODEL,hf_copy(m.qwen_gguf())) \
 		$(TEXTS) $(SOURCES) --tokens 64 --keep --name $(QWEN) --out .cache/$(QWEN).safetensors
 	$(BIN)/emoguard validate --model $(call MODEL,qwen_gguf()) --probe .cache/$(QWEN).safetensors $(TEXTS) \
