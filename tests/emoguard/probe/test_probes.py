@@ -12,10 +12,23 @@ from emoguard import Guard, Request
 from emoguard.fit import corpora
 from emoguard.probe.shipped import shipped_files
 from emoguard.runtime.attach import find, shipped
-from tests.support.models import gemma_gguf, load_hf, load_llama, quantised, smollm2_gguf
+from tests.support.models import (
+    gemma_gguf,
+    load_hf,
+    load_llama,
+    quantised,
+    qwen_gguf,
+    smollm2_gguf,
+)
 
 CARDS = Path(__file__).parents[3] / "docs" / "cards"
-MODELS = {"smollm2-135m-instruct": smollm2_gguf, "gemma-3-270m": gemma_gguf}
+MODELS = {
+    "smollm2-135m-instruct": smollm2_gguf,
+    "gemma-3-270m": gemma_gguf,
+    "qwen2.5-coder-0.5b-instruct": qwen_gguf,
+}
+CALIBRATED = dict(zip(MODELS, (3, 3, 2), strict=True))
+"""Model files that each probe is calibrated for."""
 STORIES = {
     "happy": "They read the letter three times, then jumped around the kitchen laughing and called "
     "everyone they knew, and the whole street came over with cake.",
@@ -29,7 +42,7 @@ STORIES = {
 def test_there_is_one_probe_per_model_small_and_with_its_origin():
     actual = shipped_files()
     assert set(actual) == set(MODELS)
-    for file in actual.values():
+    for name, file in actual.items():
         assert len(file.read_bytes()) <= 2 * 2**20
         with as_file(file) as path:
             guard = Guard.load(path)
@@ -38,7 +51,7 @@ def test_there_is_one_probe_per_model_small_and_with_its_origin():
         assert guard.probe.axes == ("valence",)
         assert len(guard.probe.recipe["sources"]) == 3
         assert set(guard.probe.card["held_out_auroc"]) == set(names)
-        assert len(guard.calibrations) == 3
+        assert len(guard.calibrations) == CALIBRATED[name]
 
 
 @pytest.mark.parametrize("name", MODELS)
