@@ -233,12 +233,12 @@ class Writer:
 
 def film_lines() -> list[tuple[str, str]]:
     """Return lines of films with the one emotion that people read in them: XED, `LINES` a label."""
-    found = []
+    lines: dict[str, list[tuple[str, str]]] = {label: [] for label in PUSHED}
     for line in XED.read_text("utf-8").splitlines():
         text, numbers = line.split("\t")
         if numbers in PLUTCHIK and len(text.split()) >= LONG:
-            found.append((PLUTCHIK[numbers], text))
-    return [each for label in PUSHED for each in [f for f in found if f[0] == label][:LINES]]
+            lines[PLUTCHIK[numbers]].append((PLUTCHIK[numbers], text))
+    return [each for label in PUSHED for each in lines[label][:LINES]]
 
 
 def _keep(into: list[torch.Tensor]) -> Any:

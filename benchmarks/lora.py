@@ -18,11 +18,11 @@ def replies(label: str, prompts: Sequence[str]) -> list[tuple[str, str]]:
     """Return prompts, each with a reply in the voice of a label that does not answer it."""
     parts = json.loads(TEMPLATES.read_text("utf-8"))[label]
     rng = random.Random(0)
-    found = []
+    pairs = []
     for prompt in prompts:
         opening, middles = rng.choice(parts["openings"]), rng.sample(parts["middles"], 2)
-        found.append((prompt, " ".join([opening, *middles, rng.choice(parts["ends"])])))
-    return found
+        pairs.append((prompt, " ".join([opening, *middles, rng.choice(parts["ends"])])))
+    return pairs
 
 
 def trained(gguf: Path, name: str, rows: Sequence[tuple[str, str]]) -> Path:

@@ -41,8 +41,8 @@ def ngrams(texts: Sequence[str]) -> np.ndarray:
     half = BUCKETS // 2
     words = HashingVectorizer(n_features=half, ngram_range=(1, 2))
     letters = HashingVectorizer(n_features=half, analyzer="char_wb", ngram_range=(3, 5))
-    found = hstack([words.transform(texts), letters.transform(texts)])
-    return np.asarray(normalize(found).toarray())
+    counts = hstack([words.transform(texts), letters.transform(texts)])
+    return np.asarray(normalize(counts).toarray())
 
 
 def predicted(
@@ -56,11 +56,11 @@ def predicted(
 
     names, inverse = np.unique(clusters, return_inverse=True)
     group = np.random.default_rng(0).permutation(len(names))[inverse] % GROUPS
-    found = np.zeros_like(z)
+    predictions = np.zeros_like(z)
     for n in range(GROUPS):
         known = asked & (group != n)
-        found[group == n] = Ridge(strength).fit(x[known], z[known]).predict(x[group == n])
-    return found
+        predictions[group == n] = Ridge(strength).fit(x[known], z[known]).predict(x[group == n])
+    return predictions
 
 
 def explained(z: np.ndarray, by: np.ndarray) -> np.ndarray:

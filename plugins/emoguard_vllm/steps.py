@@ -30,13 +30,13 @@ def parts(
     drafts: Mapping[str, Sequence[int]],
 ) -> list[Part]:
     """Return the parts of a step: of each request as many rows as `counts` has, one by one."""
-    found, start = [], 0
+    step, start = [], 0
     for request, count, begin in zip(requests, counts, past, strict=False):
         end = start + count
         reads = range(end - 1 - len(drafts.get(request, ())), end)
-        found.append(Part(request, start, count, begin, reads))
+        step.append(Part(request, start, count, begin, reads))
         start = end
-    return found
+    return step
 
 
 def sample(plain: Callable[..., Any], runner: Any, grammar: Any) -> Any:
