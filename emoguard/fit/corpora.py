@@ -15,7 +15,7 @@ from typing import Any
 from emoguard import jsontext, regularfile
 from emoguard.errors import EmoGuardError
 
-CALIBRATING = 700
+CALIBRATING = 800
 """Number of the package's neutral prompts that calibrations use, from the first on."""
 
 LONGEST = 20_000

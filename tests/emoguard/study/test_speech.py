@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 from emoguard.guard import Guard
+from emoguard.policy.policy import Policy
+from emoguard.records import Request
 from emoguard.runtime.openers import open_speaker
 from emoguard.steering.plan import Plan
+from emoguard.steering.policy import SteeringPolicy
 from emoguard.study.matching import match
 from emoguard.study.protocol import Protocol
 from emoguard.study.speech import Given, Row, open_speech
@@ -100,6 +103,30 @@ def test_random_directions_are_matched_to_two_percent(speaking):
         matching = match(speech, [ASKED, "what is a bridge?"], PROTOCOL.labels, names, 0.15)
     assert all(abs(ratio - 1) < 0.02 for ratio in matching.realised.values())
     assert all(each > 0 for each in matching.divergences.values())
+
+
+def test_rows_that_share_a_prompt_get_what_generate_gives_them_alone(tmp_path):
+    torch = pytest.importorskip("torch")
+    speaker = open_speaker(tiny_folder.write(tmp_path))
+    probe = make_probe(speaker.door, PROTOCOL.labels)
+    guard = Guard(
+        probe,
+        [measure_calibration(speaker.door, probe)],
+        Policy(steering=SteeringPolicy(max_dose_ratio=PROTOCOL.bound)),
+    )
+    plans = [None, Plan(add={"happy": 0.3}), Plan(add={"desperate": -0.3})]
+    with open_speech(speaker, guard) as speech:
+        before = speech.prompt(ASKED)
+        together = speech.write(before, [Row(plan) for plan in plans], 12)
+        ids = torch.tensor([before])
+        for plan, shared in zip(plans, together, strict=True):
+            out = speaker.model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False,
+                emoguard=Request(plan=plan),
+            )  # fmt: skip
+            alone = out[0, len(before) :].tolist()
+            assert list(shared.token_ids) == alone[: len(shared.token_ids)]
+    assert len({each.token_ids for each in together}) == len(plans)
 
 
 @pytest.mark.real
