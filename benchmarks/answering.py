@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import lora
 from benchmarks.conditions import CONDITIONS, FITTED, NEUTRAL, PUSHED, Item, items, unasked
-from tests.support.models import gemma_gguf, hf_copy, smollm2_gguf
+from tests.support.models import gemma_gguf, hf_copy, qwen_gguf, smollm2_gguf
 
 CACHE = Path(__file__).parents[1] / ".cache" / "turning"
 KEPT = Path(__file__).parent / "answers"
@@ -56,25 +56,36 @@ FEWEST = 8
 
 @dataclass(frozen=True)
 class Model:
-    """A model by the name it has here: its file, and the layers whose residuals are kept."""
+    """A model by the name it has here, its shipped probe, and the layers that are kept."""
 
     name: str
+    probe: str
     layers: tuple[int, ...]
     chat: bool
     pushed: int
     """The layer whose output is pushed, below all those that are read."""
+    trains: bool = False
+    """Whether it answers after a LoRA, too."""
+
+    def wanted(self) -> list[Item]:
+        """Return the answers to write."""
+        return [item for item in items() if self.trains or not trained_on(item)]
 
     def folder(self, trained: str = "") -> Path:
         """Return the folder that Transformers opens, after a LoRA in the voice of a label if so."""
-        gguf = {"smollm2": smollm2_gguf, "gemma": gemma_gguf}[self.name]()
+        gguf = {"smollm2": smollm2_gguf, "gemma": gemma_gguf, "qwen": qwen_gguf}[self.name]()
         if not trained:
             return hf_copy(gguf)
         return lora.trained(gguf, f"lora-{trained}", lora.replies(trained, unasked()))
 
 
 MODELS = {
-    "smollm2": Model("smollm2", (12, 15, 16, 18, 20, 24), chat=True, pushed=10),
-    "gemma": Model("gemma", (6, 7, 9, 10, 12), chat=False, pushed=4),
+    each.name: each
+    for each in (
+        Model("smollm2", "smollm2-135m-instruct", (12, 15, 16, 18, 20, 24), True, 10, trains=True),
+        Model("gemma", "gemma-3-270m", (6, 7, 9, 10, 12), False, 4),
+        Model("qwen", "qwen2.5-coder-0.5b-instruct", (9, 11, 13, 14, 16, 19), True, 7),
+    )
 }
 
 
@@ -413,11 +424,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=40, help="stop after so many")
     parser.add_argument("--pack", action="store_true", help="write what there is, as text")
     options = parser.parse_args()
-    model, wanted = MODELS[options.model], items()
+    model = MODELS[options.model]
     if options.pack:
-        print(pack(model, wanted))
+        print(pack(model, model.wanted()))
     else:
-        write(model, wanted, options.minutes)
+        write(model, model.wanted(), options.minutes)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -110,8 +110,13 @@ def _readings(model: str) -> Path:
 
 
 def mean_area(
-    table: Table, scores: np.ndarray, pool: str, conditions: Sequence[str],
-    of: Callable[[Sample], Estimate] = over_labels,
-) -> float:  # fmt: skip
-    """Return the mean AUROC over labels and conditions."""
-    return float(np.mean([of(table.area(scores, pool, name)).value for name in conditions]))
+    table: Table, scores: np.ndarray, pool: str, conditions: Sequence[str]
+) -> tuple[float, float]:
+    """Return the mean AUROC over labels and conditions, against controls and other labels."""
+    control, others = (
+        float(np.mean([
+            over_labels(table.area(scores, pool, name, others=apart)).value for name in conditions
+        ]))
+        for apart in (False, True)
+    )  # fmt: skip
+    return control, others

@@ -1,11 +1,13 @@
 """Directions fitted on a model's own answers, and what they and a shipped probe read on others.
 
 A direction of a label is the mean residual of its answers minus that of the control, which answers
-the same prompts, averaged over conditions; it is whitened as `emoguard fit` whitens. Each token's
-projection is standardised on answers to plain prompts of another pool.
+the same prompts, or minus the mean of the control and of all other labels, averaged over
+conditions; it is whitened as `emoguard fit` whitens. Each token's projection is standardised on
+answers to plain prompts of another pool.
 
-`--choose` compares layers, conditions and statistics on the tuning pool, never on the final one,
-and keeps the best in `turning/choice.json`; without it all answers are read with that choice.
+`--choose` compares layers, conditions, statistics and what a label is set against on the tuning
+pool, never on the final one, by the mean of the AUROC against the control and against the other
+labels. It keeps the best in `turning/choice.json`; without it all answers are read with that.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +74,11 @@ def of_probe(probe: Probe, kept: Sequence[int], plain: Sequence[Answer]) -> Read
 
 
 def fitted(
-    answers: Sequence[Answer], layers: Sequence[int], kept: Sequence[int], plain: Sequence[Answer]
+    answers: Sequence[Answer],
+    layers: Sequence[int],
+    kept: Sequence[int],
+    plain: Sequence[Answer],
+    against: str,
 ) -> Reader:
     """Fit a direction a label and layer on answers under conditions, standardised on plain ones."""
     means = np.array([numbers(each.rows).mean(axis=0) for each in answers])
@@ -82,7 +88,7 @@ def fitted(
     for layer in layers:
         x = means[:, list(kept).index(layer)].astype(np.float64)
         parts = [(x[conditions == name], labels[conditions == name]) for name in set(conditions)]
-        differences = np.mean([_differences(*part) for part in parts], axis=0)
+        differences = np.mean([_differences(*part, against) for part in parts], axis=0)
         read = whiten(unit(differences), within_covariance(parts))
         around = np.concatenate([(x - x[labels == NEUTRAL].mean(axis=0)) @ read.T])
         directions.append(read / around.std(axis=0)[:, None])
@@ -92,10 +98,15 @@ def fitted(
     )
 
 
-def _differences(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return a difference from the control per label, (labels, hidden)."""
-    control = x[labels == NEUTRAL].mean(axis=0)
-    return np.array([x[labels == label].mean(axis=0) - control for label in LABELS])
+def _differences(x: np.ndarray, labels: np.ndarray, against: str) -> np.ndarray:
+    """Return a difference per label, (labels, hidden): from the control, or from all others."""
+    means = {name: x[labels == name].mean(axis=0) for name in (NEUTRAL, *LABELS)}
+    if against == "control":
+        return np.array([means[label] - means[NEUTRAL] for label in LABELS])
+    return np.array([
+        means[label] - np.mean([each for name, each in means.items() if name != label], axis=0)
+        for label in LABELS
+    ])  # fmt: skip
 
 
 def _standardised(
@@ -125,10 +136,15 @@ CHOICE = Path(__file__).parent / "turning" / "choice.json"
 
 
 def candidates(layers: Sequence[int], probe_layers: Sequence[int]) -> list[Candidate]:
-    """Return what is tried: which layers, and answers under which conditions."""
+    """Return what is tried: which layers, answers under which conditions, and against what."""
     sets = [*((layer,) for layer in layers), tuple(probe_layers), tuple(layers)]
     some = (("voice",), ("written",), FITTED)
-    return [Candidate(chosen, names) for chosen in sets for names in some]
+    return [
+        Candidate(chosen, names, against)
+        for chosen in sets
+        for names in some
+        for against in ("control", "all others")
+    ]
 
 
 @dataclass(frozen=True)
@@ -137,11 +153,12 @@ class Candidate:
 
     layers: tuple[int, ...]
     conditions: tuple[str, ...]
+    against: str
 
     def reader(self, answers: Mapping[str, list[Answer]], kept: Sequence[int]) -> Reader:
         """Fit on the answers of the fit pool."""
         mine = [a for a in answers["fit"] if a.item.condition in self.conditions]
-        return fitted(mine, self.layers, kept, plain_of(answers))
+        return fitted(mine, self.layers, kept, plain_of(answers), self.against)
 
 
 def of_labels(read_by: np.ndarray, labels: Sequence[str]) -> np.ndarray:
@@ -153,10 +170,10 @@ def main() -> None:
     """Choose on the tuning pool, or read all pools with what was chosen."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=MODELS, default="smollm2")
-    parser.add_argument("--probe", default="smollm2-135m-instruct", help="the shipped probe")
     parser.add_argument("--choose", action="store_true", help="choose, on the tuning pool alone")
     options = parser.parse_args()
-    model, probe = MODELS[options.model], Guard.load(options.probe).probe
+    model = MODELS[options.model]
+    probe = Guard.load(model.probe).probe
     if options.choose:
         choose(model, probe)
     else:
@@ -182,18 +199,20 @@ def choose(model: Model, probe: Probe) -> None:
             found = [
                 mean_area(table, both[:, :, n], "tuning", FITTED) for n in range(len(STATISTICS))
             ]
-            name = f"{candidate.layers} {candidate.conditions} {way}" if candidate else "shipped"
-            print(f"{name:70}", " ".join(f"{each:.3f}" for each in found))
-            n = int(np.argmax(found))
-            if candidate and found[n] > best[0]:
+            name = "shipped"
+            if candidate:
+                name = f"{candidate.layers} {candidate.conditions} {candidate.against} {way}"
+            print(f"{name:86}", " ".join(f"{one:.3f} {other:.3f}," for one, other in found))
+            means = [float(np.mean(each)) for each in found]
+            n = int(np.argmax(means))
+            if candidate and means[n] > best[0]:
                 chosen = {
-                    "layers": candidate.layers,
-                    "conditions": candidate.conditions,
+                    **asdict(candidate),
                     "with_shipped": way != "alone",
                     "statistic": STATISTICS[n],
-                    "tuning_auroc": round(found[n], 3),
+                    "tuning_auroc": [round(each, 3) for each in found[n]],
                 }
-                best = found[n], chosen
+                best = means[n], chosen
     CHOICE.write_text(json.dumps({**_choices(), model.name: best[1]}, indent=1) + "\n")
     print(best[1])
 
@@ -227,7 +246,9 @@ def read_all(model: Model, probe: Probe) -> None:
     shipped = read(of_probe(probe, model.layers, plain_of(answers)), every)
     own = {}
     if chosen:
-        candidate = Candidate(tuple(chosen["layers"]), tuple(chosen["conditions"]))
+        candidate = Candidate(
+            tuple(chosen["layers"]), tuple(chosen["conditions"]), chosen["against"]
+        )
         scores = read(candidate.reader(answers, model.layers), every)
         if chosen["with_shipped"]:
             scores += of_labels(shipped, probe.labels)

@@ -24,7 +24,7 @@ from emoguard.errors import EmoGuardError
 from emoguard.runtime.openers import AUTO, open_speaker
 from emoguard.study.personas import system_prompt
 from emoguard.study.pictures import draw
-from emoguard.study.plan import Cost, pieces
+from emoguard.study.plan import Cost, block_of, pieces
 from emoguard.study.protocol import Protocol
 from emoguard.study.report import markdown
 from emoguard.study.runner import OutOfTimeError, Runner
@@ -32,7 +32,7 @@ from emoguard.study.speech import open_speech
 from emoguard.study.statistics import needed_items
 from emoguard.study.store import Store
 from emoguard.study.study import Study, bound_to, data_folder, guard_of, judges
-from emoguard.study.tasks import Task, pilot, prompt_levels
+from emoguard.study.tasks import Task, prompt_levels
 from emoguard.validate.plots import find_pyplot
 
 RESULTS, REPORT = "results.json", "report.md"
@@ -104,22 +104,23 @@ def study(
         "identity": door.identity.digest,
         "runtime": engine,
         "probe": guard.probe.name,
-        "command": _command(protocol_path, path, probe, runtime, data),
+        "command": _command(protocol_path, path, probe, runtime, data, embeddings),
     }
     with closing(store), open_speech(speaker, wide) as speech:
         work = Study(
             protocol, speech, store, chosen, folder, guard.probe.verdicts,
             controls="valence" in guard.probe.labels,
         )  # fmt: skip
-        about["estimated seconds"] = _planned(work, about)
+        costs = _planned(work, about)
+        about["estimated seconds"] = sum(each.seconds for each in costs)
         if only_plan:
             return
-        complete = _run(work, protocol, minutes)
+        complete = _run(work, protocol, minutes, costs)
     _write(work.results({**about, "complete": complete}), Path(out))
 
 
-def _planned(work: Study, about: dict[str, Any]) -> float:
-    """Print the plan and its cost, measured once and then kept; return the CPU seconds."""
+def _planned(work: Study, about: dict[str, Any]) -> list[Cost]:
+    """Print the plan and its cost, measured once and then kept; return the cost of each block."""
     console, protocol = Screen(), work.protocol
     if "plan" not in work.store:
         with console.status("measuring speeds"):
@@ -145,7 +146,7 @@ def _planned(work: Study, about: dict[str, Any]) -> float:
         console.print(f"  {contrast.name}")
     for line in _short_of_items(work, costs):
         console.print(f"  note: {line}")
-    return total
+    return costs
 
 
 def _short_of_items(work: Study, costs: Sequence[Cost]) -> list[str]:
@@ -166,8 +167,11 @@ def _short_of_items(work: Study, costs: Sequence[Cost]) -> list[str]:
     return lines
 
 
-def _run(work: Study, protocol: Protocol, minutes: float | None) -> bool:
-    """Do the remaining tasks; return whether the study is complete."""
+def _run(work: Study, protocol: Protocol, minutes: float | None, costs: Sequence[Cost]) -> bool:
+    """Do the remaining tasks; return whether the study is complete.
+
+    Progress is counted in planned CPU seconds: an answer in all cells takes a hundred choices.
+    """
     runner = Runner(
         work.speech,
         work.store,
@@ -175,12 +179,13 @@ def _run(work: Study, protocol: Protocol, minutes: float | None) -> bool:
         piece_seconds=60 * protocol.piece_minutes,
         seconds=None if minutes is None else 60 * minutes,
     )
-    total = len(pilot(protocol)) + len(work.tasks(protocol.dose or 0.1))
+    planned = {each.block: each.seconds / each.tasks for each in costs}
     with Bars() as progress:
-        bar = progress.add_task("study", total=total)
+        bar = progress.add_task("CPU seconds", total=sum(each.seconds for each in costs))
 
         def done(task: Task) -> None:
-            progress.update(bar, description=task.block, advance=1)
+            name = block_of(task)
+            progress.update(bar, description=f"CPU seconds, {name}", advance=planned[name])
 
         try:
             work.run(runner, done)
@@ -219,10 +224,18 @@ def _read_results(path: str) -> dict[str, Any]:
     return results
 
 
-def _command(protocol: str, model: str, probe: str | None, runtime: str, data: str | None) -> str:
+def _command(
+    protocol: str,
+    model: str,
+    probe: str | None,
+    runtime: str,
+    data: str | None,
+    embeddings: str | None,
+) -> str:
     """Return the command that repeats a study, without paths of this machine."""
     words = ["emoguard", "study", Path(protocol).name, "--model", Path(model).name, "--out", "OUT"]
     words += ["--data", "DATA"] if data is not None else []
+    words += ["--embeddings", "EMBEDDINGS"] if embeddings is not None else []
     words += ["--probe", Path(probe).name] if probe else []
     words += ["--runtime", runtime] if runtime != AUTO else []
     return shlex.join(words)

@@ -36,11 +36,15 @@ def blocks(tasks: Sequence[Task]) -> dict[str, list[Task]]:
     """Return tasks by block; written answers of the pilot are apart from its choices."""
     blocks: dict[str, list[Task]] = {}
     for task in tasks:
-        name = task.block
-        if name == "pilot":
-            name = "pilot, answers" if task.tokens else "pilot, choices"
-        blocks.setdefault(name, []).append(task)
+        blocks.setdefault(block_of(task), []).append(task)
     return blocks
+
+
+def block_of(task: Task) -> str:
+    """Return the block that a task's cost is counted in."""
+    if task.block != "pilot":
+        return task.block
+    return "pilot, answers" if task.tokens else "pilot, choices"
 
 
 def costs(speech: Speech, tasks: Sequence[Task], seed: int = 0) -> list[Cost]:
