@@ -18,6 +18,8 @@ else:
 def pytest_configure(config: pytest.Config) -> None:
     # numba, which looks for drafts in prompts.
     config.addinivalue_line("filterwarnings", "ignore::PendingDeprecationWarning")
+    # vLLM's sockets to its other processes end with the process.
+    config.addinivalue_line("filterwarnings", "ignore:Unclosed:ResourceWarning")
     for module in ("vllm", "torch", "transformers", "multiprocessing"):
         config.addinivalue_line("filterwarnings", f"ignore:::{module}")
 

@@ -20,10 +20,10 @@ pytestmark = pytest.mark.engines("eager", "whole", "ngram", "async", "v2", "pp2"
 
 TOO_MUCH = {"add": {"desperate": 0.1}, "ablate": ("calm",)}
 """Wants more than the bound leaves."""
-REGROUPED = ("ngram", "pp2", "tp3")
+REGROUPED = ("ngram", "whole", "pp2", "tp3")
 """Here the rounding of a row depends on its batch: rows of drafts come and go with the text of the
-steered ones, stages make batches as they go, and ranks add up in an order that depends on a row's
-place."""
+steered ones, an engine in another process and stages make batches of what has arrived by then, and
+ranks add up in an order that depends on a row's place."""
 TOP = {"temperature": 1.0, "top_k": 1}
 """Sampling that always takes the likeliest token: vLLM wants one choice of greedy requests."""
 
