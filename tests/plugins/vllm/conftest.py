@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from typing import Any
 
 import pytest
@@ -18,10 +19,14 @@ else:
 def pytest_configure(config: pytest.Config) -> None:
     # numba, which looks for drafts in prompts.
     config.addinivalue_line("filterwarnings", "ignore::PendingDeprecationWarning")
-    # vLLM's sockets to its other processes end with the process.
-    config.addinivalue_line("filterwarnings", "ignore:Unclosed:ResourceWarning")
     for module in ("vllm", "torch", "transformers", "multiprocessing"):
         config.addinivalue_line("filterwarnings", f"ignore:::{module}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_unconfigure() -> None:
+    # vLLM's sockets to its other processes end with this one, which is after pytest looks.
+    warnings.filterwarnings("ignore", "Unclosed", ResourceWarning)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

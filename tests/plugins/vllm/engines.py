@@ -124,6 +124,8 @@ def start(**more: Any) -> Any:
     configuration = CONFIGURATIONS[NAME]
     if "async" in configuration.standins:
         standins.asynchronous()
+    if "v2" in configuration.standins:
+        standins.torch_sampler()
     if "ray" in configuration.standins:
         standins.ray_cluster()
     folder = tiny_folder() if configuration.is_tiny else hf_copy(smollm2_gguf())

@@ -73,6 +73,13 @@ def second_runner() -> None:
     torch.cuda.is_available = lambda: False
 
 
+def torch_sampler() -> None:
+    """Have top-k sampled in PyTorch: Triton's interpreter cannot run vLLM's kernel for it."""
+    from vllm.v1.sample.ops import topk_topp_sampler
+
+    topk_topp_sampler.HAS_TRITON = False
+
+
 def ray_cluster() -> None:
     """Start Ray on this machine with a GPU that is none: vLLM asks Ray for one a worker."""
     import ray

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +54,20 @@ def test_an_engine_answers_for_a_calibration(llm: Any, truth: Any) -> None:
         assert ours.answer(prompt, lambda: None).strip()
 
 
+def emoguard(*arguments: str) -> None:
+    """Run a command in a process of its own, which ends with its engine."""
+    subprocess.run([Path(sys.executable).with_name("emoguard"), *arguments], check=True)
+
+
 @pytest.mark.long
 def test_emoguard_calibrate_runs_on_an_engine(tmp_path: Path) -> None:
-    from emoguard.cli import main
     from tests.plugins.vllm.engines import PROBE
     from tests.support.models import hf_copy, smollm2_gguf
 
     out = tmp_path / "made.safetensors"
     arguments = ["calibrate", "--engine", "vllm", "--model", str(hf_copy(smollm2_gguf()))]
     arguments += ["--probe", PROBE, "--out", str(out), "--responses", "8", "--tokens", "64"]
-    assert main(arguments) == 0
+    emoguard(*arguments)
     from emoguard.probe import artifact
 
     _, calibrations = artifact.load(out)
@@ -73,7 +79,6 @@ def test_emoguard_calibrate_runs_on_an_engine(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_emoguard_fits_on_an_engine_as_on_transformers_and_judges(tmp_path: Path) -> None:
-    from emoguard.cli import main
     from emoguard.probe import artifact
     from tests.support.models import hf_copy, smollm2_gguf
 
@@ -84,12 +89,12 @@ def test_emoguard_fits_on_an_engine_as_on_transformers_and_judges(tmp_path: Path
     places = [tmp_path / f"{runtime}.safetensors" for runtime in ("vllm", "transformers")]
     for place in places:
         arguments = ["fit", *few, *answers, "--runtime", place.stem, "--out", str(place)]
-        assert main(arguments) == 0
+        emoguard(*arguments)
     ours, theirs = (artifact.load(place)[0] for place in places)
     apart = 1 - (ours.steer.astype(float) * theirs.steer).sum(axis=2)
     print(f"fit: 1 - cosine of directions {apart.max():.2g}")
     assert apart.max() < 1e-6
     judged = ["--runtime", "vllm", "--probe", str(places[0]), "--card", str(tmp_path)]
-    assert main(["validate", *few, *judged, "--no-on-policy"]) == 0
+    emoguard("validate", *few, *judged, "--no-on-policy")
     card = json.loads((tmp_path / "validation.json").read_text())
     assert card["verdicts"].keys() >= set(card["labels"])
