@@ -23,6 +23,12 @@ EVERY_SECONDS = 50.0
 
 LOOK_SECONDS = 1.0
 
+SPEED_SECONDS = 600.0
+"""Seconds over which a speed is measured: a step of a batch takes a minute."""
+
+TOGETHER_SECONDS = 0.2
+"""Steps within so many seconds are one: those of a batch end at once, at no speed."""
+
 
 class Bars(Progress):
     """Bars on stderr; without a terminal, a line at the start and end of a task and each minute.
@@ -40,6 +46,7 @@ class Bars(Progress):
             TimeRemainingColumn(),
             console=screen,
             get_time=now,
+            speed_estimate_period=SPEED_SECONDS,
             disable=not screen.is_terminal,
         )
         self._shown: dict[TaskID, tuple[str, float]] = {}
@@ -127,10 +134,15 @@ def follow(progress: Progress) -> Callable[[str, int, int], None]:
     Each task gets a bar with its first call.
     """
     tasks: dict[str, TaskID] = {}
+    shown: dict[str, float] = {}
 
     def show(task: str, done: int, size: int) -> None:
+        now = progress.get_time()
         if task not in tasks:
             tasks[task] = progress.add_task(task, total=size)
+        elif done < size and now - shown[task] < TOGETHER_SECONDS:
+            return
+        shown[task] = now
         progress.update(tasks[task], completed=done)
 
     return show

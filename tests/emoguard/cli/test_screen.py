@@ -103,6 +103,23 @@ def test_without_a_terminal_there_is_a_line_a_minute(capsys):
     assert bars_module.EVERY_SECONDS < 60
 
 
+def test_steps_of_a_batch_that_end_together_are_not_taken_for_speed(capsys):
+    clock = [0.0]
+    with Bars(lambda: clock[0]) as progress:
+        show = follow(progress)
+        show("responding", 0, 160)
+        for done in range(1, 161):
+            clock[0] += 60 if done % 8 == 1 else 1e-4  # eight at a time, in a minute
+            show("responding", done, 160)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:3] == [
+        "responding: 0 of 160",
+        "responding: 1 of 160",
+        "responding: 9 of 160, about 19 minutes left",
+    ]
+    assert lines[-1] == "responding: 160 of 160"
+
+
 def test_a_step_that_takes_long_is_not_silent(capsys):
     clock = [0.0]
     with Bars(lambda: clock[0]) as progress:
