@@ -145,9 +145,11 @@ class Encoder:
         """Return unit embeddings, (texts, width)."""
         import torch  # noqa: PLC0415
 
+        # Texts of one length together: what is padded is computed, too.
+        order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
         parts = []
         for start in range(0, len(texts), 64):
-            some = list(texts[start : start + 64])
+            some = [texts[n] for n in order[start : start + 64]]
             inputs = self._tokenizer(
                 some, padding=True, truncation=True, max_length=128, return_tensors="pt"
             )
@@ -156,7 +158,7 @@ class Encoder:
             mask = inputs["attention_mask"][..., None]
             means = (states * mask).sum(1) / mask.sum(1)
             parts.append(torch.nn.functional.normalize(means, dim=1).numpy())
-        return np.concatenate(parts)
+        return np.asarray(np.concatenate(parts)[np.argsort(order)])
 
 
 class Embeddings(_OfPeople):
@@ -166,10 +168,14 @@ class Embeddings(_OfPeople):
 
     def __init__(self, folder: str | Path, path: str | Path) -> None:
         self._encoder = Encoder(folder)
+        self._known: dict[str, NDArray[np.float32]] = {}
         super().__init__(path)
 
     def _vectors(self, texts: Sequence[str]) -> Any:
-        return self._encoder.embed(texts)
+        missing = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if missing:
+            self._known.update(zip(missing, self._encoder.embed(missing), strict=True))
+        return np.stack([self._known[text] for text in texts])
 
 
 class Endpoint:

@@ -10,6 +10,8 @@ from emoguard.study.items import premises
 from emoguard.study.judges import (
     SHARE,
     Classifier,
+    Embeddings,
+    Encoder,
     Endpoint,
     Lexicon,
     accepts,
@@ -18,6 +20,7 @@ from emoguard.study.judges import (
     refuses,
 )
 from emoguard.study.labelled import LABELS, _read, accuracy, premise_accuracy, refusal_accuracy
+from tests.support import tiny_folder
 
 LINES = {
     "joy": "so glad and happy today, what a lovely laugh we had number {}",
@@ -39,6 +42,22 @@ def people(tmp_path_factory):
     ]
     (folder / "lines.tsv").write_text("\n".join(rows) + "\n")
     return folder / "lines.tsv"
+
+
+def test_embeddings_are_those_of_each_text_alone_and_made_once(tmp_path, people, monkeypatch):
+    pytest.importorskip("torch")
+    folder = tiny_folder.write(tmp_path)
+    texts = ["a long text of many more words than the others have", "short", "two words", "short"]
+    encoder = Encoder(folder)
+    together = encoder.embed(texts)
+    alone = np.concatenate([encoder.embed([text]) for text in texts])
+    assert np.allclose(together, alone, atol=1e-5)
+    assert not np.allclose(together[0], together[1], atol=1e-3)
+
+    judge = Embeddings(folder, people)
+    first = judge.scores("happy", texts)
+    monkeypatch.setattr(Encoder, "embed", None)
+    assert (judge.scores("happy", texts[::-1]) == first[::-1]).all()
 
 
 def test_a_lexicon_scores_towards_the_labels_valence():
