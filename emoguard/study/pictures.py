@@ -87,11 +87,7 @@ def _nulls(pyplot: Any, results: Results) -> Any:
         edges = np.linspace(min(values.min(), observed), max(values.max(), observed) + 1e-9, 31)
         axis.hist(values, bins=edges, color="#cccccc")
         axis.axvline(observed, color=BLUE, linewidth=2)
-        axis.annotate(
-            f" {label}: p {each['p']:.3f}", (observed, 0.95), color=BLUE, fontsize=9,
-            xycoords=("data", "axes fraction"), va="top",
-            ha="left" if observed < (edges[0] + edges[-1]) / 2 else "right",
-        )  # fmt: skip
+        axis.set_title(f"{label} (blue): p {each['p']:.3f}", fontsize=10, loc="left", color=BLUE)
         axis.set_xlabel("change in answers that express it, points")
         axis.set_ylabel("random directions")
         _bare(axis)

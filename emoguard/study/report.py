@@ -99,10 +99,8 @@ def _attribution(label: str, judges: Mapping[str, Any], primary: str) -> Iterato
         rows,
     )
     own = judges[names[0]]
-    share = own["share of prompt"]
     lines = [f"{own['effects']['vector']['all']['items']} prompts."]
-    if share is not None:
-        lines.append(f"The vector does {percent_of(share)} of what the persona does.")
+    lines += _share(own["share of prompt"])
     value, low, high = judges["tokens"]["estimate"]
     if low is not None and high is not None:
         change = f"{value:+.1f} tokens [{low:+.1f}, {high:+.1f}]"
@@ -114,6 +112,17 @@ def _attribution(label: str, judges: Mapping[str, Any], primary: str) -> Iterato
     pairing = ", ".join(f"{name} {number(value)}" for name, value in own["pairing"].items())
     lines.append(f"Correlation of steered with unsteered answers: {pairing}.")
     yield " ".join(lines)
+
+
+def _share(share: Sequence[float | None] | None) -> Iterator[str]:
+    """Yield the vector's effect as a share of the persona's, if that is one to be a share of."""
+    if share is None:
+        return
+    value, low, high = share
+    if value is None or low is None or high is None:
+        yield "The persona alone does nothing measurable that the vector could be compared with."
+    else:
+        yield f"The vector does {value:.0%} [{low:.0%}, {high:.0%}] of what the persona does."
 
 
 def _nulls(nulls: Mapping[str, Any]) -> Iterator[str]:
@@ -354,14 +363,6 @@ def interval(estimate: Sequence[float | None]) -> str:
 def between(values: Sequence[float] | None) -> str:
     """Return the central range of (median, low, high) in points."""
     return NONE if values is None else f"{100 * values[1]:+.1f} … {100 * values[2]:+.1f}"
-
-
-def percent_of(estimate: Sequence[float | None]) -> str:
-    """Return a share with its interval, or without one for a share of nothing."""
-    value, low, high = estimate
-    if value is None or low is None or high is None:
-        return "no measurable share"
-    return f"{value:.0%} [{low:.0%}, {high:.0%}]"
 
 
 def p_value(p: float | None) -> str:
