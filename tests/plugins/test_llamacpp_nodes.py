@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -95,11 +96,15 @@ def at_resumption(number: int, action: Callable[[], None]) -> Iterator[None]:
             if count == number:
                 action()
 
+    # A callback of an earlier test, collected meanwhile, begins once more to be closed.
+    gc.collect()
+    gc.disable()
     sys.setprofile(look)
     try:
         yield
     finally:
         sys.setprofile(None)
+        gc.enable()
 
 
 def interrupt() -> None:
