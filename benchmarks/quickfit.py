@@ -32,13 +32,13 @@ def cosines(quick: Probe, whole: Probe, name: str) -> np.ndarray:
     """Return the cosine of each label of `quick`, mean over common layers, (labels,)."""
     layers = [layer for layer in quick.layers if layer in whole.layers]
     columns = [whole.labels.index(label) for label in quick.labels]
-    found = []
+    each_layer = []
     for layer in layers:
         a = getattr(quick, name)[quick.layers.index(layer)]
         b = getattr(whole, name)[whole.layers.index(layer)][columns]
         lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        found.append((a * b).sum(axis=1) / lengths)
-    return np.mean(found, axis=0) if found else np.full(len(quick.labels), np.nan)
+        each_layer.append((a * b).sum(axis=1) / lengths)
+    return np.mean(each_layer, axis=0) if layers else np.full(len(quick.labels), np.nan)
 
 
 def kept(path: str) -> list[Generated]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from emoguard.study.effects import effect
+from emoguard.study.report import p_value
 from emoguard.study.statistics import against, detectable, holm, no_harm, seeing_items
 from emoguard.validate.estimate import Estimate
 
@@ -117,14 +118,14 @@ def _tested(contrast: Contrast, measured: Effect, p: float) -> Tested:
 
 def _decide(each: Tested) -> Tested:
     if each.adjusted < ALPHA:
-        return replace(each, verdict="holds", why=f"p {_at_most(each.adjusted)} after Holm")
+        return replace(each, verdict="holds", why=f"p {p_value(each.adjusted)} after Holm")
     if each.test == "no_harm":
         return _undecided_harm(each)
     if each.test == "random":
         return replace(
             each,
             verdict="fails",
-            why=f"p {_at_most(each.p)} before Holm: random directions do as much",
+            why=f"p {p_value(each.p)} before Holm: random directions do as much",
         )
     seen = detectable(each.items, each.variance)
     if each.items >= each.needed:
@@ -134,11 +135,6 @@ def _decide(each: Tested) -> Tested:
             why=f"p {each.adjusted:.3f}, and {seen:.1%} would have been seen",
         )
     return replace(each, why=f"p {each.adjusted:.3f}; {each.needed} items needed, {each.items} had")
-
-
-def _at_most(p: float) -> str:
-    """Return a p, or "< .001" for a smaller one."""
-    return "< .001" if p < 0.001 else f"{p:.3f}"
 
 
 def _undecided_harm(each: Tested) -> Tested:

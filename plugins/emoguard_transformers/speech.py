@@ -76,7 +76,7 @@ class TransformersSpeech(Attached):
         options: dict[str, Any] = {
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),
-            "past_key_values": self._read_once(ids),
+            "past_key_values": self._read_once(ids, plans),
             "do_sample": False,
             "max_new_tokens": tokens,
             "pad_token_id": min(self._end, default=0),
@@ -93,9 +93,12 @@ class TransformersSpeech(Attached):
             reports = [by_id.get(request.id) for request in requests]
         return [self._answer(row) for row in out[:, len(prompt_ids) :].tolist()], reports
 
-    def _read_once(self, ids: torch.Tensor) -> Any:
-        """Return the cache of all rows before their last token, which are alike: one is read."""
-        if ids.shape[1] == 1:
+    def _read_once(self, ids: torch.Tensor, plans: Sequence[Plan | None]) -> Any:
+        """Return the cache of all rows before their last token: one is read for all.
+
+        None where a plan steers the prompt, too: then rows differ before their last token.
+        """
+        if ids.shape[1] == 1 or any(plan is not None and plan.prompt for plan in plans):
             return None
         with torch.no_grad():
             cache = self._model(ids[:1, :-1], use_cache=True, logits_to_keep=1).past_key_values

@@ -105,7 +105,8 @@ def test_random_directions_are_matched_to_two_percent(speaking):
     assert all(each > 0 for each in matching.divergences.values())
 
 
-def test_rows_that_share_a_prompt_get_what_generate_gives_them_alone(tmp_path):
+@pytest.mark.parametrize("prompt", [False, True])
+def test_rows_that_share_a_prompt_get_what_generate_gives_them_alone(tmp_path, prompt):
     torch = pytest.importorskip("torch")
     speaker = open_speaker(tiny_folder.write(tmp_path))
     probe = make_probe(speaker.door, PROTOCOL.labels)
@@ -114,7 +115,7 @@ def test_rows_that_share_a_prompt_get_what_generate_gives_them_alone(tmp_path):
         [measure_calibration(speaker.door, probe)],
         Policy(steering=SteeringPolicy(max_dose_ratio=PROTOCOL.bound)),
     )
-    plans = [None, Plan(add={"happy": 0.3}), Plan(add={"desperate": -0.3})]
+    plans = [None, Plan(add={"happy": 0.3}, prompt=prompt), Plan(add={"desperate": -0.3})]
     with open_speech(speaker, guard) as speech:
         before = speech.prompt(ASKED)
         together = speech.write(before, [Row(plan) for plan in plans], 12)
