@@ -92,8 +92,9 @@ soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py
 	$(BIN)/python benchmarks/soak_serve.py
 
-# Re-makes the shipped probe files, with verdicts and cards, from our corpora and two that are not part
-# of this repository (about 2 hours). Texts are read by the exact copy, answers are the quantised file's.
+# Re-makes a shipped probe file, with verdicts and card, from our corpora and two that are not part of
+# this repository: about an hour each on one core. The bfloat16 copy reads the texts and answers: where
+# a CPU computes in bfloat16, it is the fastest.
 DATA := ../shared/data
 TEXTS = $(foreach c,emoguard/fit/corpus $(DATA)/stories_a $(DATA)/stories_b, \
 	--corpus $(c)/stories.jsonl --neutral $(c)/neutral.jsonl) \
@@ -102,24 +103,19 @@ SOURCES = --source "the package's own corpora, Apache-2.0" \
 	--source "stories of emotion-vector-bench, MIT licence" \
 	--source "situations of EmotionScope, MIT licence"
 MODEL = $$($(BIN)/python -c "from tests.support import models as m; print(m.$(1))")
-QUANTISED = $$($(BIN)/python -c "from tests.support import models as m; print(m.quantised(m.$(1)(), '$(2)'))")
-# name: answers of earlier runs, which are not made again
-define kept-answers
-test -e .cache/$(1).safetensors.answers.jsonl || \
-	gunzip -c benchmarks/answers/$(1).jsonl.gz > .cache/$(1).safetensors.answers.jsonl
-endef
+QUANTISED = $(call MODEL,quantised(m.$(1)(), '$(2)'))
 # name, function of its GGUF file, further quantisations to compare with
 define make-probe
-$(call kept-answers,$(1))
-$(BIN)/emoguard fit --model $(call MODEL,hf_copy(m.$(2)())) --responder $(call MODEL,$(2)()) \
-	--also $(call MODEL,bf16_copy(m.$(2)())) $(TEXTS) $(SOURCES) --keep \
+test -e .cache/$(1).safetensors.answers.jsonl || \
+	gunzip -c benchmarks/answers/$(1).jsonl.gz > .cache/$(1).safetensors.answers.jsonl
+$(BIN)/emoguard fit --model $(call MODEL,bf16_copy(m.$(2)())) --also $(call MODEL,$(2)()) \
+	--also $(call MODEL,hf_copy(m.$(2)())) $(TEXTS) $(SOURCES) --keep \
 	--name $(1) --out .cache/$(1).safetensors
-$(BIN)/emoguard validate --model $(call MODEL,hf_copy(m.$(2)())) \
-	--responder $(call MODEL,$(2)()) --probe .cache/$(1).safetensors $(TEXTS) \
-	--human $(DATA)/goemotions/dev.tsv --residuals .cache/$(1).safetensors.residuals \
-	--also $(call MODEL,hf_copy(m.$(2)())) --also $(call MODEL,bf16_copy(m.$(2)())) \
-	$(foreach kind,$(3),--also $(call QUANTISED,$(2),$(kind))) \
-	--card docs/cards/$(1) --responses 100 --tokens 64 --out emoguard/probes/$(1).safetensors
+$(BIN)/emoguard validate --model $(call MODEL,bf16_copy(m.$(2)())) --also $(call MODEL,$(2)()) \
+	--also $(call MODEL,hf_copy(m.$(2)())) $(foreach kind,$(3),--also $(call QUANTISED,$(2),$(kind))) \
+	--probe .cache/$(1).safetensors $(TEXTS) --human $(DATA)/goemotions/dev.tsv \
+	--residuals .cache/$(1).safetensors.residuals --responses 100 --tokens 64 \
+	--card docs/cards/$(1) --out emoguard/probes/$(1).safetensors
 endef
 
 probes: probe-smollm2 probe-gemma
@@ -131,18 +127,8 @@ probe-gemma: $(VENV)/.dev
 	$(call make-probe,gemma-3-270m,gemma_gguf,F16 Q8_0)
 
 # The third model, which is no package: EMOGUARD_QWEN_GGUF names its file (tests/support/models.py).
-# The bfloat16 copy reads the texts and answers: where a CPU computes in bfloat16, it is the fastest.
-QWEN := qwen2.5-coder-0.5b-instruct
-QWEN_MODELS = --model $(call MODEL,bf16_copy(m.qwen_gguf())) --also $(call MODEL,qwen_gguf()) \
-	--also $(call MODEL,hf_copy(m.qwen_gguf()))
-
 probe-qwen: $(VENV)/.dev
-	$(call kept-answers,$(QWEN))
-	$(BIN)/emoguard fit $(QWEN_MODELS) $(TEXTS) $(SOURCES) --keep --name $(QWEN) \
-		--out .cache/$(QWEN).safetensors
-	$(BIN)/emoguard validate $(QWEN_MODELS) --probe .cache/$(QWEN).safetensors $(TEXTS) \
-		--human $(DATA)/goemotions/dev.tsv --residuals .cache/$(QWEN).safetensors.residuals \
-		--responses 100 --tokens 64 --card docs/cards/$(QWEN) --out emoguard/probes/$(QWEN).safetensors
+	$(call make-probe,qwen2.5-coder-0.5b-instruct,qwen_gguf)
 
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)

@@ -96,7 +96,7 @@ def study(
     check_calibrated(guard, probe, door.identity, path, runtime)
     wide = guard_of(protocol, guard, door)
     engine = door.backend.partition(":")[0]
-    store = Store(out, bound_to(protocol, door.identity, engine, folder))
+    store = Store(out, bound_to(protocol, guard, door.identity, engine, folder))
     about: dict[str, Any] = {
         "emoguard": emoguard.__version__,
         "model": door.identity.name,

@@ -26,7 +26,7 @@ LARGEST = 256 * 2**20
 class Store:
     """The records of one study in `folder`, by key of their task.
 
-    `bound` holds their dependencies: the digests of the protocol and the model file, the runtime.
+    `bound` holds their dependencies: the digests of protocol, model file and probe, the runtime.
     No other object can use the open piece until this one is closed.
 
     Raises:
@@ -107,23 +107,6 @@ class Store:
         return WorkFile(self.folder / OPEN, "study", self._bound, _record)
 
 
-def bound_of(folder: str | Path) -> dict[str, Any]:
-    """Return the study and model that the records in a folder are bound to.
-
-    Raises:
-        EmoGuardError: there is no store.
-
-    """
-    folder = Path(folder)
-    for path in (*sorted(folder.glob("piece-*.jsonl.gz")), folder / OPEN):
-        if path.is_file():
-            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-                head = jsontext.parse(file.readline(jsontext.LARGEST))
-            if isinstance(head, dict) and isinstance(head.get("bound"), dict):
-                return dict(head["bound"])
-    raise EmoGuardError(f"{folder} holds no study: give the folder that --out named")
-
-
 def _piece(path: Path, bound: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     try:
         with gzip.open(path, "rb") as file:
@@ -133,8 +116,8 @@ def _piece(path: Path, bound: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         head, *lines = raw.splitlines()
         if jsontext.parse(head)["bound"] != dict(bound):
             raise EmoGuardError(
-                f"{path} holds another study (protocol, model or runtime differ): give --out "
-                "another folder"
+                f"{path} holds another study (protocol, model, probe or runtime differ): "
+                "give --out another folder"
             )
         for line in lines:
             yield _record(jsontext.parse(line))

@@ -257,12 +257,22 @@ def _plain(value: Any) -> Any:
 
 
 def bound_to(
-    protocol: Protocol, identity: ModelIdentity, runtime: str, data: Path | None
+    protocol: Protocol, guard: Guard, identity: ModelIdentity, runtime: str, data: Path | None
 ) -> dict[str, Any]:
-    """Return the dependencies of a study's records."""
+    """Return the dependencies of a study's records; `guard` is the probe as it was given."""
     return {
         "protocol": protocol.digest,
         "model": identity.digest,
         "runtime": runtime,
         "data": data_digest(protocol, data),
+        "steering": _steering_digest(guard, identity),
     }
+
+
+def _steering_digest(guard: Guard, identity: ModelIdentity) -> str:
+    """Return the SHA-256 of what a probe adds: no verdict and no read direction changes it."""
+    probe, calibration = guard.probe, guard.calibration(identity)
+    whole = hashlib.sha256(repr((probe.labels, probe.layers)).encode() + probe.steer.tobytes())
+    if calibration is not None:
+        whole.update(calibration.norms.tobytes() + calibration.limits.tobytes())
+    return whole.hexdigest()

@@ -3,7 +3,7 @@ import gzip
 import pytest
 
 from emoguard import EmoGuardError
-from emoguard.study.store import OPEN, Store, bound_of
+from emoguard.study.store import OPEN, Store
 
 BOUND = {"protocol": "a", "model": "b"}
 
@@ -25,7 +25,6 @@ def test_records_survive_and_pieces_are_compressed(tmp_path):
     assert again.open_seconds == 1
     assert again.seconds == 4
     assert again.digest == store.digest
-    assert bound_of(tmp_path / "s") == BOUND
 
 
 def test_a_line_that_a_killed_process_left_half_written_is_dropped(tmp_path):
@@ -92,8 +91,3 @@ def test_a_broken_piece_is_refused_by_name(tmp_path):
     (tmp_path / "piece-0001.jsonl.gz").write_bytes(gzip.compress(b"[]\n{}\n"))
     with pytest.raises(EmoGuardError, match="piece-0001"):
         Store(tmp_path, BOUND)
-
-
-def test_a_folder_without_a_study_is_said_to_have_none(tmp_path):
-    with pytest.raises(EmoGuardError, match="holds no study"):
-        bound_of(tmp_path)

@@ -1,11 +1,12 @@
 """A whole study on a model without weights, whose vectors do what is planted."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from emoguard import EmoGuardError
+from emoguard import EmoGuardError, Guard
 from emoguard.steering.plan import Plan
 from emoguard.study.judges import Lexicon
 from emoguard.study.matching import match
@@ -17,6 +18,7 @@ from emoguard.study.runner import OutOfTimeError, Runner
 from emoguard.study.speech import Given, Row
 from emoguard.study.store import Store
 from emoguard.study.study import Study, bound_to, data_folder, judges
+from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
 
 from .speaking import FakeSpeech
 
@@ -35,10 +37,15 @@ PROTOCOL = Protocol(
     dose=0.2,
 )
 
+DOOR = FakeResiduals()
+PROBE = make_probe(DOOR, ("calm", "sad"), (1, 3))
+CALIBRATION = make_calibration(PROBE, FAKE_IDENTITY)
+GUARD = Guard(PROBE, [CALIBRATION])
+
 
 def started(folder, speech=None, protocol=PROTOCOL):
     speech = speech or FakeSpeech(strength=15.0)
-    store = Store(folder, bound_to(protocol, speech.identity, "fake", None))
+    store = Store(folder, bound_to(protocol, GUARD, speech.identity, "fake", None))
     return Study(protocol, speech, store, [Lexicon()], None, {"calm": "usable"})
 
 
@@ -119,6 +126,18 @@ def test_a_study_resumes_without_asking_again_and_ends_with_the_same_records(tmp
     count = again.speech.asked
     again.run(runner(again))
     assert again.speech.asked == count
+
+
+def test_records_are_bound_to_what_the_probe_adds_and_to_no_verdict():
+    def bound(probe, calibration=CALIBRATION):
+        return bound_to(PROTOCOL, Guard(probe, [calibration]), FAKE_IDENTITY, "fake", None)
+
+    judged = dataclasses.replace(PROBE, card={"note": "judged since"}, name="another@1")
+    turned = dataclasses.replace(PROBE, steer=-PROBE.steer)
+    longer = dataclasses.replace(CALIBRATION, norms=2 * CALIBRATION.norms)
+    assert bound(judged) == bound(PROBE)
+    assert bound(turned) != bound(PROBE)
+    assert bound(PROBE, longer) != bound(PROBE)
 
 
 def test_costs_are_of_every_part_and_cost_no_record(tmp_path):
