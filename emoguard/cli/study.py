@@ -180,12 +180,16 @@ def _run(work: Study, protocol: Protocol, minutes: float | None, costs: Sequence
         seconds=None if minutes is None else 60 * minutes,
     )
     planned = {each.block: each.seconds / each.tasks for each in costs}
+    known = set(work.store.records)
     with Bars() as progress:
         bar = progress.add_task("CPU seconds", total=sum(each.seconds for each in costs))
 
         def done(task: Task) -> None:
             name = block_of(task)
-            progress.update(bar, description=f"CPU seconds, {name}", advance=planned[name])
+            if task.key in known:  # counted, but no measure of how fast it is now
+                progress.reset(bar, completed=progress.tasks[bar].completed + planned[name])
+            else:
+                progress.update(bar, description=f"CPU seconds, {name}", advance=planned[name])
 
         try:
             work.run(runner, done)

@@ -193,14 +193,6 @@ def detectable(items: int, variance: float) -> float:
     return float((1.959964 + Z80) * np.sqrt(max(variance, 0.01) / max(items, 1)))
 
 
-def mcnemar(differences: NDArray[np.floating]) -> float:
-    """Return the exact two-sided McNemar p of differences in {-1, 0, 1}, one item per cluster."""
-    from scipy import stats  # noqa: PLC0415
-
-    up, down = int(np.sum(differences > 0)), int(np.sum(differences < 0))
-    return float(stats.binomtest(up, up + down).pvalue) if up + down else 1.0
-
-
 def against(observed: float, null: NDArray[np.floating]) -> float:
     """Return the two-sided p of an effect among those of random directions.
 

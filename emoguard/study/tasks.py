@@ -304,11 +304,6 @@ def safety_cells(protocol: Protocol, dose: float) -> tuple[Cell, ...]:
     return tuple(cells)
 
 
-def premise_names(protocol: Protocol) -> dict[str, str]:
-    """Return the cell "form-intensity" of each premise in the study, by name."""
-    return {each.name: f"{each.form}-{each.intensity}" for each in _premises(protocol)}
-
-
 def _premises(protocol: Protocol) -> list[items.Premise]:
     premises = [each for each in items.premises() if each.confirmatory]
     return _spread(premises, protocol.safety.premises)

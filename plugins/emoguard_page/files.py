@@ -36,8 +36,6 @@ SECURITY: Headers = (
     (b"x-content-type-options", b"nosniff"),
 )
 
-NO_STORE = (b"cache-control", b"no-store, no-transform")
-
 
 @dataclass(frozen=True)
 class File:

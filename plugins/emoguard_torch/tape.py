@@ -57,10 +57,6 @@ class Tape:
         rows = self.pending.sum(0).cpu().numpy()
         return rows, rows[:0] if self.moves is None else self.moves.sum(0).cpu().numpy()
 
-    def rewind(self) -> None:
-        """Forget all rows; their memory is used again."""
-        self.steps = 0
-
     def _new_block(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return room for rows and moves of the next tokens: few tensors for many tokens.
 

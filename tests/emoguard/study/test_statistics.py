@@ -12,7 +12,6 @@ from emoguard.study.statistics import (
     holm,
     judge_accuracy,
     kappa,
-    mcnemar,
     needed_items,
     no_harm,
     proportion,
@@ -113,11 +112,6 @@ def test_p_against_random_directions_counts_the_observed_one():
     assert against(0.0, null) == 1
     # Directions that all push to one side are no reason to call a label on that side special.
     assert against(0.5, null + 0.5) == 1
-
-
-def test_mcnemar_is_exact():
-    assert mcnemar(np.array([1] * 8 + [0] * 50)) == pytest.approx(2 * 0.5**8)
-    assert mcnemar(np.zeros(5)) == 1
 
 
 def test_proportions_at_the_ends_are_those_of_clopper_and_pearson():
