@@ -86,7 +86,10 @@ def study(
     if protocol_path is None or path is None or out is None:
         raise click.UsageError("give PROTOCOL, --model and --out, or --from results.json")
     protocol = Protocol.load(protocol_path)
-    for level in prompt_levels(protocol):
+    for level in (
+        *prompt_levels(protocol),
+        *(protocol.labels if protocol.explored.prompts else ()),
+    ):
         system_prompt(level)  # a label without a persona is refused here
     folder = data_folder(protocol, data)
     chosen = judges(protocol, folder, embeddings)
@@ -96,7 +99,8 @@ def study(
     check_calibrated(guard, probe, door.identity, path, runtime)
     wide = guard_of(protocol, guard, door)
     engine = door.backend.partition(":")[0]
-    store = Store(out, bound_to(protocol, guard, door.identity, engine, folder))
+    bound = bound_to(protocol, guard, door.identity, engine, data=folder, embeddings=embeddings)
+    store = Store(out, bound)
     about: dict[str, Any] = {
         "emoguard": emoguard.__version__,
         "model": door.identity.name,

@@ -94,9 +94,15 @@ class _OfPeople(ABC):
                 f"people's text has no family for {label:.60}: known are "
                 f"{', '.join(self._families)}"
             )
+        classes = list(self._logistic.classes_)
+        if missing := {*self._families[label]}.difference(classes):
+            raise EmoGuardError(
+                f"people's text has nothing of {', '.join(sorted(missing))}, which {label} needs: "
+                "give judges.people another file, or study another label"
+            )
         if not len(texts):
             return np.zeros(0)
-        columns = [list(self._logistic.classes_).index(name) for name in self._families[label]]
+        columns = [classes.index(name) for name in self._families[label]]
         chances = self._logistic.predict_proba(self._vectors(texts))
         return np.asarray(chances[:, columns].sum(axis=1), np.float64)
 

@@ -17,7 +17,7 @@ from emoguard.steering.plan import CEILING
 Count = Annotated[int, Interval(least=0)]
 Tokens = Annotated[int, Interval(least=1, most=1024)]
 Dose = Annotated[float, Interval(least=0, most=CEILING)]
-Margin = Annotated[float, Interval(least=0, most=1)]
+Margin = Annotated[float, Interval(above=0, most=1)]
 
 PromptLevel = Literal["none", "neutral", "emotional", "incongruent"]
 SamplingLevel = Literal["greedy", "t0.7", "t1.0"]
@@ -59,7 +59,7 @@ class Pilot:
     out of the main line.
     """
 
-    prompts: Count = 12
+    prompts: Annotated[int, Interval(least=1)] = 12
     samples: Annotated[int, Interval(least=1)] = 8
     doses: tuple[Dose, ...] = (0.02, 0.05, 0.1, 0.2, 0.35)
     tokens: Tokens = 48
@@ -171,6 +171,11 @@ class Protocol:
             raise EmoGuardError(
                 "the incongruent prompt is the persona of another label: name two labels, or leave "
                 "incongruent out of prompts"
+            )
+        if self.dose is None and not any(self.pilot.doses):
+            raise EmoGuardError(
+                "pilot.doses: wanted at least one above 0 for the pilot to choose, got none: name "
+                "some, or a dose"
             )
         if len(self.contrasts) > MOST_CONTRASTS:
             raise EmoGuardError(

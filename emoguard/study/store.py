@@ -1,6 +1,6 @@
 """Stores the records of a study, one per task, in compressed pieces and one still open.
 
-A folder holds `protocol.json`, `piece-0001.jsonl.gz`, … and `open.jsonl`. A killed run loses at
+A folder holds `piece-0001.jsonl.gz`, … and `open.jsonl`. A killed run loses at
 most its current task; a piece is compressed when its time is over, and never written again.
 """
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import re
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from emoguard.errors import EmoGuardError
 from emoguard.fit.workfile import WorkFile
 
 OPEN = "open.jsonl"
+
+PIECE = re.compile(r"piece-(\d+)\.jsonl\.gz")
 
 LARGEST = 256 * 2**20
 """Bytes of a piece, unpacked."""
@@ -73,7 +77,8 @@ class Store:
         """Compress the open piece, if it has any record, and begin another."""
         if not self._file.records:
             return
-        path = self.folder / f"piece-{len(self.pieces) + 1:04}.jsonl.gz"
+        numbers = [int(name[1]) for each in self.pieces if (name := PIECE.fullmatch(each.name))]
+        path = self.folder / f"piece-{max(numbers, default=0) + 1:04}.jsonl.gz"
         source = self.folder / OPEN
         try:
             # Without a time stamp the same records are the same bytes.
@@ -107,22 +112,40 @@ class Store:
         return WorkFile(self.folder / OPEN, "study", self._bound, _record)
 
 
-def _piece(path: Path, bound: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _piece(path: Path, bound: Mapping[str, Any]) -> list[dict[str, Any]]:
+    try:
+        head, *lines = _unpacked(path).splitlines()
+        stored = dict(jsontext.parse(head)["bound"])
+        records = [_record(jsontext.parse(line)) for line in lines]
+    except OSError as error:
+        raise EmoGuardError(f"{path} cannot be read: {error.strerror}") from error
+    except (EmoGuardError, ValueError, LookupError, TypeError) as error:
+        raise EmoGuardError(
+            f"{path} is no piece of a study ({error!s:.100}): delete it, and its tasks run again"
+        ) from error
+    differing = [key for key in {**bound, **stored} if stored.get(key) != bound.get(key)]
+    if differing:
+        raise EmoGuardError(
+            f"{path} holds another study ({', '.join(differing)} differ): give --out another folder"
+        )
+    return records
+
+
+def _unpacked(path: Path) -> bytes:
+    """Return the content of a piece.
+
+    Raises:
+        OSError: it cannot be read. ValueError: it is broken or too large.
+
+    """
     try:
         with gzip.open(path, "rb") as file:
             raw = file.read(LARGEST + 1)
-        if len(raw) > LARGEST:
-            raise EmoGuardError(f"{path} is too large, wanted at most {LARGEST >> 20} MiB")
-        head, *lines = raw.splitlines()
-        if jsontext.parse(head)["bound"] != dict(bound):
-            raise EmoGuardError(
-                f"{path} holds another study (protocol, model, probe or runtime differ): "
-                "give --out another folder"
-            )
-        for line in lines:
-            yield _record(jsontext.parse(line))
-    except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
-        raise EmoGuardError(f"{path} is no piece of a study: {error!s:.100}") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{error}") from error
+    if len(raw) > LARGEST:
+        raise ValueError(f"wanted at most {LARGEST >> 20} MiB")
+    return raw
 
 
 def _record(data: Any) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from emoguard.advice import calibrate_command
@@ -15,16 +16,19 @@ from emoguard.fit.corpora import neutral_prompts
 from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
 from emoguard.steering.policy import SteeringPolicy
-from emoguard.study import analysis, tasks
+from emoguard.study import analysis, items, questions, tasks
 from emoguard.study.directions import centred_rows, random_directions, with_directions, without
 from emoguard.study.frozen import Frozen, freeze
 from emoguard.study.judges import Classifier, Embeddings, Endpoint, Judge, Lexicon
 from emoguard.study.matching import PROMPTS, Matched, match
 from emoguard.study.outcomes import Outcomes
+from emoguard.study.personas import NEUTRAL, PERSONAS
 from emoguard.study.plan import Cost, by_block, costs
 from emoguard.study.protocol import Protocol
 from emoguard.study.questions import FILES, READERS
 from emoguard.study.runner import Done, Runner
+from emoguard.study.wordings import PILOT, STUDY
+from emoguard.validate.human import families
 
 if TYPE_CHECKING:
     from emoguard.probe.identity import ModelIdentity
@@ -49,7 +53,8 @@ def judges(
     `embeddings` is the folder of a sentence-embedding model, for one more judge.
 
     Raises:
-        EmoGuardError: a judge cannot be made or does not answer, or the primary one is missing.
+        EmoGuardError: a judge cannot be made, does not answer or does not know a label, or the
+            primary one is missing.
 
     """
     named = protocol.judges
@@ -66,6 +71,9 @@ def judges(
             f"judges.primary: the {named.primary} is not there: give {missing} what it needs, or "
             f"take one of {', '.join(judge.name for judge in judges)}"
         )
+    for judge in judges:
+        for label in (*protocol.labels, *protocol.explored.labels):
+            judge.scores(label, [])  # a label it does not know is refused here, not after the pilot
     return judges
 
 
@@ -93,12 +101,10 @@ def data_digest(protocol: Protocol, data: Path | None) -> str:
     """Return the SHA-256 of the files in `data` that a study reads; "" without any."""
     if data is None:
         return ""
-    whole = hashlib.sha256()
-    for name in sorted({*FILES, protocol.judges.people}):
-        path = data / name
-        if path.is_file():
-            whole.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return whole.hexdigest()
+    names = {*FILES}
+    if people := protocol.judges.people:
+        names |= {people, str(PurePosixPath(people).with_name("labels.txt"))}
+    return _files_digest(data, names)
 
 
 def guard_of(protocol: Protocol, guard: Guard, door: Residuals) -> Guard:
@@ -257,15 +263,26 @@ def _plain(value: Any) -> Any:
 
 
 def bound_to(
-    protocol: Protocol, guard: Guard, identity: ModelIdentity, runtime: str, data: Path | None
+    protocol: Protocol,
+    guard: Guard,
+    identity: ModelIdentity,
+    runtime: str,
+    *,
+    data: Path | None = None,
+    embeddings: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Return the dependencies of a study's records; `guard` is the probe as it was given."""
+    """Return the dependencies of a study's records; `guard` is the probe as it was given.
+
+    `data` and `embeddings` are folders, whose content counts and not their place.
+    """
     return {
         "protocol": protocol.digest,
         "model": identity.digest,
         "runtime": runtime,
         "data": data_digest(protocol, data),
         "steering": _steering_digest(guard, identity),
+        "items": _items_digest(protocol),
+        "embeddings": _encoder_digest(embeddings),
     }
 
 
@@ -275,4 +292,41 @@ def _steering_digest(guard: Guard, identity: ModelIdentity) -> str:
     whole = hashlib.sha256(repr((probe.labels, probe.layers)).encode() + probe.steer.tobytes())
     if calibration is not None:
         whole.update(calibration.norms.tobytes() + calibration.limits.tobytes())
+    return whole.hexdigest()
+
+
+def _items_digest(protocol: Protocol) -> str:
+    """Return the SHA-256 of the texts that come with EmoGuard: items, wordings, personas."""
+    texts = {
+        "premises": [items.premises(wordings=wordings) for wordings in (STUDY, PILOT)],
+        "openings": [questions.ACCEPTS, questions.CORRECTS],
+        "calibrating": questions.calibrating(),
+        "prompts": items.prompts(),
+        "tasks": items.tasks(),
+        "personas": [NEUTRAL, *(PERSONAS.get(label) for label in protocol.labels)],
+        "neutral prompts": neutral_prompts()[:TEXTS],
+        "families": families(),
+    }
+    return hashlib.sha256(json.dumps(texts, default=asdict).encode()).hexdigest()
+
+
+def _encoder_digest(folder: str | Path | None) -> str:
+    """Return the SHA-256 of an encoder's configuration, tokenizer and weights; "" without any."""
+    if folder is None:
+        return ""
+    weights = [each for kind in ("*.safetensors", "*.bin") for each in Path(folder).glob(kind)]
+    return _files_digest(
+        Path(folder),
+        {"config.json", "tokenizer.json", "vocab.txt", *(each.name for each in weights)},
+    )
+
+
+def _files_digest(folder: Path, names: Iterable[str]) -> str:
+    """Return the SHA-256 of the names and contents of those files that exist."""
+    whole = hashlib.sha256()
+    for name in sorted(names):
+        path = folder / name
+        if path.is_file():
+            with path.open("rb") as file:
+                whole.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()

@@ -150,7 +150,23 @@ def pilot_texts(protocol: Protocol) -> list[str]:
 
 
 def _pilot_prompts(protocol: Protocol) -> list[_Named]:
-    return _prompts()[len(_prompts()) - protocol.pilot.prompts :]
+    return _prompts()[_free(protocol) :]
+
+
+def _free(protocol: Protocol) -> int:
+    """Return the number of prompts that the pilot leaves.
+
+    Raises:
+        EmoGuardError: the pilot wants more than there are.
+
+    """
+    free = len(_prompts()) - protocol.pilot.prompts
+    if free < 0:
+        raise EmoGuardError(
+            f"pilot.prompts: wanted {protocol.pilot.prompts}, there are {len(_prompts())}: ask for "
+            "fewer"
+        )
+    return free
 
 
 def expression_prompts(protocol: Protocol, count: int) -> list[_Named]:
@@ -160,7 +176,7 @@ def expression_prompts(protocol: Protocol, count: int) -> list[_Named]:
         EmoGuardError: there are fewer.
 
     """
-    free = _prompts()[: len(_prompts()) - protocol.pilot.prompts]
+    free = _prompts()[: _free(protocol)]
     if count > len(free):
         raise EmoGuardError(
             f"expression.prompts: wanted {count}, there are {len(free)} beside the "

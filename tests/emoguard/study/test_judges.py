@@ -78,6 +78,14 @@ def test_a_classifier_learns_families_from_peoples_text(people):
         classifier.scores("bored", ["x"])
 
 
+def test_a_family_that_peoples_text_lacks_is_missed_before_there_are_texts_to_judge(people):
+    lines = people.read_text().splitlines(keepends=True)
+    some = people.with_name("some.tsv")
+    some.write_text("".join(line for line in lines if "scared" not in line))
+    with pytest.raises(EmoGuardError, match="has nothing of fear, which desperate needs"):
+        Classifier(some).scores("desperate", [])
+
+
 def test_a_level_lies_between_scores_and_leaves_about_a_fifth_above():
     scores = np.linspace(0, 1, 100)
     assert np.mean(scores > level(scores)) == pytest.approx(SHARE, abs=0.011)

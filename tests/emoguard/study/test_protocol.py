@@ -59,6 +59,13 @@ def test_a_digest_is_of_everything_that_is_said():
             },
             "has no items",
         ),
+        (
+            {"contrasts": [{"outcome": "harm", "label": "happy", "test": "no_harm", "margin": 0}]},
+            r"contrasts.*margin: wanted .* in \(0, 1\], got 0",
+        ),
+        ({"pilot": {"prompts": 0}}, "pilot.prompts: wanted .* of at least 1, got 0"),
+        ({"pilot": {"doses": []}}, "pilot.doses: wanted at least one above 0"),
+        ({"pilot": {"doses": [0]}}, "pilot.doses: wanted at least one above 0"),
     ],
 )
 def test_impossible_protocols_are_refused_in_one_sentence(tmp_path, change, sentence):
@@ -68,6 +75,10 @@ def test_impossible_protocols_are_refused_in_one_sentence(tmp_path, change, sent
     file.write_text(json.dumps(change))
     with pytest.raises(EmoGuardError, match=sentence):
         Protocol.load(file)
+
+
+def test_a_dose_needs_no_doses_of_a_pilot():
+    assert Protocol(dose=0.1, pilot={"doses": []}).pilot.doses == ()
 
 
 def test_an_unknown_name_lists_the_shipped_ones():

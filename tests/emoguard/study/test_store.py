@@ -1,4 +1,5 @@
 import gzip
+import json
 
 import pytest
 
@@ -72,7 +73,7 @@ def test_the_records_of_another_study_are_refused(tmp_path):
     store.close_piece()
     store.close()
     (tmp_path / OPEN).unlink()
-    with pytest.raises(EmoGuardError, match="another study"):
+    with pytest.raises(EmoGuardError, match=r"another study \(model differ\)"):
         Store(tmp_path, {**BOUND, "model": "c"})
 
 
@@ -87,7 +88,55 @@ def test_a_study_that_another_command_works_on_is_refused(tmp_path):
     assert list(Store(tmp_path, BOUND).records) == ["block/0", "block/1"]
 
 
-def test_a_broken_piece_is_refused_by_name(tmp_path):
-    (tmp_path / "piece-0001.jsonl.gz").write_bytes(gzip.compress(b"[]\n{}\n"))
-    with pytest.raises(EmoGuardError, match="piece-0001"):
+def test_a_piece_that_was_removed_makes_no_other_be_written_over(tmp_path):
+    store = Store(tmp_path, BOUND)
+    for number in range(3):
+        store.add(record(number))
+        store.close_piece()
+    store.close()
+    store.pieces[1].unlink()
+    again = Store(tmp_path, BOUND)
+    again.add(record(1))
+    again.close_piece()
+    again.close()
+    assert [path.name[6:10] for path in again.pieces] == ["0001", "0003", "0004"]
+    assert set(Store(tmp_path, BOUND).records) == {f"block/{n}" for n in range(3)}
+
+
+def _flipped(content):
+    return content[:-9] + bytes([content[-9] ^ 0xFF]) + content[-8:]
+
+
+def _deflated_wrongly(content):
+    return content[:10] + b"\xff" * 8 + content[18:]
+
+
+HEAD = json.dumps({"emoguard": "study", "bound": BOUND}).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        gzip.compress(b"[]\n{}\n"),
+        gzip.compress(b""),
+        gzip.compress(HEAD)[:-4],
+        _flipped(gzip.compress(HEAD)),
+        _deflated_wrongly(gzip.compress(HEAD)),
+        gzip.compress(HEAD + b'{"task": "block/1", \n'),
+        gzip.compress(HEAD + b'{"task": 1}\n'),
+        gzip.compress(b'{"bound": 3}\n'),
+        b"no gzip",
+    ],
+)
+def test_a_broken_piece_is_refused_by_name_with_the_remedy(tmp_path, content):
+    (tmp_path / "piece-0001.jsonl.gz").write_bytes(content)
+    with pytest.raises(
+        EmoGuardError, match=r"piece-0001\.jsonl\.gz .*delete it, and its tasks run"
+    ):
+        Store(tmp_path, BOUND)
+
+
+def test_a_piece_that_cannot_be_read_is_not_to_be_deleted(tmp_path):
+    (tmp_path / "piece-0001.jsonl.gz").mkdir()
+    with pytest.raises(EmoGuardError, match=r"piece-0001\.jsonl\.gz cannot be read: Is a dir"):
         Store(tmp_path, BOUND)

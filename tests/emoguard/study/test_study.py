@@ -11,6 +11,7 @@ from emoguard.steering.plan import Plan
 from emoguard.study.judges import Lexicon
 from emoguard.study.matching import match
 from emoguard.study.noise import gumbel
+from emoguard.study.personas import PERSONAS
 from emoguard.study.pictures import draw
 from emoguard.study.protocol import Protocol
 from emoguard.study.report import markdown
@@ -45,7 +46,7 @@ GUARD = Guard(PROBE, [CALIBRATION])
 
 def started(folder, speech=None, protocol=PROTOCOL):
     speech = speech or FakeSpeech(strength=15.0)
-    store = Store(folder, bound_to(protocol, GUARD, speech.identity, "fake", None))
+    store = Store(folder, bound_to(protocol, GUARD, speech.identity, "fake"))
     return Study(protocol, speech, store, [Lexicon()], None, {"calm": "usable"})
 
 
@@ -130,7 +131,7 @@ def test_a_study_resumes_without_asking_again_and_ends_with_the_same_records(tmp
 
 def test_records_are_bound_to_what_the_probe_adds_and_to_no_verdict():
     def bound(probe, calibration=CALIBRATION):
-        return bound_to(PROTOCOL, Guard(probe, [calibration]), FAKE_IDENTITY, "fake", None)
+        return bound_to(PROTOCOL, Guard(probe, [calibration]), FAKE_IDENTITY, "fake")
 
     judged = dataclasses.replace(PROBE, card={"note": "judged since"}, name="another@1")
     turned = dataclasses.replace(PROBE, steer=-PROBE.steer)
@@ -138,6 +139,69 @@ def test_records_are_bound_to_what_the_probe_adds_and_to_no_verdict():
     assert bound(judged) == bound(PROBE)
     assert bound(turned) != bound(PROBE)
     assert bound(PROBE, longer) != bound(PROBE)
+
+
+def bound(protocol=PROTOCOL, **folders):
+    return bound_to(protocol, GUARD, FAKE_IDENTITY, "fake", **folders)
+
+
+def write(folder, **contents):
+    folder.mkdir(exist_ok=True)
+    for name, content in contents.items():
+        (folder / name.replace("_", ".")).write_text(content)
+    return folder
+
+
+def test_records_are_bound_to_the_content_of_an_encoder_and_not_to_its_place(tmp_path):
+    one = write(tmp_path / "one", config_json="{}", model_safetensors="a", README_md="a")
+    same = write(tmp_path / "same", config_json="{}", model_safetensors="a", README_md="b")
+    first = bound(embeddings=one)
+    assert bound(embeddings=same) == first != bound()
+    for changed in ({"config_json": "[]"}, {"model_safetensors": "b"}, {"vocab_txt": "b"}):
+        assert bound(embeddings=write(same, **changed)) != first
+        write(same, config_json="{}", model_safetensors="a")
+        (same / "vocab.txt").unlink(missing_ok=True)
+
+
+def test_records_are_bound_to_the_names_of_the_labels_that_classifiers_learn(tmp_path):
+    protocol = Protocol(judges={"people": "people/dev.tsv"})
+    write(tmp_path / "people", dev_tsv="a\t0", labels_txt="joy")
+    first = bound(protocol, data=tmp_path)
+    assert bound(protocol, data=tmp_path) == first
+    write(tmp_path / "people", labels_txt="anger")
+    assert bound(protocol, data=tmp_path) != first
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        ("items.prompts", list),
+        ("items.tasks", list),
+        ("items.premises", lambda wordings: []),
+        ("questions.calibrating", list),
+        ("PERSONAS", {"calm": "You are a stone."}),
+        ("NEUTRAL", "You are a stone."),
+        ("neutral_prompts", list),
+        ("families", list),
+    ],
+)
+def test_records_are_bound_to_the_texts_that_come_with_emoguard(monkeypatch, place, change):
+    first = bound()
+    monkeypatch.setattr(f"emoguard.study.study.{place}", change)
+    assert bound() != first
+
+
+def test_a_persona_that_a_study_does_not_use_does_not_bind_it(monkeypatch):
+    first = bound()
+    more = {**PERSONAS, "bored": "You are a stone."}
+    monkeypatch.setattr("emoguard.study.study.PERSONAS", more)
+    assert bound() == first
+
+
+def test_more_prompts_than_there_are_are_refused_while_the_cost_is_measured(tmp_path):
+    protocol = dataclasses.replace(PROTOCOL, pilot={"prompts": 200})
+    with pytest.raises(EmoGuardError, match=r"pilot.prompts: wanted 200, there are 132"):
+        started(tmp_path, protocol=protocol).cost()
 
 
 def test_costs_are_of_every_part_and_cost_no_record(tmp_path):
@@ -280,3 +344,11 @@ def test_data_and_judges_that_are_missing_are_missed_before_the_run(tmp_path):
     people = Protocol(judges={"people": "goemotions/dev.tsv", "primary": "classifier"})
     with pytest.raises(EmoGuardError, match="the classifier is not there: give --data"):
         judges(people, None)
+
+
+@pytest.mark.parametrize(
+    "where", [{"labels": ("happy", "bored")}, {"explored": {"labels": ["bored"]}}]
+)
+def test_a_label_that_a_judge_does_not_know_is_refused_before_the_run(where):
+    with pytest.raises(EmoGuardError, match="no valence of bored"):
+        judges(Protocol(**where), None)
