@@ -172,10 +172,10 @@ def read_openings(file: str | None, count: int) -> list[str]:
 
 
 def signs(guard: Guard, labels: tuple[str, ...]) -> list[tuple[str, int]]:
-    """Return each label with the expected sign of its effect on pleasantness; axes have 1."""
+    """Return each label with the expected sign of its effect on pleasantness; 1 without valence."""
     guard.probe.indices(labels)
     known = {label.name: label.valence for label in recorded_labels(guard.probe.recipe)}
-    return [(label, 1 if known.get(label, 1) > 0 else -1) for label in labels]
+    return [(label, 1 if known.get(label, 1) >= 0 else -1) for label in labels]
 
 
 def table(result: DoseResult, judge: str) -> Table:

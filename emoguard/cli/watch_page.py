@@ -130,7 +130,7 @@ class Log:
 
         start = time.monotonic()
         stored = logs.Reports(self._paths, self._key)
-        self._seen = stored.stamp()
+        stamp = stored.stamp()
         reports = iter(stored)
         first = next(reports, None)
         if first is None:
@@ -147,6 +147,7 @@ class Log:
         self._about = self._about if about == self._about else about
         self._alerts = list(alerts)
         self.traffic = traffic
+        self._seen = stamp  # only now: a log that could not be read is read again
         self._next = start + max(LEAST_SECONDS, SHARE * (time.monotonic() - start))
 
     async def refresh(self) -> None:
@@ -154,12 +155,14 @@ class Log:
         async with self._reading:
             if time.monotonic() < self._next:
                 return
-            self._next = time.monotonic() + LEAST_SECONDS
+            start = time.monotonic()
+            self._next = start + LEAST_SECONDS
             try:
                 await asyncio.to_thread(self._reread)
                 self._error = None
             except EmoGuardError as error:
                 self._error = str(error)
+                self._next += SHARE * (time.monotonic() - start)
 
     def about(self) -> dict[str, Any]:
         """Return labels and limits, as plain JSON data."""

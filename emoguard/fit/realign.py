@@ -76,10 +76,13 @@ def realigned(reference: Calibration, measured: Calibration) -> Calibration:
     """Return `measured`, of few answers, with the shape of the distribution from `reference`.
 
     Location, scale, norms and limits come from `measured`. Ranks need hundreds of answers: their
-    quantiles, in units of z, stay as in `reference`. No alarm is certified.
+    quantiles, in units of z, stay as in `reference`. No alarm is certified; the cautions of
+    `measured` stay.
     """
     doubt = (
         f"realigned on {measured.responses} answers: zero and scale were measured, ranks are those "
         "of another file, and no alarm is certified until emoguard calibrate has measured them"
     )
-    return dataclasses.replace(measured, means=reference.means, curve=None, cautions=(doubt,))
+    return dataclasses.replace(
+        measured, means=reference.means, curve=None, cautions=(*measured.cautions, doubt)
+    )

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emoguard.fit.responses import Sampling, read_rows, responses
+from emoguard.errors import EmoGuardError
+from emoguard.fit.responses import SHORTEST, Sampling, read_rows, responses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,6 +86,11 @@ def movement(
         progress(min(len(rows), answers))
         if len(rows) == answers:
             break
+    if not rows:
+        raise EmoGuardError(
+            f"wanted answers of at least {SHORTEST} tokens, got none to {len(prompts)} prompts: "
+            "give other prompts"
+        )
     movements = [_compared(probe, each, rows, witness) for each in calibrations]
     return min(movements, key=lambda each: each.largest)
 

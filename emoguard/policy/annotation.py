@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -193,7 +193,20 @@ def _record(cls: Any, value: Any) -> Any:
     for name in value:
         if name not in known:
             raise UnknownKey("unknown", name if isinstance(name, str) else describe(name))
+    for name in _required(cls):
+        if name not in value:
+            raise Mismatch("wanted a value, got none", name)
     return cls(**{name: _under(name, known[name], each) for name, each in value.items()})
+
+
+@functools.cache
+def _required(cls: Any) -> tuple[str, ...]:
+    """Return the names of the fields without a default."""
+    return tuple(
+        each.name
+        for each in fields(cls)
+        if each.default is MISSING and each.default_factory is MISSING
+    )
 
 
 def _under(key: Any, read: Reader, value: Any) -> Any:

@@ -210,7 +210,7 @@ def _hint(cls: type[Any], path: Sequence[str]) -> str:
 
 def _section(cls: type[Any], path: Sequence[str]) -> type[Any]:
     for name in path:
-        cls = _record_in(get_type_hints(cls)[name]) or cls
+        cls = _record_in(get_type_hints(cls).get(name)) or cls  # an index names no field
     return cls
 
 

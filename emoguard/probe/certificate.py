@@ -25,6 +25,9 @@ ENOUGH_RESPONSES = 600
 ENOUGH_CROSSINGS = 20
 """Crossings from which on their clustering in responses is estimated."""
 
+MOST_POSITIONS = 10**8
+"""Full windows of all responses: a hundred thousand answers of a thousand tokens."""
+
 CONFIDENCE = 0.95
 
 
@@ -93,6 +96,9 @@ class Curve:
         threshold = None
         for n in range(len(self.levels) - 1, -1, -1):
             crossings = int(self.counts[n, column])
+            # The bound exceeds the count, and that of a large one takes long.
+            if 1000 * crossings > rate_per_1000 * self.positions:
+                break
             bound = clusters[n] * upper_bound(math.ceil(crossings / clusters[n]))
             bound *= 1000 / self.positions
             if bound > rate_per_1000:
@@ -135,7 +141,7 @@ class Curve:
             or not np.all((counts >= 0) & (counts <= self.positions))
             or not np.all((squares >= counts) & (squares <= counts**2))
             or self.window < 1
-            or self.positions < 0
+            or not self.responses <= self.positions <= MOST_POSITIONS
             or not 0 <= self.hysteresis < math.inf
         ):
             raise EmoGuardError(

@@ -21,6 +21,7 @@ from emoguard.steering.plan import Plan
 from emoguard.steering.policy import SteeringPolicy
 from emoguard.study.directions import with_directions
 from emoguard.study.dose import Speak, Spoken
+from emoguard.study.speech import dose_of
 
 if TYPE_CHECKING:
     from emoguard.probe.calibration import Calibration
@@ -102,13 +103,7 @@ class SpeakerStage:
                 prompts, requests, tokens=self._tokens, temperature=TEMPERATURE, seed=seed
             )
         texts = map(self._speaker.decode, rows)
-        receipts = [report.receipt for report in reports]
-        return [
-            Spoken(text)
-            if receipt is None
-            else Spoken(text, receipt.dose_median or 0.0, receipt.clipped / self._tokens)
-            for text, receipt in zip(texts, receipts, strict=True)
-        ]
+        return [Spoken(text, *dose_of(report)) for text, report in zip(texts, reports, strict=True)]
 
     def _prompt_ids(self, prompt: str) -> list[int]:
         """Return the prompt of a continuation: the question, if there is one, and the opening."""

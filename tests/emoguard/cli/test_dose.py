@@ -110,6 +110,14 @@ def test_the_sign_of_a_label_is_its_valence_and_an_axis_points_up():
         signs(guard, ("joy",))
 
 
+def test_a_label_without_a_valence_is_expected_to_please():
+    recipe = {"labels": {"sarcastic": {"words": ["sarcastic"]}}}
+    guard = Guard(
+        dataclasses.replace(make_probe(FakeResiduals(), ("sarcastic", "sad")), recipe=recipe)
+    )
+    assert signs(guard, ("sarcastic",)) == [("sarcastic", 1)]
+
+
 def test_options_make_a_plan():
     plan = read_plan(["calm=.05", "sad=-0.1"], ["desperate=.99"], ["calm=0.5"], ["angry"])
     assert plan == Plan(

@@ -80,6 +80,21 @@ def test_a_missing_log_is_reported_and_the_reports_read_stay(log):
     assert "there is no audit log" in events["state"]["log_error"]
 
 
+def test_an_error_stays_on_the_page_until_the_log_can_be_read_again(log):
+    path = log()
+    content = path.read_bytes()
+    shown = opened(path)
+    path.write_bytes(b"")
+    for _ in range(2):
+        shown._next = 0
+        asyncio.run(shown.refresh())
+        assert "holds no report" in shown.state()["log_error"]
+    path.write_bytes(content)
+    shown._next = 0
+    asyncio.run(shown.refresh())
+    assert shown.state()["log_error"] is None
+
+
 def test_lines_that_the_key_does_not_vouch_for_are_left_out_and_said(log):
     path = log()
     lines = path.read_bytes().splitlines(keepends=True)

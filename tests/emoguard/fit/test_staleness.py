@@ -104,3 +104,15 @@ def test_labels_that_none_of_our_texts_has_cannot_be_realigned():
     )
     with pytest.raises(EmoGuardError, match="no text of ours is about sarcastic, sincere"):
         realign.check_directions(FakeResiduals(), probe)
+
+
+def test_realigned_keeps_the_doubts_about_its_own_answers(calibration):
+    few = dataclasses.replace(calibration, cautions=("measured on poems",))
+    assert realign.realigned(calibration, few).cautions[0] == "measured on poems"
+
+
+def test_answers_that_are_all_too_short_are_an_error_and_no_movement(calibration):
+    context = {"tokens": "4", "temperature": "0.7"}
+    terse = dataclasses.replace(calibration, context=context)
+    with pytest.raises(EmoGuardError, match="answers of at least 8 tokens, got none to 10 prompts"):
+        movement(FakeSpeaker(), PROBE, [terse], PROMPTS[:10])

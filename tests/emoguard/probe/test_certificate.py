@@ -125,3 +125,23 @@ def test_a_curve_that_no_responses_can_have_is_refused(change):
     good.check_fits(2)
     with pytest.raises(EmoGuardError, match="crossings must be"):
         dataclasses.replace(good, **change).check_fits(2)
+
+
+def planted(positions, responses, count=0.0):
+    counts = np.full((241, 1), count, np.float32)
+    return Curve(16, 0.25, positions, responses, LEVELS, counts, counts)
+
+
+@pytest.mark.parametrize(("positions", "responses"), [(0, 600), (599, 600), (2**31 - 1, 600)])
+def test_an_exposure_that_no_responses_can_have_is_refused(positions, responses):
+    planted(600, 600).check_fits(1)
+    with pytest.raises(EmoGuardError, match="crossings must be"):
+        planted(positions, responses).check_fits(1)
+
+
+def test_the_bound_of_absurdly_many_crossings_is_not_computed(monkeypatch):
+    def broken(_):
+        raise AssertionError("it would take hours")
+
+    monkeypatch.setattr("emoguard.probe.certificate.upper_bound", broken)
+    assert planted(10**8, 600, 2.0**26).threshold(0, 1.0) is None

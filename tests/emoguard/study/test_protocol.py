@@ -63,6 +63,14 @@ def test_a_digest_is_of_everything_that_is_said():
             {"contrasts": [{"outcome": "harm", "label": "happy", "test": "no_harm", "margin": 0}]},
             r"contrasts.*margin: wanted .* in \(0, 1\], got 0",
         ),
+        (
+            {"contrasts": [{"outcomee": "harm"}]},
+            "contrasts.0.outcomee: unknown; did you mean outcome",
+        ),
+        (
+            {"contrasts": [{"outcome": "harm", "label": "happy"}]},
+            "contrasts.0.test: wanted a value, got none",
+        ),
         ({"pilot": {"prompts": 0}}, "pilot.prompts: wanted .* of at least 1, got 0"),
         ({"pilot": {"doses": []}}, "pilot.doses: wanted at least one above 0"),
         ({"pilot": {"doses": [0]}}, "pilot.doses: wanted at least one above 0"),
