@@ -6,19 +6,18 @@ import gc
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import numpy as np
 from rich import box
 from rich.table import Table
 
 from emoguard.cli.bars import Bars
 from emoguard.cli.models import LABELS, THREADS
 from emoguard.cli.paths import check_out
-from emoguard.cli.reading import readable
+from emoguard.cli.reading import readable, unread
 from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.extras import check_installed
@@ -27,15 +26,15 @@ from emoguard.fit.extraction import SKIP, extract
 from emoguard.reporttable import printable
 from emoguard.runtime.openers import open_speaker
 from emoguard.study import compareplot
-from emoguard.study.compare import check_pair
+from emoguard.study.compare import check, check_pair
 from emoguard.study.compare import compare as measure
 from emoguard.study.comparison import ModelComparison, Paired, Read
 from emoguard.validate.card import two
 from emoguard.validate.carddata import plain
 from emoguard.validate.judged import Task
-from emoguard.validate.reading import Texts
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from emoguard.probe.identity import ModelIdentity
@@ -104,12 +103,15 @@ def compare(
     texts = _Corpus(labelled, corpora.read(neutral or corpora.own_neutral()))
     # B is opened twice: models that cannot be compared are refused before hours of reading A.
     texts, before = _look(b, texts, threads)
+    task = Task(tuple(n.name for n in labels), tuple(n.valence for n in labels))
+    # The last block is never read.
+    check(task, unread(b, texts.labelled), before.identity.layers - 1, layers)
     with Bars() as progress:
         reader = _Reader(texts, Path(residuals), skip, threads, progress)
         sides = reader.read(a, before), reader.read(b, None)
         bar = progress.add_task("computing", total=None)
         comparison = measure(
-            Task(tuple(n.name for n in labels), tuple(n.valence for n in labels)),
+            task,
             *sides,
             layers=layers,
             progress=lambda what: progress.update(bar, description=what),
@@ -164,16 +166,9 @@ class _Reader:
         labelled = self.corpus.labelled
         states = self._extract(door, path, "corpus-0", labelled)
         neutral = self._extract(door, path, "neutral", self.corpus.neutral)
-        texts = Texts(
-            path,
-            self.corpus.texts,
-            np.array([t.label for t in labelled]),
-            np.array([t.topic for t in labelled]),
-            states,
-        )
         del door
         gc.collect()  # models hold cycles, and the next one needs the room
-        return Read(texts, neutral)
+        return Read(replace(unread(path, labelled), residuals=states), neutral)
 
     def _extract(
         self, door: Residuals, path: str, part: str, texts: Sequence[corpora.Text]

@@ -17,6 +17,7 @@ from emoguard.cli.models import LABELS, MODEL, THREADS
 from emoguard.cli.paths import check_out
 from emoguard.cli.screen import Screen, say
 from emoguard.errors import EmoGuardError
+from emoguard.extras import check_installed
 from emoguard.fit import corpora, corpuscheck
 from emoguard.fit.corpora import Label, Text
 from emoguard.fit.voiced import voiced
@@ -100,6 +101,8 @@ def write(
     the neutral ones; if it does not, the model was not moved.
     """
     check_out("--out", out)
+    if answers:
+        check_installed("showing what answers express", "sklearn", "vaderSentiment")
     labels = corpora.read_labels(labels_path)
     if answers:
         voices, neutral = _voices(voices_path, labels), _neutral()

@@ -24,9 +24,11 @@ from emoguard.errors import EmoGuardError
 from emoguard.extras import check_installed
 from emoguard.fit import calibrating, corpora
 from emoguard.fit.examples import example_prompts
+from emoguard.fit.extraction import SKIP
 from emoguard.fit.forecast import seconds
 from emoguard.fit.responses import Sampling
 from emoguard.fit.scope import Scope
+from emoguard.probe.artifact import LONGEST_NAME, check_name
 from emoguard.probe.certificate import ENOUGH_RESPONSES
 from emoguard.probe.identity import ModelIdentity
 from emoguard.runtime.openers import AUTO, open_speaker
@@ -73,7 +75,7 @@ SUFFIX = "-probe.safetensors"
 @click.option(
     "--skip",
     type=click.IntRange(0),
-    default=20,
+    default=SKIP,
     show_default=True,
     help="Leading tokens to leave out.",
 )
@@ -132,6 +134,8 @@ def fit(
     continues.
     """
     check_installed("fitting", "sklearn", "vaderSentiment")
+    if name:
+        check_name(name, "--name")
     place = _place(out, path)
     named = _numbers(layers)
     labels = corpora.read_labels(labels_path)
@@ -177,7 +181,7 @@ def fit(
         if estimate:
             return
         start = _clocks()
-        probe = job.make(name or reader.door.identity.name, source, progress)
+        probe = job.make(name or _named(reader.door.identity), source, progress)
         show = follow(progress)
         calibrating.calibrate_files(
             probe, [], speaker, job.others, sample=job.sample, out=place, progress=show
@@ -223,6 +227,12 @@ def _place(out: str | None, model: str) -> str:
                 f"emoguard show {place}"
             )
     return place
+
+
+def _named(identity: ModelIdentity) -> str:
+    """Return a model's name as a probe file can hold it: in one line, of printable characters."""
+    shown = "".join(c if c.isprintable() else " " for c in identity.name)
+    return " ".join(shown.split())[:LONGEST_NAME] or "probe"
 
 
 def _check_sizes(mine: ModelIdentity, others: Sequence[ModelIdentity]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from emoguard import keptfile
 from emoguard.errors import EmoGuardError
 from emoguard.runtime.openers import openers
 
@@ -30,7 +31,8 @@ def check_out(option: str, path: str | Path, suffix: str = "") -> None:
     """Raise now if a file could not be written at the end of hours; `option` names it.
 
     Raises:
-        EmoGuardError: the name does not end in `suffix`, or its folder does not exist.
+        EmoGuardError: the name does not end in `suffix`, its folder does not exist, or one of both
+            may not be written.
 
     """
     path = Path(path)
@@ -40,3 +42,7 @@ def check_out(option: str, path: str | Path, suffix: str = "") -> None:
         raise EmoGuardError(f"there is no folder {path.parent} for {option} {path.name}: make it")
     if path.is_dir():
         raise EmoGuardError(f"{option} wants a file, got the folder {path}")
+    try:
+        keptfile.check_writable(path)
+    except EmoGuardError as error:
+        raise EmoGuardError(f"{option}: {error}: give another place") from error

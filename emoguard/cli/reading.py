@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,17 @@ def readable(door: Residuals, texts: Sequence[Text]) -> list[Text]:
     long_enough = set(map(id, extraction.readable(door, once)))
     short = [text for text in once if id(text) not in long_enough]
     return _without(once, short, f"have fewer than {extraction.SHORTEST} tokens")
+
+
+def unread(name: str, texts: Sequence[Text]) -> Texts:
+    """Return texts without residuals, for checks before they are read."""
+    return Texts(
+        name,
+        [text.text for text in texts],
+        np.array([text.label for text in texts]),
+        np.array([text.topic for text in texts]),
+        np.zeros((len(texts), 0, 0), np.float32),
+    )
 
 
 def _without(texts: Sequence[Text], out: Sequence[Text], why: str) -> list[Text]:
@@ -93,10 +104,7 @@ class Reader:
         )
         if portion is not None and is_part:
             texts = [texts[n] for n in portion.texts]
-        labels, topics = [t.label for t in texts], [t.topic for t in texts]
-        return Texts(
-            name, [t.text for t in texts], np.array(labels), np.array(topics), states, embeddings
-        )
+        return replace(unread(name, texts), residuals=states, embeddings=embeddings)
 
     def human(self, texts: Sequence[str], family_names: NDArray[np.str_], most: int) -> Texts:
         """Read at most `most` texts of each family; texts that are too short are left out."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,24 +18,27 @@ from emoguard.cli.bars import Bars, follow
 from emoguard.cli.models import MODEL, MOST, RESPONDER, RUNTIME, THREADS, TOKENS
 from emoguard.cli.paths import check_out
 from emoguard.cli.probes import calibrating, open_probe
-from emoguard.cli.reading import Reader, readable, stories_of
+from emoguard.cli.reading import Reader, readable, stories_of, unread
 from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
 from emoguard.extras import check_installed
 from emoguard.fit import corpora
 from emoguard.fit.calibrating import check_fits
-from emoguard.fit.corpora import Label
+from emoguard.fit.corpora import Label, Text
 from emoguard.fit.extraction import SKIP
 from emoguard.fit.leaks import leaks
+from emoguard.fit.requirements import VALENCE
 from emoguard.probe import artifact
 from emoguard.probe.probe import Probe
+from emoguard.probe.residuals import Residuals
 from emoguard.reporttable import printable
-from emoguard.runtime.openers import open_speaker
+from emoguard.runtime.openers import AUTO, open_speaker
 from emoguard.validate import card, carddata, plots
 from emoguard.validate.carddata import Blocks
 from emoguard.validate.human import families, family_task, read_human
 from emoguard.validate.judged import Task
 from emoguard.validate.responding import Hearing, blocks, calibrated
+from emoguard.validate.validation import check
 from emoguard.validate.validation import validate as measure
 
 
@@ -151,15 +154,22 @@ def validate(
         if on_policy:
             check_fits(opened, speaker)
             identity = speaker.door.identity
-            command = calibrating(opened, probe, identity, responder or path)
-            calibrated(opened, calibrations, identity, command)
+            calibrated(
+                opened,
+                calibrations,
+                identity,
+                calibrating(
+                    opened, probe, identity, responder or path, AUTO if responder else runtime
+                ),
+            )
+    kept = _readable(exact.door, stories, task)
     _make(place)
     stores = Path(residuals) if residuals else place / "residuals"
     with Bars() as progress:
         reader = Reader(exact.door, stores, skip, progress)
         texts = [
-            reader.labelled(name, f"corpus-{n}", readable(exact.door, each))
-            for n, (name, each) in enumerate(stories.items())
+            reader.labelled(name, f"corpus-{n}", each)
+            for n, (name, each) in enumerate(kept.items())
         ]
         neutral = reader.labelled("neutral", "neutral", readable(exact.door, plain))
         people = reader.human(*written, human_most) if written else None
@@ -229,8 +239,22 @@ def _labels(path: str | None, probe: Probe | None) -> list[Label]:
 
 
 def _task(labels: Sequence[Label], probe: Probe | None) -> Task:
-    axis = probe.axes[0] if probe is not None and probe.axes else "valence"
+    axis = probe.axes[0] if probe is not None and probe.axes else VALENCE
     return Task(tuple(n.name for n in labels), tuple(n.valence for n in labels), axis)
+
+
+def _readable(
+    door: Residuals, stories: Mapping[str, Sequence[Text]], task: Task
+) -> dict[str, list[Text]]:
+    """Return the texts of each corpus that can be read.
+
+    Raises:
+        EmoGuardError: they do not suffice to hold any out; the model has read none yet.
+
+    """
+    kept = {name: readable(door, texts) for name, texts in stories.items()}
+    check(task, [unread(name, texts) for name, texts in kept.items()])
+    return kept
 
 
 def _make(folder: Path) -> None:

@@ -14,10 +14,8 @@ from emoguard.fit.cautions import FEW
 from emoguard.fit.corpora import Label, Text
 from emoguard.fit.duplicates import Duplicates
 from emoguard.fit.leaks import leaks
+from emoguard.fit.requirements import LEAST_NEUTRAL
 from emoguard.probe.certificate import ENOUGH_RESPONSES
-
-LEAST_NEUTRAL = 16
-"""Neutral texts that a fit needs."""
 
 LEAST_LABELLED = 10
 """Texts of a label, in one corpus, that a validation needs."""
@@ -180,7 +178,12 @@ def _nearly(texts: Sequence[Text]) -> Iterator[Finding]:
     known, near = Duplicates(), defaultdict(list)
     for text in texts:
         number = known.of(text.text)
-        known.add(text.text)
+        try:
+            known.add(text.text)
+        except EmoGuardError:
+            sentence = "near-duplicates are not looked for from here on: there are too many words"
+            yield Finding(text.place, sentence)
+            break
         if number is not None and text.place not in exact:
             near[_file(text)].append((texts[number], text))
     for pairs in near.values():

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from emoguard.errors import EmoGuardError
+from emoguard.probe.artifact import check_name
 
 if TYPE_CHECKING:
     from emoguard.fit.corpora import Label, Text
     from emoguard.probe.residuals import Residuals
 
+
+LEAST_NEUTRAL = 16
+"""Neutral texts that a fit needs."""
 
 VALENCE = "valence"
 """Name of the axis computed from the labels' signs."""
@@ -27,17 +31,22 @@ def check(
 
     Raises:
         EmoGuardError: too few neutral texts, a label without enough texts in any corpus, a single
-            label, one called valence, or layers that the model lacks.
+            label, one called valence or that no file can hold, or layers that the model lacks.
 
     """
-    if len(neutral) < 16:
-        raise EmoGuardError(f"fitting needs at least 16 neutral texts, got {len(neutral)}")
+    if len(neutral) < LEAST_NEUTRAL:
+        raise EmoGuardError(
+            f"fitting needs at least {LEAST_NEUTRAL} neutral texts, got {len(neutral)}: give more "
+            "by --neutral"
+        )
     wrong = [n for n in layers if not 0 <= n < door.identity.layers - 1]
     if wrong:
         raise EmoGuardError(
             f"layers must lie in [0, {door.identity.layers - 2}] for {door.identity.name}, "
-            f"got {wrong}"
+            f"got {wrong}: give others by --layers, or none for the best four"
         )
+    for label in labels:
+        check_name(label.name, "a label")
     if any(label.name == VALENCE for label in labels):
         raise EmoGuardError(
             f"{VALENCE} is the axis that is made from the labels: name it otherwise"

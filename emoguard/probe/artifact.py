@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 FORMAT = "emoguard-probe-1"
 MAX_FILE_BYTES = 64 * 2**20
 MAX_HEADER_BYTES = 4 * 2**20
+LONGEST_NAME = 1000
+"""Characters of a text."""
 CALIBRATION = {"location": 1, "scale": 1, "means": 2, "norms": 1, "limits": 3}
 """The arrays of a calibration and their dimensions."""
 CURVE = {"levels": 1, "counts": 2, "squares": 2}
@@ -257,7 +259,7 @@ def _array(tensors: Mapping[str, Any], name: str, dtype: Any, rank: int) -> NDAr
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > 1000:
+    if not isinstance(value, str) or len(value) > LONGEST_NAME:
         raise TypeError(f"wanted a short text, got {_short(value)}")
     value.encode()  # refuses lone surrogates, which no log or metric could take
     return value
@@ -268,6 +270,22 @@ def _name(value: Any) -> str:
     if not _text(value) or not value.isprintable():
         raise ValueError(f"wanted a printable name, got {_short(value)}")
     return str(value)
+
+
+def check_name(text: str, what: str) -> None:
+    """Raise if a probe file cannot hold a text as a name or label; `what` names its place.
+
+    Raises:
+        EmoGuardError: it is empty, too long, or holds characters that cannot be printed.
+
+    """
+    try:
+        _name(text)
+    except (TypeError, ValueError) as error:
+        raise EmoGuardError(
+            f"{what}: wanted 1 to {LONGEST_NAME:,} printable characters, got {_short(text)}: "
+            "choose another name"
+        ) from error
 
 
 def _texts(values: Any) -> tuple[str, ...]:

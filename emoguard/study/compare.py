@@ -49,7 +49,7 @@ def compare(
         EmoGuardError: a label without enough texts, or layers the models lack.
 
     """
-    _check(task, a, layers)
+    check(task, a.texts, a.neutral.shape[1], layers)
     pair = _Pair(task, a, b, recipe or Recipe())
     progress("topics held out")
     judged = pair.held_out(layers)
@@ -116,7 +116,6 @@ class _Pair:
 
     def held_out(self, layers: Sequence[int]) -> tuple[Judged, Judged]:
         """Return both models' scores on topics held out; A's stand beside the text alone."""
-        check_crossed(self.a.texts, self.task.names, FOLDS)
         folds = self.a.texts.folds(FOLDS)
         parts = [self._fold(folds == n, layers) for n in range(FOLDS)]
         clusters = self.a.texts.clusters[np.argsort(folds, kind="stable")]
@@ -205,20 +204,32 @@ def _family(identity: ModelIdentity) -> str:
     return identity.architecture.removesuffix("_text")
 
 
-def _check(task: Task, read: Read, layers: Sequence[int]) -> None:
-    few = [name for name in task.names if np.sum(read.texts.labels == name) < 2 * FOLDS]
+def check(task: Task, texts: Texts, blocks: int, layers: Sequence[int]) -> None:
+    """Raise if two models of `blocks` that can be read cannot be compared on these texts.
+
+    The residuals of the texts are not looked at.
+
+    Raises:
+        EmoGuardError: a label without enough texts or topics, a single one, or layers that the
+            models lack.
+
+    """
+    few = [name for name in task.names if np.sum(texts.labels == name) < 2 * FOLDS]
     if few:
-        counts = ", ".join(f"{name} {np.sum(read.texts.labels == name)}" for name in few)
+        counts = ", ".join(f"{name} {np.sum(texts.labels == name)}" for name in few)
         raise EmoGuardError(
             f"each label needs at least {2 * FOLDS} texts to hold some out, got {counts}: "
             "give a corpus that has them, or name the labels it has"
         )
     if len(task.names) < 2:
         raise EmoGuardError("comparing needs at least two labels: directions are their differences")
-    most = read.neutral.shape[1] - 1
-    wrong = [n for n in layers if not 0 <= n <= most]
+    wrong = [n for n in layers if not 0 <= n < blocks]
     if wrong:
-        raise EmoGuardError(f"layers must lie in [0, {most}], got {wrong}")
+        raise EmoGuardError(
+            f"layers must lie in [0, {blocks - 1}], got {wrong}: give others by --layer, or none "
+            "for the best four"
+        )
+    check_crossed(texts, task.names, FOLDS)
 
 
 def _separation(judged: tuple[Judged, Judged], columns: Sequence[int]) -> Paired:

@@ -115,7 +115,7 @@ def validate(
         EmoGuardError: a name without texts, or too few texts to hold any out.
 
     """
-    _check(task, corpora)
+    check(task, corpora)
     trial = _Trial(
         task, corpora, neutral, recipe=recipe or Recipe(), layers=tuple(layers), progress=progress
     )
@@ -335,13 +335,19 @@ def layer_scores(
     return np.asarray(centred @ fitted.read[number].T.astype(np.float64))
 
 
-def _check(task: Task, corpora: Sequence[Texts]) -> None:
+def check(task: Task, corpora: Sequence[Texts]) -> None:
+    """Raise if these texts cannot be validated on; their residuals are not looked at.
+
+    Raises:
+        EmoGuardError: a name has too few texts, or they are of too few topics.
+
+    """
     for name in task.names:
         most = max(int(np.sum(c.labels == name)) for c in corpora)
         if most < 2 * FOLDS:
             raise EmoGuardError(
                 f"label {name} needs at least {2 * FOLDS} texts in one corpus to hold some out, "
-                f"got {most}"
+                f"got {most}: give a corpus with more, or leave the label out by --labels"
             )
     for corpus in corpora:
         check_crossed(corpus, task.names, FOLDS)

@@ -100,7 +100,22 @@ def test_refusals_of_compare_are_one_sentence_before_anything_is_read(tmp_path, 
     other = tiny_gguf.write(tmp_path / "other.gguf", "qwen3")
     longer = tiny_gguf.write(tmp_path / "longer.gguf", "llama", blocks=6)
     lacking = write(tmp_path / "few.jsonl", [{"emotion": "sad", "topic": "", "text": "a b c d e"}])
+    few = write(
+        tmp_path / "two.jsonl",
+        [{"emotion": e, "topic": "t", "text": f"a b c d {e} {n}"} for e in LABELS for n in (0, 1)],
+    )
+    apart = write(
+        tmp_path / "apart.jsonl",
+        [
+            {"emotion": e, "topic": f"{e}{0 if e == 'sad' else n}", "text": f"a b c {e} {n}"}
+            for e in LABELS
+            for n in range(12)
+        ],
+    )
     for (a, b), options, shown in (
+        ((one, one), texts | {"--layer": "4"}, "layers must lie in [0, 3], got [4]: give others"),
+        ((one, one), texts | {"--corpus": few}, "each label needs at least 10 texts"),
+        ((one, one), texts | {"--corpus": apart}, "are all of topics that are held out together"),
         ((one, other), texts, "only models of one family can be compared, got tiny random llama"),
         ((one, longer), texts, "6 layers of width 64"),
         ((one, tmp_path / "none.gguf"), texts, "there is no model at"),

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from emoguard import extras
 from emoguard.cli import corpus, main
 from emoguard.fit import corpora
 from tests.support import tiny_gguf
@@ -112,6 +113,20 @@ def test_answers_in_a_voice_are_written_with_neutral_ones_beside_them(
     neutral = corpora.read(f"{out}.neutral.jsonl")
     assert [text.label for text in neutral] == [""] * 4
     assert all(prompt.text in {"a train", "a garden"} for prompt in requests)
+
+
+def test_libraries_that_the_last_lines_take_are_missed_before_a_text_is_written(
+    tmp_path, monkeypatch, capsys
+):
+    requests = scripted(monkeypatch)
+    found = extras.find_spec
+    monkeypatch.setattr(
+        extras, "find_spec", lambda name: None if name == "sklearn" else found(name)
+    )
+    model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
+    assert main(writing(model, tmp_path / "c.jsonl", "--answers")) == 1
+    assert "needs sklearn: pip install" in capsys.readouterr().err
+    assert not requests
 
 
 def test_own_topics_are_those_of_the_own_corpus():

@@ -1,5 +1,6 @@
 """`emoguard fit`, from corpus to a probe file that reads."""
 
+import dataclasses
 import html
 import json
 import shlex
@@ -11,15 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from emoguard_llamacpp.speaker import LlamaSpeaker
+from hypothesis import given
+from hypothesis import strategies as st
 
 import emoguard
 from emoguard import Guard
 from emoguard.cli import main
+from emoguard.cli.fit import _named
 from emoguard.fit import calibrating, corpora
 from emoguard.fit.answers import count
 from emoguard.fit.forecast import MOST_RESPONSES
 from emoguard.fit.store import RowStore, rows_done
 from emoguard.probe import artifact
+from emoguard.testing import FAKE_IDENTITY
 from tests.support import models, tiny_gguf
 from tests.support.models import DATA, load_llama, smollm2_gguf
 
@@ -123,10 +128,30 @@ def test_labels_of_ones_own(tmp_path, texts, capsys):
     judge += ["--neutral", neutral, "--card", str(card), "--no-on-policy"]
     assert main(judge) == 1  # bright has texts enough, dim has six
     assert "label dim needs at least 10 texts" in capsys.readouterr().err
+    assert not card.exists()  # said before anything is read
     labels["valence"] = labels.pop("dim")
     (tmp_path / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
     assert main(arguments) == 1
     assert "valence is the axis" in capsys.readouterr().err
+
+
+def test_a_name_that_no_file_can_hold_is_refused_before_anything_is_read(tmp_path, texts, capsys):
+    model = tiny_gguf.write(tmp_path / "tiny.gguf", "llama")
+    out = tmp_path / "p.safetensors"
+    arguments = ["fit", "--model", str(model), "--corpus", texts[0], "--neutral", texts[1]]
+    assert main([*arguments, "--out", str(out), "--name", "two\nlines"]) == 1
+    assert "--name: wanted 1 to 1,000 printable characters" in capsys.readouterr().err
+    assert not list(tmp_path.glob("p.safetensors*"))
+
+
+@given(st.text())
+def test_a_probe_file_can_hold_the_default_name_whatever_the_model_is_called(name):
+    artifact.check_name(_named(dataclasses.replace(FAKE_IDENTITY, name=name)), "the name")
+
+
+def test_a_default_name_is_the_models_in_one_line():
+    for name, wanted in ((" Tiny\u00a0model\n(v2) ", "Tiny model (v2)"), ("\t", "probe")):
+        assert _named(dataclasses.replace(FAKE_IDENTITY, name=name)) == wanted
 
 
 @pytest.fixture

@@ -104,3 +104,14 @@ def test_a_file_that_cannot_be_written_is_refused_before_any_work(place, path, s
 def test_a_folder_in_the_place_of_a_file_is_refused(place):
     with pytest.raises(EmoGuardError, match="--out wants a file, got the folder model"):
         check_out("--out", "model")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_place_without_the_right_to_write_is_refused(place, monkeypatch, there):
+    path = "m.gguf" if there else "new.gguf"
+    closed = place / path if there else place
+    monkeypatch.setattr(os, "access", lambda each, mode: each != closed)  # root may write anywhere
+    with pytest.raises(
+        EmoGuardError, match=f"--out: {path} cannot be written: no permission to wr"
+    ):
+        check_out("--out", path)

@@ -187,14 +187,15 @@ def test_what_validate_refuses_is_one_sentence(tmp_path, files, capsys, changes,
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("runtime", ["", "--runtime transformers "])
 def test_a_probe_without_a_calibration_of_the_model_is_refused_before_anything_is_read(
-    tmp_path, files, capsys
+    tmp_path, files, capsys, runtime
 ):
     probe, card = tmp_path / "p.safetensors", tmp_path / "card"
     random_probe(files["--model"][0], probe)
     artifact.save(probe, artifact.load(probe)[0], [])
     wanted = ["validate", *arguments(files, *files), "--probe", str(probe), "--card", str(card)]
-    assert main([*wanted, "--threads", "1"]) == 1
-    command = f"emoguard calibrate --model {files['--model'][0]} --probe {probe} --out "
+    assert main([*wanted, "--threads", "1", *runtime.split()]) == 1
+    command = f"emoguard calibrate --model {files['--model'][0]} {runtime}--probe {probe} --out "
     assert command in capsys.readouterr().err
     assert not card.exists()

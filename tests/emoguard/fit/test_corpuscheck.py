@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from emoguard.fit import corpora
+from emoguard.fit import corpora, duplicates
 from emoguard.fit.corpora import Label
 from emoguard.fit.corpuscheck import check_corpora, check_neutral, check_prompts
 
@@ -68,6 +68,15 @@ def test_a_line_without_end_and_a_file_that_is_not_there_are_found(tmp_path):
     assert "got more in line 31" in finding.sentence
     (finding, *_) = check(tmp_path / "none.jsonl")
     assert "cannot be read" in finding.sentence
+
+
+def test_more_words_than_can_be_remembered_cost_no_other_finding(tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "MOST_RUNS", 40)
+    long = [{**each, "text": f"{each['text']} " * 5} for each in good()]
+    path = write(tmp_path / "a.jsonl", [b"{}", *long])
+    findings = check(path)
+    assert findings[0].place == f"{path}:1"
+    assert any("near-duplicates are not looked for from here on" in f.sentence for f in findings)
 
 
 def test_repeated_texts_are_found_within_and_between_corpora(tmp_path):

@@ -12,10 +12,16 @@ HAPPY = [text for text in corpus() if text.label == "happy"]
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"layers": [5]}, r"\[0, 4\]"),
-        ({"neutral": NEUTRAL[:5]}, "16 neutral"),
+        ({"layers": [5]}, r"\[0, 4\] .* give others by --layers"),
+        ({"neutral": NEUTRAL[:5]}, "16 neutral texts, got 5: give more by --neutral"),
         ({"corpora": [HAPPY]}, "label sad"),
         ({"labels": LABELS[:1]}, "name two at least"),
+        (
+            {"labels": [*LABELS, Label("", ("blue",), 1)]},
+            "a label: wanted 1 to 1,000 printable .* ''",
+        ),
+        ({"labels": [*LABELS, Label("b\n", ("blue",), 1)]}, "a label: wanted 1 to 1,000 printable"),
+        ({"labels": [*LABELS, Label("b\u00a0c", ("blue",), 1)]}, "choose another name"),
         ({"labels": [*LABELS, Label("valence", ("happy",), 1)]}, "name it otherwise"),
     ],
 )
