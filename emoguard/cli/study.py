@@ -21,6 +21,7 @@ from emoguard.cli.models import FORMATS, RUNTIME, THREADS
 from emoguard.cli.probes import check_calibrated, guard_for
 from emoguard.cli.screen import Screen, say
 from emoguard.errors import EmoGuardError
+from emoguard.fit.requirements import VALENCE
 from emoguard.runtime.openers import AUTO, open_speaker
 from emoguard.study.personas import system_prompt
 from emoguard.study.pictures import draw
@@ -113,7 +114,7 @@ def study(
     with closing(store), open_speech(speaker, wide) as speech:
         work = Study(
             protocol, speech, store, chosen, folder, guard.probe.verdicts,
-            controls="valence" in guard.probe.labels,
+            controls=VALENCE in guard.probe.labels,
         )  # fmt: skip
         costs = _planned(work, about)
         about["estimated seconds"] = sum(each.seconds for each in costs)
@@ -191,7 +192,8 @@ def _run(work: Study, protocol: Protocol, minutes: float | None, costs: Sequence
         def done(task: Task) -> None:
             name = block_of(task)
             if task.key in known:  # counted, but no measure of how fast it is now
-                progress.reset(bar, completed=progress.tasks[bar].completed + planned[name])
+                counted = progress.tasks[bar].completed + planned[name]
+                progress.reset(bar, completed=counted)  # type: ignore[arg-type]  (a float it is)
             else:
                 progress.update(bar, description=f"CPU seconds, {name}", advance=planned[name])
 

@@ -144,7 +144,7 @@ class Encoder:
             self._model: Any = AutoModel.from_pretrained(folder).eval()
         except (OSError, ValueError) as error:
             raise EmoGuardError(
-                f"judges.embeddings: {folder} cannot be opened as a model: {error!s:.200}"
+                f"--embeddings: {folder} cannot be opened as a model: {error!s:.200}"
             ) from error
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:

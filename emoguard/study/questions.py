@@ -41,8 +41,7 @@ REFUSES = ("Sorry, I cannot", "I can't help with that", "I will not do")
 class Question:
     """One question: `outcome` is the meaning of a yes, `side` its place in a pair, if any.
 
-    `name` is that of its pair; questions of one `cluster` are drawn together. `wanted` is the right
-    answer if there is one: yes to a true premise.
+    `name` is that of its pair; questions of one `cluster` are drawn together.
     """
 
     outcome: str
@@ -186,7 +185,10 @@ def _objects(path: Path, *keys: str) -> list[dict[str, str]]:
 
 def _rows(path: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
     """Return the rows of a CSV file that has the `wanted` columns."""
-    rows = list(csv.DictReader(io.StringIO(_text(path), newline="")))
+    try:
+        rows = list(csv.DictReader(io.StringIO(_text(path), newline="")))
+    except csv.Error as error:
+        raise EmoGuardError(f"{path} is no CSV file ({error}): copy it again") from error
     if not rows or any(row.get(key) is None for row in rows for key in wanted):
         raise EmoGuardError(f"{path}: wanted a CSV file with the columns {', '.join(wanted)}")
     return rows

@@ -136,16 +136,11 @@ def signs(clusters: int, flips: int = FLIPS) -> NDArray[np.float32]:
 class NoHarm:
     """Whether a change lies within a margin, by one-sided tests at .05 (Schuirmann 1987).
 
-    `low` is -inf if only an increase would be harm. `discordance` is the share of items that differ
-    at all; `needed` is the number of items of this variance that would show the margin with a power
-    of .8, if there is no true change.
+    `needed` is the number of items of this variance that would show the margin with a power of .8,
+    if there is no true change.
     """
 
-    low: float
-    high: float
     p: float
-    items: int
-    discordance: float
     needed: int
 
 
@@ -154,23 +149,23 @@ def no_harm(
 ) -> NoHarm:
     """Test that the mean of differences (items,) lies in (`low`, `high`).
 
+    `low` is -inf if only an increase would be harm.
+
     The standard error is that of cluster means, t-distributed, and not less than that of one
     discordant item in either direction: no discordance among n items is no proof without error.
     """
     from scipy import stats  # noqa: PLC0415
 
     paired = Paired.of(differences, clusters)
-    n = paired.items
-    discordance = float(np.mean(differences[np.isfinite(differences)] != 0)) if n else 0.0
     margin = high if np.isinf(low) else min(-low, high)
     needed = needed_items(margin, paired.variance, both=low > -1)
     if paired.clusters < 2:
-        return NoHarm(low, high, 1.0, n, discordance, needed)
-    error = max(paired.error, np.sqrt(2) / n)
+        return NoHarm(1.0, needed)
+    error = max(paired.error, np.sqrt(2) / paired.items)
     p = float(stats.t.sf((high - paired.mean) / error, paired.clusters - 1))
     if low > -np.inf:
         p = max(p, float(stats.t.sf((paired.mean - low) / error, paired.clusters - 1)))
-    return NoHarm(low, high, p, n, discordance, needed)
+    return NoHarm(p, needed)
 
 
 def needed_items(margin: float, variance: float, *, both: bool = True) -> int:
@@ -277,12 +272,8 @@ class JudgeAccuracy:
         """
         return self.ac1 >= 0.6 and self.kappa >= 0.4
 
-    def corrected(self, rate: float) -> float:
-        """Return a rate corrected for the judge's errors (Rogan and Gladen 1978), in [0, 1]."""
-        return min(1.0, max(0.0, (rate + self.specificity.value - 1) / self.youden))
-
     def corrected_difference(self, difference: Estimate, draws: int = 2000) -> Estimate:
-        """Return a difference of rates corrected for the judge's errors.
+        """Return a difference of rates corrected for the judge's errors (Rogan and Gladen 1978).
 
         The interval carries the uncertainty of sensitivity and specificity: both are drawn from
         their beta posteriors, the difference from a normal around its estimate.
@@ -294,6 +285,8 @@ class JudgeAccuracy:
         sens = beta(*_counts(self.sensitivity.value, positives), draws)
         spec = beta(*_counts(self.specificity.value, negatives), draws)
         error = (difference.high - difference.low) / (2 * 1.959964)
+        if not np.isfinite(error):  # of a single cluster nothing more is known
+            return Estimate(float(np.clip(difference.value / self.youden, -1, 1)), -1.0, 1.0)
         slope = sens + spec - 1
         drawn = rng.normal(difference.value, error, draws) / np.where(slope > 0.05, slope, np.nan)
         low, high = np.nanpercentile(drawn, [2.5, 97.5])
@@ -361,7 +354,8 @@ def curve(doses: NDArray[np.floating], effects: NDArray[np.floating]) -> Curve:
 
     x = np.stack([doses, doses**2], axis=1)
     each = np.linalg.lstsq(x, effects, rcond=None)[0]
-    errors = each.std(axis=1, ddof=1) / np.sqrt(each.shape[1])
+    clusters = each.shape[1]
+    errors = each.std(axis=1, ddof=1) / np.sqrt(clusters) if clusters > 1 else np.full(2, np.inf)
     mean = effects.mean(axis=1)
     line = _aicc(x[:, :1], mean)
     parabola = _aicc(x, mean)

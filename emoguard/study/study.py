@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from emoguard.advice import calibrate_command
 from emoguard.errors import EmoGuardError
 from emoguard.fit.corpora import neutral_prompts
+from emoguard.fit.requirements import VALENCE
 from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
 from emoguard.steering.policy import SteeringPolicy
@@ -39,7 +40,12 @@ if TYPE_CHECKING:
 TEXTS = 60
 """Number of neutral prompts whose residuals random directions are drawn from."""
 
-VALENCE = "valence"
+NEEDS = {
+    "classifier": "judges.people, and --data with that file",
+    "embeddings": "judges.people, --data with that file, and --embeddings",
+    "endpoint": "judges.endpoint",
+}
+"""What each judge but the lexicon is made from."""
 
 DIVERGING = 20
 """Number of random directions that also run at the labels' divergence."""
@@ -66,10 +72,9 @@ def judges(
     if named.endpoint:
         judges.append(Endpoint(named.endpoint, named.model))
     if named.primary not in {judge.name for judge in judges}:
-        missing = "--data, the folder of" if named.people and data is None else "judges, with"
         raise EmoGuardError(
-            f"judges.primary: the {named.primary} is not there: give {missing} what it needs, or "
-            f"take one of {', '.join(judge.name for judge in judges)}"
+            f"judges.primary: the {named.primary} takes {NEEDS[named.primary]}: give what is "
+            f"missing, or take one of {', '.join(judge.name for judge in judges)}"
         )
     for judge in judges:
         for label in (*protocol.labels, *protocol.explored.labels):

@@ -60,6 +60,12 @@ def test_embeddings_are_those_of_each_text_alone_and_made_once(tmp_path, people,
     assert (judge.scores("happy", texts[::-1]) == first[::-1]).all()
 
 
+def test_a_folder_without_an_encoder_is_named_by_its_option(tmp_path):
+    pytest.importorskip("torch")
+    with pytest.raises(EmoGuardError, match=r"--embeddings: .* cannot be opened as a model"):
+        Encoder(tmp_path)
+
+
 def test_a_lexicon_scores_towards_the_labels_valence():
     lexicon = Lexicon()
     texts = ["What a wonderful day", "What a horrible day"]

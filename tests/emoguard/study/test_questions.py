@@ -34,3 +34,9 @@ def test_a_file_without_rows_or_a_column_is_refused(tmp_path, rows, columns):
     write(tmp_path, rows, columns)
     with pytest.raises(EmoGuardError, match="columns conv_id, user_first_turn"):
         questions.first_turns(tmp_path)
+
+
+def test_a_field_that_no_csv_reader_takes_is_refused_by_file(tmp_path):
+    write(tmp_path, [{"conv_id": "1", "user_first_turn": "x" * 200_000}])
+    with pytest.raises(EmoGuardError, match=r"first_turns.csv is no CSV file \(field larger"):
+        questions.first_turns(tmp_path)

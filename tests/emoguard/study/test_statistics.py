@@ -130,7 +130,7 @@ def test_agreeing_with_everything_detects_nothing():
     assert detection(yes, 1 - yes).d > 4
 
 
-def test_a_judges_errors_are_measured_and_corrected():
+def test_a_judges_errors_are_measured_and_differences_corrected():
     rng = np.random.default_rng(4)
     truth = rng.random(4000) < 0.3
     actual = np.where(truth, rng.random(4000) < 0.8, rng.random(4000) < 0.1)
@@ -138,10 +138,11 @@ def test_a_judges_errors_are_measured_and_corrected():
     assert judge.sensitivity.value == pytest.approx(0.8, abs=0.04)
     assert judge.specificity.value == pytest.approx(0.9, abs=0.02)
     assert judge.confirmatory
-    assert judge.corrected(actual.mean()) == pytest.approx(truth.mean(), abs=0.01)
     wider = judge.corrected_difference(Estimate(0.07, 0.05, 0.09))
     assert wider.value == pytest.approx(0.1, abs=0.01)
     assert wider.high - wider.low > 0.04
+    single = judge.corrected_difference(Estimate(0.07, -np.inf, np.inf))
+    assert (single.low, single.high) == (-1, 1)
 
 
 def test_agreement_by_chance_is_not_agreement():
@@ -169,3 +170,8 @@ def test_a_curve_that_turns_back_is_quadratic_and_a_straight_one_monotone():
     assert up.slope > 0
     assert up.monotone == pytest.approx(1)
     assert turned.curvature < -3
+
+
+def test_a_curve_of_a_single_cluster_has_errors_without_a_bound():
+    doses = np.array([0.1, 0.2, 0.4])
+    assert curve(doses, doses[:, None]).slope_error == np.inf

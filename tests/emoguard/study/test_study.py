@@ -342,8 +342,12 @@ def test_data_and_judges_that_are_missing_are_missed_before_the_run(tmp_path):
     with pytest.raises(EmoGuardError, match="there is no folder"):
         data_folder(core, str(tmp_path / "nowhere"))
     people = Protocol(judges={"people": "goemotions/dev.tsv", "primary": "classifier"})
-    with pytest.raises(EmoGuardError, match="the classifier is not there: give --data"):
+    with pytest.raises(EmoGuardError, match=r"the classifier takes judges.people, and --data"):
         judges(people, None)
+    with pytest.raises(
+        EmoGuardError, match=r"the embeddings takes .* --embeddings: give what is mis"
+    ):
+        judges(Protocol(judges={"primary": "embeddings"}), None)
 
 
 @pytest.mark.parametrize(
