@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 SUFFIX = ".safetensors"
+"""Suffix of a probe file."""
 
 
 def fit_command(model: str = "MODEL") -> str:

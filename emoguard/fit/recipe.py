@@ -33,7 +33,7 @@ HELD_OUT = 3
 
 @dataclass(frozen=True)
 class Recipe:
-    """The parameters of a fit, repeated in the probe's card."""
+    """The parameters of a fit, kept in `Probe.recipe`."""
 
     whitened: bool = True
     """Whether read directions are whitened by the covariance within labels, or plain."""
@@ -67,7 +67,7 @@ class Pooled:
         return np.asarray(numbers % HELD_OUT == 0)
 
     def at(self, layer: int, chosen: NDArray[np.bool_] | None = None) -> Part:
-        """Return residuals (texts, hidden) at one layer and labels, of all texts or of `rows`."""
+        """Return residuals (texts, hidden) at one layer and labels, of all texts or of `chosen`."""
         if chosen is None:
             return self.residuals[:, layer], self.labels
         return self.residuals[chosen, layer], self.labels[chosen]

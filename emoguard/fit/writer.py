@@ -14,8 +14,11 @@ from emoguard.fit.duplicates import Duplicates
 from emoguard.fit.leaks import named_emotion
 from emoguard.fit.workfile import WorkFile
 
-SHORTEST, LONGEST = 35, 90
-"""Most words of a text. Longer ones are cut after a sentence."""
+SHORTEST = 35
+"""Fewest words of a text."""
+
+LONGEST = 90
+"""Most words of a text; longer ones are cut after a sentence."""
 
 FORMS = (
     "a short scene",

@@ -12,7 +12,7 @@ import numpy as np
 
 from emoguard.advice import fit_command
 from emoguard.errors import EmoGuardError
-from emoguard.probe.certificate import Curve, Threshold
+from emoguard.probe.certificate import Curve
 from emoguard.probe.crossing import HYSTERESIS, WINDOW
 from emoguard.steering.rounding import LONGEST, SHORTEST
 
@@ -102,14 +102,6 @@ class Calibration:
             time.time(),
             tuple(cautions),
         )
-
-    def threshold(self, column: int, rate_per_1000: float) -> Threshold | None:
-        """Return the lowest alarm level of a label whose rate is certified, None if none can be.
-
-        `column` is the label's place in the probe; the rate is in crossings per 1,000 window
-        positions; see `Curve.threshold`.
-        """
-        return self.curve.threshold(column, rate_per_1000) if self.curve else None
 
     def rank(
         self, means: NDArray[np.floating], columns: Sequence[int] | None = None

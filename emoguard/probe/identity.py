@@ -14,7 +14,8 @@ class ModelIdentity:
 
     `weights` is a SHA-256 over the first 64 KiB of a few named tensors, `template` one over the
     chat template (empty without one). `adapters` are the active ones, by content and scale, not by
-    name or path (`3f0c…*0.5`). `content` is a SHA-256 over all base tensors: it shows changes that
+    name or path (`3f0c…*0.5`). `content` is a SHA-256 over a mark of every base tensor (in torch
+    a checksum; in llama.cpp its name, type, size and three windows of 4 KiB): it shows changes that
     `weights` misses, such as an adapter merged into attention alone. Older calibrations have none,
     and stay valid for all files of their `weights`.
     """

@@ -8,14 +8,13 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from emoguard.advice import SUFFIX
 from emoguard.errors import EmoGuardError
 from emoguard.policy.annotation import describe
 
 if TYPE_CHECKING:
     from emoguard.probe.calibration import Calibration
     from emoguard.probe.probe import Probe
-
-SUFFIX = ".safetensors"
 
 
 def shipped_files() -> dict[str, Traversable]:

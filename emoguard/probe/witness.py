@@ -66,16 +66,11 @@ class Witness:
         cosines = np.einsum("nkth,nth->nk", self.residuals, residuals, dtype=np.float64)
         return np.where(self.residuals.any(axis=(2, 3)), cosines, -np.inf)
 
-    def offsets(self, door: Residuals, layers: Sequence[int]) -> list[int]:
-        """Return the nearest stored neighbour of each probed layer: -1, 0 (right) or +1.
-
-        Nearest is decided among neighbours and never by a threshold: quantisation moves a residual
-        further from its original than neighbouring layers lie apart in some models.
-        """
-        return [int(best) - 1 for best in self.cosines(door, layers).argmax(axis=1)]
-
     def check(self, door: Residuals, layers: Sequence[int]) -> None:
         """Refuse if any hooked layer resembles another layer more than its own.
+
+        The nearest is found among neighbours and never by a threshold: quantisation moves a
+        residual further from its original than neighbouring layers lie apart in some models.
 
         Raises:
             EmoGuardError: the message names the layers and their apparent places.

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emoguard.probe.crossing import rolling_mean
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -17,6 +19,8 @@ STEP = 1.5
 
 SMALLEST = 1e-9
 """A spread below it is none."""
+
+window_means = rolling_mean
 
 
 def dependence(rows: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -46,9 +50,3 @@ def dependence(rows: NDArray[np.floating]) -> NDArray[np.float64]:
         factors.append(length * spread / lost / single)
         size *= STEP
     return np.asarray(np.max(factors, axis=0))
-
-
-def window_means(rows: NDArray[np.floating], size: int) -> NDArray[np.float64]:
-    """Return the means of all windows of `size` successive rows, (windows, labels)."""
-    sums = np.cumsum(np.vstack([np.zeros((1, rows.shape[1])), rows]), axis=0)
-    return np.asarray((sums[size:] - sums[:-size]) / size)

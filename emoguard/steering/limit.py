@@ -47,7 +47,7 @@ def limit(
 def _project(
     along: Sequence[float], limits: Sequence[Limit], inset: float
 ) -> tuple[list[float] | None, bool]:
-    """Solve for `limit` on validated arrays."""
+    """Return the result of `limit` where some limit is crossed."""
     insides = [min(inset, (high - low) / 2) for low, high, _ in limits]
     aims = [(low + by, high - by) for (low, high, _), by in zip(limits, insides, strict=True)]
     steps = [0.0] * len(limits)

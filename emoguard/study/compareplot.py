@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emoguard.errors import EmoGuardError
-from emoguard.validate.plots import INK, MUTED, find_pyplot, save_figure
+from emoguard.validate.plots import INK, MUTED, bare, find_pyplot, save_figure
 
 if TYPE_CHECKING:
     from emoguard.study.comparison import ModelComparison
@@ -53,7 +53,7 @@ def _labels(axis: Any, comparison: ModelComparison) -> None:
     axis.set_yticks(range(len(rows)), [name for name, _ in rows])
     axis.set_xlabel("AUROC on topics held out (dashed: chance)")
     axis.legend(fontsize=8, loc="upper center", ncols=3, bbox_to_anchor=(0.5, 1.1), frameon=False)
-    _bare(axis)
+    bare(axis)
 
 
 def _layers(axis: Any, comparison: ModelComparison) -> None:
@@ -79,9 +79,4 @@ def _layers(axis: Any, comparison: ModelComparison) -> None:
         "dotted: noise ceiling; dashed: shuffled labels, 95 % below)"
     )
     axis.set_ylabel("mean cosine of A with B")
-    _bare(axis)
-
-
-def _bare(axis: Any) -> None:
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
+    bare(axis)

@@ -160,7 +160,7 @@ def _calibrated(
     }
     offsets = {}
     for kind, (yes, no) in sides.items():
-        by_side = [[m for name, m in margins.items() if mark in f"{name}"] for mark in (yes, no)]
+        by_side = [[m for name, m in margins.items() if mark in name] for mark in (yes, no)]
         if all(by_side):
             offsets[kind] = float(np.mean([np.median(each) for each in by_side]))
     known = tuple(

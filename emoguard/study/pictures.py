@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from emoguard.validate.plots import INK, MUTED, PLEASANT, UNPLEASANT, find_pyplot, save_each
+from emoguard.validate.plots import INK, MUTED, PLEASANT, UNPLEASANT, bare, find_pyplot, save_each
 
 Results = Mapping[str, Any]
 
@@ -61,7 +61,7 @@ def _attribution(pyplot: Any, results: Results) -> Any:
         axis.axvline(0, color=MUTED, linewidth=0.8, zorder=0)
         axis.set_title(f"{label}", fontsize=11, loc="left")
         axis.set_xlabel("change in answers that express it, points (95 %)")
-        _bare(axis)
+        bare(axis)
     figure.suptitle("What each manipulation changes by itself, and together", fontsize=11)
     return figure
 
@@ -90,7 +90,7 @@ def _nulls(pyplot: Any, results: Results) -> Any:
         axis.set_title(f"{label} (blue): p {each['p']:.3f}", fontsize=10, loc="left", color=BLUE)
         axis.set_xlabel("change in answers that express it, points")
         axis.set_ylabel("random directions")
-        _bare(axis)
+        bare(axis)
     figure.suptitle(
         f"{nulls['directions']} random directions of the same realised dose", fontsize=11
     )
@@ -117,7 +117,7 @@ def _curves(pyplot: Any, results: Results) -> Any:
             axis.plot(dose, effect[0], "o", color=REGIMES[reading["regime"]], markersize=5)
         axis.set_title(f"{label} ({each[primary]['fit']['shape']})", fontsize=10, loc="left")
         axis.set_xlabel("dose")
-        _bare(axis)
+        bare(axis)
     axes[0][0].set_ylabel("change, points (95 %)")
     for regime, colour in REGIMES.items():
         axes[0][-1].plot([], [], "o", color=colour, label=regime)
@@ -147,7 +147,7 @@ def _safety(pyplot: Any, results: Results) -> Any:
     axis.axvline(0, color=MUTED, linewidth=0.8, zorder=1)
     axis.set_xlabel("change by the vector, points (95 %); shaded: within the margin")
     axis.set_title("What else moves (green: no harm shown)", fontsize=11, loc="left")
-    _bare(axis)
+    bare(axis)
     return figure
 
 
@@ -159,8 +159,3 @@ def _mark(axis: Any, estimate: Sequence[float | None], place: float, colour: str
         ends = [100 * low, 100 * high]
         axis.plot(ends, [place, place], color=colour, linewidth=2.4, solid_capstyle="butt")
     axis.plot(100 * value, place, "o", color=colour, markersize=6)
-
-
-def _bare(axis: Any) -> None:
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)

@@ -63,11 +63,6 @@ class Store:
         """Return the CPU seconds of the open piece so far."""
         return sum(float(record.get("seconds", 0)) for record in self._file.records)
 
-    @property
-    def seconds(self) -> float:
-        """Return the CPU seconds of all records."""
-        return sum(float(record.get("seconds", 0)) for record in self.records.values())
-
     def add(self, record: Mapping[str, Any]) -> None:
         """Append a record; its "task" names it."""
         self._file.append(record)

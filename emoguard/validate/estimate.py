@@ -113,7 +113,7 @@ def shares(hits: NDArray[np.bool_], weights: NDArray[np.float32]) -> Sample:
     return Sample(np.array([hits.mean()]), drawn[:, None].astype(np.float64))
 
 
-def proportion(hits: int, of: int) -> Estimate:
+def wilson(hits: int, of: int) -> Estimate:
     """Return a share with Wilson's interval (1927), which holds even for few trials or no hit."""
     if not of:
         return Estimate(float("nan"), 0.0, 1.0)

@@ -10,6 +10,7 @@ import numpy as np
 
 from emoguard.errors import EmoGuardError
 from emoguard.fit.recipe import Recipe, fit_directions
+from emoguard.fit.requirements import VALENCE
 from emoguard.fit.textonly import TextOnly, standardised
 from emoguard.validate.estimate import Sample, areas, cluster_weights, shares
 
@@ -31,7 +32,7 @@ class Task:
 
     names: tuple[str, ...]
     signs: tuple[int, ...]
-    axis: str = "valence"
+    axis: str = VALENCE
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from emoguard.errors import EmoGuardError
 from emoguard.probe.crossing import count, rolling_mean
-from emoguard.validate.estimate import Estimate, areas, cluster_weights, proportion
+from emoguard.validate.estimate import Estimate, areas, cluster_weights, wilson
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -221,4 +221,4 @@ def _per_1000(
 
 
 def _share(flags: NDArray[np.bool_]) -> Estimate:
-    return proportion(int(flags.sum()), len(flags))
+    return wilson(int(flags.sum()), len(flags))

@@ -102,6 +102,12 @@ def find_pyplot() -> Any:
     return importlib.import_module("matplotlib.pyplot")
 
 
+def bare(axis: Any) -> None:
+    """Take the frame off a picture, but for the axes themselves."""
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
 def _layers(pyplot: Any, result: Validation, title: str) -> Any:
     profile = result.profile
     if profile is None or result.left_out is None:
@@ -133,7 +139,7 @@ def _layers(pyplot: Any, result: Validation, title: str) -> Any:
     axis.set_ylabel("macro AUROC on left-out corpora")
     axis.set_ylim(min(0.45, *profile.areas) - 0.02, max(*profile.areas, words) + 0.05)
     axis.set_title(title, fontsize=10)
-    _bare(axis)
+    bare(axis)
     return figure
 
 
@@ -216,7 +222,7 @@ def _points(axis: Any, plane: Plane, result: Validation) -> None:
     axis.margins(x=0.28, y=0.15)
     axis.set_xlabel(f"first component ({plane.shares[0]:.0%})")
     axis.set_ylabel(f"second component ({plane.shares[1]:.0%})")
-    _bare(axis)
+    bare(axis)
 
 
 def _names(axis: Any, plane: Plane, result: Validation) -> None:
@@ -261,8 +267,3 @@ def _heat(
                 column, row, shown.format(value), ha="center", va="center", fontsize=8,
                 color="white" if dark else INK,
             )  # fmt: skip
-
-
-def _bare(axis: Any) -> None:
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)

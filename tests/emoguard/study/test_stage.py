@@ -32,8 +32,8 @@ def test_the_share_of_clipped_tokens_is_of_those_that_were_generated(monkeypatch
     speaker = Terse()
     probe = make_probe(speaker.door)
     calibration = make_calibration(probe, FAKE_IDENTITY)
-    # Steps measured by norms three times too long: the bound cuts every one.
-    long = dataclasses.replace(calibration, norms=3 * calibration.norms)
+    # Steps measured by norms far too long: the bound cuts every one.
+    long = dataclasses.replace(calibration, norms=100 * calibration.norms)
     stage = SpeakerStage(speaker, Guard(probe, [long]), randoms=0, tokens=TOKENS)
     with stage.bounded(0.1) as speak:
         plain, steered = speak("Once upon", [None, Plan(add={"happy": 0.1})])

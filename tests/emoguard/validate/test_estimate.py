@@ -8,8 +8,8 @@ from emoguard.validate.estimate import (
     areas,
     average,
     cluster_weights,
-    proportion,
     shares,
+    wilson,
 )
 
 
@@ -94,9 +94,9 @@ def test_shares_are_means_of_hits():
     [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (1, 10, 0.0179, 0.4042)],
 )
 def test_wilson_intervals_are_those_of_the_tables(hits, of, low, high):
-    estimate = proportion(hits, of)
+    estimate = wilson(hits, of)
     assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=1e-3)
 
 
 def test_no_trial_says_nothing():
-    assert (proportion(0, 0).low, proportion(0, 0).high) == (0.0, 1.0)
+    assert (wilson(0, 0).low, wilson(0, 0).high) == (0.0, 1.0)
