@@ -20,8 +20,6 @@ STEP = 1.5
 SMALLEST = 1e-9
 """A spread below it is none."""
 
-window_means = rolling_mean
-
 
 def dependence(rows: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the factor by which dependence reduces the rows (rows, labels), >= 1 for each label.
@@ -46,7 +44,7 @@ def dependence(rows: NDArray[np.floating]) -> NDArray[np.float64]:
         length = round(size)
         # The mean that was taken away is the rows' own, so that windows vary too little around it.
         lost = 1 - length / len(rows)
-        spread = np.square(window_means(centred, length)).mean(axis=0)
+        spread = np.square(rolling_mean(centred, length)).mean(axis=0)
         factors.append(length * spread / lost / single)
         size *= STEP
     return np.asarray(np.max(factors, axis=0))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emoguard.sinks.dependence import SMALLEST, dependence, window_means
+from emoguard.probe.crossing import rolling_mean
+from emoguard.sinks.dependence import SMALLEST, dependence
 from emoguard_drift.bets import Bets
 from emoguard_drift.scores import Scores, linear, tailed
 
@@ -209,7 +210,7 @@ def _spread(rows: NDArray[np.floating], size: int) -> NDArray[np.float64]:
     taken to vary as those of independent rows.
     """
     known = min(size, max(1, len(rows) // FEWEST_BLOCKS))
-    spread = window_means(rows, known).std(axis=0) * math.sqrt(known / size)
+    spread = rolling_mean(rows, known).std(axis=0) * math.sqrt(known / size)
     return np.asarray(np.maximum(spread, SMALLEST))
 
 

@@ -65,6 +65,12 @@ def test_a_grid_of_levels_counts_each_level_alone(seed, tokens, labels, window, 
     assert actual.tolist() == [count(means, levels, hysteresis).tolist() for levels in grid]
 
 
+def test_rolling_means_are_those_of_every_window():
+    rows = np.random.default_rng(0).normal(size=(30, 2))
+    wanted = [rows[n : n + 7].mean(axis=0) for n in range(24)]
+    assert np.allclose(rolling_mean(rows, 7), wanted)
+
+
 def test_windows_are_the_full_ones():
     assert [windows(n, 16) for n in (0, 15, 16, 17, 64)] == [0, 0, 1, 2, 49]
     for tokens in (0, 15, 16, 40):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emoguard.sinks import dependence as module
-from emoguard.sinks.dependence import dependence, window_means
+from emoguard.sinks.dependence import dependence
 
 
 def autoregressive(phi, rows, labels, seed=0):
@@ -18,12 +18,6 @@ def autoregressive(phi, rows, labels, seed=0):
 
 def test_the_docstring_example_is_true():
     assert doctest.testmod(module).failed == 0
-
-
-def test_window_means_are_those_of_every_window():
-    rows = np.random.default_rng(0).normal(size=(30, 2))
-    wanted = [rows[n : n + 7].mean(axis=0) for n in range(24)]
-    assert np.allclose(window_means(rows, 7), wanted)
 
 
 @pytest.mark.parametrize(("phi", "factor"), [(0.0, 1.0), (0.5, 3.0), (0.9, 19.0)])
