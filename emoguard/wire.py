@@ -15,6 +15,10 @@ from emoguard.steering.plan import Plan
 KEY = "emoguard"
 """The key of the object in the body of a request and of a response."""
 
+HALTED = "content_filter"
+"""Finish reason of a completion stopped by EmoGuard: OpenAI's name for an answer cut off by its
+provider."""
+
 LONGEST = 256
 """Characters of a conversation's name."""
 

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from emoguard.records import Channel, Reason
 from emoguard_prometheus.allowed import OTHER, Allowed
 
 if TYPE_CHECKING:
     from emoguard.records import Notice
     from emoguard.sinks.protocols import Notices
 
-REASONS = (
-    "start",
-    "interval",
-    "steered",
-    "amplified",
-    "prompted",
-    "claim",
-    "question",
-    "undelivered",
-)
+REASONS: tuple[str, ...] = get_args(Reason)
 """First interaction, a timer, a steered or an amplifying response, a prompt that sets the tone, a
 claim to feel or to be human, a user who asked, an earlier notice that was lost."""
-CHANNELS = ("field", "header", "suffix")
+CHANNELS: tuple[str, ...] = get_args(Channel)
 NO_PROFILE = "none"
 """The profile of a notice that no profile demands: steering or amplification is the only reason."""
 PARTS = ("plan", "scores", "channel", "conversation")

@@ -14,10 +14,6 @@ from emoguard.runtime.session import Session, take_request
 Close = Callable[["Session | None", Finish], "Report | None"]
 """Ends a session and returns its report; None for one that was ended before."""
 
-HALTED = "content_filter"
-"""Finish reason of a completion stopped by EmoGuard: OpenAI's name for an answer cut off by its
-provider."""
-
 
 @dataclass(eq=False)
 class Call:
@@ -93,7 +89,7 @@ class Calls:
                 finish = find_finish(chunk)
                 if finish is not None:
                     if call.session is not None and call.session.halted:
-                        finish, chunk["choices"][0]["finish_reason"] = "halted", HALTED
+                        finish, chunk["choices"][0]["finish_reason"] = "halted", wire.HALTED
                     report = close(call.session, finish)
                     if report is not None:
                         call.reports.append(report)

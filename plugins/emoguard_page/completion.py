@@ -28,7 +28,6 @@ class Completion:
         self.finish: str | None = None
         self.notice: dict[str, Any] | None = None
         self.error: str | None = None
-        self.ended = False
         self._status = 0
         self._streams = False
         self._events = events.Events()
@@ -73,7 +72,6 @@ class Completion:
             self._read(bytes(self._body))
         if self._status != 200:
             self.fail(f"the server answered with status {self._status}")
-        self.ended = True
 
     def _read(self, data: bytes) -> None:
         """Read one chunk of a stream, or a whole body."""

@@ -125,6 +125,15 @@ def quantisation(dtype: torch.dtype, config: Any) -> str:
     return f"{getattr(method, 'value', method)}-{digest[:8]}-{name}"
 
 
+def hash_template(tokenizer: Any) -> str:
+    """Return a SHA-256 over the chat template of a tokenizer, "" without one."""
+    template = getattr(tokenizer, "chat_template", None)
+    if not template:
+        return ""
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def first_bytes(tensor: torch.Tensor) -> bytes:
     """Return the bytes of a tensor for `hash_heads`."""
     # Weights that accelerate keeps on disk cannot be read here: they count by name and shape.

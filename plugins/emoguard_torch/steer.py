@@ -7,7 +7,6 @@ without waiting for the device; on GPUs with Triton in one launch (`fused`).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,8 +21,6 @@ from emoguard.steering.rounding import LONGEST, SHORTEST, Rounding, allowance, l
 from emoguard_torch.lead import Lead
 from emoguard_torch.precision import uncast
 from emoguard_torch.tensors import hidden_state
-
-log = logging.getLogger("emoguard")
 
 MOVES = 3
 """What is kept per token: dose, clipped, faulted."""

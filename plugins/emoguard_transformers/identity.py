@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from emoguard_torch.content import first_bytes, hash_heads, hash_tensors, plain, quantisation
+from emoguard_torch.content import (
+    first_bytes,
+    hash_heads,
+    hash_template,
+    hash_tensors,
+    plain,
+    quantisation,
+)
 
 from emoguard.errors import EmoGuardError
 from emoguard.probe.identity import ModelIdentity
@@ -78,7 +83,7 @@ def identify(model: Any, tokenizer: Any = None, weights: Weights | None = None) 
         hidden=config.hidden_size,
         quantisation=quantisation(model.dtype, model.config),
         weights=_hash_heads(model, blocks),
-        template=_hash_template(tokenizer),
+        template=hash_template(tokenizer),
         adapters=weights.adapters.names(),
         content=hash_tensors(weights.tensors),
     )
@@ -105,14 +110,6 @@ def _check_readable(weights: Weights) -> None:
                 f"the weight {name} is a {kind}, which does not show what it is made of "
                 f"({type(error).__name__}): load the model with another quantisation"
             ) from error
-
-
-def _hash_template(tokenizer: Any) -> str:
-    template = getattr(tokenizer, "chat_template", None)
-    if not template:
-        return ""
-    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _hash_heads(model: Any, blocks: torch.nn.ModuleList) -> str:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from emoguard_torch.packed import move
 from emoguard_torch.read import Weights, project
-from emoguard_torch.steer import Layer
+from emoguard_torch.steer import MOVES, Layer
 
 from emoguard.probe.probe import Readout
-from emoguard_vllm.wire import MOVES
 
 KEPT = 64
 """Residuals of a step that can be read out where there is no door: the witness needs fewer."""

@@ -29,7 +29,7 @@ def findings() -> list[tuple[str, str, str]]:
 def _release(release: str) -> tuple[str, str, str]:
     if seams.is_tested(release):
         return "vllm release", "ok", f"{release} was tested"
-    return "vllm release", "to do", f"{release} was not tested: vllm>=0.32,<0.33 was"
+    return "vllm release", "to do", f"{release} was not tested: {seams.RELEASES} was"
 
 
 def _entry() -> tuple[str, str, str]:

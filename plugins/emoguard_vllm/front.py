@@ -13,6 +13,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from emoguard_torch.steer import MOVES
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine import FinishReason
 
@@ -38,10 +39,6 @@ FINISHES: Mapping[FinishReason, Finish] = {
     FinishReason.ABORT: "cancelled",
     FinishReason.ERROR: "error",
 }
-
-HALTED = "content_filter"
-"""Finish reason of a completion stopped by EmoGuard: OpenAI's name for an answer cut off by its
-provider."""
 
 REMEMBERED = 4096
 """Calls remembered to number their responses: prompts of one call arrive close together."""
@@ -310,7 +307,7 @@ class Front:
             for choice in answer.outputs:
                 report = reports.get(choice.index)
                 if report is not None and report.finish == "halted" and choice.finish_reason:
-                    choice.finish_reason = HALTED
+                    choice.finish_reason = client.HALTED
             if answer.finished:
                 self._reports.pop(entered.call, None)
 
@@ -339,9 +336,9 @@ def _around(plain: Callable[..., Any], ours: Callable[..., Any]) -> Callable[...
 
 
 def _rows(carried: Carried | None, tokens: int, width: int) -> Any:
-    """Return the rows of tokens, (tokens, labels + 3); NaN where none came."""
-    if carried is None or carried.rows.shape != (tokens, width + 3):
-        return np.full((tokens, width + 3), np.nan, np.float32)
+    """Return the rows of tokens, (tokens, labels + MOVES); NaN where none came."""
+    if carried is None or carried.rows.shape != (tokens, width + MOVES):
+        return np.full((tokens, width + MOVES), np.nan, np.float32)
     return carried.rows
 
 

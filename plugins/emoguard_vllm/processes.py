@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
 
+from emoguard.runtime.disabled import is_disabled
 from emoguard_vllm import configuration, outputs, seams, v1, v2
 from emoguard_vllm.runner import of
 
@@ -17,7 +17,7 @@ CALL = "emoguard"
 
 def register() -> None:
     """Put the hooks in; see `emoguard_vllm.register`."""
-    if os.environ.get("EMOGUARD_DISABLE") == "1":
+    if is_disabled():
         return
     try:
         seams.wrap(seams.CONFIGURE, configuration.configure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from emoguard_torch.steer import MOVES
 
 from emoguard_vllm.settings import KEY
 from emoguard_vllm.worker import Worker
@@ -23,7 +24,7 @@ def send(worker: Worker, output: Any, rows: int) -> None:
         return
     first = next(iter(tensors.values()))
     whole = torch.full(
-        (len(first), worker.buffers.labels + 3), torch.nan, device=worker.buffers.device
+        (len(first), worker.buffers.labels + MOVES), torch.nan, device=worker.buffers.device
     )
     whole[:rows] = worker.relayed(rows)
     tensors[KEY] = whole

@@ -16,6 +16,9 @@ from typing import Any
 TESTED = ((0, 32), (0, 33))
 """The oldest release that is supported, and the first that is not tested."""
 
+RELEASES = "vllm>=" + ",<".join(".".join(map(str, release)) for release in TESTED)
+"""The tested releases, as pip takes them."""
+
 Around = Callable[..., Any]
 """Takes the original function, and the arguments of a call, `self` first."""
 
@@ -244,7 +247,7 @@ def unknown(missing: list[str]) -> str:
     """Return the refusal of a vLLM with such deviations."""
     return (
         f"this vLLM ({version()}) is not one that EmoGuard knows how to read, it lacks "
-        f"{', '.join(missing)}: install vllm>=0.32,<0.33"
+        f"{', '.join(missing)}: install {RELEASES}"
     )
 
 

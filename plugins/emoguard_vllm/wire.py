@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
+from emoguard_torch.steer import MOVES
 from numpy.typing import NDArray
-
-MOVES = 3
-"""Numbers behind the labels of a row: dose, clipped, faulted."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,10 @@ class Order:
 
 @dataclass(frozen=True)
 class Carried:
-    """Rows (tokens, labels + 3) of one sequence's tokens of one step, and the error there."""
+    """Rows of one sequence's tokens of one step, and the error there.
+
+    They are (tokens, labels + MOVES): z of the labels, then dose, clipped, faulted.
+    """
 
     rows: NDArray[np.float32]
     reading: str | None = None
@@ -60,7 +61,7 @@ class Carried:
 
 @dataclass(frozen=True)
 class Step:
-    """Rows (n, labels + 3) of all tokens of one step; travels from a worker to the EngineCore.
+    """Rows (n, labels + MOVES) of all tokens of one step; travels from a worker to the EngineCore.
 
     `spans` assigns them to sequences, `reading` is an error for all, `steering` the errors by
     sequence.
