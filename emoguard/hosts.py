@@ -14,6 +14,11 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def in_url(host: str) -> str:
+    """Return a host as it stands in a URL: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def is_own(host: str, origin: str | None, names: Collection[str] = ()) -> bool:
     """Return whether a request names this server and does not come from another site's page.
 

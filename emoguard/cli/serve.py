@@ -13,7 +13,7 @@ import click
 import emoguard
 from emoguard.cli.screen import Screen
 from emoguard.errors import EmoGuardError
-from emoguard.hosts import is_loopback
+from emoguard.hosts import in_url, is_loopback
 from emoguard.runtime.openers import openers, recognise
 from emoguard.runtime.served import Served, sinks_lacking
 
@@ -216,7 +216,7 @@ def _address(served: Served) -> str:
     """Return the server's address for a browser on this machine."""
     host = served.host if is_loopback(served.host) else "127.0.0.1"
     scheme = "https" if served.ssl_certfile else "http"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{served.port}"
+    return f"{scheme}://{in_url(host)}:{served.port}"
 
 
 def run_server(server: uvicorn.Server) -> None:

@@ -10,7 +10,7 @@ from emoguard.records import Report
 from emoguard_prometheus.allowed import Allowed
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
-PARTS = ("reading", "steering", "notices")
+PARTS = ("reading", "steering", "notices", "callback")
 
 
 class HealthMetrics:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from prometheus_client import CollectorRegistry, make_asgi_app, make_wsgi_app, start_http_server
 
 from emoguard.errors import EmoGuardError
-from emoguard.hosts import is_loopback, is_own
+from emoguard.hosts import in_url, is_loopback, is_own
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
@@ -36,7 +36,7 @@ class MetricsServer:
 
     def __init__(self, server: WSGIServer, thread: Thread, host: str) -> None:
         self.port = int(server.server_port)
-        self.url = f"http://{host}:{self.port}/metrics"
+        self.url = f"http://{in_url(host)}:{self.port}/metrics"
         self._server = server
         self._thread = thread
 
@@ -110,8 +110,12 @@ def check_port(port: int, host: str) -> None:
 
 
 def _unserved(host: str, port: int, error: Exception) -> EmoGuardError:
+    foreign = isinstance(error, socket.gaierror) or (
+        isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL
+    )
     return EmoGuardError(
-        f"metrics cannot be served on {host} port {port} ({error}): choose another port"
+        f"metrics cannot be served on {host} port {port} ({error}): choose another "
+        f"{'host' if foreign else 'port'}"
     )
 
 

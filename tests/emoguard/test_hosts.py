@@ -2,7 +2,7 @@
 
 import pytest
 
-from emoguard.hosts import is_loopback, is_own
+from emoguard.hosts import in_url, is_loopback, is_own
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost", "LocalHost"])
@@ -13,6 +13,11 @@ def test_loopback_hosts_are_for_this_machine(host):
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.1", "example.org", "localhost.x"])
 def test_other_hosts_are_for_others_too(host):
     assert not is_loopback(host)
+
+
+def test_an_ipv6_address_stands_in_brackets_in_a_url():
+    assert in_url("::1") == "[::1]"
+    assert in_url("127.0.0.1") == "127.0.0.1"
 
 
 @pytest.mark.parametrize(

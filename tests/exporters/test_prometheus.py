@@ -18,6 +18,7 @@ import psutil
 import pytest
 from emoguard_prometheus import PrometheusExporter, asgi_app, serve, wsgi_app
 from emoguard_prometheus.notices import PARTS
+from emoguard_prometheus.server import check_port
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
@@ -26,7 +27,7 @@ import emoguard
 from emoguard import EmoGuardError, Guard, Policy, Request
 from emoguard.notices.policy import NoticePolicy
 from emoguard.policy.reload import PolicyFile
-from emoguard.records import STATUSES, LabelScore, Notice, Receipt
+from emoguard.records import STATUSES, Alert, LabelScore, Notice, Receipt
 from emoguard.sinks.open import open_sinks
 from emoguard.site import Site
 from emoguard.testing import (
@@ -272,6 +273,21 @@ def test_faults_are_counted_by_part():
     sink.report(dataclasses.replace(make_report(), faults=faults))
     assert value(sink, "errors_total", part="reading") == 1
     assert value(sink, "errors_total", part="sink:FailingSink") == 2
+
+
+def test_a_failing_callback_is_counted_under_its_own_name():
+    def fail(_alert):
+        raise RuntimeError("on purpose")
+
+    probe = make_probe(FakeResiduals())
+    sink = exporter()
+    with Guard(probe, sinks=[sink], on_alert=fail) as guard:
+        guard.outbox.alert(Alert("crossing", "happy", "warning", "rose", "r"))
+        assert guard.flush()
+        put_reading(guard, make_reading(), Request())
+        assert guard.flush()
+    assert value(sink, "errors_total", part="callback") == 1
+    assert value(sink, "label_overflow_total") == 0
 
 
 def test_a_failing_neighbour_reaches_the_error_counter():
@@ -601,9 +617,26 @@ def test_metrics_are_served_on_loopback_until_closed():
         assert probe.connect_ex(("127.0.0.1", server.port)) != 0
 
 
+def test_the_url_of_an_ipv6_address_can_be_opened():
+    try:
+        server = serve(exporter(), 0, "::1")
+    except EmoGuardError:
+        pytest.skip("this machine has no IPv6")
+    with server, urllib.request.urlopen(server.url, timeout=5) as answer:
+        assert answer.status == 200
+    assert server.url == f"http://[::1]:{server.port}/metrics"
+
+
 def test_a_port_in_use_is_one_sentence():
     with serve(exporter(), 0) as server, pytest.raises(EmoGuardError, match="another port"):
         serve(exporter(), server.port)
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "192.0.2.1"])
+def test_a_host_that_is_not_this_machine_is_one_sentence(host):
+    for refuse in (lambda: serve(exporter(), 0, host), lambda: check_port(0, host)):
+        with pytest.raises(EmoGuardError, match=f"{host} port 0 .*: choose another host"):
+            refuse()
 
 
 @pytest.mark.parametrize(
