@@ -140,8 +140,8 @@ def serve(
         guard = stack.enter_context(
             emoguard.open_guard(served.model, policy, probe, sinks=sinks, **served.options)
         )
-        stack.callback(served.stop)
         watch = stack.enter_context(emoguard.attach(served.model, guard, **served.options))
+        stack.callback(served.stop)  # before the watch detaches
         layer = Middleware(
             EmoGuardMiddleware,
             watch=watch,

@@ -84,10 +84,18 @@ class Generations:
             yield
 
     def let_go(self) -> None:
-        """Stop following: a generation in progress continues unread, and wrappers become inert."""
-        self._attached = False
-        if self.live is not None:
-            self.release(self.live)
+        """Stop reading: a generation in progress continues unread, and wrappers become inert.
+
+        Waits for the pass that another thread computes, whose context may be about to be freed.
+        """
+        with self._turn.last():
+            try:
+                session = self.live
+                if session is not None:
+                    self.release(session)
+                self._head.stop(keep_state=session is not None)
+            finally:
+                self._attached = False  # last: others wait here until they find this
 
     def cancel(self) -> None:
         """Close the live session, if any: another generation begins."""
@@ -120,7 +128,10 @@ class Generations:
 
     def _eval(self, original: Callable[..., Any], tokens: Sequence[int]) -> None:
         with self._turn.taken():
-            self._evaluate(original, tokens)
+            if self._attached:  # else it has waited for the detach
+                self._evaluate(original, tokens)
+            else:
+                original(tokens)
 
     def _evaluate(self, original: Callable[..., Any], tokens: Sequence[int]) -> None:
         if not len(tokens):
@@ -168,28 +179,35 @@ class Generations:
             self._head.check_callback(goes_on=goes_on)
             if self._head.path != "callback":
                 with self._turn.taken():
-                    self.cancel()  # its cache is about to be dropped
-                    self._head.read_through_callback()
+                    if self._attached:
+                        self.cancel()  # its cache is about to be dropped
+                        self._head.read_through_callback()
         before = self._llm.input_ids[: self._llm.n_tokens] if goes_on else []
         start = Start(request, [*map(int, before), *prompt], call, goes_on)
-        return self._tokens(original(prompt, *args, **kwargs), start)
+        return self._started(original(prompt, *args, **kwargs), start)
 
-    def _tokens(self, inner: Generator[int, Any, None], start: Start) -> Generator[int, Any, None]:
+    def _started(self, inner: Generator[int, Any, None], start: Start) -> Generator[int, Any, None]:
+        """Open the session when the first token is asked for; after a detach, there is none."""
+        with self._turn.taken():
+            session = self._open(start) if self._attached else None
+        yield from inner if session is None else self._tokens(inner, session, start.call)
+
+    def _tokens(
+        self, inner: Generator[int, Any, None], session: Session, call: Call | None
+    ) -> Generator[int, Any, None]:
         """Yield the tokens of `inner`, one committed row per token; close the session at the end.
 
         Tokens that a completion call throws away (the end mark) are not committed.
         """
-        with self._turn.taken():
-            session, call = self._open(start), start.call
         finish: Finish = "error"
         sent = None
         try:
             while True:
                 with self._turn.taken():
                     token = inner.send(sent)
-                ends = ctypes_llama.is_end(self._llm, token)
-                if not (ends and call):
-                    self._commit(session, token)
+                    ends = ctypes_llama.is_end(self._llm, token)
+                    if not (ends and call):
+                        self._commit(session, token)
                 finish = "stop" if ends else "unknown"
                 sent = yield token
                 if sent is not None:
@@ -284,8 +302,9 @@ class Generations:
         if session is None:
             return None
         try:
-            with self._sessions.guarded(session):
-                self._prefix.drop(session)
+            if self._prefix.owner is session:
+                with self._sessions.guarded(session), self._turn.taken():
+                    self._prefix.drop(session)
         finally:
             report = self._sessions.close(session, finish)
         return report

@@ -36,7 +36,6 @@ class LlamaJoint:
         self._asked = backend
         self._path = support.choose(self._held.identity().architecture, backend)
         self._generations: Generations | None = None
-        self._in_progress = False
 
     @property
     def backend(self) -> str:
@@ -56,25 +55,27 @@ class LlamaJoint:
             head.start()
             try:
                 yield LiveDoor(self.model, head.reader, site.identity, self.backend)
-            finally:
-                head.stop(keep_state=self._in_progress)
+            except BaseException:  # else `wrapped` has stopped it
+                head.stop(keep_state=False)
+                raise
         except BaseException:
             head.forget()
             raise
 
     @contextmanager
     def wrapped(self, sessions: Sessions) -> Iterator[None]:
-        """Follow `generate` and the completions around it."""
+        """Follow `generate` and the completions around it; at the end, stop reading."""
         assert self.head is not None
         self.head.forget()
         generations = Generations(self.model, self.head, sessions, self.thinking)
         self._generations = generations
         try:
             with generations.wrapped():
-                yield
+                try:
+                    yield
+                finally:
+                    generations.let_go()
         finally:
-            self._in_progress = generations.live is not None
-            generations.let_go()
             # Otherwise the model would stay in memory until the next garbage collection.
             self._generations = None
 

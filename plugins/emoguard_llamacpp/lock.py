@@ -39,18 +39,28 @@ class Turn:
 
     def __init__(self) -> None:
         self._inside = threading.RLock()
+        self._ends = False
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Hold the place of the one thread in this block.
+        """Hold the place of the one thread in this block; wait for a thread that detaches.
 
         Raises:
-            EmoGuardError: another thread is.
+            EmoGuardError: another thread holds it.
 
         """
         if not self._inside.acquire(blocking=False):
-            raise EmoGuardError(TWO_THREADS)
+            if not self._ends:
+                raise EmoGuardError(TWO_THREADS)
+            self._inside.acquire()
         try:
             yield
         finally:
             self._inside.release()
+
+    @contextmanager
+    def last(self) -> Iterator[None]:
+        """Wait for the thread inside, and hold its place in this block: the watch ends."""
+        self._ends = True  # before the lock: a thread refused by it finds this
+        with self._inside:
+            yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -200,6 +201,32 @@ def test_a_chat_is_answered_and_scored_as_without_a_watch(
         report = watch.reports[-1]
         assert report.tokens_scored == answer["usage"]["completion_tokens"]
         assert report.finish == answer["choices"][0]["finish_reason"]
+
+
+def test_detaching_while_another_thread_generates_leaves_the_response_as_it_was(
+    llms: dict[str, Any], probes: dict[str, Probe]
+) -> None:
+    llm, guard = llms["smollm2"], Guard(probes["smollm2"])
+    options = {"prompt": PROMPT, "max_tokens": 12, "temperature": 0.0}
+    wanted = llm.create_completion(**options)["choices"][0]["text"]
+    for number in (0, 2, 4):
+        llm.reset()
+        watch = emoguard.attach(llm, guard, backend="callback")
+        parts, begun = [], threading.Event()
+
+        def generate(number: int = number, parts: list[str] = parts, begun: Any = begun) -> None:
+            for part in llm.create_completion(**options, stream=True):
+                parts.append(part["choices"][0]["text"])
+                if len(parts) > number:
+                    begun.set()  # the detach meets the next pass
+
+        thread = threading.Thread(target=generate)
+        thread.start()
+        assert begun.wait(60)
+        watch.detach()
+        thread.join()
+        assert "".join(parts) == wanted
+        assert [report.status for report in watch.reports] == ["cancelled"]
 
 
 SINKS = ("Hi", "The", " a a a a a a a a", "!!!!!!!!!!!!", "Hi there", "a b a b", "Hello. " * 9)

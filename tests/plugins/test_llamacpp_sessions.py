@@ -479,6 +479,65 @@ def test_detaching_in_mid_stream_leaves_the_response_as_it_was(llm: Any, backend
     assert complete(llm, max_tokens=20)["choices"][0]["text"] == wanted
 
 
+HARDLY = 0.3
+"""Seconds in which a thread that waits for nobody would be through."""
+
+
+def test_detaching_waits_for_the_pass_of_another_thread(llm: Any, backend: str) -> None:
+    wanted = complete(llm, max_tokens=20)["choices"][0]["text"]
+    llm.reset()
+    watch = emoguard.attach(llm, make_guard(llm), backend=backend)
+    detaching, waited, context = threading.Thread(target=watch.detach), [], llm.ctx
+
+    def detach(_ids: Any, scores: Any) -> Any:
+        if not waited:
+            detaching.start()
+            detaching.join(HARDLY)
+            waited.append(detaching.is_alive() and llm.ctx == context)
+        return scores
+
+    processors = llama_cpp.LogitsProcessorList([detach])
+    text = complete(llm, max_tokens=20, logits_processor=processors)["choices"][0]["text"]
+    detaching.join()
+    assert (waited, text) == ([True], wanted)
+    assert [report.status for report in watch.reports] == ["cancelled"]
+    assert complete(llm, max_tokens=20)["choices"][0]["text"] == wanted
+
+
+@pytest.mark.parametrize("how", ["a stream", "a new call", "an evaluation"])
+def test_a_thread_that_generates_while_another_detaches_waits(
+    llm: Any, backend: str, how: str
+) -> None:
+    wanted = complete(llm, max_tokens=20)["choices"][0]["text"]
+    llm.reset()
+    watch = emoguard.attach(llm, make_guard(llm), backend=backend)
+    stream = complete(llm, max_tokens=20, stream=True)
+    parts = [next(stream)] if how == "a stream" else []
+
+    def generate() -> None:
+        if how == "an evaluation":
+            llm.eval([1, 5])
+            llm.reset()
+        parts.extend(stream)
+
+    reader, generating, waited = watch.joint.head.reader, threading.Thread(target=generate), []
+    plain = reader.stop
+
+    def stop(**options: Any) -> None:
+        generating.start()
+        generating.join(HARDLY)
+        waited.append(generating.is_alive())
+        plain(**options)
+
+    reader.stop = stop
+    watch.detach()
+    generating.join()
+    text = "".join(part["choices"][0]["text"] for part in parts)
+    assert (waited, text) == ([True], wanted)
+    assert len(watch.reports) == (how == "a stream")
+    assert watch.live() is None
+
+
 def test_two_models_are_watched_side_by_side(path: Path, backend: str) -> None:
     one, two = tiny_gguf.load(path), tiny_gguf.load(path)
     guard = make_guard(one)

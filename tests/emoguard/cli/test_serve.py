@@ -602,10 +602,13 @@ class TestEnd:
         assert code == 0
         assert len(log.read_text().splitlines()) == 3
 
-    def test_an_answer_in_the_making_does_not_hold_it_up(self, folder):
+    # A plan is steered through the callback, whose context is freed at the end.
+    @pytest.mark.parametrize("own", [{}, {"emoguard": {"plan": {"add": {"happy": 0.01}}}}])
+    def test_an_answer_in_the_making_does_not_hold_it_up(self, folder, own):
         arguments = ("--model", str(folder / "tiny.gguf"), "--threads", "1", "--context", "200000")
+        arguments += ("--policy", str(folder / "policy.yaml"))
         with serving(folder, *arguments) as running:
-            body = {"prompt": "Once", "max_tokens": 199000, "logit_bias": {"2": -100}}
+            body = {"prompt": "Once", "max_tokens": 199000, "logit_bias": {"2": -100}} | own
             thread = threading.Thread(target=_ignoring, args=(running, body))
             thread.start()
             time.sleep(1)
