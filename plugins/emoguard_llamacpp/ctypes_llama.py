@@ -87,7 +87,7 @@ def check_layout() -> None:
         raise EmoGuardError(
             f"llama-cpp-python {llama_cpp.__version__} lays tensors out in an unknown way: "
             "reading through the callback is not possible with this version; install a version "
-            "that EmoGuard lists in its README"
+            "that docs/reference/models.md names"
         )
 
 

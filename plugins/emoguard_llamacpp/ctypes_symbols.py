@@ -32,7 +32,7 @@ def bind(restype: Any, argtypes: tuple[Any, ...], *names: str) -> Any:
     if function is None:
         raise EmoGuardError(
             f"llama-cpp-python {llama_cpp.__version__} does not export {names[0]}: "
-            "install a version of llama-cpp-python that EmoGuard lists in its README"
+            "install a version of llama-cpp-python that docs/reference/models.md names"
         )
     # A fresh function object: the library's own is shared by all users.
     address = ctypes.cast(function, ctypes.c_void_p).value or 0
