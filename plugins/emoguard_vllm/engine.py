@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,8 +22,8 @@ NOT_STARTED = (
     "--additional-config '{\"emoguard\": {}}'"
 )
 
-DOOR = "emoguard-door-"
-"""Prefix of the ids of the door's own requests; servers use others."""
+DOOR = f"emoguard-door-{secrets.token_hex(8)}-"
+"""Prefix of the ids of the door's own requests, which are not followed; clients cannot guess it."""
 
 
 class Engine:
@@ -80,12 +81,7 @@ class Engine:
         return bool(ahead or self.config.use_v2_model_runner)
 
     def call(self, what: str, *args: Any) -> list[Any]:
-        """Call a function on every worker; return their results.
-
-        Raises:
-            EmoGuardError: a process of the engine in which this plug-in is not installed.
-
-        """
+        """Call a function on every worker; return their results."""
         if self._loop is None:
             answers = self.model.collective_rpc(CALL, args=(what, *args))
         else:

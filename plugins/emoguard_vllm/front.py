@@ -183,15 +183,17 @@ class Front:
 
     def _parsed(self, own: Any) -> Request:
         """Return the request in the parameters, else the context's, else a fresh one."""
+        around = REQUEST.get()
         if own is None:
-            return self._pending() or REQUEST.get() or Request()
+            return self._pending() or around or Request()
         if isinstance(own, Request):
             return own
-        if not isinstance(own, str):  # code in this process needs no permission
+        if isinstance(own, str):
+            own = parse(own.encode("utf-8", "surrogatepass"))
+        elif around is None or around.carrier != "server":  # code in this process needs no leave
             return schema.parse(Request, own, KEY)
-        around = REQUEST.get() or Request()
-        fields, denied = client.parse_request(parse(own.encode()), self._sessions.site.policy)
-        return dataclasses.replace(around, **fields, denied=denied)
+        fields, denied = client.parse_request(own, self._sessions.site.policy)
+        return dataclasses.replace(around or Request(), **fields, denied=denied)
 
     def _order(self, session: Session) -> tuple[Order, str]:
         """Return the order of a session, and the plan that it holds a slot for.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from emoguard_torch.content import hash_heads, hash_tensors, quantisation
+from emoguard_torch.content import hash_heads, hash_template, hash_tensors, quantisation
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
@@ -43,7 +43,7 @@ def identify(config: Any, tokenizer: Any) -> ModelIdentity:
         hidden=model.get_hidden_size(),
         quantisation=quantisation(model.dtype, model.hf_config),
         weights=weights,
-        template=_hash_template(tokenizer),
+        template=hash_template(tokenizer),
         content=content,
     )
 
@@ -158,13 +158,5 @@ def _folder(model: str, revision: str | None) -> Path | None:
 
     try:
         return Path(snapshot_download(model, revision=revision, local_files_only=True))
-    except OSError:
+    except (OSError, ValueError):  # not there, or no name of a repository
         return None
-
-
-def _hash_template(tokenizer: Any) -> str:
-    template = getattr(tokenizer, "chat_template", None)
-    if not template:
-        return ""
-    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
 from emoguard_asgi import EmoGuardMiddleware
 from emoguard_asgi.asgi import App, Message, Receive, Scope, Send
+from emoguard_asgi.error import RefusedError, refuse
 from emoguard_page import Page
 
 import emoguard
 from emoguard.errors import EmoGuardError
+from emoguard.runtime.disabled import is_disabled
 from emoguard.runtime.served import sinks_lacking
 from emoguard.runtime.watch import Watch
 from emoguard_vllm import seams
 from emoguard_vllm.engine import NOT_STARTED
 from emoguard_vllm.settings import Settings
+from emoguard_vllm.unwatched import Unwatched
 
 log = logging.getLogger("emoguard")
+
+UNATTACHED = "EmoGuard is not attached: the server must run its life span"
 
 
 class Middleware:
@@ -31,7 +34,8 @@ class Middleware:
     Probe and policy are those of `--additional-config '{"emoguard": {…}}'`. Unsound ones end the
     server before it listens. Metrics join vLLM's own, at /metrics, unless the policy has a sink
     prometheus. The keys are the server's own, `--api-key`: without one of them no body of a
-    completion is read. The setting `page` puts a live page at /emoguard/.
+    completion is read. Other routes that generate are answered 501. The setting `page` puts a live
+    page at /emoguard/.
     """
 
     def __init__(self, app: App) -> None:
@@ -46,14 +50,17 @@ class Middleware:
         elif self._inner is not None:
             await self._inner(scope, receive, send)
         else:  # a server without a life span: nothing would be read
-            await _refuse(send)
+            await refuse(send, RefusedError(503, UNATTACHED, code="not_attached"))
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         first = await receive()
         try:
             await self._attach(scope["app"].state)
-        except EmoGuardError as error:
-            log.error("emoguard: %s", error)  # noqa: TRY400  (one sentence, no traceback)
+        except Exception as error:  # any other would be swallowed, and every request answered 503
+            if isinstance(error, EmoGuardError):
+                log.error("emoguard: %s", error)  # noqa: TRY400  (one sentence, no traceback)
+            else:
+                log.exception("emoguard could not be attached")
             await send({"type": "lifespan.startup.failed", "message": f"emoguard: {error}"})
             return
         waiting = [first]
@@ -74,7 +81,7 @@ class Middleware:
             EmoGuardError: as `emoguard.attach` and `open_guard`.
 
         """
-        if os.environ.get("EMOGUARD_DISABLE") == "1":
+        if is_disabled():
             self._inner = self._app
             return
         engine = state.engine_client
@@ -99,7 +106,7 @@ class Middleware:
 
         watch = await asyncio.to_thread(attach)
         keys = seams.api_keys(state)
-        self._inner = EmoGuardMiddleware(self._app, watch, api_key=keys)
+        self._inner = EmoGuardMiddleware(Unwatched(self._app, watch), watch, api_key=keys)
         if settings.page:
             self._inner = Page(
                 self._inner,
@@ -114,11 +121,3 @@ def _sinks(settings: Settings) -> list[dict[str, Mapping[str, Any]]]:
     """Return the sinks of the server itself: metrics that join vLLM's, what the page shows."""
     own = {"prometheus": {"process": True}} | ({"page": {}} if settings.page else {})
     return [{name: options} for name, options in sinks_lacking(settings.policy, own).items()]
-
-
-async def _refuse(send: Send) -> None:
-    message = "EmoGuard is not attached: the server must run its life span"
-    body = json.dumps({"error": {"message": message, "type": "server_error"}}).encode()
-    headers = [(b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import itertools
 import json
@@ -15,11 +16,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 import yaml
+from emoguard_vllm.serve import Middleware
 
 from emoguard.probe.shipped import shipped_files
 from tests.plugins.vllm.asking import SAD
@@ -239,6 +242,14 @@ def test_what_cannot_be_is_answered_with_400_and_a_sentence(server: Server, body
     assert answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("path", ["/inference/v1/generate", "/v1/responses", "/v1/messages"])
+def test_routes_that_could_not_be_watched_are_refused(server: Server, path: str) -> None:
+    parameters = {"max_tokens": 4, "extra_args": {"emoguard": {"plan": {"add": {"sad": 0.05}}}}}
+    body = {"token_ids": [5, 6], "sampling_params": parameters, "input": "Hi", "max_tokens": 4}
+    answer = server.http.post(path, json=body | {"model": "served", "messages": QUESTION})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (501, "not_watched")
+
+
 def test_metrics_stand_beside_those_of_vllm(server: Server) -> None:
     server.chat(emoguard={"plan": SAD})
     end = time.monotonic() + 30
@@ -338,3 +349,22 @@ def test_what_cannot_be_served_ends_the_server_with_a_sentence(
     process, _, log = start(tmp_path, policy, *more)
     assert process.wait(START_SECONDS) != 0
     assert said in log.read_text()
+
+
+def test_an_unexpected_error_at_attach_ends_the_server_too(caplog: Any) -> None:
+    async def app(*_: Any) -> None:
+        raise AssertionError("the server's own life began")
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "lifespan", "app": SimpleNamespace(state=SimpleNamespace())}
+    asyncio.run(Middleware(app)(scope, receive, send))
+    assert [message["type"] for message in sent] == ["lifespan.startup.failed"]
+    assert "engine_client" in sent[0]["message"]
+    assert "could not be attached" in caplog.text
