@@ -65,8 +65,7 @@ def joint(
     `tokenizer` is for engines that were started without theirs.
 
     Raises:
-        EmoGuardError: an engine that was started without EmoGuard's configuration, or whose
-            processes lack this plug-in.
+        EmoGuardError: an engine that was started without EmoGuard's configuration.
 
     """
     from emoguard_vllm.engine import Engine
@@ -80,13 +79,23 @@ def own_guard(
 ) -> Guard | None:
     """Return the guard of the probe and policy that an engine was started with.
 
-    None if it names no probe: a shipped one is then looked for.
+    Without a probe, the policy goes with the shipped one that fits; None if it names neither.
+
+    Raises:
+        EmoGuardError: the probe or the policy is not sound, or no shipped probe fits.
+
     """
     from emoguard.guard import Guard
+    from emoguard.runtime.attach import shipped
     from emoguard_vllm.engine import Engine
 
     settings = Engine(model, loop, tokenizer).settings
-    return Guard.load(settings.probe, settings.policy) if settings.probe else None
+    if settings.probe is not None:
+        return Guard.load(settings.probe, settings.policy)
+    if settings.policy is None:
+        return None
+    found = shipped(open_residuals(model, loop, tokenizer))
+    return Guard(found.probe, found.calibrations, settings.policy)
 
 
 def opens(path: Path) -> bool:  # noqa: ARG001

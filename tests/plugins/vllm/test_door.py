@@ -14,11 +14,13 @@ import pytest
 from emoguard_transformers.speaker import TransformersSpeaker
 from emoguard_vllm.speaker import VllmSpeaker
 
+from emoguard import attach
 from emoguard.errors import EmoGuardError
 from emoguard.fit import corpora
 from emoguard.probe.witness import WITNESS_TEXT
 from emoguard.runtime.speaker import Prompt
 from tests.plugins.vllm.asking import prompts
+from tests.plugins.vllm.engines import PROBE
 
 pytestmark = pytest.mark.engines("eager")
 
@@ -33,6 +35,18 @@ def test_residuals_are_those_of_transformers_at_every_layer(llm: Any, truth: Any
         apart = np.linalg.norm(ours - theirs, axis=2) / np.linalg.norm(theirs, axis=2)
         print(f"door: {len(ids)} tokens, relative difference {apart.max():.2g}")
         assert apart.max() < 1e-4
+
+
+def test_a_policy_without_a_probe_goes_with_the_shipped_one_that_fits(
+    llm: Any, monkeypatch: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("version: 1\nlabels: [sad, happy]\n")
+    settings = llm.llm_engine.vllm_config.additional_config["emoguard"]
+    monkeypatch.setitem(settings, "policy", str(path))
+    with attach(llm) as watch:
+        assert watch.guard.policy.labels == ("sad", "happy")
+        assert watch.guard.probe.name.startswith(PROBE)
 
 
 def test_what_it_cannot_read_is_refused(llm: Any) -> None:
