@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from emoguard_vllm.runner import guarded
 from emoguard_vllm.settings import KEY
 from emoguard_vllm.wire import Carried, Step
 from emoguard_vllm.worker import Gathered, Worker
+
+log = logging.getLogger("emoguard")
+
+
+@contextmanager
+def dropping() -> Iterator[None]:
+    """Drop rows that EmoGuard fails to carry: without them a response is reported as incomplete."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  (the engine would end, for all requests)
+        _log_once(f"{type(error).__name__}: {error}")
+
+
+@functools.lru_cache
+def _log_once(error: str) -> None:
+    log.error("rows were lost on their way (logged once): %s", error)
 
 
 def attach(output: Any, gathered: Gathered | None, worker: Worker) -> Any:
@@ -58,23 +77,26 @@ def forward(
     if step is not None:
         for group in groups.values():
             for each in group.outputs:
-                carried = step.carried(each.request_id, len(each.new_token_ids))
-                if carried is not None:
-                    each.kv_transfer_params = {
-                        **(each.kv_transfer_params or {}),
-                        KEY: carried.pack(),
-                    }
+                with dropping():
+                    _add(each, step)
     return groups
+
+
+def _add(output: Any, step: Step) -> None:
+    carried = step.carried(output.request_id, len(output.new_token_ids))
+    if carried is not None:
+        output.kv_transfer_params = {**(output.kv_transfer_params or {}), KEY: carried.pack()}
 
 
 def take(output: Any) -> Carried | None:
     """Take the rows out of an output in the front end, before vLLM looks at it."""
-    params = output.kv_transfer_params
-    if not params or KEY not in params:
-        return None
-    packed = params.pop(KEY)
-    output.kv_transfer_params = params or None
-    return Carried.unpack(packed)
+    with dropping():
+        params = output.kv_transfer_params
+        if params and KEY in params:
+            packed = params.pop(KEY)
+            output.kv_transfer_params = params or None
+            return Carried.unpack(packed)
+    return None
 
 
 def strip(plain: Callable[..., Any], processor: Any, outputs: Any, *args: Any, **kw: Any) -> Any:
@@ -98,5 +120,6 @@ def note_finish(
     It is not always the EngineCore's: stop strings are found in the front end, and count for more
     than a length that is reached with the same token.
     """
-    state.emoguard_finish = finish_reason
+    with dropping():
+        state.emoguard_finish = finish_reason
     return plain(state, new_token_ids, pooling_output, finish_reason, *args, **kw)
