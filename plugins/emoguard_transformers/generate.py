@@ -158,6 +158,9 @@ class Generate:
         """Keep the rows of the tokens just chosen, and show them to the alarms."""
         try:
             rows = run.commit(input_ids, stopped)
+            for row, session in enumerate(run.sessions):
+                if session.halted:  # steering broke; alarms halt below
+                    run.halt(row)
             if rows is not None and any(session.alarm for session in run.sessions):
                 self._follow(run, input_ids, rows, stopped)
         except Exception as error:  # noqa: BLE001  (the response must not notice)

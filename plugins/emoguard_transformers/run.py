@@ -91,8 +91,8 @@ class Run:
         return rows
 
     def halt(self, row: int) -> None:
-        """End a sequence with the token that was just committed."""
-        self._halts[row] = self.steps
+        """End a sequence with the token that was just committed, unless it was ended before."""
+        self._halts.setdefault(row, self.steps)
 
     def settle(self) -> None:
         """Copy everything committed since the last call to the sessions.

@@ -577,6 +577,28 @@ def test_a_generate_within_a_streamer_takes_nothing_over(model, watch, at):
 # Halted.
 
 
+@pytest.mark.parametrize("passes", [1, 2])
+def test_padding_behind_a_row_that_a_fault_stopped_is_no_response(model, monkeypatch, passes):
+    calls = []
+
+    def breaking(*args):
+        calls.append(1)
+        if len(calls) == 2 * passes:  # two layers are steered
+            raise RuntimeError("injected")
+        return steer(*args)
+
+    plain = generate(model, IDS, tokens=8)
+    monkeypatch.setattr(hooks, "steer", breaking)
+    with emoguard.attach(model, guard_for(model, on_fault="stop")) as watch:
+        requests = [asking(STRONG), Request(scores="tokens")]
+        out = generate(model, IDS, tokens=8, pad_token_id=0, emoguard=requests)
+        stopped, other = watch.reports
+    assert (stopped.finish, stopped.completion_tokens) == ("halted", passes)
+    assert [each.id for each in stopped.tokens] == out[0, IDS.shape[1] :][:passes].tolist()
+    assert (other.finish, other.completion_tokens) == ("length", 8)
+    assert torch.equal(out[1], plain[1])
+
+
 def test_only_the_row_that_crosses_its_threshold_is_ended(model, guard):
     policy = dataclasses.replace(guard.policy, alarms=AlarmPolicy(window_tokens=3, on_alert="stop"))
     generous = Guard(guard.probe, guard.calibrations, policy)
