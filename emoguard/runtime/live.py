@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from emoguard.records import Alert, Report, Request
+from emoguard.records import Alert, Report
 from emoguard.runtime.attention import only_token
 from emoguard.runtime.phases import REASONING, Marker, Thinking
 from emoguard.site import Site
@@ -41,21 +41,22 @@ class LiveAlarm:
     """Follows one response if the policy demands more on a crossing than a count in the report.
 
     `make` returns None if the policy only reports, or if no label has a certified threshold: then
-    tokens need not be followed. `raise_alert` is called with every crossing; `decode` makes text of
-    token ids.
+    tokens need not be followed. `raise_alert` is called with every crossing; `report_id` returns
+    the id of its report, which gets a number once the batch is known; `decode` makes text of token
+    ids.
     """
 
     def __init__(
         self,
         site: Site,
         raise_alert: Callable[[Alert], None],
-        request: Request,
+        report_id: Callable[[], str],
         prompt: Prompt,
         decode: Callable[[Sequence[int]], str],
     ) -> None:
         self._labels = site.read
         self._raise_alert = raise_alert
-        self._request = request
+        self._report_id = report_id
         self._prompt = prompt
         self._decode = decode
         self._window = deque[int](maxlen=site.policy.alarms.window_tokens)
@@ -67,14 +68,14 @@ class LiveAlarm:
         cls,
         site: Site,
         raise_alert: Callable[[Alert], None],
-        request: Request,
+        report_id: Callable[[], str],
         prompt: Prompt,
         decode: Callable[[Sequence[int]], str],
     ) -> LiveAlarm | None:
         """Return a follower of one response, or None if the policy only reports."""
         if site.policy.alarms.on_alert == "report" or not any(site.thresholds.values()):
             return None
-        return cls(site, raise_alert, request, prompt, decode)
+        return cls(site, raise_alert, report_id, prompt, decode)
 
     @cached_property
     def _counts(self) -> Counted:
@@ -92,7 +93,7 @@ class LiveAlarm:
         where, means = "while the response was generated", self._crossings.means.tolist()
         scores, text = dict(zip(self._labels, means, strict=True)), self._text()
         for label in labels:
-            self._raise_alert(_crossing(label, where, self._request.id, scores, text))
+            self._raise_alert(_crossing(label, where, self._report_id(), scores, text))
         if not self._stops:
             return None
         return f"{', '.join(labels)} rose over the certified threshold: the policy says stop"

@@ -91,8 +91,13 @@ class OpenSessions:
             decode=self.joint.decode,
         )
         if site is self.site:  # else the rows are in another scale than the thresholds
-            alert = self.guard.outbox.alert
-            session.alarm = LiveAlarm.make(site, alert, request, session.prompt, self.joint.decode)
+            session.alarm = LiveAlarm.make(
+                site,
+                self.guard.outbox.alert,
+                lambda: session.request.id,
+                session.prompt,
+                self.joint.decode,
+            )
         self._open[id(session)] = session
         return session
 

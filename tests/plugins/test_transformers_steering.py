@@ -620,6 +620,15 @@ def test_only_the_row_that_crosses_its_threshold_is_ended(model, guard):
     assert [alert.report_id for alert in alarming.alerts] == [reports[ended].id]
 
 
+def test_every_alert_of_a_batch_names_its_report(model, guard):
+    policy = dataclasses.replace(guard.policy, alarms=AlarmPolicy(window_tokens=2, on_alert="stop"))
+    alarming = AlarmingGuard(guard.probe, guard.calibrations, policy)
+    with emoguard.attach(model, alarming) as watch:
+        generate(model, IDS, tokens=8, pad_token_id=0, emoguard=Request("r"))
+        assert [report.id for report in watch.reports] == ["r-0", "r-1"]
+    assert [alert.report_id for alert in alarming.alerts] == ["r-0", "r-1"]
+
+
 def test_a_row_that_ended_by_itself_is_followed_no_more(model, guard):
     policy = dataclasses.replace(guard.policy, alarms=AlarmPolicy(window_tokens=4, on_alert="stop"))
 

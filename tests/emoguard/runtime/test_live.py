@@ -34,7 +34,7 @@ def follow(
     guard.levels = {label: level for label, level in pairs if level is not None}
     site = guard.site(FAKE_IDENTITY)
     alert = guard.outbox.alert
-    return guard, LiveAlarm.make(site, alert, Request(id="r"), lambda: (prompt, thinking), decode)
+    return guard, LiveAlarm.make(site, alert, lambda: "r", lambda: (prompt, thinking), decode)
 
 
 def run(alarm, values, tokens=None):
