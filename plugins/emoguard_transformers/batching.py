@@ -19,6 +19,7 @@ from emoguard_transformers.follower import MARK, Follower
 from emoguard_transformers.hooks import Fail, Hooks
 from emoguard_transformers.passes import Passes
 from emoguard_transformers.run import Run
+from emoguard_transformers.step import Slot
 
 WAYS_IN = ("generate_batch", "init_continuous_batching")
 
@@ -126,6 +127,7 @@ class Batching:
             return
         if any(not hasattr(manager, name) for name in NEEDED):
             session = self._sessions.open(Request())
+            session.held = Slot(session)
             self._sessions.skip(session, "continuous batching of this release of Transformers")
             self._sessions.close(session, "unknown")
             return

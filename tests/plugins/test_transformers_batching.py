@@ -12,7 +12,7 @@ import emoguard_transformers
 import numpy as np
 import pytest
 import torch
-from emoguard_transformers import follower, hooks
+from emoguard_transformers import batching, follower, hooks
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.offloading_manager import OffloadingManager
 from transformers.generation.continuous_batching.requests import RequestState
@@ -527,6 +527,19 @@ def test_a_pass_that_fails_cancels(model: Any, guard: Guard, monkeypatch: Any) -
         manager.add_request(PROMPTS[0])
         assert finished(manager)[0].error is not None
         assert [report.finish for report in watch.reports] == ["cancelled"]
+
+
+def test_a_release_that_cannot_be_followed_is_reported_as_skipped(
+    model: Any, guard: Guard, monkeypatch: Any, caplog: Any
+) -> None:
+    monkeypatch.setattr(batching, "NEEDED", (*batching.NEEDED, "a_part_of_another_release"))
+    policy = dataclasses.replace(guard.policy, on_unsupported="skip")
+    with emoguard.attach(model, Guard(guard.probe, guard.calibrations, policy)) as watch:
+        model.init_continuous_batching(options(), small())
+        (report,) = watch.reports
+    assert (report.status, report.faults) == ("skipped", ())
+    assert "this release of Transformers" in report.detail
+    assert "reading failed" not in caplog.text
 
 
 def test_a_prompt_that_is_too_many_for_a_stopped_manager_makes_no_report(
