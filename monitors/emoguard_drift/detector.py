@@ -158,6 +158,8 @@ class DriftDetector:
             raise ValueError("a block of another size")
         if min(rows.min(), blocks.min(), resting.min()) < 0:
             raise ValueError("negative evidence")
+        if resting.max() > self._rest:
+            raise ValueError("a rest of another length")
         self._rows.evidence, self._blocks.evidence = rows, blocks
         self._sum, self._count = total, count
         self._resting = {n: int(left) for n, left in enumerate(resting) if left}

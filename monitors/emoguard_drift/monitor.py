@@ -222,6 +222,8 @@ class DriftMonitor:
         count = int(state["count"])
         if total.shape != self._usual.shape or not np.all(np.isfinite(total + recent)):
             raise ValueError("means of other labels")
+        if self.baseline is None or not 0 <= count < self.baseline.block_responses:
+            raise ValueError("a block of another size")
         self._detector.restore(state["detector"])
         self._sum, self._count, self._recent = total, count, recent
 

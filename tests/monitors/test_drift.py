@@ -197,6 +197,11 @@ def test_the_run_length_is_in_responses_for_any_baseline_blocks(block):
     assert limits == [200 * block] * 2
 
 
+def muted(saved):
+    """Return a detector's state in which no label would alarm for very long."""
+    return saved["state"]["detector"] | {"resting": [1e9, 1e9]}
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -205,6 +210,9 @@ def test_the_run_length_is_in_responses_for_any_baseline_blocks(block):
         lambda saved: json.dumps(saved | {"state": saved["state"] | {"detector": {}}}),
         lambda saved: json.dumps(saved | {"state": saved["state"] | {"sum": [0]}}),
         lambda saved: json.dumps(saved | {"state": saved["state"] | {"count": "x"}}),
+        lambda saved: json.dumps(saved | {"state": saved["state"] | {"count": -(10**9)}}),
+        lambda saved: json.dumps(saved | {"state": saved["state"] | {"count": 50}}),
+        lambda saved: json.dumps(saved | {"state": saved["state"] | {"detector": muted(saved)}}),
         lambda saved: json.dumps(saved | {"state": saved["state"] | {"recent": ["x", 0]}}),
         lambda saved: json.dumps(saved | {"state": saved["state"] | {"recent": [float("nan"), 0]}}),
     ],
