@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from emoguard.errors import EmoGuardError
 from emoguard.probe.crossing import WINDOW, windows
 from emoguard.records import Alert, Report
 from emoguard.sinks.checkpoint import Checkpoint
@@ -42,7 +43,7 @@ class RateMonitor:
     2 happy more responses cross the threshold than the certified 0.4 per 1,000 tokens: 3 of 503
 
     Raises:
-        EmoGuardError: a state file that another process holds.
+        EmoGuardError: a state file that another process holds, an `arl_responses` below 1.
 
     """
 
@@ -55,6 +56,7 @@ class RateMonitor:
         identity: str | None = None,
         state: str | Path | None = None,
     ) -> None:
+        check_arl(arl_responses)
         self.rates = dict(rates)
         self._window = window_tokens
         self._identity = identity
@@ -88,13 +90,14 @@ class RateMonitor:
         )
 
     @classmethod
-    def check_policy(cls, *, state: str | None = None, **_numbers: float) -> None:
-        """Raise if `from_policy` could not use its state file here; leaves nothing behind.
+    def check_policy(cls, *, arl_responses: int = 100_000, state: str | None = None) -> None:
+        """Raise if `from_policy` would refuse its options here; leaves nothing behind.
 
         Raises:
             EmoGuardError: with the reason.
 
         """
+        check_arl(arl_responses)
         Checkpoint(state, None).check()
 
     def report(self, report: Report) -> Sequence[Alert]:
@@ -173,3 +176,17 @@ class RateMonitor:
         responses = int(state["responses"])
         self._flagged = {label: int(state["flagged"][label]) for label in self._labels}
         self._responses, self._detector.evidence = responses, evidence
+
+
+def check_arl(arl_responses: int) -> None:
+    """Raise unless there is some response between two false alarms.
+
+    Raises:
+        EmoGuardError: with the number.
+
+    """
+    if not arl_responses >= 1:
+        raise EmoGuardError(
+            f"arl_responses: wanted the mean number of responses to a false alarm, at least 1, got "
+            f"{arl_responses}: leave it out for 100,000"
+        )

@@ -12,7 +12,7 @@ from emoguard_rate import monitor as monitor_module
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoguard import Guard, Policy
+from emoguard import EmoGuardError, Guard, Policy
 from emoguard.records import LabelScore
 from emoguard.sinks.policy import AlarmPolicy
 from emoguard.testing import (
@@ -206,6 +206,17 @@ def test_a_broken_state_is_set_aside_counted_and_said(tmp_path, change, caplog):
     assert (tmp_path / "rate.json.aside-1").read_text() == broken
     sink.close()
     assert monitor(state=path).faults() == 0
+
+
+@pytest.mark.parametrize("arl", [0, -5, float("nan")])
+def test_a_run_length_of_no_response_is_refused(arl):
+    for make in (
+        lambda: monitor(arl_responses=arl),
+        lambda: RateMonitor.from_policy(make_site(), arl_responses=arl),
+        lambda: RateMonitor.check_policy(arl_responses=arl),
+    ):
+        with pytest.raises(EmoGuardError, match=r"arl_responses: wanted .* at least 1, got"):
+            make()
 
 
 def test_from_a_policy_it_watches_labels_at_their_certified_bound():
