@@ -57,8 +57,8 @@ def parse_request(
     if sent is None:
         return CompletionRequest(Request(carrier="server"), body)
     options, carried = sent.get(wire.KEY), _carried(sent)
-    if carried is not None:
-        options = jsontext.parse(carried.encode()) if options is None else options
+    if carried is not None and options is None:
+        options = jsontext.parse(carried.encode("utf-8", "surrogatepass"))
     if carried is not None or wire.KEY in sent:
         sent.pop(wire.KEY, None)
         body = json.dumps(sent).encode("ascii")

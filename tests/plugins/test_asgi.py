@@ -231,6 +231,13 @@ class TestRequest:
         call(app, parts=[sent[:9], sent[9:20], b"", sent[20:]])
         assert inner.bodies == [sent]
 
+    def test_half_a_surrogate_pair_in_the_text_of_vllms_clients_is_refused(self):
+        app, _, inner = wrapped(whole())
+        for text in ("\ud800", '{"conversation": "\ud800"}'):
+            answer = call(app, {"messages": [HELLO], "vllm_xargs": {"emoguard": text}})
+            assert (answer.status, answer.json["error"]["param"]) == (400, "emoguard")
+        assert inner.bodies == []
+
     def test_a_key_that_is_written_twice_or_in_escapes_is_gone(self):
         sent = b'{"emoguard": {}, "a": 1, "emogu\\u0061rd": {"scores": "tokens"}}'
         app, watch, inner = wrapped(whole())
