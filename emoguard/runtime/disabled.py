@@ -113,7 +113,7 @@ class DisabledWatch(Watch):
         """Return None: nothing is read."""
 
     @contextmanager
-    def recording(self) -> Iterator[list[Report]]:
+    def recording(self, request_id: str | None = None) -> Iterator[list[Report]]:
         """Yield a list that stays empty."""
         yield []
 

@@ -38,7 +38,7 @@ class OpenSessions:
 
     Runtimes call it, see `emoguard.runtime.joint.Sessions`. `site` is the guard on the model file
     as it was at attach, in whose scale the joint reads. `standing` are the plans in force.
-    `reports` are the last ones, newest last; `recorders` get every one.
+    `reports` are the last ones, newest last; `recorders` get every one, or those of one call.
     """
 
     def __init__(self, guard: Guard, joint: Joint) -> None:
@@ -50,7 +50,7 @@ class OpenSessions:
         self.site = guard.site(identity, joint.backend)
         self.standing = Standing()
         self.reports: deque[Report] = deque(maxlen=guard.policy.keep_reports)
-        self.recorders: dict[int, list[Report]] = {}
+        self.recorders: dict[int, tuple[str | None, list[Report]]] = {}
         self._sites = {identity: self.site}
         self._open: dict[int, Session] = {}
         self._logged: set[str] = set()
@@ -194,8 +194,9 @@ class OpenSessions:
             report = self._report(session, finish)
         if report is not None:
             self.reports.append(report)
-            for reports in list(self.recorders.values()):
-                reports.append(report)
+            for call, reports in list(self.recorders.values()):
+                if call in (None, report.call):
+                    reports.append(report)
         self.guard.refresh()
         return report
 

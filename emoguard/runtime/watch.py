@@ -73,11 +73,14 @@ class Watch:
         return self.sessions.read(sessions[-1]) if sessions else None
 
     @contextmanager
-    def recording(self) -> Iterator[list[Report]]:
-        """Collect the reports of all responses that end in this block, in any thread."""
+    def recording(self, request_id: str | None = None) -> Iterator[list[Report]]:
+        """Collect the reports of all responses that end in this block, in any thread.
+
+        With a `request_id`, only responses to that request count.
+        """
         reports: list[Report] = []
         recorders = self.sessions.recorders
-        recorders[id(reports)] = reports
+        recorders[id(reports)] = request_id, reports
         try:
             yield reports
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -31,16 +31,19 @@ class Additions:
 
 
 class NoticeDelivery:
-    """Finds the reports of a request, words them for the wire and records whether they arrived.
+    """Words the reports of a request for the wire and records whether they arrived.
 
-    A failure in here is logged and the answer is sent unchanged: at worst a notice is lost, which
-    is counted, never an answer. `channel` is how the answer carries its additions, None until it
-    does.
+    `reports` grows as they are made; several prompts or choices make several. A failure in here is
+    logged and the answer is sent unchanged: at worst a notice is lost, which is counted, never an
+    answer. `channel` is how the answer carries its additions, None until it does.
     """
 
-    def __init__(self, watch: Watch, completion: CompletionRequest) -> None:
+    def __init__(
+        self, watch: Watch, completion: CompletionRequest, reports: Sequence[Report]
+    ) -> None:
         self._watch = watch
         self._completion = completion
+        self._reports = reports
         self.channel: Channel | None = None
         self.standing = standing_kind(watch)
 
@@ -69,11 +72,12 @@ class NoticeDelivery:
 
     def _abandon(self, *, complete: bool) -> None:
         # The outbox remembers few abandoned calls: only those that may still make reports.
-        if not (complete and self._reports()):
+        if not (complete and self._reports):
             self._watch.abandon(self._completion.request.id)
 
     def _now(self) -> Additions | None:
-        response = wire.response_object(self._reports(), self._completion.scores)
+        # Copied first: the generating thread appends.
+        response = wire.response_object(list(self._reports), self._completion.scores)
         if response is None:
             return None
         notice = response["notice"]
@@ -90,12 +94,6 @@ class NoticeDelivery:
                 guard.lost(report)
             else:
                 guard.deliver(report, self.channel)
-
-    def _reports(self) -> list[Report]:
-        """Return the reports of this request; several prompts or choices make several."""
-        call = self._completion.request.call
-        # Copied first: the generating thread appends to the deque.
-        return [each for each in list(self._watch.reports) if each.call == call]
 
 
 def standing_kind(watch: Watch) -> str | None:

@@ -118,14 +118,15 @@ class EmoGuardMiddleware:
     async def _answer(
         self, scope: Scope, client: Client, completion: CompletionRequest, send: Send
     ) -> None:
-        delivery = NoticeDelivery(self._watch, completion)
-        responder = Responder(send, client, delivery)
-        token = REQUEST.set(completion.request)
-        try:
-            await self._app(_for_server(scope, completion), client.receive, responder.send)
-        finally:
-            REQUEST.reset(token)
-            delivery.end(complete=responder.complete)
+        with self._watch.recording(completion.request.call) as reports:
+            delivery = NoticeDelivery(self._watch, completion, reports)
+            responder = Responder(send, client, delivery)
+            token = REQUEST.set(completion.request)
+            try:
+                await self._app(_for_server(scope, completion), client.receive, responder.send)
+            finally:
+                REQUEST.reset(token)
+                delivery.end(complete=responder.complete)
 
     def _marking(self, send: Send) -> Send:
         async def marking(message: Message) -> None:

@@ -63,15 +63,14 @@ class Answer:
         if self._watch.enabled:
             self._pieces = Pieces(self._watch.joint.decode)
         inner = inner_scope(scope, "POST", path) | {OWN: {"id": self.id, "scores": "tokens"}}
-        with self._watch.recording() as reports:
+        with self._watch.recording(self.id) as reports:
             try:
                 await self._app(inner, receive, self._take)
             except Exception as error:
                 log.exception("an answer for the page broke off")
                 self.completion.fail(f"the server broke off the answer: {_innermost(error)}")
             finally:
-                own = [report for report in reports if report.call == self.id]
-                self.report = own[-1] if own else None
+                self.report = reports[-1] if reports else None
                 self.complete = True
                 self.changed.set()
 

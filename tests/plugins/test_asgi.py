@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoguard import Plan, Policy
+from emoguard import Plan, Policy, Request
 from emoguard.notices.policy import NoticePolicy
 from emoguard.policy.policy import RequestPolicy
 from emoguard.runtime.session import REQUEST
@@ -115,6 +115,21 @@ class TestNotice:
         answer = call(app)
         assert without_object(answer.body) == event(chunk("Hi")) + last
         assert json.dumps(watch.reports[-1].wire()).encode() in answer.body
+
+    def test_reports_of_others_that_end_meanwhile_do_not_take_its_place(self):
+        app, watch, _ = wrapped(stream(*STREAM), replace(NOTICED, keep_reports=1), early=True)
+        generate = watch.generate
+
+        def generate_among_others(text):
+            generate(text)
+            for _ in range(3):
+                watch.generate_for(Request())
+
+        watch.generate = generate_among_others
+        own = objects(call(app))[-1]
+        assert own["notice"]["kind"] == "ai"
+        assert own["id"] == watch.requests[0].id != watch.reports[-1].id
+        assert not watch.guard.outbox.waiting(own["id"])
 
     def test_each_choice_that_ends_has_it(self):
         first = json.loads(chunk(finish="stop"))

@@ -7,6 +7,7 @@ messages it was given, cut wherever the test wants.
 import asyncio
 import json
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -42,10 +43,20 @@ class FakeWatch:
         calibrations = [measure_calibration(door, probe)]
         self.guard = Guard(probe, calibrations, policy, sinks)
         self.site = self.guard.site(FAKE_IDENTITY)
-        self.reports = deque(maxlen=256)
+        self.reports = deque(maxlen=policy.keep_reports)
         self.requests = []
         self.sequences = 1
         self.abandoned = []
+        self.recorders = []
+
+    @contextmanager
+    def recording(self, request_id):
+        """Collect the reports of a request."""
+        self.recorders.append((request_id, reports := []))
+        try:
+            yield reports
+        finally:
+            self.recorders.remove((request_id, reports))
 
     def check_plan(self, plan):
         """Refuse what the guard refuses, and what this watch cannot do."""
@@ -64,16 +75,21 @@ class FakeWatch:
         self.requests.append(request)
         for n in range(self.sequences):
             numbered = request if self.sequences == 1 else replace(request, id=f"{request.id}-{n}")
-            self._generate(numbered, text, changes)
+            self.generate_for(numbered, text, **changes)
 
-    def _generate(self, request, text, changes):
+    def generate_for(self, request, text="", **changes):
+        """Make the report of one sequence."""
         steering = self.site.steering(request.plan)
         if steering is not None:
             dose = np.full(40, 0.05, np.float32)
             none = np.zeros(40, bool)
             changes = changes | {"steered": Steered(steering, dose, none, none)}
         reading = make_reading(**changes)
-        self.reports.append(put_reading(self.guard, reading, request, lambda: text))
+        report = put_reading(self.guard, reading, request, lambda: text)
+        self.reports.append(report)
+        for call, reports in self.recorders:
+            if call == report.call:
+                reports.append(report)
 
 
 class InnerApp:

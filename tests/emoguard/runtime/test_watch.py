@@ -105,6 +105,13 @@ def test_recordings_hold_the_reports_of_their_block_in_order(model, probe):
     assert len(watch.reports) == 4
 
 
+def test_a_recording_may_be_of_one_request(model, probe):
+    with watched(model, Guard(probe)) as watch, watch.recording("a") as reports:
+        for name in ("b", "a", "c"):
+            model.generate(PROMPT, 2, emoguard=Request(name))
+    assert [report.id for report in reports] == ["a"]
+
+
 def test_recordings_hold_reports_of_other_threads(model, probe):
     with watched(model, Guard(probe)) as watch, watch.recording() as reports:
         thread = threading.Thread(target=model.generate, args=(PROMPT, 2))
