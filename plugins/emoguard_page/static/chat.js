@@ -107,24 +107,25 @@ export class Chat {
   async say() {
     const text = by("prompt").value.trim();
     const { about } = this.state;
+    const { messages } = this; // a new conversation, begun while this answer comes, has its own
     by("form-error").textContent = "";
     if (this.running) return;
     if (!text) { by("form-error").textContent = "There is nothing to answer yet: write something first."; return; }
     if (!about) { by("form-error").textContent = "Not connected yet: wait a moment."; return; }
     by("prompt").value = "";
     by("welcome").hidden = true;
-    this.messages.push({ role: "user", content: text });
+    messages.push({ role: "user", content: text });
     const plan = this.steering?.plan() ?? null;
     const asked = {
-      messages: [...this.messages],
+      messages: [...messages],
       max_tokens: bounded(by("most"), 200), temperature: bounded(by("temperature"), 0.7),
       seed: Math.floor(Math.random() * 2 ** 31),
     };
     const answers = el("div", { class: "side" });
     by("turns").append(el("li", {}, el("p", { class: "asked" }, printable(text)), answers));
     const answer = await this.answer(answers, asked, plan, plan ? `Steered: ${describe(plan)}` : "");
-    if (answer.text) this.messages.push({ role: "assistant", content: answer.text });
-    else this.messages.pop();
+    if (answer.text) messages.push({ role: "assistant", content: answer.text });
+    else messages.pop();
     if (answer.report?.receipt) this.offer(answer, answers, asked);
   }
 

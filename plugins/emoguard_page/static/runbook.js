@@ -4,8 +4,19 @@ import { by, el, printable } from "./dom.js";
 
 let loaded = null;
 
+async function load() {
+  try {
+    const response = await fetch("runbook.md", { credentials: "omit" });
+    if (!response.ok) throw new Error(`status ${response.status}`);
+    return await response.text();
+  } catch (error) {
+    loaded = null;
+    throw error;
+  }
+}
+
 async function sections() {
-  loaded ??= fetch("runbook.md", { credentials: "omit" }).then((response) => response.text());
+  loaded ??= load();
   const parts = (await loaded).split(/^## /m).slice(1);
   return new Map(parts.map((part) => {
     const end = part.indexOf("\n");
@@ -19,9 +30,14 @@ export function runbookButton(section) {
 }
 
 async function open(section) {
-  const text = (await sections()).get(section);
+  let text;
+  try {
+    text = (await sections()).get(section) ?? "The runbook has no such section.";
+  } catch (error) {
+    text = `The runbook could not be loaded (${error.message}): close this and try again.`;
+  }
   by("runbook-title").textContent = section;
-  by("runbook-text").replaceChildren(...blocks(text ?? "The runbook has no such section."));
+  by("runbook-text").replaceChildren(...blocks(text));
   by("runbook").showModal();
 }
 

@@ -143,6 +143,12 @@ const scenarios = {
     await page.waitForSelector("#alerts li");
     find("alert", await page.locator("#alerts li").first().innerText());
     find("axe", await violations(page));
+    await page.route("**/runbook.md", (route) => route.fulfill({ status: 503 }), { times: 1 });
+    await page.locator("#alerts .link").first().click();
+    await page.waitForSelector("#runbook[open]");
+    find("no runbook", await text(page, "#runbook"));
+    await page.keyboard.press("Escape");
+    errors.splice(0, errors.length, ...errors.filter((each) => !each.includes("503")));
     await page.locator("#alerts .link").first().click();
     await page.waitForSelector("#runbook[open]");
     find("runbook", await text(page, "#runbook"));
@@ -185,6 +191,19 @@ const scenarios = {
     find("stopped", await text(page, ".answer [role=alert]"));
     await ask("settled");
     find("again", await page.locator("#send").isEnabled());
+  },
+
+  async fresh() {
+    const page = await connected();
+    await page.fill("#prompt", "hold");
+    await page.press("#prompt", "Enter");
+    await page.waitForFunction(() => document.querySelectorAll(".answer.busy .t").length > 5);
+    await page.click("#fresh");
+    await page.waitForFunction(() => !document.getElementById("send").disabled);
+    await ask("settled");
+    const asked = page.waitForRequest((request) => request.url().endsWith("/answer"));
+    await say(page, "Hi");
+    find("messages", (await asked).postDataJSON().messages);
   },
 
   async two() {

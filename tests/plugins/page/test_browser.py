@@ -204,6 +204,7 @@ def test_the_operator_sees_numbers_and_no_text(drive):
     assert page["evidence"].startswith("rate evidence for happy: 0.")
     assert "warning: rate, sad" in page["alert"]
     assert "EmoGuardRateExceeded" in page["alert"]
+    assert "could not be loaded (status 503)" in page["no runbook"]
     assert "What it means." in page["runbook"]
     assert "arl_responses" in page["runbook"]
     assert "secret" not in page["page text"]
@@ -228,6 +229,10 @@ def test_stopping_ends_the_answer_on_the_server_too(drive):
     page = drive("stop")
     assert page["stopped"] == "Stopped."
     assert page["again"]
+
+
+def test_a_new_conversation_has_nothing_of_the_answer_that_was_running(drive):
+    assert drive("fresh")["messages"] == [{"role": "user", "content": "Hi"}]
 
 
 def test_two_viewers_see_the_same_and_one_may_leave(drive):
