@@ -1,6 +1,8 @@
 """`emoguard serve`: what it refuses, what it serves, and how it ends."""
 
 import contextlib
+import dataclasses
+import importlib
 import json
 import os
 import re
@@ -617,6 +619,21 @@ class TestEnd:
         assert code == 0
         # Ten seconds are the answer's to end in; the rest is what the server took for itself.
         assert seconds < 20
+
+    def test_the_generation_is_stopped_before_the_watch_detaches(self, folder, monkeypatch):
+        module = importlib.import_module("emoguard.cli.serve")
+        plain, watched = module._open, []
+
+        def opened(*arguments):
+            served = plain(*arguments)
+            stop = lambda: watched.append("_emoguard" in vars(served.model))  # noqa: E731
+            return dataclasses.replace(served, stop=stop)
+
+        monkeypatch.setattr(module, "_open", opened)
+        monkeypatch.setattr(module, "run_server", lambda _: None)
+        arguments = ("--model", str(folder / "tiny.gguf"), "--probe", str(folder / "p.safetensors"))
+        assert main(["serve", *arguments, "--metrics-port", str(free_port())]) == 0
+        assert watched == [True]
 
     def test_when_disabled_it_is_the_plain_server(self, plain):
         body = ASKED | {"emoguard": {"plan": "nonsense"}}
