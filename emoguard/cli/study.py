@@ -193,7 +193,7 @@ def _run(work: Study, protocol: Protocol, minutes: float | None, costs: Sequence
             name = block_of(task)
             if task.key in known:  # counted, but no measure of how fast it is now
                 counted = progress.tasks[bar].completed + planned[name]
-                progress.reset(bar, completed=counted)  # type: ignore[arg-type]  (a float it is)
+                progress.reset(bar, completed=counted)  # type: ignore[arg-type]  # rich adds floats
             else:
                 progress.update(bar, description=f"CPU seconds, {name}", advance=planned[name])
 

@@ -139,6 +139,10 @@ class Encoder:
         check_installed("judging with sentence embeddings", "torch", "transformers")
         from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415
 
+        if not Path(folder).is_dir():  # a name on the hub may mean another model tomorrow
+            raise EmoGuardError(
+                f"--embeddings: there is no folder {folder}: give that of a sentence encoder"
+            )
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder)
             self._model: Any = AutoModel.from_pretrained(folder).eval()

@@ -64,6 +64,8 @@ def test_a_folder_without_an_encoder_is_named_by_its_option(tmp_path):
     pytest.importorskip("torch")
     with pytest.raises(EmoGuardError, match=r"--embeddings: .* cannot be opened as a model"):
         Encoder(tmp_path)
+    with pytest.raises(EmoGuardError, match="--embeddings: there is no folder owner/name"):
+        Encoder("owner/name")
 
 
 def test_a_lexicon_scores_towards_the_labels_valence():
