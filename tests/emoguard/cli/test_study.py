@@ -79,7 +79,10 @@ def test_a_study_runs_to_its_end_in_parts_and_draws_again(place, tmp_path):
 
 def test_impossible_studies_are_refused_before_a_model_is_opened(tmp_path):
     out = tmp_path / "out"
+    bored = tmp_path / "bored.yaml"
+    bored.write_text(json.dumps({"labels": ["bored"], "prompts": ["none"]}))
     for words, sentence in (
+        (("study", bored, "--model", "none", "--out", out), "there is no persona for bored"),
         (("study", "core", "--model", "none", "--out", out), "name their folder by --data"),
         (("study", "nothing", "--model", "none", "--out", out), "one of core, quick"),
         (("study", "--from", tmp_path / "none.json"), "cannot be read"),
