@@ -27,8 +27,6 @@ MODELS = {
     "gemma-3-270m": gemma_gguf,
     "qwen2.5-coder-0.5b-instruct": qwen_gguf,
 }
-CALIBRATED = dict(zip(MODELS, (3, 3, 2), strict=True))
-"""Model files that each probe is calibrated for."""
 STORIES = {
     "happy": "They read the letter three times, then jumped around the kitchen laughing and called "
     "everyone they knew, and the whole street came over with cake.",
@@ -42,7 +40,7 @@ STORIES = {
 def test_there_is_one_probe_per_model_small_and_with_its_origin():
     actual = shipped_files()
     assert set(actual) == set(MODELS)
-    for name, file in actual.items():
+    for file in actual.values():
         assert len(file.read_bytes()) <= 2 * 2**20
         with as_file(file) as path:
             guard = Guard.load(path)
@@ -51,7 +49,7 @@ def test_there_is_one_probe_per_model_small_and_with_its_origin():
         assert guard.probe.axes == ("valence",)
         assert len(guard.probe.recipe["sources"]) == 3
         assert set(guard.probe.card["held_out_auroc"]) == set(names)
-        assert len(guard.calibrations) == CALIBRATED[name]
+        assert len(guard.calibrations) == 3  # the quantised file, float32 and bfloat16
 
 
 @pytest.mark.parametrize("name", MODELS)
