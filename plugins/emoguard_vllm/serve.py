@@ -60,7 +60,7 @@ class Middleware:
             if isinstance(error, EmoGuardError):
                 log.error("emoguard: %s", error)  # noqa: TRY400  (one sentence, no traceback)
             else:
-                log.exception("emoguard could not be attached")
+                log.exception("EmoGuard could not be attached")
             await send({"type": "lifespan.startup.failed", "message": f"emoguard: {error}"})
             return
         waiting = [first]
