@@ -69,6 +69,8 @@ def judges(
         judges.append(Classifier(data / named.people))
         if embeddings is not None:
             judges.append(Embeddings(embeddings, data / named.people))
+    elif embeddings is not None:
+        raise EmoGuardError(f"--embeddings alone makes no judge: it takes {NEEDS['embeddings']}")
     if named.endpoint:
         judges.append(Endpoint(named.endpoint, named.model))
     if named.primary not in {judge.name for judge in judges}:

@@ -348,6 +348,8 @@ def test_data_and_judges_that_are_missing_are_missed_before_the_run(tmp_path):
         EmoGuardError, match=r"the embeddings takes .* --embeddings: give what is mis"
     ):
         judges(Protocol(judges={"primary": "embeddings"}), None)
+    with pytest.raises(EmoGuardError, match="--embeddings alone makes no judge"):
+        judges(Protocol(), None, tmp_path)
 
 
 @pytest.mark.parametrize(
