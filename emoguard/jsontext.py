@@ -38,10 +38,12 @@ def parse(
             source of `data`: that is the caller's part.
 
     """
+    if isinstance(data, str):
+        data = data.encode("utf-8", "surrogatepass")  # half a pair is refused below
     if len(data) > largest:
         raise EmoGuardError(f"wanted at most {largest:,} bytes of JSON, got {len(data):,}")
     try:
-        text = data if isinstance(data, str) else data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise EmoGuardError(f"wanted JSON in UTF-8, got other bytes at {error.start}") from error
     # Marks inside strings are counted, too: no text that people wrote has so many.

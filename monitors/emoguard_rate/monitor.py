@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 EVERY = 50
 """Responses between two checkpoints."""
 
+ARL_RESPONSES = 100_000
+"""Mean number of responses to a false alarm, where the policy names none."""
+
 
 class RateMonitor:
     """Alarms when responses cross a label's threshold more often than its certified rate.
@@ -52,7 +55,7 @@ class RateMonitor:
         rates: Mapping[str, float],
         *,
         window_tokens: int = WINDOW,
-        arl_responses: int = 100_000,
+        arl_responses: int = ARL_RESPONSES,
         identity: str | None = None,
         state: str | Path | None = None,
     ) -> None:
@@ -77,7 +80,7 @@ class RateMonitor:
 
     @classmethod
     def from_policy(
-        cls, site: Site, *, arl_responses: int = 100_000, state: str | None = None
+        cls, site: Site, *, arl_responses: int = ARL_RESPONSES, state: str | None = None
     ) -> Self:
         """Watch the labels of `site` that have a certified threshold, each at its bound."""
         certified = site.thresholds.items()
@@ -90,7 +93,7 @@ class RateMonitor:
         )
 
     @classmethod
-    def check_policy(cls, *, arl_responses: int = 100_000, state: str | None = None) -> None:
+    def check_policy(cls, *, arl_responses: int = ARL_RESPONSES, state: str | None = None) -> None:
         """Raise if `from_policy` would refuse its options here; leaves nothing behind.
 
         Raises:
@@ -188,5 +191,5 @@ def check_arl(arl_responses: int) -> None:
     if not arl_responses >= 1:
         raise EmoGuardError(
             f"arl_responses: wanted the mean number of responses to a false alarm, at least 1, got "
-            f"{arl_responses}: leave it out for 100,000"
+            f"{arl_responses}: leave it out for {ARL_RESPONSES:,}"
         )

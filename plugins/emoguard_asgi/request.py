@@ -58,7 +58,7 @@ def parse_request(
         return CompletionRequest(Request(carrier="server"), body)
     options, carried = sent.get(wire.KEY), _carried(sent)
     if carried is not None and options is None:
-        options = jsontext.parse(carried.encode("utf-8", "surrogatepass"))
+        options = jsontext.parse(carried)
     if carried is not None or wire.KEY in sent:
         sent.pop(wire.KEY, None)
         body = json.dumps(sent).encode("ascii")

@@ -94,8 +94,8 @@ def own_guard(
         return Guard.load(settings.probe, settings.policy)
     if settings.policy is None:
         return None
-    found = shipped(open_residuals(model, loop, tokenizer))
-    return Guard(found.probe, found.calibrations, settings.policy)
+    guard = shipped(open_residuals(model, loop, tokenizer))
+    return Guard(guard.probe, guard.calibrations, settings.policy)
 
 
 def opens(path: Path) -> bool:  # noqa: ARG001

@@ -189,7 +189,7 @@ class Front:
         if isinstance(own, Request):
             return own
         if isinstance(own, str):
-            own = parse(own.encode("utf-8", "surrogatepass"))
+            own = parse(own)
         elif around is None or around.carrier != "server":  # code in this process needs no leave
             return schema.parse(Request, own, KEY)
         fields, denied = client.parse_request(own, self._sessions.site.policy)

@@ -65,6 +65,11 @@ def test_depth_is_counted_in_containers():
         jsontext.parse(b"[[]]", deepest=1)
 
 
+def test_half_a_pair_in_a_text_is_refused_as_in_bytes():
+    with pytest.raises(EmoGuardError, match="UTF-8"):
+        jsontext.parse('"\ud800"')
+
+
 def test_a_pair_of_surrogates_is_a_character():
     assert jsontext.parse(b'"\\ud83d\\ude00"') == "\U0001f600"
     assert jsontext.parse(b'"\\ud83d"', surrogates=True) == "\ud83d"

@@ -119,9 +119,9 @@ def test_libraries_that_the_last_lines_take_are_missed_before_a_text_is_written(
     tmp_path, monkeypatch, capsys
 ):
     requests = scripted(monkeypatch)
-    found = extras.find_spec
+    find_spec = extras.find_spec
     monkeypatch.setattr(
-        extras, "find_spec", lambda name: None if name == "sklearn" else found(name)
+        extras, "find_spec", lambda name: None if name == "sklearn" else find_spec(name)
     )
     model = str(tiny_gguf.write(tmp_path / "tiny.gguf", "llama"))
     assert main(writing(model, tmp_path / "c.jsonl", "--answers")) == 1
