@@ -18,6 +18,7 @@ from benchmarks.conditions import LABELS, NEUTRAL, Item, items
 from emoguard.validate.estimate import Estimate, Sample, areas, cluster_weights
 
 KEPT = Path(__file__).parent / "answers"
+PLEASANT = ("happy", "loving")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,19 @@ class Table:
             np.concatenate([each.value for each in found]),
             np.concatenate([each.resampled for each in found], axis=1),
         )
+
+    def valence(self, scores: np.ndarray, pool: str, condition: str) -> Sample:
+        """Return the AUROC of answers of pleasant labels against those of unpleasant ones.
+
+        The score is the mean over the pleasant labels less that over the others.
+        """
+        pleasant = np.isin(LABELS, PLEASANT)
+        rows = self.where(pool, condition)
+        rows = rows[self.labels[rows] != NEUTRAL]
+        score = scores[rows][:, pleasant].mean(axis=1) - scores[rows][:, ~pleasant].mean(axis=1)
+        positive = np.isin(self.labels[rows], PLEASANT)
+        weights = cluster_weights(self.clusters[rows])
+        return areas(score[:, None], positive[:, None], weights)
 
 
 def over_labels(sample: Sample) -> Estimate:

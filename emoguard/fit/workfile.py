@@ -132,13 +132,13 @@ class WorkFile(Generic[Record]):
         if not line.endswith(b"\n"):
             return
         try:
-            stored = jsontext.parse(line)["bound"]
-        except (EmoGuardError, LookupError, TypeError) as error:
+            stored = dict(jsontext.parse(line)["bound"])
+        except (EmoGuardError, LookupError, TypeError, ValueError) as error:
             raise self._foreign() from error
-        if stored != bound:
+        if differing := differences(stored, bound):
             raise EmoGuardError(
-                f"{self.path} holds {self._kind} of another model, or to other prompts, or "
-                "sampled otherwise: delete it, or write elsewhere"
+                f"{self.path} holds {self._kind} of other inputs ({differing} differ): delete it, "
+                "or write elsewhere"
             )
 
     def _take(self, line: bytes) -> None:
@@ -155,3 +155,8 @@ class WorkFile(Generic[Record]):
 
 def _line(record: dict[str, Any]) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+
+
+def differences(stored: Mapping[str, Any], bound: Mapping[str, Any]) -> str:
+    """Return the names of the dependencies that are not the same, with commas; "" for none."""
+    return ", ".join(name for name in {**bound, **stored} if stored.get(name) != bound.get(name))

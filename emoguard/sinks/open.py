@@ -155,4 +155,6 @@ def _hints(opens: Any, names: Iterable[str]) -> dict[str, Any]:
     """Return the annotations of some parameters; others may name what only type checkers import."""
     signature = inspect.signature(opens).parameters
     some = SimpleNamespace(__annotations__={name: signature[name].annotation for name in names})
-    return get_type_hints(some, globalns=getattr(opens, "__func__", opens).__globals__)
+    return get_type_hints(
+        some, globalns=getattr(opens, "__func__", opens).__globals__, include_extras=True
+    )

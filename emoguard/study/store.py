@@ -17,7 +17,7 @@ from typing import Any
 
 from emoguard import jsontext, keptfile
 from emoguard.errors import EmoGuardError
-from emoguard.fit.workfile import WorkFile
+from emoguard.fit.workfile import WorkFile, differences
 
 OPEN = "open.jsonl"
 
@@ -118,10 +118,9 @@ def _piece(path: Path, bound: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise EmoGuardError(
             f"{path} is no piece of a study ({error!s:.100}): delete it, and its tasks run again"
         ) from error
-    differing = [key for key in {**bound, **stored} if stored.get(key) != bound.get(key)]
-    if differing:
+    if differing := differences(stored, bound):
         raise EmoGuardError(
-            f"{path} holds another study ({', '.join(differing)} differ): give --out another folder"
+            f"{path} holds another study ({differing} differ): give --out another folder"
         )
     return records
 

@@ -104,7 +104,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
 
 def test_responses_of_another_model_are_not_taken_over(tmp_path):
     run(tmp_path)
-    with pytest.raises(EmoGuardError, match="answers of another model"):
+    with pytest.raises(EmoGuardError, match=r"answers of other inputs"):
         run(tmp_path, other(0.0))
 
 
@@ -185,5 +185,5 @@ def test_the_work_file_is_bound_to_model_prompts_and_sampling(tmp_path):
     assert head["bound"]["model"] == FAKE_IDENTITY.digest
     assert head["bound"]["tokens"] == "16"
     changed = dataclasses.replace(SAMPLE, prompts=PROMPTS[1:])
-    with pytest.raises(EmoGuardError, match="other prompts"):
+    with pytest.raises(EmoGuardError, match=r"other inputs .prompts differ"):
         run(tmp_path, sample=changed)

@@ -100,7 +100,7 @@ def test_interrupted_anywhere_it_goes_on_where_it_was(tmp_path, stop):
 
 def test_attempts_of_another_model_are_refused(tmp_path):
     manuscript(tmp_path)
-    with pytest.raises(EmoGuardError, match="of another model"):
+    with pytest.raises(EmoGuardError, match=r"texts of other inputs \(model differ\)"):
         manuscript(tmp_path, {"model": "n"})
 
 

@@ -2,9 +2,10 @@
 
 import sys
 from importlib.metadata import entry_points
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import Field
 
 from emoguard import EmoGuardError, Policy
 from emoguard.sinks.open import check_sinks, checked_options, open_sinks, sink_points
@@ -24,7 +25,7 @@ class Recorder(ListSink):
         *,
         path: str,
         port: int = 1,
-        share: float = 0.5,
+        share: Annotated[float, Field(gt=0, le=1)] = 0.5,
         mode: Literal["a", "b"] = "a",
         names: tuple[str, ...] = (),
         limit: float | None = None,
@@ -114,6 +115,7 @@ def test_open_sinks_are_closed_when_a_later_one_is_refused():
         ({"recorder": {"path": "p", "port": "1"}}, r"port: wanted a whole number, got \"1\""),
         ({"recorder": {"path": "p", "port": True}}, r"port: wanted a whole number, got true"),
         ({"recorder": {"path": "p", "port": 1.5}}, r"port: wanted a whole number, got 1.5"),
+        ({"recorder": {"path": "p", "share": 1.5}}, r"share: .*1"),
         ({"recorder": {"path": "p", "mode": "c"}}, r"mode: wanted 'a' or 'b', got \"c\""),
         ({"recorder": {"path": "p", "names": [1]}}, r"recorder.names.0: wanted text, got 1"),
         ({"recorder": {"path": None}}, r"path: wanted text, got null"),

@@ -65,7 +65,7 @@ def test_the_records_of_another_study_are_refused(tmp_path):
     store = Store(tmp_path, BOUND)
     store.add(record(0))
     store.close()
-    with pytest.raises(EmoGuardError, match=r"another (model|study)"):
+    with pytest.raises(EmoGuardError, match=r"(of other inputs|another study) \(model differ\)"):
         Store(tmp_path, {**BOUND, "model": "c"})
     store = Store(tmp_path, BOUND)
     store.close_piece()
