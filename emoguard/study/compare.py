@@ -210,8 +210,8 @@ def check(task: Task, texts: Texts, blocks: int, layers: Sequence[int]) -> None:
     The residuals of the texts are not looked at.
 
     Raises:
-        EmoGuardError: a label without enough texts or topics, a single one, or layers that the
-            models lack.
+        EmoGuardError: a label without enough texts or topics, a single one, layers that the models
+            lack, or texts without words that two of them share.
 
     """
     few = [name for name in task.names if np.sum(texts.labels == name) < 2 * FOLDS]
@@ -230,6 +230,7 @@ def check(task: Task, texts: Texts, blocks: int, layers: Sequence[int]) -> None:
             "for the best four"
         )
     check_crossed(texts, task.names, FOLDS)
+    counted(texts.texts)  # what the text alone tells is measured last, and has to be there
 
 
 def _separation(judged: tuple[Judged, Judged], columns: Sequence[int]) -> Paired:

@@ -112,7 +112,20 @@ def test_refusals_of_compare_are_one_sentence_before_anything_is_read(tmp_path, 
             for n in range(12)
         ],
     )
+    letters = write(
+        tmp_path / "letters.jsonl",
+        [
+            {
+                "emotion": e,
+                "topic": f"t{n % 6}",
+                "text": f"{'abc'[m]} {' '.join('abcdefghijkl'[n:])}",
+            }
+            for m, e in enumerate(LABELS)
+            for n in range(12)
+        ],
+    )
     for (a, b), options, shown in (
+        ((one, one), texts | {"--corpus": letters}, "taken from words that occur in at least two"),
         ((one, one), texts | {"--layer": "4"}, "layers must lie in [0, 3], got [4]: give others"),
         ((one, one), texts | {"--corpus": few}, "each label needs at least 10 texts"),
         ((one, one), texts | {"--corpus": apart}, "are all of topics that are held out together"),
