@@ -12,7 +12,6 @@ from emoguard.cli.bars import Bars
 from emoguard.cli.reading import Reader
 from emoguard.errors import EmoGuardError
 from emoguard.fit import calibrating, recipe, store
-from emoguard.fit.answers import count
 from emoguard.fit.corpora import Label, Text
 from emoguard.fit.examples import FEW, ExamplePrompt
 from emoguard.fit.extraction import Portion
@@ -72,10 +71,15 @@ class Job:
         return measure(self.reader, self.speaker, texts, self.sample.prompts, self.sample.sampling)
 
     def forecast(self, speed: Speed, scope: Scope) -> list[Part]:
-        """Return the remaining parts of a fit of `scope`."""
+        """Return the remaining parts of a fit of `scope`.
+
+        Raises:
+            EmoGuardError: the answers beside the output are another model's, or to other prompts.
+
+        """
         identity = self.reader.door.identity
         taken = [_taken(texts, scope.portion(texts)) for texts in self.corpora.values()]
-        answered = count(calibrating.answer_file(self.out))
+        answered = calibrating.begun(self.speaker, self.sample, self.out)
         work = Work(
             tokens=round(sum(self._tokens_left(*part) for part in self._portions(scope))),
             responses=max(0, scope.responses - answered),

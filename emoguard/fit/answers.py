@@ -7,9 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from emoguard import regularfile
 from emoguard.fit.responses import Sampling, responses
-from emoguard.fit.workfile import LARGEST, WorkFile
+from emoguard.fit.workfile import WorkFile
 from emoguard.runtime.speaker import Generated, Speaker
 
 
@@ -57,11 +56,31 @@ def answered(
             of prompts.
 
     """
-    identity = speaker.door.identity
-    bound = {"model": identity.digest, **sampling.context(identity.template, prompts)}
-    with closing(AnswerFile(path, bound)) as file:
+    with closing(_opened(speaker, prompts, sampling, path)) as file:
         file.extend(lambda start: responses(speaker, prompts, sampling, start=start), enough)
     return file.answers
+
+
+def begun(speaker: Speaker, prompts: Sequence[str], sampling: Sampling, path: str | Path) -> int:
+    """Return the number of answers in the file at `path` that `answered` would take over.
+
+    Raises:
+        EmoGuardError: as in `answered`.
+
+    """
+    if not Path(path).exists():
+        return 0
+    with closing(_opened(speaker, prompts, sampling, path)) as file:
+        return len(file.answers)
+
+
+def _opened(
+    speaker: Speaker, prompts: Sequence[str], sampling: Sampling, path: str | Path
+) -> AnswerFile:
+    identity = speaker.door.identity
+    return AnswerFile(
+        path, {"model": identity.digest, **sampling.context(identity.template, prompts)}
+    )
 
 
 def _answer(data: Any) -> Generated:
@@ -72,11 +91,3 @@ def _ids(values: Any) -> list[int]:
     if not isinstance(values, list) or not all(type(value) is int for value in values):
         raise TypeError("wanted token ids")
     return values
-
-
-def count(path: str | Path) -> int:
-    """Return the number of answers in a file, 0 if there is no file yet."""
-    try:
-        return max(0, regularfile.read(path, LARGEST).count(b"\n") - 1)
-    except OSError:
-        return 0

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from emoguard.errors import EmoGuardError
-from emoguard.fit import corpora, store
-from emoguard.fit.answers import answered
+from emoguard.fit import answers, corpora, store
 from emoguard.fit.languages import strangers
 from emoguard.fit.responses import SHORTEST, Sampling
 from emoguard.fit.responses import calibrate as measure
@@ -34,12 +33,24 @@ FOREIGN = 0.2
 
 @dataclass(frozen=True)
 class NeutralSample:
-    """The responses to calibrate on: `wanted` of them at least as long as the alarm window."""
+    """The responses to calibrate on: `wanted` of them at least as long as the alarm window.
+
+    Raises:
+        EmoGuardError: the token limit is below the alarm window.
+
+    """
 
     prompts: Sequence[str]
     sampling: Sampling
     wanted: int
     alarms: AlarmPolicy
+
+    def __post_init__(self) -> None:
+        if self.sampling.tokens < self.alarms.window_tokens:
+            raise EmoGuardError(
+                f"--tokens must be at least the {self.alarms.window_tokens} of the alarm window, "
+                f"got {self.sampling.tokens}"
+            )
 
     def context(self, speaker: Speaker) -> dict[str, str]:
         """Return everything but the model file that the responses depend on."""
@@ -49,6 +60,16 @@ class NeutralSample:
 def answer_file(out: str) -> str:
     """Return the path of the work file that holds the answers for the probe file `out`."""
     return f"{out}.answers.jsonl"
+
+
+def begun(speaker: Speaker, sample: NeutralSample, out: str) -> int:
+    """Return the number of responses that an earlier run left beside the probe file `out`.
+
+    Raises:
+        EmoGuardError: the work file there belongs to another model, sampling or list of prompts.
+
+    """
+    return answers.begun(speaker, sample.prompts, sample.sampling, answer_file(out))
 
 
 def own_prompts() -> list[str]:
@@ -117,23 +138,17 @@ def respond(
     Responses in the work file beside `out` are used again.
 
     Raises:
-        EmoGuardError: the token limit is below the alarm window, or the work file holds anything
-            else.
+        EmoGuardError: the work file holds anything else.
 
     """
-    window = sample.alarms.window_tokens
-    if sample.sampling.tokens < window:
-        raise EmoGuardError(
-            f"--tokens must be at least the {window} of the alarm window, "
-            f"got {sample.sampling.tokens}"
-        )
+    shortest = max(sample.alarms.window_tokens, SHORTEST)
 
     def enough(generated: list[Generated]) -> bool:
-        whole = sum(len(each.token_ids) >= max(window, SHORTEST) for each in generated)
+        whole = sum(len(each.token_ids) >= shortest for each in generated)
         progress("responding", min(whole, sample.wanted), sample.wanted)
         return whole >= sample.wanted
 
-    return answered(speaker, sample.prompts, sample.sampling, answer_file(out), enough)
+    return answers.answered(speaker, sample.prompts, sample.sampling, answer_file(out), enough)
 
 
 def cautions(speaker: Speaker, generated: Sequence[Generated], sample: NeutralSample) -> list[str]:
@@ -149,8 +164,8 @@ def cautions(speaker: Speaker, generated: Sequence[Generated], sample: NeutralSa
         sentences.append(
             "the model has no chat template: it was measured continuing prompts, not answering"
         )
-    answers = [speaker.decode(each.token_ids) for each in generated]
-    share = strangers(sample.prompts, answers)
+    texts = [speaker.decode(each.token_ids) for each in generated]
+    share = strangers(sample.prompts, texts)
     if share is not None and share > FOREIGN:
         sentences.append(
             f"{share:.0%} of the model's answers are not in the language of the prompts "

@@ -79,8 +79,9 @@ class TransformersSpeaker:
 
     @property
     def together(self) -> int:
-        """Return 8 on a CPU, where more rows compute no faster, else 32."""
-        return 8 if self.model.device.type == "cpu" else 32
+        """Return 8 in float32 on a CPU, where more rows compute no faster, else 32."""
+        slow = self.model.device.type == "cpu" and self.model.dtype == torch.float32
+        return 8 if slow else 32
 
     def respond_together(self, prompts: Sequence[Prompt]) -> list[Generated]:
         """Respond in one batch; the end token is left out."""

@@ -20,7 +20,6 @@ from emoguard import Guard
 from emoguard.cli import main
 from emoguard.cli.fit import _named
 from emoguard.fit import calibrating, corpora
-from emoguard.fit.answers import count
 from emoguard.fit.forecast import MOST_RESPONSES
 from emoguard.fit.store import RowStore, rows_done
 from emoguard.probe import artifact
@@ -282,7 +281,7 @@ def test_a_fit_that_is_killed_in_every_part_makes_the_same_probe(tmp_path, texts
     assert 0 < rows_done(f"{killed}.residuals/corpus-0") < 72
     kill(".answers.jsonl", 5)
     assert rows_done(f"{killed}.residuals/neutral") == 20
-    assert count(f"{killed}.answers.jsonl") == 5
+    assert len(Path(f"{killed}.answers.jsonl").read_text("utf-8").splitlines()) == 1 + 5
     kill(".readings", 4)
     (readings,) = Path(f"{killed}.readings").iterdir()
     assert rows_done(readings) == 4
@@ -320,6 +319,21 @@ def test_a_probe_of_few_texts_or_of_telling_words_is_warned_of_and_its_file_keep
     assert artifact.load(out)[0].cautions
     assert main(["show", str(out)]) == 0
     assert "caution " in capsys.readouterr().out
+
+
+def test_fit_refuses_answers_of_another_model_before_it_reads_a_text(tmp_path, texts, capsys):
+    stories, neutral = texts
+    model = tiny_gguf.write(tmp_path / "tiny.gguf", "llama")
+    out = tmp_path / "p.safetensors"
+    answers = Path(f"{out}.answers.jsonl")
+    head = {"emoguard": "answers", "bound": {"model": "another"}}
+    answers.write_text(json.dumps(head, separators=(",", ":")) + "\n", encoding="utf-8")
+    arguments = ["fit", "--model", str(model), "--corpus", stories, "--neutral", neutral]
+    arguments += ["--out", str(out), "--tokens", "16", "--skip", "2", "--layers", "1"]
+    assert main(arguments) == 1
+    assert f"{answers} holds answers of other inputs (model, " in capsys.readouterr().err
+    assert answers.exists()
+    assert not Path(f"{out}.residuals").exists()
 
 
 def test_fit_refuses_residuals_of_other_texts(tmp_path, texts, capsys):
