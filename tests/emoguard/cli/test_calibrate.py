@@ -173,7 +173,7 @@ def test_what_is_refused_is_one_sentence_before_anything_is_generated(
 def test_other_settings_do_not_take_over_the_answers(files, model, capsys):
     main(arguments(files, model))
     assert main(arguments(files, model, temperature="0.9")) == 1
-    assert "sampled otherwise" in capsys.readouterr().err
+    assert "of other inputs" in capsys.readouterr().err
 
 
 def test_a_realigned_calibration_measures_zero_and_scale_alone(files, model, monkeypatch, capsys):

@@ -55,7 +55,7 @@ def test_a_corpus_is_written_that_fit_can_read(tmp_path, topics, monkeypatch, ca
     assert len(requests) == 48, "what was written is written again"
     assert out.read_bytes() == whole
     assert main([*arguments, "--temperature", "0.5"]) == 1
-    assert "sampled otherwise" in capsys.readouterr().err
+    assert "of other inputs" in capsys.readouterr().err
 
 
 def test_labels_of_ones_own_are_asked_for_and_never_named(tmp_path, topics, monkeypatch, capsys):

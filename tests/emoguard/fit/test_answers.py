@@ -81,7 +81,7 @@ def test_answers_of_another_model_or_context_are_refused_and_kept(tmp_path):
     path = tmp_path / "a.jsonl"
     whole = written(path)
     for other in (BOUND | {"model": "n"}, BOUND | {"tokens": "9"}, {}):
-        with pytest.raises(EmoGuardError, match="another model, or to other prompts"):
+        with pytest.raises(EmoGuardError, match="of other inputs"):
             file(path, other)
     assert path.read_bytes() == whole
 
