@@ -136,10 +136,9 @@ def test_another_model_is_refused_before_the_first_response(tmp_path, identity):
     assert not list(tmp_path.iterdir())
 
 
-def test_responses_shorter_than_the_window_are_refused_before_any_is_made(tmp_path):
-    sample = dataclasses.replace(SAMPLE, sampling=Sampling(tokens=11))
+def test_responses_shorter_than_the_window_are_refused_before_any_is_made():
     with pytest.raises(EmoGuardError, match="at least the 12 of the alarm window, got 11"):
-        run(tmp_path, sample=sample)
+        dataclasses.replace(SAMPLE, sampling=Sampling(tokens=11))
 
 
 def test_progress_counts_whole_responses_and_then_each_file(tmp_path):
