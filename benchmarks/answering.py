@@ -85,7 +85,7 @@ MODELS = {
         Model(
             "smollm2", "smollm2-135m-instruct", (12, 15, 16, 17, 18, 20, 24), True, 10, trains=True
         ),
-        Model("gemma", "gemma-3-270m", (6, 7, 9, 10, 12), False, 4),
+        Model("gemma", "gemma-3-270m", (6, 7, 8, 9, 10, 12), False, 4),
         Model("qwen", "qwen2.5-coder-0.5b-instruct", (9, 11, 12, 14, 16, 19), True, 7),
     )
 }
