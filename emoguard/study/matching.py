@@ -62,7 +62,7 @@ def match(
     dose: float,
 ) -> Matched:
     """Find the dose of each random direction that realises the mean of `labels` at `dose`."""
-    texts = [_Text.of(speech, prompt) for prompt in prompts[:PROMPTS]]
+    texts = _texts(speech, prompts[:PROMPTS])
     wanted, divergence = (
         each.mean() for each in _measure(speech, texts, dict.fromkeys(labels, dose))
     )
@@ -85,17 +85,20 @@ def match(
 class _Text:
     """A prompt, the unsteered answer, and its distributions."""
 
-    before: list[int]
+    before: tuple[int, ...]
     token_ids: tuple[int, ...]
-    whole: NDArray[np.float32]
+    whole: NDArray[np.float32] | None
 
-    @classmethod
-    def of(cls, speech: Speech, prompt: str) -> _Text:
-        before = speech.prompt(prompt)
-        (written,) = speech.write(before, [Row()], TOKENS)
-        (weighed,) = speech.weigh(before, [Given(written.token_ids)], whole=True)
-        assert weighed.whole is not None
-        return cls(before, written.token_ids, weighed.whole)
+
+def _texts(speech: Speech, prompts: Sequence[str]) -> list[_Text]:
+    rows = [Row(speech.prompt(prompt)) for prompt in prompts]
+    written = speech.write(rows, TOKENS)
+    given = [Given(row.before, each.token_ids) for row, each in zip(rows, written, strict=True)]
+    weighed = speech.weigh(given, whole=True)
+    return [
+        _Text(each.before, each.token_ids, own.whole)
+        for each, own in zip(given, weighed, strict=True)
+    ]
 
 
 def _measure(
@@ -105,10 +108,9 @@ def _measure(
     pairs = []
     for text in texts:
         rows = [
-            Given(text.token_ids, Plan(add={name: dose}), text.whole)
+            Given(text.before, text.token_ids, Plan(add={name: dose}), text.whole)
             for name, dose in doses.items()
         ]
-        weighed = speech.weigh(text.before, rows)
-        pairs.append([(each.dose, each.divergence) for each in weighed])
+        pairs.append([(each.dose, each.divergence) for each in speech.weigh(rows)])
     dose, divergence = np.array(pairs, np.float64).mean(axis=0).T
     return dose, divergence

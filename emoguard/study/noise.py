@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 TOP_P = 0.95
 """Mass of the nucleus at every temperature above 0."""
 
-FIRST = 256
-"""Tokens to sort before all others: a nucleus is rarely larger."""
+FIRST = (1e-2, 1e-4)
+"""Odds against the likeliest of tokens to sort before all others: a nucleus rarely needs more."""
 
 
 @functools.lru_cache(maxsize=256)
@@ -44,13 +44,13 @@ def choose(
 def nucleus(logits: NDArray[np.floating], temperature: float) -> NDArray[np.intp]:
     """Return the smallest set of tokens with `TOP_P` of the mass, likeliest first."""
     x = np.asarray(logits, np.float64) / temperature
-    total = np.exp(x - x.max()).sum()
-    count = min(FIRST, len(x))
-    while True:
-        places = np.argpartition(-x, count - 1)[:count]
-        # Ties are broken by the token's number, not by the order that the partition left.
+    odds = np.exp(x - x.max())
+    total = odds.sum()
+    for least in (*FIRST, 0.0):
+        places = np.flatnonzero(odds >= least)
+        # Ties are broken by the token's number.
         places = places[np.lexsort((places, -x[places]))]
-        mass = np.cumsum(np.exp(x[places] - x.max())) / total
-        if mass[-1] >= TOP_P or count == len(x):
-            return places[: int(np.searchsorted(mass, TOP_P)) + 1]
-        count = min(len(x), count * 16)
+        mass = np.cumsum(odds[places]) / total
+        if mass[-1] >= TOP_P:
+            break
+    return places[: int(np.searchsorted(mass, TOP_P)) + 1]

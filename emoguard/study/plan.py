@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from emoguard.study.runner import perform
+from emoguard.study.runner import groups, perform
 
 if TYPE_CHECKING:
     from emoguard.study.speech import Speech
@@ -18,7 +18,10 @@ SHORT, LONG = 4, 12
 """Tokens of the two answers timed for a speed."""
 
 SAMPLED = 2
-"""Tasks of a block that are timed."""
+"""Groups of tasks of a block that are timed."""
+
+CELLS = 6
+"""Cells that suffice to time one where rows run one after the other."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def costs(speech: Speech, tasks: Sequence[Task], seed: int = 0) -> list[Cost]:
             len(some),
             sum(len(task.cells) for task in some),
             max(task.tokens for task in some),
-            len(some) * _mean([_seconds(speech, task, seed) for task in _spread(some)]),
+            _seconds(speech, some, seed),
         )
         for name, some in blocks(tasks).items()
     ]
@@ -75,39 +78,70 @@ def by_block(records: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return seconds
 
 
-def _seconds(speech: Speech, task: Task, seed: int) -> float:
-    """Return the CPU seconds of a task, from a part of its cells and of its tokens.
+def _seconds(speech: Speech, tasks: Sequence[Task], seed: int) -> float:
+    """Return the CPU seconds of the tasks of a block, from some of their groups."""
+    some = _spread(list(groups(tasks, speech.rows)))
+    measured = _in_batches if speech.rows > 1 else _in_turn
+    seconds = sum(measured(speech, group, seed) for group in some)
+    return seconds * _rows(tasks) / sum(_rows(group) for group in some)
+
+
+def _in_batches(speech: Speech, group: Sequence[Task], seed: int) -> float:
+    """Return the CPU seconds of a group, from its first batch and a part of its tokens."""
+    first = [_begun(task, speech.rows) for task in group]
+    seconds = _timed(speech, first, seed, SHORT)
+    if group[0].tokens > SHORT:
+        slope = (_timed(speech, first, seed, LONG) - seconds) / (_long(group[0]) - SHORT)
+        seconds += max(0.0, slope) * (group[0].tokens - SHORT)
+    return seconds * _rows(group) / _rows(first)
+
+
+def _begun(task: Task, rows: int) -> Task:
+    """Return a task with as many of the cells that run first as one batch takes."""
+    ordered = sorted(task.cells, key=lambda cell: cell.prompt)
+    count = max(1, rows * len(ordered) // task.rows)
+    return dataclasses.replace(task, cells=tuple(ordered[:count]))
+
+
+def _in_turn(speech: Speech, group: Sequence[Task], seed: int) -> float:
+    """Return the CPU seconds of a group of one task, from a part of its cells and of its tokens.
 
     Cells after one prompt share the cost of reading it: a prompt and a row are timed separately.
     """
+    (task,) = group
     prompts = {cell.prompt for cell in task.cells}
     together = [cell for cell in task.cells if cell.prompt == task.cells[0].prompt]
-    some = tuple(together[:: max(1, len(together) // speech.fair)][: speech.fair])
-    short = dataclasses.replace(task, tokens=min(SHORT, task.tokens))
-    alone = _timed(speech, dataclasses.replace(short, cells=some[:1]), seed)
+    some = tuple(together[:: max(1, len(together) // CELLS)][:CELLS])
+    part = dataclasses.replace(task, cells=some)
+    alone = _timed(speech, [dataclasses.replace(task, cells=some[:1])], seed, SHORT)
     if len(task.cells) == 1 and not task.tokens:
         return alone
-    several = _timed(speech, dataclasses.replace(short, cells=some), seed)
+    several = _timed(speech, [part], seed, SHORT)
     row = max(0.0, several - alone) / max(1, len(some) - 1)
     prompt = max(0.0, alone - row)
     if task.tokens > SHORT:
-        long = dataclasses.replace(task, tokens=min(LONG, task.tokens), cells=some)
-        slope = (_timed(speech, long, seed) - several) / (long.tokens - SHORT)
+        slope = (_timed(speech, [part], seed, LONG) - several) / (_long(task) - SHORT)
         row += max(0.0, slope) / len(some) * (task.tokens - SHORT)
     return len(prompts) * prompt + len(task.cells) * row
 
 
-def _timed(speech: Speech, task: Task, seed: int) -> float:
+def _timed(speech: Speech, tasks: Sequence[Task], seed: int, tokens: int) -> float:
+    """Return the CPU seconds of tasks whose answers are cut at `tokens` tokens."""
+    short = [dataclasses.replace(task, tokens=min(tokens, task.tokens)) for task in tasks]
     started = time.process_time()
-    perform(speech, task, seed)
+    perform(speech, short, seed)
     return time.process_time() - started
 
 
-def _spread(tasks: Sequence[Task]) -> list[Task]:
-    """Return a few tasks spread over a block."""
-    places = [(2 * n + 1) * len(tasks) // (2 * SAMPLED) for n in range(SAMPLED)]
-    return [tasks[n] for n in sorted(set(places))]
+def _long(task: Task) -> int:
+    return min(LONG, task.tokens)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _rows(tasks: Sequence[Task]) -> int:
+    return sum(task.rows for task in tasks)
+
+
+def _spread(groups: Sequence[list[Task]]) -> list[list[Task]]:
+    """Return a few groups spread over a block."""
+    places = [(2 * n + 1) * len(groups) // (2 * SAMPLED) for n in range(SAMPLED)]
+    return [groups[n] for n in sorted(set(places))]

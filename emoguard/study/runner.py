@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,7 @@ class Runner:
     """Performs tasks with `speech` and keeps the records in `store`.
 
     A piece is closed after `piece_seconds` of CPU time; after `seconds` of CPU time, if given,
-    `run` raises `OutOfTimeError` between two tasks.
+    `run` raises `OutOfTimeError` between two groups of tasks.
     """
 
     def __init__(
@@ -53,54 +54,108 @@ class Runner:
             OutOfTimeError: the time of this run is up.
 
         """
-        for task in tasks:
-            if task.key not in self._store:
+        for group in groups(tasks, self._speech.rows):
+            if any(task.key not in self._store for task in group):
                 if self._left is not None and self._left <= 0:
                     raise OutOfTimeError
-                started = time.process_time()
-                record = perform(self._speech, task, self._seed)
-                seconds = time.process_time() - started
-                self._store.add({**record, "seconds": round(seconds, 4)})
-                if self._left is not None:
-                    self._left -= seconds
-                if self._store.open_seconds >= self._piece:
-                    self._store.close_piece()
-            done(task)
+                self._perform(group)
+            for task in group:
+                done(task)
+
+    def _perform(self, group: Sequence[Task]) -> None:
+        """Perform a group and store the tasks that are missing, at shares of its CPU time.
+
+        A group that was stored in part runs whole again: other rows beside a task's own would
+        change the last bits of its numbers.
+        """
+        started = time.process_time()
+        records = perform(self._speech, group, self._seed)
+        seconds = time.process_time() - started
+        rows = sum(task.rows for task in group)
+        for task, record in zip(group, records, strict=True):
+            if task.key not in self._store:
+                self._store.add({**record, "seconds": round(seconds * task.rows / rows, 4)})
+        if self._left is not None:
+            self._left -= seconds
+        if self._store.open_seconds >= self._piece:
+            self._store.close_piece()
 
 
-def perform(speech: Speech, task: Task, seed: int) -> dict[str, Any]:
-    """Return the record of a task: for each cell an answer, or the likelihood of each opening."""
-    cells: dict[str, Any] = {}
-    # Cells with one prompt run together: a batch in Transformers, a shared prefix in llama.cpp.
+def groups(tasks: Sequence[Task], rows: int) -> Iterator[list[Task]]:
+    """Yield tasks in groups to perform together, of at most `rows` rows or of one task.
+
+    They depend on no record, so that a study resumed makes the same ones.
+    """
+    for _, alike in itertools.groupby(tasks, key=lambda task: (task.block, task.tokens)):
+        group: list[Task] = []
+        for task in alike:
+            if group and sum(each.rows for each in group) + task.rows > rows:
+                yield group
+                group = []
+            group.append(task)
+        yield group
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A task in one of its cells, and the tokens before the answer."""
+
+    task: Task
+    cell: Cell
+    before: tuple[int, ...]
+
+
+def perform(speech: Speech, tasks: Sequence[Task], seed: int) -> list[dict[str, Any]]:
+    """Return the record of each task: for each cell an answer, or the likelihood of each opening.
+
+    The tasks are of one group.
+    """
+    asked = [each for task in tasks for each in _asked(speech, task)]
+    if tasks[0].tokens:
+        results = _written(speech, asked, tasks[0].tokens, seed)
+    else:
+        results = _weighed(speech, tasks, asked)
+    cells: dict[str, dict[str, Any]] = {task.key: {} for task in tasks}
+    for each, result in zip(asked, results, strict=True):
+        cells[each.task.key][each.cell.key] = result
+    return [{"task": task.key, "cluster": task.cluster, "cells": cells[task.key]} for task in tasks]
+
+
+def _asked(speech: Speech, task: Task) -> Iterator[_Asked]:
+    """Yield the cells of a task, those with one prompt after another: it is read once for all."""
     ordered = sorted(task.cells, key=lambda cell: cell.prompt)
-    for _, group in itertools.groupby(ordered, key=lambda cell: cell.prompt):
-        some = list(group)
-        before = speech.prompt(task.text, some[0].system)
-        if task.tokens:
-            cells |= _written(speech, task, before, some, seed)
-        else:
-            cells |= _weighed(speech, task, before, some)
-    return {"task": task.key, "cluster": task.cluster, "cells": cells}
+    for _, some in itertools.groupby(ordered, key=lambda cell: cell.prompt):
+        cells = list(some)
+        before = speech.prompt(task.text, cells[0].system)
+        for cell in cells:
+            yield _Asked(task, cell, before)
 
 
 def _written(
-    speech: Speech, task: Task, before: Sequence[int], cells: Sequence[Cell], seed: int
-) -> dict[str, Any]:
+    speech: Speech, asked: Sequence[_Asked], tokens: int, seed: int
+) -> list[dict[str, Any]]:
     rows = [
         Row(
-            cell.vector.plan,
-            TEMPERATURES[cell.sampling],
-            seed + cell.sample,
-            task.seeded,
+            each.before,
+            each.cell.vector.plan,
+            TEMPERATURES[each.cell.sampling],
+            seed + each.cell.sample,
+            each.task.seeded,
         )
-        for cell in cells
+        for each in asked
     ]
-    written = speech.write(before, rows, task.tokens)
-    surprises = _surprises(speech, before, written) if task.surprise else [None] * len(written)
-    return {
-        cell.key: _answer(each, surprise)
-        for cell, each, surprise in zip(cells, written, surprises, strict=True)
-    }
+    written = speech.write(rows, tokens)
+    # The mean negative log-likelihood per token, under the unsteered model.
+    judged = [
+        Given(each.before, answer.token_ids)
+        for each, answer in zip(asked, written, strict=True)
+        if each.task.surprise
+    ]
+    surprises = iter([-each.mean for each in speech.weigh(judged)])
+    return [
+        _answer(answer, next(surprises) if each.task.surprise else None)
+        for each, answer in zip(asked, written, strict=True)
+    ]
 
 
 def _answer(written: Written, surprise: float | None) -> dict[str, Any]:
@@ -110,26 +165,26 @@ def _answer(written: Written, surprise: float | None) -> dict[str, Any]:
     return record if surprise is None else record | {"surprise": round(surprise, 4)}
 
 
-def _surprises(speech: Speech, before: Sequence[int], written: Sequence[Written]) -> list[float]:
-    """Return the mean negative log-likelihood per token of answers, under the unsteered model."""
-    weighed = speech.weigh(before, [Given(each.token_ids) for each in written])
-    return [-each.mean for each in weighed]
-
-
 def _weighed(
-    speech: Speech, task: Task, before: Sequence[int], cells: Sequence[Cell]
-) -> dict[str, Any]:
-    openings = [speech.encode(text) for text in (*task.yes, *task.no)]
-    rows = [Given(ids, cell.vector.plan) for cell in cells for ids in openings]
-    weighed = speech.weigh(before, rows)
-    record: dict[str, Any] = {}
-    for number, cell in enumerate(cells):
-        some = weighed[number * len(openings) : (number + 1) * len(openings)]
-        record[cell.key] = {"margin": round(_margin(some, len(task.yes)), 5)}
-        doses = [each.dose for each in some if each.dose]
-        if doses:
-            record[cell.key]["dose"] = round(float(np.median(doses)), 5)
-    return record
+    speech: Speech, tasks: Sequence[Task], asked: Sequence[_Asked]
+) -> list[dict[str, Any]]:
+    openings = {task.key: [speech.encode(text) for text in (*task.yes, *task.no)] for task in tasks}
+    rows = [
+        Given(each.before, ids, each.cell.vector.plan)
+        for each in asked
+        for ids in openings[each.task.key]
+    ]
+    weighed = iter(speech.weigh(rows))
+    return [
+        _choice(list(itertools.islice(weighed, len(openings[each.task.key]))), len(each.task.yes))
+        for each in asked
+    ]
+
+
+def _choice(weighed: Sequence[Weighed], yes: int) -> dict[str, Any]:
+    record = {"margin": round(_margin(weighed, yes), 5)}
+    doses = [each.dose for each in weighed if each.dose]
+    return record | {"dose": round(float(np.median(doses)), 5)} if doses else record
 
 
 def _margin(weighed: Sequence[Weighed], yes: int) -> float:

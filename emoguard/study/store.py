@@ -1,7 +1,7 @@
 """Stores the records of a study, one per task, in compressed pieces and one still open.
 
 A folder holds `piece-0001.jsonl.gz`, … and `open.jsonl`. A killed run loses at
-most its current task; a piece is compressed when its time is over, and never written again.
+most the tasks in hand; a piece is compressed when its time is over, and never written again.
 """
 
 from __future__ import annotations

@@ -79,6 +79,11 @@ class Task:
         return f"{self.block}/{self.name}"
 
     @property
+    def rows(self) -> int:
+        """Return the number of answers to write, or of openings to weigh."""
+        return len(self.cells) * (1 if self.tokens else len(self.yes) + len(self.no))
+
+    @property
     def seeded(self) -> int:
         """Return the seed of this item's noise."""
         return zlib.crc32(self.key.encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from emoguard.study.speech import (
 class LlamaSpeech(Attached):
     """A `llama_cpp.Llama` as `Speech`: rows one after the other."""
 
-    fair = 6
+    rows = 1
 
     def __init__(self, speaker: Speaker, guard: Guard | None) -> None:
         # The path that steers, from the first answer on: "auto" would switch to it half-way.
@@ -38,21 +38,20 @@ class LlamaSpeech(Attached):
         vocabulary = self._model._model.vocab  # noqa: SLF001  (Llama itself offers no such test)
         self._ends: Callable[[int], bool] = lambda token: llama_vocab_is_eog(vocabulary, token)
 
-    def write(self, prompt_ids: Sequence[int], rows: Sequence[Row], tokens: int) -> list[Written]:
+    def write(self, rows: Sequence[Row], tokens: int) -> list[Written]:
         """Return one answer per row, of at most `tokens` tokens."""
-        self._prepare(prompt_ids)
-        return [self._write(prompt_ids, row, tokens) for row in rows]
+        written: list[Written] = []
+        for before, some in groupby(rows, key=lambda row: row.before):
+            self._prepare(before)
+            written += [self._write(row, tokens) for row in some]
+        return written
 
-    def weigh(
-        self, prompt_ids: Sequence[int], rows: Sequence[Given], *, whole: bool = False
-    ) -> list[Weighed]:
+    def weigh(self, rows: Sequence[Given], *, whole: bool = False) -> list[Weighed]:
         """Return how likely each given answer is."""
-        self._prepare(prompt_ids)
-        weighed = []
-        for row in rows:
-            forcing = Forcing(row, whole=whole)
-            _, report = self._run(prompt_ids, row.plan, forcing, len(row.token_ids))
-            weighed.append(forcing.weighed(dose_of(report)[0]))
+        weighed: list[Weighed] = []
+        for before, some in groupby(rows, key=lambda row: row.before):
+            self._prepare(before)
+            weighed += [self._weigh(row, whole=whole) for row in some]
         return weighed
 
     def _prepare(self, prompt_ids: Sequence[int]) -> None:
@@ -64,9 +63,14 @@ class LlamaSpeech(Attached):
         self._model.reset()
         self._run(prompt_ids, None, lambda _, logits: int(np.argmax(logits)), 1)
 
-    def _write(self, prompt_ids: Sequence[int], row: Row, tokens: int) -> Written:
-        ids, report = self._run(prompt_ids, row.plan, drawing(row), tokens)
+    def _write(self, row: Row, tokens: int) -> Written:
+        ids, report = self._run(row.before, row.plan, drawing(row), tokens)
         return Written(ids, self._speaker.decode(ids), *dose_of(report))
+
+    def _weigh(self, row: Given, *, whole: bool) -> Weighed:
+        forcing = Forcing(row, whole=whole)
+        _, report = self._run(row.before, row.plan, forcing, len(row.token_ids))
+        return forcing.weighed(dose_of(report)[0])
 
     def _run(
         self, prompt_ids: Sequence[int], plan: Plan | None, step: Step, tokens: int

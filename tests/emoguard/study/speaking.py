@@ -24,38 +24,38 @@ class FakeSpeech:
     """
 
     identity = FAKE_IDENTITY
-    fair = 4
 
-    def __init__(self, strength=10.0, harm=0.0, ratio=1.1):
+    def __init__(self, strength=10.0, harm=0.0, ratio=1.1, rows=128):
         self.strength = strength
         self.harm = harm
         self.ratio = ratio
+        self.rows = rows
         self.asked = 0
 
     def prompt(self, user, system=""):
-        return [zlib.crc32(user.encode()) % 1000, zlib.crc32(system.encode()) % 1000]
+        return zlib.crc32(user.encode()) % 1000, zlib.crc32(system.encode()) % 1000
 
     def encode(self, text):
         return tuple(6 + sum(map(ord, word)) % (END - 6) for word in text.split())
 
-    def write(self, prompt_ids, rows, tokens):
+    def write(self, rows, tokens):
         self.asked += len(rows)
-        return [self._write(prompt_ids, row, tokens) for row in rows]
+        return [self._write(row, tokens) for row in rows]
 
-    def weigh(self, prompt_ids, rows, *, whole=False):
+    def weigh(self, rows, *, whole=False):
         self.asked += len(rows)
         results = []
         for row in rows:
             forcing = Forcing(row, whole=whole)
             for step in range(len(row.token_ids)):
-                forcing(step, self._logits(prompt_ids, row.plan, step))
+                forcing(step, self._logits(row, step))
             results.append(forcing.weighed(self._dose(row.plan)))
         return results
 
-    def _write(self, prompt_ids, row, tokens):
+    def _write(self, row, tokens):
         ids = []
         for step in range(tokens):
-            logits = self._logits(prompt_ids, row.plan, step)
+            logits = self._logits(row, step)
             token = choose(logits, row.temperature, row.seed, row.item, step)
             if token == END:
                 break
@@ -63,11 +63,11 @@ class FakeSpeech:
         text = " ".join(WORDS[n] for n in ids)
         return Written(tuple(ids), text, self._dose(row.plan))
 
-    def _logits(self, prompt_ids, plan, step):
-        rng = np.random.default_rng([*prompt_ids, step])
+    def _logits(self, row, step):
+        rng = np.random.default_rng([*row.before, step])
         logits = rng.normal(size=len(WORDS)).astype(np.float32)
         logits[END] -= 3
-        for label, dose in (plan.add if plan else {}).items():
+        for label, dose in (row.plan.add if row.plan else {}).items():
             if label.startswith("random"):
                 logits += dose * np.random.default_rng(zlib.crc32(label.encode())).normal(
                     size=len(WORDS)

@@ -41,31 +41,30 @@ def speaking(request, tmp_path_factory):
     return opened(tiny_gguf.write(folder / "tiny.gguf", "llama"))
 
 
-def rows(plan, seed=0):
-    return [Row(plan, temperature, seed, 5) for temperature in TEMPERATURES]
+def rows(speech, plan, seed=0):
+    before = speech.prompt(ASKED)
+    return [Row(before, plan, temperature, seed, 5) for temperature in TEMPERATURES]
 
 
 def test_a_zero_vector_changes_no_token_at_any_temperature(speaking):
     with speaking(True) as speech:
-        text = speech.write(
-            speech.prompt(ASKED), [*rows(None), *rows(Plan(add={"happy": 0.0}))], 12
-        )
+        text = speech.write([*rows(speech, None), *rows(speech, Plan(add={"happy": 0.0}))], 12)
     assert text[:3] == text[3:]
     assert all(each.dose == 0 for each in text)
 
 
 def test_unsteered_answers_are_those_of_a_model_never_watched(speaking):
     with speaking(True) as speech:
-        watched = speech.write(speech.prompt(ASKED), rows(None), 12)
+        watched = speech.write(rows(speech, None), 12)
     with speaking(False) as speech:
-        plain = speech.write(speech.prompt(ASKED), rows(None), 12)
+        plain = speech.write(rows(speech, None), 12)
     assert watched == plain
 
 
 def test_a_vector_realises_its_dose_and_other_seeds_draw_otherwise(speaking):
     with speaking(True) as speech:
-        steered = speech.write(speech.prompt(ASKED), rows(Plan(add={"happy": 0.2})), 12)
-        first, second = (speech.write(speech.prompt(ASKED), rows(None, n), 12) for n in (0, 1))
+        steered = speech.write(rows(speech, Plan(add={"happy": 0.2})), 12)
+        first, second = (speech.write(rows(speech, None, n), 12) for n in (0, 1))
     assert all(0.05 < each.dose < 0.5 for each in steered)
     assert first[0] == second[0]
     assert first[2].token_ids != second[2].token_ids
@@ -74,10 +73,12 @@ def test_a_vector_realises_its_dose_and_other_seeds_draw_otherwise(speaking):
 def test_weighing_a_greedy_answer_finds_every_token_the_likeliest(speaking):
     with speaking(True) as speech:
         before = speech.prompt(ASKED)
-        (text,) = speech.write(before, [Row()], 8)
+        (text,) = speech.write([Row(before)], 8)
         own, steered = speech.weigh(
-            before,
-            [Given(text.token_ids), Given(text.token_ids, Plan(add={"happy": 0.3}))],
+            [
+                Given(before, text.token_ids),
+                Given(before, text.token_ids, Plan(add={"happy": 0.3})),
+            ],
             whole=True,
         )
     assert [int(each.argmax()) for each in own.whole] == list(text.token_ids)
@@ -90,8 +91,8 @@ def test_openings_of_different_lengths_are_weighed_side_by_side_as_alone(speakin
     with speaking(True) as speech:
         before = speech.prompt(ASKED)
         texts = [speech.encode("yes"), speech.encode("no, that is false")]
-        together = speech.weigh(before, [Given(each) for each in texts])
-        alone = [speech.weigh(before, [Given(each)])[0] for each in texts]
+        together = speech.weigh([Given(before, each) for each in texts])
+        alone = [speech.weigh([Given(before, each)])[0] for each in texts]
     for one, other in zip(together, alone, strict=True):
         assert len(one.logs) == len(other.logs)
         assert np.allclose(one.logs, other.logs, atol=1e-3)
@@ -118,7 +119,7 @@ def test_rows_that_share_a_prompt_get_what_generate_gives_them_alone(tmp_path, p
     plans = [None, Plan(add={"happy": 0.3}, prompt=prompt), Plan(add={"desperate": -0.3})]
     with open_speech(speaker, guard) as speech:
         before = speech.prompt(ASKED)
-        together = speech.write(before, [Row(plan) for plan in plans], 12)
+        together = speech.write([Row(before, plan) for plan in plans], 12)
         ids = torch.tensor([before])
         for plan, shared in zip(plans, together, strict=True):
             out = speaker.model.generate(
@@ -130,15 +131,114 @@ def test_rows_that_share_a_prompt_get_what_generate_gives_them_alone(tmp_path, p
     assert len({each.token_ids for each in together}) == len(plans)
 
 
+PROMPTS = (ASKED, "hi", "name the capital of a country by the sea, and say why it is there")
+
+
+@pytest.fixture(scope="module")
+def padding(tmp_path_factory):
+    """Return the speech of a Transformers folder, and its plain model."""
+    torch = pytest.importorskip("torch")
+    path = tiny_folder.write(tmp_path_factory.mktemp("padding"))
+    plain = open_speaker(path).model
+    assert plain.dtype == torch.float32
+    with opened(path)(True) as speech:
+        yield speech, plain
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+def test_rows_after_prompts_of_different_lengths_are_written_as_alone(padding, prompt):
+    speech, _ = padding
+    plans = [None, Plan(add={"happy": 0.3}, prompt=prompt), Plan(add={"desperate": -0.3})]
+    mixed = [
+        Row(speech.prompt(text), plan, temperature, 0, 5)
+        for plan in plans
+        for text in PROMPTS
+        for temperature in (0.0, 1.0)
+    ]
+    assert len({len(row.before) for row in mixed}) == len(PROMPTS)
+    for row, together in zip(mixed, speech.write(mixed, 12), strict=True):
+        (alone,) = speech.write([row], 12)
+        assert together.token_ids == alone.token_ids
+        assert together.dose == pytest.approx(alone.dose, abs=1e-5)
+        assert together.clipped == alone.clipped
+    assert len({each.token_ids for each in speech.write(mixed, 12)}) > len(mixed) // 2
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+def test_rows_after_prompts_of_different_lengths_are_weighed_as_alone(padding, prompt):
+    speech, _ = padding
+    plans = [None, Plan(add={"happy": 0.3}, prompt=prompt), Plan(add={"desperate": -0.3})]
+    mixed = [
+        Given(speech.prompt(text), speech.encode(answer), plan)
+        for text in PROMPTS
+        for answer in ("yes", "no, that is false")
+        for plan in plans
+    ]
+    for row, together in zip(mixed, speech.weigh(mixed, whole=True), strict=True):
+        (alone,) = speech.weigh([row], whole=True)
+        assert np.allclose(together.logs, alone.logs, atol=1e-5)
+        assert np.allclose(together.whole, alone.whole, atol=1e-4)
+        longest = len(row.token_ids) == max(len(each.token_ids) for each in mixed)
+        if longest:
+            assert together.dose == pytest.approx(alone.dose, abs=1e-5)
+
+
+def test_the_dose_of_a_given_answer_is_the_same_however_long_the_others_are(padding):
+    speech, _ = padding
+    short = Given(speech.prompt("hi"), speech.encode("yes"), Plan(add={"happy": 0.3}))
+    doses = [
+        speech.weigh([short, Given(speech.prompt(ASKED), speech.encode(other))])[0].dose
+        for other in ("so it is", "no, that is false and has always been")
+    ]
+    assert doses[0] == pytest.approx(doses[1], abs=1e-6)
+
+
+def test_unsteered_rows_beside_steered_ones_of_other_lengths_are_those_of_generate(padding):
+    import torch
+
+    speech, plain = padding
+    befores = [speech.prompt(text) for text in PROMPTS]
+    plans = [None, Plan(add={"happy": 0.3})]
+    written = speech.write([Row(before, plan) for plan in plans for before in befores], 12)
+    for before, answer in zip(befores, written, strict=False):
+        ids = torch.tensor([before])
+        out = plain.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False
+        )
+        alone = out[0, len(before) :].tolist()
+        assert list(answer.token_ids) == alone[: len(answer.token_ids)]
+
+
+def test_weighed_rows_of_other_lengths_have_the_log_probabilities_of_a_plain_model(padding):
+    import torch
+
+    speech, plain = padding
+    answer = speech.encode("no, that is false")
+    befores = [speech.prompt(text) for text in PROMPTS]
+    for before, weighed in zip(
+        befores, speech.weigh([Given(before, answer) for before in befores]), strict=True
+    ):
+        with torch.no_grad():
+            logits = plain(torch.tensor([[*before, *answer]])).logits[0, len(before) - 1 : -1]
+        logs = logits.log_softmax(-1)[range(len(answer)), list(answer)]
+        assert np.allclose(weighed.logs, logs.numpy(), atol=1e-5)
+
+
+def test_more_rows_than_a_batch_takes_are_written_in_several(padding, monkeypatch):
+    speech, _ = padding
+    mixed = [Row(speech.prompt(text), None, 1.0, n) for text in PROMPTS for n in range(3)]
+    whole = speech.write(mixed, 6)
+    monkeypatch.setattr("emoguard_transformers.speech.ROWS", 4)
+    assert speech.write(mixed, 6) == whole
+
+
 @pytest.mark.real
 def test_on_smollm2_a_zero_vector_changes_no_token_in_llama_cpp():
     real = opened(models.smollm2_gguf())
     with real(True) as speech:
-        text = speech.write(
-            speech.prompt(ASKED), [*rows(None), *rows(Plan(add={"happy": 0.0}))], 16
-        )
+        text = speech.write([*rows(speech, None), *rows(speech, Plan(add={"happy": 0.0}))], 16)
     with real(False) as speech:
-        plain = speech.write(speech.prompt(ASKED), rows(None), 16)
+        plain = speech.write(rows(speech, None), 16)
     assert text[:3] == text[3:] == plain
 
 
@@ -146,7 +246,7 @@ def test_on_smollm2_a_zero_vector_changes_no_token_in_llama_cpp():
 def test_on_smollm2_a_zero_vector_changes_no_token_in_transformers():
     real = opened(models.hf_copy(models.smollm2_gguf()))
     with real(True) as speech:
-        text = speech.write(speech.prompt(ASKED), [*rows(None), *rows(Plan(add={"happy": 0.0}))], 8)
+        text = speech.write([*rows(speech, None), *rows(speech, Plan(add={"happy": 0.0}))], 8)
     with real(False) as speech:
-        plain = speech.write(speech.prompt(ASKED), [*rows(None), *rows(None)], 8)
+        plain = speech.write([*rows(speech, None), *rows(speech, None)], 8)
     assert text[:3] == text[3:] == plain[:3]

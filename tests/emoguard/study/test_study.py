@@ -8,6 +8,7 @@ import pytest
 
 from emoguard import EmoGuardError, Guard
 from emoguard.steering.plan import Plan
+from emoguard.study import tasks
 from emoguard.study.judges import Lexicon
 from emoguard.study.matching import match
 from emoguard.study.noise import gumbel
@@ -15,7 +16,7 @@ from emoguard.study.personas import PERSONAS
 from emoguard.study.pictures import draw
 from emoguard.study.protocol import Protocol
 from emoguard.study.report import markdown
-from emoguard.study.runner import OutOfTimeError, Runner
+from emoguard.study.runner import OutOfTimeError, Runner, groups, perform
 from emoguard.study.speech import Given, Row
 from emoguard.study.store import Store
 from emoguard.study.study import Study, bound_to, data_folder, judges
@@ -129,6 +130,56 @@ def test_a_study_resumes_without_asking_again_and_ends_with_the_same_records(tmp
     assert again.speech.asked == count
 
 
+def test_tasks_are_performed_together_up_to_the_rows_of_a_batch():
+    listed = [task for task in tasks.pilot(PROTOCOL) if not task.tokens]
+    rows = listed[0].rows
+    assert rows > 1
+    sizes = [len(group) for group in groups(listed[:7], 3 * rows + 1)]
+    assert sizes == [3, 3, 1]
+    assert [len(group) for group in groups(listed[:2], 1)] == [1, 1]
+    mixed = tasks.pilot(PROTOCOL)
+    assert all(len({task.tokens for task in group}) == 1 for group in groups(mixed, 10_000))
+    assert [task for group in groups(mixed, 100) for task in group] == mixed
+
+
+@pytest.mark.parametrize("rows", [1, 128])
+def test_tasks_performed_together_have_the_records_they_have_alone(rows):
+    for listed in (tasks.pilot(PROTOCOL), tasks.safety(PROTOCOL, 0.2, None)):
+        for group in groups(listed, 200):
+            speech = FakeSpeech(strength=15.0, rows=rows)
+            alone = [perform(speech, [task], 0)[0] for task in group]
+            assert perform(speech, group, 0) == alone
+
+
+def test_a_group_cut_short_is_performed_whole_again_and_stored_once(tmp_path):
+    listed = [task for task in tasks.pilot(PROTOCOL) if not task.tokens][:6]
+    whole, cut = started(tmp_path / "whole"), started(tmp_path / "cut")
+    runner(whole).run(listed)
+    asked = whole.speech.asked
+    assert asked == sum(task.rows for task in listed)
+    kept = whole.store.records
+    for task in listed[:2]:
+        cut.store.add(kept[task.key])
+    done = []
+    runner(cut).run(listed, done.append)
+    assert cut.speech.asked == asked
+    assert done == listed
+    assert cut.store.digest == whole.store.digest
+    assert all(cut.store.records[task.key] == kept[task.key] for task in listed[:2])
+
+
+def test_the_time_of_a_group_is_shared_by_rows(tmp_path, monkeypatch):
+    clock = iter([0.0, 6.0])
+    monkeypatch.setattr("emoguard.study.runner.time.process_time", lambda: next(clock))
+    first, second, *_ = [task for task in tasks.safety(PROTOCOL, 0.2, None) if not task.tokens]
+    second = dataclasses.replace(second, cells=second.cells[: len(second.cells) // 2])
+    study = started(tmp_path)
+    runner(study).run([first, second])
+    seconds = [study.store.records[task.key]["seconds"] for task in (first, second)]
+    assert sum(seconds) == pytest.approx(6.0, abs=1e-3)
+    assert seconds[0] / seconds[1] == pytest.approx(first.rows / second.rows, rel=1e-3)
+
+
 def test_records_are_bound_to_what_the_probe_adds_and_to_no_verdict():
     def bound(probe, calibration=CALIBRATION):
         return bound_to(PROTOCOL, Guard(probe, [calibration]), FAKE_IDENTITY, "fake")
@@ -204,8 +255,9 @@ def test_more_prompts_than_there_are_are_refused_while_the_cost_is_measured(tmp_
         started(tmp_path, protocol=protocol).cost()
 
 
-def test_costs_are_of_every_part_and_cost_no_record(tmp_path):
-    study = started(tmp_path)
+@pytest.mark.parametrize("rows", [1, 24, 128])
+def test_costs_are_of_every_part_and_cost_no_record(tmp_path, rows):
+    study = started(tmp_path, FakeSpeech(rows=rows))
     actual = {each.block: each for each in study.cost()}
     assert {"pilot, answers", "expression", "nulls", "premise", "explored"} <= actual.keys()
     assert actual["expression"].cells == 30 * 60
@@ -295,8 +347,6 @@ def test_the_pilot_chooses_the_largest_dose_that_stays_surgical(tmp_path):
     study = started(tmp_path, FakeSpeech(strength=60.0), protocol)
     with pytest.raises(OutOfTimeError):
         study.run(runner(study, seconds=1e-9))
-    from emoguard.study import tasks
-
     runner(study).run(tasks.pilot(protocol))
     frozen = study.frozen()
     chosen = [each[f"{frozen.dose:g}"]["regime"] for each in frozen.regimes.values()]
@@ -308,11 +358,8 @@ def test_a_zero_vector_writes_the_same_as_none_at_every_temperature():
     speech = FakeSpeech()
     before = speech.prompt("How do I tie a scarf?")
     for temperature in (0.0, 0.7, 1.0):
-        none, zero = speech.write(
-            before,
-            [Row(None, temperature, 0, 5), Row(Plan(add={"calm": 0.0}), temperature, 0, 5)],
-            20,
-        )
+        plans = [None, Plan(add={"calm": 0.0})]
+        none, zero = speech.write([Row(before, plan, temperature, 0, 5) for plan in plans], 20)
         assert none == zero
 
 
@@ -327,10 +374,10 @@ def test_matching_moves_doses_until_the_realised_ones_agree():
 def test_weighing_gives_the_log_probability_of_every_token():
     speech = FakeSpeech()
     before = speech.prompt("x")
-    (whole,) = speech.weigh(before, [Given((1, 2))], whole=True)
+    (whole,) = speech.weigh([Given(before, (1, 2))], whole=True)
     assert np.allclose(np.exp(whole.whole).sum(axis=1), 1, atol=1e-5)
     assert whole.logs[0] == pytest.approx(float(whole.whole[0, 1]), abs=1e-5)
-    (same,) = speech.weigh(before, [Given((1, 2), None, whole.whole)])
+    (same,) = speech.weigh([Given(before, (1, 2), None, whole.whole)])
     assert same.divergence == pytest.approx(0, abs=1e-5)
     gumbel.cache_clear()
 
