@@ -15,13 +15,11 @@ from tests.support import tiny_gguf
 DOOR = FakeResiduals()
 PROBE = make_probe(DOOR, ("happy", "sad"), (1, 3))
 CALIBRATION = make_calibration(PROBE, DOOR.identity)
+# Of all shipped probes: seven texts by others name their emotion.
 LEAKS = (
     "texts that hold a word of their own label (calm 6, loving 1; the first at stories.jsonl:2781):"
     " its direction may be that of the word; emoguard corpus check lists them"
 )
-KNOWN = {"qwen2.5-coder-0.5b-instruct": (LEAKS,)}
-"""Cautions of shipped probes: seven texts by others name their emotion."""
-
 
 def thin(card):
     return dataclasses.replace(PROBE, card=card)
@@ -72,4 +70,4 @@ def test_attach_logs_each_once(tmp_path, caplog):
 
 @pytest.mark.parametrize("name", shipped_files())
 def test_cautions_of_shipped_probes_are_known(name):
-    assert Guard.load(str(shipped_files()[name])).probe.cautions == KNOWN.get(name, ())
+    assert Guard.load(str(shipped_files()[name])).probe.cautions == (LEAKS,)

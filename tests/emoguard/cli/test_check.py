@@ -312,12 +312,12 @@ def test_a_label_that_is_not_usable_and_not_named_is_not_watched(check, tmp_path
 
 
 def test_without_a_probe_the_verdicts_of_the_shipped_ones_are_told(check):
-    code, out, _ = check("labels: [desperate, angry]")
+    code, out, _ = check("labels: [desperate, guilty]")
     assert code == 0
-    assert "in smollm2-135m-instruct angry (not usable)" in out
+    assert "in qwen2.5-coder-0.5b-instruct guilty (weak)" in out
     assert "desperate (" not in out
-    assert "not usable" not in check("labels: [desperate]")[1]
-    assert "not usable" not in check("labels: [angry, of_my_own]")[1]
+    assert "weak" not in check("labels: [desperate]")[1]
+    assert "weak" not in check("labels: [guilty, of_my_own]")[1]
 
 
 def test_cautions_of_a_probe_are_told(check, tmp_path):

@@ -66,7 +66,7 @@ def test_an_engine_without_our_part_is_left_alone() -> None:
 def test_the_layout_is_the_probe_s_and_salts_the_compile_cache() -> None:
     config, plain = configure(), configure(additional_config={})
     layout = Layout.of(config.additional_config)
-    assert layout.layers == (15, 16, 18, 24)
+    assert layout.layers == (15, 16, 17, 18)
     assert layout.labels == 13
     assert config.compute_hash() != plain.compute_hash()
     json.dumps(config.additional_config)  # vLLM hashes it so
