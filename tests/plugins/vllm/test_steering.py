@@ -99,7 +99,7 @@ def test_what_was_computed_steered_is_never_found_again(
         assert difference <= 1e-4
     else:
         assert turn.num_cached_tokens > 64
-        assert difference > 0.5
+        assert difference > 0.1
 
 
 def take_salts_away(processor: Any, monkeypatch: Any) -> None:
