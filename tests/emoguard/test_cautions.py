@@ -21,6 +21,7 @@ LEAKS = (
     " its direction may be that of the word; emoguard corpus check lists them"
 )
 
+
 def thin(card):
     return dataclasses.replace(PROBE, card=card)
 
