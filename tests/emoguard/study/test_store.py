@@ -125,6 +125,18 @@ HEAD = json.dumps({"emoguard": "study", "bound": BOUND}).encode() + b"\n"
         gzip.compress(b'{"bound": 3}\n'),
         b"no gzip",
     ],
+    # gzip writes the time into what would be the name, and processes have to agree on names.
+    ids=[
+        "list",
+        "empty",
+        "cut",
+        "flipped",
+        "deflated",
+        "half-a-record",
+        "no-task",
+        "no-head",
+        "text",
+    ],
 )
 def test_a_broken_piece_is_refused_by_name_with_the_remedy(tmp_path, content):
     (tmp_path / "piece-0001.jsonl.gz").write_bytes(content)
