@@ -156,26 +156,37 @@ class TransformersSpeaker:
         **more: Any,
     ) -> list[list[int]]:
         """Return the token ids generated in a batch, whose prompts are padded on the left."""
-        longest = max(map(len, prompts))
-        gaps = [longest - len(prompt) for prompt in prompts]
-        rows = [[self._padding] * gap + list(p) for gap, p in zip(gaps, prompts, strict=True)]
-        mask = [[0] * gap + [1] * (longest - gap) for gap in gaps]
+        padded, mask = left_padded(prompts, self._padding, self.model.device)
         torch.manual_seed(seed)
         out = self.model.generate(
-            input_ids=torch.tensor(rows, device=self.model.device),
-            attention_mask=torch.tensor(mask, device=self.model.device),
+            input_ids=padded,
+            attention_mask=mask,
             max_new_tokens=tokens,
             pad_token_id=self._padding,
             **sampling,
             **more,
         )
-        ids: list[list[int]] = out[:, longest:].tolist()
+        ids: list[list[int]] = out[:, padded.shape[1] :].tolist()
         return ids
 
     def _until_end(self, token_ids: list[int]) -> list[int]:
         """Return the token ids before the first that ends a generation."""
         ends = np.atleast_1d(self.model.generation_config.eos_token_id)
         return list(itertools.takewhile(lambda token: token not in ends, token_ids))
+
+
+def left_padded(
+    prompts: Sequence[Sequence[int]], padding: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the token ids of prompts as a matrix padded on the left, and its mask: 0 at padding.
+
+    Both have shape (prompts, tokens of the longest).
+    """
+    longest = max(map(len, prompts))
+    gaps = [longest - len(prompt) for prompt in prompts]
+    ids = [[padding] * gap + [*prompt] for gap, prompt in zip(gaps, prompts, strict=True)]
+    mask = [[0] * gap + [1] * (longest - gap) for gap in gaps]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 def _sampling(temperature: float) -> dict[str, Any]:

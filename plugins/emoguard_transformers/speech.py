@@ -23,6 +23,7 @@ from emoguard.study.speech import (
     dose_of,
     drawing,
 )
+from emoguard_transformers.speaker import left_padded
 
 ROWS = 128
 """Rows of one batch: on a CPU it takes little more than twice as long as one of 16."""
@@ -69,7 +70,7 @@ class TransformersSpeech(Attached):
         self, rows: Sequence[Row | Given], steps: Sequence[Step], tokens: int
     ) -> tuple[list[tuple[int, ...]], Sequence[Report | None]]:
         prompts, plans = [row.before for row in rows], [row.plan for row in rows]
-        ids, mask = self._padded(prompts)
+        ids, mask = left_padded(prompts, self._pad, self._model.device)
         start = ids.shape[1]
         options: dict[str, Any] = {
             "input_ids": ids,
@@ -91,22 +92,14 @@ class TransformersSpeech(Attached):
             reports = [by_id.get(request.id) for request in requests]
         return [self._answer(row) for row in out[:, start:].tolist()], reports
 
-    def _padded(self, prompts: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return prompts as a matrix of token ids, and its mask: 0 where it is padded."""
-        longest = max(map(len, prompts))
-        gaps = [longest - len(prompt) for prompt in prompts]
-        ids = [[self._pad] * gap + [*prompt] for gap, prompt in zip(gaps, prompts, strict=True)]
-        mask = [[0] * gap + [1] * (longest - gap) for gap in gaps]
-        device = self._model.device
-        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
     def _read_once(self, prompts: Sequence[tuple[int, ...]], plans: Sequence[Plan | None]) -> Any:
         """Return the cache of all rows before their last token: each prompt is read once.
 
         None where a plan steers the prompt, too: then rows differ before their last token.
         """
         places = {prompt: n for n, prompt in enumerate(dict.fromkeys(prompts))}
-        ids, mask = (each[:, :-1] for each in self._padded(list(places)))
+        padded = left_padded(list(places), self._pad, self._model.device)
+        ids, mask = (each[:, :-1] for each in padded)
         if not ids.shape[1] or any(plan is not None and plan.prompt for plan in plans):
             return None
         padding = {}
