@@ -128,8 +128,11 @@ def _planned(work: Study, about: dict[str, Any]) -> list[Cost]:
     """Print the plan and its cost, measured once and then kept; return the cost of each block."""
     console, protocol = Screen(), work.protocol
     if "plan" not in work.store:
-        with console.status("measuring speeds"):
-            costs = work.cost()
+        with Bars() as progress:
+            bar = progress.add_task("measuring speeds", total=None)
+            costs = work.cost(
+                lambda block: progress.update(bar, description=f"measuring speeds: {block}")
+            )
         work.store.add({"task": "plan", "costs": [vars(each) for each in costs]})
     costs = [Cost(**each) for each in work.store.records["plan"]["costs"]]
     total = sum(each.seconds for each in costs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,18 +50,23 @@ def block_of(task: Task) -> str:
     return "pilot, answers" if task.tokens else "pilot, choices"
 
 
-def costs(speech: Speech, tasks: Sequence[Task], seed: int = 0) -> list[Cost]:
-    """Return the cost of each block, after timing some of its tasks; their results are dropped."""
-    return [
-        Cost(
-            name,
-            len(some),
-            sum(len(task.cells) for task in some),
-            max(task.tokens for task in some),
-            _seconds(speech, some, seed),
-        )
-        for name, some in blocks(tasks).items()
-    ]
+def costs(
+    speech: Speech,
+    tasks: Sequence[Task],
+    seed: int = 0,
+    progress: Callable[[str], object] = lambda _: None,
+) -> list[Cost]:
+    """Return the cost of each block, after timing some of its tasks; their results are dropped.
+
+    `progress` gets the name of each block before it is timed: on a large model that takes minutes.
+    """
+    found = []
+    for name, some in blocks(tasks).items():
+        progress(name)
+        tokens = max(task.tokens for task in some)
+        cells = sum(len(task.cells) for task in some)
+        found.append(Cost(name, len(some), cells, tokens, _seconds(speech, some, seed)))
+    return found
 
 
 def pieces(seconds: float, piece_seconds: float) -> int:

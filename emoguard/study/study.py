@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -178,10 +178,13 @@ class Study:
             listed += tasks.explored(protocol, dose, controls=self.controls)
         return [task for _, task in tasks.named(listed)]
 
-    def cost(self) -> list[Cost]:
-        """Return the cost of each part, after timing a few of its tasks."""
+    def cost(self, progress: Callable[[str], object] = lambda _: None) -> list[Cost]:
+        """Return the cost of each part, after timing a few of its tasks.
+
+        `progress` gets the name of each part before it is timed.
+        """
         every = [*tasks.pilot(self.protocol), *self.tasks(self.protocol.dose or 0.1)]
-        return costs(self.speech, every, self.protocol.seed)
+        return costs(self.speech, every, self.protocol.seed, progress)
 
     def run(self, runner: Runner, done: Done = lambda _: None) -> None:
         """Perform all remaining tasks."""

@@ -258,7 +258,9 @@ def test_more_prompts_than_there_are_are_refused_while_the_cost_is_measured(tmp_
 @pytest.mark.parametrize("rows", [1, 24, 128])
 def test_costs_are_of_every_part_and_cost_no_record(tmp_path, rows):
     study = started(tmp_path, FakeSpeech(rows=rows))
-    actual = {each.block: each for each in study.cost()}
+    named: list[str] = []
+    actual = {each.block: each for each in study.cost(named.append)}
+    assert named == list(actual)
     assert {"pilot, answers", "expression", "nulls", "premise", "explored"} <= actual.keys()
     assert actual["expression"].cells == 30 * 60
     assert all(each.seconds > 0 for each in actual.values())
