@@ -75,10 +75,18 @@ class WorkFile(Generic[Record]):
         """Append one record, given as the data of its line.
 
         Raises:
-            EmoGuardError: the record cannot be written, or would make the file too large.
+            EmoGuardError: the record cannot be written, or would make the file too large, or holds
+                a number that is not finite, which no line may.
 
         """
-        line = _line(dict(data))
+        try:
+            line = _line(dict(data))
+        except ValueError as error:
+            raise EmoGuardError(
+                f"{self.path}: wanted finite numbers in a record, got NaN or infinity: what the "
+                "model computed cannot be kept; a half-precision model may overflow, so try it in "
+                "bfloat16 or float32"
+            ) from error
         try:
             size = self._file.stat().st_size
             if size + len(line) > LARGEST or len(self.records) == MOST_RECORDS:
@@ -154,7 +162,7 @@ class WorkFile(Generic[Record]):
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
 def differences(stored: Mapping[str, Any], bound: Mapping[str, Any]) -> str:

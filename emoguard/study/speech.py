@@ -151,10 +151,10 @@ class Forcing:
         return token
 
     def weighed(self, dose: float) -> Weighed:
-        """Return the log-probabilities kept."""
+        """Return the log-probabilities kept; an empty answer has no dose."""
         kept = np.array(self._distributions) if self._whole else None
         divergence = float(np.mean(self._divergences)) if self._divergences else 0.0
-        return Weighed(np.array(self._logs), dose, divergence, kept)
+        return Weighed(np.array(self._logs), dose if self._logs else 0.0, divergence, kept)
 
 
 def open_speech(speaker: Speaker, guard: Guard | None) -> Attached:

@@ -69,6 +69,8 @@ class LlamaSpeech(Attached):
 
     def _weigh(self, row: Given, *, whole: bool) -> Weighed:
         forcing = Forcing(row, whole=whole)
+        if not row.token_ids:  # nothing is generated, so nothing is reported
+            return forcing.weighed(0.0)
         _, report = self._run(row.before, row.plan, forcing, len(row.token_ids))
         return forcing.weighed(dose_of(report)[0])
 

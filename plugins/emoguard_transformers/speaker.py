@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
 from emoguard.errors import EmoGuardError
@@ -109,11 +110,15 @@ class TransformersSpeaker:
         seed: int = 0,
         exactly: bool = False,
     ) -> list[list[int]]:
-        """Generate from prompts of token ids in one batch, padded on the left."""
+        """Generate from prompts of token ids in one batch, padded on the left.
+
+        No setting of the checkpoint, like a repetition penalty, has a part in it.
+        """
         sampling = _sampling(temperature) | ({"top_k": 0, "top_p": 1.0} if temperature > 0 else {})
         if exactly:
             sampling["min_new_tokens"] = tokens
-        return self._rows(prompts, tokens, seed, sampling, emoguard=list(requests))
+        with unadjusted(self.model):
+            return self._rows(prompts, tokens, seed, sampling, emoguard=list(requests))
 
     def surprise(self, before: Sequence[int], after: Sequence[int]) -> float:
         """Return the mean negative log-likelihood per token of `after`; 0 of nothing."""
@@ -173,6 +178,22 @@ class TransformersSpeaker:
         """Return the token ids before the first that ends a generation."""
         ends = np.atleast_1d(self.model.generation_config.eos_token_id)
         return list(itertools.takewhile(lambda token: token not in ends, token_ids))
+
+
+@contextmanager
+def unadjusted(model: Any) -> Iterator[None]:
+    """Let `generate` see a model's own logits, whatever the checkpoint's `generation_config` says.
+
+    A repetition penalty, say, would change them before any processor of ours; `generate` takes it
+    from there even where it gets a configuration without one.
+    """
+    kept = model.generation_config
+    tokens = ("bos_token_id", "eos_token_id", "pad_token_id")
+    model.generation_config = GenerationConfig(**{name: getattr(kept, name) for name in tokens})
+    try:
+        yield
+    finally:
+        model.generation_config = kept
 
 
 def left_padded(

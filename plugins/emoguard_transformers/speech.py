@@ -23,7 +23,7 @@ from emoguard.study.speech import (
     dose_of,
     drawing,
 )
-from emoguard_transformers.speaker import left_padded
+from emoguard_transformers.speaker import left_padded, unadjusted
 
 ROWS = 128
 """Rows of one batch: on a CPU it takes little more than twice as long as one of 16."""
@@ -82,14 +82,15 @@ class TransformersSpeech(Attached):
             "logits_processor": [_Picking(steps, start)],
         }
         reports: list[Report | None] = [None] * len(steps)
-        if self._watch is None:
-            out = self._model.generate(**options)
-        else:
-            requests = [Request(plan=plan) for plan in plans]
-            with self._watch.recording() as recorded:
-                out = self._model.generate(**options, emoguard=requests)
-            by_id = {report.id: report for report in recorded}
-            reports = [by_id.get(request.id) for request in requests]
+        with unadjusted(self._model):
+            if self._watch is None:
+                out = self._model.generate(**options)
+            else:
+                requests = [Request(plan=plan) for plan in plans]
+                with self._watch.recording() as recorded:
+                    out = self._model.generate(**options, emoguard=requests)
+                by_id = {report.id: report for report in recorded}
+                reports = [by_id.get(request.id) for request in requests]
         return [self._answer(row) for row in out[:, start:].tolist()], reports
 
     def _read_once(self, prompts: Sequence[tuple[int, ...]], plans: Sequence[Plan | None]) -> Any:

@@ -6,6 +6,7 @@ import pytest
 from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
 from emoguard.records import Request
+from emoguard.runtime.attach import attach
 from emoguard.runtime.openers import open_speaker
 from emoguard.steering.plan import Plan
 from emoguard.steering.policy import SteeringPolicy
@@ -222,6 +223,33 @@ def test_weighed_rows_of_other_lengths_have_the_log_probabilities_of_a_plain_mod
             logits = plain(torch.tensor([[*before, *answer]])).logits[0, len(before) - 1 : -1]
         logs = logits.log_softmax(-1)[range(len(answer)), list(answer)]
         assert np.allclose(weighed.logs, logs.numpy(), atol=1e-5)
+
+
+def test_no_setting_of_the_checkpoint_alters_what_a_study_writes_and_weighs(padding, tmp_path):
+    speech, _ = padding
+    path = tiny_folder.write(tmp_path)
+    altered = open_speaker(path)
+    altered.model.generation_config.repetition_penalty = 30.0
+    altered.model.generation_config.suppress_tokens = list(range(3, 200))
+    before = speech.prompt(ASKED)
+    asked = [Row(before, None, temperature, 3) for temperature in TEMPERATURES]
+    given = [Given(before, speech.encode("yes"))]
+    with open_speech(altered, None) as other:
+        assert other.write(asked, 12) == speech.write(asked, 12)
+        (own,), (actual,) = speech.weigh(given), other.weigh(given)
+    assert own.logs == pytest.approx(actual.logs, abs=1e-6)
+    assert altered.model.generation_config.repetition_penalty == 30.0
+    guard = Guard(make_probe(altered.door, PROTOCOL.labels))
+    with attach(altered.model, guard, **altered.options):
+        (answer,) = altered.batch([before], [Request()], tokens=12)
+    assert altered.decode(answer) == speech.write(asked, 12)[0].text
+
+
+def test_an_empty_answer_weighs_nothing(speaking):
+    with speaking(True) as speech:
+        (weighed,) = speech.weigh([Given(speech.prompt(ASKED), (), Plan(add={"happy": 0.2}))])
+    assert len(weighed.logs) == 0
+    assert weighed.dose == 0
 
 
 def test_more_rows_than_a_batch_takes_are_written_in_several(padding, monkeypatch):

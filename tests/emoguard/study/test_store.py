@@ -57,8 +57,21 @@ def test_the_same_records_have_the_same_digest_however_long_they_took(tmp_path):
         one.add(record(number, 1.0))
         other.add(record(1 - number, 2.0))
     assert one.digest == other.digest
+    one.add({"task": "plan", "costs": [{"seconds": 1.0}]})
+    other.add({"task": "plan", "costs": [{"seconds": 2.0}]})
+    assert one.digest == other.digest
     other.add(record(2))
     assert one.digest != other.digest
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_refused_before_the_piece_is_spoilt(tmp_path, value):
+    store = Store(tmp_path, BOUND)
+    store.add(record(0))
+    with pytest.raises(EmoGuardError, match="wanted finite numbers in a record"):
+        store.add({"task": "block/1", "data": {"margin": value}})
+    store.close()
+    assert list(Store(tmp_path, BOUND).records) == ["block/0"]
 
 
 def test_the_records_of_another_study_are_refused(tmp_path):
