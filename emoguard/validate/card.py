@@ -315,9 +315,11 @@ def _agreement(blocks: Blocks) -> Iterator[Table]:
     if blocks.invariance:
         i = blocks.invariance
         padding = NONE if i.padding is None else f"{i.padding:.1g}"
+        wanted = " and ".join(f"{each:g}" for each in i.wanted)
+        held = "held" if i.holds else "missed"
         yield Table(
             "The file, fitted on everything",
-            f"Company a text is read in (wanted: below 1e-3; {'held' if i.holds else 'missed'})",
+            f"Company a text is read in (wanted: below {wanted}; {held})",
             ("run together or alone, share of ‖h‖", "left-padded or alone, |Δz|"),
             ((f"{i.batch:.2g}", padding),),
         )

@@ -23,6 +23,8 @@ from emoguard.probe.calibration import Calibration
 from emoguard.probe.crossing import rolling_mean
 from emoguard.runtime.speaker import Generated, Speaker
 from emoguard.validate.agreement import (
+    HALF,
+    TOLERANCE,
     Agreement,
     Invariance,
     agreement,
@@ -276,8 +278,13 @@ def _invariance(
     for each in (speaker, exact):
         padding = padding_difference(each, guard, some[:8])
         if padding is not None:
-            return Invariance(together, padding)
-    return Invariance(together, None)
+            return Invariance(together, padding, (_wanted(speaker)[0], _wanted(each)[1]))
+    return Invariance(together, None, _wanted(speaker))
+
+
+def _wanted(speaker: Speaker) -> tuple[float, float]:
+    half = speaker.door.identity.quantisation in ("bfloat16", "float16")
+    return HALF if half else (TOLERANCE, TOLERANCE)
 
 
 def _spread(count: int, wanted: int) -> list[int]:

@@ -12,10 +12,12 @@ from emoguard.testing import (
     make_probe,
 )
 from emoguard.validate.agreement import (
+    HALF,
     TOLERANCE,
     Invariance,
     agreement,
     batch_difference,
+    largest_gap,
     padding_difference,
     read_z,
 )
@@ -119,3 +121,18 @@ def test_a_speaker_that_makes_no_batches_has_no_padding_to_differ_by():
     assert padding_difference(FakeSpeaker(), Guard(PROBE), TEXTS) is None
     assert Invariance(0.0, None).holds
     assert not Invariance(0.0, 2 * TOLERANCE).holds
+
+
+def test_a_model_in_16_bits_may_round():
+    assert Invariance(0.007, 0.06, HALF).holds
+    assert not Invariance(0.03, 0.06, HALF).holds
+    assert not Invariance(0.007, 1.0, HALF).holds
+    assert not Invariance(0.007, 0.0).holds
+
+
+def test_rows_are_compared_until_their_tokens_differ():
+    z = np.zeros((4, 2))
+    moved = np.array([[0.1, 0.0], [0.0, -0.2], [0.3, 0.0], [9.0, 9.0]])
+    assert largest_gap(([5, 6, 7, 8], z), ([5, 6, 9, 8], moved)) == 0.3
+    assert largest_gap(([5, 6, 7, 8], z), ([1, 6, 7, 8], moved)) == 0.1
+    assert largest_gap(([5, 6, 7, 8], z), ([5, 6, 7, 8], moved)) == 9.0
