@@ -15,11 +15,6 @@ from tests.support import tiny_gguf
 DOOR = FakeResiduals()
 PROBE = make_probe(DOOR, ("happy", "sad"), (1, 3))
 CALIBRATION = make_calibration(PROBE, DOOR.identity)
-# Of all shipped probes: seven texts by others name their emotion.
-LEAKS = (
-    "texts that hold a word of their own label (calm 6, loving 1; the first at stories.jsonl:2781):"
-    " its direction may be that of the word; emoguard corpus check lists them"
-)
 
 
 def thin(card):
@@ -70,5 +65,5 @@ def test_attach_logs_each_once(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("name", shipped_files())
-def test_cautions_of_shipped_probes_are_known(name):
-    assert Guard.load(str(shipped_files()[name])).probe.cautions == (LEAKS,)
+def test_shipped_probes_are_not_doubtful(name):
+    assert Guard.load(str(shipped_files()[name])).probe.cautions == ()

@@ -46,8 +46,17 @@ def test_a_text_leaks_the_words_of_its_own_label_alone():
     ]
     assert leaks(texts, [SARCASTIC, SINCERE]) == {"sarcastic": texts[:1]}
     (sentence,) = leak_cautions([texts[:1], texts[1:]], [SARCASTIC, SINCERE])
-    assert "(sarcastic 1; the first at a:1)" in sentence
+    assert "(sarcastic 1 of 2; the first at a:1)" in sentence
     assert leak_cautions([texts[1:]], [SARCASTIC, SINCERE]) == []
+
+
+def test_one_text_of_twenty_makes_nobody_doubt_the_probe_and_two_do():
+    texts = [Text("sarcastic", "", f"Number {n}, well done.", f"a:{n}") for n in range(20)]
+    texts[3] = dataclasses.replace(texts[3], text="Oh, what sarcasm!")
+    assert leak_cautions([texts], [SARCASTIC]) == []
+    texts[5] = dataclasses.replace(texts[5], text="Sarcastic again!")
+    (sentence,) = leak_cautions([texts], [SARCASTIC])
+    assert "(sarcastic 2 of 20; the first at a:3)" in sentence
 
 
 def test_the_packages_own_corpora_leak_nothing_and_a_planted_word_is_found():
