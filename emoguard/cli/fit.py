@@ -128,10 +128,10 @@ def fit(
 ) -> None:
     """Make a probe file and a page that shows it: directions, a first judgement, calibration.
 
-    Directions are fitted to texts about emotions and judged on texts by another writer; the
-    calibration comes from the model's own answers. The first lines estimate the time for each part
-    on this machine. Work is saved beside OUT along the way: after an interruption, the same command
-    continues.
+    Directions are fitted to texts about emotions and judged on a corpus they were not fitted on;
+    the calibration comes from the model's own answers. The first lines estimate the time for each
+    part on this machine. Work is saved beside OUT along the way: after an interruption, the same
+    command continues.
     """
     check_installed("fitting", "sklearn", "vaderSentiment")
     if name:

@@ -93,7 +93,7 @@ def _verdicts(probe: Probe) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        title="First judgement: AUROC on texts of a writer the directions were not fitted on",
+        title="First judgement: AUROC on a corpus the directions were not fitted on",
         title_justify="left",
     )
     table.add_column("label")

@@ -128,7 +128,7 @@ def _label(name: str, data: dict[str, Any]) -> Label:
 
 
 def own() -> tuple[Path, ...]:
-    """Return the package's own corpora, by two writers."""
+    """Return the package's own corpora, by one writer in two styles."""
     return own_stories(), own_letters()
 
 

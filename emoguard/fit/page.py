@@ -115,7 +115,7 @@ def _verdicts(probe: Probe, thresholds: Mapping[str, Threshold | None]) -> str:
         '<p class="soft">Bar: AUROC on the corpora left out, with its 95 % interval, from '
         f"{LEAST:.1f} to {MOST:.1f}; chance is .5. Thin line: the text alone, without a model.</p>"
         '<div class="scroll"><table><thead><tr><th>label</th><th>verdict</th><th>told apart on '
-        "another writer's texts</th><th>model</th><th>text alone</th><th>alarm from z</th></tr>"
+        "another corpus</th><th>model</th><th>text alone</th><th>alarm from z</th></tr>"
         f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
