@@ -50,7 +50,7 @@ from emoguard.validate.validation import validate as measure
     "--corpus",
     "corpus_paths",
     multiple=True,
-    help="JSON lines with emotion, topic, text; repeat: transfer needs two writers at least. "
+    help="JSON lines with emotion, topic, text; repeat: transfer needs two corpora at least. "
     "Default: the package's own two.",
 )
 @click.option(

@@ -29,7 +29,7 @@ STEMS = (
 """The words of the twelve labels and their families, as regular expressions of whole words."""
 
 DOUBTFUL = 0.05
-"""Share of a label's texts with its own word from which on the direction may be that of the word."""
+"""Share of a label's texts with its own word above which the direction may be that of the word."""
 
 _NAMED = re.compile(rf"\b(?:{'|'.join(STEMS)})\b", re.IGNORECASE)
 
