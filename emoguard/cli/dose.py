@@ -24,6 +24,7 @@ from emoguard.fit.corpora import recorded_labels
 from emoguard.fit.textonly import vader
 from emoguard.runtime.openers import batching, open_speaker
 from emoguard.study.dose import DoseResult, Effect, Judge, LabelResult, measure
+from emoguard.study.report import number
 from emoguard.study.stage import SpeakerStage
 from emoguard.validate.plots import find_pyplot, save_figure
 
@@ -210,7 +211,7 @@ def _cells(effect: Effect) -> tuple[str, ...]:
         f"{effect.effect:+.3f} [{effect.low:+.3f}, {effect.high:+.3f}]",
         null,
         p,
-        f"{effect.perplexity_ratio:.2f}",
+        number(effect.perplexity_ratio),
         effect.regime,
     )
 

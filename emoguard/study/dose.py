@@ -85,14 +85,19 @@ class Effect:
     """Mean difference of the judge's score, steered minus unsteered."""
     low: float
     high: float
-    perplexity_ratio: float
-    """Perplexity of the steered texts under the unsteered model over that of its own."""
+    perplexity_ratio: float | None
+    """Perplexity of the steered texts under the unsteered model over that of its own.
+
+    None if all texts of one side are empty.
+    """
     repetition: float
     """Share of word triples that are repeats, steered minus unsteered."""
     distinct: float
     """Share of words that are distinct, steered minus unsteered."""
     foreign: float
     """Share of letters outside the Latin script, steered minus unsteered."""
+    failed: float
+    """Share of texts that are not coherent, steered minus unsteered."""
     p: float | None = None
     """One-sided: share of random directions (the label's own counted) that do at least as much."""
     random_low: float | None = None
@@ -102,7 +107,9 @@ class Effect:
     @property
     def regime(self) -> Regime:
         """Return the texts' quality: surgical, repetitive or broken."""
-        return Reading(self.perplexity_ratio, self.repetition, self.distinct, self.foreign).regime
+        return Reading(
+            self.perplexity_ratio, self.repetition, self.distinct, self.foreign, self.failed
+        ).regime
 
 
 @dataclass(frozen=True)
@@ -266,6 +273,7 @@ class _Trial:
             repetition=reading.repetition,
             distinct=reading.distinct,
             foreign=reading.foreign,
+            failed=reading.failed,
         )
 
     def _differences(

@@ -11,6 +11,7 @@ import numpy as np
 from emoguard.errors import EmoGuardError
 from emoguard.study.judges import Judge, level
 from emoguard.study.regimes import Reading, read
+from emoguard.study.report import number
 from emoguard.study.tasks import ZERO, Cell, Vector, add
 
 if TYPE_CHECKING:
@@ -134,9 +135,10 @@ def _dose(protocol: Protocol, regimes: Mapping[str, Mapping[float, Reading]]) ->
             break
         chosen = dose
     if not chosen:
+        least = {label: by[min(by)] for label, by in regimes.items()}
         ratios = ", ".join(
-            f"{label} {by[min(by)].ratio:.2f} ({by[min(by)].regime})"
-            for label, by in regimes.items()
+            f"{label} {number(each.ratio)} ({each.regime}, {each.failed:+.0%} incoherent)"
+            for label, each in least.items()
         )
         raise EmoGuardError(
             f"no dose of the pilot is surgical for every label; perplexity ratios at the smallest: "

@@ -171,7 +171,7 @@ def _curves(curves: Mapping[str, Any], primary: str) -> Iterator[str]:
                     label,
                     f"{dose:+g}",
                     points(own["effects"][n]) if own else NONE,
-                    f"{reading['ratio']:.2f}",
+                    number(reading["ratio"]),
                     f"{reading['repetition']:+.2f}",
                     reading["regime"],
                 )
