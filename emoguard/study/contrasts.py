@@ -10,7 +10,7 @@ import numpy as np
 
 from emoguard.study.effects import effect
 from emoguard.study.report import p_value
-from emoguard.study.statistics import against, detectable, holm, no_harm, seeing_items
+from emoguard.study.statistics import ALPHA, against, detectable, holm, no_harm, seeing_items
 from emoguard.validate.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from emoguard.study.protocol import Contrast
 
 Outcome = Literal["holds", "fails", "untested"]
-
-ALPHA = 0.05
 
 SMALLEST = 0.05
 """Smallest effect that a study should detect: five points."""

@@ -17,6 +17,9 @@ from emoguard.validate.estimate import Estimate
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+ALPHA = 0.05
+"""Level of every test."""
+
 RESAMPLES = 10_000
 
 FLIPS = 10_000
