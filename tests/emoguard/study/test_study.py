@@ -151,6 +151,30 @@ def test_tasks_performed_together_have_the_records_they_have_alone(rows):
             assert perform(speech, group, 0) == alone
 
 
+class Listening(FakeSpeech):
+    """Keeps the rows that it was asked to write."""
+
+    def write(self, rows, tokens):
+        self.heard = rows
+        return super().write(rows, tokens)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_all_cells_of_an_item_share_their_noise_and_no_two_items_or_samples_do(seed):
+    written = [task for task in tasks.pilot(PROTOCOL) if task.tokens][:2]
+    for listed in (written, tasks.expression(PROTOCOL, 0.2)[:2]):
+        speech = Listening()
+        perform(speech, listed, seed)
+        # Within a task rows are ordered by prompt; each row's noise must be that of its sample.
+        cells = [cell for task in listed for cell in sorted(task.cells, key=lambda c: c.prompt)]
+        names = [task.seeded for task in listed for _ in task.cells]
+        assert [(row.seed, row.item) for row in speech.heard] == [
+            (seed + cell.sample, name) for cell, name in zip(cells, names, strict=True)
+        ]
+        samples = {(cell.sample, name) for cell, name in zip(cells, names, strict=True)}
+        assert len({(row.seed, row.item) for row in speech.heard}) == len(samples)
+
+
 def test_a_group_cut_short_is_performed_whole_again_and_stored_once(tmp_path):
     listed = [task for task in tasks.pilot(PROTOCOL) if not task.tokens][:6]
     whole, cut = started(tmp_path / "whole"), started(tmp_path / "cut")
