@@ -40,8 +40,8 @@ ASK = "Tell me a short story."
 class SpeakerStage:
     """See `emoguard.study.dose.Stage`. Samples `tokens` tokens at most, at a temperature of .7.
 
-    `speaker` is a `BatchSpeaker`, too. The seed of a batch comes from its prompt: a second run
-    gives the same texts.
+    `speaker` is a `BatchSpeaker`, too. The seed of a batch comes from its prompt and its
+    place: a second run gives the same texts.
 
     Raises:
         EmoGuardError: there is no calibration of this model file, or the speaker makes no batches.
@@ -91,13 +91,16 @@ class SpeakerStage:
     def _speak(self, watch: Watch, prompt: str, plans: Sequence[Plan | None]) -> list[Spoken]:
         spoken: list[Spoken] = []
         for start in range(0, len(plans), ROWS):
-            spoken += self._rows(watch, prompt, plans[start : start + ROWS])
+            # Each batch draws its own noise: else its rows would share that of the batch before.
+            seed = zlib.crc32(prompt.encode()) + start
+            spoken += self._rows(watch, prompt, plans[start : start + ROWS], seed)
         return spoken
 
-    def _rows(self, watch: Watch, prompt: str, plans: Sequence[Plan | None]) -> list[Spoken]:
+    def _rows(
+        self, watch: Watch, prompt: str, plans: Sequence[Plan | None], seed: int
+    ) -> list[Spoken]:
         prompts = [self._prompt_ids(prompt)] * len(plans)
         requests = [Request(plan=plan) for plan in plans]
-        seed = zlib.crc32(prompt.encode())
         with watch.recording() as reports:
             rows = self._batch.batch(
                 prompts, requests, tokens=self._tokens, temperature=TEMPERATURE, seed=seed
