@@ -154,9 +154,11 @@ def measure(
     `progress` gets the current step, the prompts done and their number.
 
     Raises:
-        EmoGuardError: too few prompts to choose on one half and test on the other.
+        EmoGuardError: too few prompts to choose on one half and test on the other, or a label named
+            twice.
 
     """
+    check_distinct([name for name, _ in labels])
     if len(prompts) < 4:
         raise EmoGuardError(f"a dose needs at least 4 prompts, got {len(prompts)}: give more")
     trial = _Trial(stage, judge, progress)
@@ -178,6 +180,18 @@ def measure(
         for name, sign in labels
     ]
     return DoseResult(tuple(results), len(prompts), len(stage.randoms), float(np.mean(trial.plain)))
+
+
+def check_distinct(labels: Sequence[str]) -> None:
+    """Raise if a label is named twice.
+
+    Raises:
+        EmoGuardError: the message names it.
+
+    """
+    for label in labels:
+        if labels.count(label) > 1:
+            raise EmoGuardError(f"labels: {label:.60} is named twice: name it once")
 
 
 @dataclass(frozen=True)

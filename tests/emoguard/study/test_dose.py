@@ -135,6 +135,13 @@ def test_too_few_prompts_are_refused():
         run(FakeStage(), prompts=PROMPTS[:3])
 
 
+def test_a_label_named_twice_is_refused_before_anything_is_said():
+    stage = FakeStage()
+    with pytest.raises(EmoGuardError, match="labels: happy is named twice"):
+        run(stage, labels=(("happy", 1), ("sad", -1), ("happy", 1)))
+    assert not stage.bounds
+
+
 @pytest.mark.slow
 def test_p_is_uniform_for_a_direction_without_effect():
     class Null(FakeStage):
