@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from emoguard.advice import calibrate_command
 from emoguard.errors import EmoGuardError
 from emoguard.fit.corpora import neutral_prompts
 from emoguard.fit.requirements import VALENCE
@@ -18,7 +17,13 @@ from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
 from emoguard.steering.policy import SteeringPolicy
 from emoguard.study import analysis, items, questions, tasks
-from emoguard.study.directions import centred_rows, random_directions, with_directions, without
+from emoguard.study.directions import (
+    centred_rows,
+    norms_for,
+    random_directions,
+    with_directions,
+    without,
+)
 from emoguard.study.frozen import Frozen, freeze
 from emoguard.study.judges import Classifier, Embeddings, Endpoint, Judge, Lexicon
 from emoguard.study.matching import PROMPTS, Matched, match
@@ -123,13 +128,7 @@ def guard_of(protocol: Protocol, guard: Guard, door: Residuals) -> Guard:
     """
     probe = guard.probe
     probe.indices((*protocol.labels, *protocol.explored.labels))
-    calibration = guard.calibration(door.identity)
-    if calibration is None:
-        raise EmoGuardError(
-            f"a dose is a share of the reference norm, and {probe.name} has no calibration of "
-            f"{door.identity.name} ({door.identity.quantisation}): make one with "
-            f"{calibrate_command()}"
-        )
+    calibration = norms_for(guard, door.identity)
     directions = {}
     if VALENCE in probe.labels:
         directions = {
@@ -142,7 +141,8 @@ def guard_of(protocol: Protocol, guard: Guard, door: Residuals) -> Guard:
     wide, also = with_directions(probe, calibration, directions)
     policy = Policy(
         labels=wide.labels[:1],  # readings are not used here
-        steering=SteeringPolicy(max_dose_ratio=protocol.bound),
+        # An answer of which a part is unsteered belongs in no cell.
+        steering=SteeringPolicy(max_dose_ratio=protocol.bound, on_fault="stop"),
     )
     return Guard(wide, [also], policy)
 

@@ -19,7 +19,7 @@ from emoguard.study.report import markdown
 from emoguard.study.runner import OutOfTimeError, Runner, groups, perform
 from emoguard.study.speech import Given, Row
 from emoguard.study.store import Store
-from emoguard.study.study import Study, bound_to, data_folder, judges
+from emoguard.study.study import Study, bound_to, data_folder, guard_of, judges
 from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
 
 from .speaking import FakeSpeech
@@ -128,6 +128,21 @@ def test_a_study_resumes_without_asking_again_and_ends_with_the_same_records(tmp
     count = again.speech.asked
     again.run(runner(again))
     assert again.speech.asked == count
+
+
+PLAIN = Protocol(**{**vars(PROTOCOL), "explored": {"labels": []}, "nulls": {"directions": 0},
+                    "contrasts": ()})  # fmt: skip
+
+
+def test_a_fault_of_steering_ends_an_answer_instead_of_finishing_it_unsteered():
+    steering = guard_of(PLAIN, GUARD, DOOR).policy.steering
+    assert steering.on_fault == "stop"
+    assert steering.max_dose_ratio == PLAIN.bound
+
+
+def test_a_dose_is_of_no_size_without_a_calibration_of_the_model_file():
+    with pytest.raises(EmoGuardError, match="no calibration of .*: make one with emoguard cal"):
+        guard_of(PLAIN, Guard(PROBE), DOOR)
 
 
 def test_tasks_are_performed_together_up_to_the_rows_of_a_batch():
