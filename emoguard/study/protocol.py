@@ -217,6 +217,11 @@ class Protocol:
         return others[0]
 
 
+def enough_directions(count: int) -> bool:
+    """Return whether the smallest p against this many random directions survives correction."""
+    return MOST_CONTRASTS / (count + 1) < ALPHA
+
+
 def _check_distinct(protocol: Protocol) -> None:
     """Raise if something is named twice: it would be asked once and counted twice."""
     listed: dict[str, Sequence[object]] = {
@@ -274,13 +279,18 @@ def _check_contrast(contrast: Contrast, protocol: Protocol) -> None:
         raise EmoGuardError(
             f"contrasts: {contrast.label:.60} is not among labels: {', '.join(protocol.labels)}"
         )
+    if contrast.outcome == "expression" and protocol.pilot.prompts < 2:
+        raise EmoGuardError(
+            "contrasts: expression needs a pilot of at least 2 prompts, half to set a level and "
+            f"half to see its rate, got {protocol.pilot.prompts}: set pilot.prompts"
+        )
     if contrast.test == "random":
         if contrast.outcome != "expression":
             raise EmoGuardError(
                 "contrasts: random directions are compared on expression only, got "
                 f"{contrast.outcome}: use difference or no_harm"
             )
-        if MOST_CONTRASTS / (protocol.nulls.directions + 1) >= ALPHA:
+        if not enough_directions(protocol.nulls.directions):
             raise EmoGuardError(
                 f"contrasts: {protocol.nulls.directions} random directions give a p of at best "
                 f"{1 / (protocol.nulls.directions + 1):.3f}, too large once corrected for "

@@ -169,7 +169,7 @@ class Study:
         randoms = dict.fromkeys(names, dose) if matched is None else matched.doses
         near = dict(list(randoms.items())[:DIVERGING])
         if matched is not None:
-            near = matched.by_divergence(DIVERGING)
+            near = matched.by_divergence(DIVERGING, protocol.bound)
         listed = tasks.expression(protocol, dose) if protocol.expression.prompts else []
         if names and protocol.nulls.prompts:
             listed += tasks.nulls(protocol, randoms, near, dose)
@@ -215,12 +215,27 @@ class Study:
                 protocol.labels,
                 [f"random-{n}" for n in range(protocol.nulls.directions)],
                 dose,
+                bound=protocol.bound,
             )
             self.store.add({"task": "matched", "data": asdict(matching)})
         return Matched(**self.store.records["matched"]["data"])
 
+    @property
+    def complete(self) -> bool:
+        """Return whether every task has its record."""
+        if "frozen" not in self.store:
+            return False
+        every = [*tasks.pilot(self.protocol), *self.tasks(self.frozen().dose)]
+        return all(task.key in self.store for task in every)
+
     def results(self, about: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the results so far, with `about` and the description of the run."""
+        """Return the results so far, with `about` and the description of the run.
+
+        Raises:
+            EmoGuardError: the pilot is not done.
+
+        """
+        about = {**about, "complete": self.complete}
         return results(self.protocol, self.store, self.judges, self.verdicts, about)
 
 
@@ -231,7 +246,7 @@ def results(
     verdicts: Mapping[str, str],
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return all results of the records in a store.
+    """Return all results of the records in a store; `about` says whether they are "complete".
 
     Raises:
         EmoGuardError: the pilot is not done.
@@ -257,7 +272,7 @@ def results(
             "seconds": {key: round(value, 1) for key, value in by_block(records).items()},
             "records": len(records),
         },
-        **analysis.results(outcomes, verdicts),
+        **analysis.results(outcomes, verdicts, complete=about["complete"]),
     }
     plain: dict[str, Any] = _plain(results)
     return plain

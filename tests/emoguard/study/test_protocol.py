@@ -72,6 +72,13 @@ def test_a_digest_is_of_everything_that_is_said():
             "contrasts.0.test: wanted a value, got none",
         ),
         ({"pilot": {"prompts": 0}}, "pilot.prompts: wanted .* of at least 1, got 0"),
+        (
+            {
+                "contrasts": [{"outcome": "expression", "label": "happy", "test": "difference"}],
+                "pilot": {"prompts": 1},
+            },
+            "needs a pilot of at least 2 prompts, .* got 1",
+        ),
         ({"pilot": {"doses": []}}, "pilot.doses: wanted at least one above 0"),
         ({"pilot": {"doses": [0]}}, "pilot.doses: wanted at least one above 0"),
         ({"pilot": {"doses": [0, 0.1]}}, "pilot.doses: wanted doses above 0, got 0"),
