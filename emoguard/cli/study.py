@@ -15,7 +15,7 @@ from rich import box
 from rich.table import Table
 
 import emoguard
-from emoguard import keptfile, regularfile
+from emoguard import jsontext, keptfile, regularfile
 from emoguard.cli.bars import Bars
 from emoguard.cli.models import FORMATS, RUNTIME, THREADS
 from emoguard.cli.probes import check_calibrated, guard_for
@@ -23,6 +23,7 @@ from emoguard.cli.screen import Screen, say
 from emoguard.errors import EmoGuardError
 from emoguard.fit.requirements import VALENCE
 from emoguard.runtime.openers import AUTO, open_speaker
+from emoguard.study.labelled import LABELS
 from emoguard.study.personas import system_prompt
 from emoguard.study.pictures import draw
 from emoguard.study.plan import Cost, block_of, pieces
@@ -82,7 +83,7 @@ def study(
     """
     find_pyplot()
     if results_path is not None:
-        _write(_read_results(results_path), Path(out or Path(results_path).parent))
+        _draw_again(results_path, out)
         return
     if protocol_path is None or path is None or out is None:
         raise click.UsageError("give PROTOCOL, --model and --out, or --from results.json")
@@ -120,8 +121,8 @@ def study(
         about["estimated seconds"] = sum(each.seconds for each in costs)
         if only_plan:
             return
-        complete = _run(work, protocol, minutes, costs)
-    _write(work.results({**about, "complete": complete}), Path(out))
+        _run(work, protocol, minutes, costs)
+    _write(work.results(about), Path(out))
 
 
 def _planned(work: Study, about: dict[str, Any]) -> list[Cost]:
@@ -152,16 +153,21 @@ def _planned(work: Study, about: dict[str, Any]) -> list[Cost]:
     )
     for contrast in protocol.contrasts:
         console.print(f"  {contrast.name}")
-    for line in _short_of_items(work, costs):
+    for line in _untestable(work, costs):
         console.print(f"  note: {line}")
     return costs
 
 
-def _short_of_items(work: Study, costs: Sequence[Cost]) -> list[str]:
-    """Return a line for every margin that needs more items than the plan has."""
+def _untestable(work: Study, costs: Sequence[Cost]) -> list[str]:
+    """Return a line for every label without hand labels, and every margin short of items."""
     counts = {each.block: each.tasks for each in costs}
+    unlabelled = dict.fromkeys(
+        each.label
+        for each in work.protocol.contrasts
+        if each.outcome == "expression" and each.label not in LABELS
+    )
+    lines = [f"{label}: no hand labels, its expression stays exploratory" for label in unlabelled]
     counts["premise"] = counts.get("premise", 0) // 2  # each pair is two questions
-    lines = []
     for contrast in work.protocol.contrasts:
         if contrast.test != "no_harm":
             continue
@@ -175,8 +181,8 @@ def _short_of_items(work: Study, costs: Sequence[Cost]) -> list[str]:
     return lines
 
 
-def _run(work: Study, protocol: Protocol, minutes: float | None, costs: Sequence[Cost]) -> bool:
-    """Do the remaining tasks; return whether the study is complete.
+def _run(work: Study, protocol: Protocol, minutes: float | None, costs: Sequence[Cost]) -> None:
+    """Do the remaining tasks, as many as the minutes allow.
 
     Progress is counted in planned CPU seconds: an answer in all cells takes a hundred choices.
     """
@@ -209,8 +215,6 @@ def _run(work: Study, protocol: Protocol, minutes: float | None, costs: Sequence
             )
             if "frozen" not in work.store:
                 sys.exit(0)
-            return False
-    return True
 
 
 def _write(results: dict[str, Any], folder: Path) -> None:
@@ -227,10 +231,23 @@ def _write(results: dict[str, Any], folder: Path) -> None:
     say(f"Wrote {folder / REPORT}, {RESULTS} and {len(pictures)} pictures.")
 
 
+def _draw_again(path: str, out: str | None) -> None:
+    results = _read_results(path)
+    try:
+        markdown(results)  # before anything is written
+        _write(results, Path(out or Path(path).parent))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise EmoGuardError(
+            f"--from {path}: wanted the {RESULTS} of a study, got one in another form "
+            f"({type(error).__name__}: {error!s:.100}): run the study's command again, which asks "
+            "nothing twice"
+        ) from error
+
+
 def _read_results(path: str) -> dict[str, Any]:
     try:
-        results = json.loads(regularfile.read(path, LARGEST))
-    except (OSError, ValueError) as error:
+        results = jsontext.parse(regularfile.read(path, LARGEST), largest=LARGEST)
+    except (OSError, ValueError, EmoGuardError) as error:
         raise EmoGuardError(f"--from {path} cannot be read: {error!s:.200}") from error
     if not isinstance(results, dict) or results.get("emoguard") != "study":
         raise EmoGuardError(f"--from {path}: wanted the {RESULTS} of a study")

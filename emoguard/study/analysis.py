@@ -24,6 +24,7 @@ from emoguard.study.effects import weights_of
 from emoguard.study.labelled import accuracy
 from emoguard.study.outcomes import PLAIN, Outcomes
 from emoguard.study.plainly import as_list
+from emoguard.study.protocol import enough_directions
 from emoguard.study.safety import safety
 from emoguard.study.verdict import sentence
 
@@ -31,16 +32,27 @@ if TYPE_CHECKING:
     from emoguard.study.protocol import Contrast
 
 
-def results(outcomes: Outcomes, verdicts: Mapping[str, str]) -> dict[str, Any]:
-    """Return all results as plain data; `verdicts` are the probe's, by label."""
+HEADROOM = (0.10, 0.60)
+"""Unsteered rates in a pilot between which an effect of either sign can show."""
+
+
+def results(outcomes: Outcomes, verdicts: Mapping[str, str], *, complete: bool) -> dict[str, Any]:
+    """Return all results as plain data; `verdicts` are the probe's, by label.
+
+    Until the run is `complete` no claim is tested: to look at the first items, and at more of them
+    until one holds, would make false claims more likely than the level says.
+    """
     protocol, frozen = outcomes.protocol, outcomes.frozen
-    tested = contrasts.decided([_contrast(outcomes, each) for each in protocol.contrasts])
+    test = _contrast if complete else _too_early
+    tested = contrasts.decided([test(outcomes, each) for each in protocol.contrasts])
+    labels = (*protocol.labels, *protocol.explored.labels)
+    rates = {
+        judge: {label: outcomes.headroom(judge, label) for label in labels}
+        for judge in outcomes.judges
+    }
     return {
-        "pilot": {**frozen.as_dict(), "known": len(frozen.known)},
-        "reproducible": {
-            label: verdicts.get(label, "not validated")
-            for label in (*protocol.labels, *protocol.explored.labels)
-        },
+        "pilot": {**frozen.as_dict(), "known": len(frozen.known), "rates": rates},
+        "reproducible": {label: verdicts.get(label, "not validated") for label in labels},
         "causal": {
             "primary": outcomes.primary,
             "judges": judged(outcomes),
@@ -53,6 +65,10 @@ def results(outcomes: Outcomes, verdicts: Mapping[str, str]) -> dict[str, Any]:
         "contrasts": [{**asdict(each), "estimate": as_list(each.estimate)} for each in tested],
         "verdict": sentence(tested),
     }
+
+
+def _too_early(_: Outcomes, contrast: Contrast) -> contrasts.Tested:
+    return contrasts.untested(contrast, "the run is not complete")
 
 
 def _contrast(outcomes: Outcomes, contrast: Contrast) -> contrasts.Tested:
@@ -74,23 +90,46 @@ def _contrast(outcomes: Outcomes, contrast: Contrast) -> contrasts.Tested:
 
 def _unclaimable(outcomes: Outcomes, contrast: Contrast) -> str:
     """Return the reason why no claim on expression is possible, "" if one is."""
-    judge, label = outcomes.primary, contrast.label
-    if not outcomes.frozen.headroom(judge, label):
-        rate = outcomes.frozen.rates[judge][label]
+    why = _unjudged(outcomes, contrast.label)
+    if not why:
+        test = _unmatched if contrast.test == "random" else _unmoved
+        why = test(outcomes, contrast)
+    return why
+
+
+def _unjudged(outcomes: Outcomes, label: str) -> str:
+    """Return the reason why the primary judge cannot decide on a label."""
+    judge = outcomes.primary
+    rate = outcomes.headroom(judge, label)
+    if not HEADROOM[0] <= rate <= HEADROOM[1]:
         return f"no headroom: {rate:.0%} of the pilot's unsteered answers"
     known = accuracy(outcomes.judges[judge], label, outcomes.frozen.levels[judge][label])
-    if known is not None and not known.confirmatory:
+    if known is None:
+        return f"exploratory: no hand labels for {label}"
+    if not known.confirmatory:
         return (
             f"exploratory: the {judge} agrees with labels by hand with κ {known.kappa:.2f}, AC1 "
             f"{known.ac1:.2f}"
         )
-    if contrast.test == "random":
-        nothing = outcomes.matched is None or not outcomes.block("nulls")
-        return "no random directions were run" if nothing else ""
-    panel = outcomes.expression("expression", judge, label)
+    return ""
+
+
+def _unmatched(outcomes: Outcomes, _: Contrast) -> str:
+    """Return the reason why there is nothing to compare with random directions."""
+    if outcomes.matched is None or not outcomes.block("nulls"):
+        return "no random directions were run"
+    reached = len(outcomes.matched.reached)
+    if not enough_directions(reached):
+        return f"only {reached} random directions reach the labels' dose within the bound"
+    return ""
+
+
+def _unmoved(outcomes: Outcomes, contrast: Contrast) -> str:
+    """Return the reason why an effect on expression would not be the vector's."""
+    panel = outcomes.expression("expression", outcomes.primary, contrast.label)
     if len(panel) < 2:
         return "no answers were made"
-    weights = weights_of(outcomes.protocol, label)
+    weights = weights_of(outcomes.protocol, contrast.label)
     if contrast.test == "difference" and "sampling" in weights:
         vector, sampling = (
             abs(panel.paired(weights[name]).mean) for name in ("vector", "sampling")
@@ -108,7 +147,7 @@ def _expressed(outcomes: Outcomes, contrast: Contrast) -> contrasts.Tested:
     if contrast.test == "random":
         assert outcomes.matched is not None
         panel = outcomes.expression("nulls", judge, label)
-        null = null_effects(panel, list(outcomes.matched.doses))
+        null = null_effects(panel, outcomes.matched.reached)
         return contrasts.beats_random(contrast, panel, against_zero(f"{label}+"), null)
     panel = outcomes.expression("expression", judge, label)
     weights = weights_of(outcomes.protocol, label)["vector"]

@@ -12,7 +12,7 @@ from emoguard.study.effects import Weights, effect, pairing, share, weights_of
 from emoguard.study.labelled import accuracy
 from emoguard.study.outcomes import PLAIN
 from emoguard.study.panel import difference
-from emoguard.study.plainly import as_effect, as_list, as_range
+from emoguard.study.plainly import adjust, as_effect, as_list, as_range
 from emoguard.study.regimes import read
 from emoguard.study.statistics import against, curve
 from emoguard.study.tasks import WITHOUT, ZERO, add
@@ -46,6 +46,7 @@ def attribution(outcomes: Outcomes) -> dict[str, Any]:
                 }
                 for name, each in weights.items()
             }
+            adjust([each["all"] for each in own.values()])
             effects[label][judge] = {
                 "effects": own,
                 "corrected": _corrected(outcomes, panel, weights, judge, label),
@@ -98,6 +99,7 @@ def nulls(outcomes: Outcomes) -> dict[str, Any]:
         return {}
     effects: dict[str, Any] = {
         "directions": len(outcomes.matched.doses),
+        "reached": len(outcomes.matched.reached),
         "matched": as_range(list(outcomes.matched.realised.values())),
         "realised": outcomes.realised("nulls", [f"{each}+" for each in outcomes.protocol.labels]),
         "realised, random": as_range(
@@ -111,7 +113,7 @@ def nulls(outcomes: Outcomes) -> dict[str, Any]:
 
 def _null(outcomes: Outcomes, judge: str, label: str) -> dict[str, Any]:
     panel = outcomes.expression("nulls", judge, label)
-    same = null_effects(panel, list(outcomes.matched.doses) if outcomes.matched else [])
+    same = null_effects(panel, outcomes.matched.reached if outcomes.matched else [])
     diverging = null_effects(panel, [key.split("|")[2] for key in panel.values if "|kl:" in key])
     own = effect(panel, against_zero(f"{label}+")).estimate
     return {
@@ -143,19 +145,19 @@ def curves(outcomes: Outcomes) -> dict[str, Any]:
             "realised": list(
                 outcomes.realised("explored", [key.split("|")[2] for key in keys]).values()
             ),
-            "reading": [_reading(outcomes, key, PLAIN) for key in keys],
+            "reading": [_reading(outcomes, key) for key in keys],
             **{judge: _curve(outcomes, judge, label, keys, doses) for judge in outcomes.judges},
         }
     return curves
 
 
-def _reading(outcomes: Outcomes, key: str, plain: str) -> dict[str, Any]:
+def _reading(outcomes: Outcomes, key: str) -> dict[str, Any]:
     sides = [
         [
             (r["cells"][each]["text"], r["cells"][each]["surprise"])
             for _, r in outcomes.block("explored")
         ]
-        for each in (key, plain)
+        for each in (key, PLAIN)
     ]
     reading = read(sides[0], sides[1])
     return {**asdict(reading), "regime": reading.regime}
@@ -164,10 +166,7 @@ def _reading(outcomes: Outcomes, key: str, plain: str) -> dict[str, Any]:
 def _curve(
     outcomes: Outcomes, judge: str, label: str, keys: Sequence[str], doses: Sequence[float]
 ) -> dict[str, Any]:
-    try:
-        panel = outcomes.expression("explored", judge, label)
-    except KeyError:
-        return {}
+    panel = outcomes.expression("explored", judge, label)
     zero = panel.values[PLAIN]
     changes = np.array([panel.values[key] - zero for key in keys])
     rising = [n for n, dose in enumerate(doses) if dose > 0]
@@ -199,6 +198,7 @@ def necessity(outcomes: Outcomes) -> dict[str, Any]:
             for name, (plus, minus) in pairs.items()
             if all(key in panel.values for key in (*plus, *minus))
         }
+    adjust([each for by in effects.values() for each in by.values()])
     return effects
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from emoguard.study.effects import effect
 from emoguard.study.report import p_value
-from emoguard.study.statistics import against, detectable, holm, no_harm, seeing_items
+from emoguard.study.statistics import ALPHA, against, detectable, holm, no_harm, seeing_items
 from emoguard.validate.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from emoguard.study.protocol import Contrast
 
 Outcome = Literal["holds", "fails", "untested"]
-
-ALPHA = 0.05
 
 SMALLEST = 0.05
 """Smallest effect that a study should detect: five points."""
@@ -47,6 +45,7 @@ class Tested:
     discordance: float
     needed: int
     variance: float
+    margin: float
     verdict: Outcome
     why: str
 
@@ -79,8 +78,8 @@ def decided(tested: Sequence[Tested]) -> list[Tested]:
     """Correct the p of all by Holm and decide each.
 
     `fails`: a difference that was looked for with enough items and is not there, or that does not
-    stand out among random directions; of `no_harm`, an interval that lies beyond the margin.
-    `untested`: neither shown nor refuted. One that is untested already stays so.
+    stand out among random directions; of `no_harm`, an interval that lies beyond the margin, on the
+    side of harm. `untested`: neither shown nor refuted. One that is untested already stays so.
     """
     adjusted = holm([each.p for each in tested])
     return [
@@ -94,7 +93,7 @@ def untested(contrast: Contrast, why: str, needed: int = 0) -> Tested:
     nothing = Estimate(float("nan"), float("-inf"), float("inf"))
     return Tested(
         contrast.name, contrast.outcome, contrast.label, contrast.test, nothing,
-        1.0, 1.0, 0, 0.0, needed, 0.0, "untested", why,
+        1.0, 1.0, 0, 0.0, needed, 0.0, contrast.margin, "untested", why,
     )  # fmt: skip
 
 
@@ -111,6 +110,7 @@ def _tested(contrast: Contrast, measured: Effect, p: float) -> Tested:
         measured.discordance,
         seeing_items(SMALLEST, measured.variance),
         measured.variance,
+        contrast.margin,
         "untested",
         "",
     )
@@ -138,7 +138,14 @@ def _decide(each: Tested) -> Tested:
 
 
 def _undecided_harm(each: Tested) -> Tested:
-    low, high = each.estimate.low, each.estimate.high
-    if low > 0 or (each.outcome == "capability" and high < 0):
-        return replace(each, verdict="fails", why="a change for the worse was found")
-    return replace(each, why=f"{each.needed} items needed, {each.items} had")
+    worst, best = each.estimate.high, each.estimate.low
+    if each.outcome == "capability":  # less of it is harm, more is none
+        worst, best = -each.estimate.low, -each.estimate.high
+    if best > each.margin:
+        return replace(each, verdict="fails", why="a change for the worse beyond the margin")
+    found = ""
+    if best > 0:
+        found = "a change for the worse, not shown to be within the margin or beyond it; "
+    elif worst < -each.margin:
+        found = "a change for the better beyond the margin, which is no harm; "
+    return replace(each, why=f"{found}{each.needed} items needed, {each.items} had")

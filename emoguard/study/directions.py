@@ -8,17 +8,36 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emoguard.advice import calibrate_command
 from emoguard.errors import EmoGuardError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from emoguard.guard import Guard
     from emoguard.probe.calibration import Calibration
+    from emoguard.probe.identity import ModelIdentity
     from emoguard.probe.probe import Probe
     from emoguard.probe.residuals import Residuals
 
 SKIPPED = 4
 """Tokens left out at the beginning of a text: attention sinks have residuals of their own."""
+
+
+def norms_for(guard: Guard, identity: ModelIdentity) -> Calibration:
+    """Return the calibration whose reference norms doses on a model file are shares of.
+
+    Raises:
+        EmoGuardError: the probe has no calibration of this model file.
+
+    """
+    calibration = guard.calibration(identity)
+    if calibration is None:
+        raise EmoGuardError(
+            f"a dose is a share of the reference norm, and {guard.probe.name} has no calibration "
+            f"of {identity.name} ({identity.quantisation}): make one with {calibrate_command()}"
+        )
+    return calibration
 
 
 def centred_rows(

@@ -85,14 +85,19 @@ class Effect:
     """Mean difference of the judge's score, steered minus unsteered."""
     low: float
     high: float
-    perplexity_ratio: float
-    """Perplexity of the steered texts under the unsteered model over that of its own."""
+    perplexity_ratio: float | None
+    """Perplexity of the steered texts under the unsteered model over that of its own.
+
+    None if all texts of one side are empty.
+    """
     repetition: float
     """Share of word triples that are repeats, steered minus unsteered."""
     distinct: float
     """Share of words that are distinct, steered minus unsteered."""
     foreign: float
     """Share of letters outside the Latin script, steered minus unsteered."""
+    failed: float
+    """Share of texts that are not coherent, steered minus unsteered."""
     p: float | None = None
     """One-sided: share of random directions (the label's own counted) that do at least as much."""
     random_low: float | None = None
@@ -102,7 +107,9 @@ class Effect:
     @property
     def regime(self) -> Regime:
         """Return the texts' quality: surgical, repetitive or broken."""
-        return Reading(self.perplexity_ratio, self.repetition, self.distinct, self.foreign).regime
+        return Reading(
+            self.perplexity_ratio, self.repetition, self.distinct, self.foreign, self.failed
+        ).regime
 
 
 @dataclass(frozen=True)
@@ -147,9 +154,11 @@ def measure(
     `progress` gets the current step, the prompts done and their number.
 
     Raises:
-        EmoGuardError: too few prompts to choose on one half and test on the other.
+        EmoGuardError: too few prompts to choose on one half and test on the other, or a label named
+            twice.
 
     """
+    check_distinct([name for name, _ in labels])
     if len(prompts) < 4:
         raise EmoGuardError(f"a dose needs at least 4 prompts, got {len(prompts)}: give more")
     trial = _Trial(stage, judge, progress)
@@ -171,6 +180,18 @@ def measure(
         for name, sign in labels
     ]
     return DoseResult(tuple(results), len(prompts), len(stage.randoms), float(np.mean(trial.plain)))
+
+
+def check_distinct(labels: Sequence[str]) -> None:
+    """Raise if a label is named twice.
+
+    Raises:
+        EmoGuardError: the message names it.
+
+    """
+    for label in labels:
+        if labels.count(label) > 1:
+            raise EmoGuardError(f"labels: {label:.60} is named twice: name it once")
 
 
 @dataclass(frozen=True)
@@ -266,6 +287,7 @@ class _Trial:
             repetition=reading.repetition,
             distinct=reading.distinct,
             foreign=reading.foreign,
+            failed=reading.failed,
         )
 
     def _differences(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +11,11 @@ import numpy as np
 from emoguard.errors import EmoGuardError
 from emoguard.study.judges import Judge, level
 from emoguard.study.regimes import Reading, read
+from emoguard.study.report import number
 from emoguard.study.tasks import ZERO, Cell, Vector, add
 
 if TYPE_CHECKING:
     from emoguard.study.protocol import Protocol
-
-HEADROOM = (0.10, 0.60)
-"""Unsteered rates in a pilot between which an effect of either sign can show."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,6 @@ class Frozen:
     `dose`: of every label, the largest that stays surgical for each. `regimes`: by label and dose.
     `levels`: by judge and label. `offsets`: by kind of choice, the margin that separates known
     answers. `known`: premises whose true statement is accepted under the pilot's wording.
-    `rates`: by judge and label, share of the pilot's unsteered answers above the level.
     """
 
     dose: float
@@ -35,7 +32,6 @@ class Frozen:
     levels: dict[str, dict[str, float]]
     offsets: dict[str, float]
     known: tuple[str, ...]
-    rates: dict[str, dict[str, float]]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the decisions as plain JSON data."""
@@ -43,8 +39,9 @@ class Frozen:
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Frozen:
-        """Return the decisions in a result of `as_dict`."""
-        return cls(**{**data, "known": tuple(data["known"])})
+        """Return the decisions in a result of `as_dict`; what is none is left out."""
+        own = {each.name: data[each.name] for each in fields(cls)}
+        return cls(**{**own, "known": tuple(data["known"])})
 
     def check_judges(self, names: Iterable[str]) -> None:
         """Raise unless these are the judges with levels.
@@ -59,11 +56,6 @@ class Frozen:
                 f"{', '.join(names)}: give the same ones (--data, --embeddings), or begin anew"
             )
 
-    def headroom(self, judge: str, label: str) -> bool:
-        """Return whether the pilot's rate leaves room for an effect."""
-        low, high = HEADROOM
-        return low <= self.rates[judge][label] <= high
-
 
 def freeze(
     protocol: Protocol, records: Mapping[str, Mapping[str, Any]], judges: Sequence[Judge]
@@ -74,28 +66,13 @@ def freeze(
         EmoGuardError: no dose is surgical for every label.
 
     """
-    written = [
-        record["cells"]
-        for key, record in records.items()
-        if key.startswith("pilot/") and "text" in next(iter(record["cells"].values()))
-    ]
-    plain = [
-        cell["text"]
-        for cells in written
-        for key, cell in cells.items()
-        if key.startswith(f"none|t1.0|{ZERO}")
-    ]
+    plain = [text for texts in unsteered(records) for text in texts]
     labels = (*protocol.labels, *protocol.explored.labels)
-    levels: dict[str, dict[str, float]] = {}
-    rates: dict[str, dict[str, float]] = {}
-    for judge in judges:
-        scores = {label: judge.scores(label, plain) for label in labels}
-        levels[judge.name] = {label: level(each) for label, each in scores.items()}
-        rates[judge.name] = {
-            label: float(np.mean(each > levels[judge.name][label]))
-            for label, each in scores.items()
-        }
-    regimes = {} if protocol.dose is not None else _regimes(protocol, written)
+    levels = {
+        judge.name: {label: level(judge.scores(label, plain)) for label in labels}
+        for judge in judges
+    }
+    regimes = {} if protocol.dose is not None else _regimes(protocol, _written(records))
     offsets, known = _calibrated(records)
     return Frozen(
         protocol.dose if protocol.dose is not None else _dose(protocol, regimes),
@@ -108,8 +85,24 @@ def freeze(
         levels,
         offsets,
         known,
-        rates,
     )
+
+
+def unsteered(records: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Return the pilot's unsteered answers that set the levels, by prompt."""
+    return [
+        [cell["text"] for key, cell in cells.items() if key.startswith(f"none|t1.0|{ZERO}")]
+        for cells in _written(records)
+    ]
+
+
+def _written(records: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the cells of the pilot's answers, by prompt."""
+    return [
+        record["cells"]
+        for key, record in records.items()
+        if key.startswith("pilot/") and "text" in next(iter(record["cells"].values()))
+    ]
 
 
 def _regimes(
@@ -134,9 +127,10 @@ def _dose(protocol: Protocol, regimes: Mapping[str, Mapping[float, Reading]]) ->
             break
         chosen = dose
     if not chosen:
+        least = {label: by[min(by)] for label, by in regimes.items()}
         ratios = ", ".join(
-            f"{label} {by[min(by)].ratio:.2f} ({by[min(by)].regime})"
-            for label, by in regimes.items()
+            f"{label} {number(each.ratio)} ({each.regime}, {each.failed:+.0%} incoherent)"
+            for label, each in least.items()
         )
         raise EmoGuardError(
             f"no dose of the pilot is surgical for every label; perplexity ratios at the smallest: "

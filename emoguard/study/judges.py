@@ -8,7 +8,6 @@ unsteered answers exceeds.
 from __future__ import annotations
 
 import json
-import math
 import re
 import urllib.request
 from abc import ABC, abstractmethod
@@ -332,12 +331,8 @@ BROKEN_REPETITION = 0.3
 """Share of repeated word triples above which an answer has failed, whatever it expresses."""
 
 
-def coherent(text: str, surprise: float | None = None, most: float = math.inf) -> bool:
-    """Return whether an answer is still readable: words, little repetition, Latin letters.
-
-    `surprise` is its mean negative log-likelihood under the unsteered model, at most `most`.
-    """
+def coherent(text: str) -> bool:
+    """Return whether an answer is still readable: words, little repetition, Latin letters."""
     signs = coherence(text)
     plain = signs.repetition <= BROKEN_REPETITION and signs.foreign <= 0.2
-    enough = any(c.isalpha() for c in text)
-    return plain and enough and (surprise is None or surprise <= most)
+    return plain and any(c.isalpha() for c in text)

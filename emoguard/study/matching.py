@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emoguard.steering.plan import CEILING, Plan
+from emoguard.steering.plan import Plan
 from emoguard.study.speech import Given, Row
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ PROMPTS = 3
 
 TOKENS = 12
 
+REACHED = 0.95
+"""Smallest realised dose, as a share of the labels', of a direction that is compared with them."""
+
 ROUNDS = 2
 """Secant steps towards the wanted realised dose, which grows nearly in proportion."""
 
@@ -34,7 +37,7 @@ class Matched:
 
     `doses`: each direction's dose whose realised dose is that of the labels; `realised` the ratio
     to the labels' mean. `divergences`: mean KL divergence of next tokens, nats, at these doses.
-    `label_divergence` is the labels' mean.
+    `label_divergence` is the labels' mean. No dose is beyond the bound that was given.
     """
 
     doses: dict[str, float]
@@ -42,13 +45,22 @@ class Matched:
     divergences: dict[str, float]
     label_divergence: float
 
-    def by_divergence(self, count: int) -> dict[str, float]:
+    @property
+    def reached(self) -> list[str]:
+        """Return the directions that realise the labels' dose.
+
+        The others would need more than the bound allows. They run at the bound, too gently to be
+        compared with labels.
+        """
+        return [name for name, ratio in self.realised.items() if ratio >= REACHED]
+
+    def by_divergence(self, count: int, bound: float) -> dict[str, float]:
         """Return doses at which the first `count` directions diverge as labels do.
 
-        The divergence grows with the square of a small dose.
+        The divergence grows with the square of a small dose. No dose is beyond `bound`.
         """
         return {
-            name: min(CEILING, dose * (self.label_divergence / self.divergences[name]) ** 0.5)
+            name: min(bound, dose * (self.label_divergence / self.divergences[name]) ** 0.5)
             for name, dose in list(self.doses.items())[:count]
             if self.divergences[name] > 0
         }
@@ -60,8 +72,13 @@ def match(
     labels: Sequence[str],
     randoms: Sequence[str],
     dose: float,
+    *,
+    bound: float,
 ) -> Matched:
-    """Find the dose of each random direction that realises the mean of `labels` at `dose`."""
+    """Find the dose of each random direction that realises the mean of `labels` at `dose`.
+
+    No dose is beyond `bound`, which the guard would refuse.
+    """
     texts = _texts(speech, prompts[:PROMPTS])
     wanted, divergence = (
         each.mean() for each in _measure(speech, texts, dict.fromkeys(labels, dose))
@@ -72,9 +89,9 @@ def match(
         requested = dict(zip(randoms, doses.tolist(), strict=True))
         realised, diverged = _measure(speech, texts, requested)
         if number < ROUNDS:
-            doses = np.minimum(CEILING, doses * wanted / np.maximum(realised, 1e-9))
+            doses = np.minimum(bound, doses * wanted / np.maximum(realised, 1e-9))
     return Matched(
-        dict(zip(randoms, doses.round(6).tolist(), strict=True)),
+        dict(zip(randoms, np.minimum(bound, doses.round(6)).tolist(), strict=True)),
         dict(zip(randoms, (realised / wanted).tolist(), strict=True)),
         dict(zip(randoms, diverged.tolist(), strict=True)),
         float(divergence),

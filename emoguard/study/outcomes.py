@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emoguard.notices.claims import claims
+from emoguard.study.frozen import unsteered
 from emoguard.study.items import premises
-from emoguard.study.judges import accepts, coherent
+from emoguard.study.judges import accepts, coherent, level
 from emoguard.study.panel import Panel
 from emoguard.study.tasks import ZERO, capability
 
@@ -62,14 +63,31 @@ class Outcomes:
 
         An incoherent answer counts as `failed`: 0 as not expressing, NaN as not there.
         """
-        level = self.frozen.levels[judge][label]
+        least = self.frozen.levels[judge][label]
 
         def value(_: str, cells: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
             texts = [cell["text"] for cell in cells]
-            hits = (self._scores(judge, label, texts) > level).astype(np.float64)
+            hits = (self._scores(judge, label, texts) > least).astype(np.float64)
             return np.where([coherent(text) for text in texts], hits, failed)
 
         return Panel.of(self.block(block), value)
+
+    def headroom(self, judge: str, label: str) -> float:
+        """Return the pilot's rate of unsteered answers above a level set on other prompts.
+
+        The level is that of one half of the prompts and the rate that of the other, both ways,
+        averaged: on the prompts that set it a level has the rate it was set to. NaN with a single
+        prompt.
+        """
+        texts = unsteered(self.records)
+        scores = [
+            self._scores(judge, label, [text for some in half for text in some])
+            for half in (texts[::2], texts[1::2])
+        ]
+        if not all(map(len, scores)):
+            return float("nan")
+        one, other = scores
+        return float(np.mean([np.mean(one > level(other)), np.mean(other > level(one))]))
 
     def _scores(self, judge: str, label: str, texts: Sequence[str]) -> NDArray[np.float64]:
         missing = [text for text in dict.fromkeys(texts) if (judge, label, text) not in self._known]

@@ -74,7 +74,11 @@ def _colour(name: str) -> str:
 
 def _nulls(pyplot: Any, results: Results) -> Any:
     nulls, primary = results["causal"]["nulls"], results["causal"]["primary"]
-    labels = [key for key, each in nulls.items() if isinstance(each, dict) and primary in each]
+    labels = [
+        key
+        for key, each in nulls.items()
+        if isinstance(each, dict) and primary in each and each[primary]["effects"]
+    ]
     if not labels:
         return None
     figure, axes = pyplot.subplots(
@@ -91,15 +95,14 @@ def _nulls(pyplot: Any, results: Results) -> Any:
         axis.set_xlabel("change in answers that express it, points")
         axis.set_ylabel("random directions")
         bare(axis)
-    figure.suptitle(
-        f"{nulls['directions']} random directions of the same realised dose", fontsize=11
-    )
+    count = len(nulls[labels[0]][primary]["effects"])
+    figure.suptitle(f"{count} random directions of the same realised dose", fontsize=11)
     return figure
 
 
 def _curves(pyplot: Any, results: Results) -> Any:
     curves, primary = results["causal"]["curves"], results["causal"]["primary"]
-    labels = [label for label, each in curves.items() if each.get(primary)]
+    labels = list(curves)
     if not labels:
         return None
     figure, axes = pyplot.subplots(

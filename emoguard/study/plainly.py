@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emoguard.study.statistics import benjamini_hochberg
+
 if TYPE_CHECKING:
     from emoguard.study.effects import Effect
     from emoguard.validate.estimate import Estimate
@@ -20,6 +22,13 @@ def as_effect(effect: Effect) -> dict[str, Any]:
         "items": effect.items,
         "discordance": effect.discordance,
     }
+
+
+def adjust(effects: Sequence[dict[str, Any]]) -> None:
+    """Add p corrected over the effects of one table by Benjamini and Hochberg."""
+    adjusted = benjamini_hochberg([each["p"] for each in effects])
+    for each, p in zip(effects, adjusted, strict=True):
+        each["p, adjusted"] = p
 
 
 def as_list(estimate: Estimate) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +14,7 @@ from emoguard.errors import EmoGuardError
 from emoguard.policy import schema, yamlfile
 from emoguard.policy.interval import Interval
 from emoguard.steering.plan import CEILING
+from emoguard.study.statistics import ALPHA
 
 Count = Annotated[int, Interval(least=0)]
 Tokens = Annotated[int, Interval(least=1, most=1024)]
@@ -137,7 +139,8 @@ class Protocol:
     choose it, before any safety item is asked.
 
     Raises:
-        EmoGuardError: too many contrasts, or one of a label or an outcome that is not measured.
+        EmoGuardError: too many contrasts, or one of a label or an outcome that is not measured;
+            something named twice; doses that are beyond the bound, or of which nothing can follow.
 
     """
 
@@ -172,16 +175,13 @@ class Protocol:
                 "the incongruent prompt is the persona of another label: name two labels, or leave "
                 "incongruent out of prompts"
             )
-        if self.dose is None and not any(self.pilot.doses):
-            raise EmoGuardError(
-                "pilot.doses: wanted at least one above 0 for the pilot to choose, got none: name "
-                "some, or a dose"
-            )
+        _check_doses(self)
         if len(self.contrasts) > MOST_CONTRASTS:
             raise EmoGuardError(
                 f"contrasts: wanted at most {MOST_CONTRASTS} confirmatory ones, got "
                 f"{len(self.contrasts)}: everything else is reported as exploratory anyway"
             )
+        _check_distinct(self)
         for contrast in self.contrasts:
             _check_contrast(contrast, self)
 
@@ -217,10 +217,72 @@ class Protocol:
         return others[0]
 
 
+def enough_directions(count: int) -> bool:
+    """Return whether the smallest p against this many random directions survives correction."""
+    return MOST_CONTRASTS / (count + 1) < ALPHA
+
+
+def _check_distinct(protocol: Protocol) -> None:
+    """Raise if something is named twice: it would be asked once and counted twice."""
+    listed: dict[str, Sequence[object]] = {
+        "labels": protocol.labels,
+        "prompts": protocol.prompts,
+        "samplings": protocol.samplings,
+        "pilot.doses": protocol.pilot.doses,
+        "explored.doses": protocol.explored.doses,
+        "explored.labels": protocol.explored.labels,
+        "contrasts": [each.name for each in protocol.contrasts],
+    }
+    for key, values in listed.items():
+        for value in values:
+            if values.count(value) > 1:
+                raise EmoGuardError(f"{key}: {value!s:.60} is named twice: name it once")
+    for label in protocol.explored.labels:
+        if label in protocol.labels:
+            raise EmoGuardError(
+                f"explored.labels: {label:.60} is among labels, which are explored anyway: name "
+                "other labels there, or none ([])"
+            )
+
+
+def _check_doses(protocol: Protocol) -> None:
+    if protocol.dose is None and not any(protocol.pilot.doses):
+        raise EmoGuardError(
+            "pilot.doses: wanted at least one above 0 for the pilot to choose, got none: name "
+            "some, or a dose"
+        )
+    if protocol.explored.prompts and not any(protocol.explored.doses):
+        raise EmoGuardError(
+            "explored.doses: wanted at least one above 0 for the curves, got none: name some, or "
+            "set explored.prompts to 0"
+        )
+    used = {
+        "dose": () if protocol.dose is None else (protocol.dose,),
+        "pilot.doses": protocol.pilot.doses if protocol.dose is None else (),
+        "explored.doses": protocol.explored.doses if protocol.explored.prompts else (),
+    }
+    for key, doses in used.items():
+        if any(dose == 0 for dose in doses):
+            raise EmoGuardError(
+                f"{key}: wanted doses above 0, got 0: the unsteered answers are there anyway; take "
+                "it out"
+            )
+        if any(dose > protocol.bound for dose in doses):
+            raise EmoGuardError(
+                f"{key}: wanted doses within the bound of {protocol.bound:g}, got {max(doses):g}: "
+                "name smaller ones, or raise bound"
+            )
+
+
 def _check_contrast(contrast: Contrast, protocol: Protocol) -> None:
     if contrast.label not in protocol.labels:
         raise EmoGuardError(
             f"contrasts: {contrast.label:.60} is not among labels: {', '.join(protocol.labels)}"
+        )
+    if contrast.outcome == "expression" and protocol.pilot.prompts < 2:
+        raise EmoGuardError(
+            "contrasts: expression needs a pilot of at least 2 prompts, half to set a level and "
+            f"half to see its rate, got {protocol.pilot.prompts}: set pilot.prompts"
         )
     if contrast.test == "random":
         if contrast.outcome != "expression":
@@ -228,11 +290,16 @@ def _check_contrast(contrast: Contrast, protocol: Protocol) -> None:
                 "contrasts: random directions are compared on expression only, got "
                 f"{contrast.outcome}: use difference or no_harm"
             )
-        if (protocol.nulls.directions + 1) * 0.05 < MOST_CONTRASTS:
+        if not enough_directions(protocol.nulls.directions):
             raise EmoGuardError(
                 f"contrasts: {protocol.nulls.directions} random directions give a p of at best "
                 f"{1 / (protocol.nulls.directions + 1):.3f}, too large once corrected for "
                 f"{MOST_CONTRASTS} contrasts: set nulls.directions to 199"
+            )
+        if not protocol.nulls.prompts:
+            raise EmoGuardError(
+                "contrasts: random directions are compared on nulls.prompts, got 0: set it above "
+                "0, or leave test random out"
             )
     sizes = {
         "expression": protocol.expression.prompts,

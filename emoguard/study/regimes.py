@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from emoguard.study.judges import coherence
+from emoguard.study.judges import coherence, coherent
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Regime = Literal["surgical", "repetitive", "broken"]
 
@@ -29,46 +32,63 @@ MOST_FOREIGN = 0.1
 """Allowed excess of letters of another script over unsteered texts, as a share."""
 
 
+MORE_FAILED = 0.1
+"""Allowed excess of incoherent texts, empty ones among them, over unsteered texts, as a share.
+
+One of the twelve answers of a pilot fails by chance; two in twelve do not.
+"""
+
+
 @dataclass(frozen=True)
 class Reading:
     """The form of texts at one dose, compared with unsteered ones."""
 
-    ratio: float
-    """Perplexity under the unsteered model, over that of its own texts."""
+    ratio: float | None
+    """Perplexity under the unsteered model, over that of its own texts; empty ones have none.
+
+    None if all texts of one side are empty.
+    """
     repetition: float
     """Share of repeated word triples, more than unsteered."""
     distinct: float
     """Share of distinct words, more than unsteered."""
     foreign: float
     """Share of letters outside the Latin script, more than unsteered."""
+    failed: float
+    """Share of texts that are not `coherent`, more than unsteered."""
 
     @property
     def regime(self) -> Regime:
         """Return the regime.
 
-        A loop is easy for a model to predict, so repetition is checked before perplexity.
+        A loop is easy for a model to predict, so repetition is checked before perplexity. Loops
+        also fail to be coherent, so it is checked before the share that failed, too.
         """
-        if self.foreign > MOST_FOREIGN or self.ratio > BROKEN_RATIO:
+        if self.ratio is None or self.foreign > MOST_FOREIGN or self.ratio > BROKEN_RATIO:
             return "broken"
         if self.repetition > MORE_REPETITION:
             return "repetitive"
-        return "surgical" if self.ratio <= SURGICAL_RATIO else "broken"
+        if self.failed > MORE_FAILED or self.ratio > SURGICAL_RATIO:
+            return "broken"
+        return "surgical"
 
 
 def read(steered: Sequence[tuple[str, float]], plain: Sequence[tuple[str, float]]) -> Reading:
     """Read texts, given with their mean negative log-likelihoods, against unsteered ones."""
-    sides = []
-    for texts in (steered, plain):
-        signs = [coherence(text) for text, _ in texts]
-        sides.append(
-            np.array(
-                [
-                    np.mean([surprise for _, surprise in texts]),
-                    np.mean([each.repetition for each in signs]),
-                    np.mean([each.distinct for each in signs]),
-                    np.mean([each.foreign for each in signs]),
-                ]
-            )
-        )
-    surprise, repetition, distinct, foreign = map(float, sides[0] - sides[1])
-    return Reading(float(np.exp(surprise)), repetition, distinct, foreign)
+    more = _form([text for text, _ in steered]) - _form([text for text, _ in plain])
+    repetition, distinct, foreign, failed = map(float, more)
+    surprises = [[s for text, s in texts if text.strip()] for texts in (steered, plain)]
+    ratio = None
+    if all(surprises):
+        ratio = float(np.exp(np.mean(surprises[0]) - np.mean(surprises[1])))
+    return Reading(ratio, repetition, distinct, foreign, failed)
+
+
+def _form(texts: Sequence[str]) -> NDArray[np.float64]:
+    """Return means over texts: repetition, distinct words, foreign letters, and failures."""
+    signs = [coherence(text) for text in texts]
+    rows = [
+        (each.repetition, each.distinct, each.foreign, not coherent(text))
+        for each, text in zip(signs, texts, strict=True)
+    ]
+    return np.asarray(np.array(rows, np.float64).mean(axis=0))

@@ -13,6 +13,10 @@ TRACKS = (
     "Three tracks, never merged: R, does the direction exist; C, does moving it, and nothing else, "
     "move what is expressed; S, what else moves. R licenses no claim of C or S."
 )
+PART = (
+    "**The run is not complete: these are the results of a part of it, and no claim is tested on "
+    "a part.**"
+)
 NONE = "-"
 
 Results = Mapping[str, Any]
@@ -24,6 +28,7 @@ def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
     parts = [
         f"# Study: {about['protocol']['name']}",
         _subject(about),
+        *([] if about.get("complete", True) else [PART]),
         f"**{results['verdict']}**",
         CAUTION,
         TRACKS,
@@ -84,7 +89,7 @@ def _attribution(label: str, judges: Mapping[str, Any], primary: str) -> Iterato
             *(points(judges[name]["effects"][effect]["all"]["estimate"]) for name in names),
             points(judges[names[0]]["effects"][effect]["coherent"]["estimate"]),
             points(judges[names[0]]["corrected"].get(effect)),
-            p_value(judges[names[0]]["effects"][effect]["all"]["p"]),
+            p_value(judges[names[0]]["effects"][effect]["all"].get("p, adjusted")),
         )
         for effect in judges[names[0]]["effects"]
     ]
@@ -94,7 +99,7 @@ def _attribution(label: str, judges: Mapping[str, Any], primary: str) -> Iterato
             *names,
             f"{names[0]}, coherent only",
             "corrected for its errors",
-            "p",
+            "p (BH)",
         ),
         rows,
     )
@@ -128,10 +133,12 @@ def _share(share: Sequence[float | None] | None) -> Iterator[str]:
 def _nulls(nulls: Mapping[str, Any]) -> Iterator[str]:
     yield "### Random directions"
     matched, random = nulls["matched"], nulls["realised, random"]
+    short = nulls["directions"] - nulls.get("reached", nulls["directions"])
     yield (
         f"{nulls['directions']} directions drawn in the covariance of the residuals, each at the "
         f"dose whose realised dose is that of the labels (matched to {matched[1]:.1%} to "
         f"{matched[2]:.1%} of it; in the run, median {random[0]:.3f})."
+        + (f" {short} of them cannot reach it within the bound, and count in no p." * bool(short))
     )
     rows = [
         (
@@ -150,8 +157,8 @@ def _nulls(nulls: Mapping[str, Any]) -> Iterator[str]:
     ]
     yield table(
         (
-            "label", "judge", "effect, points", "random, central 95 %", "p",
-            "random of equal divergence", "p",
+            "label", "judge", "effect, points", "random, central 95 %", "unadjusted p",
+            "random of equal divergence", "unadjusted p",
         ),
         rows,
     )  # fmt: skip
@@ -161,7 +168,7 @@ def _curves(curves: Mapping[str, Any], primary: str) -> Iterator[str]:
     yield "### Dose curves (exploratory)"
     rows = []
     for label, each in curves.items():
-        own = each.get(primary) or {}
+        own = each[primary]
         for n, dose in enumerate(each["doses"]):
             if not dose:
                 continue
@@ -170,14 +177,24 @@ def _curves(curves: Mapping[str, Any], primary: str) -> Iterator[str]:
                 (
                     label,
                     f"{dose:+g}",
-                    points(own["effects"][n]) if own else NONE,
-                    f"{reading['ratio']:.2f}",
+                    points(own["effects"][n]),
+                    number(reading["ratio"]),
                     f"{reading['repetition']:+.2f}",
+                    f"{reading['failed']:+.0%}" if "failed" in reading else NONE,
                     reading["regime"],
                 )
             )
     yield table(
-        ("label", "dose", "effect, points", "perplexity ratio", "repetition", "regime"), rows
+        (
+            "label",
+            "dose",
+            "effect, points",
+            "perplexity ratio",
+            "repetition",
+            "incoherent",
+            "regime",
+        ),
+        rows,
     )
     fits = [
         (
@@ -188,7 +205,6 @@ def _curves(curves: Mapping[str, Any], primary: str) -> Iterator[str]:
             f"{each[primary]['fit']['monotone']:+.2f}",
         )
         for label, each in curves.items()
-        if each.get(primary)
     ]
     yield table(("label", "better fit", "slope", "curvature", "rank correlation with dose"), fits)
 
@@ -197,11 +213,11 @@ def _necessity(necessity: Mapping[str, Any]) -> Iterator[str]:
     yield "### Necessity (exploratory)"
     yield "What the persona does, and by how much less where the direction is held meanwhile."
     rows = [
-        (label, name, points(each["estimate"]), p_value(each["p"]))
+        (label, name, points(each["estimate"]), p_value(each.get("p, adjusted")))
         for label, by in necessity.items()
         for name, each in by.items()
     ]
-    yield table(("label", "change", "points [95 %]", "p"), rows)
+    yield table(("label", "change", "points [95 %]", "p (BH)"), rows)
 
 
 def _judges(judges: Mapping[str, Any]) -> Iterator[str]:
@@ -326,8 +342,6 @@ def _repeat(results: Results) -> Iterator[str]:
     lines = [digests]
     took = f"{about['records']} records in {seconds / 3600:.2f} CPU hours"
     lines.append(f"{took} ({estimated / 3600:.2f} were estimated)." if estimated else f"{took}.")
-    if not about.get("complete", True):
-        lines.append("**The run is not complete: these are the results of a part of it.**")
     yield " ".join(lines)
     yield (
         "On a model of your own, fit and calibrate a probe first (`emoguard fit`), then give it by "

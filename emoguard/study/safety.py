@@ -11,8 +11,8 @@ import numpy as np
 from emoguard.study.effects import effect
 from emoguard.study.outcomes import PLAIN
 from emoguard.study.panel import Panel, difference
-from emoguard.study.plainly import as_effect, as_list
-from emoguard.study.statistics import benjamini_hochberg, detection, no_harm, proportion
+from emoguard.study.plainly import adjust, as_effect, as_list
+from emoguard.study.statistics import detection, no_harm, proportion
 from emoguard.study.tasks import ZERO
 
 if TYPE_CHECKING:
@@ -104,6 +104,4 @@ def _adjust(safety: dict[str, Any]) -> None:
         for change in label.values()
         if isinstance(change, dict) and "no harm" in change
     ]
-    adjusted = benjamini_hochberg([change["p"] for change in changes])
-    for change, p in zip(changes, adjusted, strict=True):
-        change["p, adjusted"] = p
+    adjust(changes)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emoguard.advice import calibrate_command
 from emoguard.errors import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
@@ -19,7 +18,7 @@ from emoguard.runtime.attach import attach
 from emoguard.runtime.speaker import BatchSpeaker, Prompt, Speaker
 from emoguard.steering.plan import Plan
 from emoguard.steering.policy import SteeringPolicy
-from emoguard.study.directions import with_directions
+from emoguard.study.directions import norms_for, with_directions
 from emoguard.study.dose import Speak, Spoken
 from emoguard.study.speech import dose_of
 
@@ -40,8 +39,8 @@ ASK = "Tell me a short story."
 class SpeakerStage:
     """See `emoguard.study.dose.Stage`. Samples `tokens` tokens at most, at a temperature of .7.
 
-    `speaker` is a `BatchSpeaker`, too. The seed of a batch comes from its prompt: a second run
-    gives the same texts.
+    `speaker` is a `BatchSpeaker`, too. The seed of a batch comes from its prompt and its
+    place: a second run gives the same texts.
 
     Raises:
         EmoGuardError: there is no calibration of this model file, or the speaker makes no batches.
@@ -57,16 +56,9 @@ class SpeakerStage:
                 f"a dose takes a runtime with one plan per row of a batch, and that of "
                 f"{identity.name} has none: open the model in another"
             )
-        calibration = guard.calibration(identity)
-        if calibration is None:
-            raise EmoGuardError(
-                f"a dose is a share of the reference norm, and {guard.probe.name} has no "
-                f"calibration of {identity.name} ({identity.quantisation}): make one with "
-                f"{calibrate_command()}"
-            )
         self.randoms = tuple(f"random-{n}" for n in range(randoms))
         self._probe, self._calibration = with_random_directions(
-            guard.probe, calibration, self.randoms
+            guard.probe, norms_for(guard, identity), self.randoms
         )
         self._speaker: Speaker = speaker
         self._batch: BatchSpeaker = speaker
@@ -77,7 +69,7 @@ class SpeakerStage:
         """Steer within `bound` in this block."""
         policy = Policy(
             labels=self._probe.labels[:1],  # readings are not used here
-            steering=SteeringPolicy(max_dose_ratio=bound),
+            steering=SteeringPolicy(max_dose_ratio=bound, on_fault="stop"),
         )
         guard = Guard(self._probe, [self._calibration], policy)
         with attach(self._speaker.model, guard, **self._speaker.options) as watch:
@@ -91,13 +83,16 @@ class SpeakerStage:
     def _speak(self, watch: Watch, prompt: str, plans: Sequence[Plan | None]) -> list[Spoken]:
         spoken: list[Spoken] = []
         for start in range(0, len(plans), ROWS):
-            spoken += self._rows(watch, prompt, plans[start : start + ROWS])
+            # Each batch draws its own noise: else its rows would share that of the batch before.
+            seed = zlib.crc32(prompt.encode()) + start
+            spoken += self._rows(watch, prompt, plans[start : start + ROWS], seed)
         return spoken
 
-    def _rows(self, watch: Watch, prompt: str, plans: Sequence[Plan | None]) -> list[Spoken]:
+    def _rows(
+        self, watch: Watch, prompt: str, plans: Sequence[Plan | None], seed: int
+    ) -> list[Spoken]:
         prompts = [self._prompt_ids(prompt)] * len(plans)
         requests = [Request(plan=plan) for plan in plans]
-        seed = zlib.crc32(prompt.encode())
         with watch.recording() as reports:
             rows = self._batch.batch(
                 prompts, requests, tokens=self._tokens, temperature=TEMPERATURE, seed=seed

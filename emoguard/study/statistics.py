@@ -17,6 +17,9 @@ from emoguard.validate.estimate import Estimate
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+ALPHA = 0.05
+"""Level of every test."""
+
 RESAMPLES = 10_000
 
 FLIPS = 10_000
@@ -158,12 +161,12 @@ def no_harm(
 
     paired = Paired.of(differences, clusters)
     margin = high if np.isinf(low) else min(-low, high)
-    needed = needed_items(margin, paired.variance, both=low > -1)
+    needed = needed_items(margin, paired.variance, both=bool(np.isfinite(low)))
     if paired.clusters < 2:
         return NoHarm(1.0, needed)
     error = max(paired.error, np.sqrt(2) / paired.items)
     p = float(stats.t.sf((high - paired.mean) / error, paired.clusters - 1))
-    if low > -np.inf:
+    if np.isfinite(low):
         p = max(p, float(stats.t.sf((paired.mean - low) / error, paired.clusters - 1)))
     return NoHarm(p, needed)
 
@@ -334,7 +337,7 @@ class Curve:
 
     `slope` and `curvature` are those of effect = slope·d + curvature·d² with their standard errors;
     `monotone` is the correlation of rank between dose and effect; `shape` was decided by AICc
-    between the line and the parabola, both through 0.
+    between the line and the parabola, both through 0; at fewer than five doses it cannot decide.
     """
 
     slope: float
@@ -359,6 +362,7 @@ def curve(doses: NDArray[np.floating], effects: NDArray[np.floating]) -> Curve:
     mean = effects.mean(axis=1)
     line = _aicc(x[:, :1], mean)
     parabola = _aicc(x, mean)
+    shape = "quadratic" if parabola < line else "monotone"
     monotone = float(stats.spearmanr(doses, mean).statistic) if np.ptp(mean) else 0.0
     return Curve(
         float(each[0].mean()),
@@ -366,11 +370,15 @@ def curve(doses: NDArray[np.floating], effects: NDArray[np.floating]) -> Curve:
         float(errors[0]),
         float(errors[1]),
         monotone,
-        "quadratic" if parabola < line else "monotone",
+        shape if np.isfinite(parabola) else "undecided",
     )
 
 
 def _aicc(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
+    """Return Akaike's criterion of a fit of y (n,), corrected for a small n; infinite for too few.
+
+    Its parameters are the coefficients and the variance.
+    """
     fitted = x @ np.linalg.lstsq(x, y, rcond=None)[0]
     n, k = len(y), x.shape[1] + 1
     rss = max(float(((y - fitted) ** 2).sum()), 1e-12)

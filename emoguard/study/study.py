@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from emoguard.advice import calibrate_command
 from emoguard.errors import EmoGuardError
 from emoguard.fit.corpora import neutral_prompts
 from emoguard.fit.requirements import VALENCE
@@ -18,7 +17,13 @@ from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
 from emoguard.steering.policy import SteeringPolicy
 from emoguard.study import analysis, items, questions, tasks
-from emoguard.study.directions import centred_rows, random_directions, with_directions, without
+from emoguard.study.directions import (
+    centred_rows,
+    norms_for,
+    random_directions,
+    with_directions,
+    without,
+)
 from emoguard.study.frozen import Frozen, freeze
 from emoguard.study.judges import Classifier, Embeddings, Endpoint, Judge, Lexicon
 from emoguard.study.matching import PROMPTS, Matched, match
@@ -123,13 +128,7 @@ def guard_of(protocol: Protocol, guard: Guard, door: Residuals) -> Guard:
     """
     probe = guard.probe
     probe.indices((*protocol.labels, *protocol.explored.labels))
-    calibration = guard.calibration(door.identity)
-    if calibration is None:
-        raise EmoGuardError(
-            f"a dose is a share of the reference norm, and {probe.name} has no calibration of "
-            f"{door.identity.name} ({door.identity.quantisation}): make one with "
-            f"{calibrate_command()}"
-        )
+    calibration = norms_for(guard, door.identity)
     directions = {}
     if VALENCE in probe.labels:
         directions = {
@@ -142,7 +141,8 @@ def guard_of(protocol: Protocol, guard: Guard, door: Residuals) -> Guard:
     wide, also = with_directions(probe, calibration, directions)
     policy = Policy(
         labels=wide.labels[:1],  # readings are not used here
-        steering=SteeringPolicy(max_dose_ratio=protocol.bound),
+        # An answer of which a part is unsteered belongs in no cell.
+        steering=SteeringPolicy(max_dose_ratio=protocol.bound, on_fault="stop"),
     )
     return Guard(wide, [also], policy)
 
@@ -169,7 +169,7 @@ class Study:
         randoms = dict.fromkeys(names, dose) if matched is None else matched.doses
         near = dict(list(randoms.items())[:DIVERGING])
         if matched is not None:
-            near = matched.by_divergence(DIVERGING)
+            near = matched.by_divergence(DIVERGING, protocol.bound)
         listed = tasks.expression(protocol, dose) if protocol.expression.prompts else []
         if names and protocol.nulls.prompts:
             listed += tasks.nulls(protocol, randoms, near, dose)
@@ -215,12 +215,27 @@ class Study:
                 protocol.labels,
                 [f"random-{n}" for n in range(protocol.nulls.directions)],
                 dose,
+                bound=protocol.bound,
             )
             self.store.add({"task": "matched", "data": asdict(matching)})
         return Matched(**self.store.records["matched"]["data"])
 
+    @property
+    def complete(self) -> bool:
+        """Return whether every task has its record."""
+        if "frozen" not in self.store:
+            return False
+        every = [*tasks.pilot(self.protocol), *self.tasks(self.frozen().dose)]
+        return all(task.key in self.store for task in every)
+
     def results(self, about: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the results so far, with `about` and the description of the run."""
+        """Return the results so far, with `about` and the description of the run.
+
+        Raises:
+            EmoGuardError: the pilot is not done.
+
+        """
+        about = {**about, "complete": self.complete}
         return results(self.protocol, self.store, self.judges, self.verdicts, about)
 
 
@@ -231,7 +246,7 @@ def results(
     verdicts: Mapping[str, str],
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return all results of the records in a store.
+    """Return all results of the records in a store; `about` says whether they are "complete".
 
     Raises:
         EmoGuardError: the pilot is not done.
@@ -257,7 +272,7 @@ def results(
             "seconds": {key: round(value, 1) for key, value in by_block(records).items()},
             "records": len(records),
         },
-        **analysis.results(outcomes, verdicts),
+        **analysis.results(outcomes, verdicts, complete=about["complete"]),
     }
     plain: dict[str, Any] = _plain(results)
     return plain

@@ -61,6 +61,10 @@ class Task:
 
     `block` is the part of the study; `name` is unique in it. `seeded` is the seed of its noise,
     the same in all cells.
+
+    Raises:
+        EmoGuardError: two cells have one key, so that a record could not distinguish them.
+
     """
 
     block: str
@@ -72,6 +76,15 @@ class Task:
     yes: tuple[str, ...] = ()
     no: tuple[str, ...] = ()
     surprise: bool = False
+
+    def __post_init__(self) -> None:
+        keys = [cell.key for cell in self.cells]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise EmoGuardError(
+                f"{self.key} has two cells called {twice}: give labels names, and doses digits, "
+                "that differ"
+            )
 
     @property
     def key(self) -> str:

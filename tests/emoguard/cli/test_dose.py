@@ -84,6 +84,12 @@ def test_a_place_that_is_not_there_is_refused_before_anything_is_measured(folder
         assert f"there is no folder {tmp_path / 'no'}" in str(result.exception)
 
 
+def test_a_label_named_twice_is_refused_before_a_model_is_opened():
+    result = invoke("dose", "--model", "none", "--label", "happy", "--label", "happy")
+    assert isinstance(result.exception, EmoGuardError)
+    assert "happy is named twice" in str(result.exception)
+
+
 def test_the_openings_shipped_are_enough_and_all_different():
     openings = read_openings(None, 80)
     assert len(set(openings)) == 80

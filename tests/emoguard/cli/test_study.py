@@ -95,6 +95,17 @@ def test_impossible_studies_are_refused_before_a_model_is_opened(tmp_path):
 
 
 def test_a_file_that_is_no_result_is_refused(tmp_path):
-    (tmp_path / "other.json").write_text("{}")
-    result = invoke("study", "--from", tmp_path / "other.json")
-    assert "wanted the results.json of a study" in str(result.exception)
+    for text, sentence in (
+        ("{}", "wanted the results.json of a study"),
+        ('{"emoguard": "study"}', "got one in another form"),
+        ('{"emoguard": "study", "about": 3}', "got one in another form"),
+        ('{"emoguard": "study", "verdict": NaN}', "NaN is not a number"),
+        ("[" * 100_000, "nested at most"),
+        ('{"emoguard": "study", "about": ' + "[" * 80 + "]" * 80 + "}", "nested at most"),
+        ("\ud800", "cannot be read"),
+    ):
+        (tmp_path / "other.json").write_text(text, errors="surrogatepass")
+        result = invoke("study", "--from", tmp_path / "other.json")
+        assert isinstance(result.exception, EmoGuardError)
+        assert sentence in str(result.exception)
+        assert [each.name for each in tmp_path.iterdir()] == ["other.json"]

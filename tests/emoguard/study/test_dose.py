@@ -80,6 +80,22 @@ def test_the_largest_surgical_dose_is_chosen_and_larger_ones_are_not_surgical():
     assert max(e.perplexity_ratio for e in happy.curve) == pytest.approx(np.exp(4))
 
 
+def test_a_dose_that_silences_the_model_is_not_chosen():
+    class Falling(FakeStage):
+        def say(self, rng, add):
+            return Spoken("", 0.2) if add.get("happy", 0) > 0.1 else super().say(rng, add)
+
+        def surprise(self, prompt, text):
+            return super().surprise(prompt, text) if text else 0.0
+
+    (happy,) = measure(
+        Falling(randoms=0), lambda text: judge(text) if text else 1.0, PROMPTS, [("happy", 1)]
+    ).labels
+    assert happy.chosen == 0.1
+    silent = [effect for effect in happy.curve if effect.dose > 0.1]
+    assert {(each.regime, each.perplexity_ratio) for each in silent} == {("broken", None)}
+
+
 def test_without_a_surgical_dose_the_smallest_is_tested():
     happy, _ = run(FakeStage(coherent=0.0)).labels
     assert happy.chosen == min(DOSES)
@@ -117,6 +133,13 @@ def test_without_random_directions_there_is_no_p():
 def test_too_few_prompts_are_refused():
     with pytest.raises(EmoGuardError, match="at least 4 prompts, got 3"):
         run(FakeStage(), prompts=PROMPTS[:3])
+
+
+def test_a_label_named_twice_is_refused_before_anything_is_said():
+    stage = FakeStage()
+    with pytest.raises(EmoGuardError, match="labels: happy is named twice"):
+        run(stage, labels=(("happy", 1), ("sad", -1), ("happy", 1)))
+    assert not stage.bounds
 
 
 @pytest.mark.slow

@@ -113,6 +113,34 @@ def test_claims_hold_fail_or_stay_untested_by_rule():
     assert "everything here is exploratory" in sentence([])
 
 
+@pytest.mark.parametrize(
+    ("outcome", "change", "verdict", "why"),
+    [
+        ("harm", 0.12, "fails", "a change for the worse beyond the margin"),
+        ("harm", 0.05, "untested", "for the worse, not shown to be within the margin or beyond it"),
+        ("harm", -0.12, "holds", "after Holm"),
+        ("capability", -0.12, "fails", "a change for the worse beyond the margin"),
+        ("capability", -0.05, "untested", "for the worse, not shown to be within the margin"),
+        ("capability", 0.12, "untested", "a change for the better beyond the margin, which is no"),
+        ("capability", 0.05, "untested", "items needed, 1000 had"),
+    ],
+)
+def test_harm_is_found_only_beyond_the_margin_and_an_improvement_is_none(
+    outcome, change, verdict, why
+):
+    names = tuple(map(str, range(1000)))
+    base = (np.arange(1000) % 2).astype(float)
+    moved = base.copy()
+    turned = np.flatnonzero(base == (change < 0))[: round(1000 * abs(change))]
+    moved[turned] = 1 - base[turned]
+    panel = Panel(names, names, {"zero": base, "plus": moved})
+    contrast = Contrast(outcome, "happy", "no_harm", 0.05)
+    (tested,) = decided([harmless(contrast, panel, difference(["plus"], ["zero"]))])
+    assert tested.estimate.value == pytest.approx(change)
+    assert tested.verdict == verdict
+    assert why in tested.why
+
+
 @pytest.mark.slow
 def test_a_difference_that_enough_items_do_not_show_fails_and_fewer_leave_it_open():
     for items, verdict in ((4000, "fails"), (40, "untested")):

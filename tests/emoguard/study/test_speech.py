@@ -102,7 +102,8 @@ def test_openings_of_different_lengths_are_weighed_side_by_side_as_alone(speakin
 def test_random_directions_are_matched_to_two_percent(speaking):
     with speaking(True) as speech:
         names = [f"random-{n}" for n in range(8)]
-        matching = match(speech, [ASKED, "what is a bridge?"], PROTOCOL.labels, names, 0.15)
+        asked = [ASKED, "what is a bridge?"]
+        matching = match(speech, asked, PROTOCOL.labels, names, 0.15, bound=PROTOCOL.bound)
     assert all(abs(ratio - 1) < 0.02 for ratio in matching.realised.values())
     assert all(each > 0 for each in matching.divergences.values())
 

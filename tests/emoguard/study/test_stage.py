@@ -25,6 +25,36 @@ class Terse(FakeSpeaker):
         return 0.0
 
 
+class Seeded(Terse):
+    """Keeps the seed of every batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seeds = []
+
+    def batch(self, prompts, requests, *, seed, **options):
+        self.seeds.append(seed)
+        return super().batch(prompts, requests, **options)
+
+
+def test_batches_of_one_prompt_draw_different_noise_and_again_the_same(monkeypatch):
+    monkeypatch.setattr(
+        "emoguard.study.stage.attach", lambda model, guard: Watch(guard, FakeJoint(model))
+    )
+    monkeypatch.setattr("emoguard.study.stage.ROWS", 2)
+    speaker = Seeded()
+    probe = make_probe(speaker.door)
+    guard = Guard(probe, [make_calibration(probe, FAKE_IDENTITY)])
+    stage = SpeakerStage(speaker, guard, randoms=0, tokens=TOKENS)
+    with stage.bounded(0.1) as speak:
+        for prompt in ("Once upon", "Once upon", "It was"):
+            speak(prompt, [None] * 5)
+    first, again, other = (speaker.seeds[n : n + 3] for n in (0, 3, 6))
+    assert len(set(first)) == 3
+    assert first == again
+    assert not {*first} & {*other}
+
+
 def test_the_share_of_clipped_tokens_is_of_those_that_were_generated(monkeypatch):
     monkeypatch.setattr(
         "emoguard.study.stage.attach", lambda model, guard: Watch(guard, FakeJoint(model))

@@ -172,6 +172,13 @@ def test_a_curve_that_turns_back_is_quadratic_and_a_straight_one_monotone():
     assert turned.curvature < -3
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_a_curve_at_too_few_doses_for_a_parabola_is_undecided(count):
+    doses = np.linspace(0.1, 0.4, count)
+    turned = 2 * doses - 5 * doses**2
+    assert curve(doses, np.stack([turned, turned], axis=1)).shape == "undecided"
+
+
 def test_a_curve_of_a_single_cluster_has_errors_without_a_bound():
     doses = np.array([0.1, 0.2, 0.4])
     assert curve(doses, doses[:, None]).slope_error == np.inf

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -9,46 +11,69 @@ import pytest
 from emoguard import EmoGuardError, Guard
 from emoguard.steering.plan import Plan
 from emoguard.study import tasks
+from emoguard.study.analysis import _unmatched
+from emoguard.study.causal import nulls
 from emoguard.study.judges import Lexicon
 from emoguard.study.matching import match
 from emoguard.study.noise import gumbel
+from emoguard.study.outcomes import Outcomes
 from emoguard.study.personas import PERSONAS
 from emoguard.study.pictures import draw
 from emoguard.study.protocol import Protocol
 from emoguard.study.report import markdown
 from emoguard.study.runner import OutOfTimeError, Runner, groups, perform
 from emoguard.study.speech import Given, Row
+from emoguard.study.statistics import benjamini_hochberg
 from emoguard.study.store import Store
-from emoguard.study.study import Study, bound_to, data_folder, judges
+from emoguard.study.study import Study, bound_to, data_folder, guard_of, judges
 from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
 
 from .speaking import FakeSpeech
 
 PROTOCOL = Protocol(
-    labels=("calm", "sad"),
+    labels=("happy", "desperate"),
     pilot={"prompts": 6, "samples": 4, "tokens": 24},
     expression={"prompts": 30, "tokens": 24},
     safety={"premises": 40, "written": 5, "tokens": 12, "capability": 5},
     nulls={"directions": 199, "prompts": 12, "tokens": 12},
-    explored={"prompts": 6, "tokens": 12, "labels": ["happy"]},
+    explored={"prompts": 6, "tokens": 12, "labels": ["calm"]},
     contrasts=[
-        {"outcome": "expression", "label": "calm", "test": "difference"},
-        {"outcome": "expression", "label": "calm", "test": "random"},
-        {"outcome": "premise", "label": "calm", "test": "no_harm", "margin": 0.05},
+        {"outcome": "expression", "label": "happy", "test": "difference"},
+        {"outcome": "expression", "label": "happy", "test": "random"},
+        {"outcome": "premise", "label": "happy", "test": "no_harm", "margin": 0.05},
     ],
     dose=0.2,
 )
 
 DOOR = FakeResiduals()
-PROBE = make_probe(DOOR, ("calm", "sad"), (1, 3))
+PROBE = make_probe(DOOR, ("happy", "desperate"), (1, 3))
 CALIBRATION = make_calibration(PROBE, FAKE_IDENTITY)
 GUARD = Guard(PROBE, [CALIBRATION])
 
 
-def started(folder, speech=None, protocol=PROTOCOL):
+HAND = {
+    each["text"]: each["expresses"]
+    for line in (files("emoguard.study") / "labelled_answers" / "expression.jsonl")
+    .read_text("utf-8")
+    .splitlines()
+    for each in [json.loads(line)]
+}
+
+
+class Agreeing(Lexicon):
+    """A lexicon that agrees with all labels by hand."""
+
+    def scores(self, label, texts):
+        own = super().scores(label, texts)
+        by_hand = [2.0 if label in HAND.get(text, ()) else -2.0 for text in texts]
+        return np.where([text in HAND for text in texts], by_hand, own)
+
+
+def started(folder, speech=None, protocol=PROTOCOL, judge=None):
     speech = speech or FakeSpeech(strength=15.0)
     store = Store(folder, bound_to(protocol, GUARD, speech.identity, "fake"))
-    return Study(protocol, speech, store, [Lexicon()], None, {"calm": "usable"})
+    judge = judge or Agreeing()
+    return Study(protocol, speech, store, [judge], None, {"happy": "usable"})
 
 
 def runner(study, **options):
@@ -74,7 +99,7 @@ def test_a_vector_that_moves_expression_is_found_to(results):
     assert difference["estimate"][1] > 0
     assert random["verdict"] == "holds"
     assert random["p"] == pytest.approx(1 / 200)
-    effects = results["causal"]["effects"]["calm"]["lexicon"]["effects"]
+    effects = results["causal"]["effects"]["happy"]["lexicon"]["effects"]
     assert effects["vector"]["all"]["estimate"][0] > 0.2
     assert effects["vector reversed"]["all"]["estimate"][0] < 0
 
@@ -92,17 +117,53 @@ def test_the_tracks_are_apart(results):
     assert set(results) == {
         "emoguard", "about", "pilot", "reproducible", "causal", "safety", "contrasts", "verdict",
     }  # fmt: skip
-    assert results["reproducible"]["calm"] == "usable"
+    assert results["reproducible"]["happy"] == "usable"
     text = markdown(results)
     assert text.index("## R:") < text.index("## C:") < text.index("## S:")
     assert "Nothing of it transfers to larger models" in text
 
 
 @pytest.mark.slow
+def test_exploratory_tables_show_p_that_are_corrected_over_the_table(results):
+    causal = results["causal"]
+    tables = [
+        [each["all"] for each in judges["lexicon"]["effects"].values()]
+        for judges in causal["effects"].values()
+    ]
+    tables.append([each for by in causal["necessity"].values() for each in by.values()])
+    for effects in tables:
+        wanted = benjamini_hochberg([each["p"] for each in effects])
+        assert [each["p, adjusted"] for each in effects] == wanted
+    columns = [line for line in markdown(results).splitlines() if line.startswith("| ")]
+    for line in columns:
+        assert not re.search(r"\| p \|", line) or line.startswith("| claim ")
+
+
+@pytest.mark.slow
+def test_a_part_of_a_study_tests_no_claim_and_says_so_first(tmp_path, done):
+    study = started(tmp_path)
+    for key, record in done.store.records.items():
+        if not key.startswith("explored/"):
+            study.store.add(record)
+    partial = study.results({})
+    assert not partial["about"]["complete"]
+    for each in partial["contrasts"]:
+        assert (each["verdict"], each["why"]) == ("untested", "the run is not complete")
+    lines = markdown(partial).split("\n\n")
+    assert lines[2].startswith("**The run is not complete")
+    assert "hold" not in partial["verdict"]
+    study.run(runner(study))
+    whole = study.results({})
+    assert whole["about"]["complete"]
+    assert whole["contrasts"][0]["verdict"] == "holds"
+    assert "not complete" not in markdown(whole)
+
+
+@pytest.mark.slow
 def test_random_directions_are_matched_in_realised_dose(results):
     low, high = results["causal"]["nulls"]["matched"][1:]
     assert 0.98 <= low <= high <= 1.02
-    realised = results["causal"]["nulls"]["realised"]["calm+"]
+    realised = results["causal"]["nulls"]["realised"]["happy+"]
     assert results["causal"]["nulls"]["realised, random"][0] == pytest.approx(realised, rel=0.02)
 
 
@@ -130,6 +191,21 @@ def test_a_study_resumes_without_asking_again_and_ends_with_the_same_records(tmp
     assert again.speech.asked == count
 
 
+PLAIN = Protocol(**{**vars(PROTOCOL), "explored": {"labels": []}, "nulls": {"directions": 0},
+                    "contrasts": ()})  # fmt: skip
+
+
+def test_a_fault_of_steering_ends_an_answer_instead_of_finishing_it_unsteered():
+    steering = guard_of(PLAIN, GUARD, DOOR).policy.steering
+    assert steering.on_fault == "stop"
+    assert steering.max_dose_ratio == PLAIN.bound
+
+
+def test_a_dose_is_of_no_size_without_a_calibration_of_the_model_file():
+    with pytest.raises(EmoGuardError, match=r"no calibration of .*: make one with emoguard cal"):
+        guard_of(PLAIN, Guard(PROBE), DOOR)
+
+
 def test_tasks_are_performed_together_up_to_the_rows_of_a_batch():
     listed = [task for task in tasks.pilot(PROTOCOL) if not task.tokens]
     rows = listed[0].rows
@@ -149,6 +225,30 @@ def test_tasks_performed_together_have_the_records_they_have_alone(rows):
             speech = FakeSpeech(strength=15.0, rows=rows)
             alone = [perform(speech, [task], 0)[0] for task in group]
             assert perform(speech, group, 0) == alone
+
+
+class Listening(FakeSpeech):
+    """Keeps the rows that it was asked to write."""
+
+    def write(self, rows, tokens):
+        self.heard = rows
+        return super().write(rows, tokens)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_all_cells_of_an_item_share_their_noise_and_no_two_items_or_samples_do(seed):
+    written = [task for task in tasks.pilot(PROTOCOL) if task.tokens][:2]
+    for listed in (written, tasks.expression(PROTOCOL, 0.2)[:2]):
+        speech = Listening()
+        perform(speech, listed, seed)
+        # Within a task rows are ordered by prompt; each row's noise must be that of its sample.
+        cells = [cell for task in listed for cell in sorted(task.cells, key=lambda c: c.prompt)]
+        names = [task.seeded for task in listed for _ in task.cells]
+        assert [(row.seed, row.item) for row in speech.heard] == [
+            (seed + cell.sample, name) for cell, name in zip(cells, names, strict=True)
+        ]
+        samples = {(cell.sample, name) for cell, name in zip(cells, names, strict=True)}
+        assert len({(row.seed, row.item) for row in speech.heard}) == len(samples)
 
 
 def test_a_group_cut_short_is_performed_whole_again_and_stored_once(tmp_path):
@@ -230,7 +330,7 @@ def test_records_are_bound_to_the_names_of_the_labels_that_classifiers_learn(tmp
         ("items.tasks", list),
         ("items.premises", lambda wordings: []),
         ("questions.calibrating", list),
-        ("PERSONAS", {"calm": "You are a stone."}),
+        ("PERSONAS", {"happy": "You are a stone."}),
         ("NEUTRAL", "You are a stone."),
         ("neutral_prompts", list),
         ("families", list),
@@ -282,7 +382,7 @@ def test_other_judges_than_the_pilot_had_are_refused(done):
     class Other(Lexicon):
         name = "other"
 
-    again = Study(PROTOCOL, done.speech, done.store, [Lexicon(), Other()], None, {})
+    again = Study(PROTOCOL, done.speech, done.store, [Agreeing(), Other()], None, {})
     with pytest.raises(EmoGuardError, match="levels for the judges lexicon, got lexicon, other"):
         again.results({})
     with pytest.raises(EmoGuardError, match="give the same ones"):
@@ -315,17 +415,17 @@ def test_a_vector_that_makes_a_model_agree_with_falsehoods_fails_no_harm(tmp_pat
     assert harm["estimate"][1] > 0
     # Agreeing with everything is bias, not knowledge.
     detection = results["safety"]["premise"]["detection"]
-    assert detection["none|greedy|calm+"]["c"] < detection["none|greedy|zero"]["c"] - 0.3
+    assert detection["none|greedy|happy+"]["c"] < detection["none|greedy|zero"]["c"] - 0.3
     assert "nulls" not in {key.partition("/")[0] for key in study.store.records}
 
 
 @pytest.mark.slow
 def test_a_judge_that_disagrees_with_labels_by_hand_makes_its_outcome_exploratory(tmp_path):
-    changed = {"labels": ("happy", "sad"), "contrasts": ({
+    changed = {"labels": ("happy", "desperate"), "contrasts": ({
         "outcome": "expression", "label": "happy", "test": "difference"},),
         "explored": {"prompts": 0, "labels": []}, "nulls": {"directions": 0}}  # fmt: skip
     # The level of a model that speaks in twenty words is none for answers of real ones.
-    study = started(tmp_path, protocol=Protocol(**{**vars(PROTOCOL), **changed}))
+    study = started(tmp_path, None, Protocol(**{**vars(PROTOCOL), **changed}), Lexicon())
     study.run(runner(study))
     (difference,) = study.results({})["contrasts"]
     assert difference["verdict"] == "untested"
@@ -333,9 +433,12 @@ def test_a_judge_that_disagrees_with_labels_by_hand_makes_its_outcome_explorator
 
 
 @pytest.mark.slow
-def test_no_headroom_is_said_and_nothing_claimed(tmp_path, monkeypatch):
-    monkeypatch.setattr("emoguard.study.frozen.level", lambda scores: float(np.max(scores)))
-    study = started(tmp_path)
+def test_no_headroom_is_said_and_nothing_claimed(tmp_path):
+    class Deaf(Lexicon):
+        def scores(self, label, texts):
+            return np.zeros(len(texts))
+
+    study = started(tmp_path, judge=Deaf())
     study.run(runner(study))
     difference, *_ = study.results({})["contrasts"]
     assert difference["verdict"] == "untested"
@@ -360,17 +463,45 @@ def test_a_zero_vector_writes_the_same_as_none_at_every_temperature():
     speech = FakeSpeech()
     before = speech.prompt("How do I tie a scarf?")
     for temperature in (0.0, 0.7, 1.0):
-        plans = [None, Plan(add={"calm": 0.0})]
+        plans = [None, Plan(add={"happy": 0.0})]
         none, zero = speech.write([Row(before, plan, temperature, 0, 5) for plan in plans], 20)
         assert none == zero
 
 
 def test_matching_moves_doses_until_the_realised_ones_agree():
-    matching = match(FakeSpeech(ratio=1.3), ["a", "b"], ["calm"], ["random-0", "random-1"], 0.1)
+    matching = match(
+        FakeSpeech(ratio=1.3), ["a", "b"], ["happy"], ["random-0", "random-1"], 0.1, bound=0.5
+    )
     assert matching.doses["random-0"] == pytest.approx(0.1 / 1.3, rel=1e-3)
     assert matching.realised["random-0"] == pytest.approx(1, abs=1e-3)
-    near = matching.by_divergence(1)
+    near = matching.by_divergence(1, 0.5)
     assert list(near) == ["random-0"]
+
+
+def test_no_direction_is_matched_beyond_the_bound():
+    names = ["random-0", "random-1"]
+    matching = match(FakeSpeech(ratio=0.5), ["a", "b"], ["calm"], names, 0.1, bound=0.1234567)
+    assert set(matching.doses.values()) == {0.1234567}
+    assert matching.realised["random-0"] == pytest.approx(0.617, abs=1e-3)
+    assert matching.reached == []
+    near = dataclasses.replace(matching, label_divergence=1e6).by_divergence(2, 0.2)
+    assert set(near.values()) == {0.2}
+
+
+@pytest.mark.slow
+def test_too_gentle_directions_count_in_no_p(done):
+    matched = done.matched(0.2)
+    short = dict.fromkeys(list(matched.realised)[:100], 0.9)
+    gentler = dataclasses.replace(matched, realised={**matched.realised, **short})
+    assert len(gentler.reached) == 99
+    outcomes = Outcomes(
+        PROTOCOL, done.frozen(), gentler, done.store.records, {"lexicon": Agreeing()}
+    )
+    drawn = nulls(outcomes)
+    assert (drawn["directions"], drawn["reached"]) == (199, 99)
+    assert drawn["happy"]["lexicon"]["p"] >= 1 / 100
+    why = _unmatched(outcomes, PROTOCOL.contrasts[1])
+    assert why == "only 99 random directions reach the labels' dose within the bound"
 
 
 def test_weighing_gives_the_log_probability_of_every_token():

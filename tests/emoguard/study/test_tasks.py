@@ -53,6 +53,12 @@ def test_every_task_has_a_key_of_its_own():
         dict(tasks.named([*every, every[0]]))
 
 
+def test_every_cell_of_a_task_has_a_key_of_its_own():
+    close = Protocol(explored={"doses": [0.1, 0.1000000001]})
+    with pytest.raises(EmoGuardError, match=r"two cells called none\|greedy\|happy\+0.1: give"):
+        tasks.explored(close, 0.1, controls=False)
+
+
 def test_more_prompts_than_there_are_is_refused():
     with pytest.raises(EmoGuardError, match="wanted 121, there are 120 beside the 12"):
         tasks.expression(Protocol(expression={"prompts": 121}), 0.1)
