@@ -217,9 +217,23 @@ class Attached(ABC):
         self._undo.close()
 
 
-def dose_of(report: Report | None) -> tuple[float, float]:
-    """Return the median realised dose of a response, and the share of its tokens cut short."""
-    if report is None or report.receipt is None:
+def dose_of(report: Report | None, plan: Plan | None) -> tuple[float, float]:
+    """Return the median realised dose of a response, and the share of its tokens cut short.
+
+    Raises:
+        EmoGuardError: `plan` steers, and not every token of the response was steered: its text is
+            of no condition.
+
+    """
+    if plan is None or plan.is_empty:
         return 0.0, 0.0
-    receipt = report.receipt
+    receipt = None if report is None else report.receipt
+    if report is None or receipt is None or receipt.faulted:
+        left = "all" if receipt is None else f"{receipt.faulted} of {report.tokens_scored}"
+        why = (report.detail if report is not None else None) or "no reason was reported"
+        raise EmoGuardError(
+            f"an answer steered by {plan.as_dict()} was wanted, and {left} of its tokens were left "
+            f"unsteered ({why:.200}); it is not kept. Run the same command again; if this stays, "
+            "take a smaller dose or a wider dtype, and see that EMOGUARD_DISABLE is not set"
+        )
     return receipt.dose_median or 0.0, receipt.clipped / max(1, report.tokens_scored)

@@ -97,8 +97,11 @@ class SpeakerStage:
             rows = self._batch.batch(
                 prompts, requests, tokens=self._tokens, temperature=TEMPERATURE, seed=seed
             )
-        texts = map(self._speaker.decode, rows)
-        return [Spoken(text, *dose_of(report)) for text, report in zip(texts, reports, strict=True)]
+        by_id = {report.id: report for report in reports}
+        return [
+            Spoken(self._speaker.decode(row), *dose_of(by_id.get(request.id), request.plan))
+            for row, request in zip(rows, requests, strict=True)
+        ]
 
     def _prompt_ids(self, prompt: str) -> list[int]:
         """Return the prompt of a continuation: the question, if there is one, and the opening."""

@@ -65,14 +65,14 @@ class LlamaSpeech(Attached):
 
     def _write(self, row: Row, tokens: int) -> Written:
         ids, report = self._run(row.before, row.plan, drawing(row), tokens)
-        return Written(ids, self._speaker.decode(ids), *dose_of(report))
+        return Written(ids, self._speaker.decode(ids), *dose_of(report, row.plan))
 
     def _weigh(self, row: Given, *, whole: bool) -> Weighed:
         forcing = Forcing(row, whole=whole)
         if not row.token_ids:  # nothing is generated, so nothing is reported
             return forcing.weighed(0.0)
         _, report = self._run(row.before, row.plan, forcing, len(row.token_ids))
-        return forcing.weighed(dose_of(report)[0])
+        return forcing.weighed(dose_of(report, row.plan)[0])
 
     def _run(
         self, prompt_ids: Sequence[int], plan: Plan | None, step: Step, tokens: int
@@ -90,7 +90,7 @@ class LlamaSpeech(Attached):
         with self._watch.recording() as reports:
             options["emoguard"] = Request(plan=plan)
             self._take(self._model.generate(list(prompt_ids), **options), ids, tokens)
-        return tuple(ids), reports[-1]
+        return tuple(ids), reports[-1] if reports else None
 
     def _take(self, tokens: Generator[int, Any, None], ids: list[int], most: int) -> None:
         """Append at most `most` tokens to `ids` as they come, and end the generation."""

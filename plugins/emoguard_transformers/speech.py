@@ -47,8 +47,8 @@ class TransformersSpeech(Attached):
             some = rows[start : start + ROWS]
             steps = [drawing(row) for row in some]
             answers, reports = self._run(some, steps, tokens)
-            for ids, report in zip(answers, reports, strict=True):
-                written.append(Written(ids, self._speaker.decode(ids), *dose_of(report)))
+            for ids, report, row in zip(answers, reports, some, strict=True):
+                written.append(Written(ids, self._speaker.decode(ids), *dose_of(report, row.plan)))
         return written
 
     def weigh(self, rows: Sequence[Given], *, whole: bool = False) -> list[Weighed]:
@@ -61,8 +61,8 @@ class TransformersSpeech(Attached):
             tokens = max(len(row.token_ids) for row in some)
             _, reports = self._run(some, forced, max(tokens, 1))
             weighed += [
-                each.weighed(dose_of(report)[0])
-                for each, report in zip(forced, reports, strict=True)
+                each.weighed(dose_of(report, row.plan)[0])
+                for each, report, row in zip(forced, reports, some, strict=True)
             ]
         return weighed
 

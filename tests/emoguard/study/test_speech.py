@@ -1,8 +1,11 @@
 """Both runtimes speak alike: on tiny random models, and on SmolLM2 where it is installed."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from emoguard import EmoGuardError
 from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
 from emoguard.records import Request
@@ -14,6 +17,7 @@ from emoguard.study.matching import match
 from emoguard.study.protocol import Protocol
 from emoguard.study.speech import Given, Row, open_speech
 from emoguard.study.study import guard_of
+from emoguard.summary import _receipt as whole
 from emoguard.testing import make_probe, measure_calibration
 from tests.support import models, tiny_folder, tiny_gguf
 
@@ -69,6 +73,30 @@ def test_a_vector_realises_its_dose_and_other_seeds_draw_otherwise(speaking):
     assert all(0.05 < each.dose < 0.5 for each in steered)
     assert first[0] == second[0]
     assert first[2].token_ids != second[2].token_ids
+
+
+STEERED = Plan(add={"happy": 0.2})
+
+
+def test_an_answer_whose_steering_broke_is_refused_and_not_passed_off_as_steered(
+    speaking, monkeypatch
+):
+    with speaking(True) as speech:
+        watched = rows(speech, STEERED)
+        answer = Given(watched[0].before, speech.encode("yes it is"), STEERED)
+        assert speech.write(watched, 4)
+        monkeypatch.setattr(
+            "emoguard.summary._receipt",
+            lambda steered: (
+                None if steered is None else dataclasses.replace(whole(steered), faulted=1)
+            ),
+        )
+        for ask in (lambda: speech.write(watched, 4), lambda: speech.weigh([answer])):
+            with pytest.raises(EmoGuardError, match=r"1 of .* tokens were left unsteered"):
+                ask()
+        assert speech.write(rows(speech, None), 4)
+    with speaking(False) as unwatched, pytest.raises(EmoGuardError, match="all of its tokens"):
+        unwatched.write(watched, 4)
 
 
 def test_weighing_a_greedy_answer_finds_every_token_the_likeliest(speaking):
