@@ -193,9 +193,10 @@ def told(table: Table, scores: dict[str, np.ndarray], pool: str) -> Iterator[str
             f"{n} {over_labels(a)}" for n, a in apart.items()
         )
         tone = {n: table.valence(each, pool, condition) for n, each in scores.items()}
-        yield "    pleasant against unpleasant: " + ", ".join(
-            f"{n} {over_labels(a)}" for n, a in tone.items()
-        )
+        if np.isfinite(tone["text"].value).all():  # there are both
+            yield "    pleasant against unpleasant: " + ", ".join(
+                f"{n} {over_labels(a)}" for n, a in tone.items()
+            )
         for name in [n for n in ("shipped", "own", "text", "both") if n in areas]:
             each = zip(LABELS, areas[name].value, strict=True)
             yield f"    {name:8}" + " ".join(f"{n} {v:.2f}" for n, v in each if np.isfinite(v))

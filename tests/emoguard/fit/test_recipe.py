@@ -192,9 +192,10 @@ def test_without_signs_there_is_no_axis_and_the_rest_is_the_same(tmp_path):
     assert artifact.load(tmp_path / "p.safetensors")[0].axes == ()
 
 
-def test_a_word_of_its_label_in_a_text_is_a_caution_of_the_probe():
+def test_words_of_their_label_in_texts_are_a_caution_of_the_probe():
     texts = corpus()
-    n, first = next((n, text) for n, text in enumerate(texts) if text.label == "happy")
-    texts[n] = Text("happy", first.topic, f"{first.text} happily", "c.jsonl:1")
-    cautions = probe_of([texts]).cautions
-    assert any("(happy 1; the first at c.jsonl:1)" in sentence for sentence in cautions)
+    happy = [n for n, text in enumerate(texts) if text.label == "happy"]
+    for n in happy[:2]:
+        texts[n] = Text("happy", texts[n].topic, f"{texts[n].text} happily", f"c.jsonl:{n}")
+    (sentence,) = [each for each in probe_of([texts]).cautions if "own label" in each]
+    assert f"(happy 2 of {len(happy)}; the first at c.jsonl:{happy[0]})" in sentence
