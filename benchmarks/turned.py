@@ -229,6 +229,8 @@ def streamed(table: Table, found: Sequence[Detectors], options: argparse.Namespa
         count = len(turnstreams.alarms(one, rows, first=False))
         print(f"  {one.name:14} limit {one.arl:7,}: {count}")
     for condition in CONDITIONS:
+        if not len(table.where("final", condition)):
+            continue
         print(f"\n{condition}: responses from the change to the alarm, median [80 % of streams]")
         for share in SHARES:
             mine = turnstreams.changed_rows(table, condition, options.repeats)
