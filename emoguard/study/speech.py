@@ -229,7 +229,9 @@ def dose_of(report: Report | None, plan: Plan | None) -> tuple[float, float]:
         return 0.0, 0.0
     receipt = None if report is None else report.receipt
     if report is None or receipt is None or receipt.faulted:
-        left = "all" if receipt is None else f"{receipt.faulted} of {report.tokens_scored}"
+        left = "all"
+        if report is not None and receipt is not None:
+            left = f"{receipt.faulted} of {report.tokens_scored}"
         why = (report.detail if report is not None else None) or "no reason was reported"
         raise EmoGuardError(
             f"an answer steered by {plan.as_dict()} was wanted, and {left} of its tokens were left "

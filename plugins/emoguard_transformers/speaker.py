@@ -189,7 +189,8 @@ def unadjusted(model: Any) -> Iterator[None]:
     """
     kept = model.generation_config
     tokens = ("bos_token_id", "eos_token_id", "pad_token_id")
-    model.generation_config = GenerationConfig(**{name: getattr(kept, name) for name in tokens})
+    plain: Any = GenerationConfig  # it has no types
+    model.generation_config = plain(**{name: getattr(kept, name) for name in tokens})
     try:
         yield
     finally:
