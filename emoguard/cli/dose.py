@@ -23,7 +23,8 @@ from emoguard.extras import install_command
 from emoguard.fit.corpora import recorded_labels
 from emoguard.fit.textonly import vader
 from emoguard.runtime.openers import batching, open_speaker
-from emoguard.study.dose import DoseResult, Effect, Judge, LabelResult, check_distinct, measure
+from emoguard.study.dose import DoseResult, Effect, Judge, LabelResult, measure
+from emoguard.study.protocol import check_distinct
 from emoguard.study.report import number
 from emoguard.study.stage import SpeakerStage
 from emoguard.validate.plots import find_pyplot, save_figure
@@ -85,7 +86,7 @@ def dose(
     The model runs in a runtime that takes one plan per row of a batch; GGUF files are dequantised
     for it.
     """
-    check_distinct(labels)
+    check_distinct("labels", labels)
     judge = find_judge(judge_name)
     # Impossible options are refused now, not after an hour.
     if plot_path:

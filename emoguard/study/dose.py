@@ -17,6 +17,7 @@ import numpy as np
 
 from emoguard.errors import EmoGuardError
 from emoguard.steering.plan import CEILING, Plan
+from emoguard.study.protocol import check_distinct
 from emoguard.study.regimes import Reading, Regime, read
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def measure(
             twice.
 
     """
-    check_distinct([name for name, _ in labels])
+    check_distinct("labels", [name for name, _ in labels])
     if len(prompts) < 4:
         raise EmoGuardError(f"a dose needs at least 4 prompts, got {len(prompts)}: give more")
     trial = _Trial(stage, judge, progress)
@@ -180,18 +181,6 @@ def measure(
         for name, sign in labels
     ]
     return DoseResult(tuple(results), len(prompts), len(stage.randoms), float(np.mean(trial.plain)))
-
-
-def check_distinct(labels: Sequence[str]) -> None:
-    """Raise if a label is named twice.
-
-    Raises:
-        EmoGuardError: the message names it.
-
-    """
-    for label in labels:
-        if labels.count(label) > 1:
-            raise EmoGuardError(f"labels: {label:.60} is named twice: name it once")
 
 
 @dataclass(frozen=True)

@@ -331,8 +331,11 @@ BROKEN_REPETITION = 0.3
 """Share of repeated word triples above which an answer has failed, whatever it expresses."""
 
 
-def coherent(text: str) -> bool:
-    """Return whether an answer is still readable: words, little repetition, Latin letters."""
-    signs = coherence(text)
+def coherent(text: str, form: Coherence | None = None) -> bool:
+    """Return whether an answer is still readable: words, little repetition, Latin letters.
+
+    `form` is its `coherence`, where that is known already.
+    """
+    signs = form or coherence(text)
     plain = signs.repetition <= BROKEN_REPETITION and signs.foreign <= 0.2
     return plain and any(c.isalpha() for c in text)

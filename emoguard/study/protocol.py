@@ -222,6 +222,18 @@ def enough_directions(count: int) -> bool:
     return MOST_CONTRASTS / (count + 1) < ALPHA
 
 
+def check_distinct(key: str, values: Sequence[object]) -> None:
+    """Raise if `values`, listed under `key`, name something twice.
+
+    Raises:
+        EmoGuardError: the message names both.
+
+    """
+    for value in values:
+        if values.count(value) > 1:
+            raise EmoGuardError(f"{key}: {value!s:.60} is named twice: name it once")
+
+
 def _check_distinct(protocol: Protocol) -> None:
     """Raise if something is named twice: it would be asked once and counted twice."""
     listed: dict[str, Sequence[object]] = {
@@ -234,9 +246,7 @@ def _check_distinct(protocol: Protocol) -> None:
         "contrasts": [each.name for each in protocol.contrasts],
     }
     for key, values in listed.items():
-        for value in values:
-            if values.count(value) > 1:
-                raise EmoGuardError(f"{key}: {value!s:.60} is named twice: name it once")
+        check_distinct(key, values)
     for label in protocol.explored.labels:
         if label in protocol.labels:
             raise EmoGuardError(

@@ -88,7 +88,7 @@ def _form(texts: Sequence[str]) -> NDArray[np.float64]:
     """Return means over texts: repetition, distinct words, foreign letters, and failures."""
     signs = [coherence(text) for text in texts]
     rows = [
-        (each.repetition, each.distinct, each.foreign, not coherent(text))
+        (each.repetition, each.distinct, each.foreign, not coherent(text, each))
         for each, text in zip(signs, texts, strict=True)
     ]
     return np.asarray(np.array(rows, np.float64).mean(axis=0))

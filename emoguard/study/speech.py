@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from emoguard.guard import Guard
     from emoguard.probe.identity import ModelIdentity
-    from emoguard.records import Report
+    from emoguard.records import Report, Request
     from emoguard.runtime.speaker import Speaker
     from emoguard.steering.plan import Plan
 
@@ -215,6 +215,12 @@ class Attached(ABC):
         trace: TracebackType | None,
     ) -> None:
         self._undo.close()
+
+
+def in_order(requests: Sequence[Request], reports: Sequence[Report]) -> list[Report | None]:
+    """Return the report of each request, None where there is none."""
+    by_id = {report.id: report for report in reports}
+    return [by_id.get(request.id) for request in requests]
 
 
 def dose_of(report: Report | None, plan: Plan | None) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from emoguard.steering.plan import Plan
 from emoguard.steering.policy import SteeringPolicy
 from emoguard.study.directions import norms_for, with_directions
 from emoguard.study.dose import Speak, Spoken
-from emoguard.study.speech import dose_of
+from emoguard.study.speech import dose_of, in_order
 
 if TYPE_CHECKING:
     from emoguard.probe.calibration import Calibration
@@ -97,10 +97,9 @@ class SpeakerStage:
             rows = self._batch.batch(
                 prompts, requests, tokens=self._tokens, temperature=TEMPERATURE, seed=seed
             )
-        by_id = {report.id: report for report in reports}
         return [
-            Spoken(self._speaker.decode(row), *dose_of(by_id.get(request.id), request.plan))
-            for row, request in zip(rows, requests, strict=True)
+            Spoken(self._speaker.decode(row), *dose_of(report, plan))
+            for row, report, plan in zip(rows, in_order(requests, reports), plans, strict=True)
         ]
 
     def _prompt_ids(self, prompt: str) -> list[int]:

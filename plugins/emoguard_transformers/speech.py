@@ -22,6 +22,7 @@ from emoguard.study.speech import (
     Written,
     dose_of,
     drawing,
+    in_order,
 )
 from emoguard_transformers.speaker import left_padded, unadjusted
 
@@ -89,8 +90,7 @@ class TransformersSpeech(Attached):
                 requests = [Request(plan=plan) for plan in plans]
                 with self._watch.recording() as recorded:
                     out = self._model.generate(**options, emoguard=requests)
-                by_id = {report.id: report for report in recorded}
-                reports = [by_id.get(request.id) for request in requests]
+                reports = in_order(requests, recorded)
         return [self._answer(row) for row in out[:, start:].tolist()], reports
 
     def _read_once(self, prompts: Sequence[tuple[int, ...]], plans: Sequence[Plan | None]) -> Any:
