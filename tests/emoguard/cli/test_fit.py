@@ -314,7 +314,7 @@ def test_a_probe_of_few_texts_or_of_telling_words_is_warned_of_and_its_file_keep
     printed = capsys.readouterr()
     assert "Caution: few texts (happy 6, calm 6" in printed.err
     assert "Caution: few answers" in printed.err
-    assert "(happy 1; the first at stories.jsonl:1)" in printed.err
+    assert "(happy 1 of 6; the first at stories.jsonl:1)" in printed.err
     assert "Caution" not in printed.out
     assert artifact.load(out)[0].cautions
     assert main(["show", str(out)]) == 0
