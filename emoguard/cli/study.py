@@ -76,7 +76,7 @@ def study(
     minutes: float | None,
     results_path: str | None,
 ) -> None:
-    """Run the study of PROTOCOL, a YAML file or a shipped one (core, quick), on a model.
+    """Run the study of PROTOCOL, a YAML file or a shipped one (core, control, quick).
 
     The plan and its cost are printed first, from speeds measured here. Records are saved in --out:
     after an interruption, the same command continues.

@@ -117,7 +117,7 @@ class GroupSpeaker(Protocol):
         ...
 
     def respond_together(self, prompts: Sequence[Prompt]) -> list[Generated]:
-        """Respond to prompts alike but for text and seed; the first one's seed is for all."""
+        """Respond to prompts alike but for text and seed; the first one's seed may be for all."""
         ...
 
 

@@ -113,16 +113,24 @@ def nulls(outcomes: Outcomes) -> dict[str, Any]:
 
 def _null(outcomes: Outcomes, judge: str, label: str) -> dict[str, Any]:
     panel = outcomes.expression("nulls", judge, label)
-    same = null_effects(panel, outcomes.matched.reached if outcomes.matched else [])
     diverging = null_effects(panel, [key.split("|")[2] for key in panel.values if "|kl:" in key])
+    among = among_random(panel, label, outcomes.matched.reached if outcomes.matched else [])
+    return {
+        **among,
+        "same divergence": as_range(diverging.tolist()),
+        "p, same divergence": against(among["observed"][0], diverging) if len(diverging) else None,
+    }
+
+
+def among_random(panel: Panel, label: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return a label's effect beside those of random directions, and its p among them."""
     own = effect(panel, against_zero(f"{label}+")).estimate
+    random = null_effects(panel, names)
     return {
         "observed": as_list(own),
-        "p": against(own.value, same),
-        "random": as_range(same.tolist()),
-        "effects": same.round(4).tolist(),
-        "same divergence": as_range(diverging.tolist()),
-        "p, same divergence": against(own.value, diverging) if len(diverging) else None,
+        "p": against(own.value, random),
+        "random": as_range(random.tolist()),
+        "effects": random.round(4).tolist(),
     }
 
 

@@ -131,7 +131,12 @@ def _curves(pyplot: Any, results: Results) -> Any:
 
 def _safety(pyplot: Any, results: Results) -> Any:
     rows = [
-        (f"{outcome}: {label}", by["vector"]["estimate"], by["vector"]["no harm"])
+        (
+            f"{outcome}: {label}",
+            by["vector"]["estimate"],
+            by["vector"]["no harm"],
+            each.get("among random", {}).get(label, {}).get("effects", []),
+        )
         for outcome, each in results["safety"].items()
         for label, by in each.items()
         if isinstance(by, dict) and "vector" in by
@@ -139,16 +144,19 @@ def _safety(pyplot: Any, results: Results) -> Any:
     if not rows:
         return None
     figure, axis = pyplot.subplots(figsize=(7.2, 1.3 + 0.32 * len(rows)), layout="constrained")
-    for place, (_, estimate, within) in enumerate(rows):
+    for place, (_, estimate, within, random) in enumerate(rows):
         margin = 100 * within["margin"]
         low = -margin if within["both"] else -100
         axis.barh(place, margin - low, left=low, height=0.62, color="#e6f0eb", zorder=0)
+        axis.plot(100 * np.array(random), [place] * len(random), "|", color=MUTED, markersize=9)
         _mark(axis, estimate, place, PLEASANT if within["p"] < 0.05 else INK)
-    widest = max(10.0, *(100 * abs(v) for _, e, _ in rows for v in e if v is not None))
+    ends = [v for _, estimate, _, random in rows for v in (*estimate, *random) if v is not None]
+    widest = max(10.0, *(100 * abs(v) for v in ends))
     axis.set_xlim(-1.1 * widest, 1.1 * widest)
-    axis.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=8)
+    axis.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=8)
     axis.axvline(0, color=MUTED, linewidth=0.8, zorder=1)
-    axis.set_xlabel("change by the vector, points (95 %); shaded: within the margin")
+    grey = "; grey: random directions" if any(random for *_, random in rows) else ""
+    axis.set_xlabel(f"change by the vector, points (95 %); shaded: within the margin{grey}")
     axis.set_title("What else moves (green: no harm shown)", fontsize=11, loc="left")
     bare(axis)
     return figure

@@ -81,7 +81,8 @@ class Safety:
 
     Counts are of pairs or prompts, evenly spread or from the first on; `written` of false premises,
     `claims` of first turns that draw anthropomorphic answers. Those of others are asked only where
-    there is a folder of data.
+    there is a folder of data. All are asked under the first `directions` of the random directions
+    in `nulls`, too.
     """
 
     premises: Count = 10_000
@@ -93,6 +94,7 @@ class Safety:
     claims: Count = 100
     capability: Count = 225
     answer_tokens: Tokens = 12
+    directions: Count = 0
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,11 @@ class Protocol:
                 "incongruent out of prompts"
             )
         _check_doses(self)
+        if self.safety.directions > self.nulls.directions:
+            raise EmoGuardError(
+                f"safety.directions: wanted at most nulls.directions, {self.nulls.directions}, got "
+                f"{self.safety.directions}: name fewer, or raise nulls.directions"
+            )
         if len(self.contrasts) > MOST_CONTRASTS:
             raise EmoGuardError(
                 f"contrasts: wanted at most {MOST_CONTRASTS} confirmatory ones, got "
@@ -208,8 +215,15 @@ class Protocol:
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
     def as_dict(self) -> dict[str, object]:
-        """Return the protocol as plain JSON data."""
-        return asdict(self)
+        """Return the protocol as plain JSON data.
+
+        `safety.directions` is left out where there are none: protocols from before that key keep
+        their digests, and the records their results.
+        """
+        data = asdict(self)
+        if not self.safety.directions:
+            del data["safety"]["directions"]
+        return data
 
     def opposite(self, label: str) -> str:
         """Return the label whose persona is the incongruent prompt of `label`: the next one."""

@@ -275,6 +275,7 @@ def _safety(results: Results) -> Iterator[str]:
         "margin", "p of no harm", "pairs needed",
     )  # fmt: skip
     yield table(columns, rows) if rows else "Nothing was asked."
+    yield from _safety_nulls(results["safety"])
     detection = results["safety"].get("premise", {}).get("detection")
     if detection:
         yield "Telling true premises from false ones: d', and bias c (negative: says yes to both)."
@@ -283,6 +284,40 @@ def _safety(results: Results) -> Iterator[str]:
             for key, v in detection.items()
         ]
         yield table(("prompt, sampling, vector", "d'", "c"), cells)
+
+
+def _safety_nulls(safety: Mapping[str, Any]) -> Iterator[str]:
+    """Yield each label's change beside those of random directions of the same realised dose."""
+    everything = {
+        **safety,
+        **{f"{key}, all items": each["all items"] for key, each in safety.items()
+           if "all items" in each},
+    }  # fmt: skip
+    rows = [
+        (
+            outcome,
+            label,
+            points(among["observed"]),
+            between(among["random"]),
+            str(len(among["effects"])),
+            p_value(among["p"]),
+        )
+        for outcome, each in everything.items()
+        for label, among in each.get("among random", {}).items()
+    ]
+    if rows:
+        yield "### What random directions of the same realised dose move (exploratory)"
+        yield table(
+            (
+                "outcome",
+                "label",
+                "its change",
+                "random, central 95 %",
+                "directions",
+                "unadjusted p",
+            ),
+            rows,
+        )
 
 
 def _outcome(outcome: str, each: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emoguard.study.causal import among_random
 from emoguard.study.effects import effect
 from emoguard.study.outcomes import PLAIN
 from emoguard.study.panel import Panel, difference
@@ -48,6 +49,15 @@ def safety(outcomes: Outcomes) -> dict[str, Any]:
     return results
 
 
+def _randoms(outcomes: Outcomes, panel: Panel) -> dict[str, Any]:
+    """Return each label's effect on an outcome beside those of random directions, if these ran."""
+    reached = [] if outcomes.matched is None else outcomes.matched.reached
+    ran = [name for name in reached if f"none|greedy|{name}" in panel.values]
+    if not ran:
+        return {}
+    return {label: among_random(panel, label, ran) for label in outcomes.protocol.labels}
+
+
 def _detection(outcomes: Outcomes) -> dict[str, Any]:
     """Return d' and c of the discrimination of true from false premises, per cell."""
     offset = outcomes.frozen.offsets.get("premise", 0.0)
@@ -72,6 +82,7 @@ def _outcome(outcomes: Outcomes, panel: Panel, low: float, high: float) -> dict[
             key: as_list(proportion(int(np.nansum(values)), len(values)))
             for key, values in panel.values.items()
         },
+        "among random": _randoms(outcomes, panel),
     }
     for label in outcomes.protocol.labels:
         for name, plus, minus in (

@@ -167,13 +167,15 @@ class Study:
         protocol = self.protocol
         names = [f"random-{n}" for n in range(protocol.nulls.directions)]
         randoms = dict.fromkeys(names, dose) if matched is None else matched.doses
-        near = dict(list(randoms.items())[:DIVERGING])
+        near = _first(randoms, DIVERGING)
         if matched is not None:
             near = matched.by_divergence(DIVERGING, protocol.bound)
         listed = tasks.expression(protocol, dose) if protocol.expression.prompts else []
         if names and protocol.nulls.prompts:
             listed += tasks.nulls(protocol, randoms, near, dose)
-        listed += tasks.safety(protocol, dose, self.data)
+        listed += tasks.safety(
+            protocol, dose, self.data, _first(randoms, protocol.safety.directions)
+        )
         if protocol.explored.prompts:
             listed += tasks.explored(protocol, dose, controls=self.controls)
         return [task for _, task in tasks.named(listed)]
@@ -206,7 +208,8 @@ class Study:
     def matched(self, dose: float) -> Matched | None:
         """Return the doses of random directions; measured once, then kept."""
         protocol = self.protocol
-        if not (protocol.nulls.directions and protocol.nulls.prompts):
+        expressed = protocol.nulls.directions if protocol.nulls.prompts else 0
+        if not max(expressed, protocol.safety.directions):
             return None
         if "matched" not in self.store:
             matching = match(
@@ -237,6 +240,10 @@ class Study:
         """
         about = {**about, "complete": self.complete}
         return results(self.protocol, self.store, self.judges, self.verdicts, about)
+
+
+def _first(doses: Mapping[str, float], count: int) -> dict[str, float]:
+    return dict(list(doses.items())[:count])
 
 
 def results(

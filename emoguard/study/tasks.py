@@ -239,7 +239,7 @@ def nulls(
     `randoms` are matched in realised dose, `diverging` (of the same names) in divergence.
     """
     vectors = [Vector(ZERO), *(signed(label, "+", dose) for label in protocol.labels)]
-    vectors += [Vector(name, Plan(add={name: d})) for name, d in randoms.items()]
+    vectors += _at_own_doses(randoms)
     vectors += [Vector(f"kl:{name}", Plan(add={name: d})) for name, d in diverging.items()]
     cells = tuple(Cell("none", "greedy", vector) for vector in vectors)
     return [
@@ -248,9 +248,14 @@ def nulls(
     ]
 
 
-def safety(protocol: Protocol, dose: float, data: Path | None) -> list[Task]:
-    """Return questions of forced choice, then answers written to false premises, then tasks."""
-    cells = safety_cells(protocol, dose)
+def safety(
+    protocol: Protocol, dose: float, data: Path | None, randoms: Mapping[str, float]
+) -> list[Task]:
+    """Return questions of forced choice, then answers written to false premises, then tasks.
+
+    All under the labels and, each at its dose, under random directions.
+    """
+    cells = safety_cells(protocol, dose, randoms)
     chosen = questions.of_premises(_premises(protocol))
     sizes = protocol.safety
     if data is not None:
@@ -325,8 +330,11 @@ def explored(protocol: Protocol, dose: float, *, controls: bool) -> list[Task]:
     ]
 
 
-def safety_cells(protocol: Protocol, dose: float) -> tuple[Cell, ...]:
-    """Return no prompt and each label's persona, with and without the label's vector."""
+def safety_cells(protocol: Protocol, dose: float, randoms: Mapping[str, float]) -> tuple[Cell, ...]:
+    """Return no prompt and each label's persona, with and without the label's vector.
+
+    Random directions, each at its dose, follow without prompt.
+    """
     cells = [Cell("none", "greedy", Vector(ZERO))]
     cells += [Cell("none", "greedy", signed(label, "+", dose)) for label in protocol.labels]
     if "emotional" in protocol.prompts:
@@ -335,7 +343,12 @@ def safety_cells(protocol: Protocol, dose: float) -> tuple[Cell, ...]:
                 Cell(label, "greedy", Vector(ZERO)),
                 Cell(label, "greedy", signed(label, "+", dose)),
             ]
+    cells += [Cell("none", "greedy", vector) for vector in _at_own_doses(randoms)]
     return tuple(cells)
+
+
+def _at_own_doses(randoms: Mapping[str, float]) -> list[Vector]:
+    return [Vector(name, Plan(add={name: dose})) for name, dose in randoms.items()]
 
 
 def _premises(protocol: Protocol) -> list[items.Premise]:

@@ -245,17 +245,24 @@ def row_count(address: int, hidden: int) -> int:
 
 @contextmanager
 def own_context(
-    llm: Any, tokens: int, chunk: int, callback: Callback | None = None, sequences: int = 1
+    llm: Any,
+    tokens: int,
+    chunk: int,
+    callback: Callback | None = None,
+    sequences: int = 1,
+    *,
+    apart: bool = False,
 ) -> Iterator[Any]:
     """Make a second context on `llm`'s weights, with its settings and LoRA; free it at the end.
 
     It holds `tokens` tokens, of `sequences` texts together, and takes at most `chunk` per pass.
+    `apart` gives each text an equal part of its own: a token attends over no other text's.
     """
     params = copy_params(llm.context_params)
     params.n_ctx = max(tokens, 32)
     params.n_seq_max = sequences
     # One cache for all sequences: any of them may be long, and a pass is not split by sequence.
-    params.kv_unified = sequences > 1 or params.kv_unified
+    params.kv_unified = not apart and (sequences > 1 or params.kv_unified)
     params.n_batch = params.n_ubatch = min(params.n_ctx, chunk)
     # One text from its beginning needs no more than the window; saves llama.cpp a warning, too.
     params.swa_full = False
@@ -357,8 +364,10 @@ def decode(context: Any, tokens: list[int]) -> None:
         )
 
 
-def decode_texts(context: Any, rows: Sequence[tuple[int, int, int]]) -> None:
-    """Run tokens of several texts in one pass; none gets logits.
+def decode_texts(
+    context: Any, rows: Sequence[tuple[int, int, int]], logits: Container[int] = ()
+) -> None:
+    """Run tokens of several texts in one pass; the rows numbered in `logits` get them.
 
     `rows` holds (token, position in its text, number of its text).
     """
@@ -366,7 +375,7 @@ def decode_texts(context: Any, rows: Sequence[tuple[int, int, int]]) -> None:
     try:
         batch.n_tokens = len(rows)
         for n, (token, position, text) in enumerate(rows):
-            batch.token[n], batch.pos[n], batch.logits[n] = token, position, False
+            batch.token[n], batch.pos[n], batch.logits[n] = token, position, n in logits
             batch.n_seq_id[n], batch.seq_id[n][0] = 1, text
         code = bindings.llama_decode(context, batch)
     finally:
@@ -378,3 +387,48 @@ def decode_texts(context: Any, rows: Sequence[tuple[int, int, int]]) -> None:
 def forget(context: Any) -> None:
     """Drop all texts that `context` holds."""
     bindings.llama_memory_clear(bindings.llama_get_memory(context), False)
+
+
+def move_text(context: Any, text: int, number: int) -> None:
+    """Give a text that `context` holds another number; the text that had it is dropped."""
+    memory = bindings.llama_get_memory(context)
+    bindings.llama_memory_seq_rm(memory, number, -1, -1)
+    bindings.llama_memory_seq_cp(memory, text, number, -1, -1)
+    bindings.llama_memory_seq_rm(memory, text, -1, -1)
+
+
+@contextmanager
+def samplers(temperature: float, seeds: Sequence[int]) -> Iterator[list[Any]]:
+    """Make a sampler for each seed, with the defaults of `Llama.generate`; free them at the end.
+
+    Temperature 0 takes the likeliest token.
+    """
+    chains: list[Any] = []
+    try:
+        for seed in seeds:
+            chains.append(
+                bindings.llama_sampler_chain_init(bindings.llama_sampler_chain_default_params())
+            )
+            for part in _sampling(temperature, seed):
+                bindings.llama_sampler_chain_add(chains[-1], part)
+        yield chains
+    finally:
+        for chain in chains:
+            bindings.llama_sampler_free(chain)
+
+
+def _sampling(temperature: float, seed: int) -> list[Any]:
+    if temperature == 0:
+        return [bindings.llama_sampler_init_greedy()]
+    return [
+        bindings.llama_sampler_init_top_k(40),
+        bindings.llama_sampler_init_top_p(0.95, 1),
+        bindings.llama_sampler_init_min_p(0.05, 1),
+        bindings.llama_sampler_init_temp(temperature),
+        bindings.llama_sampler_init_dist(seed),
+    ]
+
+
+def sample(sampler: Any, context: Any, row: int) -> int:
+    """Choose a token from the logits of row number `row` of the last pass."""
+    return int(bindings.llama_sampler_sample(sampler, context, row))

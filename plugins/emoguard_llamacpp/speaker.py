@@ -15,7 +15,7 @@ from emoguard.errors import EmoGuardError
 from emoguard.probe.residuals import Residuals
 from emoguard.runtime.speaker import Generated, Prompt
 from emoguard.runtime.watched import Options
-from emoguard_llamacpp import ctypes_llama
+from emoguard_llamacpp import ctypes_llama, together
 from emoguard_llamacpp.door import Door
 from emoguard_llamacpp.files import opens
 
@@ -26,7 +26,7 @@ TEMPLATE = "tokenizer.chat_template"
 
 
 class LlamaSpeaker:
-    """See `emoguard.runtime.speaker.Speaker`; `model` is a `llama_cpp.Llama`."""
+    """See `emoguard.runtime.speaker.Speaker` and `GroupSpeaker`; `model` is a `llama_cpp.Llama`."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -102,6 +102,31 @@ class LlamaSpeaker:
                 break
             token_ids.append(int(token))
         return Generated(prompt_ids, token_ids)
+
+    @property
+    def together(self) -> int:
+        """Return how many answers are written at a time."""
+        return together.ROWS
+
+    def respond_together(self, prompts: Sequence[Prompt]) -> list[Generated]:
+        """Respond, each from an empty cache and with its own seed.
+
+        Long ones are fewer at a time: together they take no more memory than the context.
+        """
+        ids = [self.prompt_ids(prompt) for prompt in prompts]
+        tokens, temperature = prompts[0].max_tokens, prompts[0].temperature
+        size = together.rows_within(CONTEXT, max(map(len, ids)) + tokens)
+        written = []
+        for start in range(0, len(ids), size):
+            part = slice(start, start + size)
+            written += together.write(
+                self.model,
+                ids[part],
+                [prompt.seed for prompt in prompts[part]],
+                tokens=tokens,
+                temperature=temperature,
+            )
+        return [Generated(before, after) for before, after in zip(ids, written, strict=True)]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids without special tokens."""

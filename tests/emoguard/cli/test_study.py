@@ -84,7 +84,7 @@ def test_impossible_studies_are_refused_before_a_model_is_opened(tmp_path):
     for words, sentence in (
         (("study", bored, "--model", "none", "--out", out), "there is no persona for bored"),
         (("study", "core", "--model", "none", "--out", out), "name their folder by --data"),
-        (("study", "nothing", "--model", "none", "--out", out), "one of core, quick"),
+        (("study", "nothing", "--model", "none", "--out", out), "one of control, core, quick"),
         (("study", "--from", tmp_path / "none.json"), "cannot be read"),
     ):
         result = invoke(*words)

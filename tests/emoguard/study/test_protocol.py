@@ -4,7 +4,7 @@ from emoguard import EmoGuardError
 from emoguard.study.protocol import Contrast, Protocol
 
 
-@pytest.mark.parametrize("name", ["core", "quick"])
+@pytest.mark.parametrize("name", ["core", "control", "quick"])
 def test_shipped_protocols_are_read_by_name(name):
     assert Protocol.load(name).name == name
 
@@ -51,6 +51,10 @@ def test_a_digest_is_of_everything_that_is_said():
                 "nulls": {"directions": 99},
             },
             "best 0.010.*set nulls.directions to 199",
+        ),
+        (
+            {"safety": {"directions": 20}, "nulls": {"directions": 19}},
+            "safety.directions: wanted at most nulls.directions, 19, got 20",
         ),
         (
             {
@@ -154,7 +158,7 @@ def test_shipped_protocols_keep_the_digests_that_studies_in_progress_are_bound_t
 
 
 def test_an_unknown_name_lists_the_shipped_ones():
-    with pytest.raises(EmoGuardError, match="core, quick"):
+    with pytest.raises(EmoGuardError, match="control, core, quick"):
         Protocol.load("coer")
 
 

@@ -220,7 +220,7 @@ def test_tasks_are_performed_together_up_to_the_rows_of_a_batch():
 
 @pytest.mark.parametrize("rows", [1, 128])
 def test_tasks_performed_together_have_the_records_they_have_alone(rows):
-    for listed in (tasks.pilot(PROTOCOL), tasks.safety(PROTOCOL, 0.2, None)):
+    for listed in (tasks.pilot(PROTOCOL), tasks.safety(PROTOCOL, 0.2, None, {})):
         for group in groups(listed, 200):
             speech = FakeSpeech(strength=15.0, rows=rows)
             alone = [perform(speech, [task], 0)[0] for task in group]
@@ -271,7 +271,7 @@ def test_a_group_cut_short_is_performed_whole_again_and_stored_once(tmp_path):
 def test_the_time_of_a_group_is_shared_by_rows(tmp_path, monkeypatch):
     clock = iter([0.0, 6.0])
     monkeypatch.setattr("emoguard.study.runner.time.process_time", lambda: next(clock))
-    first, second, *_ = [task for task in tasks.safety(PROTOCOL, 0.2, None) if not task.tokens]
+    first, second, *_ = [task for task in tasks.safety(PROTOCOL, 0.2, None, {}) if not task.tokens]
     second = dataclasses.replace(second, cells=second.cells[: len(second.cells) // 2])
     study = started(tmp_path)
     runner(study).run([first, second])
@@ -417,6 +417,40 @@ def test_a_vector_that_makes_a_model_agree_with_falsehoods_fails_no_harm(tmp_pat
     detection = results["safety"]["premise"]["detection"]
     assert detection["none|greedy|happy+"]["c"] < detection["none|greedy|zero"]["c"] - 0.3
     assert "nulls" not in {key.partition("/")[0] for key in study.store.records}
+
+
+def with_control(harm, tmp_path):
+    """Return the results of false premises alone, asked under 19 random directions, too."""
+    changed = {
+        "expression": {"prompts": 0}, "explored": {"prompts": 0}, "contrasts": (),
+        "nulls": {"directions": 19, "prompts": 0},
+        "safety": {"premises": 40, "written": 0, "capability": 0, "directions": 19},
+    }  # fmt: skip
+    study = started(
+        tmp_path, FakeSpeech(strength=0.0, harm=harm), Protocol(**{**vars(PROTOCOL), **changed})
+    )
+    study.run(runner(study))
+    return study.results({"model": "fake"})
+
+
+def test_a_side_effect_is_set_beside_those_of_random_directions(tmp_path):
+    results = with_control(30.0, tmp_path)
+    among = results["safety"]["premise"]["all items"]["among random"]["happy"]
+    assert among["p"] == pytest.approx(1 / 20)
+    assert len(among["effects"]) == 19
+    assert (
+        among["observed"]
+        == results["safety"]["premise"]["all items"]["happy"]["vector"]["estimate"]
+    )
+    text = markdown(results)
+    assert "random directions of the same realised dose move (exploratory)" in text
+    assert "| premise, all items | happy |" in text
+    assert draw(results, tmp_path) == ["safety.png"]
+
+
+def test_a_side_effect_that_random_directions_have_too_is_no_side_effect_of_the_label(tmp_path):
+    results = with_control(0.0, tmp_path)
+    assert results["safety"]["premise"]["all items"]["among random"]["happy"]["p"] > 0.05
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ def test_noise_is_that_of_the_item_in_every_cell_and_of_no_other_item():
 
 def test_nothing_of_the_pilot_enters_an_estimate():
     pilot = tasks.pilot(CORE)
-    later = [*tasks.expression(CORE, 0.1), *tasks.safety(CORE, 0.1, None)]
+    later = [*tasks.expression(CORE, 0.1), *tasks.safety(CORE, 0.1, None, {})]
     assert not {each.text for each in pilot} & {each.text for each in later}
     wordings = [w.partition("{}")[0] for form in PILOT.questions.values() for w in form]
     choices = [each for each in pilot if not each.tokens and "/" in each.name]
@@ -35,7 +35,7 @@ def test_nothing_of_the_pilot_enters_an_estimate():
 
 
 def test_every_false_premise_is_asked_beside_its_true_twin_and_some_are_written():
-    listed = tasks.safety(CORE, 0.1, None)
+    listed = tasks.safety(CORE, 0.1, None, {})
     names = {each.name for each in listed if each.block == "premise"}
     assert {name.removesuffix("/true") + "/false" for name in names if name.endswith("/true")} == {
         name for name in names if name.endswith("/false")
@@ -46,7 +46,7 @@ def test_every_false_premise_is_asked_beside_its_true_twin_and_some_are_written(
 
 
 def test_every_task_has_a_key_of_its_own():
-    every = [*tasks.pilot(CORE), *tasks.safety(CORE, 0.1, None)]
+    every = [*tasks.pilot(CORE), *tasks.safety(CORE, 0.1, None, {})]
     every += tasks.explored(CORE, 0.1, controls=True)
     assert len(dict(tasks.named(every))) == len(every)
     with pytest.raises(EmoGuardError, match="two items are called"):
@@ -71,6 +71,22 @@ def test_random_directions_are_added_at_their_own_doses():
     assert plans["random-0"].add == {"random-0": 0.11}
     assert plans["kl:random-0"].add == {"random-0": 0.2}
     assert plans["happy+"].add == {"happy": 0.1}
+
+
+def test_outcomes_of_safety_are_asked_under_random_directions_without_persona():
+    listed = tasks.safety(CORE, 0.1, None, {"random-0": 0.11})
+    for task in listed:
+        (cell,) = (each for each in task.cells if each.vector.name == "random-0")
+        assert cell.key == "none|greedy|random-0"
+        assert cell.vector.plan.add == {"random-0": 0.11}
+
+
+def test_the_control_asks_what_the_core_asks_at_the_dose_that_the_core_chooses():
+    control = Protocol.load("control")
+    answers = [[each for each in tasks.pilot(some) if each.tokens] for some in (CORE, control)]
+    assert answers[0] == answers[1]
+    asked = {each.key for each in tasks.safety(control, 0.1, None, {})}
+    assert asked <= {each.key for each in tasks.safety(CORE, 0.1, None, {})}
 
 
 def test_personas_are_equally_long_and_say_no_word_that_a_lexicon_counts():
