@@ -175,7 +175,7 @@ def _responding(
         seconds = _timed(lambda: answers.extend(respond(speaker, group, allowed, number * size)))
         return seconds / len(group), answers
 
-    answer(0, 1)  # pays for late loading
+    respond(speaker, prompts[:1], dataclasses.replace(sampling, tokens=1))  # late loading
     (first, _), (few, short) = (answer(0, n) for n in (1, min(16, sampling.tokens)))
     steps = max(len(each.token_ids) for each in short)
     token = np.maximum(few - first, 0) / max(1, steps - 1)

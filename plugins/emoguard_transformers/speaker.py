@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from emoguard.errors import EmoGuardError
 from emoguard.probe.residuals import Residuals
@@ -21,6 +22,11 @@ from emoguard.runtime.openers import first_line
 from emoguard.runtime.speaker import Generated, Prompt
 from emoguard.runtime.watched import Options
 from emoguard_transformers.door import Door
+
+log = logging.getLogger("emoguard")
+
+WIDE_ONLY = {"DEFAULT", "AVX2"}
+"""Instruction sets, as PyTorch names them, that have no arithmetic in 16 bits."""
 
 
 class TransformersSpeaker:
@@ -41,7 +47,7 @@ class TransformersSpeaker:
             ValueError, OSError: Transformers cannot load it.
 
         """
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         where = {"gguf_file": path.name} if path.is_file() else {}
         folder = path.parent if where else path
         try:
@@ -52,7 +58,9 @@ class TransformersSpeaker:
                 f"({first_line(error)})"
             ) from error
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **where)
-        return cls(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer)
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        _warn_if_slow(model, path)
+        return cls(model, tokenizer)
 
     @cached_property
     def door(self) -> Residuals:
@@ -209,6 +217,18 @@ def left_padded(
     ids = [[padding] * gap + [*prompt] for gap, prompt in zip(gaps, prompts, strict=True)]
     mask = [[0] * gap + [1] * (longest - gap) for gap in gaps]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def _warn_if_slow(model: Any, path: Path) -> None:
+    """Log that a model's numbers are of a kind that this processor computes in software."""
+    narrow = model.device.type == "cpu" and model.dtype in {torch.bfloat16, torch.float16}
+    if narrow and torch.backends.cpu.get_cpu_capability() in WIDE_ONLY:
+        log.warning(
+            "%s is in %s, for which this processor has no instructions: a copy saved in float32, "
+            "or a GGUF file, answers several times as fast here",
+            path.name,
+            str(model.dtype).removeprefix("torch."),
+        )
 
 
 def _sampling(temperature: float) -> dict[str, Any]:
