@@ -24,8 +24,8 @@ from emoguard.fit.corpora import recorded_labels
 from emoguard.fit.textonly import vader
 from emoguard.runtime.openers import batching, open_speaker
 from emoguard.study.dose import DoseResult, Effect, Judge, LabelResult, measure
+from emoguard.study.printed import number
 from emoguard.study.protocol import check_distinct
-from emoguard.study.report import number
 from emoguard.study.stage import SpeakerStage
 from emoguard.validate.plots import find_pyplot, save_figure
 

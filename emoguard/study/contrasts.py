@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from emoguard.study.effects import effect
-from emoguard.study.report import p_value
+from emoguard.study.printed import p_value
 from emoguard.study.statistics import ALPHA, against, detectable, holm, no_harm, seeing_items
 from emoguard.validate.estimate import Estimate
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from emoguard.errors import EmoGuardError
 from emoguard.study.judges import Judge, level
+from emoguard.study.printed import number
 from emoguard.study.regimes import Reading, read
-from emoguard.study.report import number
 from emoguard.study.tasks import ZERO, Cell, Vector, add
 
 if TYPE_CHECKING:

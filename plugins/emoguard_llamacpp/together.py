@@ -8,6 +8,7 @@ from typing import Any
 
 from emoguard_llamacpp import ctypes_llama
 from emoguard_llamacpp.pooling import CHUNK
+from emoguard_llamacpp.samplers import sample, samplers
 
 ROWS = 16
 """Answers at a time. Qwen2.5 0.5B (Q4_K_M, two cores) writes 22, 35, 43 and 52 tokens a second in
@@ -43,10 +44,10 @@ def write(
         ctypes_llama.own_context(
             llm, part * len(prompts), CHUNK, sequences=len(prompts), apart=True
         ) as context,
-        ctypes_llama.samplers(temperature, seeds) as samplers,
+        samplers(temperature, seeds) as drawing,
     ):
         answers = [
-            _Answer(len(prompt), sampler) for prompt, sampler in zip(prompts, samplers, strict=True)
+            _Answer(len(prompt), sampler) for prompt, sampler in zip(prompts, drawing, strict=True)
         ]
         for n, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
             answer.draw(context, _read(context, n, prompt))
@@ -82,7 +83,7 @@ class _Answer:
 
     def draw(self, context: Any, row: int) -> None:
         """Draw the next token from the logits of row number `row` of the last pass."""
-        self.token_ids.append(ctypes_llama.sample(self.sampler, context, row))
+        self.token_ids.append(sample(self.sampler, context, row))
 
 
 def _read(context: Any, number: int, prompt: Sequence[int]) -> int:
