@@ -24,12 +24,12 @@ def margins(speaker, answer):
     llm = speaker.model
     llm.reset()
     llm.eval(answer.prompt_ids)
-    found = []
+    behind = []
     for token in answer.token_ids:
         logits = ctypes_llama.last_logits(llm, llm.ctx)
-        found.append(logits.max() - logits[token])
+        behind.append(logits.max() - logits[token])
         llm.eval([token])
-    return found
+    return behind
 
 
 def test_answers_that_end_make_room_and_change_no_other(speaker, monkeypatch):
