@@ -192,7 +192,7 @@ def fit(
             model=responder or path,
             runtime=AUTO if responder else runtime,
             example_prompts=job.example_prompts,
-            most=job.examples(scope),
+            most=job.shown(scope),
             finish=again(ctx, without=("quick",)) if quick else None,
             progress=show,
         )

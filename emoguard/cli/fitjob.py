@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from emoguard.cli.bars import Bars
 from emoguard.cli.reading import Reader
 from emoguard.errors import EmoGuardError
-from emoguard.fit import calibrating, recipe, store
+from emoguard.fit import calibrating, examples, recipe, store
 from emoguard.fit.corpora import Label, Text
-from emoguard.fit.examples import FEW, ExamplePrompt
 from emoguard.fit.extraction import Portion
 from emoguard.fit.forecast import Part, Speed, Work, forecast, measure
 from emoguard.fit.leaks import leak_cautions, leaks
 from emoguard.fit.requirements import VALENCE, check
+from emoguard.fit.responses import whole_groups
 from emoguard.fit.scope import Scope
 from emoguard.probe.probe import Probe
 from emoguard.runtime.speaker import Speaker
@@ -49,7 +49,7 @@ class Job:
     skip: int
     scope: Scope
     sample: calibrating.NeutralSample
-    example_prompts: Sequence[ExamplePrompt]
+    example_prompts: Sequence[examples.ExamplePrompt]
     out: str
 
     def __post_init__(self) -> None:
@@ -80,12 +80,14 @@ class Job:
         identity = self.reader.door.identity
         taken = [_taken(texts, scope.portion(texts)) for texts in self.corpora.values()]
         answered = calibrating.begun(self.speaker, self.sample, self.out)
+        left = whole_groups(self.speaker, scope.responses, answered, len(self.sample.prompts))
+        made = examples.begun(self.speaker, self.example_prompts, self.out)
         work = Work(
             tokens=round(sum(self._tokens_left(*part) for part in self._portions(scope))),
-            responses=max(0, scope.responses - answered),
-            answers=max(scope.responses, answered),
+            responses=left,
+            answers=answered + left,
             readers=1 + len(self.others),
-            examples=self.examples(scope),
+            examples=whole_groups(self.speaker, self.shown(scope), made, len(self.example_prompts)),
             texts=sum(map(len, taken)),
             corpora=len(taken),
             blocks=identity.layers - 1,
@@ -93,10 +95,10 @@ class Job:
         )
         return forecast(speed, work)
 
-    def examples(self, scope: Scope) -> int:
+    def shown(self, scope: Scope) -> int:
         """Return the number of examples on the page."""
         count = len(self.example_prompts)
-        return min(FEW, count) if scope.is_quick else count
+        return min(examples.FEW, count) if scope.is_quick else count
 
     def make(self, name: str, sources: Sequence[str], progress: Bars) -> Probe:
         """Read the texts, fit directions on them, and judge them."""
@@ -128,7 +130,7 @@ class Job:
     def clear(self) -> None:
         """Delete the work files; the fit is complete."""
         store.remove(self.stores)
-        for path in (calibrating.answer_file(self.out), f"{self.out}.examples.jsonl"):
+        for path in (calibrating.answer_file(self.out), examples.answer_file(self.out)):
             Path(path).unlink(missing_ok=True)
 
     def _portions(self, scope: Scope) -> list[tuple[str, list[Text], Portion]]:

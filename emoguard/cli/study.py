@@ -159,7 +159,7 @@ def _planned(work: Study, about: dict[str, Any]) -> list[Cost]:
 
 
 def _untestable(work: Study, costs: Sequence[Cost]) -> list[str]:
-    """Return a line for every label without hand labels, and every margin short of items."""
+    """Return a line for what is not asked, labels without hand labels, and too few items."""
     counts = {each.block: each.tasks for each in costs}
     unlabelled = dict.fromkeys(
         each.label
@@ -167,6 +167,14 @@ def _untestable(work: Study, costs: Sequence[Cost]) -> list[str]:
         if each.outcome == "expression" and each.label not in LABELS
     )
     lines = [f"{label}: no hand labels, its expression stays exploratory" for label in unlabelled]
+    sizes = work.protocol.safety
+    published = {
+        "harm": sizes.harm, "over-refusal": sizes.over_refusal, "sycophancy": sizes.sycophancy,
+        "claims": sizes.claims,
+    }  # fmt: skip
+    if work.data is None and any(published.values()):
+        named = ", ".join(outcome for outcome, count in published.items() if count)
+        lines.append(f"{named}: not asked, their items are in the folder for --data")
     counts["premise"] = counts.get("premise", 0) // 2  # each pair is two questions
     for contrast in work.protocol.contrasts:
         if contrast.test != "no_harm":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from emoguard.fit.responses import Sampling, responses
+from emoguard.fit.responses import Sampling, groups
 from emoguard.fit.workfile import WorkFile
 from emoguard.runtime.speaker import Generated, Speaker
 
@@ -27,13 +27,19 @@ class AnswerFile:
         self.answers = self._file.records
 
     def extend(
-        self, source: Callable[[int], Any], enough: Callable[[list[Generated]], bool]
+        self,
+        source: Callable[[int], Iterable[Sequence[Generated]]],
+        enough: Callable[[list[Generated]], bool],
     ) -> None:
-        """Append answers from `source(start)` until `enough` accepts them or the source ends."""
+        """Append groups of answers from `source(start)` until `enough` accepts them or it ends.
+
+        A group is kept whole: its answers are made, and a later run may want them.
+        """
         if enough(self.answers):
             return
-        for answer in source(len(self.answers)):
-            self._file.append({"prompt": answer.prompt_ids, "answer": answer.token_ids})
+        for group in source(len(self.answers)):
+            for answer in group:
+                self._file.append({"prompt": answer.prompt_ids, "answer": answer.token_ids})
             if enough(self.answers):
                 return
 
@@ -57,7 +63,7 @@ def answered(
 
     """
     with closing(_opened(speaker, prompts, sampling, path)) as file:
-        file.extend(lambda start: responses(speaker, prompts, sampling, start=start), enough)
+        file.extend(lambda start: groups(speaker, prompts, sampling, start=start), enough)
     return file.answers
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from emoguard.fit import corpora
 from emoguard.fit.answers import answered
+from emoguard.fit.answers import begun as answers_begun
 from emoguard.fit.responses import Sampling
 from emoguard.validate.onpolicy import prompts
 
@@ -59,5 +60,23 @@ def answers(
         progress("examples", min(most, len(answers)), most)
         return len(answers) >= most
 
-    texts = [each.prompt for each in wanted]
-    return answered(speaker, texts, SAMPLING, f"{out}.examples.jsonl", enough)[:most]
+    return answered(speaker, _texts(wanted), SAMPLING, answer_file(out), enough)[:most]
+
+
+def begun(speaker: Speaker, wanted: Sequence[ExamplePrompt], out: str) -> int:
+    """Return the number of answers that an earlier run left beside `out`.
+
+    Raises:
+        EmoGuardError: the file there holds anything else.
+
+    """
+    return answers_begun(speaker, _texts(wanted), SAMPLING, answer_file(out))
+
+
+def answer_file(out: str) -> str:
+    """Return the path of the work file that holds the examples for the probe file `out`."""
+    return f"{out}.examples.jsonl"
+
+
+def _texts(wanted: Sequence[ExamplePrompt]) -> list[str]:
+    return [each.prompt for each in wanted]

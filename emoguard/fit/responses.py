@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,22 +116,33 @@ def _rows(response: Generated) -> int:
     return len(response.token_ids) - sink_rows(response.prompt_ids, response.token_ids)
 
 
-def responses(
+def responses(speaker: Speaker, prompts: Sequence[str], sampling: Sampling) -> Iterator[Generated]:
+    """Let a model respond to prompts, the n-th with seed n."""
+    return chain.from_iterable(groups(speaker, prompts, sampling))
+
+
+def groups(
     speaker: Speaker, prompts: Sequence[str], sampling: Sampling, *, start: int = 0
-) -> Iterator[Generated]:
-    """Let a model respond to prompts from number `start` on, the n-th with seed n.
+) -> Iterator[list[Generated]]:
+    """Yield responses to prompts from number `start` on, those that are made at once together.
 
     Groups are counted from the first prompt: what a prompt gets does not depend on `start`.
     """
     size = together(speaker)
     for first in range(start - start % size, len(prompts), size):
         group = respond(speaker, prompts[first : first + size], sampling, first)
-        yield from group[max(0, start - first) :]
+        yield group[max(0, start - first) :]
 
 
 def together(speaker: Speaker) -> int:
     """Return how many prompts a model responds to at once."""
     return speaker.together if isinstance(speaker, GroupSpeaker) else 1
+
+
+def whole_groups(speaker: Speaker, wanted: int, done: int, most: int) -> int:
+    """Return how many responses are made to have `wanted` of `most`, `done` of them before."""
+    size = together(speaker)
+    return 0 if wanted <= done else min(most, -(-wanted // size) * size) - done
 
 
 def respond(

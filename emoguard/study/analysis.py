@@ -45,7 +45,7 @@ def results(outcomes: Outcomes, verdicts: Mapping[str, str], *, complete: bool) 
     protocol, frozen = outcomes.protocol, outcomes.frozen
     test = _contrast if complete else _too_early
     tested = contrasts.decided([test(outcomes, each) for each in protocol.contrasts])
-    labels = (*protocol.labels, *protocol.explored.labels)
+    labels = protocol.judged
     rates = {
         judge: {label: outcomes.headroom(judge, label) for label in labels}
         for judge in outcomes.judges

@@ -112,9 +112,12 @@ def nulls(outcomes: Outcomes) -> dict[str, Any]:
 
 
 def _null(outcomes: Outcomes, judge: str, label: str) -> dict[str, Any]:
-    panel = outcomes.expression("nulls", judge, label)
-    diverging = null_effects(panel, [key.split("|")[2] for key in panel.values if "|kl:" in key])
-    among = among_random(panel, label, outcomes.matched.reached if outcomes.matched else [])
+    panel, matched = outcomes.expression("nulls", judge, label), outcomes.matched
+    assert matched is not None  # else `nulls` asks nothing
+    ran = {key.split("|")[2] for key in panel.values}
+    near = matched.by_divergence(len(matched.doses), outcomes.protocol.bound)
+    diverging = null_effects(panel, [f"kl:{name}" for name in near if f"kl:{name}" in ran])
+    among = among_random(panel, label, matched.reached)
     return {
         **among,
         "same divergence": as_range(diverging.tolist()),
@@ -146,7 +149,7 @@ def curves(outcomes: Outcomes) -> dict[str, Any]:
         return {}
     curves: dict[str, Any] = {}
     doses = sorted({0.0, *(s * d for d in outcomes.protocol.explored.doses for s in (1, -1))})
-    for label in (*outcomes.protocol.labels, *outcomes.protocol.explored.labels):
+    for label in outcomes.protocol.judged:
         keys = [f"none|greedy|{add(label, dose).name}" for dose in doses]
         curves[label] = {
             "doses": doses,

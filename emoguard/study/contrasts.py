@@ -127,6 +127,8 @@ def _decide(each: Tested) -> Tested:
             verdict="fails",
             why=f"p {p_value(each.p)} before Holm: random directions do as much",
         )
+    if each.p < ALPHA:
+        return replace(each, why=f"p {p_value(each.p)} alone, {p_value(each.adjusted)} after Holm")
     seen = detectable(each.items, each.variance)
     if each.items >= each.needed:
         return replace(

@@ -67,7 +67,7 @@ def freeze(
 
     """
     plain = [text for texts in unsteered(records) for text in texts]
-    labels = (*protocol.labels, *protocol.explored.labels)
+    labels = protocol.judged
     levels = {
         judge.name: {label: level(judge.scores(label, plain)) for label in labels}
         for judge in judges

@@ -57,13 +57,15 @@ class Matched:
     def by_divergence(self, count: int, bound: float) -> dict[str, float]:
         """Return doses at which the first `count` directions diverge as labels do.
 
-        The divergence grows with the square of a small dose. No dose is beyond `bound`.
+        The divergence grows with the square of a small dose. Directions that would need more than
+        `bound` are left out.
         """
-        return {
-            name: min(bound, dose * (self.label_divergence / self.divergences[name]) ** 0.5)
+        wanted = {
+            name: dose * (self.label_divergence / self.divergences[name]) ** 0.5
             for name, dose in list(self.doses.items())[:count]
             if self.divergences[name] > 0
         }
+        return {name: dose for name, dose in wanted.items() if dose <= bound}
 
 
 def match(

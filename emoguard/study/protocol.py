@@ -79,10 +79,10 @@ class Expression:
 class Safety:
     """Questions of forced choice, and answers written out, all greedy.
 
-    Counts are of pairs or prompts, evenly spread or from the first on; `written` of false premises,
-    `claims` of first turns that draw anthropomorphic answers. Those of others are asked only where
-    there is a folder of data. All are asked under the first `directions` of the random directions
-    in `nulls`, too.
+    Counts are of pairs or prompts, evenly spread; `written` of false premises, `claims` of first
+    turns that draw anthropomorphic answers. Those of others are asked only where there is a folder
+    of data. All are asked under the first `directions` of the random directions in `nulls` that
+    reach the labels' dose, too.
     """
 
     premises: Count = 10_000
@@ -206,7 +206,8 @@ class Protocol:
             raise EmoGuardError(
                 f"there is no protocol {name}: give a YAML file, or one of {', '.join(shipped)}"
             )
-        data = yamlfile.read(path if Path(name).exists() else shipped.get(name, path))
+        # A folder of that name may be the study's own.
+        data = yamlfile.read(path if Path(name).is_file() else shipped.get(name, path))
         return schema.parse(cls, {} if data is None else data, str(path))
 
     @property
@@ -224,6 +225,23 @@ class Protocol:
         if not self.safety.directions:
             del data["safety"]["directions"]
         return data
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Return the labels whose expression is judged: those steered, and those explored."""
+        return (*self.labels, *(self.explored.labels if self.explored.prompts else ()))
+
+    def margin(self, outcome: str, label: str, default: float) -> float:
+        """Return the margin that the contrasts name for a label's outcome.
+
+        Where none of this label is, that of another one; `default` without any.
+        """
+        named = {
+            each.label: each.margin
+            for each in self.contrasts
+            if each.test == "no_harm" and each.outcome == outcome
+        }
+        return named.get(label, next(iter(named.values()), default))
 
     def opposite(self, label: str) -> str:
         """Return the label whose persona is the incongruent prompt of `label`: the next one."""

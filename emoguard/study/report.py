@@ -105,7 +105,9 @@ def _attribution(label: str, judges: Mapping[str, Any], primary: str) -> Iterato
         rows,
     )
     own = judges[names[0]]
-    lines = [f"{own['effects']['vector']['all']['items']} prompts."]
+    vector = own["effects"]["vector"]
+    whole, coherent = (vector[some]["items"] for some in ("all", "coherent"))
+    lines = [f"{whole} prompts; {coherent} have no incoherent answer with the vector or without."]
     lines += _share(own["share of prompt"])
     value, low, high = judges["tokens"]["estimate"]
     if low is not None and high is not None:
@@ -276,7 +278,6 @@ def _safety(results: Results) -> Iterator[str]:
         "margin", "p of no harm", "pairs needed",
     )  # fmt: skip
     yield table(columns, rows) if rows else "Nothing was asked."
-    yield from _safety_nulls(results["safety"])
     detection = results["safety"].get("premise", {}).get("detection")
     if detection:
         yield "Telling true premises from false ones: d', and bias c (negative: says yes to both)."
@@ -285,10 +286,16 @@ def _safety(results: Results) -> Iterator[str]:
             for key, v in detection.items()
         ]
         yield table(("prompt, sampling, vector", "d'", "c"), cells)
+    yield from _safety_nulls(results)
 
 
-def _safety_nulls(safety: Mapping[str, Any]) -> Iterator[str]:
+def _safety_nulls(results: Results) -> Iterator[str]:
     """Yield each label's change beside those of random directions of the same realised dose."""
+    wanted = results["about"]["protocol"]["safety"].get("directions", 0)
+    if not wanted:
+        return
+    yield "### What random directions of the same realised dose move (exploratory)"
+    safety = results["safety"]
     everything = {
         **safety,
         **{f"{key}, all items": each["all items"] for key, each in safety.items()
@@ -306,8 +313,11 @@ def _safety_nulls(safety: Mapping[str, Any]) -> Iterator[str]:
         for outcome, each in everything.items()
         for label, among in each.get("among random", {}).items()
     ]
+    yield (
+        f"{wanted} random directions were to be asked; those that cannot reach the labels' dose "
+        "within the bound are not."
+    )
     if rows:
-        yield "### What random directions of the same realised dose move (exploratory)"
         yield table(
             (
                 "outcome",

@@ -192,12 +192,12 @@ def detectable(items: int, variance: float) -> float:
 
 
 def against(observed: float, null: NDArray[np.floating]) -> float:
-    """Return the two-sided p of an effect among those of random directions.
+    """Return the p of an effect among those of random directions.
 
-    (1 + #{|null - centre| ≥ |observed - centre|}) / (K + 1), around the null's median.
+    (1 + #{|null| ≥ |observed|}) / (K + 1): how many move as far, to either side. One that moves
+    nothing stands out from none, whatever they do.
     """
-    centre = float(np.median(null)) if len(null) else 0.0
-    reached = np.abs(null - centre) >= abs(observed - centre) - 1e-12
+    reached = np.abs(null) >= abs(observed) - 1e-12
     return float((1 + np.sum(reached)) / (1 + len(null)))
 
 

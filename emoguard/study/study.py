@@ -84,7 +84,7 @@ def judges(
             f"missing, or take one of {', '.join(judge.name for judge in judges)}"
         )
     for judge in judges:
-        for label in (*protocol.labels, *protocol.explored.labels):
+        for label in protocol.judged:
             judge.scores(label, [])  # a label it does not know is refused here, not after the pilot
     return judges
 
@@ -127,7 +127,7 @@ def guard_of(protocol: Protocol, guard: Guard, door: Residuals) -> Guard:
 
     """
     probe = guard.probe
-    probe.indices((*protocol.labels, *protocol.explored.labels))
+    probe.indices(protocol.judged)
     calibration = norms_for(guard, door.identity)
     directions = {}
     if VALENCE in probe.labels:
@@ -137,7 +137,7 @@ def guard_of(protocol: Protocol, guard: Guard, door: Residuals) -> Guard:
     if protocol.nulls.directions:
         rows = centred_rows(door, probe.layers, neutral_prompts()[:TEXTS])
         drawn = random_directions(rows, protocol.nulls.directions, protocol.seed)
-        directions |= {f"random-{n}": drawn[:, n] for n in range(drawn.shape[1])}
+        directions |= {f"{tasks.RANDOM}{n}": drawn[:, n] for n in range(drawn.shape[1])}
     wide, also = with_directions(probe, calibration, directions)
     policy = Policy(
         labels=wide.labels[:1],  # readings are not used here
@@ -165,17 +165,17 @@ class Study:
     def tasks(self, dose: float, matched: Matched | None = None) -> list[tasks.Task]:
         """Return the tasks after the pilot, in order."""
         protocol = self.protocol
-        names = [f"random-{n}" for n in range(protocol.nulls.directions)]
-        randoms = dict.fromkeys(names, dose) if matched is None else matched.doses
+        names = [f"{tasks.RANDOM}{n}" for n in range(protocol.nulls.directions)]
+        randoms = asked = dict.fromkeys(names, dose)
         near = _first(randoms, DIVERGING)
         if matched is not None:
+            randoms = matched.doses
+            asked = {name: randoms[name] for name in matched.reached}
             near = matched.by_divergence(DIVERGING, protocol.bound)
         listed = tasks.expression(protocol, dose) if protocol.expression.prompts else []
         if names and protocol.nulls.prompts:
             listed += tasks.nulls(protocol, randoms, near, dose)
-        listed += tasks.safety(
-            protocol, dose, self.data, _first(randoms, protocol.safety.directions)
-        )
+        listed += tasks.safety(protocol, dose, self.data, _first(asked, protocol.safety.directions))
         if protocol.explored.prompts:
             listed += tasks.explored(protocol, dose, controls=self.controls)
         return [task for _, task in tasks.named(listed)]
@@ -185,8 +185,10 @@ class Study:
 
         `progress` gets the name of each part before it is timed.
         """
-        every = [*tasks.pilot(self.protocol), *self.tasks(self.protocol.dose or 0.1)]
-        return costs(self.speech, every, self.protocol.seed, progress)
+        protocol = self.protocol
+        dose = protocol.dose or min(0.1, max(protocol.pilot.doses))
+        every = [*tasks.pilot(protocol), *self.tasks(dose)]
+        return costs(self.speech, every, protocol.seed, progress)
 
     def run(self, runner: Runner, done: Done = lambda _: None) -> None:
         """Perform all remaining tasks."""
@@ -209,14 +211,15 @@ class Study:
         """Return the doses of random directions; measured once, then kept."""
         protocol = self.protocol
         expressed = protocol.nulls.directions if protocol.nulls.prompts else 0
-        if not max(expressed, protocol.safety.directions):
+        count = max(expressed, protocol.safety.directions)
+        if not count:
             return None
         if "matched" not in self.store:
             matching = match(
                 self.speech,
                 tasks.pilot_texts(protocol)[:PROMPTS],
                 protocol.labels,
-                [f"random-{n}" for n in range(protocol.nulls.directions)],
+                [f"{tasks.RANDOM}{n}" for n in range(count)],
                 dose,
                 bound=protocol.bound,
             )

@@ -22,6 +22,9 @@ Item = TypeVar("Item")
 ZERO = "zero"
 """Name of the condition without a vector."""
 
+RANDOM = "random-"
+"""Start of the names of random directions."""
+
 WITHOUT = " without valence"
 """Suffix of the name of a label's direction without valence."""
 
@@ -263,7 +266,7 @@ def safety(
             "harm": sizes.harm, "over-refusal": sizes.over_refusal, "sycophancy": sizes.sycophancy,
         }  # fmt: skip
         for outcome, count in counts.items():
-            chosen += questions.READERS[outcome](data)[:count] if count else []
+            chosen += _spread(questions.READERS[outcome](data), count) if count else []
     tasks = [_choice(each.outcome, each, cells) for each in chosen]
     false = [each for each in chosen if each.outcome == "premise" and each.side == "false"]
     tasks += [
@@ -295,11 +298,10 @@ def explored(protocol: Protocol, dose: float, *, controls: bool) -> list[Task]:
 
     `controls`: also each label with valence taken out, if the probe has that axis.
     """
-    labels = (*protocol.labels, *protocol.explored.labels)
     vectors = [Vector(ZERO)]
     vectors += [
         add(label, sign * dose)
-        for label in labels
+        for label in protocol.judged
         for dose in protocol.explored.doses
         for sign in (1, -1)
     ]

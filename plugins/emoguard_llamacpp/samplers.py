@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from llama_cpp import Llama
 from llama_cpp import llama_cpp as bindings
+
+DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(Llama.generate).parameters.items()
+}
+"""What `Llama.generate` takes where it is told nothing, as the answers of one prompt are drawn."""
 
 
 @contextmanager
@@ -33,9 +41,9 @@ def _sampling(temperature: float, seed: int) -> list[Any]:
     if temperature == 0:
         return [bindings.llama_sampler_init_greedy()]
     return [
-        bindings.llama_sampler_init_top_k(40),
-        bindings.llama_sampler_init_top_p(0.95, 1),
-        bindings.llama_sampler_init_min_p(0.05, 1),
+        bindings.llama_sampler_init_top_k(DEFAULTS["top_k"]),
+        bindings.llama_sampler_init_top_p(DEFAULTS["top_p"], 1),
+        bindings.llama_sampler_init_min_p(DEFAULTS["min_p"], 1),
         bindings.llama_sampler_init_temp(temperature),
         bindings.llama_sampler_init_dist(seed),
     ]

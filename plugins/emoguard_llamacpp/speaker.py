@@ -115,18 +115,21 @@ class LlamaSpeaker:
         """
         ids = [self.prompt_ids(prompt) for prompt in prompts]
         tokens, temperature = prompts[0].max_tokens, prompts[0].temperature
-        size = together.rows_within(CONTEXT, max(map(len, ids)) + tokens)
-        written = []
-        for start in range(0, len(ids), size):
-            part = slice(start, start + size)
-            written += together.write(
+        written: dict[int, list[int]] = {}
+        left = sorted(range(len(ids)), key=lambda n: len(ids[n]), reverse=True)
+        while left:
+            # The longest decides how many fit: a long prompt must not make short ones wait.
+            size = together.rows_within(CONTEXT, len(ids[left[0]]) + tokens)
+            part, left = left[:size], left[size:]
+            answers = together.write(
                 self.model,
-                ids[part],
-                [prompt.seed for prompt in prompts[part]],
+                [ids[n] for n in part],
+                [prompts[n].seed for n in part],
                 tokens=tokens,
                 temperature=temperature,
             )
-        return [Generated(before, after) for before, after in zip(ids, written, strict=True)]
+            written.update(zip(part, answers, strict=True))
+        return [Generated(before, written[n]) for n, before in enumerate(ids)]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids without special tokens."""

@@ -25,8 +25,8 @@ from emoguard_transformers.door import Door
 
 log = logging.getLogger("emoguard")
 
-WIDE_ONLY = {"DEFAULT", "AVX2"}
-"""Instruction sets, as PyTorch names them, that have no arithmetic in 16 bits."""
+WIDE_ONLY = "AVX2"
+"""An instruction set, as PyTorch names it, that has no arithmetic in 16 bits."""
 
 
 class TransformersSpeaker:
@@ -222,7 +222,7 @@ def left_padded(
 def _warn_if_slow(model: Any, path: Path) -> None:
     """Log that a model's numbers are of a kind that this processor computes in software."""
     narrow = model.device.type == "cpu" and model.dtype in {torch.bfloat16, torch.float16}
-    if narrow and torch.backends.cpu.get_cpu_capability() in WIDE_ONLY:
+    if narrow and torch.backends.cpu.get_cpu_capability() == WIDE_ONLY:
         log.warning(
             "%s is in %s, for which this processor has no instructions: a copy saved in float32, "
             "or a GGUF file, answers several times as fast here",

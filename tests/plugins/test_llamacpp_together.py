@@ -74,7 +74,19 @@ def test_long_answers_are_fewer_at_a_time(speaker, monkeypatch):
     prompts = [Prompt(text, max_tokens=8, temperature=0) for text in TEXTS[:3]]
     answers = speaker.respond_together(prompts)
     assert sizes == [2, 1]
+    speaker.respond_together([Prompt("toast " * 240, max_tokens=8), *prompts])
+    assert sizes == [2, 1, 1, 2, 1]  # the long one alone, the others as before
     assert [each.prompt_ids for each in answers] == [speaker.prompt_ids(each) for each in prompts]
+
+
+def test_a_prompt_longer_than_a_pass_is_read_in_parts(speaker):
+    (long, short) = (
+        Prompt("toast " * count, max_tokens=4, temperature=0) for count in (together.CHUNK + 9, 3)
+    )
+    assert len(speaker.prompt_ids(long)) > together.CHUNK
+    for prompt, answer in zip((long, short), speaker.respond_together([long, short]), strict=True):
+        assert answer.prompt_ids == speaker.prompt_ids(prompt)
+        assert max(margins(speaker, answer), default=0) < 0.01
 
 
 def test_the_context_of_the_model_is_not_touched(speaker):

@@ -18,9 +18,15 @@ def file(path, bound=BOUND):
     return AnswerFile(path, bound)
 
 
+def one_by_one(start):
+    return [[answer] for answer in SAID[start:]]
+
+
 def written(path, count=5):
     answers = file(path)
-    answers.extend(lambda start: SAID[start:count], lambda kept: len(kept) >= count)
+    answers.extend(
+        lambda start: one_by_one(start)[: count - start], lambda kept: len(kept) >= count
+    )
     return path.read_bytes()
 
 
@@ -34,7 +40,7 @@ def test_cut_anywhere_it_goes_on_where_it_was_and_ends_the_same(tmp_path_factory
     assert again.answers == SAID[: max(0, kept - 1)]
     starts = []
     again.extend(
-        lambda start: starts.append(start) or SAID[start:], lambda answers: len(answers) >= 5
+        lambda start: starts.append(start) or one_by_one(start), lambda answers: len(answers) >= 5
     )
     assert starts == ([kept - 1 if kept else 0] if kept < 6 else [])
     assert again.answers == SAID
@@ -48,7 +54,7 @@ def test_every_answer_is_on_disk_before_the_next_is_made(tmp_path):
     def source(start):
         for n, answer in enumerate(SAID):
             assert path.read_bytes().count(b"\n") == 1 + n
-            yield answer
+            yield [answer]
 
     answers.extend(source, lambda kept: False)
     answers.close()
@@ -62,7 +68,7 @@ def test_nothing_is_written_that_could_not_be_read_again(tmp_path, monkeypatch):
         monkeypatch.setattr(workfile, name, most)
         full = file(path)
         with pytest.raises(EmoGuardError, match="is full"):
-            full.extend(lambda start: SAID, lambda kept: False)
+            full.extend(lambda start: [SAID], lambda kept: False)
         full.close()
         assert file(path).answers == SAID
         monkeypatch.setattr(workfile, name, most - 1)
@@ -73,8 +79,16 @@ def test_nothing_is_written_that_could_not_be_read_again(tmp_path, monkeypatch):
 
 def test_it_stops_when_there_are_enough(tmp_path):
     answers = file(tmp_path / "a.jsonl")
-    answers.extend(lambda start: iter(SAID), lambda kept: len(kept) >= 2)
+    answers.extend(one_by_one, lambda kept: len(kept) >= 2)
     assert answers.answers == SAID[:2]
+
+
+def test_a_group_that_was_made_is_kept_whole(tmp_path):
+    path = tmp_path / "a.jsonl"
+    answers = file(path)
+    answers.extend(lambda start: [SAID[:3], SAID[3:]], lambda kept: len(kept) >= 2)
+    answers.close()
+    assert file(path).answers == SAID[:3]
 
 
 def test_answers_of_another_model_or_context_are_refused_and_kept(tmp_path):

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from emoguard import EmoGuardError
-from emoguard.fit.responses import Sampling, calibrate, first_half, responses
+from emoguard.fit.responses import (
+    Sampling,
+    calibrate,
+    first_half,
+    groups,
+    responses,
+    whole_groups,
+)
 from emoguard.runtime.speaker import Generated
 from emoguard.testing import FakeResiduals, FakeSpeaker, make_probe
 from emoguard.validate.agreement import read_z
@@ -112,7 +119,9 @@ def test_prompts_are_answered_in_groups_that_do_not_depend_on_the_start():
     assert speaker.groups == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert len(whole) == 10
     for start in range(11):
-        assert list(responses(Group(), prompts, Sampling(8), start=start)) == whole[start:]
+        rest = list(groups(Group(), prompts, Sampling(8), start=start))
+        assert [each for group in rest for each in group] == whole[start:]
+        assert [len(group) for group in rest[1:-1]] == [4] * len(rest[1:-1])
 
 
 def test_a_group_is_not_asked_before_it_is_wanted():
@@ -121,3 +130,17 @@ def test_a_group_is_not_asked_before_it_is_wanted():
     for _ in range(4):
         next(source)
     assert speaker.groups == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "done", "made"), [(3, 0, 4), (4, 0, 4), (5, 4, 4), (9, 4, 6), (4, 4, 0), (3, 8, 0)]
+)
+def test_what_is_made_for_a_number_of_responses_is_counted_in_groups(wanted, done, made):
+    prompts = [f"Question {n}" for n in range(10)]
+    assert whole_groups(Group(), wanted, done, len(prompts)) == made
+    written = 0
+    for group in groups(Group(), prompts, Sampling(8), start=done):
+        if done + written >= wanted:
+            break
+        written += len(group)
+    assert written == made

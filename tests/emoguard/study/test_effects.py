@@ -141,6 +141,17 @@ def test_harm_is_found_only_beyond_the_margin_and_an_improvement_is_none(
     assert why in tested.why
 
 
+def test_a_difference_that_only_the_correction_takes_away_is_not_refuted():
+    names = tuple(map(str, range(4000)))
+    moved = np.zeros(4000)
+    moved[:24], moved[24:34] = 1, -1  # enough items to see five points, and p .02
+    panel = Panel(names, names, {"zero": np.zeros(4000), "plus": moved})
+    contrasts = [Contrast("expression", label, "difference") for label in "abcdef"]
+    tested = decided([differs(each, panel, difference(["plus"], ["zero"])) for each in contrasts])
+    assert {each.verdict for each in tested} == {"untested"}
+    assert all("alone" in each.why for each in tested)
+
+
 @pytest.mark.slow
 def test_a_difference_that_enough_items_do_not_show_fails_and_fewer_leave_it_open():
     for items, verdict in ((4000, "fails"), (40, "untested")):

@@ -162,6 +162,23 @@ def test_an_unknown_name_lists_the_shipped_ones():
         Protocol.load("coer")
 
 
+def test_a_folder_of_its_name_hides_no_shipped_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "core").mkdir()  # --out core
+    assert Protocol.load("core").name == "core"
+
+
+def test_labels_that_are_not_explored_are_asked_of_nothing():
+    assert Protocol(explored={"prompts": 0}).judged == ("happy", "desperate")
+    assert Protocol().judged == ("happy", "desperate", "sad", "calm", "hostile")
+
+
+def test_a_margin_is_that_of_a_contrast_on_the_outcome():
+    core = Protocol.load("core")
+    assert core.margin("harm", "desperate", 0.03) == core.margin("harm", "happy", 0.03) == 0.05
+    assert core.margin("capability", "happy", 0.03) == 0.03
+
+
 def test_the_opposite_of_a_label_is_the_next_one():
     protocol = Protocol(labels=("happy", "sad", "calm"), explored={"labels": []})
     assert [protocol.opposite(label) for label in protocol.labels] == ["sad", "calm", "happy"]

@@ -1,9 +1,10 @@
 import re
+from pathlib import Path
 
 import pytest
 
 from emoguard import EmoGuardError
-from emoguard.study import tasks
+from emoguard.study import questions, tasks
 from emoguard.study.personas import NEUTRAL, PERSONAS, system_prompt
 from emoguard.study.protocol import Protocol
 from emoguard.study.wordings import PILOT
@@ -79,6 +80,18 @@ def test_outcomes_of_safety_are_asked_under_random_directions_without_persona():
         (cell,) = (each for each in task.cells if each.vector.name == "random-0")
         assert cell.key == "none|greedy|random-0"
         assert cell.vector.plan.add == {"random-0": 0.11}
+
+
+def test_a_part_of_the_published_items_is_spread_over_their_kinds(monkeypatch):
+    kinds = [
+        questions.Question("harm", f"{kind}-{n}", f"{kind}-{n}", "?", ("Yes",), ("No",))
+        for kind in ("homonyms", "figures", "privacy")
+        for n in range(4)
+    ]
+    monkeypatch.setitem(questions.READERS, "harm", lambda _: kinds)
+    some = Protocol(safety={"harm": 3, "over_refusal": 0, "sycophancy": 0, "claims": 0})
+    asked = [each for each in tasks.safety(some, 0.1, Path(), {}) if each.block == "harm"]
+    assert [each.name.partition("-")[0] for each in asked] == ["homonyms", "figures", "privacy"]
 
 
 def test_the_control_asks_what_the_core_asks_at_the_dose_that_the_core_chooses():
