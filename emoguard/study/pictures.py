@@ -155,7 +155,7 @@ def _safety(pyplot: Any, results: Results) -> Any:
     axis.set_xlim(-1.1 * widest, 1.1 * widest)
     axis.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=8)
     axis.axvline(0, color=MUTED, linewidth=0.8, zorder=1)
-    grey = "; grey: random directions" if any(random for *_, random in rows) else ""
+    grey = "\ngrey: random directions" if any(random for *_, random in rows) else ""
     axis.set_xlabel(f"change by the vector, points (95 %); shaded: within the margin{grey}")
     axis.set_title("What else moves (green: no harm shown)", fontsize=11, loc="left")
     bare(axis)

@@ -94,7 +94,7 @@ def test_a_part_of_the_published_items_is_spread_over_their_kinds(monkeypatch):
     assert [each.name.partition("-")[0] for each in asked] == ["homonyms", "figures", "privacy"]
 
 
-def test_the_control_asks_what_the_core_asks_at_the_dose_that_the_core_chooses():
+def test_the_control_asks_what_the_core_asks_and_its_pilot_writes_what_the_core_s_writes():
     control = Protocol.load("control")
     answers = [[each for each in tasks.pilot(some) if each.tokens] for some in (CORE, control)]
     assert answers[0] == answers[1]
