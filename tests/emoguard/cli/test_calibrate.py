@@ -64,7 +64,7 @@ def test_it_certifies_a_policy_and_keeps_the_calibrations_of_other_files(files, 
     _, calibrations = artifact.load(files / "out.safetensors")
     assert [c.identity.quantisation for c in calibrations] == ["Q2_K", "F32"]
     new = calibrations[1]
-    assert (new.curve.window, new.curve.responses) == (2, 600)
+    assert (new.curve.window, new.curve.responses) == (2, 608)  # whole groups of 16
     assert new.context["tokens"] == "10"
     guard = Guard.load(files / "out.safetensors", Policy.load(files / "policy.yml"))
     (threshold,) = guard.site(new.identity).thresholds.values()
@@ -114,7 +114,7 @@ def test_too_few_responses_say_that_nothing_is_certified(files, model, capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert out.count("cannot certify") == 2
     assert "needs 600 responses" in out
-    assert "got 12: give --responses 600." in out
+    assert "got 16: give --responses 600." in out
     again, _ = artifact.load(files / "out.safetensors")
     assert again.labels == ("happy", "sad")
 
@@ -185,7 +185,7 @@ def test_a_realigned_calibration_measures_zero_and_scale_alone(files, model, mon
     assert "Caution: realigned on " in printed.err
     _, (old, new) = artifact.load(files / "out.safetensors")
     assert new.identity.quantisation == "F32"
-    assert 40 <= new.responses <= 60
+    assert 48 <= new.responses <= 64  # whole groups of 16
     assert new.curve is None
     assert (new.means == old.means).all()
     assert (new.location != old.location).all()

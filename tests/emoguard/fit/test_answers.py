@@ -132,7 +132,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_written(tmp_path, monkey
 
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(EmoGuardError, match=r"a\.jsonl cannot be written: No space left"):
-        answers.extend(lambda start: SAID, lambda kept: len(kept) > 5)
+        answers.extend(lambda start: [SAID], lambda kept: len(kept) > 5)
     monkeypatch.undo()
     assert path.read_bytes() == whole
 

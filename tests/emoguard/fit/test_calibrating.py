@@ -9,7 +9,7 @@ import pytest
 from emoguard import EmoGuardError
 from emoguard.fit import calibrating
 from emoguard.fit.calibrating import NeutralSample, advice, calibrate_files, replaced
-from emoguard.fit.responses import SHORTEST, Sampling, first_half, responses
+from emoguard.fit.responses import SHORTEST, Sampling, first_half, groups, responses
 from emoguard.probe import artifact
 from emoguard.sinks.policy import AlarmPolicy
 from emoguard.testing import (
@@ -163,7 +163,7 @@ def test_calibrations_of_the_same_file_are_replaced_and_others_kept():
 def test_without_a_template_the_first_half_of_a_prompt_is_continued_without_system_prompt():
     for has_template in (True, False):
         speaker = FakeSpeaker(has_template=has_template)
-        list(responses(speaker, PROMPTS[:2], Sampling(8, 0.5, "Be brief."), start=1))
+        list(groups(speaker, PROMPTS[:2], Sampling(8, 0.5, "Be brief."), start=1))
         (prompt,) = speaker.prompts
         wanted = (PROMPTS[1], "Be brief.") if has_template else (first_half(PROMPTS[1]), "")
         assert (prompt.text, prompt.system) == wanted
