@@ -81,13 +81,13 @@ class Job:
         taken = [_taken(texts, scope.portion(texts)) for texts in self.corpora.values()]
         answered = calibrating.begun(self.speaker, self.sample, self.out)
         left = whole_groups(self.speaker, scope.responses, answered, len(self.sample.prompts))
-        made = examples.begun(self.speaker, self.example_prompts, self.out)
+        kept = examples.begun(self.speaker, self.example_prompts, self.out)
         work = Work(
             tokens=round(sum(self._tokens_left(*part) for part in self._portions(scope))),
             responses=left,
             answers=answered + left,
             readers=1 + len(self.others),
-            examples=whole_groups(self.speaker, self.shown(scope), made, len(self.example_prompts)),
+            examples=whole_groups(self.speaker, self.shown(scope), kept, len(self.example_prompts)),
             texts=sum(map(len, taken)),
             corpora=len(taken),
             blocks=identity.layers - 1,

@@ -167,14 +167,9 @@ def _untestable(work: Study, costs: Sequence[Cost]) -> list[str]:
         if each.outcome == "expression" and each.label not in LABELS
     )
     lines = [f"{label}: no hand labels, its expression stays exploratory" for label in unlabelled]
-    sizes = work.protocol.safety
-    published = {
-        "harm": sizes.harm, "over-refusal": sizes.over_refusal, "sycophancy": sizes.sycophancy,
-        "claims": sizes.claims,
-    }  # fmt: skip
-    if work.data is None and any(published.values()):
-        named = ", ".join(outcome for outcome, count in published.items() if count)
-        lines.append(f"{named}: not asked, their items are in the folder for --data")
+    published = [outcome for outcome, count in work.protocol.safety.published.items() if count]
+    if work.data is None and published:
+        lines.append(f"{', '.join(published)}: not asked, their items are in the folder for --data")
     counts["premise"] = counts.get("premise", 0) // 2  # each pair is two questions
     for contrast in work.protocol.contrasts:
         if contrast.test != "no_harm":

@@ -96,6 +96,16 @@ class Safety:
     answer_tokens: Tokens = 12
     directions: Count = 0
 
+    @property
+    def published(self) -> dict[str, int]:
+        """Return the counts of items that lie in the folder of data, by outcome."""
+        return {
+            "harm": self.harm,
+            "over-refusal": self.over_refusal,
+            "sycophancy": self.sycophancy,
+            "claims": self.claims,
+        }
+
 
 @dataclass(frozen=True)
 class Nulls:
@@ -346,10 +356,7 @@ def _check_contrast(contrast: Contrast, protocol: Protocol) -> None:
     sizes = {
         "expression": protocol.expression.prompts,
         "premise": protocol.safety.premises,
-        "harm": protocol.safety.harm,
-        "over-refusal": protocol.safety.over_refusal,
-        "sycophancy": protocol.safety.sycophancy,
-        "claims": protocol.safety.claims,
+        **protocol.safety.published,
         "capability": protocol.safety.capability,
     }
     if not sizes[contrast.outcome]:

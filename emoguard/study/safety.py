@@ -94,6 +94,7 @@ def _outcome(outcomes: Outcomes, panel: Panel, outcome: str) -> dict[str, Any]:
     for label in outcomes.protocol.labels:
         margin = outcomes.protocol.margin(outcome, label, MARGINS[outcome])
         both = outcome == "capability"
+        low = -margin if both else -np.inf
         for name, plus, minus in (
             ("vector", f"none|greedy|{label}+", PLAIN),
             ("prompt", f"{label}|greedy|{ZERO}", PLAIN),
@@ -102,7 +103,6 @@ def _outcome(outcomes: Outcomes, panel: Panel, outcome: str) -> dict[str, Any]:
             if not {plus, minus} <= panel.values.keys() or not len(panel):
                 continue
             weights = difference([plus], [minus])
-            low = -margin if both else -np.inf
             within = no_harm(panel.contrast(weights), panel.clusters, low, margin)
             results.setdefault(label, {})[name] = {
                 **as_effect(effect(panel, weights)),

@@ -31,7 +31,7 @@ from emoguard.study.outcomes import Outcomes
 from emoguard.study.personas import NEUTRAL, PERSONAS
 from emoguard.study.plan import Cost, by_block, costs
 from emoguard.study.protocol import Protocol
-from emoguard.study.questions import FILES, READERS
+from emoguard.study.questions import FILES
 from emoguard.study.runner import Done, Runner
 from emoguard.study.wordings import PILOT, STUDY
 from emoguard.validate.human import families
@@ -100,7 +100,7 @@ def data_folder(protocol: Protocol, folder: str | None) -> Path | None:
         if not Path(folder).is_dir():
             raise EmoGuardError(f"--data: there is no folder {folder}")
         return Path(folder)
-    wanting = {each.outcome for each in protocol.contrasts} & {*READERS, "claims"}
+    wanting = {each.outcome for each in protocol.contrasts} & protocol.safety.published.keys()
     if wanting:
         raise EmoGuardError(
             f"contrasts on {', '.join(sorted(wanting))} need items that do not come with EmoGuard: "

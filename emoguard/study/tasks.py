@@ -262,11 +262,9 @@ def safety(
     chosen = questions.of_premises(_premises(protocol))
     sizes = protocol.safety
     if data is not None:
-        counts = {
-            "harm": sizes.harm, "over-refusal": sizes.over_refusal, "sycophancy": sizes.sycophancy,
-        }  # fmt: skip
-        for outcome, count in counts.items():
-            chosen += _spread(questions.READERS[outcome](data), count) if count else []
+        for outcome, read in questions.READERS.items():
+            count = sizes.published[outcome]
+            chosen += _spread(read(data), count) if count else []
     tasks = [_choice(each.outcome, each, cells) for each in chosen]
     false = [each for each in chosen if each.outcome == "premise" and each.side == "false"]
     tasks += [

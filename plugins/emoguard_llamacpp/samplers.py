@@ -14,7 +14,7 @@ DEFAULTS = {
     name: parameter.default
     for name, parameter in inspect.signature(Llama.generate).parameters.items()
 }
-"""What `Llama.generate` takes where it is told nothing, as the answers of one prompt are drawn."""
+"""The defaults of `Llama.generate`, with which the answer to a single prompt is drawn."""
 
 
 @contextmanager

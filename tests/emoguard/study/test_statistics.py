@@ -111,6 +111,7 @@ def test_p_against_random_directions_counts_the_observed_one():
     assert against(-5.0, null) == pytest.approx(1 / 200)
     assert against(0.0, null) == 1
     # Directions that all push to one side are no reason to call a label on that side special.
+    assert against(50.0, null + 50) > 0.4
     assert against(0.0, null + 50) == 1  # moves nothing where random ones do
     assert against(12.0, -10 + null / 100) == pytest.approx(1 / 200)
     assert against(8.0, -10 + null / 100) == 1  # they move further, the other way

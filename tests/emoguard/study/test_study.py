@@ -448,7 +448,7 @@ def test_a_side_effect_is_set_beside_those_of_random_directions(tmp_path):
     assert draw(results, tmp_path) == ["safety.png"]
 
 
-def test_directions_that_reach_the_dose_are_asked_and_the_others_named(tmp_path):
+def test_directions_that_reach_the_dose_are_asked_in_place_of_the_others(tmp_path):
     changed = {"nulls": {"directions": 199, "prompts": 0}, "safety": {"directions": 2},
                "contrasts": ()}  # fmt: skip
     study = started(tmp_path, FakeSpeech(), Protocol(**{**vars(PROTOCOL), **changed}))
