@@ -22,6 +22,7 @@ from rich.text import Text
 
 from emoguard.advice import fit_command
 from emoguard.cli.bars import Bars
+from emoguard.cli.hub import local
 from emoguard.cli.probes import calibrating, open_probe
 from emoguard.cli.screen import Screen, say
 from emoguard.errors import EmoGuardError
@@ -57,7 +58,12 @@ class Finding:
 
 
 @click.command(short_help="Check runtimes, probes and models here.")
-@click.option("--model", "path", help="A model to try.")
+@click.option(
+    "--model",
+    "path",
+    callback=local,
+    help="A model to try: a path, or OWNER/NAME on the Hugging Face hub.",
+)
 @click.option(
     "--probe",
     help="A probe to try on --model, a file or a shipped one; default: the one that fits.",

@@ -177,7 +177,9 @@ def fit(
         speed = job.speed()
         progress.update(measuring, completed=1)
         parts = job.forecast(speed, scope)
-        announce(job, parts, None if quick else job.forecast(speed, whole.quick()))
+        # Where there is a probe already, the quick fit is behind us.
+        offer = not (quick or Path(place).exists())
+        announce(job, parts, job.forecast(speed, whole.quick()) if offer else None)
         if estimate:
             return
         start = _clocks()

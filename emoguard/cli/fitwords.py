@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def announce(job: Job, parts: Sequence[Part], quick: Sequence[Part] | None) -> None:
     """Print the parts of the fit with their durations, and the price of a quick fit.
 
-    `quick` are the parts of a quick fit, None if this is one.
+    `quick` are the parts of a quick fit, None if this is one or follows one.
     """
     identity, screen = job.reader.door.identity, Screen(stderr=True)
     kind = "A provisional probe" if job.scope.is_quick else "A probe"

@@ -18,8 +18,8 @@ FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """Files to fetch of a model: no pickled weights, and none of other frameworks."""
 
 
-def local(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-    """Return the path of a model; the callback of an option of `click`.
+def local(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Return the path of a model, None without one; the callback of an option of `click`.
 
     An existing path, or a path in an existing folder, is never looked up on the hub.
 
@@ -27,6 +27,8 @@ def local(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
         EmoGuardError: the name looks like one on the hub, and the hub did not deliver it.
 
     """
+    if value is None:
+        return None
     is_path = os.path.lexists(value) or Path(value).parent.is_dir()
     has_suffix = Path(value).suffix[1:].isalpha()  # a file's; those of versions have digits
     if is_path or has_suffix or not HUB_ID.fullmatch(value):

@@ -17,12 +17,14 @@ from rich.table import Table
 import emoguard
 from emoguard import jsontext, keptfile, regularfile
 from emoguard.cli.bars import Bars
+from emoguard.cli.hub import local
 from emoguard.cli.models import FORMATS, RUNTIME, THREADS
 from emoguard.cli.probes import check_calibrated, guard_for
 from emoguard.cli.screen import Screen, say
 from emoguard.errors import EmoGuardError
 from emoguard.fit.requirements import VALENCE
 from emoguard.runtime.openers import AUTO, open_speaker
+from emoguard.study.binding import bound_to
 from emoguard.study.labelled import LABELS
 from emoguard.study.personas import system_prompt
 from emoguard.study.pictures import draw
@@ -33,7 +35,7 @@ from emoguard.study.runner import OutOfTimeError, Runner
 from emoguard.study.speech import open_speech
 from emoguard.study.statistics import needed_items
 from emoguard.study.store import Store
-from emoguard.study.study import Study, bound_to, data_folder, guard_of, judges
+from emoguard.study.study import MATCHED, Study, data_folder, guard_of, judges
 from emoguard.study.tasks import Task, prompt_levels
 from emoguard.validate.plots import find_pyplot
 
@@ -48,7 +50,12 @@ DISCORDANCE = 0.1
 
 @click.command(short_help="Run a study of prompt, sampling and vector.")
 @click.argument("protocol_path", metavar="PROTOCOL", required=False)
-@click.option("--model", "path", help=f"{FORMATS[:1].upper()}{FORMATS[1:]}.")
+@click.option(
+    "--model",
+    "path",
+    callback=local,
+    help=f"{FORMATS[:1].upper()}{FORMATS[1:]}, or OWNER/NAME on the Hugging Face hub.",
+)
 @RUNTIME
 @click.option("--probe", help="A probe file; default: the shipped one that fits.")
 @THREADS
@@ -197,20 +204,26 @@ def _run(work: Study, protocol: Protocol, minutes: float | None, costs: Sequence
         seconds=None if minutes is None else 60 * minutes,
     )
     planned = {each.block: each.seconds / each.tasks for each in costs}
+    each_measured = sum(each.seconds / each.cells for each in costs if each.block == MATCHED)
     known = set(work.store.records)
     with Bars() as progress:
         bar = progress.add_task("CPU seconds", total=sum(each.seconds for each in costs))
 
-        def done(task: Task) -> None:
-            name = block_of(task)
-            if task.key in known:  # counted, but no measure of how fast it is now
-                counted = progress.tasks[bar].completed + planned[name]
+        def advance(key: str, block: str, seconds: float) -> None:
+            if key in known:  # counted, but no measure of how fast it is now
+                counted = progress.tasks[bar].completed + seconds
                 progress.reset(bar, completed=counted)  # type: ignore[arg-type]  # rich adds floats
             else:
-                progress.update(bar, description=f"CPU seconds, {name}", advance=planned[name])
+                progress.update(bar, description=f"CPU seconds, {block}", advance=seconds)
+
+        def done(task: Task) -> None:
+            advance(task.key, block_of(task), planned[block_of(task)])
+
+        def measured(count: int) -> None:
+            advance(MATCHED, MATCHED, count * each_measured)
 
         try:
-            work.run(runner, done)
+            work.run(runner, done, measured)
         except OutOfTimeError:
             say(
                 f"{len(work.store.records)} records so far: the same command goes on from here",

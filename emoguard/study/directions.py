@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from emoguard.probe.probe import Probe
     from emoguard.probe.residuals import Residuals
 
+TEXTS = 60
+"""Number of neutral prompts whose residuals random directions are drawn from."""
+
 SKIPPED = 4
 """Tokens left out at the beginning of a text: attention sinks have residuals of their own."""
 

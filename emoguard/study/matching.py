@@ -6,7 +6,8 @@ that no direction is judged by the texts it leads to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,9 @@ REACHED = 0.95
 
 ROUNDS = 2
 """Secant steps towards the wanted realised dose, which grows nearly in proportion."""
+
+TIMED = 6
+"""Directions that suffice to time one."""
 
 
 @dataclass(frozen=True)
@@ -76,20 +80,22 @@ def match(
     dose: float,
     *,
     bound: float,
+    measured: Callable[[int], object] = lambda _: None,
 ) -> Matched:
     """Find the dose of each random direction that realises the mean of `labels` at `dose`.
 
-    No dose is beyond `bound`, which the guard would refuse.
+    No dose is beyond `bound`, which the guard would refuse. `measured` gets the number of
+    measurements after each text; together they are `measurements`.
     """
     texts = _texts(speech, prompts[:PROMPTS])
     wanted, divergence = (
-        each.mean() for each in _measure(speech, texts, dict.fromkeys(labels, dose))
+        each.mean() for each in _measure(speech, texts, dict.fromkeys(labels, dose), measured)
     )
     doses = np.full(len(randoms), dose)
     realised, diverged = np.zeros(len(randoms)), np.zeros(len(randoms))
     for number in range(ROUNDS + 1):
         requested = dict(zip(randoms, doses.tolist(), strict=True))
-        realised, diverged = _measure(speech, texts, requested)
+        realised, diverged = _measure(speech, texts, requested, measured)
         if number < ROUNDS:
             doses = np.minimum(bound, doses * wanted / np.maximum(realised, 1e-9))
     return Matched(
@@ -98,6 +104,22 @@ def match(
         dict(zip(randoms, diverged.tolist(), strict=True)),
         float(divergence),
     )
+
+
+def measurements(labels: int, randoms: int) -> int:
+    """Return how often `match` weighs a text under a direction."""
+    return PROMPTS * (labels + (ROUNDS + 1) * randoms)
+
+
+def seconds_each(
+    speech: Speech, prompts: Sequence[str], randoms: Sequence[str], dose: float
+) -> float:
+    """Return the CPU seconds of one measurement, from one text under some of the directions."""
+    texts = _texts(speech, prompts[:1])
+    some = randoms[: max(TIMED, speech.rows)]
+    started = time.process_time()
+    _measure(speech, texts, dict.fromkeys(some, dose))
+    return (time.process_time() - started) / len(some)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +143,10 @@ def _texts(speech: Speech, prompts: Sequence[str]) -> list[_Text]:
 
 
 def _measure(
-    speech: Speech, texts: Sequence[_Text], doses: Mapping[str, float]
+    speech: Speech,
+    texts: Sequence[_Text],
+    doses: Mapping[str, float],
+    measured: Callable[[int], object] = lambda _: None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return realised doses and divergences (directions,), means over the texts."""
     pairs = []
@@ -131,5 +156,6 @@ def _measure(
             for name, dose in doses.items()
         ]
         pairs.append([(each.dose, each.divergence) for each in speech.weigh(rows)])
+        measured(len(rows))
     dose, divergence = np.array(pairs, np.float64).mean(axis=0).T
     return dose, divergence

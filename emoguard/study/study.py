@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emoguard.errors import EmoGuardError
@@ -16,8 +15,9 @@ from emoguard.fit.requirements import VALENCE
 from emoguard.guard import Guard
 from emoguard.policy.policy import Policy
 from emoguard.steering.policy import SteeringPolicy
-from emoguard.study import analysis, items, questions, tasks
+from emoguard.study import analysis, tasks
 from emoguard.study.directions import (
+    TEXTS,
     centred_rows,
     norms_for,
     random_directions,
@@ -26,24 +26,23 @@ from emoguard.study.directions import (
 )
 from emoguard.study.frozen import Frozen, freeze
 from emoguard.study.judges import Classifier, Embeddings, Endpoint, Judge, Lexicon
-from emoguard.study.matching import PROMPTS, Matched, match
+from emoguard.study.matching import (
+    PROMPTS,
+    TOKENS,
+    Matched,
+    match,
+    measurements,
+    seconds_each,
+)
 from emoguard.study.outcomes import Outcomes
-from emoguard.study.personas import NEUTRAL, PERSONAS
 from emoguard.study.plan import Cost, by_block, costs
 from emoguard.study.protocol import Protocol
-from emoguard.study.questions import FILES
 from emoguard.study.runner import Done, Runner
-from emoguard.study.wordings import PILOT, STUDY
-from emoguard.validate.human import families
 
 if TYPE_CHECKING:
-    from emoguard.probe.identity import ModelIdentity
     from emoguard.probe.residuals import Residuals
     from emoguard.study.speech import Speech
     from emoguard.study.store import Store
-
-TEXTS = 60
-"""Number of neutral prompts whose residuals random directions are drawn from."""
 
 NEEDS = {
     "classifier": "judges.people, and --data with that file",
@@ -51,6 +50,9 @@ NEEDS = {
     "endpoint": "judges.endpoint",
 }
 """What each judge but the lexicon is made from."""
+
+MATCHED = "matched"
+"""The record of how random directions were matched, and this part's name in the plan."""
 
 DIVERGING = 20
 """Number of random directions that also run at the labels' divergence."""
@@ -107,16 +109,6 @@ def data_folder(protocol: Protocol, folder: str | None) -> Path | None:
             "name their folder by --data, or leave those contrasts out"
         )
     return None
-
-
-def data_digest(protocol: Protocol, data: Path | None) -> str:
-    """Return the SHA-256 of the files in `data` that a study reads; "" without any."""
-    if data is None:
-        return ""
-    names = {*FILES}
-    if people := protocol.judges.people:
-        names |= {people, str(PurePosixPath(people).with_name("labels.txt"))}
-    return _files_digest(data, names)
 
 
 def guard_of(protocol: Protocol, guard: Guard, door: Residuals) -> Guard:
@@ -187,14 +179,28 @@ class Study:
         """
         protocol = self.protocol
         dose = protocol.dose or min(0.1, max(protocol.pilot.doses))
-        every = [*tasks.pilot(protocol), *self.tasks(dose)]
-        return costs(self.speech, every, protocol.seed, progress)
+        found = costs(self.speech, tasks.pilot(protocol), protocol.seed, progress)
+        if randoms := self._to_match:
+            progress(MATCHED)
+            count = self._measurements
+            each = seconds_each(self.speech, tasks.pilot_texts(protocol), randoms, dose)
+            found.append(Cost(MATCHED, len(randoms), count, TOKENS, count * each))
+        return found + costs(self.speech, self.tasks(dose), protocol.seed, progress)
 
-    def run(self, runner: Runner, done: Done = lambda _: None) -> None:
-        """Perform all remaining tasks."""
+    def run(
+        self,
+        runner: Runner,
+        done: Done = lambda _: None,
+        measured: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        """Perform all remaining tasks.
+
+        `measured` gets the number of measurements as random directions are matched, or at once if
+        they were before.
+        """
         runner.run(tasks.pilot(self.protocol), done)
         frozen = self.frozen()
-        runner.run(self.tasks(frozen.dose, self.matched(frozen.dose)), done)
+        runner.run(self.tasks(frozen.dose, self.matched(frozen.dose, measured)), done)
         self.store.close_piece()
 
     def frozen(self) -> Frozen:
@@ -207,24 +213,41 @@ class Study:
         frozen.check_judges([judge.name for judge in self.judges])
         return frozen
 
-    def matched(self, dose: float) -> Matched | None:
-        """Return the doses of random directions; measured once, then kept."""
+    @property
+    def _to_match(self) -> list[str]:
+        """Return the random directions that any part of the study asks about."""
         protocol = self.protocol
         expressed = protocol.nulls.directions if protocol.nulls.prompts else 0
         count = max(expressed, protocol.safety.directions)
-        if not count:
+        return [f"{tasks.RANDOM}{n}" for n in range(count)]
+
+    @property
+    def _measurements(self) -> int:
+        return measurements(len(self.protocol.labels), len(self._to_match))
+
+    def matched(
+        self, dose: float, measured: Callable[[int], object] = lambda _: None
+    ) -> Matched | None:
+        """Return the doses of random directions; measured once, then kept."""
+        protocol, randoms = self.protocol, self._to_match
+        if not randoms:
             return None
-        if "matched" not in self.store:
+        if MATCHED in self.store:
+            measured(self._measurements)
+        else:
+            started = time.process_time()
             matching = match(
                 self.speech,
                 tasks.pilot_texts(protocol)[:PROMPTS],
                 protocol.labels,
-                [f"{tasks.RANDOM}{n}" for n in range(count)],
+                randoms,
                 dose,
                 bound=protocol.bound,
+                measured=measured,
             )
-            self.store.add({"task": "matched", "data": asdict(matching)})
-        return Matched(**self.store.records["matched"]["data"])
+            seconds = round(time.process_time() - started, 4)
+            self.store.add({"task": MATCHED, "data": asdict(matching), "seconds": seconds})
+        return Matched(**self.store.records[MATCHED]["data"])
 
     @property
     def complete(self) -> bool:
@@ -268,7 +291,7 @@ def results(
             f"{store.folder} holds no finished pilot, and nothing can be judged before it: run the "
             "study on"
         )
-    matched = Matched(**records["matched"]["data"]) if "matched" in records else None
+    matched = Matched(**records[MATCHED]["data"]) if MATCHED in records else None
     frozen = Frozen.parse(records["frozen"]["data"])
     frozen.check_judges([judge.name for judge in judges])
     outcomes = Outcomes(protocol, frozen, matched, records, {judge.name: judge for judge in judges})
@@ -295,73 +318,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def bound_to(
-    protocol: Protocol,
-    guard: Guard,
-    identity: ModelIdentity,
-    runtime: str,
-    *,
-    data: Path | None = None,
-    embeddings: str | Path | None = None,
-) -> dict[str, Any]:
-    """Return the dependencies of a study's records; `guard` is the probe as it was given.
-
-    `data` and `embeddings` are folders, whose content counts and not their place.
-    """
-    return {
-        "protocol": protocol.digest,
-        "model": identity.digest,
-        "runtime": runtime,
-        "data": data_digest(protocol, data),
-        "steering": _steering_digest(guard, identity),
-        "items": _items_digest(protocol),
-        "embeddings": _encoder_digest(embeddings),
-    }
-
-
-def _steering_digest(guard: Guard, identity: ModelIdentity) -> str:
-    """Return the SHA-256 of what a probe adds: no verdict and no read direction changes it."""
-    probe, calibration = guard.probe, guard.calibration(identity)
-    whole = hashlib.sha256(repr((probe.labels, probe.layers)).encode() + probe.steer.tobytes())
-    if calibration is not None:
-        whole.update(calibration.norms.tobytes() + calibration.limits.tobytes())
-    return whole.hexdigest()
-
-
-def _items_digest(protocol: Protocol) -> str:
-    """Return the SHA-256 of the texts that come with EmoGuard: items, wordings, personas."""
-    texts = {
-        "premises": [items.premises(wordings=wordings) for wordings in (STUDY, PILOT)],
-        "openings": [questions.ACCEPTS, questions.CORRECTS],
-        "calibrating": questions.calibrating(),
-        "prompts": items.prompts(),
-        "tasks": items.tasks(),
-        "personas": [NEUTRAL, *(PERSONAS.get(label) for label in protocol.labels)],
-        "neutral prompts": neutral_prompts()[:TEXTS],
-        "families": families(),
-    }
-    return hashlib.sha256(json.dumps(texts, default=asdict).encode()).hexdigest()
-
-
-def _encoder_digest(folder: str | Path | None) -> str:
-    """Return the SHA-256 of an encoder's configuration, tokenizer and weights; "" without any."""
-    if folder is None:
-        return ""
-    weights = [each for kind in ("*.safetensors", "*.bin") for each in Path(folder).glob(kind)]
-    return _files_digest(
-        Path(folder),
-        {"config.json", "tokenizer.json", "vocab.txt", *(each.name for each in weights)},
-    )
-
-
-def _files_digest(folder: Path, names: Iterable[str]) -> str:
-    """Return the SHA-256 of the names and contents of those files that exist."""
-    whole = hashlib.sha256()
-    for name in sorted(names):
-        path = folder / name
-        if path.is_file():
-            with path.open("rb") as file:
-                whole.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return whole.hexdigest()

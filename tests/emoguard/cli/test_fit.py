@@ -195,7 +195,9 @@ def test_a_quick_fit_is_provisional_and_finished_from_where_it_is(
         LlamaSpeaker, "respond", counted(LlamaSpeaker.respond, lambda p: spoken.append(p.text))
     )
     assert main(shlex.split(finish.removeprefix("Finish it with: emoguard "))) == 0
-    assert "provisional" not in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "provisional" not in printed.out
+    assert "With --quick about" not in printed.err  # that is behind us
     whole, _ = artifact.load(out)
     assert not whole.is_provisional
     assert whole.recipe["texts"] == [240, 240]

@@ -25,8 +25,11 @@ def test_a_model_in_the_cache_is_found(offline):
     assert hub.local(None, None, "someone/tiny") == str(snapshot)
 
 
-def test_a_hub_that_cannot_be_reached_is_one_sentence(offline, capsys):
-    assert main(["fit", "--model", "someone/tiny", "--estimate"]) == 1
+@pytest.mark.parametrize(
+    "command", [["fit", "--estimate"], ["study", "core", "--out", "here"], ["doctor"]]
+)
+def test_a_hub_that_cannot_be_reached_is_one_sentence(offline, capsys, command):
+    assert main([*command, "--model", "someone/tiny"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "someone/tiny is no path here: asking the Hugging Face hub for it"
     assert "there is no model at someone/tiny, and the Hugging Face hub did not give" in lines[1]

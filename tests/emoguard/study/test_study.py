@@ -12,12 +12,12 @@ from emoguard import EmoGuardError, Guard
 from emoguard.steering.plan import Plan
 from emoguard.study import tasks
 from emoguard.study.analysis import _unmatched
+from emoguard.study.binding import bound_to
 from emoguard.study.causal import nulls
 from emoguard.study.judges import Lexicon
 from emoguard.study.matching import Matched, match
 from emoguard.study.noise import gumbel
 from emoguard.study.outcomes import Outcomes
-from emoguard.study.personas import PERSONAS
 from emoguard.study.pictures import draw
 from emoguard.study.protocol import Protocol
 from emoguard.study.report import markdown
@@ -25,7 +25,7 @@ from emoguard.study.runner import OutOfTimeError, Runner, groups, perform
 from emoguard.study.speech import Given, Row
 from emoguard.study.statistics import benjamini_hochberg
 from emoguard.study.store import Store
-from emoguard.study.study import Study, bound_to, data_folder, guard_of, judges
+from emoguard.study.study import Study, data_folder, guard_of, judges
 from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_calibration, make_probe
 
 from .speaking import FakeSpeech
@@ -280,75 +280,6 @@ def test_the_time_of_a_group_is_shared_by_rows(tmp_path, monkeypatch):
     assert seconds[0] / seconds[1] == pytest.approx(first.rows / second.rows, rel=1e-3)
 
 
-def test_records_are_bound_to_what_the_probe_adds_and_to_no_verdict():
-    def bound(probe, calibration=CALIBRATION):
-        return bound_to(PROTOCOL, Guard(probe, [calibration]), FAKE_IDENTITY, "fake")
-
-    judged = dataclasses.replace(PROBE, card={"note": "judged since"}, name="another@1")
-    turned = dataclasses.replace(PROBE, steer=-PROBE.steer)
-    longer = dataclasses.replace(CALIBRATION, norms=2 * CALIBRATION.norms)
-    assert bound(judged) == bound(PROBE)
-    assert bound(turned) != bound(PROBE)
-    assert bound(PROBE, longer) != bound(PROBE)
-
-
-def bound(protocol=PROTOCOL, **folders):
-    return bound_to(protocol, GUARD, FAKE_IDENTITY, "fake", **folders)
-
-
-def write(folder, **contents):
-    folder.mkdir(exist_ok=True)
-    for name, content in contents.items():
-        (folder / name.replace("_", ".")).write_text(content)
-    return folder
-
-
-def test_records_are_bound_to_the_content_of_an_encoder_and_not_to_its_place(tmp_path):
-    one = write(tmp_path / "one", config_json="{}", model_safetensors="a", README_md="a")
-    same = write(tmp_path / "same", config_json="{}", model_safetensors="a", README_md="b")
-    first = bound(embeddings=one)
-    assert bound(embeddings=same) == first != bound()
-    for changed in ({"config_json": "[]"}, {"model_safetensors": "b"}, {"vocab_txt": "b"}):
-        assert bound(embeddings=write(same, **changed)) != first
-        write(same, config_json="{}", model_safetensors="a")
-        (same / "vocab.txt").unlink(missing_ok=True)
-
-
-def test_records_are_bound_to_the_names_of_the_labels_that_classifiers_learn(tmp_path):
-    protocol = Protocol(judges={"people": "people/dev.tsv"})
-    write(tmp_path / "people", dev_tsv="a\t0", labels_txt="joy")
-    first = bound(protocol, data=tmp_path)
-    assert bound(protocol, data=tmp_path) == first
-    write(tmp_path / "people", labels_txt="anger")
-    assert bound(protocol, data=tmp_path) != first
-
-
-@pytest.mark.parametrize(
-    ("place", "change"),
-    [
-        ("items.prompts", list),
-        ("items.tasks", list),
-        ("items.premises", lambda wordings: []),
-        ("questions.calibrating", list),
-        ("PERSONAS", {"happy": "You are a stone."}),
-        ("NEUTRAL", "You are a stone."),
-        ("neutral_prompts", list),
-        ("families", list),
-    ],
-)
-def test_records_are_bound_to_the_texts_that_come_with_emoguard(monkeypatch, place, change):
-    first = bound()
-    monkeypatch.setattr(f"emoguard.study.study.{place}", change)
-    assert bound() != first
-
-
-def test_a_persona_that_a_study_does_not_use_does_not_bind_it(monkeypatch):
-    first = bound()
-    more = {**PERSONAS, "bored": "You are a stone."}
-    monkeypatch.setattr("emoguard.study.study.PERSONAS", more)
-    assert bound() == first
-
-
 def test_more_prompts_than_there_are_are_refused_while_the_cost_is_measured(tmp_path):
     protocol = dataclasses.replace(PROTOCOL, pilot={"prompts": 200})
     with pytest.raises(EmoGuardError, match=r"pilot.prompts: wanted 200, there are 132"):
@@ -361,7 +292,8 @@ def test_costs_are_of_every_part_and_cost_no_record(tmp_path, rows):
     named: list[str] = []
     actual = {each.block: each for each in study.cost(named.append)}
     assert named == list(actual)
-    assert {"pilot, answers", "expression", "nulls", "premise", "explored"} <= actual.keys()
+    wanted = {"pilot, answers", "matched", "expression", "nulls", "premise", "explored"}
+    assert wanted <= actual.keys()
     assert actual["expression"].cells == 30 * 60
     assert all(each.seconds > 0 for each in actual.values())
     assert not study.store.records
@@ -462,11 +394,19 @@ def test_directions_that_reach_the_dose_are_asked_in_place_of_the_others(tmp_pat
     assert asked == ["random-1", "random-2"]
 
 
-def test_only_directions_that_are_asked_are_matched(tmp_path):
+def test_only_directions_that_are_asked_are_matched_as_planned_and_counted(tmp_path):
     changed = {"nulls": {"directions": 199, "prompts": 0}, "safety": {"directions": 2},
                "contrasts": ()}  # fmt: skip
     study = started(tmp_path, FakeSpeech(), Protocol(**{**vars(PROTOCOL), **changed}))
-    assert list(study.matched(0.1).doses) == ["random-0", "random-1"]
+    (planned,) = (each for each in study.cost() if each.block == "matched")
+    counts: list[int] = []
+    assert list(study.matched(0.1, counts.append).doses) == ["random-0", "random-1"]
+    assert len(counts) > 1
+    assert sum(counts) == planned.cells == 3 * (2 + 3 * 2)
+    assert study.store.records["matched"]["seconds"] > 0
+    again: list[int] = []
+    study.matched(0.1, again.append)
+    assert again == [planned.cells]
 
 
 def test_a_small_bound_holds_while_speeds_are_measured(tmp_path):
