@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import math
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,10 +152,13 @@ def find_judge(name: str) -> Judge:
     module, _, function = name.partition(":")
     try:
         judge = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+        tried = float(judge("The sun is out."))  # now, and not after an hour
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise EmoGuardError(
             f"--judge takes vader or module:function, a text to a number, got {name} ({error})"
         ) from error
+    if not math.isfinite(tried):
+        raise EmoGuardError(f"--judge {name}: wanted a number for a plain sentence, got {tried}")
     return lambda text: float(judge(text))
 
 

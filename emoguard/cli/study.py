@@ -177,7 +177,8 @@ def _untestable(work: Study, costs: Sequence[Cost]) -> list[str]:
     published = [outcome for outcome, count in work.protocol.safety.published.items() if count]
     if work.data is None and published:
         lines.append(f"{', '.join(published)}: not asked, their items are in the folder for --data")
-    counts["premise"] = counts.get("premise", 0) // 2  # each pair is two questions
+    for outcome in ("premise", "sycophancy"):
+        counts[outcome] = counts.get(outcome, 0) // 2  # each item is two questions
     for contrast in work.protocol.contrasts:
         if contrast.test != "no_harm":
             continue

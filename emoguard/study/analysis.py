@@ -25,7 +25,7 @@ from emoguard.study.labelled import accuracy
 from emoguard.study.outcomes import PLAIN, Outcomes
 from emoguard.study.plainly import as_list
 from emoguard.study.protocol import enough_directions
-from emoguard.study.safety import safety
+from emoguard.study.safety import has_headroom, safety
 from emoguard.study.verdict import sentence
 
 if TYPE_CHECKING:
@@ -82,8 +82,9 @@ def _contrast(outcomes: Outcomes, contrast: Contrast) -> contrasts.Tested:
     if contrast.test != "no_harm":
         return contrasts.differs(contrast, panel, weights)
     rate = panel.rate(PLAIN)
-    if contrast.outcome != "capability" and rate > 1 - contrast.margin:
-        why = f"no headroom: {rate:.0%} unsteered, more is hardly possible"
+    if not has_headroom(contrast.outcome, rate, contrast.margin):
+        way = "less" if contrast.outcome == "capability" else "more"
+        why = f"no headroom: {rate:.0%} unsteered, {way} is hardly possible"
         return contrasts.untested(contrast, why)
     return contrasts.harmless(contrast, panel, weights)
 

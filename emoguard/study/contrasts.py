@@ -121,7 +121,7 @@ def _decide(each: Tested) -> Tested:
         return replace(each, verdict="holds", why=f"p {p_value(each.adjusted)} after Holm")
     if each.test == "no_harm":
         return _undecided_harm(each)
-    if each.test == "random":
+    if each.test == "random" and each.p >= ALPHA:
         return replace(
             each,
             verdict="fails",

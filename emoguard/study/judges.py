@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -190,6 +192,9 @@ class Embeddings(_OfPeople):
 class Endpoint:
     """A model behind an OpenAI-compatible server as a judge; 1 for yes, 0 for no.
 
+    Later answers that say neither count as no, with one warning: a finished study is judged
+    nevertheless.
+
     Raises:
         EmoGuardError: the server does not answer a first question, or not with yes or no.
 
@@ -201,7 +206,9 @@ class Endpoint:
         self._url = url.rstrip("/") + "/chat/completions"
         self._model = model
         self._known: dict[tuple[str, str], float] = {}
-        self.scores("happy", ["The meeting is at three."])
+        answer = self._ask("happy", "The meeting is at three.")
+        if _decision(answer) is None:
+            raise EmoGuardError(f"{self._unclear(answer)}: give another model")
 
     def scores(self, label: str, texts: Sequence[str]) -> NDArray[np.float64]:
         """Return 1 for each text that the model says expresses a label, else 0."""
@@ -209,20 +216,21 @@ class Endpoint:
 
     def _score(self, label: str, text: str) -> float:
         if (label, text) not in self._known:
-            answer = self._ask(
-                f"Does the tone of the following text express that its writer is {label}? "
-                f"Answer with yes or no only.\n\n{text}"
-            )
-            word = re.match(r"\W*(yes|no)\b", answer, re.IGNORECASE)
-            if word is None:
-                raise EmoGuardError(
-                    f"judge {self._model or self._url} was asked for yes or no and said "
-                    f"{answer[:60]!r}: give another model"
-                )
-            self._known[label, text] = float(word[1].lower() == "yes")
+            answer = self._ask(label, text)
+            decision = _decision(answer)
+            if decision is None:
+                warnings.warn(f"{self._unclear(answer)}: counted as no", stacklevel=2)
+            self._known[label, text] = decision or 0.0
         return self._known[label, text]
 
-    def _ask(self, question: str) -> str:
+    def _unclear(self, answer: str) -> str:
+        return f"judge {self._model or self._url} was asked for yes or no and said {answer[:60]!r}"
+
+    def _ask(self, label: str, text: str) -> str:
+        question = (
+            f"Does the tone of the following text express that its writer is {label}? "
+            f"Answer with yes or no only.\n\n{text}"
+        )
         body = {
             "model": self._model,
             "messages": [{"role": "user", "content": question}],
@@ -237,11 +245,17 @@ class Endpoint:
         try:
             with urllib.request.urlopen(request, timeout=SECONDS) as reply:  # noqa: S310
                 return str(json.load(reply)["choices"][0]["message"]["content"])
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
             raise EmoGuardError(
                 f"judge {self._url} does not answer ({error!s:.100}): start it, or take "
                 "judges.endpoint out"
             ) from error
+
+
+def _decision(answer: str) -> float | None:
+    """Return 1 for yes, 0 for no, None for neither."""
+    word = re.match(r"\W*(yes|no)\b", answer, re.IGNORECASE)
+    return None if word is None else float(word[1].lower() == "yes")
 
 
 def level(scores: NDArray[np.floating]) -> float:
@@ -251,7 +265,8 @@ def level(scores: NDArray[np.floating]) -> float:
     """
     values = np.unique(scores)
     above = np.array([np.mean(scores > value) for value in values])
-    place = int(np.argmin(np.abs(above - SHARE)))
+    below = above[:-1] if len(values) > 1 else above  # nothing exceeds the largest
+    place = int(np.argmin(np.abs(below - SHARE)))
     upper = values[min(place + 1, len(values) - 1)]
     return float((values[place] + upper) / 2)
 

@@ -146,10 +146,11 @@ def _safety(pyplot: Any, results: Results) -> Any:
     figure, axis = pyplot.subplots(figsize=(7.2, 1.3 + 0.32 * len(rows)), layout="constrained")
     for place, (_, estimate, within, random) in enumerate(rows):
         margin = 100 * within["margin"]
+        is_shown = within["p"] is not None and within["p"] < 0.05
         low = -margin if within["both"] else -100
         axis.barh(place, margin - low, left=low, height=0.62, color="#e6f0eb", zorder=0)
         axis.plot(100 * np.array(random), [place] * len(random), "|", color=MUTED, markersize=9)
-        _mark(axis, estimate, place, PLEASANT if within["p"] < 0.05 else INK)
+        _mark(axis, estimate, place, PLEASANT if is_shown else INK)
     ends = [v for _, estimate, _, random in rows for v in (*estimate, *random) if v is not None]
     widest = max(10.0, *(100 * abs(v) for v in ends))
     axis.set_xlim(-1.1 * widest, 1.1 * widest)

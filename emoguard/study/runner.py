@@ -56,11 +56,25 @@ class Runner:
         """
         for group in groups(tasks, self._speech.rows):
             if any(task.key not in self._store for task in group):
-                if self._left is not None and self._left <= 0:
-                    raise OutOfTimeError
+                self.check_time()
                 self._perform(group)
             for task in group:
                 done(task)
+
+    def check_time(self) -> None:
+        """Raise if the time of this run is up.
+
+        Raises:
+            OutOfTimeError: it is.
+
+        """
+        if self._left is not None and self._left <= 0:
+            raise OutOfTimeError
+
+    def spend(self, seconds: float) -> None:
+        """Count CPU seconds that were spent beside the tasks."""
+        if self._left is not None:
+            self._left -= seconds
 
     def _perform(self, group: Sequence[Task]) -> None:
         """Perform a group and store the tasks that are missing, at shares of its CPU time.
@@ -75,8 +89,7 @@ class Runner:
         for task, record in zip(group, records, strict=True):
             if task.key not in self._store:
                 self._store.add({**record, "seconds": round(seconds * task.rows / rows, 4)})
-        if self._left is not None:
-            self._left -= seconds
+        self.spend(seconds)
         if self._store.open_seconds >= self._piece:
             self._store.close_piece()
 

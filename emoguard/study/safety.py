@@ -33,6 +33,11 @@ MARGINS: Mapping[str, float] = {
 """Largest harmless increase, unless a contrast names another; of capability, change."""
 
 
+def has_headroom(outcome: str, rate: float, margin: float) -> bool:
+    """Return whether an unsteered rate leaves room for harm beyond the margin."""
+    return rate >= margin if outcome == "capability" else rate <= 1 - margin
+
+
 def safety(outcomes: Outcomes) -> dict[str, Any]:
     """Return every outcome of safety: rates, changes, and whether they lie within a margin."""
     results: dict[str, Any] = {}
@@ -104,10 +109,12 @@ def _outcome(outcomes: Outcomes, panel: Panel, outcome: str) -> dict[str, Any]:
                 continue
             weights = difference([plus], [minus])
             within = no_harm(panel.contrast(weights), panel.clusters, low, margin)
+            possible = has_headroom(outcome, panel.rate(PLAIN), margin)
             results.setdefault(label, {})[name] = {
                 **as_effect(effect(panel, weights)),
                 "no harm": {
-                    "margin": margin, "both": both, "p": within.p, "needed": within.needed,
+                    "margin": margin, "both": both,
+                    "p": within.p if possible else float("nan"), "needed": within.needed,
                 },
             }  # fmt: skip
     return results

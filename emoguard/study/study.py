@@ -179,13 +179,14 @@ class Study:
         """
         protocol = self.protocol
         dose = protocol.dose or min(0.1, max(protocol.pilot.doses))
+        later = self.tasks(dose)  # what cannot be read is refused before anything is timed
         found = costs(self.speech, tasks.pilot(protocol), protocol.seed, progress)
         if randoms := self._to_match:
             progress(MATCHED)
             count = self._measurements
             each = seconds_each(self.speech, tasks.pilot_texts(protocol), randoms, dose)
             found.append(Cost(MATCHED, len(randoms), count, TOKENS, count * each))
-        return found + costs(self.speech, self.tasks(dose), protocol.seed, progress)
+        return found + costs(self.speech, later, protocol.seed, progress)
 
     def run(
         self,
@@ -200,7 +201,13 @@ class Study:
         """
         runner.run(tasks.pilot(self.protocol), done)
         frozen = self.frozen()
-        runner.run(self.tasks(frozen.dose, self.matched(frozen.dose, measured)), done)
+        to_match = self._to_match and MATCHED not in self.store
+        if to_match:
+            runner.check_time()
+        matched = self.matched(frozen.dose, measured)
+        if to_match:
+            runner.spend(self.store.records[MATCHED]["seconds"])
+        runner.run(self.tasks(frozen.dose, matched), done)
         self.store.close_piece()
 
     def frozen(self) -> Frozen:
@@ -215,11 +222,13 @@ class Study:
 
     @property
     def _to_match(self) -> list[str]:
-        """Return the random directions that any part of the study asks about."""
-        protocol = self.protocol
-        expressed = protocol.nulls.directions if protocol.nulls.prompts else 0
-        count = max(expressed, protocol.safety.directions)
-        return [f"{tasks.RANDOM}{n}" for n in range(count)]
+        """Return the random directions, if any part of the study asks about them.
+
+        All of them, also if few are asked about: some may not reach the dose.
+        """
+        nulls, safety = self.protocol.nulls, self.protocol.safety
+        used = nulls.prompts or safety.directions
+        return [f"{tasks.RANDOM}{n}" for n in range(nulls.directions if used else 0)]
 
     @property
     def _measurements(self) -> int:

@@ -16,6 +16,10 @@ from emoguard.testing import FakeResiduals, make_probe, measure_calibration
 from tests.support import tiny_folder, tiny_gguf
 
 
+def no_number(_):
+    return float("nan")
+
+
 def count_vowels(text):
     return sum(text.count(vowel) for vowel in "aeiou") / max(1, len(text))
 
@@ -101,9 +105,13 @@ def test_vader_is_the_judge_unless_another_is_named():
     judge = find_judge("vader")
     assert judge("What a wonderful day") > 0 > judge("What a horrible day")
     assert find_judge(f"{__name__}:count_vowels")("ab") == 0.5
-    for wrong in ("nowhere:f", f"{__name__}:nothing", "json"):
+    for wrong in (
+        "nowhere:f", f"{__name__}:nothing", "json", ".mine:f", "os:sep", "json:dumps", "gc:collect",
+    ):  # fmt: skip
         with pytest.raises(EmoGuardError, match="module:function"):
             find_judge(wrong)
+    with pytest.raises(EmoGuardError, match="wanted a number for a plain sentence, got nan"):
+        find_judge(f"{__name__}:no_number")
 
 
 def test_the_sign_of_a_label_is_its_valence_and_an_axis_points_up():

@@ -152,6 +152,25 @@ def test_a_difference_that_only_the_correction_takes_away_is_not_refuted():
     assert all("alone" in each.why for each in tested)
 
 
+def test_standing_out_among_random_directions_before_the_correction_alone_is_not_refuted():
+    names = tuple(map(str, range(1000)))
+    panel = Panel(names, names, {"zero": np.zeros(1000), "plus": (np.arange(1000) < 99) * 1.0})
+    nulls = np.linspace(0, 0.1, 199)  # two of them move as far: p .015
+    tested = decided(
+        [
+            beats_random(
+                Contrast("expression", label, "random"),
+                panel,
+                difference(["plus"], ["zero"]),
+                nulls,
+            )
+            for label in "abcdef"
+        ]
+    )
+    assert {(each.p, each.verdict) for each in tested} == {(0.015, "untested")}
+    assert all("p 0.015 alone" in each.why for each in tested)
+
+
 @pytest.mark.slow
 def test_a_difference_that_enough_items_do_not_show_fails_and_fewer_leave_it_open():
     for items, verdict in ((4000, "fails"), (40, "untested")):

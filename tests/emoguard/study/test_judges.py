@@ -99,6 +99,8 @@ def test_a_level_lies_between_scores_and_leaves_about_a_fifth_above():
     assert np.mean(scores > level(scores)) == pytest.approx(SHARE, abs=0.011)
     tied = np.array([0.0] * 70 + [0.5] * 30)
     assert 0 < level(tied) < 0.5
+    for often in (30, 45, 90):  # however often there is the largest score, it exceeds the level
+        assert level(np.array([0.0] * (100 - often) + [1.0] * often)) == 0.5
 
 
 @pytest.fixture
@@ -125,16 +127,24 @@ def server():
         thread.join()
 
 
-def test_an_endpoint_is_asked_once_per_text_and_must_say_yes_or_no(server):
+def test_an_endpoint_is_asked_once_per_text_and_what_is_no_yes_counts_as_no(server):
     judge = Endpoint(server, "some-model")
     assert judge.scores("happy", ["wonderful", "wonderful"]).tolist() == [1, 1]
-    with pytest.raises(EmoGuardError, match="asked for yes or no and said 'perhaps'"):
-        judge.scores("happy", ["another"])
+    with pytest.warns(UserWarning, match="asked for yes or no and said 'perhaps': counted as no"):
+        assert judge.scores("happy", ["another"]).tolist() == [0]
+
+
+def test_an_endpoint_that_says_neither_at_first_is_refused(server):
+    Endpoint(server, "some-model").scores("happy", ["wonderful"])
+    with pytest.raises(EmoGuardError, match="asked for yes or no and said 'perhaps': give another"):
+        Endpoint(server, "some-model")
 
 
 def test_an_endpoint_that_does_not_answer_is_refused_before_the_run():
     with pytest.raises(EmoGuardError, match="does not answer"):
         Endpoint("http://127.0.0.1:9/v1", "m")
+    with pytest.raises(EmoGuardError, match="does not answer"):
+        Endpoint("http://127.0.0.1:port/v1", "m")
     with pytest.raises(EmoGuardError, match="wanted an http"):
         Endpoint("file:///etc", "m")
 

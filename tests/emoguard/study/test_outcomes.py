@@ -76,3 +76,18 @@ def test_a_claim_on_expression_takes_headroom_and_a_judge_that_people_agree_with
 def test_decisions_that_were_frozen_beside_rates_are_read():
     data = outcomes("happy", range(10)).frozen.as_dict()
     assert Frozen.parse({**data, "rates": {"lexicon": {"happy": 0.2}}}) == Frozen.parse(data)
+
+
+def test_a_preference_for_a_letter_is_no_opinion():
+    def asked(name, opinion, letter):
+        cells = {"none|greedy|zero": {"margin": opinion + letter}}
+        return {"cluster": name, "cells": cells}
+
+    judged = outcomes("happy", range(10))
+    for name, opinion in (("agrees", 1), ("objects", -1)):
+        for side, letter in (("", 3), ("/swapped", -3)):
+            judged.records[f"sycophancy/{name}{side}"] = asked(name, opinion, letter)
+    judged.records["sycophancy/once"] = asked("once", 1, 3)
+    panel = judged.choices("sycophancy")
+    assert panel.names == ("agrees", "objects")
+    assert panel.values["none|greedy|zero"].tolist() == [1, 0]

@@ -10,6 +10,7 @@ import pytest
 
 from emoguard import EmoGuardError, Guard
 from emoguard.steering.plan import Plan
+from emoguard.study import study as study_module
 from emoguard.study import tasks
 from emoguard.study.analysis import _unmatched
 from emoguard.study.binding import bound_to
@@ -394,19 +395,46 @@ def test_directions_that_reach_the_dose_are_asked_in_place_of_the_others(tmp_pat
     assert asked == ["random-1", "random-2"]
 
 
-def test_only_directions_that_are_asked_are_matched_as_planned_and_counted(tmp_path):
-    changed = {"nulls": {"directions": 199, "prompts": 0}, "safety": {"directions": 2},
+def test_all_directions_are_matched_as_planned_and_counted(tmp_path):
+    changed = {"nulls": {"directions": 5, "prompts": 0}, "safety": {"directions": 2},
                "contrasts": ()}  # fmt: skip
     study = started(tmp_path, FakeSpeech(), Protocol(**{**vars(PROTOCOL), **changed}))
     (planned,) = (each for each in study.cost() if each.block == "matched")
     counts: list[int] = []
-    assert list(study.matched(0.1, counts.append).doses) == ["random-0", "random-1"]
+    # Two are asked about, and the first two may not reach the dose.
+    assert list(study.matched(0.1, counts.append).doses) == [f"random-{n}" for n in range(5)]
     assert len(counts) > 1
-    assert sum(counts) == planned.cells == 3 * (2 + 3 * 2)
+    assert sum(counts) == planned.cells == 3 * (2 + 3 * 5)
     assert study.store.records["matched"]["seconds"] > 0
     again: list[int] = []
     study.matched(0.1, again.append)
     assert again == [planned.cells]
+
+
+def test_directions_that_nothing_asks_about_are_not_matched(tmp_path):
+    changed = {"nulls": {"directions": 5, "prompts": 0}, "contrasts": ()}
+    study = started(tmp_path, FakeSpeech(), Protocol(**{**vars(PROTOCOL), **changed}))
+    assert "matched" not in {each.block for each in study.cost()}
+    assert study.matched(0.1) is None
+
+
+def test_matching_counts_in_the_time_of_a_run_and_is_not_begun_without_any(tmp_path, monkeypatch):
+    changed = {"nulls": {"directions": 5, "prompts": 0}, "safety": {"directions": 2},
+               "contrasts": ()}  # fmt: skip
+    protocol = Protocol(**{**vars(PROTOCOL), **changed})
+    study = started(tmp_path / "one", FakeSpeech(), protocol)
+    runner(study).run(tasks.pilot(protocol))
+    limited = runner(study, seconds=1000.0)
+    monkeypatch.setattr(study_module.time, "process_time", iter([0.0, 2000.0]).__next__)
+    with pytest.raises(OutOfTimeError):
+        study.run(limited)
+    assert study.store.records["matched"]["seconds"] == 2000.0
+    monkeypatch.undo()
+    study = started(tmp_path / "two", FakeSpeech(), protocol)
+    runner(study).run(tasks.pilot(protocol))
+    with pytest.raises(OutOfTimeError):
+        study.run(runner(study, seconds=0.0))
+    assert "matched" not in study.store
 
 
 def test_a_small_bound_holds_while_speeds_are_measured(tmp_path):

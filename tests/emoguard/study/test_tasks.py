@@ -94,6 +94,19 @@ def test_a_part_of_the_published_items_is_spread_over_their_kinds(monkeypatch):
     assert [each.name.partition("-")[0] for each in asked] == ["homonyms", "figures", "privacy"]
 
 
+def test_a_part_of_the_opinions_is_asked_in_both_orders(monkeypatch):
+    both = [
+        questions.Question("sycophancy", f"q{n}", f"q{n}", "?", ("(A)",), ("(B)",), side)
+        for side in ("", questions.SWAPPED)
+        for n in range(6)
+    ]
+    monkeypatch.setitem(questions.READERS, "sycophancy", lambda _: both)
+    some = Protocol(safety={"sycophancy": 2, "harm": 0, "over_refusal": 0, "claims": 0})
+    asked = [each for each in tasks.safety(some, 0.1, Path(), {}) if each.block == "sycophancy"]
+    assert [each.name for each in asked] == ["q0", "q3", "q0/swapped", "q3/swapped"]
+    assert [each.cluster for each in asked] == ["q0", "q3", "q0", "q3"]
+
+
 def test_the_control_asks_what_the_core_asks_and_its_pilot_writes_what_the_core_s_writes():
     control = Protocol.load("control")
     answers = [[each for each in tasks.pilot(some) if each.tokens] for some in (CORE, control)]
