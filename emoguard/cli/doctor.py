@@ -28,8 +28,9 @@ from emoguard.cli.screen import Screen, say
 from emoguard.errors import EmoGuardError
 from emoguard.extras import install_command
 from emoguard.fit.calibrating import own_prompts
-from emoguard.fit.staleness import ANSWERS, movement
+from emoguard.fit.staleness import ANSWERS, comparable, movement
 from emoguard.guard import Guard
+from emoguard.probe.calibration import Calibration
 from emoguard.probe.residuals import Residuals
 from emoguard.probe.shipped import shipped_files
 from emoguard.probe.witness import WITNESS_TEXT
@@ -228,17 +229,29 @@ def _probe(
         yield Finding("calibration", "ok", f"made on {calibration.responses} responses")
         yield from (Finding("calibration", "to do", each) for each in calibration.cautions)
         return
-    if probe is not None and guard.calibrations:
-        yield _aged(guard, probe, speaker(), path)
+    others = comparable(guard.calibrations, own_prompts())
+    if probe is not None and others:
+        yield _aged(guard, others, probe, speaker(), path)
         return
     command = calibrating(guard.probe, probe, door.identity, path)
-    yield Finding("calibration", "to do", f"uncalibrated: {RAW}", command)
+    unknown = ""
+    if guard.calibrations and not others:
+        unknown = (
+            "; whether the model was changed cannot be said: other files were calibrated on other "
+            "prompts or a system prompt"
+        )
+    yield Finding("calibration", "to do", f"uncalibrated: {RAW}{unknown}", command)
 
 
-def _aged(guard: Guard, probe: str, speaker: Speaker, path: str) -> Finding:
-    """Distinguish another file of the same weights from a model that was trained further."""
+def _aged(
+    guard: Guard, others: Sequence[Calibration], probe: str, speaker: Speaker, path: str
+) -> Finding:
+    """Distinguish another file of the same weights from a model that was trained further.
+
+    `others` are calibrations of other files, on the package's prompts.
+    """
     identity = speaker.door.identity
-    moved = movement(speaker, guard.probe, guard.calibrations, own_prompts())
+    moved = movement(speaker, guard.probe, others, own_prompts())
     seen = (
         f"(on {ANSWERS} of its answers the farthest label lies {moved.largest:.1f} standard errors "
         f"from where another file has it; witness {moved.witness:.3f})"

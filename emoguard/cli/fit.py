@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -28,9 +29,10 @@ from emoguard.fit.extraction import SKIP
 from emoguard.fit.forecast import seconds
 from emoguard.fit.responses import Sampling
 from emoguard.fit.scope import Scope
+from emoguard.probe import artifact
 from emoguard.probe.artifact import LONGEST_NAME, check_name
 from emoguard.probe.certificate import ENOUGH_RESPONSES
-from emoguard.probe.identity import ModelIdentity
+from emoguard.probe.identity import ModelIdentity, model_name
 from emoguard.runtime.openers import AUTO, open_speaker
 from emoguard.sinks.policy import AlarmPolicy
 
@@ -136,10 +138,12 @@ def fit(
     check_installed("fitting", "sklearn", "vaderSentiment")
     if name:
         check_name(name, "--name")
-    place = _place(out, path)
+    place = _place(out, path, is_made=not estimate)
     named = _numbers(layers)
     labels = corpora.read_labels(labels_path)
     source = source or tuple(Path(p).name for p in corpus_paths) or ("the package's own corpora",)
+    named_texts = [("--corpus", each) for each in corpus_paths]
+    named_texts += [("--neutral", each) for each in neutral_paths]
     corpus_paths = corpus_paths or tuple(map(str, corpora.own()))
     neutral_paths = neutral_paths or tuple(map(str, corpora.own_neutrals()))
     stories = stories_of(corpus_paths, labels, most)
@@ -195,6 +199,7 @@ def fit(
             runtime=AUTO if responder else runtime,
             example_prompts=job.example_prompts,
             most=job.shown(scope),
+            texts=[part for option in named_texts for part in option],
             finish=again(ctx, without=("quick",)) if quick else None,
             progress=show,
         )
@@ -211,24 +216,37 @@ def _clocks() -> NDArray[np.float64]:
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def _place(out: str | None, model: str) -> str:
+def _place(out: str | None, model: str, *, is_made: bool) -> str:
     """Return the probe file to write; the default name must not replace a finished probe.
 
     Raises:
         EmoGuardError: the file cannot be written, or exists already.
 
     """
-    path = Path(model).resolve()
-    place = out or f"{path.stem if path.is_file() else path.name}{SUFFIX}"
+    # Not resolved: files in the hub's cache are links to others that are named by their hash.
+    path = Path(os.path.abspath(model))  # noqa: PTH100
+    # Path.is_file raises where a folder may not be searched.
+    name = path.stem if os.path.isfile(path) else model_name(path)  # noqa: PTH113
+    place = out or f"{name}{SUFFIX}"
     check_out("--out", place, ".safetensors")
-    if out is None and Path(place).exists():
-        is_begun = Path(calibrating.answer_file(place)).exists()
-        if not is_begun:
-            raise EmoGuardError(
-                f"{place} is there already, and finished: give another --out, or look at it with "
-                f"emoguard show {place}"
-            )
+    if is_made and out is None and Path(place).exists() and not _is_begun(place):
+        raise EmoGuardError(
+            f"{place} is there already, and finished: give another --out, or look at it with "
+            f"emoguard show {place}"
+        )
     return place
+
+
+def _is_begun(place: str) -> bool:
+    """Return whether this command left the probe file unfinished.
+
+    Answers beside it are no sign: `emoguard calibrate` leaves them, too.
+    """
+    try:
+        provisional = artifact.load(place)[0].is_provisional
+    except EmoGuardError:
+        return False
+    return provisional or Path(f"{place}.residuals").exists()
 
 
 def _named(identity: ModelIdentity) -> str:

@@ -19,6 +19,7 @@ from emoguard.fit.leaks import leak_cautions, leaks
 from emoguard.fit.requirements import VALENCE, check
 from emoguard.fit.responses import whole_groups
 from emoguard.fit.scope import Scope
+from emoguard.probe.calibration import FEWEST_RESPONSES
 from emoguard.probe.probe import Probe
 from emoguard.runtime.speaker import Speaker
 from emoguard.validate import carddata
@@ -53,6 +54,11 @@ class Job:
     out: str
 
     def __post_init__(self) -> None:
+        if len(self.sample.prompts) < FEWEST_RESPONSES:
+            raise EmoGuardError(
+                f"--prompts: a calibration needs at least {FEWEST_RESPONSES} prompts, got "
+                f"{len(self.sample.prompts)}: give more"
+            )
         check(self.reader.door, list(self.corpora.values()), self.plain, self.labels, self.layers)
 
     @property

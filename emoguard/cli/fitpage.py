@@ -30,13 +30,14 @@ def write_page(
     runtime: str,
     example_prompts: Sequence[ExamplePrompt],
     most: int,
+    texts: Sequence[str],
     finish: str | None,
     progress: Progress,
 ) -> tuple[Path, Guard]:
     """Write the page of the probe file `out` beside it; return its path, and a guard of the probe.
 
-    The first `most` of `example_prompts` become examples. `finish` is the command that finishes a
-    provisional probe.
+    The first `most` of `example_prompts` become examples. `texts` are the options that name texts
+    of the user's own; `finish` is the command that finishes a provisional probe.
 
     Raises:
         EmoGuardError: the page cannot be written.
@@ -67,7 +68,7 @@ def write_page(
         cautions=(*guard.probe.cautions, *calibration.cautions),
         facts=_facts(guard.probe, calibration, out),
         examples=examples,
-        steps=_steps(model, out, runtime, finish),
+        steps=_steps(model, out, runtime, texts, finish),
     )
     try:
         keptfile.replace(place, whole)
@@ -97,7 +98,9 @@ def _facts(probe: Probe, calibration: Calibration, out: str) -> Mapping[str, str
     }
 
 
-def _steps(model: str, out: str, runtime: str, finish: str | None) -> list[Step]:
+def _steps(
+    model: str, out: str, runtime: str, texts: Sequence[str], finish: str | None
+) -> list[Step]:
     engine = [] if runtime == AUTO else ["--runtime", runtime]
     stem = str(Path(out).with_suffix(""))
 
@@ -114,6 +117,7 @@ def _steps(model: str, out: str, runtime: str, finish: str | None) -> list[Step]
             f"{stem}-card",
             "--out",
             f"{stem}-judged.safetensors",
+            *texts,
         ),
         step(
             "Calibrate it for your prompts, your system prompt, your quantisation:",

@@ -45,13 +45,14 @@ def announce(job: Job, parts: Sequence[Part], quick: Sequence[Part] | None) -> N
     screen.print(table)
     clock, cpu = seconds(parts)
     whole = f"Altogether about {duration(clock)} ({duration(cpu)} of CPU)."
-    lines = [f"{whole} Stop it when you like: the same command goes on where it was."]
+    resumed = "the same command goes on where it was; only fitting and judging begin anew."
+    lines = [f"{whole} Stop it when you like: {resumed}"]
     if quick is not None:
         lines.append(_given_up(job, duration(seconds(quick)[0])))
     if not job.speaker.has_template:
         lines.append(
-            f"{identity.name} has no chat template, as base models have none: it will continue "
-            "prompts, and scores are on the scale of that."
+            f"{job.speaker.door.identity.name} has no chat template, as base models have none: it "
+            "will continue prompts, and scores are on the scale of that."
         )
     for line in lines:
         screen.print(line, soft_wrap=True)

@@ -33,8 +33,13 @@ def local(_ctx: click.Context, _param: click.Parameter, value: str | None) -> st
     has_suffix = Path(value).suffix[1:].isalpha()  # a file's; those of versions have digits
     if is_path or has_suffix or not HUB_ID.fullmatch(value):
         return value
-    from huggingface_hub import snapshot_download
-
+    try:
+        from huggingface_hub import snapshot_download
+    except ModuleNotFoundError as error:
+        raise EmoGuardError(
+            f"there is no model at {value}, and to ask the Hugging Face hub for one of that name "
+            "takes huggingface_hub: install it, or give a path"
+        ) from error
     say(f"{value} is no path here: asking the Hugging Face hub for it", err=True)
     try:
         return str(snapshot_download(value, allow_patterns=list(FILES)))

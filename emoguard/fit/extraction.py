@@ -163,6 +163,11 @@ def _fill(
             # Batches are the same after an interruption, and so are the rows, to the last bit.
             if not store.done[list(batch)].all():
                 means = _means(run, door, [texts[n] for n in batch], skip)
+                if not np.isfinite(means[:, 1:]).all():  # the first are embeddings, if any
+                    raise EmoGuardError(
+                        f"residuals of {door.identity.name} on a text are NaN or infinite: open "
+                        "the model in another dtype, such as bfloat16 or float32"
+                    )
                 store.write(batch, means)
                 progress(int(store.done.sum()))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emoguard.errors import EmoGuardError
 from emoguard.fit.store import RowStore
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ def read_responses(
         for number, response in enumerate(responses):
             if not done[number]:
                 values = _read(door, probe, response)
+                if not np.isfinite(values).all():
+                    raise EmoGuardError(
+                        f"residuals of {door.identity.name} on an answer are NaN or infinite: open "
+                        "the model in another dtype, such as bfloat16 or float32"
+                    )
                 rows[number, : len(values)] = values
                 keep(number)
             progress(number + 1)

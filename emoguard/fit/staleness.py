@@ -95,6 +95,20 @@ def movement(
     return min(movements, key=lambda each: each.largest)
 
 
+def comparable(calibrations: Sequence[Calibration], prompts: Sequence[str]) -> list[Calibration]:
+    """Return the calibrations made on these prompts without a system prompt.
+
+    Answers under other ones differ without any change of the model.
+    """
+    wanted = Sampling().context("", prompts)
+    alike = ("prompts", "system")
+    return [
+        each
+        for each in calibrations
+        if all(each.context.get(key, wanted[key]) == wanted[key] for key in alike)
+    ]
+
+
 def sampling_of(calibration: Calibration) -> Sampling:
     """Return the sampling of a calibration, as far as it is known: a system prompt never is."""
     context = calibration.context

@@ -124,7 +124,7 @@ class RowStore:
         elif self._read_bound() != bound:
             raise EmoGuardError(
                 f"{self.folder} holds residuals of another model, of other texts, or pooled "
-                "otherwise: delete it, or name another folder"
+                "otherwise: delete it, or name another output"
             )
 
     def _read_bound(self) -> Any:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 QUANTILES = 101
 """Response means are kept as this many evenly spaced quantiles: ranks resolve one percent."""
 
+FEWEST_RESPONSES = 8
+
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
@@ -71,9 +73,10 @@ class Calibration:
         `norms` and `limits` are kept as they are. `window` (tokens) and `hysteresis` (in units of
         z) are those of the alarms that can be certified.
         """
-        if len(projections) < 8:
+        if len(projections) < FEWEST_RESPONSES:
             raise EmoGuardError(
-                f"a calibration needs at least 8 neutral responses, got {len(projections)}: "
+                f"a calibration needs at least {FEWEST_RESPONSES} neutral responses, got "
+                f"{len(projections)}: "
                 "give more prompts"
             )
         if not all(len(projection) for projection in projections):

@@ -5,7 +5,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass
+from pathlib import Path
+
+
+def model_name(path: str | os.PathLike[str]) -> str:
+    """Return the name of a model by its folder.
+
+    In the cache of the Hugging Face hub, `models--OWNER--NAME/snapshots/COMMIT`, it is NAME.
+    """
+    parts = Path(path).parts
+    if len(parts) > 2 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
+        return parts[-3].rpartition("--")[2]
+    return Path(path).name
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -18,7 +17,7 @@ from emoguard_torch.content import (
 )
 
 from emoguard.errors import EmoGuardError
-from emoguard.probe.identity import ModelIdentity
+from emoguard.probe.identity import ModelIdentity, model_name
 from emoguard_transformers.adapters import Adapters, Named, base_of, wrapped_by
 from emoguard_transformers.blocks import find_blocks, text_config
 
@@ -77,7 +76,7 @@ def identify(model: Any, tokenizer: Any = None, weights: Weights | None = None) 
     _check_readable(weights)
     name = getattr(model.config, "_name_or_path", "")
     return ModelIdentity(
-        name=Path(name).name or type(model).__name__,
+        name=model_name(name) or type(model).__name__,
         architecture=config.model_type,
         layers=len(blocks),
         hidden=config.hidden_size,

@@ -98,7 +98,7 @@ def answered(tmp_path_factory):
     prompts = own_prompts()[:24]
     calibration = calibrate(
         speaker.door, probe, list(responses(speaker, prompts, sampling)),
-        context=sampling.context("", prompts),
+        context=sampling.context("", own_prompts()),
     )  # fmt: skip
     other = dataclasses.replace(speaker.door.identity, quantisation="Q8_0")
     return model, probe, dataclasses.replace(calibration, identity=other)
@@ -112,6 +112,19 @@ def test_another_file_of_the_weights_is_uncalibrated_and_not_stale(doctor, answe
     assert "uncalibrated" in out
     assert "its scores did not move" in out
     assert "--realign" not in out
+
+
+def test_calibrations_under_a_system_prompt_say_nothing_about_the_model(doctor, answered, tmp_path):
+    model, probe, calibration = answered
+    moved = dataclasses.replace(
+        calibration,
+        location=calibration.location - 3 * calibration.scale,
+        context={**calibration.context, "system": "0" * 64},
+    )
+    artifact.save(tmp_path / "p.safetensors", probe, [moved])
+    _, out = doctor("--model", model, "--probe", tmp_path / "p.safetensors")
+    assert "stale" not in out
+    assert "whether the model was changed cannot be said" in out
 
 
 def test_a_model_whose_neutral_scores_moved_is_stale_and_told_to_realign(

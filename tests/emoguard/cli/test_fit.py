@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 import emoguard
 from emoguard import Guard
 from emoguard.cli import main
-from emoguard.cli.fit import _named
+from emoguard.cli.fit import _is_begun, _named
 from emoguard.fit import calibrating, corpora
 from emoguard.fit.forecast import MOST_RESPONSES
 from emoguard.fit.store import RowStore, rows_done
 from emoguard.probe import artifact
-from emoguard.testing import FAKE_IDENTITY
+from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_probe
 from tests.support import models, tiny_gguf
 from tests.support.models import DATA, load_llama, smollm2_gguf
 
@@ -189,6 +189,8 @@ def test_a_quick_fit_is_provisional_and_finished_from_where_it_is(
     assert set(quick.verdicts.values()) == {"not usable"}  # random texts mean nothing
     page = out.with_suffix(".html").read_text(encoding="utf-8")
     assert finish.removeprefix("Finish it with: ") in html.unescape(page)
+    judge = next(line for line in html.unescape(page).splitlines() if "emoguard validate" in line)
+    assert judge.partition("emoguard validate")[2].count("--corpus") == 2  # its own
     read, spoken = [], []
     monkeypatch.setattr(RowStore, "write", kept(RowStore.write, read.extend))
     monkeypatch.setattr(
@@ -241,6 +243,33 @@ def test_without_a_name_a_finished_probe_is_not_replaced(
     assert main(two_writers) == 1
     assert "tiny-probe.safetensors is there already, and finished" in capsys.readouterr().err
     assert (tmp_path / "tiny-probe.safetensors").read_bytes() == b"finished"
+
+
+def test_an_estimate_for_a_finished_probe_replaces_nothing_and_is_given(
+    tmp_path, two_writers, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny-probe.safetensors").write_bytes(b"finished")
+    assert main([*two_writers, "--estimate"]) == 0
+    assert "Altogether about" in capsys.readouterr().err
+
+
+def test_answers_that_calibrate_left_are_no_sign_of_an_unfinished_probe(tmp_path):
+    place = tmp_path / "p.safetensors"
+    artifact.save(place, make_probe(FakeResiduals()))
+    Path(calibrating.answer_file(str(place))).write_text("left")
+    assert not _is_begun(str(place))
+    Path(f"{place}.residuals").mkdir()
+    assert _is_begun(str(place))
+
+
+def test_too_few_prompts_are_refused_before_anything_is_read(tmp_path, two_writers, capsys):
+    (tmp_path / "prompts.txt").write_text("What is tea?\nWhat is a bridge?\n")
+    out = ["--out", str(tmp_path / "p.safetensors")]
+    assert main([*two_writers, "--prompts", str(tmp_path / "prompts.txt"), *out]) == 1
+    printed = capsys.readouterr().err
+    assert "--prompts: a calibration needs at least 8 prompts, got 2: give more" in printed
+    assert "reading" not in printed
 
 
 CHILD = """
@@ -345,7 +374,7 @@ def test_fit_refuses_residuals_of_other_texts(tmp_path, texts, capsys):
     arguments += ["--tokens", "16", "--responses", "8", "--out", str(tmp_path / "p.safetensors")]
     assert main([*arguments, "--corpus", stories]) == 0
     assert main([*arguments, "--corpus", stories, "--skip", "3"]) == 1
-    assert "delete it, or name another folder" in capsys.readouterr().err
+    assert "delete it, or name another output" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

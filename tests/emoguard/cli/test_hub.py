@@ -1,5 +1,7 @@
 """A model named as on the hub comes from the hub's cache, or one sentence says why it does not."""
 
+import sys
+
 import pytest
 
 from emoguard.cli import hub, main
@@ -34,6 +36,15 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(offline, capsys, command):
     assert lines[0] == "someone/tiny is no path here: asking the Hugging Face hub for it"
     assert "there is no model at someone/tiny, and the Hugging Face hub did not give" in lines[1]
     assert "give the folder" in lines[1]
+
+
+def test_without_the_hub_s_library_a_name_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert main(["fit", "--model", "modles/qwen", "--estimate"]) == 1
+    printed = capsys.readouterr().err
+    assert "there is no model at modles/qwen" in printed
+    assert "takes huggingface_hub: install it, or give a path" in printed
 
 
 @pytest.mark.parametrize("path", ["none.gguf", "gone/none.gguf", "/tmp/none", "a/b/c", "none"])

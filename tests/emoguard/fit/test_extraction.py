@@ -248,6 +248,21 @@ def test_every_moment_of_being_killed_is_survived(tmp_path, monkeypatch):
         assert np.array_equal(extract(FakeResiduals(), texts, folder), whole)
 
 
+class Overflowing(FakeResiduals):
+    """A model whose residuals overflow at one block."""
+
+    def residuals(self, token_ids, layers):
+        rows = super().residuals(token_ids, layers)
+        rows[list(layers).index(2)] = np.inf
+        return rows
+
+
+def test_residuals_that_overflow_are_refused_and_not_kept(tmp_path):
+    with pytest.raises(EmoGuardError, match=r"NaN or infinite: open the model in another dtype"):
+        extract(Overflowing(), some_texts(3), tmp_path)
+    assert rows_done(tmp_path) == 0
+
+
 def test_a_store_of_other_texts_another_model_or_another_pooling_is_refused(tmp_path):
     texts, folder = some_texts(4), tmp_path / "r"
     before = extract(hf_door("llama"), texts, folder).copy()

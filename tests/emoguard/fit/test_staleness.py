@@ -8,7 +8,7 @@ import pytest
 from emoguard import EmoGuardError
 from emoguard.fit import realign
 from emoguard.fit.responses import Sampling, calibrate, responses
-from emoguard.fit.staleness import ANSWERS, movement, sampling_of
+from emoguard.fit.staleness import ANSWERS, comparable, movement, sampling_of
 from emoguard.probe.calibration import QUANTILES
 from emoguard.testing import FAKE_IDENTITY, FakeResiduals, FakeSpeaker, make_probe
 
@@ -65,6 +65,15 @@ def test_the_nearest_calibration_counts(calibration):
     speaker = FakeSpeaker(shortest=16)
     assert movement(speaker, PROBE, [far, calibration], PROMPTS[10:]).moved == []
     assert len(speaker.prompts) == ANSWERS
+
+
+def test_only_calibrations_on_the_same_prompts_without_a_system_prompt_are_compared(calibration):
+    others = [
+        dataclasses.replace(calibration, context={**calibration.context, key: "0" * 64})
+        for key in ("prompts", "system")
+    ]
+    unknown = dataclasses.replace(calibration, context={})  # one from before contexts were kept
+    assert comparable([*others, calibration, unknown], PROMPTS) == [calibration, unknown]
 
 
 def test_answers_are_sampled_as_the_calibration_was():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from emoguard import EmoGuardError
+from emoguard.probe.identity import model_name
 from emoguard.probe.witness import Witness
 from emoguard.testing import FAKE_IDENTITY, FakeResiduals, make_probe
 
@@ -143,3 +144,16 @@ def test_records_with_arrays_compare_and_hash_by_identity():
     assert probe == probe  # noqa: PLR0124  (array fields would make this ambiguous)
     assert probe != make_probe(DOOR)
     assert {probe, probe.witness, probe.fold(None)}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/cache/models--Qwen--Qwen2.5-0.5B/snapshots/" + "0" * 40, "Qwen2.5-0.5B"),
+        ("models/Qwen2.5-0.5B", "Qwen2.5-0.5B"),
+        ("snapshots/abc", "abc"),
+        ("", ""),
+    ],
+)
+def test_a_model_in_the_cache_of_the_hub_is_not_called_by_its_commit(path, name):
+    assert model_name(path) == name
