@@ -185,7 +185,8 @@ def check(
     labels = corpora.read_labels(labels_path)
     if not (paths or neutral_paths or prompts_path or labels_path):
         raise click.UsageError("name the files to check: CORPUS, --neutral, --prompts or --labels")
-    findings = corpuscheck.check_corpora(paths, labels) if paths else []
+    findings = corpuscheck.check_labels(labels_path, labels) if labels_path else []
+    findings += corpuscheck.check_corpora(paths, labels) if paths else []
     findings += corpuscheck.check_neutral(neutral_paths) if neutral_paths else []
     findings += corpuscheck.check_prompts(prompts_path) if prompts_path else []
     for finding in findings:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 from emoguard import regularfile
 from emoguard.errors import EmoGuardError
-from emoguard.fit import corpora
+from emoguard.fit import corpora, requirements
 from emoguard.fit.cautions import FEW
 from emoguard.fit.corpora import Label, Text
 from emoguard.fit.duplicates import Duplicates
 from emoguard.fit.leaks import leaks
 from emoguard.fit.requirements import LEAST_NEUTRAL
+from emoguard.fit.scope import Scope
+from emoguard.probe.calibration import FEWEST_RESPONSES
 from emoguard.probe.certificate import ENOUGH_RESPONSES
 
 LEAST_LABELLED = 10
@@ -53,7 +55,12 @@ def check_corpora(paths: Sequence[str], labels: Sequence[Label]) -> list[Finding
         everything += _lengths(path, whole[-1])
         everything += _leaks(whole[-1], labels)
     every = [text for texts in whole for text in texts]
-    return [*everything, *_between(whole), *_nearly(every), *_counts(whole, labels)]
+    once = [_once(texts) for texts in whole]
+    counts = list(_counts(once, labels))
+    everything += [*_between(whole), *_nearly(every), *counts]
+    if not any(finding.fatal for finding in counts):
+        everything += _held_out(paths, once)
+    return everything
 
 
 def check_neutral(paths: Sequence[str]) -> list[Finding]:
@@ -63,7 +70,7 @@ def check_neutral(paths: Sequence[str]) -> list[Finding]:
     for path in paths:
         findings, texts = _lines(path)
         everything += [*findings, *_repeats(texts)]
-        count += len(texts)
+        count += len(_once(texts))
         if loud := [text for text in texts if text.label]:
             everything.append(
                 Finding(
@@ -73,9 +80,20 @@ def check_neutral(paths: Sequence[str]) -> list[Finding]:
                 )
             )
     if count < LEAST_NEUTRAL:
-        sentence = f"a fit needs at least {LEAST_NEUTRAL} neutral texts, got {count}"
+        sentence = (
+            f"a fit needs at least {LEAST_NEUTRAL} neutral texts, each counted once, got {count}"
+        )
         everything.append(Finding(", ".join(paths), sentence, fatal=True))
     return everything
+
+
+def check_labels(place: str, labels: Sequence[Label]) -> list[Finding]:
+    """Return findings on labels; `place` is their file, or their names."""
+    try:
+        requirements.check_labels(labels)
+    except EmoGuardError as error:
+        return [Finding(place, str(error), fatal=True)]
+    return []
 
 
 def check_prompts(path: str) -> list[Finding]:
@@ -88,7 +106,10 @@ def check_prompts(path: str) -> list[Finding]:
     findings = []
     if repeated := len(lines) - len(prompts):
         findings.append(Finding(path, f"{repeated:,} prompts repeat others: each is asked once"))
-    if len(prompts) < ENOUGH_RESPONSES:
+    if len(prompts) < FEWEST_RESPONSES:
+        sentence = f"a calibration needs at least {FEWEST_RESPONSES} prompts, got {len(prompts)}"
+        findings.append(Finding(path, sentence, fatal=True))
+    elif len(prompts) < ENOUGH_RESPONSES:
         findings.append(
             Finding(
                 path,
@@ -116,6 +137,8 @@ def _lines(path: str) -> tuple[list[Finding], list[Text]]:
                 findings.append(Finding(place, str(error).removeprefix(f"{place}: "), fatal=True))
     except OSError as error:
         findings.append(Finding(path, f"cannot be read: {error.strerror}", fatal=True))
+    if not (texts or findings):
+        findings.append(Finding(path, "holds no texts: write one a line", fatal=True))
     for text in texts:
         if mark := MOJIBAKE.search(text.text):
             sentence = f"{mark.group()!r} looks like UTF-8 that was read as another encoding"
@@ -162,6 +185,20 @@ def _repeats(texts: Sequence[Text]) -> Iterator[Finding]:
     if same:
         sentence = f"texts that stand before it already are left out: {_places(same)}"
         yield Finding(same[0].place, sentence)
+
+
+def _once(texts: Sequence[Text]) -> list[Text]:
+    """Return the texts that repeat no earlier one, as a fit reads them."""
+    again = {id(text) for _, text in corpora.repeated(texts)}
+    return [text for text in texts if id(text) not in again]
+
+
+def _held_out(paths: Sequence[str], once: Sequence[Sequence[Text]]) -> Iterator[Finding]:
+    """Find topics of which none can be held out; texts are taken as a fit takes them."""
+    try:
+        requirements.check_topics([corpora.balanced(texts, Scope().texts) for texts in once])
+    except EmoGuardError as error:
+        yield Finding(", ".join(paths), str(error), fatal=True)
 
 
 def _between(whole: Sequence[Sequence[Text]]) -> Iterator[Finding]:
@@ -252,7 +289,10 @@ def _counts(whole: Sequence[Sequence[Text]], labels: Sequence[Label]) -> Iterato
     for name, some in each.items():
         if max(some) < LEAST_LABELLED:
             listed = ", ".join(map(str, some))
-            sentence = f"wanted at least {LEAST_LABELLED} texts in one corpus, got {listed}"
+            sentence = (
+                f"wanted at least {LEAST_LABELLED} texts in one corpus, each counted once, "
+                f"got {listed}"
+            )
             yield Finding(name, sentence, fatal=True)
     few = [name for name, some in each.items() if max(some) >= LEAST_LABELLED and sum(some) < FEW]
     if few:

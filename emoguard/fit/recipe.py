@@ -18,7 +18,7 @@ from emoguard.fit import directions as d
 from emoguard.fit.cautions import cautions
 from emoguard.fit.corpora import Label
 from emoguard.fit.extraction import SKIP
-from emoguard.fit.requirements import VALENCE
+from emoguard.fit.requirements import VALENCE, held_out
 from emoguard.probe.probe import Probe
 from emoguard.probe.witness import Witness
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from emoguard.probe.residuals import Residuals
-
-HELD_OUT = 3
-"""One topic in this many (or text, in a corpus without topics) is held out to choose layers."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +57,7 @@ class Pooled:
 
     def held_out(self) -> NDArray[np.bool_]:
         """Return a mask of the texts held out to choose layers, (texts,)."""
-        topics = np.unique(self.topics)
-        numbers = np.arange(len(self.labels))
-        if len(topics) >= HELD_OUT:
-            numbers = np.searchsorted(topics, self.topics)
-        return np.asarray(numbers % HELD_OUT == 0)
+        return held_out(self.topics)
 
     def at(self, layer: int, chosen: NDArray[np.bool_] | None = None) -> Part:
         """Return residuals (texts, hidden) at one layer and labels, of all texts or of `chosen`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,14 +55,26 @@ def recognise(path: str | Path) -> str:
     for name, opener in known.items():
         if opener.opens(path):
             return name
-    advice = next(filter(None, (opener.hint(path) for opener in known.values())), "")
-    if not path.exists():
+    advice = _advice(known.values(), path)
+    # Path.exists and its like raise where a folder may not be searched, or a name is too long.
+    if not os.path.exists(path):  # noqa: PTH110
         raise EmoGuardError(f"there is no model at {path}: {advice or f'give {formats()}'}")
-    if not (path.is_dir() or path.is_file()):
+    if not (os.path.isdir(path) or os.path.isfile(path)):  # noqa: PTH112, PTH113
         raise EmoGuardError(f"{path} is neither a file nor a folder: give {formats()}")
     if is_probe(path):
         advice = "it is a probe; give the model that it was made for"
     raise EmoGuardError(f"{path} is no model: {advice or f'give {formats()}'}")
+
+
+def _advice(known: Iterable[Opener], path: Path) -> str:
+    """Return the first advice on the path to give instead, "" where no plug-in has any."""
+    for opener in known:
+        try:
+            if advice := opener.hint(path):
+                return advice
+        except OSError:  # it cannot look there
+            continue
+    return ""
 
 
 def is_probe(path: Path) -> bool:

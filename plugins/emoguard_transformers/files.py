@@ -1,7 +1,13 @@
-"""Recognises folders that `save_pretrained` wrote, without Transformers."""
+"""Recognises folders that `save_pretrained` wrote, without Transformers.
+
+Paths are looked at with `os.path`: `Path.is_file` and its like raise where a folder may not be
+searched.
+"""
+# ruff: noqa: PTH110, PTH113
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 FORMAT = "a Transformers folder"
@@ -9,17 +15,17 @@ FORMAT = "a Transformers folder"
 
 def opens(path: Path) -> bool:
     """Return whether a folder with a `config.json` lies at `path`."""
-    return (path / "config.json").is_file()
+    return os.path.isfile(path / "config.json")
 
 
 def hint(path: Path) -> str:
     """Return advice on the path to give instead of one that is no model."""
-    if not path.exists():
+    if not os.path.exists(path):
         return _from_hub(path)
-    if path.is_file():
-        whole = (path.parent / "config.json").is_file()
+    if os.path.isfile(path):
+        whole = os.path.isfile(path.parent / "config.json")
         return f"it is a part of a Transformers model; give its folder {path.parent}" * whole
-    if (path / "adapter_config.json").is_file():
+    if os.path.isfile(path / "adapter_config.json"):
         return "it holds an adapter; merge it into its base model, and give the folder of that"
     # A cache of the Hub keeps a model in models--owner--name/snapshots/commit.
     places = ("*/config.json", "snapshots/*/config.json")
@@ -31,7 +37,8 @@ def hint(path: Path) -> str:
 
 def _from_hub(path: Path) -> str:
     """Return how to download owner/name from the Hub, "" for a path of another shape."""
-    is_pair = len(path.parts) == 2 and not path.is_absolute() and not path.parent.exists()
-    if is_pair and path.suffix not in (".gguf", ".safetensors"):
+    is_pair = len(path.parts) == 2 and not path.is_absolute()
+    is_new = not os.path.exists(path.parent)
+    if is_pair and is_new and path.suffix not in (".gguf", ".safetensors"):
         return f"download it from the Hub first, hf download {path} --local-dir FOLDER"
     return ""

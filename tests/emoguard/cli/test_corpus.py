@@ -176,12 +176,16 @@ def test_check_wants_something_to_check(capsys):
 
 
 def test_check_looks_at_labels_and_prompts(tmp_path, capsys):
-    (tmp_path / "p.txt").write_text("How?\nHow?\n")
+    (tmp_path / "p.txt").write_text("".join(f"How {n % 8}?\n" for n in range(9)))
     (tmp_path / "l.json").write_text('{"a": {"words": ["x"], "valence": 3}}')
     assert main(["corpus", "check", "--prompts", str(tmp_path / "p.txt")]) == 0
     assert "caution: 1 prompts repeat others" in capsys.readouterr().out
     assert main(["corpus", "check", "--labels", str(tmp_path / "l.json")]) == 1
     assert "valence must be 1 or -1, got 3" in capsys.readouterr().err
+    (tmp_path / "l.json").write_text('{"a": {"words": ["x"], "valence": 1}}')
+    assert main(["corpus", "check", "--labels", str(tmp_path / "l.json")]) == 1
+    assert "l.json: a label is told apart from others" in capsys.readouterr().out
+    assert main(["corpus", "check", "--labels", "a,b"]) == 0
 
 
 @pytest.mark.real

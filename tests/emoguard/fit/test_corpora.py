@@ -168,6 +168,8 @@ def test_labels_by_name_have_no_sign(tmp_path, monkeypatch):
     ]
     (tmp_path / "l.json").write_text('{"a": {"words": ["x"]}, "b": {"words": ["y"]}}')
     assert [label.valence for label in corpora.read_labels(tmp_path / "l.json")] == [0, 0]
+    many = ",".join(f"label-number-{n}" for n in range(27))  # longer than the name of any file
+    assert len(corpora.read_labels(many)) == 27
     for wrong in ("a,a", "a,", ",b"):
         with pytest.raises(EmoGuardError, match="different names between commas"):
             corpora.read_labels(wrong)

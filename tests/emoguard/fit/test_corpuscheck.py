@@ -6,7 +6,7 @@ import pytest
 
 from emoguard.fit import corpora, duplicates
 from emoguard.fit.corpora import Label
-from emoguard.fit.corpuscheck import check_corpora, check_neutral, check_prompts
+from emoguard.fit.corpuscheck import check_corpora, check_labels, check_neutral, check_prompts
 
 LABELS = [Label("glum", ("glum",), -1), Label("merry", ("merry",), 1)]
 
@@ -68,6 +68,9 @@ def test_a_line_without_end_and_a_file_that_is_not_there_are_found(tmp_path):
     assert "got more in line 31" in finding.sentence
     (finding, *_) = check(tmp_path / "none.jsonl")
     assert "cannot be read" in finding.sentence
+    empty = write(tmp_path / "empty.jsonl", [])
+    for found in (check(write(tmp_path / "b.jsonl", good()), empty), check_neutral([empty])):
+        assert f"{empty}: holds no texts" in [f"{f.place}: {f.sentence[:14]}" for f in found]
 
 
 def test_more_words_than_can_be_remembered_cost_no_other_finding(tmp_path, monkeypatch):
@@ -90,6 +93,46 @@ def test_repeated_texts_are_found_within_and_between_corpora(tmp_path):
     assert f"{a}:2 again, here glum and there merry" in findings[f"{a}:32"].sentence
     assert findings[f"{b}:31"].fatal
     assert f"the text of {a}:3 again: neither" in findings[f"{b}:31"].sentence
+
+
+def test_a_text_is_counted_once_as_by_a_fit(tmp_path):
+    texts = [{"text": f"a b {n}"} for n in range(15)]
+    (same, few) = check_neutral([write(tmp_path / "n.jsonl", [*texts, {"text": "A  b 3"}])])
+    assert not same.fatal
+    assert few.fatal
+    assert "at least 16 neutral texts, each counted once, got 15" in few.sentence
+    merry = [record for record in good() if record["emotion"] == "merry"]
+    glum = {"emotion": "glum", "topic": "t0", "text": "It rains."}
+    fatal = [f for f in check(write(tmp_path / "a.jsonl", [*merry, *[glum] * 10])) if f.fatal]
+    assert [finding.place for finding in fatal] == ["glum"]
+    assert "each counted once, got 1" in fatal[0].sentence
+
+
+def test_topics_of_which_none_can_be_held_out_are_a_fault(tmp_path):
+    texts = [{**each, "topic": f"{each['emotion']} {each['topic']}"} for each in good()]
+    a = write(tmp_path / "a.jsonl", texts)
+    assert not any(finding.fatal for finding in check(a))
+    own = {"glum": ("a", "d"), "merry": ("b", "c")}
+    texts = [{**each, "topic": own[each["emotion"]][n % 4 // 2]} for n, each in enumerate(texts)]
+    (fault,) = [finding for finding in check(write(tmp_path / "a.jsonl", texts)) if finding.fatal]
+    assert fault.place == a
+    assert "layers cannot be chosen" in fault.sentence
+    assert not any(f.fatal for f in check(a, write(tmp_path / "b.jsonl", good("b"))))
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        (LABELS[:1], "name two at least"),
+        ([*LABELS, Label("valence", ("x",), 1)], "valence is the axis"),
+        ([*LABELS, Label("b\n", ("x",), 1)], "printable characters"),
+    ],
+)
+def test_labels_that_no_probe_can_have_are_a_fault(labels, sentence):
+    assert check_labels("l.json", LABELS) == []
+    (fault,) = check_labels("l.json", labels)
+    assert (fault.place, fault.fatal) == ("l.json", True)
+    assert sentence in fault.sentence
 
 
 def test_near_duplicates_are_named_once_per_file(tmp_path):
@@ -127,7 +170,7 @@ def test_a_label_of_one_corpus_or_few_texts_is_named(tmp_path):
         finding for finding in check(write(tmp_path / "c.jsonl", texts[:10])) if finding.fatal
     ]
     assert [finding.place for finding in findings] == ["glum", "merry"]
-    assert "at least 10 texts in one corpus, got 5" in findings[0].sentence
+    assert "at least 10 texts in one corpus, each counted once, got 5" in findings[0].sentence
 
 
 def test_labels_that_differ_in_length_or_topics_are_named(tmp_path):
@@ -161,17 +204,22 @@ def test_neutral_texts_are_counted_and_have_no_emotion(tmp_path):
     loud, few = check_neutral([path])
     assert (loud.place, loud.fatal) == (f"{path}:15", False)
     assert few.fatal
-    assert "at least 16 neutral texts, got 15" in few.sentence
+    assert "at least 16 neutral texts, each counted once, got 15" in few.sentence
 
 
 def test_prompts_are_counted_once_each(tmp_path):
     path = tmp_path / "p.txt"
     path.write_text("".join(f"How {n}?\n" for n in range(600)))
     assert check_prompts(str(path)) == []
-    path.write_text("How?\nHow?\n")
-    repeated, few = (finding.sentence for finding in check_prompts(str(path)))
-    assert "1 prompts repeat others" in repeated
-    assert "certified from 600 responses on" in few
+    path.write_text("".join(f"How {n % 8}?\n" for n in range(9)))
+    repeated, few = check_prompts(str(path))
+    assert "1 prompts repeat others" in repeated.sentence
+    assert "certified from 600 responses on" in few.sentence
+    assert not few.fatal
+    path.write_text("".join(f"How {n % 7}?\n" for n in range(9)))
+    _, few = check_prompts(str(path))
+    assert few.fatal
+    assert few.sentence == "a calibration needs at least 8 prompts, got 7"
     path.write_text("")
     assert check_prompts(str(path))[0].fatal
 

@@ -1,5 +1,6 @@
 """Finding a plug-in's module, and the line of a library's error that says why."""
 
+import os
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -56,3 +57,21 @@ def test_no_plugin_and_several_plugins_with_a_module_are_errors(install, modules
 )
 def test_a_librarys_error_is_cut_to_the_line_that_says_why(text, line):
     assert openers.first_line(ValueError(text)) == line
+
+
+def test_a_name_that_no_file_can_have_is_no_model(tmp_path):
+    with pytest.raises(EmoGuardError, match=r"there is no model at .*xxx: give "):
+        openers.recognise(tmp_path / ("x" * 300))
+
+
+def test_a_model_in_a_folder_that_may_not_be_searched_is_no_model(tmp_path, monkeypatch):
+    stat = os.stat
+
+    def refuse(path, **options):  # root may search every folder
+        if str(path).startswith(f"{tmp_path}/locked/"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(EmoGuardError, match=r"there is no model at .*locked/model: give "):
+        openers.recognise(tmp_path / "locked" / "model")
