@@ -37,9 +37,7 @@ def test_inputs_no_probe_can_be_made_from_are_refused(changes, sentence):
 def apart(texts):
     """Give each label topics of its own: happy those held out, sad the others."""
     topics = {"happy": ("a", "d"), "sad": ("b", "c")}
-    return [
-        Text(text.label, topics[text.label][n % 2], text.text) for n, text in enumerate(texts)
-    ]
+    return [Text(text.label, topics[text.label][n % 2], text.text) for n, text in enumerate(texts)]
 
 
 def test_topics_of_which_none_can_be_held_out_are_refused_unless_layers_are_named():
