@@ -13,7 +13,7 @@ from emoguard.cli.reading import Reader
 from emoguard.errors import EmoGuardError
 from emoguard.fit import calibrating, examples, recipe, store
 from emoguard.fit.corpora import Label, Text
-from emoguard.fit.extraction import Portion
+from emoguard.fit.extraction import Portion, begun
 from emoguard.fit.forecast import Part, Speed, Work, forecast, measure
 from emoguard.fit.leaks import leak_cautions, leaks
 from emoguard.fit.requirements import VALENCE, check
@@ -80,7 +80,8 @@ class Job:
         """Return the remaining parts of a fit of `scope`.
 
         Raises:
-            EmoGuardError: the answers beside the output are another model's, or to other prompts.
+            EmoGuardError: residuals or answers beside the output are another model's, or of other
+                texts or prompts.
 
         """
         identity = self.reader.door.identity
@@ -149,7 +150,10 @@ class Job:
 
     def _tokens_left(self, folder: str, texts: list[Text], portion: Portion) -> float:
         taken = _taken(texts, portion)
-        left = max(0, len(taken) - store.rows_done(self.stores / folder))
+        done = begun(
+            self.reader.door, [text.text for text in texts], self.stores / folder, self.skip
+        )
+        left = max(0, len(taken) - done)
         tokens = sum(len(self.reader.door.tokenize(text.text)) for text in taken)
         return tokens * left / max(1, len(taken))
 

@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from emoguard.errors import EmoGuardError
-from emoguard.fit.store import RowStore
+from emoguard.fit.store import RowStore, check, rows_done
 from emoguard.probe.pooling import EMBEDDINGS, batches, pooling
 
 if TYPE_CHECKING:
@@ -89,6 +89,17 @@ def extract_embedded(
     return rows[:, 1:], None if np.isnan(rows[:1, 0]).any() else rows[:, 0]
 
 
+def begun(door: Residuals, texts: Sequence[str], folder: str | Path, skip: int = SKIP) -> int:
+    """Return the number of texts that an earlier run read into `folder`.
+
+    Raises:
+        EmoGuardError: it read another model, other texts, or pooled otherwise.
+
+    """
+    check(folder, _bound(door, texts, skip), _shape(door, texts))
+    return rows_done(folder)
+
+
 def pool(
     door: Residuals,
     texts: Sequence[str],
@@ -119,15 +130,21 @@ def _rows(
 ) -> NDArray[np.float32]:
     """Return (texts, 1 + layers, hidden): the embeddings, then every block but the last."""
     lengths = _lengths(door, texts)
-    bound = {"model": door.identity.digest, "texts": _digest(texts), "skip": skip}
-    shape = (len(texts), door.identity.layers, door.identity.hidden)
     wanted = _in_batches(lengths, portion)
-    with RowStore(folder, bound, shape) as store:
+    with RowStore(folder, _bound(door, texts, skip), _shape(door, texts)) as store:
         progress(int(store.done.sum()))
         if not all(store.done[list(batch)].all() for batch in wanted):
             _fill(store, wanted, door, texts, max(lengths), skip=skip, progress=progress)
         rows = store.rows()
     return rows[list(portion.texts)] if portion is not None and portion.is_all else rows
+
+
+def _bound(door: Residuals, texts: Sequence[str], skip: int) -> dict[str, Any]:
+    return {"model": door.identity.digest, "texts": _digest(texts), "skip": skip}
+
+
+def _shape(door: Residuals, texts: Sequence[str]) -> tuple[int, ...]:
+    return len(texts), door.identity.layers, door.identity.hidden
 
 
 def _in_batches(lengths: Sequence[int], portion: Portion | None) -> list[list[int]]:

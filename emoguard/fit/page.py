@@ -162,10 +162,10 @@ def _layers(probe: Probe) -> str:
     areas = probe.card.get("layer_auroc")
     bars = "".join(_bars(areas, probe.layers)) if isinstance(areas, Mapping) else ""
     chosen = ", ".join(map(str, probe.layers))
-    chose = "by you" if probe.recipe.get("layers") else "by how well labels are told apart at each"
+    chose = "named by you; the bars show" if probe.recipe.get("layers") else "chosen by"
     return (
-        f"<p>Layers {chosen} of {probe.model_layers}, chosen {chose}; bars: how well on texts held "
-        f'out, from chance on.</p><div class="layers">{bars}</div>'
+        f"<p>Layers {chosen} of {probe.model_layers}, {chose} how well labels are told apart at "
+        f'each on texts held out. Bars begin at chance.</p><div class="layers">{bars}</div>'
     )
 
 

@@ -121,17 +121,8 @@ class RowStore:
     def _bind(self, bound: dict[str, Any], shape: tuple[int, ...]) -> None:
         if not (self.folder / BOUND).exists():
             self._create(bound, shape)
-        elif self._read_bound() != bound:
-            raise EmoGuardError(
-                f"{self.folder} holds residuals of another model, of other texts, or pooled "
-                "otherwise: delete it, or name another output"
-            )
-
-    def _read_bound(self) -> Any:
-        try:
-            return jsontext.parse(regularfile.read(self.folder / BOUND, jsontext.LARGEST))
-        except EmoGuardError as error:
-            raise ValueError(f"{BOUND}: {error}") from error
+        else:
+            _check_bound(self.folder, bound)
 
     def _create(self, bound: dict[str, Any], shape: tuple[int, ...]) -> None:
         other = sorted({p.name for p in self.folder.iterdir()} - {ROWS, DONE, LOCK})
@@ -147,6 +138,24 @@ class RowStore:
             keptfile.sync(self.folder / name)
         # Last, and atomically: a folder with this file is complete.
         keptfile.replace(self.folder / BOUND, json.dumps(bound))
+
+
+def check(folder: str | Path, bound: Mapping[str, Any], shape: tuple[int, ...]) -> None:
+    """Raise if a store is there that `RowStore` would refuse for what its rows depend on.
+
+    Raises:
+        EmoGuardError: it holds rows with other dependencies, or cannot be read.
+
+    """
+    folder = Path(os.path.realpath(folder))
+    if not (folder / BOUND).exists():
+        return
+    try:
+        _check_bound(folder, {**bound, "shape": list(shape)})
+    except OSError as error:
+        raise EmoGuardError(f"{folder} cannot be used: {error.strerror}") from error
+    except ValueError as error:
+        raise EmoGuardError(f"{folder} is damaged ({error}): delete it") from error
 
 
 def rows_done(folder: str | Path) -> int:
@@ -165,6 +174,18 @@ def remove(folder: str | Path) -> None:
             (place / name).unlink(missing_ok=True)
         if place.exists() and not any(place.iterdir()):
             place.rmdir()
+
+
+def _check_bound(folder: Path, bound: Mapping[str, Any]) -> None:
+    try:
+        stored = jsontext.parse(regularfile.read(folder / BOUND, jsontext.LARGEST))
+    except EmoGuardError as error:
+        raise ValueError(f"{BOUND}: {error}") from error
+    if stored != bound:
+        raise EmoGuardError(
+            f"{folder} holds residuals of another model, of other texts, or pooled otherwise: "
+            "delete it, or name another output"
+        )
 
 
 def _put(file: Any, start: int, data: bytes | memoryview) -> None:

@@ -91,6 +91,13 @@ def test_tokens_have_the_colours_of_a_terminal():
     assert "background-color:rgb(206, 72, 0)" in tags.styles  # z of 2
 
 
+def test_layers_that_the_user_named_were_not_chosen(monkeypatch):
+    assert ", chosen by how well labels are told apart" in made()
+    named = dataclasses.replace(PROBE, recipe={**PROBE.recipe, "layers": [1, 2]})
+    monkeypatch.setattr("tests.emoguard.fit.test_page.PROBE", named)
+    assert "named by you; the bars show how well labels are told apart" in made()
+
+
 def test_a_probe_without_a_judgement_says_so():
     assert "Not judged" in made(card={})
 
