@@ -13,6 +13,7 @@ import numpy as np
 from emoguard.errors import EmoGuardError
 from emoguard.fit.store import RowStore, check, rows_done
 from emoguard.probe.pooling import EMBEDDINGS, batches, pooling
+from emoguard.probe.residuals import check_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -180,11 +181,7 @@ def _fill(
             # Batches are the same after an interruption, and so are the rows, to the last bit.
             if not store.done[list(batch)].all():
                 means = _means(run, door, [texts[n] for n in batch], skip)
-                if not np.isfinite(means[:, 1:]).all():  # the first are embeddings, if any
-                    raise EmoGuardError(
-                        f"residuals of {door.identity.name} on a text are NaN or infinite: open "
-                        "the model in another dtype, such as bfloat16 or float32"
-                    )
+                check_finite(door, means[:, 1:], "a text")  # the first are embeddings, if any
                 store.write(batch, means)
                 progress(int(store.done.sum()))
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emoguard.errors import EmoGuardError
 from emoguard.fit.store import RowStore
+from emoguard.probe.residuals import check_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,11 +58,7 @@ def read_responses(
         for number, response in enumerate(responses):
             if not done[number]:
                 values = _read(door, probe, response)
-                if not np.isfinite(values).all():
-                    raise EmoGuardError(
-                        f"residuals of {door.identity.name} on an answer are NaN or infinite: open "
-                        "the model in another dtype, such as bfloat16 or float32"
-                    )
+                check_finite(door, values, "an answer")
                 rows[number, : len(values)] = values
                 keep(number)
             progress(number + 1)

@@ -25,6 +25,7 @@ QUANTILES = 101
 """Response means are kept as this many evenly spaced quantiles: ranks resolve one percent."""
 
 FEWEST_RESPONSES = 8
+"""Neutral responses that a calibration needs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +77,7 @@ class Calibration:
         if len(projections) < FEWEST_RESPONSES:
             raise EmoGuardError(
                 f"a calibration needs at least {FEWEST_RESPONSES} neutral responses, got "
-                f"{len(projections)}: "
-                "give more prompts"
+                f"{len(projections)}: give more prompts"
             )
         if not all(len(projection) for projection in projections):
             raise EmoGuardError("a calibration response has no tokens: leave empty ones out")

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from emoguard.errors import EmoGuardError
 from emoguard.probe.identity import ModelIdentity
 
 
@@ -40,6 +41,20 @@ class Residuals(Protocol):
 Pool = Callable[[Sequence[Sequence[int]], Sequence[int]], NDArray[np.float32]]
 """Takes a batch of texts as token ids, and for each the position its mean starts at; returns the
 mean residuals, float32 (texts, layers, hidden), as each text alone would give."""
+
+
+def check_finite(door: Residuals, rows: NDArray[np.floating], what: str) -> None:
+    """Raise if rows that were read through `door` are not finite; `what` they are of.
+
+    Raises:
+        EmoGuardError: some are NaN or infinite.
+
+    """
+    if not np.isfinite(rows).all():
+        raise EmoGuardError(
+            f"residuals of {door.identity.name} on {what} are NaN or infinite: open the model in "
+            "another dtype, such as bfloat16 or float32"
+        )
 
 
 @runtime_checkable

@@ -192,7 +192,7 @@ class Embeddings(_OfPeople):
 class Endpoint:
     """A model behind an OpenAI-compatible server as a judge; 1 for yes, 0 for no.
 
-    Later answers that say neither count as no, with one warning: a finished study is judged
+    Later answers that say neither count as no, with a warning: a finished study is judged
     nevertheless.
 
     Raises:

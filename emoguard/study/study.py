@@ -27,7 +27,6 @@ from emoguard.study.directions import (
 from emoguard.study.frozen import Frozen, freeze
 from emoguard.study.judges import Classifier, Embeddings, Endpoint, Judge, Lexicon
 from emoguard.study.matching import (
-    PROMPTS,
     TOKENS,
     Matched,
     match,
@@ -180,13 +179,13 @@ class Study:
         protocol = self.protocol
         dose = protocol.dose or min(0.1, max(protocol.pilot.doses))
         later = self.tasks(dose)  # what cannot be read is refused before anything is timed
-        found = costs(self.speech, tasks.pilot(protocol), protocol.seed, progress)
+        listed = costs(self.speech, tasks.pilot(protocol), protocol.seed, progress)
         if randoms := self._to_match:
             progress(MATCHED)
             count = self._measurements
             each = seconds_each(self.speech, tasks.pilot_texts(protocol), randoms, dose)
-            found.append(Cost(MATCHED, len(randoms), count, TOKENS, count * each))
-        return found + costs(self.speech, later, protocol.seed, progress)
+            listed.append(Cost(MATCHED, len(randoms), count, TOKENS, count * each))
+        return listed + costs(self.speech, later, protocol.seed, progress)
 
     def run(
         self,
@@ -247,7 +246,7 @@ class Study:
             started = time.process_time()
             matching = match(
                 self.speech,
-                tasks.pilot_texts(protocol)[:PROMPTS],
+                tasks.pilot_texts(protocol),
                 protocol.labels,
                 randoms,
                 dose,

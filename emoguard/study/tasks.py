@@ -264,9 +264,9 @@ def safety(
     if data is not None:
         for outcome, read in questions.READERS.items():
             count = sizes.published[outcome]
-            found = read(data) if count else []
-            names = set(_spread(list(dict.fromkeys(each.name for each in found)), count))
-            chosen += [each for each in found if each.name in names]
+            published = read(data) if count else []
+            names = set(_spread(list(dict.fromkeys(each.name for each in published)), count))
+            chosen += [each for each in published if each.name in names]
     tasks = [_choice(each.outcome, each, cells) for each in chosen]
     false = [each for each in chosen if each.outcome == "premise" and each.side == "false"]
     tasks += [

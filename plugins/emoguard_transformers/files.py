@@ -1,9 +1,4 @@
-"""Recognises folders that `save_pretrained` wrote, without Transformers.
-
-Paths are looked at with `os.path`: `Path.is_file` and its like raise where a folder may not be
-searched.
-"""
-# ruff: noqa: PTH110, PTH113
+"""Recognises folders that `save_pretrained` wrote, without Transformers."""
 
 from __future__ import annotations
 
@@ -15,17 +10,18 @@ FORMAT = "a Transformers folder"
 
 def opens(path: Path) -> bool:
     """Return whether a folder with a `config.json` lies at `path`."""
-    return os.path.isfile(path / "config.json")
+    # Path.is_file raises where a folder may not be searched.
+    return os.path.isfile(path / "config.json")  # noqa: PTH113
 
 
 def hint(path: Path) -> str:
     """Return advice on the path to give instead of one that is no model."""
-    if not os.path.exists(path):
+    if not path.exists():
         return _from_hub(path)
-    if os.path.isfile(path):
-        whole = os.path.isfile(path.parent / "config.json")
+    if path.is_file():
+        whole = (path.parent / "config.json").is_file()
         return f"it is a part of a Transformers model; give its folder {path.parent}" * whole
-    if os.path.isfile(path / "adapter_config.json"):
+    if (path / "adapter_config.json").is_file():
         return "it holds an adapter; merge it into its base model, and give the folder of that"
     # A cache of the Hub keeps a model in models--owner--name/snapshots/commit.
     places = ("*/config.json", "snapshots/*/config.json")
@@ -37,8 +33,7 @@ def hint(path: Path) -> str:
 
 def _from_hub(path: Path) -> str:
     """Return how to download owner/name from the Hub, "" for a path of another shape."""
-    is_pair = len(path.parts) == 2 and not path.is_absolute()
-    is_new = not os.path.exists(path.parent)
-    if is_pair and is_new and path.suffix not in (".gguf", ".safetensors"):
+    is_pair = len(path.parts) == 2 and not path.is_absolute() and not path.parent.exists()
+    if is_pair and path.suffix not in (".gguf", ".safetensors"):
         return f"download it from the Hub first, hf download {path} --local-dir FOLDER"
     return ""
